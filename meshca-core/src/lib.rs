@@ -1,0 +1,8 @@
+//! meshca-core
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod error;
+pub mod secret;
+
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use secret::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};

@@ -1,0 +1,2 @@
+//! meshca
+pub use meshca_core::*;

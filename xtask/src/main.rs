@@ -1,0 +1,2 @@
+//! Development tasks of the meshca workspace; run `cargo xtask help`.
+fn main() {}
