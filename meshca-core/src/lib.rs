@@ -1,8 +1,29 @@
 //! meshca-core
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod certificate;
+mod csr;
 pub mod error;
+mod identity;
+pub mod issuer;
+mod key;
+mod pem;
+pub mod request;
 pub mod secret;
+mod subject;
+pub mod time;
+pub mod trust;
+pub mod verify;
+mod x509;
 
+pub use ::spiffe::{SpiffeId, TrustDomain};
+pub use certificate::{IssuedCertificate, Observation, Proof, SignedChain};
+pub use csr::Csr;
 pub use error::{Error, ErrorKind, Result, Retry};
+pub use identity::Identity;
+pub use issuer::{Capabilities, CheckReport, Issuer, IssuerExt};
+pub use key::{KeyType, PrivateKey, Signer};
+pub use request::{CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId};
 pub use secret::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};
+pub use time::{Clock, RenewalPolicy, SystemClock, Validity};
+pub use trust::{TrustBundle, TrustRoot};

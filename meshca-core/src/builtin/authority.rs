@@ -1,0 +1,404 @@
+//! One CA: a certificate, what leads from it to its root, and something that signs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use der::asn1::ObjectIdentifier;
+use der::Decode;
+use spiffe::TrustDomain;
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+
+use crate::certificate::Constructed;
+use crate::key::Signer;
+use crate::request::subject_names;
+use crate::time::{rfc3339, whole_seconds};
+use crate::x509::{self, Parsed};
+use crate::{
+    CertificateRequest, Error, ErrorKind, KeyType, Observation, PrivateKey, Profile, Result, SignedChain, Validity, pem, subject,
+};
+
+/// How far before now a certificate begins, so that peers whose clock is behind accept it at once: ten seconds, as Kuma, SPIRE and Linkerd do.
+pub const BACKDATE: Duration = Duration::from_secs(10);
+
+/// How many certificates the chain of a provided CA may have.
+const MAX_CHAIN: usize = 8;
+
+/// A CA that the operator provides: a certificate chain and what signs for it.
+#[derive(Debug)]
+pub struct ProvidedCa {
+    pub(super) chain: Vec<(usize, CertificateDer<'static>)>,
+    pub(super) signer: Arc<dyn Signer>,
+    pub(super) allow_self_signed: bool,
+}
+
+impl ProvidedCa {
+    /// A CA from PEM: its certificate, then the ones above it up to the root; and its key.
+    ///
+    /// A self-signed CA is refused until it is [allowed](Self::allow_self_signed).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] with the line of what is wrong.
+    pub fn from_pem(certificates: &str, key: &str) -> Result<Self> {
+        Self::with_signer(certificates, Arc::new(PrivateKey::from_pem(key)?))
+    }
+
+    /// A CA whose key is kept elsewhere, in an HSM for example.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem).
+    pub fn with_signer(certificates: &str, signer: Arc<dyn Signer>) -> Result<Self> {
+        let chain = pem::certificates(certificates)
+            .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("the CA's certificates cannot be read: {error}")))?;
+        Ok(Self { chain, signer, allow_self_signed: false })
+    }
+
+    /// Accepts a CA that vouches for itself. `MeshIdentity` calls it
+    /// `insecureAllowSelfSigned`: a stolen key of such a CA cannot be revoked by anything above it.
+    #[must_use]
+    pub fn allow_self_signed(mut self, allow: bool) -> Self {
+        self.allow_self_signed = allow;
+        self
+    }
+}
+
+/// A CA that is ready to sign.
+pub(super) struct Authority {
+    /// The CA's own certificate, then those above it; without the root unless it is one itself.
+    chain: Vec<Parsed>,
+    root: Parsed,
+    signer: Arc<dyn Signer>,
+    /// What rcgen repeats of the CA in everything that it signs.
+    issuer: CertificateParams,
+    /// When the first of all its certificates ends.
+    not_after: SystemTime,
+    path_len: Option<u8>,
+    path: Vec<String>,
+}
+
+impl Authority {
+    /// Checks a CA once, so that nothing has to be checked when it signs.
+    pub(super) fn new(provided: ProvidedCa, now: SystemTime) -> Result<Self> {
+        let refuse = |line: usize, why: String| {
+            Error::new(ErrorKind::InvalidConfig, format!("the CA is refused: line {line} of its certificates: {why}"))
+        };
+        if provided.chain.is_empty() || provided.chain.len() > MAX_CHAIN {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the CA is refused: its chain has {} certificates; 1 to {MAX_CHAIN} are expected", provided.chain.len()),
+            ));
+        }
+        let mut chain = Vec::with_capacity(provided.chain.len());
+        for (line, der) in provided.chain {
+            let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
+            check_ca(&certificate, now).map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
+            if let Some((_, below)) = chain.last() {
+                let below: &Parsed = below;
+                if !below.is_signed_by(&certificate.public_key) || !same_name(below, &certificate) {
+                    return Err(refuse(
+                        line,
+                        format!("`{}` did not sign `{}` before it; order the chain from the CA to the root", certificate.subject(), below.subject()),
+                    ));
+                }
+            }
+            chain.push((line, certificate));
+        }
+        let (Some((first_line, first)), Some((last_line, last))) = (chain.first(), chain.last()) else {
+            return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
+        };
+        if first.public_key != *provided.signer.public_key() {
+            return Err(refuse(*first_line, format!("the key does not belong to the certificate `{}`", first.subject())));
+        }
+        if !last.is_self_signed() {
+            return Err(refuse(
+                *last_line,
+                format!("the chain ends in `{}`, which is no root; append the certificate of `{}`", last.subject(), last.issuer()),
+            ));
+        }
+        if chain.len() == 1 && !provided.allow_self_signed {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "self-signed certificates are not allowed; set `insecureAllowSelfSigned: true` or provide an intermediate CA with its root",
+            )
+            .with_context("subject", first.subject()));
+        }
+        let chain: Vec<Parsed> = chain.into_iter().map(|(_, certificate)| certificate).collect();
+        Self::assemble(chain, provided.signer)
+    }
+
+    fn assemble(mut chain: Vec<Parsed>, signer: Arc<dyn Signer>) -> Result<Self> {
+        let path = chain.iter().map(Parsed::subject).collect();
+        let not_after = chain.iter().map(|certificate| certificate.validity.not_after()).min();
+        let root = if chain.len() > 1 { chain.pop() } else { chain.first().cloned() };
+        let (Some(own), Some(root), Some(not_after)) = (chain.first(), root, not_after) else {
+            return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
+        };
+        let mut issuer = CertificateParams::default();
+        issuer.distinguished_name = subject::to_rcgen(own)?;
+        issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        if let Some(identifier) = own.subject_key_identifier() {
+            issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
+        }
+        let path_len = own.basic_constraints().ok().flatten().and_then(|constraints| constraints.path_len_constraint);
+        Ok(Self { issuer, not_after, path_len, path, root, signer, chain })
+    }
+
+    /// Makes the certificate of a new self-signed CA: O=meshca, OU=Mesh, CN=name, the trust domain's ID.
+    pub(super) fn self_signed(
+        trust_domain: &TrustDomain,
+        name: &str,
+        key: &PrivateKey,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>> {
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::OrganizationName, "meshca");
+        subject.push(DnType::OrganizationalUnitName, "Mesh");
+        subject.push(DnType::CommonName, name);
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject;
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").as_str().try_into().map_err(internal)?)];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(random_serial()?);
+        set_validity(&mut params, backdated(now), now.checked_add(lifetime).unwrap_or(now))?;
+        let certificate = params.self_signed(&**key.material()).map_err(internal)?;
+        Ok(certificate.der().clone())
+    }
+
+    pub(super) fn root(&self) -> &CertificateDer<'static> {
+        &self.root.der
+    }
+
+    pub(super) fn subject(&self) -> String {
+        self.path.first().cloned().unwrap_or_default()
+    }
+
+    pub(super) fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    pub(super) fn validity(&self) -> Validity {
+        self.chain.first().map_or(self.root.validity, |own| own.validity)
+    }
+
+    /// Whether a CA with this path length may stand below it (RFC 5280 §4.2.1.9).
+    pub(super) fn allows_intermediate(&self, path_len: u8) -> bool {
+        self.path_len.is_none_or(|own| own > path_len)
+    }
+
+    /// Signs what was requested, with an end no later than `latest` and than its own.
+    pub(super) fn sign(&self, request: &CertificateRequest, now: SystemTime, latest: SystemTime) -> Result<SignedChain> {
+        let spec = request.spec();
+        let key = SubjectKey::of(request)?;
+        let (subject, names) = subject_names(spec)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject;
+        params.subject_alt_names = names;
+        params.use_authority_key_identifier_extension = true;
+        match spec.profile() {
+            Profile::Workload => {
+                params.is_ca = IsCa::ExplicitNoCa;
+                params.key_usages = key.leaf_usages();
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            }
+            Profile::Intermediate { path_len } => {
+                if !self.allows_intermediate(path_len) {
+                    return Err(Error::new(ErrorKind::Unsupported, "the CA's own path length allows no such CA below it")
+                        .with_context("path length", path_len));
+                }
+                params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
+                params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            }
+        }
+
+        let wanted = now.checked_add(spec.lifetime()).unwrap_or(latest);
+        let not_after = whole_seconds(wanted.min(latest).min(self.not_after));
+        if not_after <= now {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the CA `{}` ended at {}; rotate it", self.subject(), rfc3339(self.not_after)),
+            ));
+        }
+        let not_before = backdated(now).max(self.validity().not_before());
+        set_validity(&mut params, not_before, not_after)?;
+        let serial = random_serial()?;
+        let serial_hex = x509::hex(serial.as_ref()).trim_start_matches("00").to_owned();
+        params.serial_number = Some(serial);
+
+        let certificate = params
+            .signed_by(&key, &rcgen::Issuer::from_params(&self.issuer, RcgenSigner(&*self.signer)))
+            .map_err(internal)?;
+        let leaf = certificate.der().clone();
+        // A CA that is its own root is not sent along: peers have it.
+        let above = self.chain.iter().map(|certificate| &certificate.der).filter(|der| **der != self.root.der).cloned();
+        let certificates = std::iter::once(leaf).chain(above).collect();
+        if spec.profile() != Profile::Workload {
+            // Rare, and the key to prove it with may be elsewhere: it takes the ordinary way.
+            return Ok(SignedChain::new(certificates));
+        }
+        let mut observations = Vec::new();
+        if not_after < whole_seconds(wanted) {
+            let granted = not_after.duration_since(now).unwrap_or_default();
+            observations.push(Observation::ShorterLifetime { requested: spec.lifetime(), granted });
+        }
+        let mut path = self.path.clone();
+        path.insert(0, spec.common_name().map_or("(empty)".to_owned(), |name| format!("CN={name}")));
+        Ok(SignedChain::constructed(
+            certificates,
+            Constructed {
+                request: request.id().clone(),
+                serial: serial_hex,
+                validity: Validity::new(not_before, not_after)?,
+                issuer: self.subject(),
+                root: self.root.der.clone(),
+                path,
+                observations,
+            },
+        ))
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("subject", &self.subject()).field("signer", &self.signer).finish_non_exhaustive()
+    }
+}
+
+fn internal(error: rcgen::Error) -> Error {
+    Error::new(ErrorKind::Internal, "could not build a certificate").with_source(error)
+}
+
+fn same_name(below: &Parsed, above: &Parsed) -> bool {
+    below.certificate.tbs_certificate().issuer() == above.certificate.tbs_certificate().subject()
+}
+
+/// The field's rules for a provided CA: it is a CA, may sign certificates, and its key is for nothing else.
+fn check_ca(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
+    if !certificate.is_ca() {
+        return Err("is not a CA (BasicConstraints cA is not set)".to_owned());
+    }
+    let usage = certificate.key_usage().map_err(|error| format!("has a damaged KeyUsage extension: {error}"))?;
+    match usage {
+        Some(usage) if !usage.key_cert_sign() => return Err("may not sign certificates (key usage `keyCertSign` is missing)".to_owned()),
+        Some(usage) if usage.key_agreement() => return Err("has the key usage `keyAgreement`, which a CA must not have".to_owned()),
+        Some(_) => {}
+        None => return Err("has no KeyUsage extension; a CA needs `keyCertSign` (RFC 5280 §4.2.1.3)".to_owned()),
+    }
+    if certificate.validity.not_after() <= now {
+        return Err(format!("ended at {}; renew it", rfc3339(certificate.validity.not_after())));
+    }
+    if certificate.validity.not_before() > now.checked_add(crate::verify::CLOCK_SKEW).unwrap_or(now) {
+        return Err(format!("begins only at {}", rfc3339(certificate.validity.not_before())));
+    }
+    Ok(())
+}
+
+fn backdated(now: SystemTime) -> SystemTime {
+    whole_seconds(now.checked_sub(BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) -> Result<()> {
+    let calendar = |time: SystemTime| {
+        let secs = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        i64::try_from(secs).ok().and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok()).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidRequest, "the lifetime ends after the year 9999, which X.509 cannot express")
+        })
+    };
+    params.not_before = calendar(not_before)?;
+    params.not_after = calendar(not_after)?;
+    Ok(())
+}
+
+/// 128 random bits (RFC 5280 §4.1.2.2 allows 160; CA/Browser Forum asks for 64).
+fn random_serial() -> Result<SerialNumber> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::new(ErrorKind::Internal, "no randomness for a serial number"))?;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// The key that a certificate is for, as rcgen wants it.
+struct SubjectKey<'a> {
+    spki: &'a SubjectPublicKeyInfoDer<'static>,
+    bits: &'a [u8],
+    algorithm: &'static rcgen::SignatureAlgorithm,
+    is_rsa: bool,
+}
+
+impl<'a> SubjectKey<'a> {
+    fn of(request: &'a CertificateRequest) -> Result<Self> {
+        const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+        const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+        const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+        const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+        const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+        let spki = request.public_key();
+        let refused = || Error::new(ErrorKind::InvalidRequest, "the key is of a type that the CA does not sign for; use P-256, P-384, Ed25519 or RSA");
+        let read = SubjectPublicKeyInfoRef::from_der(spki).map_err(|error| refused().with_source(error))?;
+        let curve = || read.algorithm.parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+        let key_type = match read.algorithm.oid {
+            EC if curve() == Some(P256) => KeyType::P256,
+            EC if curve() == Some(P384) => KeyType::P384,
+            ED25519 => KeyType::Ed25519,
+            RSA => KeyType::Rsa2048,
+            _ => return Err(refused()),
+        };
+        Ok(Self { spki, bits: read.subject_public_key.raw_bytes(), algorithm: key_type.rcgen_algorithm(), is_rsa: key_type.is_rsa() })
+    }
+
+    /// RSA keys may be asked to encrypt a key (TLS 1.2 without forward secrecy); others cannot
+    /// (RFC 8410 §5, RFC 5480 §3).
+    fn leaf_usages(&self) -> Vec<KeyUsagePurpose> {
+        let mut usages = vec![KeyUsagePurpose::DigitalSignature];
+        if self.is_rsa {
+            usages.push(KeyUsagePurpose::KeyEncipherment);
+        }
+        usages
+    }
+}
+
+impl PublicKeyData for SubjectKey<'_> {
+    fn subject_public_key_info(&self) -> Vec<u8> {
+        self.spki.to_vec()
+    }
+
+    fn der_bytes(&self) -> &[u8] {
+        self.bits
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        self.algorithm
+    }
+}
+
+/// Lets rcgen sign with whatever holds the CA's key.
+struct RcgenSigner<'a>(&'a dyn Signer);
+
+impl PublicKeyData for RcgenSigner<'_> {
+    fn subject_public_key_info(&self) -> Vec<u8> {
+        self.0.public_key().to_vec()
+    }
+
+    fn der_bytes(&self) -> &[u8] {
+        SubjectPublicKeyInfoRef::from_der(self.0.public_key()).map_or(&[], |spki| spki.subject_public_key.raw_bytes())
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        self.0.key_type().rcgen_algorithm()
+    }
+}
+
+impl rcgen::SigningKey for RcgenSigner<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}

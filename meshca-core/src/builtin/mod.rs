@@ -1,0 +1,57 @@
+//! The built-in CA: in this process, with its key in a [`SecretStore`](crate::SecretStore) or given by the operator.
+//!
+//! [`BuiltinIssuer`] is Kuma's `builtin` and `provided` backend and MeshIdentity's `Bundled`
+//! provider in one, and the reference that every other issuer is compared with.
+//!
+//! # A CA of one's own
+//!
+//! ```
+//! use std::sync::Arc;
+//! use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
+//! use meshca_core::{CertificateSpec, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = Arc::new(SystemClock::new());
+//! let store = Arc::new(MemorySecretStore::new());
+//! let settings = CaSettings::new(TrustDomain::new("example.org")?, CaSecrets::for_backend("default", "ca-1")?);
+//! let issuer = BuiltinIssuer::load_or_create(settings, store, clock.clone()).await?;
+//!
+//! let spec = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?);
+//! let identity = issuer.issue(&spec, &*clock).await?;
+//! println!("{}", identity.chain_pem());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Replacing it
+//!
+//! Trust comes before use, and outlives it:
+//!
+//! 1. [`prepare_next`](BuiltinIssuer::prepare_next) makes the next CA. Its root is in the
+//!    [trust bundle](crate::Issuer::trust_bundle) from now on, and it signs nothing yet.
+//! 2. When every peer holds the new root, [`activate_next`](BuiltinIssuer::activate_next) has it
+//!    sign. The old root stays in the bundle for as long as a leaf of the old CA can be alive.
+//! 3. [`retire`](BuiltinIssuer::retire) takes out what has outlived its leaves, and deletes its key.
+//!
+//! Replicas that share a store follow each other: each reads the store again every
+//! [`RELOAD_INTERVAL`], activation is refused until that has passed since preparation, and a
+//! replica that cannot read the store issues shorter and shorter certificates rather than one that outlives the trust in it.
+//!
+//! # Defaults
+//!
+//! | setting | default | test |
+//! |---|---|---|
+//! | key of a generated CA | P-256 | `defaults_are_what_the_docs_say` |
+//! | lifetime of a generated CA | 10 years | `defaults_are_what_the_docs_say` |
+//! | longest leaf | 30 days | `defaults_are_what_the_docs_say` |
+//! | `NotBefore` of what it signs | 10 s before now, not before the CA's own | `defaults_are_what_the_docs_say` |
+//! | serial numbers | 128 random bits | `defaults_are_what_the_docs_say` |
+
+mod authority;
+mod issuer;
+mod store;
+
+pub use authority::{BACKDATE, ProvidedCa};
+pub use issuer::{BuiltinIssuer, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, CaSettings, RELOAD_INTERVAL, RotationStep};
+pub use store::CaSecrets;

@@ -1,0 +1,269 @@
+//! From what a CA returned to what may be handed out.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use spiffe::SpiffeId;
+
+use crate::{CertificateRequest, Error, ErrorKind, Result, TrustBundle, Validity, pem, verify};
+
+/// What a CA returned, as it returned it: **unverified**.
+///
+/// [`Issuer`](crate::Issuer)s make these. Order, repetition and roots among the certificates do
+/// not matter: [`verify`](Self::verify) rebuilds the chain. There is nothing else that one can do with it.
+#[derive(Clone)]
+pub struct SignedChain {
+    certificates: Vec<CertificateDer<'static>>,
+    notes: Vec<String>,
+    constructed: Option<Box<Constructed>>,
+}
+
+/// What the CA in this process knows of a certificate because it has just built it. Only core can
+/// make one, which is why it may stand in for reading the certificate back.
+#[derive(Clone, Debug)]
+pub(crate) struct Constructed {
+    pub(crate) request: crate::RequestId,
+    pub(crate) serial: String,
+    pub(crate) validity: Validity,
+    pub(crate) issuer: String,
+    pub(crate) root: CertificateDer<'static>,
+    pub(crate) path: Vec<String>,
+    pub(crate) observations: Vec<Observation>,
+}
+
+impl SignedChain {
+    /// The certificates that the CA returned, in any order, with or without the root.
+    pub fn new(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        Self { certificates: certificates.into_iter().collect(), notes: Vec::new(), constructed: None }
+    }
+
+    /// The same from PEM, where nothing but certificates may stand.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadResponse`] with the line of the first fault.
+    pub fn from_pem(text: &str) -> Result<Self> {
+        let certificates = pem::certificates(text)
+            .map_err(|error| Error::new(ErrorKind::BadResponse, format!("the CA did not return PEM certificates: {error}")))?;
+        Ok(Self::new(certificates.into_iter().map(|(_, der)| der)))
+    }
+
+    /// Adds what the CA said beside the certificates, such as Vault's `warnings`. It becomes an
+    /// [`Observation::IssuerNote`].
+    #[must_use]
+    pub fn with_note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// The certificates as they came.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// What the CA said beside them.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Proves that this answers the request and leads to the bundle; see the
+    /// [module `verify`](crate::verify) for the rules. It is the only way to an [`IssuedCertificate`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadResponse`] saying which rule is broken, by which certificate;
+    /// [`ErrorKind::InvalidRequest`] if the bundle is of another trust domain.
+    pub fn verify(self, request: &CertificateRequest, bundle: &TrustBundle, now: SystemTime) -> Result<IssuedCertificate> {
+        verify::verify(&self, request, bundle, now).map_err(|refusal| refusal.error)
+    }
+
+    pub(crate) fn constructed(certificates: Vec<CertificateDer<'static>>, by: Constructed) -> Self {
+        Self { certificates, notes: Vec::new(), constructed: Some(Box::new(by)) }
+    }
+
+    pub(crate) fn construction(&self) -> Option<&Constructed> {
+        self.constructed.as_deref()
+    }
+}
+
+impl fmt::Debug for SignedChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedChain").field("certificates", &self.certificates.len()).field("notes", &self.notes).finish_non_exhaustive()
+    }
+}
+
+/// How an [`IssuedCertificate`] came to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Proof {
+    /// Every signature from the leaf to the root was verified.
+    Signatures,
+    /// The CA of this process built it for this request, and its root is in the bundle.
+    Construction,
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Signatures => "every signature up to the root was verified",
+            Self::Construction => "built by the CA in this process, whose root is in the bundle",
+        })
+    }
+}
+
+/// Something unusual but sound about a certificate: to be reported, not to be refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Observation {
+    /// It ends before the lifetime that was asked for.
+    #[non_exhaustive]
+    ShorterLifetime {
+        /// What was asked for.
+        requested: Duration,
+        /// What is left of it now.
+        granted: Duration,
+    },
+    /// It ends after the lifetime that was asked for; only seen under
+    /// [`LifetimePolicy::AcceptIssuer`](crate::LifetimePolicy::AcceptIssuer).
+    #[non_exhaustive]
+    LongerLifetime {
+        /// What was asked for.
+        requested: Duration,
+        /// What is left of it now.
+        granted: Duration,
+    },
+    /// It becomes valid only in a moment: hold it back until then.
+    #[non_exhaustive]
+    NotYetValid {
+        /// How long to wait.
+        wait: Duration,
+    },
+    /// The CA sent the certificates in another order, repeated some, or added some that do not
+    /// belong to the chain.
+    ChainRebuilt,
+    /// The subject carries a common name that was not asked for.
+    #[non_exhaustive]
+    UnrequestedCommonName {
+        /// The name.
+        name: String,
+    },
+    /// What the CA itself said.
+    IssuerNote(String),
+}
+
+impl fmt::Display for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShorterLifetime { requested, granted } => {
+                write!(f, "the CA granted {}s of the {}s asked for", granted.as_secs(), requested.as_secs())
+            }
+            Self::LongerLifetime { requested, granted } => {
+                write!(f, "the CA granted {}s where {}s were asked for", granted.as_secs(), requested.as_secs())
+            }
+            Self::NotYetValid { wait } => write!(f, "it becomes valid in {}s", wait.as_secs()),
+            Self::ChainRebuilt => f.write_str("the CA's chain was out of order or had extra certificates; it was rebuilt"),
+            Self::UnrequestedCommonName { name } => {
+                write!(f, "the CA added the common name `{}`", name.escape_debug())
+            }
+            Self::IssuerNote(note) => write!(f, "the CA notes: {}", note.escape_debug()),
+        }
+    }
+}
+
+/// A certificate that was **verified** for its request: right key, right names, right purpose, a
+/// sound lifetime, and a path to the trust bundle.
+///
+/// Made by [`SignedChain::verify`] alone, so nobody can hand out one that was not.
+#[derive(Clone)]
+pub struct IssuedCertificate {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) public_key: SubjectPublicKeyInfoDer<'static>,
+    pub(crate) serial: String,
+    pub(crate) issuer: String,
+    pub(crate) validity: Validity,
+    pub(crate) issued_at: SystemTime,
+    pub(crate) path: Vec<String>,
+    pub(crate) root: CertificateDer<'static>,
+    pub(crate) proof: Proof,
+    pub(crate) observations: Vec<Observation>,
+}
+
+impl IssuedCertificate {
+    /// The leaf, then the intermediates in order; never the root, which peers have.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The same as PEM.
+    pub fn chain_pem(&self) -> String {
+        self.chain.iter().map(|certificate| pem::encode("CERTIFICATE", certificate)).collect()
+    }
+
+    /// Whose certificate it is; an intermediate's is that of its trust domain.
+    pub fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// The key it is for.
+    pub fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        &self.public_key
+    }
+
+    /// The serial number in lower-case hex, which is unique at its issuer (RFC 5280 §4.1.2.2).
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// The name of the CA that signed it.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// From when to when it is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// When it was verified: what a [`RenewalPolicy`](crate::RenewalPolicy) counts from.
+    pub fn issued_at(&self) -> SystemTime {
+        self.issued_at
+    }
+
+    /// From when peers accept it: now, or in a moment for a CA whose clock is ahead of ours.
+    pub fn usable_from(&self) -> SystemTime {
+        self.validity.not_before().max(self.issued_at)
+    }
+
+    /// The subjects from the leaf to the root, for people.
+    pub fn path(&self) -> &[String] {
+        &self.path
+    }
+
+    /// The root that its path ends in: peers must hold it.
+    pub fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// How it came to be trusted.
+    pub fn proof(&self) -> Proof {
+        self.proof
+    }
+
+    /// What was unusual about it.
+    pub fn observations(&self) -> &[Observation] {
+        &self.observations
+    }
+}
+
+impl fmt::Debug for IssuedCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedCertificate")
+            .field("spiffe_id", &self.spiffe_id.to_string())
+            .field("serial", &self.serial)
+            .field("issuer", &self.issuer)
+            .field("validity", &format_args!("{}", self.validity))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,77 @@
+//! Certificate signing requests (PKCS#10, RFC 2986).
+
+use std::fmt;
+
+use der::{Decode, Encode};
+use rustls_pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
+use x509_cert::request::CertReq;
+
+use crate::{Error, ErrorKind, Result, pem, x509};
+
+/// A certificate signing request whose self-signature was verified.
+///
+/// It proves that whoever made it holds the private key, and nothing else: the names in it are
+/// wishes. Which identity a certificate gets is said by the
+/// [`CertificateRequest`](crate::CertificateRequest), never read from here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Csr {
+    der: CertificateSigningRequestDer<'static>,
+    public_key: SubjectPublicKeyInfoDer<'static>,
+}
+
+impl Csr {
+    /// Reads a CSR and verifies its self-signature.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if it is malformed, its signature is wrong, or its key is of a
+    /// type or size that cannot be verified (RSA below 2048 bits among them).
+    pub fn from_der(der: impl Into<Vec<u8>>) -> Result<Self> {
+        let der = der.into();
+        let refused = |why: String| Error::new(ErrorKind::InvalidRequest, format!("the CSR is refused: {why}"));
+        let request = CertReq::from_der(&der).map_err(|error| refused(format!("it is malformed: {error}")))?;
+        let encode = |error| refused(format!("it is malformed: {error}"));
+        let public_key: SubjectPublicKeyInfoDer<'static> = request.info.public_key.to_der().map_err(encode)?.into();
+        let message = request.info.to_der().map_err(encode)?;
+        let algorithm = request.algorithm.to_der().map_err(encode)?;
+        let signature = request.signature.as_bytes().unwrap_or_default();
+        x509::verify(&public_key, &algorithm, &message, signature).map_err(|why| refused(why.to_owned()))?;
+        Ok(Self { der: der.into(), public_key })
+    }
+
+    /// Reads a CSR from PEM: one `CERTIFICATE REQUEST` block and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`], with the line where the PEM is at fault.
+    pub fn from_pem(text: &str) -> Result<Self> {
+        let der = pem::csr(text).map_err(|error| Error::new(ErrorKind::InvalidRequest, format!("not a PEM CSR: {error}")))?;
+        Self::from_der(der)
+    }
+
+    /// What we made ourselves needs no second look.
+    pub(crate) fn made(der: CertificateSigningRequestDer<'static>, public_key: SubjectPublicKeyInfoDer<'static>) -> Self {
+        Self { der, public_key }
+    }
+
+    /// The DER form.
+    pub fn der(&self) -> &CertificateSigningRequestDer<'static> {
+        &self.der
+    }
+
+    /// The PEM form, as CAs want it.
+    pub fn to_pem(&self) -> String {
+        pem::encode("CERTIFICATE REQUEST", &self.der)
+    }
+
+    /// The public key that it proves possession of.
+    pub fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        &self.public_key
+    }
+}
+
+impl fmt::Debug for Csr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Csr(key {})", x509::fingerprint(&self.public_key))
+    }
+}

@@ -1,0 +1,328 @@
+//! The contract between meshca and a CA.
+
+use std::collections::BTreeSet;
+use std::fmt::{Debug, Display};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::verify::{self, Refusal};
+use crate::{
+    CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate, KeyType, PrivateKey,
+    Profile, Result, SignedChain, TrustBundle,
+};
+
+/// A CA that signs certificates for workloads.
+///
+/// This is the side that implementors see, and it is small on purpose. An issuer sends the request to its CA and
+/// returns [what came back](SignedChain); it verifies nothing, repairs nothing and never sees a private key.
+/// Everything a caller wants lives in [`IssuerExt`], which every issuer has.
+///
+/// An issuer is used from many tasks at once and is kept for as long as its configuration lives.
+/// Its `Display` names it in logs: type and address, no secret.
+///
+/// # Cancellation
+///
+/// Futures may be dropped at any await point. An implementor leaves nothing behind that the next
+/// call with the same [`RequestId`](crate::RequestId) would not find again or replace.
+///
+/// # Example
+///
+/// ```
+/// use async_trait::async_trait;
+/// use meshca_core::{Capabilities, CertificateRequest, CheckReport, Issuer, Result, SignedChain, TrustBundle};
+///
+/// #[derive(Debug)]
+/// struct MyCa {
+///     bundle: TrustBundle,
+/// }
+///
+/// impl std::fmt::Display for MyCa {
+///     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+///         f.write_str("my-ca at ca.example.org")
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Issuer for MyCa {
+///     fn capabilities(&self) -> Capabilities {
+///         Capabilities::new().with_lifetime_honoured(true)
+///     }
+///
+///     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+///         let answer = post(request.csr()?.to_pem(), request.spec().lifetime()).await?;
+///         SignedChain::from_pem(&answer)
+///     }
+///
+///     async fn trust_bundle(&self) -> Result<TrustBundle> {
+///         Ok(self.bundle.clone())
+///     }
+///
+///     async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+///         self.trust_bundle().await
+///     }
+///
+///     async fn check(&self) -> Result<CheckReport> {
+///         Ok(CheckReport::new())
+///     }
+/// }
+/// # async fn post(_csr: String, _ttl: std::time::Duration) -> Result<String> { Ok(String::new()) }
+/// ```
+#[async_trait]
+pub trait Issuer: Debug + Display + Send + Sync + 'static {
+    /// What it can do. Cheap; does not ask the CA.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Has the CA sign the request, and returns what it returned.
+    ///
+    /// # Errors
+    ///
+    /// With the [kind](crate::ErrorKind) and the [retry advice](crate::Retry) that fit the CA's answer.
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain>;
+
+    /// The roots that peers must hold to accept what it signs, those of a prepared next CA
+    /// included. May be answered from a cache; it is asked for every certificate.
+    async fn trust_bundle(&self) -> Result<TrustBundle>;
+
+    /// The same, asking the CA again. Called when a chain ends in a root that
+    /// [`trust_bundle`](Self::trust_bundle) does not hold, which is what a CA rotated under us looks like.
+    async fn refresh_trust_bundle(&self) -> Result<TrustBundle>;
+
+    /// Whether credentials, policy and settings suffice to sign, without signing.
+    ///
+    /// # Errors
+    ///
+    /// What would keep it from signing, and what an operator has to do about it.
+    async fn check(&self) -> Result<CheckReport>;
+}
+
+const _: fn(&dyn Issuer) = |_| {};
+
+/// What [`Issuer::check`] found beside "it works".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// What works but will be regretted, in sentences for an operator.
+    pub warnings: Vec<String>,
+}
+
+impl CheckReport {
+    /// Nothing to complain about.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a warning.
+    #[must_use]
+    pub fn with_warning(mut self, warning: impl Into<String>) -> Self {
+        self.warnings.push(warning.into());
+        self
+    }
+}
+
+/// What an [`Issuer`] can do: declared, so that a difference is known before it hurts.
+///
+/// Everything is off until it is said to be on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    lifetime_honoured: bool,
+    max_lifetime: Option<Duration>,
+    dns_names: bool,
+    extra_uris: bool,
+    common_name: bool,
+    intermediates: bool,
+    key_types: BTreeSet<KeyType>,
+}
+
+impl Capabilities {
+    /// None, for P-256 keys.
+    pub fn new() -> Self {
+        Self { key_types: BTreeSet::from([KeyType::P256]), ..Self::default() }
+    }
+
+    /// Says whether the CA gives the lifetime that is asked for (within its maximum) or decides on its own.
+    #[must_use]
+    pub fn with_lifetime_honoured(mut self, honoured: bool) -> Self {
+        self.lifetime_honoured = honoured;
+        self
+    }
+
+    /// Says that the CA gives no more than this.
+    #[must_use]
+    pub fn with_max_lifetime(mut self, max: Duration) -> Self {
+        self.max_lifetime = Some(max);
+        self
+    }
+
+    /// Says whether it signs DNS names beside the SPIFFE ID.
+    #[must_use]
+    pub fn with_dns_names(mut self, able: bool) -> Self {
+        self.dns_names = able;
+        self
+    }
+
+    /// Says whether it signs further URIs beside the SPIFFE ID.
+    #[must_use]
+    pub fn with_extra_uris(mut self, able: bool) -> Self {
+        self.extra_uris = able;
+        self
+    }
+
+    /// Says whether it puts a common name into the subject.
+    #[must_use]
+    pub fn with_common_name(mut self, able: bool) -> Self {
+        self.common_name = able;
+        self
+    }
+
+    /// Says whether it signs [intermediates](Profile::Intermediate).
+    #[must_use]
+    pub fn with_intermediates(mut self, able: bool) -> Self {
+        self.intermediates = able;
+        self
+    }
+
+    /// Says which keys it signs certificates for.
+    #[must_use]
+    pub fn with_key_types(mut self, key_types: impl IntoIterator<Item = KeyType>) -> Self {
+        self.key_types = key_types.into_iter().collect();
+        self
+    }
+
+    /// Whether the CA gives the lifetime that is asked for.
+    pub fn lifetime_honoured(&self) -> bool {
+        self.lifetime_honoured
+    }
+
+    /// The longest lifetime, if it is known.
+    pub fn max_lifetime(&self) -> Option<Duration> {
+        self.max_lifetime
+    }
+
+    /// Whether it signs DNS names.
+    pub fn dns_names(&self) -> bool {
+        self.dns_names
+    }
+
+    /// Whether it signs further URIs.
+    pub fn extra_uris(&self) -> bool {
+        self.extra_uris
+    }
+
+    /// Whether it sets a common name.
+    pub fn common_name(&self) -> bool {
+        self.common_name
+    }
+
+    /// Whether it signs intermediates.
+    pub fn intermediates(&self) -> bool {
+        self.intermediates
+    }
+
+    /// The types of key that it signs certificates for.
+    pub fn key_types(&self) -> &BTreeSet<KeyType> {
+        &self.key_types
+    }
+
+    /// Refuses early, and in words, what the CA would refuse late or silently leave out.
+    fn check(&self, spec: &CertificateSpec) -> Result<()> {
+        let lacking = [
+            (spec.profile() != Profile::Workload && !self.intermediates, "intermediate CAs"),
+            (!spec.dns_names().is_empty() && !self.dns_names, "DNS names"),
+            (!spec.uris().is_empty() && !self.extra_uris, "URIs beside the SPIFFE ID"),
+            (spec.profile() == Profile::Workload && spec.common_name().is_some() && !self.common_name, "common names"),
+        ];
+        match lacking.into_iter().find(|(lacking, _)| *lacking) {
+            Some((_, what)) => Err(Error::new(ErrorKind::Unsupported, format!("this issuer cannot sign {what}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What callers do with an issuer. Every [`Issuer`] has it, behind `dyn`, `Arc` and `Box` as well.
+pub trait IssuerExt: Issuer {
+    /// Makes a key, has a certificate signed for it, and verifies what came back.
+    ///
+    /// RSA keys take a tenth of a second or more of the calling thread; make them elsewhere and use
+    /// [`issue_for`](Self::issue_for) where that matters.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Issuer::sign`], and [`ErrorKind::BadResponse`] if what came back must not be handed out.
+    fn issue<'a>(
+        &'a self,
+        spec: &'a CertificateSpec,
+        clock: &'a dyn Clock,
+    ) -> impl Future<Output = Result<Identity>> + Send + 'a {
+        async move {
+            let key = PrivateKey::generate(spec.key_type())?;
+            let request = CertificateRequest::for_key(spec.clone(), &key, clock.now())?;
+            Identity::new(self.issue_for(&request, clock).await?, key)
+        }
+    }
+
+    /// Has a certificate signed for a request and verifies what came back.
+    ///
+    /// # Errors
+    ///
+    /// As [`issue`](Self::issue).
+    fn issue_for<'a>(
+        &'a self,
+        request: &'a CertificateRequest,
+        clock: &'a dyn Clock,
+    ) -> impl Future<Output = Result<IssuedCertificate>> + Send + 'a {
+        async move {
+            let named = |error: Error| error.with_context("issuer", self);
+            self.capabilities().check(request.spec()).map_err(named)?;
+            // First, because some CAs bill every certificate that they sign: without trust it is worth nothing.
+            let bundle = self.trust_bundle().await.map_err(named)?;
+            let chain = self.sign(request).await.map_err(named)?;
+            match verify::verify(&chain, request, &bundle, clock.now()) {
+                Ok(certificate) => Ok(certificate),
+                Err(Refusal { root_unknown: true, error }) => {
+                    let renewed = self.refresh_trust_bundle().await.map_err(named)?;
+                    if renewed == bundle {
+                        return Err(named(error));
+                    }
+                    chain.verify(request, &renewed, clock.now()).map_err(named)
+                }
+                Err(Refusal { error, .. }) => Err(named(error)),
+            }
+        }
+    }
+}
+
+impl<I: Issuer + ?Sized> IssuerExt for I {}
+
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods, reason = "a forgotten method would silently lose what the inner one does")]
+        impl<I: Issuer + ?Sized> Issuer for $pointer<I> {
+            fn capabilities(&self) -> Capabilities {
+                (**self).capabilities()
+            }
+
+            async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+                (**self).sign(request).await
+            }
+
+            async fn trust_bundle(&self) -> Result<TrustBundle> {
+                (**self).trust_bundle().await
+            }
+
+            async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+                (**self).refresh_trust_bundle().await
+            }
+
+            async fn check(&self) -> Result<CheckReport> {
+                (**self).check().await
+            }
+        }
+    };
+}
+
+forward!(Arc);
+forward!(Box);

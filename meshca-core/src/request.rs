@@ -1,0 +1,432 @@
+//! What is asked of a CA.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest;
+use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use spiffe::{SpiffeId, TrustDomain};
+
+use crate::key::KeyMaterial;
+use crate::{Csr, Error, ErrorKind, KeyType, PrivateKey, Result, x509};
+
+/// How long a certificate is asked for where nobody says otherwise: 24 hours, as the field does.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// What the certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Profile {
+    /// A workload's own: an X.509-SVID that cannot sign (SPIFFE X.509-SVID §4.1).
+    Workload,
+    /// A CA below the one that is asked, which may sign workloads' certificates.
+    Intermediate {
+        /// How many further CAs may stand below it (RFC 5280 §4.2.1.9).
+        path_len: u8,
+    },
+}
+
+/// What to do with a CA that does not keep to the lifetime it was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LifetimePolicy {
+    /// A certificate that lives longer than asked is refused; a shorter one is accepted and
+    /// [reported](crate::Observation::ShorterLifetime).
+    #[default]
+    AtMostRequested,
+    /// The CA decides; what differs is [reported](crate::Observation).
+    AcceptIssuer,
+}
+
+/// Which certificate is wanted: names, lifetime, purpose. The key comes with the
+/// [`CertificateRequest`].
+///
+/// ```
+/// use std::time::Duration;
+/// use meshca_core::{CertificateSpec, SpiffeId};
+///
+/// let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").expect("a SPIFFE ID");
+/// let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600));
+/// assert_eq!(spec.spiffe_id().path(), "/ns/shop/sa/cart");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSpec {
+    spiffe_id: SpiffeId,
+    profile: Profile,
+    lifetime: Duration,
+    lifetime_policy: LifetimePolicy,
+    common_name: Option<String>,
+    dns_names: Vec<String>,
+    uris: Vec<String>,
+    key_type: KeyType,
+}
+
+impl CertificateSpec {
+    /// A workload's certificate with this SPIFFE ID, the one it is entitled to.
+    pub fn workload(spiffe_id: SpiffeId) -> Self {
+        Self {
+            spiffe_id,
+            profile: Profile::Workload,
+            lifetime: DEFAULT_LIFETIME,
+            lifetime_policy: LifetimePolicy::default(),
+            common_name: None,
+            dns_names: Vec::new(),
+            uris: Vec::new(),
+            key_type: KeyType::default(),
+        }
+    }
+
+    /// An intermediate CA of this trust domain, with the common name that its subject needs
+    /// (RFC 5280 §4.1.2.6: a CA's subject is not empty), for signing leaves only.
+    pub fn intermediate(trust_domain: &TrustDomain, common_name: impl Into<String>) -> Result<Self> {
+        let spiffe_id = SpiffeId::new(format!("spiffe://{trust_domain}"))
+            .map_err(|error| Error::new(ErrorKind::InvalidRequest, "not a trust domain").with_source(error))?;
+        Ok(Self {
+            profile: Profile::Intermediate { path_len: 0 },
+            common_name: Some(common_name.into()),
+            ..Self::workload(spiffe_id)
+        })
+    }
+
+    /// Asks for this lifetime, counted from issuance; [`DEFAULT_LIFETIME`] otherwise.
+    #[must_use]
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// What to do when the CA chooses another lifetime; refuse longer ones by default.
+    #[must_use]
+    pub fn with_lifetime_policy(mut self, policy: LifetimePolicy) -> Self {
+        self.lifetime_policy = policy;
+        self
+    }
+
+    /// Puts a common name into the subject, which is empty otherwise.
+    #[must_use]
+    pub fn with_common_name(mut self, name: impl Into<String>) -> Self {
+        self.common_name = Some(name.into());
+        self
+    }
+
+    /// Adds a DNS name beside the SPIFFE ID.
+    #[must_use]
+    pub fn with_dns_name(mut self, name: impl Into<String>) -> Self {
+        self.dns_names.push(name.into());
+        self
+    }
+
+    /// Adds a URI beside the SPIFFE ID, such as the classic `kuma://<tag>/<value>`. A second
+    /// `spiffe:` URI is refused: an X.509-SVID has exactly one (SPIFFE X.509-SVID §2).
+    #[must_use]
+    pub fn with_uri(mut self, uri: impl Into<String>) -> Self {
+        self.uris.push(uri.into());
+        self
+    }
+
+    /// The type of the key where one is made for it; P-256 by default.
+    #[must_use]
+    pub fn with_key_type(mut self, key_type: KeyType) -> Self {
+        self.key_type = key_type;
+        self
+    }
+
+    /// Lets an intermediate sign further CAs, this many levels deep. Workloads have none.
+    #[must_use]
+    pub fn with_path_len(mut self, path_len: u8) -> Self {
+        if let Profile::Intermediate { .. } = self.profile {
+            self.profile = Profile::Intermediate { path_len };
+        }
+        self
+    }
+
+    /// The SPIFFE ID; an intermediate's is that of its trust domain.
+    pub fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// What it is for.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// The lifetime asked for.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// What to do when the CA chooses another lifetime.
+    pub fn lifetime_policy(&self) -> LifetimePolicy {
+        self.lifetime_policy
+    }
+
+    /// The common name of the subject, if there is to be one.
+    pub fn common_name(&self) -> Option<&str> {
+        self.common_name.as_deref()
+    }
+
+    /// DNS names beside the SPIFFE ID.
+    pub fn dns_names(&self) -> &[String] {
+        &self.dns_names
+    }
+
+    /// URIs beside the SPIFFE ID.
+    pub fn uris(&self) -> &[String] {
+        &self.uris
+    }
+
+    /// The type of key to make.
+    pub fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
+    /// All URI names of the certificate, the SPIFFE ID first.
+    pub fn all_uris(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self.spiffe_id.to_string()).chain(self.uris.iter().cloned())
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |why: &'static str, value: &str| {
+            Err(Error::new(ErrorKind::InvalidRequest, why).with_context("value", value.escape_debug()))
+        };
+        if self.profile == Profile::Workload && self.spiffe_id.path().is_empty() {
+            return refuse("a workload's SPIFFE ID must have a path (SPIFFE X.509-SVID §4.1)", &self.spiffe_id.to_string());
+        }
+        if self.lifetime < Duration::from_secs(1) {
+            return refuse("a certificate must live for a second at least", &format!("{:?}", self.lifetime));
+        }
+        for uri in &self.uris {
+            let scheme = uri.split_once(':').map(|(scheme, _)| scheme);
+            match scheme {
+                Some(scheme) if scheme.eq_ignore_ascii_case("spiffe") => {
+                    return refuse("a certificate has exactly one SPIFFE ID (SPIFFE X.509-SVID §2)", uri);
+                }
+                Some(scheme) if !scheme.is_empty() && uri.bytes().all(|byte| byte.is_ascii_graphic()) => {}
+                _ => return refuse("not a URI in ASCII characters", uri),
+            }
+        }
+        for name in &self.dns_names {
+            let label = |label: &str| {
+                (1..=63).contains(&label.len())
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            };
+            let host = name.strip_prefix("*.").unwrap_or(name);
+            if name.len() > 253 || !host.split('.').all(label) {
+                return refuse("not a DNS name", name);
+            }
+        }
+        match &self.common_name {
+            Some(name) if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) => {
+                refuse("a common name has 1 to 64 printable characters (RFC 5280 appendix A.1)", name)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Names a request: the same wish for the same key has the same ID, however often it is tried.
+///
+/// 32 hexadecimal digits, short enough for AWS' idempotency token and fit for the name of a
+/// Kubernetes object. The time of the request is no part of it, so that a restarted control
+/// plane that repeats a workload's CSR finds what it had asked for before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One request to a CA: a [`CertificateSpec`] for one key.
+///
+/// The private key never travels with it: issuers see the public key and a CSR, which is built
+/// the first time that one asks for it (a CA in this process never does). Cloning is cheap, and a clone is the same request.
+#[derive(Clone)]
+pub struct CertificateRequest(Arc<Inner>);
+
+struct Inner {
+    spec: CertificateSpec,
+    created: SystemTime,
+    id: RequestId,
+    key: RequestKey,
+}
+
+enum RequestKey {
+    /// We hold the key and can prove it on demand.
+    Held { key: Arc<KeyMaterial>, csr: OnceLock<Csr> },
+    /// Somebody else holds the key, and proved it.
+    Proved(Csr),
+}
+
+impl CertificateRequest {
+    /// A request for a key that we hold.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if the spec contradicts itself: a second SPIFFE ID, a name
+    /// that is none, a workload without a path.
+    pub fn for_key(spec: CertificateSpec, key: &PrivateKey, now: SystemTime) -> Result<Self> {
+        Self::new(spec, RequestKey::Held { key: Arc::clone(key.material()), csr: OnceLock::new() }, now)
+    }
+
+    /// A request for the key of a CSR that somebody else made, a proxy for example. The CSR proves
+    /// possession of the key; the names are those of the spec.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_key`](Self::for_key); and [`ErrorKind::Unsupported`] for an intermediate, which is proven
+    /// with a throwaway leaf that only the holder of its key can sign.
+    pub fn for_csr(spec: CertificateSpec, csr: Csr, now: SystemTime) -> Result<Self> {
+        if spec.profile != Profile::Workload {
+            return Err(Error::new(ErrorKind::Unsupported, "an intermediate is requested for a key held here, not for a CSR"));
+        }
+        Self::new(spec, RequestKey::Proved(csr), now)
+    }
+
+    fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
+        spec.check()?;
+        let public_key = match &key {
+            RequestKey::Held { key, .. } => key.public_key(),
+            RequestKey::Proved(csr) => csr.public_key(),
+        };
+        let id = request_id(&spec, public_key);
+        Ok(Self(Arc::new(Inner { spec, created: now, id, key })))
+    }
+
+    /// What is wanted.
+    pub fn spec(&self) -> &CertificateSpec {
+        &self.0.spec
+    }
+
+    /// The name of this request.
+    pub fn id(&self) -> &RequestId {
+        &self.0.id
+    }
+
+    /// The SPIFFE ID that the certificate must have.
+    pub fn spiffe_id(&self) -> &SpiffeId {
+        &self.0.spec.spiffe_id
+    }
+
+    /// When it was made.
+    pub fn created(&self) -> SystemTime {
+        self.0.created
+    }
+
+    /// The end of the lifetime asked for, as a point in time that stays the same however often
+    /// the request is tried. Whole seconds.
+    pub fn not_after(&self) -> SystemTime {
+        let end = self.0.created.checked_add(self.0.spec.lifetime).unwrap_or(self.0.created);
+        crate::time::whole_seconds(end)
+    }
+
+    /// The key that the certificate must be for.
+    pub fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        match &self.0.key {
+            RequestKey::Held { key, .. } => key.public_key(),
+            RequestKey::Proved(csr) => csr.public_key(),
+        }
+    }
+
+    /// The CSR: always the same one, so that a retry is byte for byte the same request.
+    ///
+    /// It carries the names of the spec and no key usages: cert-manager refuses a CSR whose
+    /// usages differ from those of its own `spec.usages`, and other CAs set them by policy.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if it cannot be signed.
+    pub fn csr(&self) -> Result<&Csr> {
+        match &self.0.key {
+            RequestKey::Proved(csr) => Ok(csr),
+            RequestKey::Held { key, csr } => match csr.get() {
+                Some(made) => Ok(made),
+                None => {
+                    let made = build_csr(&self.0.spec, key)?;
+                    Ok(csr.get_or_init(|| made))
+                }
+            },
+        }
+    }
+
+    /// The key, where it is ours.
+    pub(crate) fn held_key(&self) -> Option<&Arc<KeyMaterial>> {
+        match &self.0.key {
+            RequestKey::Held { key, .. } => Some(key),
+            RequestKey::Proved(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for CertificateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateRequest").field("id", &self.0.id).field("spec", &self.0.spec).finish_non_exhaustive()
+    }
+}
+
+fn request_id(spec: &CertificateSpec, public_key: &SubjectPublicKeyInfoDer<'_>) -> RequestId {
+    let mut context = digest::Context::new(&digest::SHA256);
+    // Every field is preceded by its length, so that no two different requests read the same.
+    let mut add = |bytes: &[u8]| {
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(bytes);
+    };
+    add(spec.spiffe_id.to_string().as_bytes());
+    add(&match spec.profile {
+        Profile::Workload => [0, 0],
+        Profile::Intermediate { path_len } => [1, path_len],
+    });
+    add(&spec.lifetime.as_secs().to_be_bytes());
+    add(spec.common_name.as_deref().unwrap_or_default().as_bytes());
+    for names in [&spec.dns_names, &spec.uris] {
+        add(&(names.len() as u64).to_be_bytes());
+        names.iter().for_each(|name| add(name.as_bytes()));
+    }
+    add(public_key);
+    let digest = context.finish();
+    RequestId(x509::hex(digest.as_ref().get(..16).unwrap_or_default()))
+}
+
+/// The names of a spec in rcgen's terms; shared by the CSR and the built-in CA.
+pub(crate) fn subject_names(spec: &CertificateSpec) -> Result<(DistinguishedName, Vec<SanType>)> {
+    let mut subject = DistinguishedName::new();
+    if let Some(name) = &spec.common_name {
+        subject.push(DnType::CommonName, name.as_str());
+    }
+    let ascii = |name: String| {
+        name.as_str()
+            .try_into()
+            .map_err(|error| Error::new(ErrorKind::InvalidRequest, "a name is not ASCII").with_source(error))
+    };
+    let mut names = Vec::with_capacity(1 + spec.uris.len() + spec.dns_names.len());
+    for uri in spec.all_uris() {
+        names.push(SanType::URI(ascii(uri)?));
+    }
+    for name in &spec.dns_names {
+        names.push(SanType::DnsName(ascii(name.clone())?));
+    }
+    Ok((subject, names))
+}
+
+fn build_csr(spec: &CertificateSpec, key: &KeyMaterial) -> Result<Csr> {
+    let (subject, names) = subject_names(spec)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject;
+    params.subject_alt_names = names;
+    let csr = params
+        .serialize_request(key)
+        .map_err(|error| Error::new(ErrorKind::Internal, "could not build a CSR").with_source(error))?;
+    Ok(Csr::made(csr.der().clone(), key.public_key().clone()))
+}

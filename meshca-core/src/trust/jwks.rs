@@ -1,0 +1,135 @@
+//! The SPIFFE bundle format: a JWK Set (RFC 7517) with a certificate in each `x509-svid` key.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use der::asn1::{ObjectIdentifier, UintRef};
+use der::{Decode, Sequence};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use spiffe::TrustDomain;
+
+use super::{TrustBundle, TrustRoot};
+use crate::{Error, ErrorKind, Result};
+
+/// How a certificate's key is marked (SPIFFE X.509-SVID §6).
+const USE_X509_SVID: &str = "x509-svid";
+
+#[derive(Serialize, Deserialize)]
+struct KeySet {
+    keys: Vec<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spiffe_sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spiffe_refresh_hint: Option<u64>,
+}
+
+/// What all keys have in common; the rest depends on the type of the key.
+#[derive(Deserialize)]
+struct Key {
+    #[serde(rename = "use")]
+    key_use: Option<String>,
+    kty: Option<String>,
+    #[serde(default)]
+    x5c: Vec<String>,
+}
+
+pub(super) fn read(trust_domain: TrustDomain, json: &str) -> Result<TrustBundle> {
+    let invalid = |why: String| {
+        Error::new(ErrorKind::InvalidConfig, format!("not a SPIFFE bundle: {why}")).with_context("trust domain", &trust_domain)
+    };
+    let set: KeySet = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
+    let mut roots = Vec::new();
+    for (index, key) in set.keys.into_iter().enumerate() {
+        let at = |why: String| invalid(format!("keys[{index}]: {why}"));
+        let key: Key = serde_json::from_value(key).map_err(|error| at(error.to_string()))?;
+        // "If the use parameter is omitted or unrecognised, the client must ignore the key" (Bundle §4.2.2).
+        if key.key_use.as_deref() != Some(USE_X509_SVID) {
+            continue;
+        }
+        if key.kty.is_none() {
+            return Err(at("`kty` must be set".to_owned()));
+        }
+        let [certificate] = key.x5c.as_slice() else {
+            return Err(at(format!("`x5c` must hold exactly one certificate, not {}", key.x5c.len())));
+        };
+        let der = STANDARD.decode(certificate).map_err(|error| at(format!("`x5c` is not base64: {error}")))?;
+        roots.push(TrustRoot::new(CertificateDer::from(der)).map_err(at)?);
+    }
+    let mut bundle = TrustBundle::of(trust_domain, roots)?;
+    bundle.sequence = set.spiffe_sequence;
+    bundle.refresh_hint = set.spiffe_refresh_hint.map(Duration::from_secs);
+    Ok(bundle)
+}
+
+pub(super) fn write(bundle: &TrustBundle) -> String {
+    let keys = bundle.roots().iter().map(key).collect();
+    let set = KeySet {
+        keys,
+        spiffe_sequence: bundle.sequence(),
+        spiffe_refresh_hint: bundle.refresh_hint().map(|hint| hint.as_secs()),
+    };
+    // Strings and numbers in maps with string keys: serialising them cannot fail.
+    serde_json::to_string_pretty(&set).unwrap_or_default()
+}
+
+fn key(root: &TrustRoot) -> serde_json::Value {
+    let mut key = public_parameters(root);
+    key.insert("use".into(), USE_X509_SVID.into());
+    key.insert("x5c".into(), vec![STANDARD.encode(root.der())].into());
+    key.into()
+}
+
+#[derive(Sequence)]
+struct RsaPublicKey<'a> {
+    n: UintRef<'a>,
+    e: UintRef<'a>,
+}
+
+const EC_P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const EC_P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const EC_P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+/// The public key as JSON Web Keys write it (RFC 7518 §6, RFC 8037 §2). A type that these do not
+/// know still gets its `kty`, the certificate being what counts.
+fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Value> {
+    let spki = root.parsed().certificate.tbs_certificate().subject_public_key_info();
+    let public = spki.subject_public_key.raw_bytes();
+    let curve = || spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok());
+    let encode = |bytes: &[u8]| serde_json::Value::from(URL_SAFE_NO_PAD.encode(bytes));
+    let mut key = serde_json::Map::new();
+    match spki.algorithm.oid {
+        RSA => {
+            key.insert("kty".into(), "RSA".into());
+            if let Ok(rsa) = RsaPublicKey::from_der(public) {
+                key.insert("n".into(), encode(rsa.n.as_bytes()));
+                key.insert("e".into(), encode(rsa.e.as_bytes()));
+            }
+        }
+        ED25519 => {
+            key.insert("kty".into(), "OKP".into());
+            key.insert("crv".into(), "Ed25519".into());
+            key.insert("x".into(), encode(public));
+        }
+        _ => {
+            key.insert("kty".into(), "EC".into());
+            let named = curve().and_then(|oid| match oid {
+                EC_P256 => Some("P-256"),
+                EC_P384 => Some("P-384"),
+                EC_P521 => Some("P-521"),
+                _ => None,
+            });
+            // An uncompressed point: 4, then both coordinates at full length (SEC 1 §2.3.3).
+            if let (Some(curve), Some((4, point))) = (named, public.split_first()) {
+                let (x, y) = point.split_at_checked(point.len() / 2).unwrap_or_default();
+                key.insert("crv".into(), curve.into());
+                key.insert("x".into(), encode(x));
+                key.insert("y".into(), encode(y));
+            }
+        }
+    }
+    key
+}

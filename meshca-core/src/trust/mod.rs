@@ -1,0 +1,287 @@
+//! Trust bundles: the roots that peers must hold.
+
+mod jwks;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use spiffe::TrustDomain;
+
+use crate::x509::{self, Parsed};
+use crate::{Error, ErrorKind, Result, Validity, pem};
+
+/// The CA certificates that vouch for one trust domain, without repetition, in the order given.
+///
+/// Cheap to clone: clones share the roots. Bundles change by making another
+/// ([`with_root`](Self::with_root), [`without_root`](Self::without_root), [`union`](Self::union)), so a
+/// holder of one never sees it change.
+///
+/// ```
+/// use meshca_core::{TrustBundle, TrustDomain};
+///
+/// # let root = rcgen::generate_simple_self_signed(vec![]).unwrap();
+/// # let mut params = rcgen::CertificateParams::default();
+/// # params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+/// # let pem = meshca_core::doc_pem(params.self_signed(&root.signing_key).unwrap().der());
+/// let domain = TrustDomain::new("example.org").expect("a trust domain");
+/// let bundle = TrustBundle::from_pem(domain.clone(), &pem)?;
+/// let again = TrustBundle::from_spiffe_json(domain, &bundle.to_spiffe_json())?;
+/// assert_eq!(bundle, again);
+/// # Ok::<(), meshca_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct TrustBundle {
+    trust_domain: TrustDomain,
+    roots: Arc<[TrustRoot]>,
+    anchors: Arc<[TrustAnchor<'static>]>,
+    sequence: Option<u64>,
+    refresh_hint: Option<Duration>,
+}
+
+/// One root of a [`TrustBundle`], and what an operator wants to know of it.
+#[derive(Clone)]
+pub struct TrustRoot {
+    parsed: Parsed,
+    fingerprint: String,
+}
+
+impl TrustBundle {
+    /// A bundle of these certificates; doubles are dropped.
+    ///
+    /// None at all is allowed: it is how SPIFFE says that nobody vouches for the domain any more.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if one is no X.509 certificate, or is not a CA.
+    pub fn new(
+        trust_domain: TrustDomain,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self> {
+        let roots = roots.into_iter().map(TrustRoot::new).collect::<Result<Vec<_>, String>>().map_err(|why| {
+            Error::new(ErrorKind::InvalidConfig, format!("not a trust anchor: {why}")).with_context("trust domain", &trust_domain)
+        })?;
+        Self::of(trust_domain, roots)
+    }
+
+    fn of(trust_domain: TrustDomain, roots: impl IntoIterator<Item = TrustRoot>) -> Result<Self> {
+        let mut seen = BTreeSet::new();
+        let roots: Vec<TrustRoot> = roots.into_iter().filter(|root| seen.insert(root.fingerprint.clone())).collect();
+        let anchors = roots
+            .iter()
+            .map(|root| webpki::anchor_from_trusted_cert(&root.parsed.der).map(|anchor| anchor.to_owned()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::new(ErrorKind::InvalidConfig, "not a usable trust anchor").with_source(error))?;
+        Ok(Self { trust_domain, roots: roots.into(), anchors: anchors.into(), sequence: None, refresh_hint: None })
+    }
+
+    /// Reads `CERTIFICATE` blocks; nothing else may stand in the text.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] with the line of the first fault, or if there is no certificate.
+    pub fn from_pem(trust_domain: TrustDomain, text: &str) -> Result<Self> {
+        let invalid = |why: String| {
+            Error::new(ErrorKind::InvalidConfig, format!("not a PEM trust bundle: {why}")).with_context("trust domain", &trust_domain)
+        };
+        let certificates = pem::certificates(text).map_err(|error| invalid(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(invalid("there is no certificate in it".to_owned()));
+        }
+        let roots = certificates
+            .into_iter()
+            .map(|(line, der)| TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}"))))
+            .collect::<Result<Vec<_>>>()?;
+        Self::of(trust_domain, roots)
+    }
+
+    /// All roots as `CERTIFICATE` blocks.
+    pub fn to_pem(&self) -> String {
+        self.roots.iter().map(|root| pem::encode("CERTIFICATE", root.der())).collect()
+    }
+
+    /// Reads a SPIFFE bundle: a JWK Set whose `x509-svid` keys carry a certificate each
+    /// (SPIFFE Trust Domain and Bundle §4, X.509-SVID §6). Keys of other uses are ignored, as the
+    /// specification asks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] naming the key that is at fault.
+    pub fn from_spiffe_json(trust_domain: TrustDomain, json: &str) -> Result<Self> {
+        jwks::read(trust_domain, json)
+    }
+
+    /// Writes the SPIFFE bundle format.
+    pub fn to_spiffe_json(&self) -> String {
+        jwks::write(self)
+    }
+
+    /// Whose bundle it is.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The roots.
+    pub fn roots(&self) -> &[TrustRoot] {
+        &self.roots
+    }
+
+    /// Whether there is no root in it.
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+
+    /// Whether exactly this certificate is one of the roots.
+    pub fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.roots.iter().any(|root| root.der() == certificate)
+    }
+
+    /// The same with one more root, at the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_root(&self, certificate: CertificateDer<'static>) -> Result<Self> {
+        self.union(&Self::new(self.trust_domain.clone(), [certificate])?)
+    }
+
+    /// The same without one root.
+    ///
+    /// # Errors
+    ///
+    /// None that [`new`](Self::new) would not have given before.
+    pub fn without_root(&self, certificate: &CertificateDer<'_>) -> Result<Self> {
+        let kept = self.roots.iter().filter(|root| root.der() != certificate).cloned();
+        Ok(Self { sequence: self.sequence, refresh_hint: self.refresh_hint, ..Self::of(self.trust_domain.clone(), kept)? })
+    }
+
+    /// The roots of both, ours first: several sources may vouch for one domain.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if they are of different trust domains: a root of one must never vouch for the other.
+    pub fn union(&self, other: &Self) -> Result<Self> {
+        if self.trust_domain != other.trust_domain {
+            return Err(Error::new(ErrorKind::InvalidRequest, "bundles of different trust domains cannot be joined")
+                .with_context("one", &self.trust_domain)
+                .with_context("other", &other.trust_domain));
+        }
+        let all = self.roots.iter().chain(other.roots.iter()).cloned();
+        Ok(Self { sequence: self.sequence, refresh_hint: self.refresh_hint, ..Self::of(self.trust_domain.clone(), all)? })
+    }
+
+    /// The publisher's count of changes (`spiffe_sequence`), if it keeps one.
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// How often the publisher wants to be asked (`spiffe_refresh_hint`, whole seconds).
+    pub fn refresh_hint(&self) -> Option<Duration> {
+        self.refresh_hint
+    }
+
+    /// The same with a sequence number.
+    #[must_use]
+    pub fn with_sequence(mut self, sequence: u64) -> Self {
+        self.sequence = Some(sequence);
+        self
+    }
+
+    /// The same with a refresh hint; fractions of a second are dropped.
+    #[must_use]
+    pub fn with_refresh_hint(mut self, hint: Duration) -> Self {
+        self.refresh_hint = Some(Duration::from_secs(hint.as_secs()));
+        self
+    }
+
+    /// The same roots in the `spiffe` crate's own type.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if that crate refuses a certificate that we read.
+    #[cfg(feature = "svid")]
+    pub fn to_x509_bundle(&self) -> Result<spiffe::X509Bundle> {
+        let mut bundle = spiffe::X509Bundle::new(self.trust_domain.clone());
+        for root in self.roots.iter() {
+            bundle
+                .add_authority(root.der())
+                .map_err(|error| Error::new(ErrorKind::Internal, "the spiffe crate refuses a root").with_source(error))?;
+        }
+        Ok(bundle)
+    }
+
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+}
+
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain
+            && self.sequence == other.sequence
+            && self.refresh_hint == other.refresh_hint
+            && self.roots.iter().map(TrustRoot::der).eq(other.roots.iter().map(TrustRoot::der))
+    }
+}
+
+impl Eq for TrustBundle {}
+
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustBundle")
+            .field("trust_domain", &self.trust_domain.as_str())
+            .field("roots", &self.roots)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TrustRoot {
+    fn new(der: CertificateDer<'static>) -> Result<Self, String> {
+        let parsed = Parsed::read(der)?;
+        let subject = parsed.subject();
+        match parsed.basic_constraints() {
+            Ok(Some(constraints)) if constraints.ca => {}
+            Ok(_) => return Err(format!("`{subject}` is not a CA (BasicConstraints cA is not set)")),
+            Err(error) => return Err(format!("`{subject}` has a damaged BasicConstraints extension: {error}")),
+        }
+        let fingerprint = x509::fingerprint(&parsed.der);
+        Ok(Self { parsed, fingerprint })
+    }
+
+    /// The certificate.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.parsed.der
+    }
+
+    /// Its subject.
+    pub fn subject(&self) -> String {
+        self.parsed.subject()
+    }
+
+    /// From when to when it is valid.
+    pub fn validity(&self) -> Validity {
+        self.parsed.validity
+    }
+
+    /// SHA-256 of the certificate in lower-case hex.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Whether it is self-signed, as a root is; an intermediate may be a trust anchor as well.
+    pub fn is_self_signed(&self) -> bool {
+        self.parsed.is_self_signed()
+    }
+
+    pub(crate) fn parsed(&self) -> &Parsed {
+        &self.parsed
+    }
+}
+
+impl fmt::Debug for TrustRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrustRoot({}, {}, sha256 {})", self.subject(), self.validity(), self.fingerprint)
+    }
+}

@@ -1,0 +1,185 @@
+//! What the other modules need to know of a certificate, read once.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use der::asn1::ObjectIdentifier;
+use der::{Decode, Encode};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use x509_cert::Certificate;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{
+    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
+};
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+
+use crate::Validity;
+
+pub(crate) const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+pub(crate) const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+
+/// A certificate and what was read from it. Nothing in here says that anybody vouches for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) certificate: Certificate,
+    pub(crate) validity: Validity,
+    pub(crate) public_key: SubjectPublicKeyInfoDer<'static>,
+}
+
+impl Parsed {
+    /// Reads a certificate; the error says in a few words why it is none.
+    pub(crate) fn read(der: CertificateDer<'static>) -> Result<Self, String> {
+        let certificate = Certificate::from_der(&der).map_err(|error| format!("not an X.509 certificate: {error}"))?;
+        let tbs = certificate.tbs_certificate();
+        let validity = tbs.validity();
+        let validity = Validity::new(validity.not_before.to_system_time(), validity.not_after.to_system_time())
+            .map_err(|error| error.to_string())?;
+        let public_key = tbs
+            .subject_public_key_info()
+            .to_der()
+            .map_err(|error| format!("its public key cannot be read: {error}"))?
+            .into();
+        Ok(Self { certificate, validity, public_key, der })
+    }
+
+    pub(crate) fn subject(&self) -> String {
+        display_name(self.certificate.tbs_certificate().subject())
+    }
+
+    pub(crate) fn issuer(&self) -> String {
+        display_name(self.certificate.tbs_certificate().issuer())
+    }
+
+    /// Colon-free lower-case hex, as `openssl x509 -serial` prints it (in upper case).
+    pub(crate) fn serial(&self) -> String {
+        hex(self.certificate.tbs_certificate().serial_number().as_bytes())
+    }
+
+    pub(crate) fn is_self_issued(&self) -> bool {
+        self.certificate.tbs_certificate().subject() == self.certificate.tbs_certificate().issuer()
+    }
+
+    /// Whether its own key made its signature: what makes a root a root.
+    pub(crate) fn is_self_signed(&self) -> bool {
+        self.is_self_issued() && self.is_signed_by(&self.public_key)
+    }
+
+    /// Whether the holder of this key signed it. One signature verification.
+    pub(crate) fn is_signed_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
+        let Ok(tbs) = self.certificate.tbs_certificate().to_der() else { return false };
+        let Some(signature) = self.certificate.signature().as_bytes() else { return false };
+        let Ok(algorithm) = self.certificate.signature_algorithm().to_der() else { return false };
+        verify(key, &algorithm, &tbs, signature).is_ok()
+    }
+
+    /// `None` where the extension is absent, which counts as "not a CA".
+    pub(crate) fn basic_constraints(&self) -> Result<Option<BasicConstraints>, der::Error> {
+        self.extension()
+    }
+
+    pub(crate) fn is_ca(&self) -> bool {
+        matches!(self.basic_constraints(), Ok(Some(constraints)) if constraints.ca)
+    }
+
+    pub(crate) fn key_usage(&self) -> Result<Option<KeyUsage>, der::Error> {
+        self.extension()
+    }
+
+    pub(crate) fn extended_key_usage(&self) -> Result<Option<ExtendedKeyUsage>, der::Error> {
+        self.extension()
+    }
+
+    pub(crate) fn subject_key_identifier(&self) -> Option<Vec<u8>> {
+        self.extension::<SubjectKeyIdentifier>().ok().flatten().map(|ski| ski.0.into_bytes().into())
+    }
+
+    pub(crate) fn authority_key_identifier(&self) -> Option<Vec<u8>> {
+        let aki = self.extension::<AuthorityKeyIdentifier>().ok().flatten()?;
+        aki.key_identifier.map(|id| id.into_bytes().into())
+    }
+
+    pub(crate) fn subject_alt_names(&self) -> Result<Vec<GeneralName>, der::Error> {
+        Ok(self.extension::<SubjectAltName>()?.map(|names| names.0).unwrap_or_default())
+    }
+
+    pub(crate) fn common_name(&self) -> Option<String> {
+        self.certificate.tbs_certificate().subject().common_name().ok().flatten().map(|name| name.value().into_owned())
+    }
+
+    fn extension<'a, T>(&'a self) -> Result<Option<T>, der::Error>
+    where
+        T: Decode<'a, Error = der::Error> + der::oid::AssociatedOid,
+    {
+        Ok(self.certificate.tbs_certificate().get_extension::<T>()?.map(|(_, value)| value))
+    }
+}
+
+/// SHA-256 of the DER form: what `openssl x509 -fingerprint -sha256` prints, without colons.
+pub(crate) fn fingerprint(der: &[u8]) -> String {
+    hex(digest(&SHA256, der).as_ref())
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// A distinguished name as RFC 4514 writes it, in the certificate's own order.
+fn display_name(name: &x509_cert::name::Name) -> String {
+    if name.is_empty() { "(empty)".to_owned() } else { name.to_string() }
+}
+
+/// Verifies a signature whose algorithm is given as a DER `AlgorithmIdentifier`.
+pub(crate) fn verify(
+    key: &SubjectPublicKeyInfoDer<'_>,
+    algorithm: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), &'static str> {
+    // pki-types keeps the content of the AlgorithmIdentifier sequence, without its header.
+    let content = der::asn1::AnyRef::from_der(algorithm).map_err(|_| "its signature algorithm cannot be read")?;
+    let fits = |candidate: &&dyn SignatureVerificationAlgorithm| {
+        candidate.signature_alg_id().as_ref() == content.value()
+    };
+    verify_with(key, message, signature, fits)
+}
+
+/// Verifies a signature made by one of our keys, with the algorithm that the key implies.
+#[cfg(test)]
+pub(crate) fn verify_with_any_algorithm(
+    key: &SubjectPublicKeyInfoDer<'_>,
+    message: &[u8],
+    signature: &[u8],
+) -> Result<(), &'static str> {
+    verify_with(key, message, signature, |_| true)
+}
+
+fn verify_with(
+    key: &SubjectPublicKeyInfoDer<'_>,
+    message: &[u8],
+    signature: &[u8],
+    fits: impl Fn(&&dyn SignatureVerificationAlgorithm) -> bool,
+) -> Result<(), &'static str> {
+    let spki = SubjectPublicKeyInfoRef::from_der(key).map_err(|_| "the public key cannot be read")?;
+    let key_algorithm = spki.algorithm.to_der().map_err(|_| "the public key cannot be read")?;
+    let key_algorithm = der::asn1::AnyRef::from_der(&key_algorithm).map_err(|_| "the public key cannot be read")?;
+    let mut candidates = webpki::ALL_VERIFICATION_ALGS
+        .iter()
+        .copied()
+        .filter(|candidate| candidate.public_key_alg_id().as_ref() == key_algorithm.value())
+        .filter(fits)
+        .peekable();
+    if candidates.peek().is_none() {
+        return Err("its signature algorithm is not supported");
+    }
+    let public = spki.subject_public_key.raw_bytes();
+    if candidates.any(|candidate| candidate.verify_signature(public, message, signature).is_ok()) {
+        Ok(())
+    } else {
+        Err("its signature does not verify")
+    }
+}
