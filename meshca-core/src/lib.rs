@@ -1,6 +1,8 @@
 //! meshca-core
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "builtin")]
+pub mod builtin;
 pub mod certificate;
 mod csr;
 pub mod error;
@@ -9,6 +11,7 @@ pub mod issuer;
 mod key;
 mod pem;
 pub mod request;
+pub mod resource;
 pub mod secret;
 mod subject;
 pub mod time;
@@ -24,6 +27,8 @@ pub use identity::Identity;
 pub use issuer::{Capabilities, CheckReport, Issuer, IssuerExt};
 pub use key::{KeyType, PrivateKey, Signer};
 pub use request::{CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId};
-pub use secret::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};
+pub use secret::{
+    DirSecretStore, Expect, MemorySecretStore, SecretKey, SecretStore, SecretStoreExt, SecretValue, StoredSecret, Version,
+};
 pub use time::{Clock, RenewalPolicy, SystemClock, Validity};
 pub use trust::{TrustBundle, TrustRoot};

@@ -1,5 +1,6 @@
 //! One CA: a certificate, what leads from it to its root, and something that signs.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -234,9 +235,12 @@ impl Authority {
         let serial_hex = x509::hex(serial.as_ref()).trim_start_matches("00").to_owned();
         params.serial_number = Some(serial);
 
-        let certificate = params
-            .signed_by(&key, &rcgen::Issuer::from_params(&self.issuer, RcgenSigner(&*self.signer)))
-            .map_err(internal)?;
+        let signer = RcgenSigner { signer: &*self.signer, failure: OnceCell::new() };
+        let issuer = rcgen::Issuer::from_params(&self.issuer, signer);
+        let certificate = match params.signed_by(&key, &issuer) {
+            Ok(certificate) => certificate,
+            Err(error) => return Err(issuer.key().failure.get().cloned().unwrap_or_else(|| internal(error))),
+        };
         let leaf = certificate.der().clone();
         // A CA that is its own root is not sent along: peers have it.
         let above = self.chain.iter().map(|certificate| &certificate.der).filter(|der| **der != self.root.der).cloned();
@@ -381,24 +385,31 @@ impl PublicKeyData for SubjectKey<'_> {
 }
 
 /// Lets rcgen sign with whatever holds the CA's key.
-struct RcgenSigner<'a>(&'a dyn Signer);
+struct RcgenSigner<'a> {
+    signer: &'a dyn Signer,
+    /// What the signer said when it failed, for which rcgen's error has no room.
+    failure: OnceCell<Error>,
+}
 
 impl PublicKeyData for RcgenSigner<'_> {
     fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.public_key().to_vec()
+        self.signer.public_key().to_vec()
     }
 
     fn der_bytes(&self) -> &[u8] {
-        SubjectPublicKeyInfoRef::from_der(self.0.public_key()).map_or(&[], |spki| spki.subject_public_key.raw_bytes())
+        SubjectPublicKeyInfoRef::from_der(self.signer.public_key()).map_or(&[], |spki| spki.subject_public_key.raw_bytes())
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.0.key_type().rcgen_algorithm()
+        self.signer.key_type().rcgen_algorithm()
     }
 }
 
 impl rcgen::SigningKey for RcgenSigner<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+        self.signer.sign(message).map_err(|error| {
+            let _ = self.failure.set(error);
+            rcgen::Error::RemoteKeyError
+        })
     }
 }

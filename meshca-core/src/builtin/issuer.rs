@@ -1,0 +1,434 @@
+//! The issuer on top of a CA: what signs now, what is trusted, and how one follows the other.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use spiffe::TrustDomain;
+
+use super::authority::{Authority, ProvidedCa};
+use super::store::{CaSecrets, CaStore, Next, Retiring, Rotation, seconds, time};
+use crate::time::rfc3339;
+use crate::{
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType, Profile, Result, Retry, SecretStore,
+    SignedChain, TrustBundle, pem,
+};
+
+/// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
+pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The longest lifetime that the built-in CA gives a leaf unless told otherwise: 30 days.
+pub const DEFAULT_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How often an issuer reads its store again to follow what other replicas did: every five minutes.
+pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// How long a failed read of the store is not repeated.
+const ASK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// When the CA of this process is replaced: the next one is prepared when this much is left (or half its life, if that is less) …
+const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// … and signs when this much is left (or a sixth of its life). SPIRE's numbers.
+const ACTIVATE_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How the CA in a store is made, and for whom it signs.
+#[derive(Clone, Debug)]
+pub struct CaSettings {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) secrets: CaSecrets,
+    pub(super) key_type: KeyType,
+    pub(super) lifetime: Duration,
+    pub(super) max_leaf_lifetime: Duration,
+}
+
+impl CaSettings {
+    /// A P-256 CA for this trust domain that lives for ten years.
+    pub fn new(trust_domain: TrustDomain, secrets: CaSecrets) -> Self {
+        Self {
+            trust_domain,
+            secrets,
+            key_type: KeyType::default(),
+            lifetime: DEFAULT_CA_LIFETIME,
+            max_leaf_lifetime: DEFAULT_MAX_LEAF_LIFETIME,
+        }
+    }
+
+    /// The type of key of a CA that is made; one that exists keeps its own.
+    #[must_use]
+    pub fn with_key_type(mut self, key_type: KeyType) -> Self {
+        self.key_type = key_type;
+        self
+    }
+
+    /// How long a CA that is made lives.
+    #[must_use]
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// The longest leaf. All replicas must use the same value: a replaced CA stays trusted for
+    /// this long after it signed last.
+    #[must_use]
+    pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_leaf_lifetime = lifetime;
+        self
+    }
+}
+
+/// What a CA that nears its end needs next; see [`BuiltinIssuer::rotation_due`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RotationStep {
+    /// [`prepare_next`](BuiltinIssuer::prepare_next).
+    Prepare,
+    /// [`activate_next`](BuiltinIssuer::activate_next), once every peer holds the new root.
+    Activate,
+    /// [`retire`](BuiltinIssuer::retire).
+    Retire,
+}
+
+/// Signs with a CA of this process. See the [module](crate::builtin).
+pub struct BuiltinIssuer {
+    trust_domain: TrustDomain,
+    max_leaf_lifetime: Duration,
+    clock: Arc<dyn Clock>,
+    source: Source,
+    current: RwLock<Arc<Snapshot>>,
+    /// When the store was last asked on behalf of a caller, whatever came of it.
+    asked_at: Mutex<SystemTime>,
+}
+
+enum Source {
+    Stored { store: CaStore, settings: CaSettings },
+    Provided,
+}
+
+/// What was true when the store was read last. Replaced as a whole, never changed.
+struct Snapshot {
+    rotation: Rotation,
+    active: Arc<Authority>,
+    bundle: TrustBundle,
+    loaded_at: SystemTime,
+}
+
+impl BuiltinIssuer {
+    /// Loads the CA from the store, or makes and stores one if there is none.
+    ///
+    /// Control planes that do this at the same time end up with the same CA.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; [`ErrorKind::InvalidConfig`] if what is in it is no CA, has expired, or
+    /// if certificate and key do not fit each other.
+    pub async fn load_or_create(settings: CaSettings, store: Arc<dyn SecretStore>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let store = CaStore { store, secrets: settings.secrets.clone() };
+        let now = clock.now();
+        let (rotation, _) = store.rotation().await?;
+        let active = store.create(&settings, rotation.active, now).await?;
+        let snapshot = Self::load(&store, &settings.trust_domain, rotation, Some(active), now).await?;
+        Ok(Self {
+            trust_domain: settings.trust_domain.clone(),
+            max_leaf_lifetime: settings.max_leaf_lifetime,
+            clock,
+            current: RwLock::new(Arc::new(snapshot)),
+            asked_at: Mutex::new(now),
+            source: Source::Stored { store, settings },
+        })
+    }
+
+    /// Signs with a CA that the operator provides.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] with the reason if it must not be used: not a CA, no
+    /// `keyCertSign`, expired, an incomplete chain, a key of another certificate, self-signed where that is not allowed.
+    pub fn provided(trust_domain: TrustDomain, ca: ProvidedCa, clock: Arc<dyn Clock>) -> Result<Self> {
+        let now = clock.now();
+        let active = Authority::new(ca, now)?;
+        let bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
+        let rotation = Rotation { active: 1, next: None, retiring: Vec::new() };
+        Ok(Self {
+            trust_domain,
+            max_leaf_lifetime: DEFAULT_MAX_LEAF_LIFETIME,
+            current: RwLock::new(Arc::new(Snapshot { rotation, active: Arc::new(active), bundle, loaded_at: now })),
+            asked_at: Mutex::new(now),
+            clock,
+            source: Source::Provided,
+        })
+    }
+
+    /// The longest leaf of a provided CA; [`CaSettings`] has it for a stored one.
+    #[must_use]
+    pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
+        if let Source::Provided = self.source {
+            self.max_leaf_lifetime = lifetime;
+        }
+        self
+    }
+
+    /// Reads the store again, to follow what another replica did.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store. What was loaded before stays in use.
+    pub async fn reload(&self) -> Result<()> {
+        let Source::Stored { store, settings } = &self.source else { return Ok(()) };
+        let now = self.clock.now();
+        let (rotation, _) = store.rotation().await?;
+        let snapshot = Self::load(store, &settings.trust_domain, rotation, None, now).await?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Another call may have read later and finished sooner.
+        if snapshot.loaded_at >= current.loaded_at {
+            *current = Arc::new(snapshot);
+        }
+        Ok(())
+    }
+
+    async fn load(
+        store: &CaStore,
+        trust_domain: &TrustDomain,
+        rotation: Rotation,
+        active: Option<Authority>,
+        now: SystemTime,
+    ) -> Result<Snapshot> {
+        let active = match active {
+            Some(active) => active,
+            None => store.authority(rotation.active, now).await?,
+        };
+        let mut bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
+        if let Some(next) = &rotation.next {
+            let next = store.authority(next.generation, now).await?;
+            bundle = bundle.with_root(next.root().clone())?;
+        }
+        for retiring in rotation.retiring.iter().filter(|retiring| time(retiring.trusted_until) >= now) {
+            let text = store.certificate(retiring.generation).await?;
+            let certificates = pem::certificates(text.expose_str().unwrap_or_default())
+                .map_err(|error| Error::new(ErrorKind::InvalidConfig, "the certificate of a retiring CA is damaged").with_source(error))?;
+            if let Some((_, root)) = certificates.into_iter().next_back() {
+                bundle = bundle.with_root(root)?;
+            }
+        }
+        Ok(Snapshot { rotation, active: Arc::new(active), bundle, loaded_at: now })
+    }
+
+    /// What the CA needs next, if anything: the next one is due when 30 days or half its life are
+    /// left, and signs when 7 days or a sixth of it are left, whichever is less.
+    pub fn rotation_due(&self) -> Option<RotationStep> {
+        let Source::Stored { .. } = &self.source else { return None };
+        let now = self.clock.now();
+        let snapshot = self.snapshot();
+        let validity = snapshot.active.validity();
+        let life = validity.not_after().duration_since(validity.not_before()).unwrap_or_default();
+        let left = validity.remaining(now);
+        if snapshot.rotation.retiring.iter().any(|retiring| time(retiring.trusted_until) < now) {
+            Some(RotationStep::Retire)
+        } else if snapshot.rotation.next.is_some() {
+            (left <= ACTIVATE_BEFORE.min(life / 6)).then_some(RotationStep::Activate)
+        } else {
+            (left <= PREPARE_BEFORE.min(life / 2)).then_some(RotationStep::Prepare)
+        }
+    }
+
+    /// Makes the next CA. Its root is trusted from now on; it signs nothing yet. Doing it again
+    /// changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; [`ErrorKind::Conflict`] if another replica changed the rotation at the
+    /// same time; [`ErrorKind::Unsupported`] for a provided CA, which its operator replaces.
+    pub async fn prepare_next(&self) -> Result<TrustBundle> {
+        let (store, settings) = self.stored()?;
+        let (rotation, expect) = store.rotation().await?;
+        if rotation.next.is_none() {
+            let now = self.clock.now();
+            let generation = rotation.unused();
+            // Stored before it is announced: whoever reads the announcement finds the CA.
+            store.create(settings, generation, now).await?;
+            let next = Next { generation, prepared_at: seconds(now) };
+            store.set_rotation(&Rotation { next: Some(next), ..rotation }, expect).await?;
+        }
+        self.reload().await?;
+        self.trust_bundle().await
+    }
+
+    /// Has the next CA sign from now on. The old root stays in the bundle until the last leaf that
+    /// any replica can have signed with it has ended.
+    ///
+    /// That every peer holds the new root is for the caller to know. That every *replica* can is
+    /// known here: it is refused until [`RELOAD_INTERVAL`] has passed since preparation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if nothing is prepared; [`ErrorKind::Unavailable`] with
+    /// [`Retry::After`] if it is too early; else as [`prepare_next`](Self::prepare_next).
+    pub async fn activate_next(&self) -> Result<()> {
+        let (store, _) = self.stored()?;
+        let (rotation, expect) = store.rotation().await?;
+        let Some(next) = rotation.next else {
+            return Err(Error::new(ErrorKind::InvalidRequest, "no next CA is prepared; prepare one and let every peer trust it first"));
+        };
+        let now = self.clock.now();
+        let ready = time(next.prepared_at).checked_add(RELOAD_INTERVAL).unwrap_or(now);
+        if let Ok(early) = ready.duration_since(now)
+            && !early.is_zero()
+        {
+            return Err(Error::new(ErrorKind::Unavailable, "the next CA was prepared a moment ago; other replicas may not trust it yet")
+                .with_retry(Retry::After(early)));
+        }
+        // A replica may sign with the old CA until it reads the store again.
+        let last_leaf = RELOAD_INTERVAL.saturating_add(self.max_leaf_lifetime);
+        let trusted_until = seconds(now.checked_add(last_leaf).unwrap_or(now)).saturating_add(1);
+        let mut retiring = rotation.retiring;
+        retiring.push(Retiring { generation: rotation.active, trusted_until });
+        store.set_rotation(&Rotation { active: next.generation, next: None, retiring }, expect).await?;
+        self.reload().await
+    }
+
+    /// Takes CAs whose last leaf has ended out of the bundle for good, and deletes their keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare_next`](Self::prepare_next).
+    pub async fn retire(&self) -> Result<()> {
+        let (store, _) = self.stored()?;
+        let now = self.clock.now();
+        let (mut rotation, expect) = store.rotation().await?;
+        let (kept, gone): (Vec<_>, Vec<_>) = rotation.retiring.into_iter().partition(|retiring| time(retiring.trusted_until) >= now);
+        rotation.retiring = kept;
+        if !gone.is_empty() {
+            // Forgotten before it is deleted: nobody looks for what is not there any more.
+            store.set_rotation(&rotation, expect).await?;
+            for retired in gone {
+                store.delete(retired.generation).await?;
+            }
+        }
+        self.reload().await
+    }
+
+    fn stored(&self) -> Result<(&CaStore, &CaSettings)> {
+        match &self.source {
+            Source::Stored { store, settings } => Ok((store, settings)),
+            Source::Provided => Err(Error::new(ErrorKind::Unsupported, "a provided CA is replaced by whoever provides it")),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What to sign with: read again when it is old, but kept when that fails. An outage of the
+    /// store must not stop a CA that needs nothing from it.
+    async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot> {
+        let snapshot = self.snapshot();
+        let age = now.duration_since(snapshot.loaded_at).unwrap_or_default();
+        if age < RELOAD_INTERVAL || !self.may_ask(now) {
+            return snapshot;
+        }
+        match self.reload().await {
+            Ok(()) => self.snapshot(),
+            Err(_) => snapshot,
+        }
+    }
+
+    /// One caller at a time asks the store, and none right after another, so that neither a
+    /// thousand callers nor a store that is down make a thousand reads.
+    fn may_ask(&self, now: SystemTime) -> bool {
+        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = now.duration_since(*asked_at).is_ok_and(|since| since >= ASK_INTERVAL);
+        if may {
+            *asked_at = now;
+        }
+        may
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.source {
+            Source::Stored { .. } => "built-in",
+            Source::Provided => "provided",
+        }
+    }
+}
+
+#[async_trait]
+impl Issuer for BuiltinIssuer {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+            .with_lifetime_honoured(true)
+            .with_max_lifetime(self.max_leaf_lifetime)
+            .with_dns_names(true)
+            .with_extra_uris(true)
+            .with_common_name(true)
+            .with_intermediates(self.snapshot().active.allows_intermediate(0))
+            .with_key_types(KeyType::ALL)
+    }
+
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        if *request.spiffe_id().trust_domain() != self.trust_domain {
+            return Err(Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
+                .with_context("trust domain", &self.trust_domain)
+                .with_context("requested", request.spiffe_id()));
+        }
+        let now = self.clock.now();
+        let snapshot = self.fresh_snapshot(now).await;
+        let latest = match (&self.source, request.spec().profile()) {
+            // An intermediate is a CA that its owner rotates; it may live for as long as this one.
+            (_, Profile::Intermediate { .. }) => snapshot.active.not_after(),
+            (Source::Provided, Profile::Workload) => now.checked_add(self.max_leaf_lifetime).unwrap_or(now),
+            // Counted from when the store was read: if another replica has put this CA out of
+            // use since, the trust in it ends then.
+            (Source::Stored { .. }, Profile::Workload) => {
+                let trusted = RELOAD_INTERVAL.saturating_add(self.max_leaf_lifetime);
+                let allowed = now.checked_add(self.max_leaf_lifetime).unwrap_or(now);
+                snapshot.loaded_at.checked_add(trusted).unwrap_or(now).min(allowed)
+            }
+        };
+        snapshot.active.sign(request, now, latest)
+    }
+
+    async fn trust_bundle(&self) -> Result<TrustBundle> {
+        Ok(self.fresh_snapshot(self.clock.now()).await.bundle.clone())
+    }
+
+    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+        self.reload().await?;
+        Ok(self.snapshot().bundle.clone())
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        self.reload().await?;
+        let now = self.clock.now();
+        let snapshot = self.snapshot();
+        let validity = snapshot.active.validity();
+        if !validity.contains(now) {
+            return Err(Error::new(ErrorKind::InvalidConfig, "the CA is not valid now; rotate or replace it")
+                .with_context("subject", snapshot.active.subject())
+                .with_context("valid", validity));
+        }
+        let mut report = CheckReport::new();
+        if snapshot.active.not_after().duration_since(now).unwrap_or_default() < PREPARE_BEFORE {
+            let end = rfc3339(snapshot.active.not_after());
+            report = report.with_warning(format!("the CA `{}` ends at {end}; rotate it", snapshot.active.subject()));
+        }
+        Ok(report)
+    }
+}
+
+impl fmt::Display for BuiltinIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} CA of {}", self.kind(), self.trust_domain)
+    }
+}
+
+impl fmt::Debug for BuiltinIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.snapshot();
+        f.debug_struct("BuiltinIssuer")
+            .field("kind", &self.kind())
+            .field("trust_domain", &self.trust_domain.as_str())
+            .field("ca", &snapshot.active)
+            .field("generation", &snapshot.rotation.active)
+            .finish_non_exhaustive()
+    }
+}

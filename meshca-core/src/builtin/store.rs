@@ -1,0 +1,220 @@
+//! A CA in a secret store: one generation after the other, each made of two secrets that can never
+//! come from two different CAs.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::authority::{Authority, ProvidedCa};
+use super::issuer::CaSettings;
+use crate::{Error, ErrorKind, Expect, PrivateKey, Result, SecretKey, SecretStore, SecretStoreExt as _, SecretValue, Version, pem};
+
+/// The secrets that a CA is kept in.
+///
+/// The names are those that the field uses, so that an existing CA is found. Later generations add
+/// `.g2`, `.g3` …, and `<certificate>.rotation` says which of them signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSecrets {
+    mesh: String,
+    certificate: String,
+    key: String,
+}
+
+impl CaSecrets {
+    /// `<mesh>.ca-builtin-cert-<backend>` and `<mesh>.ca-builtin-key-<backend>`, as Kuma names them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
+    pub fn for_backend(mesh: &str, backend: &str) -> Result<Self> {
+        Self::checked(mesh, format!("{mesh}.ca-builtin-cert-{backend}"), format!("{mesh}.ca-builtin-key-{backend}"))
+    }
+
+    /// `<identity>-root-ca` and `<identity>-private-key`, as Kuma names those of a MeshIdentity.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_backend`](Self::for_backend).
+    pub fn for_identity(mesh: &str, identity: &str) -> Result<Self> {
+        Self::checked(mesh, format!("{identity}-root-ca"), format!("{identity}-private-key"))
+    }
+
+    fn checked(mesh: &str, certificate: String, key: String) -> Result<Self> {
+        let secrets = Self { mesh: mesh.to_owned(), certificate, key };
+        // The longest names that will ever be needed: better refused today than at the tenth rotation.
+        secrets.certificate(u32::MAX)?;
+        secrets.key(u32::MAX)?;
+        secrets.rotation()?;
+        Ok(secrets)
+    }
+
+    fn certificate(&self, generation: u32) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, of_generation(&self.certificate, generation))
+    }
+
+    fn key(&self, generation: u32) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, of_generation(&self.key, generation))
+    }
+
+    fn rotation(&self) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, format!("{}.rotation", self.certificate))
+    }
+}
+
+fn of_generation(name: &str, generation: u32) -> String {
+    if generation == 1 { name.to_owned() } else { format!("{name}.g{generation}") }
+}
+
+/// Which generation signs, which is trusted already, which is still trusted. Absent: the first one
+/// signs, and there is no other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Rotation {
+    pub(super) active: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<Next>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) retiring: Vec<Retiring>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Next {
+    pub(super) generation: u32,
+    /// Seconds since 1970.
+    pub(super) prepared_at: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Retiring {
+    pub(super) generation: u32,
+    /// Seconds since 1970: when the last leaf of this CA has ended.
+    pub(super) trusted_until: u64,
+}
+
+impl Rotation {
+    fn first() -> Self {
+        Self { active: 1, next: None, retiring: Vec::new() }
+    }
+
+    /// The number after the highest one in use. Retired numbers may come back: their secrets are gone.
+    pub(super) fn unused(&self) -> u32 {
+        let next = self.next.iter().map(|next| next.generation);
+        let retiring = self.retiring.iter().map(|retiring| retiring.generation);
+        next.chain(retiring).chain([self.active]).max().unwrap_or(0).saturating_add(1)
+    }
+}
+
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+pub(super) fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Reads and writes a CA's secrets.
+#[derive(Debug)]
+pub(super) struct CaStore {
+    pub(super) store: Arc<dyn SecretStore>,
+    pub(super) secrets: CaSecrets,
+}
+
+impl CaStore {
+    /// The state of the rotation, and the version to insist on when changing it.
+    pub(super) async fn rotation(&self) -> Result<(Rotation, Expect)> {
+        let key = self.secrets.rotation()?;
+        let Some(found) = self.store.get(&key).await? else {
+            return Ok((Rotation::first(), Expect::Absent));
+        };
+        let rotation = serde_json::from_slice(found.value.expose()).map_err(|error| {
+            Error::new(ErrorKind::InvalidConfig, "the state of the CA's rotation cannot be read; restore the secret or delete it to fall back to the first CA")
+                .with_context("secret", &key)
+                .with_source(error)
+        })?;
+        Ok((rotation, Expect::Version(found.version)))
+    }
+
+    pub(super) async fn set_rotation(&self, rotation: &Rotation, expect: Expect) -> Result<Version> {
+        let key = self.secrets.rotation()?;
+        let text = serde_json::to_vec(rotation)
+            .map_err(|error| Error::new(ErrorKind::Internal, "could not write the state of the rotation").with_source(error))?;
+        self.store.put(&key, SecretValue::new(text), expect).await
+    }
+
+    /// One generation, ready to sign. It must exist.
+    pub(super) async fn authority(&self, generation: u32, now: SystemTime) -> Result<Authority> {
+        let key_name = self.secrets.key(generation)?;
+        let certificate_name = self.secrets.certificate(generation)?;
+        let missing = |name: &SecretKey| {
+            Error::new(ErrorKind::NotFound, "a secret of the built-in CA is missing; restore it from a backup").with_context("secret", name)
+        };
+        let key = self.store.get(&key_name).await?.ok_or_else(|| missing(&key_name))?;
+        let certificate = self.store.get(&certificate_name).await?.ok_or_else(|| missing(&certificate_name))?;
+        read(&certificate.value, &key.value, now)
+            .map_err(|error| error.with_context("certificate", &certificate_name).with_context("key", &key_name))
+    }
+
+    /// The certificates of a generation that no longer signs, as PEM.
+    pub(super) async fn certificate(&self, generation: u32) -> Result<SecretValue> {
+        let name = self.secrets.certificate(generation)?;
+        let found = self.store.get(&name).await?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the certificate of a retiring CA is missing; restore it from a backup").with_context("secret", &name)
+        })?;
+        Ok(found.value)
+    }
+
+    /// One generation; made if there is none.
+    ///
+    /// The key comes first, and the certificate is derived from whichever key is in the store: of
+    /// all who race to make a CA, every one stores a certificate for the same key.
+    pub(super) async fn create(&self, settings: &CaSettings, generation: u32, now: SystemTime) -> Result<Authority> {
+        let key_name = self.secrets.key(generation)?;
+        let certificate_name = self.secrets.certificate(generation)?;
+        let located = |error: Error| error.with_context("certificate", &certificate_name).with_context("key", &key_name);
+        let key_type = settings.key_type;
+        // A certificate without its key is a lost key: a new one would not fit it.
+        if self.store.get(&certificate_name).await?.is_some() && self.store.get(&key_name).await?.is_none() {
+            return Err(located(Error::new(
+                ErrorKind::NotFound,
+                "the built-in CA has a certificate but no key; restore the key, or delete the certificate to start a new CA",
+            )));
+        }
+        let key = self.store.get_or_create(&key_name, move || PrivateKey::generate(key_type)?.expose_pem()).await?;
+        let private = PrivateKey::from_pem(key.value.expose_str().unwrap_or_default()).map_err(located)?;
+        let certificate = self
+            .store
+            .get_or_create(&certificate_name, || {
+                let name = common_name(settings.trust_domain.as_str(), generation);
+                let der = Authority::self_signed(&settings.trust_domain, &name, &private, settings.lifetime, now)?;
+                Ok(SecretValue::new(pem::encode("CERTIFICATE", &der).into_bytes()))
+            })
+            .await?;
+        read(&certificate.value, &key.value, now).map_err(located)
+    }
+
+    pub(super) async fn delete(&self, generation: u32) -> Result<()> {
+        for name in [self.secrets.key(generation)?, self.secrets.certificate(generation)?] {
+            if let Some(found) = self.store.get(&name).await? {
+                self.store.delete(&name, &found.version).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(certificate: &SecretValue, key: &SecretValue, now: SystemTime) -> Result<Authority> {
+    let text = |value: &SecretValue| value.expose_str().map(str::to_owned);
+    let certificates = text(certificate).ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's certificate is not PEM"))?;
+    let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap_or_default())?.allow_self_signed(true);
+    Authority::new(ca, now)
+}
+
+/// At most 64 characters (RFC 5280 appendix A.1), and another one for every generation: two CAs
+/// of one name would be told apart by their key identifiers only.
+fn common_name(trust_domain: &str, generation: u32) -> String {
+    let short: String = trust_domain.chars().take(48).collect();
+    if generation == 1 { short } else { format!("{short} G{generation}") }
+}

@@ -1,0 +1,88 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};
+use crate::Result;
+
+/// Keeps secrets in this process, for as long as the store lives.
+///
+/// Share it as `Arc<dyn SecretStore>`; it is not `Clone`, so nobody has to wonder whether a clone
+/// is the same store. Versions are counted through the whole store and never come back, not even
+/// after a secret was deleted.
+///
+/// ```
+/// use meshca_core::secret::{Expect, MemorySecretStore, SecretKey, SecretStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> meshca_core::Result<()> {
+/// let store = MemorySecretStore::new();
+/// let key = SecretKey::new("default", "vault-token")?;
+/// store.put(&key, "s.abc".into(), Expect::Absent).await?;
+///
+/// let token = store.get(&key).await?.expect("stored above");
+/// assert_eq!(token.value.expose(), b"s.abc");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+pub struct MemorySecretStore {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    secrets: HashMap<SecretKey, StoredSecret>,
+    last_version: u64,
+}
+
+impl MemorySecretStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one insertion or one removal, so the state is whole even if a holder of
+        // the lock panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MemorySecretStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySecretStore")
+            .field("secrets", &self.state().secrets.len())
+            .finish()
+    }
+}
+
+#[async_trait]
+impl SecretStore for MemorySecretStore {
+    async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
+        Ok(self.state().secrets.get(key).cloned())
+    }
+
+    async fn put(&self, key: &SecretKey, value: SecretValue, expect: Expect) -> Result<Version> {
+        super::check_size(key, &value)?;
+        let mut state = self.state();
+        let current = state.secrets.get(key).map(|stored| &stored.version);
+        super::check_expected(key, current, &expect)?;
+        state.last_version += 1;
+        let version = Version::new(state.last_version.to_string());
+        state
+            .secrets
+            .insert(key.clone(), StoredSecret::new(value, version.clone()));
+        Ok(version)
+    }
+
+    async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
+        let mut state = self.state();
+        let current = state.secrets.get(key).map(|stored| &stored.version);
+        super::check_expected(key, current, &Expect::Version(version.clone()))?;
+        state.secrets.remove(key);
+        Ok(())
+    }
+}
