@@ -29,7 +29,6 @@ pub(crate) struct Constructed {
     pub(crate) issuer: String,
     pub(crate) root: CertificateDer<'static>,
     pub(crate) path: Vec<String>,
-    pub(crate) observations: Vec<Observation>,
 }
 
 impl SignedChain {

@@ -76,15 +76,22 @@ pub(crate) fn verify(
             .into());
     }
     if let Some(by) = chain.construction().filter(|by| by.request == *request.id() && bundle.contains(&by.root)) {
-        return Ok(constructed(chain, by, request, now));
+        return constructed(chain, by, request, now).map_err(|error| error.with_context("spiffe id", request.spiffe_id()).into());
     }
     verify_signatures(chain, request, bundle, now)
         .map_err(|refusal| Refusal { error: refusal.error.with_context("spiffe id", request.spiffe_id()), ..refusal })
 }
 
-/// The CA of this process built it for exactly this request: there is nothing to find out.
-fn constructed(chain: &SignedChain, by: &Constructed, request: &CertificateRequest, now: SystemTime) -> IssuedCertificate {
-    IssuedCertificate {
+/// The CA of this process built it for exactly this request; all that can be wrong by now is the time.
+fn constructed(
+    chain: &SignedChain,
+    by: &Constructed,
+    request: &CertificateRequest,
+    now: SystemTime,
+) -> Result<IssuedCertificate, Error> {
+    let mut observations = notes(chain);
+    check_lifetime(by.validity, request, now, &mut observations)?;
+    Ok(IssuedCertificate {
         chain: chain.certificates().to_vec(),
         spiffe_id: request.spiffe_id().clone(),
         public_key: request.public_key().clone(),
@@ -95,8 +102,12 @@ fn constructed(chain: &SignedChain, by: &Constructed, request: &CertificateReque
         path: by.path.clone(),
         root: by.root.clone(),
         proof: Proof::Construction,
-        observations: by.observations.clone(),
-    }
+        observations,
+    })
+}
+
+fn notes(chain: &SignedChain) -> Vec<Observation> {
+    chain.notes().iter().cloned().map(Observation::IssuerNote).collect()
 }
 
 fn verify_signatures(
@@ -112,7 +123,7 @@ fn verify_signatures(
         return Err(bad(format!("none of the {} certificates that the CA returned is for the key of the request", sent.len())).into());
     };
 
-    let mut observations: Vec<Observation> = chain.notes().iter().cloned().map(Observation::IssuerNote).collect();
+    let mut observations = notes(chain);
     check_names(leaf, request, &mut observations)?;
     check_purpose(leaf, request)?;
     check_lifetime(leaf.validity, request, now, &mut observations)?;

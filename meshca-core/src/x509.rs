@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPu
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
+    BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
 };
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
@@ -92,11 +92,6 @@ impl Parsed {
 
     pub(crate) fn subject_key_identifier(&self) -> Option<Vec<u8>> {
         self.extension::<SubjectKeyIdentifier>().ok().flatten().map(|ski| ski.0.into_bytes().into())
-    }
-
-    pub(crate) fn authority_key_identifier(&self) -> Option<Vec<u8>> {
-        let aki = self.extension::<AuthorityKeyIdentifier>().ok().flatten()?;
-        aki.key_identifier.map(|id| id.into_bytes().into())
     }
 
     pub(crate) fn subject_alt_names(&self) -> Result<Vec<GeneralName>, der::Error> {

@@ -22,7 +22,7 @@ use crate::request::subject_names;
 use crate::time::{rfc3339, whole_seconds};
 use crate::x509::{self, Parsed};
 use crate::{
-    CertificateRequest, Error, ErrorKind, KeyType, Observation, PrivateKey, Profile, Result, SignedChain, Validity, pem, subject,
+    CertificateRequest, Error, ErrorKind, KeyType, PrivateKey, Profile, Result, SignedChain, Validity, pem, subject,
 };
 
 /// How far before now a certificate begins, so that peers whose clock is behind accept it at once: ten seconds, as Kuma, SPIRE and Linkerd do.
@@ -249,11 +249,6 @@ impl Authority {
             // Rare, and the key to prove it with may be elsewhere: it takes the ordinary way.
             return Ok(SignedChain::new(certificates));
         }
-        let mut observations = Vec::new();
-        if not_after < whole_seconds(wanted) {
-            let granted = not_after.duration_since(now).unwrap_or_default();
-            observations.push(Observation::ShorterLifetime { requested: spec.lifetime(), granted });
-        }
         let mut path = self.path.clone();
         path.insert(0, spec.common_name().map_or("(empty)".to_owned(), |name| format!("CN={name}")));
         Ok(SignedChain::constructed(
@@ -265,7 +260,6 @@ impl Authority {
                 issuer: self.subject(),
                 root: self.root.der.clone(),
                 path,
-                observations,
             },
         ))
     }

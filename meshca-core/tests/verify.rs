@@ -1,0 +1,509 @@
+//! What core hands out, repairs and refuses.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::{Ca, DAY, FakeClock, HOUR, ca_params, domain, request, spec, start};
+use meshca_core::{
+    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Csr, Error, ErrorKind, IssuedCertificate, Issuer, IssuerExt,
+    LifetimePolicy, Observation, PrivateKey, Proof, Result, SignedChain, TrustBundle, TrustDomain,
+};
+use proptest::prelude::*;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints,
+    SanType,
+};
+use rustls_pki_types::CertificateDer;
+
+fn key() -> PrivateKey {
+    PrivateKey::generate(meshca_core::KeyType::P256).unwrap()
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+fn verify(chain: Vec<CertificateDer<'static>>, request: &CertificateRequest, bundle: &TrustBundle) -> Result<IssuedCertificate> {
+    SignedChain::new(chain).verify(request, bundle, start())
+}
+
+/// A leaf that a CA made otherwise than it should, and what is said about it.
+#[test]
+fn a_leaf_must_be_what_was_requested() {
+    type Change = fn(&mut CertificateParams);
+    let cases: &[(&str, Change)] = &[
+        ("the URI `spiffe://example.org/admin` that was not requested", |leaf| {
+            leaf.subject_alt_names.push(uri("spiffe://example.org/admin"));
+        }),
+        ("the URI `spiffe://example.orgi/ns/shop/sa/cart` that was not requested", |leaf| {
+            leaf.subject_alt_names = vec![uri("spiffe://example.orgi/ns/shop/sa/cart")];
+        }),
+        ("lacks the requested URI `spiffe://example.org/ns/shop/sa/cart`", |leaf| leaf.subject_alt_names.clear()),
+        ("repeats a URI", |leaf| {
+            let again = leaf.subject_alt_names[0].clone();
+            leaf.subject_alt_names.push(again);
+        }),
+        ("the DNS name `www.example.org` that was not requested", |leaf| {
+            leaf.subject_alt_names.push(SanType::DnsName("www.example.org".try_into().unwrap()));
+        }),
+        ("a name that was not requested: an IP address (4 bytes)", |leaf| {
+            leaf.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        }),
+        ("a name that was not requested: the e-mail address `root@example.org`", |leaf| {
+            leaf.subject_alt_names.push(SanType::Rfc822Name("root@example.org".try_into().unwrap()));
+        }),
+        ("is a CA's, which no workload may hold", |leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        ("may sign certificates or CRLs", |leaf| leaf.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+        ("lacks the key usage `digitalSignature`", |leaf| leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]),
+        ("lacks the extended key usage `serverAuth`", |leaf| leaf.extended_key_usages.clear()),
+        ("lacks the extended key usage `clientAuth`", |leaf| {
+            leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        }),
+        ("lacks the extended key usage `serverAuth`", |leaf| {
+            leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::Any];
+        }),
+        ("had ended when it arrived, at 2026-01-01T00:00:00Z", |leaf| leaf.not_after = start().into()),
+        ("begins at 2026-01-01T00:01:01Z, more than 60s ahead", |leaf| {
+            leaf.not_before = (start() + Duration::from_secs(61)).into();
+        }),
+        ("lives for 3661s where at most 3600s were requested", |leaf| {
+            leaf.not_after = (start() + HOUR + Duration::from_secs(61)).into();
+        }),
+    ];
+    let (root, key) = (Ca::root("root"), key());
+    let request = request(&key);
+    verify(vec![root.leaf(&request, |_| {})], &request, &root.bundle()).unwrap();
+    for (message, change) in cases {
+        let error = verify(vec![root.leaf(&request, change)], &request, &root.bundle()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
+        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+        assert!(error.to_string().contains("spiffe://example.org/ns/shop/sa/cart"), "{error}");
+    }
+}
+
+#[test]
+fn a_chain_must_lead_to_the_bundle() {
+    let key = key();
+    let request = request(&key);
+    let (root, foreign, namesake) = (Ca::root("root"), Ca::root("foreign"), Ca::root("root"));
+    let intermediate = root.below("intermediate");
+    let leaf = intermediate.leaf(&request, |_| {});
+    let bundle = root.bundle();
+
+    let limited = |change: fn(&mut CertificateParams)| {
+        let mut params = ca_params("limited");
+        change(&mut params);
+        let ca = root.below_with(params);
+        vec![ca.leaf(&request, |_| {}), ca.der]
+    };
+    let expired_root = {
+        let mut params = ca_params("old root");
+        params.not_after = (start() - HOUR).into();
+        Ca::root_with(params)
+    };
+    let below_path_len_0 = {
+        let mut params = ca_params("last ca");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let last = root.below_with(params);
+        let too_deep = last.below("too deep");
+        vec![too_deep.leaf(&request, |_| {}), too_deep.der, last.der]
+    };
+    let mut broken = leaf.to_vec();
+    *broken.last_mut().unwrap() ^= 1;
+
+    let other_key = common::request(&self::key());
+    let cases = [
+        (vec![], &bundle, "returned no certificate"),
+        (vec![CertificateDer::from(vec![1, 2, 3])], &bundle, "certificate 1 of the 1 that the CA returned: not an X.509 certificate"),
+        (vec![leaf.clone(); 33], &bundle, "returned 33 certificates; at most 32"),
+        (vec![intermediate.leaf(&other_key, |_| {}), intermediate.der.clone()], &bundle, "none of the 2 certificates that the CA returned is for the key"),
+        (vec![leaf.clone()], &bundle, "root unknown: `the certificate` was signed by `CN=intermediate`, which the CA did not return"),
+        (vec![leaf.clone(), intermediate.der.clone(), root.der.clone()], &foreign.bundle(), "root unknown: the chain ends in `CN=root`, which is not in the trust bundle (the bundle holds `CN=foreign`)"),
+        (vec![leaf.clone(), intermediate.der.clone()], &namesake.bundle(), "a signature in the chain does not verify"),
+        (vec![CertificateDer::from(broken), intermediate.der.clone()], &bundle, "a signature in the chain does not verify"),
+        (vec![expired_root.leaf(&request, |_| {})], &expired_root.bundle(), "the root `CN=old root` in the trust bundle is valid only from"),
+        (below_path_len_0, &bundle, "may not have a CA below it (path length)"),
+        (limited(|ca| ca.not_after = (start() - HOUR).into()), &bundle, "a certificate in the chain has expired"),
+        (limited(|ca| ca.not_before = (start() + 2 * HOUR).into()), &bundle, "a certificate in the chain is not valid yet"),
+        (limited(|ca| ca.not_after = (start() + HOUR / 2).into()), &bundle, "outlives its issuer `CN=limited`: peers will refuse it from 2026-01-01T00:30:00Z on"),
+        (limited(|ca| ca.is_ca = IsCa::ExplicitNoCa), &bundle, "signed another without being a CA"),
+        (limited(|ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]), &bundle, "restricted to other purposes"),
+        (limited(|ca| ca.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DirectoryName({
+                let mut name = rcgen::DistinguishedName::new();
+                name.push(DnType::OrganizationName, "somebody else");
+                name
+            })],
+            excluded_subtrees: vec![],
+        })), &bundle, "constrained to other names"),
+    ];
+    for (chain, bundle, message) in cases {
+        let error = verify(chain, &request, bundle).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
+        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+    }
+
+    let elsewhere = TrustBundle::new(TrustDomain::new("example.com").unwrap(), [root.der.clone()]).unwrap();
+    let error = verify(vec![leaf, intermediate.der], &request, &elsewhere).unwrap_err();
+    assert_eq!(error.to_string(), "the trust bundle is of another trust domain (bundle: example.com, request: example.org)");
+}
+
+#[test]
+fn what_is_sound_is_accepted_and_what_is_unusual_reported() {
+    let key = key();
+    let root = Ca::root("root");
+    let accept = |spec: CertificateSpec, change: fn(&mut CertificateParams)| {
+        let request = CertificateRequest::for_key(spec, &key, start()).unwrap();
+        verify(vec![root.leaf(&request, change)], &request, &root.bundle()).unwrap()
+    };
+
+    let plain = accept(spec(), |_| {});
+    assert_eq!(plain.observations(), []);
+    assert_eq!(plain.proof(), Proof::Signatures);
+    assert_eq!(plain.usable_from(), start());
+    assert_eq!(plain.path(), ["(empty)", "CN=root"]);
+
+    // Vault leaves have no BasicConstraints, which counts as "not a CA"; rcgen's NoCa is just that.
+    let absent = accept(spec(), |leaf| leaf.is_ca = IsCa::NoCa);
+    assert_eq!(absent.observations(), []);
+
+    let early = accept(spec(), |leaf| leaf.not_before = (start() + Duration::from_secs(5)).into());
+    assert!(matches!(early.observations(), [Observation::NotYetValid { wait, .. }] if *wait == Duration::from_secs(5)));
+    assert_eq!(early.usable_from(), start() + Duration::from_secs(5));
+
+    let capped = accept(spec(), |leaf| leaf.not_after = (start() + HOUR / 2).into());
+    assert!(matches!(capped.observations(), [Observation::ShorterLifetime { granted, .. }] if *granted == HOUR / 2), "{capped:?}");
+
+    let year = accept(spec().with_lifetime_policy(LifetimePolicy::AcceptIssuer), |leaf| leaf.not_after = (start() + 300 * DAY).into());
+    assert!(matches!(year.observations(), [Observation::LongerLifetime { granted, .. }] if *granted == 300 * DAY));
+
+    // AWS backdates by an hour: what counts is what is left.
+    let backdated = accept(spec(), |leaf| leaf.not_before = (start() - HOUR).into());
+    assert_eq!(backdated.observations(), []);
+
+    let named = accept(spec(), |leaf| leaf.distinguished_name.push(DnType::CommonName, "added"));
+    assert_eq!(named.observations()[0].to_string(), "the CA added the common name `added`");
+
+    let request = request(&key);
+    let noted = SignedChain::new([root.leaf(&request, |_| {})]).with_note("TTL capped").verify(&request, &root.bundle(), start()).unwrap();
+    assert_eq!(noted.observations(), [Observation::IssuerNote("TTL capped".to_owned())]);
+}
+
+#[test]
+fn all_requested_names_are_there() {
+    let (root, key) = (Ca::root("root"), key());
+    let spec = spec().with_common_name("cart.mesh").with_dns_name("cart.mesh").with_uri("kuma://kuma.io/service/cart");
+    let request = CertificateRequest::for_key(spec, &key, start()).unwrap();
+    let complete = |leaf: &mut CertificateParams| {
+        leaf.distinguished_name.push(DnType::CommonName, "cart.mesh");
+        leaf.subject_alt_names.push(uri("kuma://kuma.io/service/cart"));
+        leaf.subject_alt_names.push(SanType::DnsName("cart.mesh".try_into().unwrap()));
+    };
+    verify(vec![root.leaf(&request, complete)], &request, &root.bundle()).unwrap();
+    for (take, message) in [(2, "lacks the requested DNS name `cart.mesh`"), (1, "lacks the requested URI `kuma://kuma.io/service/cart`")] {
+        let incomplete = root.leaf(&request, |leaf| {
+            complete(leaf);
+            leaf.subject_alt_names.truncate(take);
+        });
+        let error = verify(vec![incomplete], &request, &root.bundle()).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    for (name, message) in [("other", "common name `other` where `cart.mesh`"), ("", "lacks the requested common name")] {
+        let leaf = root.leaf(&request, |leaf| {
+            complete(leaf);
+            leaf.distinguished_name = rcgen::DistinguishedName::new();
+            if !name.is_empty() {
+                leaf.distinguished_name.push(DnType::CommonName, name);
+            }
+        });
+        let error = verify(vec![leaf], &request, &root.bundle()).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn requests_that_contradict_themselves_are_refused() {
+    let key = key();
+    let no_path = CertificateSpec::workload(meshca_core::SpiffeId::new("spiffe://example.org").unwrap());
+    for (spec, message) in [
+        (no_path, "must have a path"),
+        (spec().with_lifetime(Duration::ZERO), "must live for a second"),
+        (spec().with_uri("spiffe://example.org/second"), "exactly one SPIFFE ID"),
+        (spec().with_uri("SPIFFE://example.org/second"), "exactly one SPIFFE ID"),
+        (spec().with_uri("no uri"), "not a URI"),
+        (spec().with_uri("kuma://tag/ä"), "not a URI"),
+        (spec().with_dns_name("a b"), "not a DNS name"),
+        (spec().with_dns_name(""), "not a DNS name"),
+        (spec().with_common_name("x".repeat(65)), "a common name has 1 to 64"),
+        (spec().with_common_name("a\nb"), "a common name has 1 to 64"),
+    ] {
+        let error = CertificateRequest::for_key(spec, &key, start()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let csr = request(&key).csr().unwrap().clone();
+    let intermediate = CertificateSpec::intermediate(&domain(), "ca").unwrap();
+    assert_eq!(CertificateRequest::for_csr(intermediate, csr, start()).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_request_keeps_its_id_and_its_csr() {
+    let key = key();
+    let first = request(&key);
+    let csr = first.csr().unwrap();
+    assert_eq!(csr, first.clone().csr().unwrap(), "a retry sends the same bytes");
+    assert_eq!(Csr::from_pem(&csr.to_pem()).unwrap(), *csr);
+    assert_eq!(csr.public_key(), key.public_key());
+
+    let later = CertificateRequest::for_csr(spec(), csr.clone(), start() + HOUR).unwrap();
+    assert_eq!(first.id(), later.id(), "the time is no part of it");
+    assert_eq!(first.id().as_str().len(), 32);
+    for other in [
+        CertificateRequest::for_key(spec(), &self::key(), start()),
+        CertificateRequest::for_key(spec().with_lifetime(2 * HOUR), &key, start()),
+        CertificateRequest::for_key(spec().with_dns_name("a"), &key, start()),
+        CertificateRequest::for_key(spec().with_common_name("a"), &key, start()),
+        CertificateRequest::for_key(spec().with_uri("a:b"), &key, start()),
+    ] {
+        assert_ne!(first.id(), other.unwrap().id());
+    }
+    assert_eq!(first.not_after(), start() + HOUR);
+    assert_eq!(first.not_after(), first.not_after());
+}
+
+#[test]
+fn malformed_csrs_are_refused() {
+    let good = request(&key()).csr().unwrap().der().to_vec();
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let mut trailing = good.clone();
+    trailing.push(0);
+    for (der, message) in [
+        (vec![], "malformed"),
+        (b"garbage".to_vec(), "malformed"),
+        (good[..good.len() / 2].to_vec(), "malformed"),
+        (trailing, "malformed"),
+        (forged, "its signature does not verify"),
+    ] {
+        let error = Csr::from_der(der).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    assert!(Csr::from_pem("no pem").unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn intermediates_are_proven_with_their_own_key() {
+    let (root, key) = (Ca::root("root"), key());
+    let spec = CertificateSpec::intermediate(&domain(), "mesh ca").unwrap().with_lifetime(30 * DAY);
+    let request = CertificateRequest::for_key(spec, &key, start()).unwrap();
+    let ca = |change: fn(&mut CertificateParams)| {
+        root.leaf(&request, |params| {
+            params.distinguished_name.push(DnType::CommonName, "mesh ca");
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.extended_key_usages.clear();
+            change(params);
+        })
+    };
+    let issued = verify(vec![root.der.clone(), ca(|_| {})], &request, &root.bundle()).unwrap();
+    assert_eq!(issued.path(), ["CN=mesh ca", "CN=root"]);
+    // A trust domain's ID is optional in a CA.
+    verify(vec![ca(|params| params.subject_alt_names.clear())], &request, &root.bundle()).unwrap();
+
+    let cases: [(fn(&mut CertificateParams), &str); 5] = [
+        (|params| params.is_ca = IsCa::ExplicitNoCa, "is not a CA's"),
+        (|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)), "has the path length 1 where 0 was requested"),
+        (|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), "has the path length none where 0 was requested"),
+        (|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature], "lacks the key usage `keyCertSign`"),
+        (|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection], "restricted to other purposes"),
+    ];
+    for (change, message) in cases {
+        let error = verify(vec![ca(change)], &request, &root.bundle()).unwrap_err();
+        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+    }
+    // One level too deep is found by the throwaway leaf, not by reading the certificate.
+    let mut last = ca_params("last");
+    last.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let last = root.below_with(last);
+    let too_deep = last.leaf(&request, |params| {
+        params.distinguished_name.push(DnType::CommonName, "mesh ca");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.extended_key_usages.clear();
+    });
+    let error = verify(vec![too_deep, last.der], &request, &root.bundle()).unwrap_err();
+    assert!(error.to_string().contains("path length"), "{error}");
+}
+
+/// Returns what it is told to, and counts how often it was asked for trust.
+#[derive(Debug)]
+struct Scripted {
+    chain: SignedChain,
+    bundle: TrustBundle,
+    renewed: Result<TrustBundle>,
+    asked: Mutex<(u32, u32)>,
+}
+
+impl fmt::Display for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("scripted")
+    }
+}
+
+#[async_trait]
+impl Issuer for Scripted {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+    }
+
+    async fn sign(&self, _: &CertificateRequest) -> Result<SignedChain> {
+        Ok(self.chain.clone())
+    }
+
+    async fn trust_bundle(&self) -> Result<TrustBundle> {
+        self.asked.lock().unwrap().0 += 1;
+        Ok(self.bundle.clone())
+    }
+
+    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+        self.asked.lock().unwrap().1 += 1;
+        self.renewed.clone()
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        Ok(CheckReport::new())
+    }
+}
+
+#[tokio::test]
+async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
+    let (old, new, key) = (Ca::root("old"), Ca::root("new"), key());
+    let request = request(&key);
+    let unavailable = || Err(Error::new(ErrorKind::Unavailable, "down"));
+    let cases = [
+        (new.leaf(&request, |_| {}), Ok(old.bundle().union(&new.bundle()).unwrap()), Ok(()), 1),
+        (old.leaf(&request, |_| {}), unavailable(), Ok(()), 0),
+        (new.leaf(&request, |_| {}), Ok(old.bundle()), Err(ErrorKind::BadResponse), 1),
+        (new.leaf(&request, |_| {}), unavailable(), Err(ErrorKind::Unavailable), 1),
+        (old.leaf(&request, |leaf| leaf.extended_key_usages.clear()), unavailable(), Err(ErrorKind::BadResponse), 0),
+    ];
+    for (leaf, renewed, outcome, refreshed) in cases {
+        let issuer = Scripted { chain: SignedChain::new([leaf]), bundle: old.bundle(), renewed, asked: Mutex::default() };
+        let issuer = Arc::new(issuer);
+        let through_pointers: Box<dyn Issuer> = Box::new(Arc::clone(&issuer));
+        let result = through_pointers.issue_for(&request, &FakeClock::new()).await;
+        assert_eq!(result.map(|_| ()).map_err(|error| error.kind()), outcome);
+        assert_eq!(*issuer.asked.lock().unwrap(), (1, refreshed));
+    }
+}
+
+#[tokio::test]
+async fn what_an_issuer_cannot_sign_is_refused_before_it_is_asked() {
+    let root = Ca::root("root");
+    let issuer = Scripted { chain: SignedChain::new([]), bundle: root.bundle(), renewed: Ok(root.bundle()), asked: Mutex::default() };
+    for spec in [
+        spec().with_dns_name("a.example.org"),
+        spec().with_uri("kuma://kuma.io/service/cart"),
+        spec().with_common_name("cart"),
+        CertificateSpec::intermediate(&domain(), "ca").unwrap(),
+    ] {
+        let error = issuer.issue(&spec, &FakeClock::new()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("issuer: scripted"), "{error}");
+    }
+    assert_eq!(*issuer.asked.lock().unwrap(), (0, 0));
+}
+
+#[test]
+fn a_cross_signed_root_is_followed_to_the_root_that_is_trusted() {
+    let (old, new, key) = (Ca::root("old"), Ca::root("new"), key());
+    let request = request(&key);
+    let bridge = new.cross_signed_by(&old);
+    let leaf = new.leaf(&request, |_| {});
+    let chain = vec![leaf.clone(), new.der.clone(), bridge.clone()];
+    let for_old = verify(chain.clone(), &request, &old.bundle()).unwrap();
+    assert_eq!(for_old.chain(), [leaf.clone(), bridge]);
+    assert_eq!(for_old.path(), ["(empty)", "CN=new", "CN=old"]);
+    let for_new = verify(chain, &request, &new.bundle()).unwrap();
+    assert_eq!(for_new.chain(), [leaf]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Any order, repetitions, strangers, with or without the root: the same chain is delivered.
+    /// Without one of its links: nothing is.
+    #[test]
+    fn chains_are_rebuilt(
+        depth in 1usize..5,
+        strangers in 0usize..3,
+        repeated in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        with_root: bool,
+        missing in prop::option::of(any::<prop::sample::Index>()),
+        order in any::<u64>(),
+    ) {
+        let key = key();
+        let request = request(&key);
+        let root = Ca::root("root");
+        let mut cas = vec![root];
+        for level in 0..depth {
+            let next = cas.last().unwrap().below(&format!("level {level}"));
+            cas.push(next);
+        }
+        let leaf = cas.last().unwrap().leaf(&request, |_| {});
+        let intermediates: Vec<_> = cas.iter().skip(1).rev().map(|ca| ca.der.clone()).collect();
+        let expected: Vec<_> = std::iter::once(leaf.clone()).chain(intermediates.clone()).collect();
+
+        let mut links = intermediates;
+        if let Some(missing) = missing {
+            let gone = missing.index(links.len());
+            links.remove(gone);
+        }
+        let mut sent = vec![leaf];
+        sent.extend(links);
+        sent.extend(repeated.iter().map(|index| sent[index.index(sent.len())].clone()).collect::<Vec<_>>());
+        sent.extend((0..strangers).map(|n| Ca::root(&format!("stranger {n}")).der));
+        if with_root {
+            sent.push(cas[0].der.clone());
+        }
+        shuffle(&mut sent, order);
+
+        let result = verify(sent, &request, &cas[0].bundle());
+        match missing {
+            None => {
+                let issued = result.unwrap();
+                prop_assert_eq!(issued.chain(), expected);
+            }
+            Some(_) => prop_assert!(result.unwrap_err().to_string().contains("root unknown")),
+        }
+    }
+
+    #[test]
+    fn whatever_comes_back_is_verified_or_refused(
+        certificates in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..4),
+        flip in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
+        let (root, key) = (Ca::root("root"), key());
+        let request = request(&key);
+        let bundle = root.bundle();
+        let garbage = certificates.into_iter().map(CertificateDer::from);
+        let _ = SignedChain::new(garbage).verify(&request, &bundle, start());
+        let mut leaf = root.leaf(&request, |_| {}).to_vec();
+        let index = flip.index(leaf.len());
+        leaf[index] ^= 1 << bit;
+        prop_assert!(verify(vec![CertificateDer::from(leaf)], &request, &bundle).is_err());
+    }
+}
+
+fn shuffle<T>(items: &mut [T], mut seed: u64) {
+    for index in (1..items.len()).rev() {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        items.swap(index, usize::try_from(seed >> 33).unwrap() % (index + 1));
+    }
+}
