@@ -22,12 +22,9 @@ use crate::{Error, ErrorKind, Result, Validity, pem};
 /// ```
 /// use meshca_core::{TrustBundle, TrustDomain};
 ///
-/// # let root = rcgen::generate_simple_self_signed(vec![]).unwrap();
-/// # let mut params = rcgen::CertificateParams::default();
-/// # params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-/// # let pem = meshca_core::doc_pem(params.self_signed(&root.signing_key).unwrap().der());
+/// let pem = include_str!("../../tests/data/root.pem");
 /// let domain = TrustDomain::new("example.org").expect("a trust domain");
-/// let bundle = TrustBundle::from_pem(domain.clone(), &pem)?;
+/// let bundle = TrustBundle::from_pem(domain.clone(), pem)?;
 /// let again = TrustBundle::from_spiffe_json(domain, &bundle.to_spiffe_json())?;
 /// assert_eq!(bundle, again);
 /// # Ok::<(), meshca_core::Error>(())
