@@ -32,7 +32,7 @@ struct Template {
 impl Template {
     fn parse(dialect: &'static Dialect, source: &str) -> Result<Self, TemplateError> {
         let parts = parser::parse(dialect, source)?;
-        shape::check_literals(dialect, &parts)?;
+        shape::check_literals(dialect, source, &parts)?;
         let mut pieces: Vec<Piece> = Vec::with_capacity(parts.len());
         for part in parts {
             match (pieces.last_mut(), part.piece) {

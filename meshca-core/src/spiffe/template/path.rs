@@ -99,22 +99,33 @@ impl PathTemplate {
     ///
     /// As [`render_path`](Self::render_path).
     pub fn render(&self, trust_domain: &TrustDomain, workload: &Workload) -> Result<SpiffeId> {
-        let path = self.render_path(trust_domain, workload)?;
+        let values = PathValues {
+            trust_domain,
+            workload,
+        };
+        let path = self.0.render_unchecked(Shape::Path, &values)?;
+        check_length(trust_domain, &path)?;
+        // From here on the check of the whole is the one of the `spiffe` crate, so that no segment
+        // can be made that somebody else reads differently.
+        let mut segments = path.split('/');
+        if segments.next() != Some("") {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "a path template without a leading `/`",
+            ));
+        }
         let mut inline = [""; INLINE_SEGMENTS];
         let mut count = 0;
-        let mut segments = path.split('/').skip(1);
         for (slot, segment) in inline.iter_mut().zip(segments.by_ref()) {
             *slot = segment;
             count += 1;
         }
+        let head = inline.get(..count).unwrap_or_default();
         let id = match segments.next() {
-            None => SpiffeId::from_segments(
-                trust_domain.clone(),
-                inline.get(..count).unwrap_or_default(),
-            ),
-            Some(_) => {
-                let segments: Vec<&str> = path.split('/').skip(1).collect();
-                SpiffeId::from_segments(trust_domain.clone(), &segments)
+            None => SpiffeId::from_segments(trust_domain.clone(), head),
+            Some(next) => {
+                let all: Vec<&str> = head.iter().copied().chain([next]).chain(segments).collect();
+                SpiffeId::from_segments(trust_domain.clone(), &all)
             }
         };
         id.map_err(|error| {
@@ -142,13 +153,7 @@ impl PathTemplate {
                 workload,
             },
         )?;
-        let length = "spiffe://".len() + trust_domain.as_str().len() + path.len();
-        if length > MAX_SPIFFE_ID {
-            let message = format!(
-                "the SPIFFE ID is {length} bytes long and may have {MAX_SPIFFE_ID}: shorten a label"
-            );
-            return Err(Error::new(ErrorKind::InvalidRequest, message));
-        }
+        check_length(trust_domain, &path)?;
         Ok(path)
     }
 }
@@ -176,6 +181,20 @@ impl Values for PathValues<'_> {
         };
         self.workload.label(key).ok_or_else(|| missing(source, key))
     }
+}
+
+/// SPIFFE-ID §2.3.
+fn check_length(trust_domain: &TrustDomain, path: &str) -> Result<()> {
+    let length = "spiffe://".len() + trust_domain.as_str().len() + path.len();
+    if length > MAX_SPIFFE_ID {
+        return Err(Error::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "the SPIFFE ID is {length} bytes long and may have {MAX_SPIFFE_ID}: shorten a label"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 #[cold]

@@ -22,9 +22,18 @@ pub(super) trait Values {
 }
 
 impl Template {
-    /// Renders and checks the result. The only allocation is the result, unless a value goes
-    /// through more than one `replace`.
+    /// Renders and checks the result.
     pub(super) fn render(&self, shape: Shape, values: &impl Values) -> Result<String> {
+        let out = self.render_unchecked(shape, values)?;
+        match shape.check_whole(&out) {
+            Ok(()) => Ok(out),
+            Err(reason) => Err(refused_whole(shape, &out, &reason)),
+        }
+    }
+
+    /// Renders with a check of each value, for a caller who then checks the whole. The only
+    /// allocation is the result, unless a value goes through more than one `replace`.
+    pub(super) fn render_unchecked(&self, shape: Shape, values: &impl Values) -> Result<String> {
         let capacity = self.pieces.iter().map(|piece| match piece {
             Piece::Literal(text) => text.len(),
             Piece::Value(_) => TYPICAL_VALUE,
@@ -36,52 +45,52 @@ impl Template {
                 Piece::Value(value) => value.render(shape, values, &mut out)?,
             }
         }
-        match shape.check_whole(&out) {
-            Ok(()) => Ok(out),
-            Err(reason) => Err(refused_whole(shape, &out, &reason)),
-        }
+        Ok(out)
     }
 }
 
 impl Value {
     fn render(&self, shape: Shape, values: &impl Values, out: &mut String) -> Result<()> {
         let text = values.get(&self.source)?;
+        let Some((last, rest)) = self.replacements.split_last() else {
+            shape
+                .check_value(text)
+                .map_err(|reason| self.refused(text, None, &reason))?;
+            out.push_str(text);
+            return Ok(());
+        };
         let start = out.len();
-        match self.replacements.split_last() {
-            None => out.push_str(text),
-            Some((last, rest)) => {
-                let mut stage = Cow::Borrowed(text);
-                let mut fits = true;
-                for replacement in rest {
-                    let mut next = String::new();
-                    fits = fits && replace_into(&mut next, &stage, replacement);
-                    stage = Cow::Owned(next);
-                }
-                if !(fits && replace_into(out, &stage, last)) {
-                    return Err(self.refused(text, None, "`replace` makes it too long"));
-                }
-            }
+        let mut stage = Cow::Borrowed(text);
+        let mut fits = true;
+        for replacement in rest {
+            let mut next = String::new();
+            fits = fits && replace_into(&mut next, &stage, replacement);
+            stage = Cow::Owned(next);
         }
-        let rendered = out.get(start..).unwrap_or_default();
-        shape.check_value(rendered).map_err(|reason| {
-            let replaced = (!self.replacements.is_empty()).then_some(rendered);
-            self.refused(text, replaced, &reason)
-        })
+        if !(fits && replace_into(out, &stage, last)) {
+            return Err(self.refused(text, None, "`replace` makes it too long"));
+        }
+        let replaced = out.get(start..).unwrap_or_default();
+        shape
+            .check_value(replaced)
+            .map_err(|reason| self.refused(text, Some(replaced), &reason))
     }
 
     #[cold]
     fn refused(&self, value: &str, replaced: Option<&str>, reason: &str) -> Error {
-        let mut message = format!(
-            "{} has the value `{}`",
-            described(&self.source),
-            Shown(value)
-        );
-        if let Some(replaced) = replaced {
-            let _ = write!(
-                message,
-                ", which `replace` turns into `{}`",
-                Shown(replaced)
-            );
+        let mut message = described(&self.source);
+        match (value, replaced) {
+            ("", None) => message.push_str(" has an empty value"),
+            (value, None) => {
+                let _ = write!(message, " has the value `{}`", Shown(value));
+            }
+            (value, Some(replaced)) => {
+                let (value, replaced) = (Shown(value), Shown(replaced));
+                let _ = write!(
+                    message,
+                    " has the value `{value}`, of which `replace` makes `{replaced}`"
+                );
+            }
         }
         Error::new(ErrorKind::InvalidRequest, format!("{message}: {reason}"))
     }
@@ -101,7 +110,7 @@ fn refused_whole(shape: Shape, text: &str, reason: &str) -> Error {
 
 /// How a message names where a value came from: the thing to change, so the label rather than the
 /// variable.
-pub(super) fn described(source: &Source) -> String {
+fn described(source: &Source) -> String {
     match source {
         Source::Field(field) => match field.label() {
             Some(label) => format!("label `{label}`"),

@@ -89,16 +89,20 @@ impl Shape {
 
     /// Whether `value` may stand where a template has an action; why not, if not.
     pub(super) fn check_value(self, value: &str) -> Result<(), String> {
-        if let Some(refused) = value.chars().find(|character| !self.allows(*character)) {
-            return Err(self.refusal(refused));
+        if !value.bytes().all(|byte| self.allows(char::from(byte))) {
+            let refused = value.chars().find(|character| !self.allows(*character));
+            return Err(self.refusal(refused.unwrap_or_default()));
+        }
+        if value.len() > self.max_length() {
+            let (length, max) = (value.len(), self.max_length());
+            return Err(format!(
+                "{length} bytes are too long: a {} has at most {max}",
+                self.result()
+            ));
         }
         match value {
-            "" => Err(format!(
-                "an empty value would change the shape of the {}",
-                self.result()
-            )),
-            "." | ".." => Err(format!(
-                "`{value}` would change the shape of the {}",
+            "" | "." | ".." => Err(format!(
+                "this would change the shape of the {}",
                 self.result()
             )),
             _ => Ok(()),
@@ -141,15 +145,17 @@ impl Shape {
 }
 
 /// Checks at configuration time all that does not depend on values.
-pub(super) fn check_literals(dialect: &Dialect, parts: &[Part]) -> Result<(), TemplateError> {
+pub(super) fn check_literals(
+    dialect: &Dialect,
+    source: &str,
+    parts: &[Part],
+) -> Result<(), TemplateError> {
     let shape = dialect.shape;
     let error =
         |span: Range<usize>, message: String| Err(TemplateError::new(dialect.name, span, message));
-    let mut segment = Segment::default();
+    let mut segment = Segment::new(true, 0..0);
     let mut length = 0;
-    let mut end = 0;
     for part in parts {
-        end = part.span.end;
         let text = match &part.piece {
             Piece::Literal(text) => text,
             Piece::Value(_) if shape == Shape::Path && segment.first => {
@@ -191,20 +197,15 @@ pub(super) fn check_literals(dialect: &Dialect, parts: &[Part]) -> Result<(), Te
         }
     }
     if parts.is_empty() {
-        return error(
-            end..end,
-            format!(
-                "the template is empty; leave it out to get the default {}",
-                shape.result()
-            ),
+        let message = format!(
+            "the template is empty; leave it out to get the default {}",
+            shape.result()
         );
+        return error(source.len()..source.len(), message);
     }
-    match shape {
-        Shape::TrustDomain => Ok(()),
-        Shape::Path | Shape::CommonName => match segment.finish(shape, end) {
-            Ok(()) => Ok(()),
-            Err((span, message)) => error(span, message),
-        },
+    match segment.finish(shape) {
+        Ok(()) => Ok(()),
+        Err((span, message)) => error(span, message),
     }
 }
 
@@ -212,23 +213,24 @@ pub(super) fn check_literals(dialect: &Dialect, parts: &[Part]) -> Result<(), Te
 struct Segment {
     /// No separator was seen yet.
     first: bool,
+    /// The separator before it.
+    separator: Range<usize>,
     dynamic: bool,
     text: String,
     span: Range<usize>,
 }
 
-impl Default for Segment {
-    fn default() -> Self {
+impl Segment {
+    fn new(first: bool, separator: Range<usize>) -> Self {
         Self {
-            first: true,
+            first,
+            separator,
             dynamic: false,
             text: String::new(),
             span: 0..0,
         }
     }
-}
 
-impl Segment {
     fn push(&mut self, character: char, at: Range<usize>) {
         if self.text.is_empty() {
             self.span.start = at.start;
@@ -237,23 +239,23 @@ impl Segment {
         self.text.push(character);
     }
 
-    /// Ends the segment at a separator.
+    /// Ends the segment at a separator, where the next one begins.
     fn close(&mut self, shape: Shape, at: Range<usize>) -> Result<(), (Range<usize>, String)> {
         let opens_path = shape == Shape::Path && self.first;
         if !opens_path {
-            self.check(shape, at.clone(), "nothing stands before this separator")?;
+            self.check(shape, &at, "nothing stands before this separator")?;
         }
-        *self = Self {
-            first: false,
-            ..Self::default()
-        };
+        *self = Self::new(false, at);
         Ok(())
     }
 
-    fn finish(&self, shape: Shape, end: usize) -> Result<(), (Range<usize>, String)> {
+    fn finish(&self, shape: Shape) -> Result<(), (Range<usize>, String)> {
+        if shape == Shape::TrustDomain {
+            return Ok(());
+        }
         self.check(
             shape,
-            end.saturating_sub(1)..end,
+            &self.separator,
             "nothing stands after this separator",
         )
     }
@@ -261,7 +263,7 @@ impl Segment {
     fn check(
         &self,
         shape: Shape,
-        at: Range<usize>,
+        at: &Range<usize>,
         empty: &str,
     ) -> Result<(), (Range<usize>, String)> {
         if self.dynamic {
@@ -269,11 +271,11 @@ impl Segment {
         }
         match (shape, self.text.as_str()) {
             (Shape::Path, "") => Err((
-                at,
+                at.clone(),
                 format!("{empty}: a path has no empty segments and no `/` at its end"),
             )),
             (_, "") => Err((
-                at,
+                at.clone(),
                 format!("{empty}: a {} has no empty parts", shape.result()),
             )),
             (Shape::Path, dots @ ("." | "..")) => Err((
