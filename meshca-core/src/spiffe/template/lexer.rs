@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::render::shown;
 use super::{Dialect, TemplateError};
 
 /// The white space of Go's template language; nothing else separates arguments or is trimmed.
@@ -127,7 +128,7 @@ impl<'a> Lexer<'a> {
         self.word_end()?;
         if self.pos == start + 1 {
             let message = format!(
-                "`.` alone, everything the template is given, is not supported here: {} may use {}",
+                "`.` alone, everything the template is given, is not supported here: a {} may use {}",
                 self.dialect.name,
                 self.dialect.menu()
             );
@@ -150,7 +151,7 @@ impl<'a> Lexer<'a> {
                 let span = self.pos..self.pos + next.len_utf8();
                 Err(self.error(
                     span,
-                    format!("`{}` cannot follow a name directly", next.escape_default()),
+                    format!("`{}` cannot follow a name directly", shown(next)),
                 ))
             }
         }
@@ -218,7 +219,7 @@ impl<'a> Lexer<'a> {
             other => {
                 let message = format!(
                     "`\\{}` is not an escape of a Go string; to write a backslash, double it or use a `raw string`",
-                    other.escape_default()
+                    shown(other)
                 );
                 return Err(self.error(at..self.pos, message));
             }
@@ -286,7 +287,7 @@ impl<'a> Lexer<'a> {
             '/' if self.text(start..self.source.len()).starts_with("/*") => {
                 "a comment must start directly after `{{` or `{{- `".to_owned()
             }
-            other => format!("`{}` is not expected here", other.escape_default()),
+            other => format!("`{}` is not expected here", shown(other)),
         };
         self.error(span, message)
     }

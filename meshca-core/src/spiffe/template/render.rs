@@ -138,6 +138,11 @@ pub(super) fn replace_into(out: &mut String, text: &str, replacement: &Replaceme
     out.len() - start <= MAX_REPLACED
 }
 
+/// One character, escaped if it would not show.
+pub(super) fn shown(character: char) -> String {
+    Shown(character.encode_utf8(&mut [0; 4])).to_string()
+}
+
 /// The beginning of an outside value, escaped: what a message may show of it.
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
@@ -145,12 +150,17 @@ impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut length = 0;
         for character in self.0.chars() {
+            let plain = matches!(character, '\'' | '"');
             let escaped = character.escape_default();
-            length += escaped.len();
+            length += if plain { 1 } else { escaped.len() };
             if length > MAX_SHOWN {
                 return f.write_str("…");
             }
-            write!(f, "{escaped}")?;
+            if plain {
+                f.write_char(character)?;
+            } else {
+                write!(f, "{escaped}")?;
+            }
         }
         Ok(())
     }

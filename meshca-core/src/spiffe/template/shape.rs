@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::parser::Part;
+use super::render::shown;
 use super::{Dialect, Piece, TemplateError};
 
 /// The longest trust domain name: SPIFFE-ID §2.1.
@@ -83,7 +84,7 @@ impl Shape {
             (Self::TrustDomain | Self::Path, '/') => {
                 "`/` would change the shape of the SPIFFE ID".to_owned()
             }
-            _ => format!("`{}`: {}", character.escape_default(), self.alphabet()),
+            _ => format!("`{}`: {}", shown(character), self.alphabet()),
         }
     }
 
