@@ -80,12 +80,13 @@ impl Value {
     fn refused(&self, value: &str, replaced: Option<&str>, reason: &str) -> Error {
         let mut message = described(&self.source);
         match (value, replaced) {
-            ("", None) => message.push_str(" has an empty value"),
-            (value, None) => {
+            ("", None | Some("")) => message.push_str(" has an empty value"),
+            // A `replace` that found nothing explains nothing.
+            (value, replaced) if replaced.is_none_or(|replaced| replaced == value) => {
                 let _ = write!(message, " has the value `{}`", Shown(value));
             }
-            (value, Some(replaced)) => {
-                let (value, replaced) = (Shown(value), Shown(replaced));
+            (value, replaced) => {
+                let (value, replaced) = (Shown(value), Shown(replaced.unwrap_or_default()));
                 let _ = write!(
                     message,
                     " has the value `{value}`, of which `replace` makes `{replaced}`"
