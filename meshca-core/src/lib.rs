@@ -18,6 +18,7 @@ pub mod time;
 pub mod trust;
 pub mod verify;
 mod x509;
+pub mod spiffe;
 
 pub use ::spiffe::{SpiffeId, TrustDomain};
 pub use certificate::{IssuedCertificate, Observation, Proof, SignedChain};
