@@ -204,8 +204,12 @@ fn version_key(root: &Path) -> Result<hmac::Key> {
         return Ok(hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
     }
     let mut key = Zeroizing::new([0; VERSION_KEY_LEN]);
-    rand::fill(key.as_mut_slice())
-        .map_err(|_| Error::new(ErrorKind::Internal, "the system has no random bytes to give"))?;
+    rand::fill(key.as_mut_slice()).map_err(|_| {
+        Error::new(
+            ErrorKind::Internal,
+            "the system has no random bytes to give",
+        )
+    })?;
     file::replace(root, VERSION_KEY, key.as_slice())?;
     Ok(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
 }
@@ -232,3 +236,6 @@ impl SecretStore for DirSecretStore {
         self.remove(key, version)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,10 +309,7 @@ pub(super) fn io_error(doing: &'static str, path: &Path, error: io::Error) -> Er
             ErrorKind::Unavailable,
             "make room on the file system, and try again",
         ),
-        _ => (
-            ErrorKind::Unavailable,
-            "see the cause, and try again",
-        ),
+        _ => (ErrorKind::Unavailable, "see the cause, and try again"),
     };
     Error::new(kind, format!("cannot {doing}: {advice}"))
         .with_context("path", path.display())

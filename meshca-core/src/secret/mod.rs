@@ -68,6 +68,7 @@
 mod dir;
 mod file;
 mod memory;
+mod source;
 
 use std::fmt;
 use std::sync::Arc;
@@ -77,6 +78,7 @@ use zeroize::Zeroizing;
 
 pub use self::dir::DirSecretStore;
 pub use self::memory::MemorySecretStore;
+pub use self::source::{LocalSources, SourceReader, SourceRef};
 use crate::{Error, ErrorKind, Result, Retry};
 
 /// The largest secret that a store takes, in bytes: 1 MiB, as in Kubernetes.
@@ -414,3 +416,6 @@ fn check_size(key: &SecretKey, value: &SecretValue) -> Result<()> {
     )
     .with_context("secret", key))
 }
+
+#[cfg(test)]
+mod tests;

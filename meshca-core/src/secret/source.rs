@@ -1,0 +1,219 @@
+use std::fmt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use super::{SecretKey, SecretStore, SecretValue, file};
+use crate::resource::{DataSource, SecureDataSource};
+use crate::{Error, ErrorKind, Result};
+
+/// Whether a resource may name files and environment variables of the control plane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LocalSources {
+    /// Files and environment variables are read. The default, as everywhere in the field: who writes
+    /// resources also runs the control plane.
+    #[default]
+    Allowed,
+    /// They are refused. For a hosted control plane, whose users would otherwise read its own files.
+    Refused,
+}
+
+/// Where a secret comes from: what both kinds of data source have in common, borrowed from either.
+///
+/// [`SourceReader::read`] takes it, and so a `&`[`DataSource`] and a `&`[`SecureDataSource`] as well.
+/// Showing it tells the place and never the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceRef<'a> {
+    /// A secret of the mesh, by name.
+    Secret(&'a str),
+    /// A file on the control plane's host.
+    File(&'a Path),
+    /// An environment variable of the control plane, by name.
+    EnvVar(&'a str),
+    /// The value itself, written into the resource.
+    Inline(&'a SecretValue),
+}
+
+impl<'a> From<&'a DataSource> for SourceRef<'a> {
+    fn from(source: &'a DataSource) -> Self {
+        match source {
+            DataSource::Secret(name) => Self::Secret(name),
+            DataSource::File(path) => Self::File(path),
+            DataSource::Inline(value) | DataSource::InlineString(value) => Self::Inline(value),
+        }
+    }
+}
+
+impl<'a> From<&'a SecureDataSource> for SourceRef<'a> {
+    fn from(source: &'a SecureDataSource) -> Self {
+        match source {
+            SecureDataSource::Secret(name) => Self::Secret(name),
+            SecureDataSource::File(path) => Self::File(path),
+            SecureDataSource::EnvVar(name) => Self::EnvVar(name),
+            SecureDataSource::InsecureInline(value) => Self::Inline(value),
+        }
+    }
+}
+
+/// Shown as `secret vault-token`, `file /etc/ca.pem`, `environment variable TOKEN`, `inline value`.
+impl fmt::Display for SourceRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(name) => write!(f, "secret {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::EnvVar(name) => write!(f, "environment variable {name}"),
+            Self::Inline(_) => f.write_str("inline value"),
+        }
+    }
+}
+
+/// Fetches what the data sources of one mesh's resources name.
+///
+/// Values are returned byte for byte: a trailing line feed of a token file is still there.
+/// An empty value is an error from every source, since it is never what was meant.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use meshca_core::ErrorKind;
+/// use meshca_core::resource::SecureDataSource;
+/// use meshca_core::secret::{LocalSources, MemorySecretStore, SourceReader};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let temp = tempfile::tempdir()?;
+/// # let path = temp.path().join("ca.pem");
+/// # std::fs::write(&path, "-----BEGIN CERTIFICATE-----")?;
+/// let reader = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
+/// let source = SecureDataSource::File(path);
+/// assert!(reader.read(&source).await?.expose().starts_with(b"-----BEGIN"));
+///
+/// let hosted = reader.with_local_sources(LocalSources::Refused);
+/// assert_eq!(hosted.read(&source).await.unwrap_err().kind(), ErrorKind::Denied);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct SourceReader {
+    store: Arc<dyn SecretStore>,
+    mesh: String,
+    local: LocalSources,
+}
+
+impl SourceReader {
+    /// A reader of the secrets that `store` keeps for `mesh`, with local sources allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if the mesh cannot be part of a [`SecretKey`].
+    pub fn new(store: Arc<dyn SecretStore>, mesh: impl Into<String>) -> Result<Self> {
+        let mesh = mesh.into();
+        super::check_name("mesh", &mesh)?;
+        Ok(Self {
+            store,
+            mesh,
+            local: LocalSources::default(),
+        })
+    }
+
+    /// Decides whether files and environment variables are read.
+    #[must_use]
+    pub fn with_local_sources(mut self, local: LocalSources) -> Self {
+        self.local = local;
+        self
+    }
+
+    /// Fetches the value that a data source names.
+    ///
+    /// - A secret is read from the store, in the reader's mesh.
+    /// - A file has an absolute path without `..`, and is a regular file of at most
+    ///   [`MAX_SECRET_SIZE`](super::MAX_SECRET_SIZE). Symbolic links are followed, and the mode is not
+    ///   looked at, for that is how Kubernetes mounts secrets. It is read on the thread that polls this.
+    /// - An environment variable is looked up only because the source names it. The system's own copy of it
+    ///   stays in memory and cannot be wiped.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](ErrorKind::NotFound) if there is no such secret, file or variable;
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if a name or path breaks the rules, or the value is empty;
+    /// [`Denied`](ErrorKind::Denied) if local sources are refused, or the system refuses to open the file;
+    /// others as the store and the file system report.
+    pub async fn read(&self, source: impl Into<SourceRef<'_>> + Send) -> Result<SecretValue> {
+        let source = source.into();
+        let value = match source {
+            SourceRef::Secret(name) => self.secret(name).await,
+            SourceRef::File(path) => self.local(source).and_then(|()| read_file(path)),
+            SourceRef::EnvVar(name) => self.local(source).and_then(|()| read_env(name)),
+            SourceRef::Inline(value) => Ok(value.clone()),
+        }?;
+        if value.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "the data source is empty: put the value there",
+            )
+            .with_context("source", source));
+        }
+        Ok(value)
+    }
+
+    async fn secret(&self, name: &str) -> Result<SecretValue> {
+        let key = SecretKey::new(self.mesh.as_str(), name)?;
+        match self.store.get(&key).await? {
+            Some(stored) => Ok(stored.value),
+            None => Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "there is no secret `{key}`: create a secret named `{name}` in mesh `{mesh}`, \
+                     or correct the name in the resource",
+                    mesh = self.mesh
+                ),
+            )),
+        }
+    }
+
+    fn local(&self, source: SourceRef<'_>) -> Result<()> {
+        match self.local {
+            LocalSources::Allowed => Ok(()),
+            LocalSources::Refused => Err(Error::new(
+                ErrorKind::Denied,
+                "this control plane does not read its own files and environment variables for a resource: \
+                 store the value as a secret of the mesh, and name that",
+            )
+            .with_context("source", source)),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<SecretValue> {
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    if !path.is_absolute() || climbs {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "the path of a data source begins at the root and has no `..`: write it out in full",
+        )
+        .with_context("path", path.display()));
+    }
+    file::read_named(path)?.ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            "the file does not exist: create it on the control plane's host, or correct the path",
+        )
+        .with_context("path", path.display())
+    })
+}
+
+fn read_env(name: &str) -> Result<SecretValue> {
+    match std::env::var_os(name) {
+        Some(value) => Ok(SecretValue::new(value.into_encoded_bytes())),
+        None => Err(Error::new(
+            ErrorKind::NotFound,
+            "the environment variable is not set: set it for the control plane and restart it, \
+             or correct the name",
+        )
+        .with_context("variable", name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! What every secret store must do, run against the ones of this crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use meshca_core::secret::{
+    DirSecretStore, Expect, MAX_SECRET_SIZE, MemorySecretStore, SecretKey, SecretStore,
+    SecretStoreExt, SecretValue, SourceReader, SourceRef, Version,
+};
+use meshca_core::{Error, ErrorKind, Retry};
+use proptest::prelude::*;
+
+fn key(name: &str) -> SecretKey {
+    SecretKey::new("default", name).unwrap()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// Every store of this crate, and what must outlive it.
+fn stores() -> Vec<(Arc<dyn SecretStore>, Option<tempfile::TempDir>)> {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = DirSecretStore::open(temp.path().join("secrets")).unwrap();
+    vec![
+        (Arc::new(MemorySecretStore::new()), None),
+        (Arc::new(dir), Some(temp)),
+    ]
+}
+
+/// The contract of [`SecretStore`], for any store that has no secrets in meshes `default` and `other`.
+async fn fulfils_the_contract(store: &dyn SecretStore) {
+    let conflict = |error: Error| {
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{store:?}: {error}");
+        assert_eq!(error.retry(), Retry::Never);
+        assert!(
+            error.to_string().contains("default/token"),
+            "{store:?}: {error}"
+        );
+    };
+    let token = key("token");
+    let unknown = Version::new("unknown");
+
+    // Nothing is there.
+    assert_eq!(store.get(&token).await.unwrap(), None);
+    conflict(store.delete(&token, &unknown).await.unwrap_err());
+    let put = store.put(&token, "x".into(), Expect::Version(unknown.clone()));
+    conflict(put.await.unwrap_err());
+    assert_eq!(store.get(&token).await.unwrap(), None);
+
+    // It is created, once.
+    let first = store
+        .put(&token, "one".into(), Expect::Absent)
+        .await
+        .unwrap();
+    let stored = store.get(&token).await.unwrap().unwrap();
+    assert_eq!(
+        (stored.value.expose(), &stored.version),
+        (&b"one"[..], &first)
+    );
+    conflict(
+        store
+            .put(&token, "two".into(), Expect::Absent)
+            .await
+            .unwrap_err(),
+    );
+    conflict(
+        store
+            .put(&token, "one".into(), Expect::Absent)
+            .await
+            .unwrap_err(),
+    );
+
+    // It is changed by whoever knows its state.
+    let put = store.put(&token, "x".into(), Expect::Version(unknown.clone()));
+    conflict(put.await.unwrap_err());
+    let second = store
+        .put(&token, "two".into(), Expect::Version(first.clone()))
+        .await
+        .unwrap();
+    assert_ne!(first, second);
+    let put = store.put(&token, "three".into(), Expect::Version(first.clone()));
+    conflict(put.await.unwrap_err());
+    let stored = store.get(&token).await.unwrap().unwrap();
+    assert_eq!(
+        (stored.value.expose(), &stored.version),
+        (&b"two"[..], &second)
+    );
+
+    // Meshes and names are apart.
+    let foreign = SecretKey::new("other", "token").unwrap();
+    assert_eq!(store.get(&foreign).await.unwrap(), None);
+    assert_eq!(store.get(&key("tok")).await.unwrap(), None);
+    assert_eq!(store.get(&key("token.old")).await.unwrap(), None);
+    let other = store
+        .put(&foreign, "other".into(), Expect::Absent)
+        .await
+        .unwrap();
+    assert_eq!(
+        store.get(&token).await.unwrap().unwrap().value.expose(),
+        b"two"
+    );
+
+    // It is deleted by whoever knows its state, and can be created again.
+    conflict(store.delete(&token, &first).await.unwrap_err());
+    conflict(store.delete(&token, &unknown).await.unwrap_err());
+    store.delete(&token, &second).await.unwrap();
+    assert_eq!(store.get(&token).await.unwrap(), None);
+    conflict(store.delete(&token, &second).await.unwrap_err());
+    conflict(
+        store
+            .put(&token, "x".into(), Expect::Version(second))
+            .await
+            .unwrap_err(),
+    );
+    assert_eq!(store.get(&foreign).await.unwrap().unwrap().version, other);
+    let made = store
+        .get_or_create(&token, || Ok("made".into()))
+        .await
+        .unwrap();
+    let found = store
+        .get_or_create(&token, || panic!("there is one"))
+        .await
+        .unwrap();
+    assert_eq!(made, found);
+    store.delete(&token, &made.version).await.unwrap();
+
+    // A value that cannot be made is not stored.
+    let failed = || Err(Error::new(ErrorKind::Unavailable, "no entropy"));
+    let error = store.get_or_create(&token, failed).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.get(&token).await.unwrap(), None);
+
+    // Any bytes, none, and as many as are allowed.
+    let bytes: Vec<u8> = (0..=255).collect();
+    for (name, value) in [
+        ("bytes", bytes),
+        ("none", Vec::new()),
+        ("many", vec![0; MAX_SECRET_SIZE]),
+    ] {
+        let value = SecretValue::new(value);
+        store
+            .put(&key(name), value.clone(), Expect::Absent)
+            .await
+            .unwrap();
+        assert_eq!(
+            store.get(&key(name)).await.unwrap().unwrap().value,
+            value,
+            "{name}"
+        );
+    }
+    let too_many = SecretValue::new(vec![0; MAX_SECRET_SIZE + 1]);
+    let error = store
+        .put(&token, too_many, Expect::Absent)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert_eq!(store.get(&token).await.unwrap(), None);
+
+    // The longest names.
+    let longest = SecretKey::new("m".repeat(253), "n".repeat(253)).unwrap();
+    store
+        .put(&longest, "x".into(), Expect::Absent)
+        .await
+        .unwrap();
+    assert!(store.get(&longest).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn every_store_fulfils_the_contract() {
+    for (store, _temp) in stores() {
+        fulfils_the_contract(store.as_ref()).await;
+    }
+    for (store, _temp) in stores() {
+        fulfils_the_contract(&store).await;
+    }
+}
+
+/// Each of `threads` makes its own value for every round's secret. Returns the set of what they got.
+fn race_to_create(
+    stores: &[Arc<dyn SecretStore>],
+    contender: &str,
+    rounds: usize,
+) -> Vec<BTreeSet<String>> {
+    let barrier = Barrier::new(stores.len());
+    let seen = thread::scope(|scope| {
+        let contenders: Vec<_> = stores
+            .iter()
+            .enumerate()
+            .map(|(number, store)| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let create = |round| {
+                        barrier.wait();
+                        let key = key(&format!("round-{round}"));
+                        let make = || Ok(format!("{contender}-{number}").as_str().into());
+                        let got = block_on(store.get_or_create(&key, make)).unwrap();
+                        let stored = block_on(store.get(&key)).unwrap().unwrap();
+                        assert_eq!(got, stored);
+                        got.value.expose_str().unwrap().to_owned()
+                    };
+                    (0..rounds).map(create).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        contenders
+            .into_iter()
+            .map(|contender| contender.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    (0..rounds)
+        .map(|round| seen.iter().map(|values| values[round].clone()).collect())
+        .collect()
+}
+
+#[test]
+fn racing_creators_agree() {
+    for (store, _temp) in stores() {
+        for round in race_to_create(&vec![store; 16], "thread", 50) {
+            assert_eq!(round.len(), 1, "{round:?}");
+        }
+    }
+}
+
+#[test]
+fn racing_stores_on_one_directory_agree() {
+    let temp = tempfile::tempdir().unwrap();
+    let open = |_| Arc::new(DirSecretStore::open(temp.path()).unwrap()) as Arc<dyn SecretStore>;
+    let stores: Vec<_> = (0..16).map(open).collect();
+    for round in race_to_create(&stores, "store", 50) {
+        assert_eq!(round.len(), 1, "{round:?}");
+    }
+}
+
+async fn increment(store: &dyn SecretStore, key: &SecretKey) {
+    loop {
+        let stored = store.get(key).await.unwrap().unwrap();
+        let count: u64 = stored.value.expose_str().unwrap().parse().unwrap();
+        let next = (count + 1).to_string().as_str().into();
+        match store.put(key, next, Expect::Version(stored.version)).await {
+            Ok(_) => return,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+        }
+    }
+}
+
+async fn count(store: &dyn SecretStore, key: &SecretKey) -> u64 {
+    let stored = store.get(key).await.unwrap().unwrap();
+    stored.value.expose_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn no_update_is_lost() {
+    let counter = key("counter");
+    for (store, _temp) in stores() {
+        block_on(store.put(&counter, "0".into(), Expect::Absent)).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..25 {
+                        block_on(increment(&store, &counter));
+                    }
+                });
+            }
+        });
+        assert_eq!(block_on(count(&store, &counter)), 8 * 25, "{store:?}");
+    }
+}
+
+/// Tells a copy of this test binary which directory to work on; see [`another_process`].
+const SHARED_DIR: &str = "MESHCA_TEST_SHARED_SECRET_DIR";
+const PROCESSES: u64 = 4;
+const ROUNDS: usize = 25;
+
+/// Not a test by itself: what [`processes_share_a_directory`] runs in other processes.
+#[test]
+fn another_process() {
+    let Some(dir) = std::env::var_os(SHARED_DIR) else {
+        return;
+    };
+    let store: Arc<dyn SecretStore> = Arc::new(DirSecretStore::open(Path::new(&dir)).unwrap());
+    let counter = key("counter");
+    block_on(store.get_or_create(&counter, || Ok("0".into()))).unwrap();
+    let contender = format!("process-{}", std::process::id());
+    for round in race_to_create(&[store.clone(), store.clone()], &contender, ROUNDS) {
+        block_on(increment(&store, &counter));
+        // The first line of output belongs to the test harness, so each of ours is marked.
+        println!(
+            "\ncreated {}",
+            round.into_iter().collect::<Vec<_>>().join(" and ")
+        );
+    }
+}
+
+#[test]
+fn processes_share_a_directory() {
+    let temp = tempfile::tempdir().unwrap();
+    let processes: Vec<_> = (0..PROCESSES)
+        .map(|_| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "another_process", "--nocapture"])
+                .env(SHARED_DIR, temp.path())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let created: BTreeSet<Vec<String>> = processes
+        .into_iter()
+        .map(|process| {
+            let output = process.wait_with_output().unwrap();
+            assert!(output.status.success());
+            let text = String::from_utf8(output.stdout).unwrap();
+            let created: Vec<_> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("created "))
+                .map(str::to_owned)
+                .collect();
+            assert_eq!(created.len(), ROUNDS, "{text}");
+            created
+        })
+        .collect();
+    assert_eq!(
+        created.len(),
+        1,
+        "all processes got the same values: {created:?}"
+    );
+
+    let store = DirSecretStore::open(temp.path()).unwrap();
+    let increments = PROCESSES * ROUNDS as u64;
+    assert_eq!(block_on(count(&store, &key("counter"))), increments);
+}
+
+/// Everything that is shown while a secret of this value is used rightly and wrongly.
+async fn shown(store: &Arc<dyn SecretStore>, value: &SecretValue) -> String {
+    let mut shown = Vec::new();
+    let mut note = |text: String| shown.push(text);
+    let token = key("token");
+    let error = |error: Error| format!("{error} {error:?} {error:#?}");
+
+    let version = store
+        .put(&token, value.clone(), Expect::Absent)
+        .await
+        .unwrap();
+    note(format!(
+        "{value:?} {value:#?} {version:?} {}",
+        version.as_str()
+    ));
+    note(format!("{:#?}", store.get(&token).await.unwrap()));
+    let again = store.put(&token, value.clone(), Expect::Absent).await;
+    note(error(again.unwrap_err()));
+    let wrong = Expect::Version(Version::new("0"));
+    note(error(
+        store.put(&token, value.clone(), wrong).await.unwrap_err(),
+    ));
+    let large = SecretValue::new(value.expose().repeat(MAX_SECRET_SIZE / 12 + 1));
+    note(error(
+        store
+            .put(&token, large, Expect::Version(version))
+            .await
+            .unwrap_err(),
+    ));
+
+    let reader = SourceReader::new(store.clone(), "default").unwrap();
+    reader.read(SourceRef::Secret("token")).await.unwrap();
+    let inline = SourceRef::Inline(value);
+    note(format!("{store:?} {reader:#?} {inline} {inline:?}"));
+    shown.join("\n")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    // Letters that no message, path or hexadecimal number is made of.
+    #[test]
+    fn a_secret_is_never_shown(secret in "[G-Z]{12,40}") {
+        let value = SecretValue::from(secret.as_str());
+        let as_list = format!("{:?}", secret.as_bytes());
+        let as_list = as_list.trim_matches(['[', ']']);
+        for (store, _temp) in stores() {
+            let shown = block_on(shown(&store, &value));
+            prop_assert!(!shown.contains(&secret), "{}", shown);
+            prop_assert!(!shown.contains(as_list), "{}", shown);
+        }
+    }
+}
