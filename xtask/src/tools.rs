@@ -14,16 +14,19 @@ pub(crate) const RUSTDOC_JSON_TOOLCHAIN: &str = "nightly-2026-03-20";
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
+    ask: &["--version"],
 };
 /// Every combination of features.
 pub(crate) const HACK: Tool = Tool {
     name: "cargo-hack",
     version: "0.6.46",
+    ask: &["hack", "--version"],
 };
 /// Types of other crates in our public API.
 pub(crate) const EXTERNAL_TYPES: Tool = Tool {
     name: "cargo-check-external-types",
     version: "0.5.0",
+    ask: &["--version"],
 };
 
 const ALL: [Tool; 3] = [DENY, HACK, EXTERNAL_TYPES];
@@ -33,6 +36,8 @@ const ALL: [Tool; 3] = [DENY, HACK, EXTERNAL_TYPES];
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
+    /// How to ask it for its version.
+    ask: &'static [&'static str],
 }
 
 impl Tool {
@@ -53,13 +58,13 @@ impl Tool {
         ours.into_iter()
             .chain(process::on_path(self.name))
             .find(|program| {
-                process::probe(program, &["--version"])
+                process::probe(program, self.ask)
                     .is_some_and(|answer| answer.split_whitespace().last() == Some(self.version))
             })
     }
 
     fn missing(self) -> String {
-        let Self { name, version } = self;
+        let Self { name, version, .. } = self;
         format!(
             "{name} {version} not found: install it with `cargo xtask tools`, or with \
              `cargo install --locked {name} --version {version}`"
@@ -126,7 +131,7 @@ pub(crate) fn install() -> Result<ExitCode> {
         ]))?;
     }
     for tool in ALL {
-        let Tool { name, version } = tool;
+        let Tool { name, version, .. } = tool;
         if let Some(program) = tool.find() {
             println!("{name} {version}: there ({})", program.display());
             continue;
@@ -183,12 +188,12 @@ mod tests {
 
     #[test]
     fn a_missing_tool_is_named_with_the_command_that_installs_it() {
-        let message = Tool {
+        let tool = Tool {
             name: "cargo-nothing",
             version: "1.2.3",
-        }
-        .command()
-        .unwrap_err();
+            ask: &["--version"],
+        };
+        let message = tool.command().unwrap_err();
         assert!(
             message.contains("cargo install --locked cargo-nothing --version 1.2.3"),
             "{message}"
