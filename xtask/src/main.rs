@@ -1,2 +1,49 @@
 //! Development tasks of the meshca workspace; run `cargo xtask help`.
-fn main() {}
+
+mod cargo;
+mod gates;
+mod process;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Development tasks of the meshca workspace"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every test and doc test and build every example; say what was left out, and why
+    Test,
+    /// Prove what the project promises: dependencies, public API, MSRV, features, docs, licences
+    Gates {
+        /// Only these gates; all of them when none is named
+        names: Vec<gates::Gate>,
+    },
+    /// Install the toolchains and cargo subcommands the gates need, where they are missing
+    Tools,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test => test::run(),
+        Task::Gates { names } => gates::run(&names),
+        Task::Tools => tools::install(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Calling cargo, and what it says about the workspace.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::process::{self, Result};
+
+/// `cargo` in the workspace's root, with the toolchain this task was started with.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root());
+    command
+}
+
+/// `cargo +toolchain` in the workspace's root. Needs rustup.
+pub(crate) fn cargo_of(toolchain: &str) -> Command {
+    let mut command = cargo();
+    // The outer cargo leaves its own path here, and the inner one would hand it on.
+    command.env_remove("CARGO").arg(format!("+{toolchain}"));
+    command
+}
+
+/// The workspace's root: where this crate's directory is.
+pub(crate) fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
+
+/// A member of the workspace.
+#[derive(Debug)]
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its `Cargo.toml`.
+    pub(crate) manifest: PathBuf,
+    /// The oldest Rust it promises to build with.
+    pub(crate) rust_version: Option<String>,
+    /// Whether it may go to a registry.
+    pub(crate) published: bool,
+}
+
+/// All members of the workspace.
+pub(crate) fn packages() -> Result<Vec<Package>> {
+    let text = process::output(cargo().args([
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--locked",
+    ]))?;
+    let metadata: Value = serde_json::from_str(&text)
+        .map_err(|error| format!("cannot read the answer of `cargo metadata`: {error}"))?;
+    let packages = metadata
+        .get("packages")
+        .and_then(Value::as_array)
+        .ok_or("the answer of `cargo metadata` has no packages")?;
+    packages.iter().map(package).collect()
+}
+
+fn package(value: &Value) -> Result<Package> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str);
+    Ok(Package {
+        name: text("name")
+            .ok_or("`cargo metadata` lists a package without a name")?
+            .to_owned(),
+        manifest: text("manifest_path")
+            .ok_or("`cargo metadata` lists a package without a manifest")?
+            .into(),
+        rust_version: text("rust_version").map(str::to_owned),
+        // `publish = false` is an empty list of registries; absent means any.
+        published: value
+            .get("publish")
+            .is_none_or(|to| to.as_array().is_none_or(|to| !to.is_empty())),
+    })
+}
+
+/// The toolchain of the oldest Rust that every member promises to build with.
+pub(crate) fn msrv_toolchain() -> Result<String> {
+    let packages = packages()?;
+    let mut versions: Vec<_> = packages
+        .iter()
+        .map(|package| package.rust_version.as_deref())
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    match versions.as_slice() {
+        [Some(version)] => Ok(toolchain_name(version)),
+        [None] | [] => Err("no package states its `rust-version`".to_owned()),
+        _ => Err("the packages differ in their `rust-version`: write `rust-version.workspace = true` in each".to_owned()),
+    }
+}
+
+/// `1.89` names a moving toolchain for rustup; `1.89.0` is always the same one.
+fn toolchain_name(rust_version: &str) -> String {
+    match rust_version.split('.').count() {
+        2 => format!("{rust_version}.0"),
+        _ => rust_version.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toolchains_are_named_in_full() {
+        assert_eq!(toolchain_name("1.89"), "1.89.0");
+        assert_eq!(toolchain_name("1.89.1"), "1.89.1");
+    }
+
+    #[test]
+    fn an_empty_publish_list_means_not_published() {
+        for (publish, published) in [("null", true), ("[\"crates-io\"]", true), ("[]", false)] {
+            let json = format!(
+                r#"{{"name":"a","manifest_path":"/a/Cargo.toml","rust_version":null,"publish":{publish}}}"#
+            );
+            let package = package(&serde_json::from_str(&json).unwrap()).unwrap();
+            assert_eq!(package.published, published, "publish = {publish}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `cargo deny`, by the rules in `deny.toml`.
+
+use super::LeftOut;
+use crate::process::{self, Result};
+use crate::tools;
+
+pub(super) fn check() -> Result<LeftOut> {
+    process::run(
+        tools::DENY
+            .command()?
+            .args(["check", "bans", "licenses", "sources"]),
+    )?;
+
+    // Fetching is a step of its own, because `check advisories` fails alike when the database cannot
+    // be reached and when it knows of a problem; only the first may be left out.
+    let mut fetch = tools::DENY.command()?;
+    // Git would otherwise ask the terminal for a password where a proxy wants one.
+    fetch.env("GIT_TERMINAL_PROMPT", "0").args(["fetch", "db"]);
+    if let Err(failure) = process::run(&mut fetch) {
+        return Ok(vec![format!(
+            "advisories were NOT checked: the RustSec database could not be fetched ({failure}; see \
+             above); whether a dependency has a known vulnerability is unknown"
+        )]);
+    }
+    process::run(
+        tools::DENY
+            .command()?
+            .args(["check", "--disable-fetch", "advisories"]),
+    )?;
+    Ok(Vec::new())
+}

@@ -1,0 +1,27 @@
+//! Features only add: any two of them, alone or together, build without a warning.
+
+use super::LeftOut;
+use crate::process::{self, Result};
+use crate::tools;
+
+pub(super) fn check() -> Result<LeftOut> {
+    // Clippy rather than `check`, since code that is dead without some feature is a warning, and
+    // denying warnings for rustc would build every dependency again. cargo-hack's `--no-dev-deps`
+    // is not needed (the resolver keeps their features apart when no test is built), and it would
+    // rewrite the manifests for as long as it runs.
+    process::run(tools::HACK.command()?.args([
+        "hack",
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "xtask",
+        "--feature-powerset",
+        "--depth",
+        "2",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    Ok(Vec::new())
+}

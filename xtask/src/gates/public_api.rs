@@ -1,0 +1,36 @@
+//! Which types of other crates appear in the public API: each is a promise to follow that crate's
+//! major versions. The allow-list, with its reasons, is in each crate's `Cargo.toml`.
+
+use super::LeftOut;
+use crate::cargo;
+use crate::process::{self, Result};
+use crate::tools;
+
+pub(super) fn check() -> Result<LeftOut> {
+    tools::need_toolchain(tools::RUSTDOC_JSON_TOOLCHAIN)?;
+    let mut failures = Vec::new();
+    for package in cargo::packages()?
+        .iter()
+        .filter(|package| package.published)
+    {
+        println!("  {}", package.name);
+        let mut command = tools::EXTERNAL_TYPES.command()?;
+        command
+            .env("RUSTUP_TOOLCHAIN", tools::RUSTDOC_JSON_TOOLCHAIN)
+            .env_remove("CARGO")
+            .args(["check-external-types", "--all-features", "--manifest-path"])
+            .arg(&package.manifest);
+        if let Err(failure) = process::run(&mut command) {
+            failures.push(format!(
+                "{}: {failure}; keep the type out of the public API, or allow it with a reason in {}",
+                package.name,
+                package.manifest.display(),
+            ));
+        }
+    }
+    if failures.is_empty() {
+        Ok(Vec::new())
+    } else {
+        Err(failures.join("\n"))
+    }
+}

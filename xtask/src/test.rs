@@ -1,0 +1,226 @@
+//! `cargo xtask test`: every test, and an honest account of what did not run.
+
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::ops::AddAssign;
+use std::process::{ExitCode, Stdio};
+
+use crate::cargo::cargo;
+use crate::process::{self, Result};
+
+/// A program by which tests read what meshca wrote, so that not only our own code says it is right.
+struct Reader {
+    /// Its name. Tests that need it live in a module of the same name.
+    name: &'static str,
+    /// How to ask for its version.
+    version: &'static [&'static str],
+    /// What it is good for, as the object of "tests of …".
+    proves: &'static str,
+    /// How to get it.
+    install: &'static str,
+}
+
+const READERS: &[Reader] = &[Reader {
+    name: "openssl",
+    version: &["version"],
+    proves: "keys, certificates and chains as another implementation reads them",
+    install: "`apt-get install openssl`, `dnf install openssl` or `brew install openssl`",
+}];
+
+/// The kinds of target a name filter can be about; doc tests have no module names.
+const UNIT_AND_INTEGRATION: [&str; 3] = ["--lib", "--bins", "--tests"];
+
+/// Runs the tests and returns cargo's own exit code.
+pub(crate) fn run() -> Result<ExitCode> {
+    let mut missing = Vec::new();
+    for reader in READERS {
+        match process::probe(reader.name, reader.version) {
+            Some(version) => println!("{} found: {}", reader.name, first_line(&version)),
+            None => missing.push(reader),
+        }
+    }
+
+    let mut left_out = Vec::new();
+    if !missing.is_empty() {
+        println!("looking which tests need what is missing");
+        let names = test_names()?;
+        for reader in &missing {
+            let count = names.iter().filter(|name| needs(name, reader.name)).count();
+            let note = format!(
+                "{} not found: {count} tests of {} left out; install it with {}",
+                reader.name, reader.proves, reader.install
+            );
+            println!("WARNING: {note}");
+            left_out.push(note);
+        }
+    }
+
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--workspace",
+        "--all-features",
+        "--no-fail-fast",
+        "--",
+    ]);
+    if std::io::stdout().is_terminal() {
+        // What passes through a pipe loses its colours unless asked to keep them.
+        command.arg("--color=always");
+    }
+    for reader in &missing {
+        command.args(["--skip", &format!("{}::", reader.name)]);
+    }
+    println!("running `{}`", process::line(&command));
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| process::not_started(&command, &error))?;
+    let mut total = Counts::default();
+    if let Some(stdout) = child.stdout.take() {
+        total = relay(BufReader::new(stdout), &mut std::io::stdout())
+            .map_err(|error| format!("lost the output of `cargo test`: {error}"))?;
+    }
+    let status = child
+        .wait()
+        .map_err(|error| format!("lost `cargo test`: {error}"))?;
+
+    println!("\nsummary of `cargo xtask test`");
+    println!("  ran: {} passed, {} failed", total.passed, total.failed);
+    if total.ignored > 0 {
+        println!(
+            "  left out: {} tests are marked as ignored; the output above names them",
+            total.ignored
+        );
+    }
+    for note in &left_out {
+        println!("  left out: {note}");
+    }
+    if total.ignored == 0 && left_out.is_empty() {
+        println!("  left out: nothing");
+    }
+    if !status.success() {
+        println!("  FAILED ({status}): the output above says where");
+    }
+    Ok(exit_code(status.code()))
+}
+
+/// Cargo's exit code, or failure if a signal ended it.
+fn exit_code(code: Option<i32>) -> ExitCode {
+    match code.map(u8::try_from) {
+        Some(Ok(code)) => ExitCode::from(code),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The names of all tests but doc tests.
+fn test_names() -> Result<Vec<String>> {
+    let mut command = cargo();
+    command
+        .args(["test", "--workspace", "--all-features"])
+        .args(UNIT_AND_INTEGRATION);
+    let list = process::output(command.args(["--", "--list", "--format", "terse"]))?;
+    Ok(list
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Whether a test lives in the module of this reader.
+fn needs(test: &str, reader: &str) -> bool {
+    let mut modules: Vec<_> = test.split("::").collect();
+    modules.pop();
+    modules.contains(&reader)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// What the test programs counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// Shows the output as it comes and adds up the result lines in it.
+fn relay(mut from: impl BufRead, to: &mut impl Write) -> std::io::Result<Counts> {
+    let mut total = Counts::default();
+    let mut line = Vec::new();
+    while from.read_until(b'\n', &mut line)? > 0 {
+        to.write_all(&line)?;
+        to.flush()?;
+        if let Some(counts) = result_line(&String::from_utf8_lossy(&line)) {
+            total += counts;
+        }
+        line.clear();
+    }
+    Ok(total)
+}
+
+/// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
+fn result_line(line: &str) -> Option<Counts> {
+    let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in numbers.split("; ") {
+        match part.split_once(' ') {
+            Some((number, "passed")) => counts.passed = number.parse().ok()?,
+            Some((number, "failed")) => counts.failed = number.parse().ok()?,
+            Some((number, "ignored")) => counts.ignored = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_needs_the_reader_whose_module_it_lives_in() {
+        for (test, needed) in [
+            ("openssl::reads_the_chain", true),
+            ("certificate::tests::openssl::reads_the_chain", true),
+            ("certificate::tests::openssl", false),
+            ("not_openssl::reads", false),
+        ] {
+            assert_eq!(needs(test, "openssl"), needed, "{test}");
+        }
+    }
+
+    #[test]
+    fn result_lines_are_added_up_and_everything_is_shown() {
+        let output = "running 2 tests\ntest a ... ok\n\
+            test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.10s\n\
+            test result: \u{1b}[31mFAILED\u{1b}[m. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let mut shown = Vec::new();
+        let total = relay(output.as_bytes(), &mut shown).unwrap();
+        assert_eq!(
+            total,
+            Counts {
+                passed: 7,
+                failed: 1,
+                ignored: 1
+            }
+        );
+        assert_eq!(shown, output.as_bytes());
+    }
+
+    #[test]
+    fn cargos_exit_code_is_passed_on() {
+        assert_eq!(exit_code(Some(0)), ExitCode::SUCCESS);
+        assert_eq!(exit_code(Some(101)), ExitCode::from(101));
+        assert_eq!(exit_code(None), ExitCode::FAILURE);
+    }
+}

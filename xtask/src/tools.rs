@@ -1,0 +1,202 @@
+//! The programs that the gates need, each in the one version that is known to work.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use crate::cargo;
+use crate::process::{self, Result};
+
+/// The toolchain whose rustdoc JSON [`EXTERNAL_TYPES`] reads. The two belong together: the format
+/// has no stability promise, so a newer nightly needs a newer tool.
+pub(crate) const RUSTDOC_JSON_TOOLCHAIN: &str = "nightly-2026-03-20";
+
+/// Licences, bans, sources, advisories.
+pub(crate) const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    ask: &["--version"],
+};
+/// Every combination of features.
+pub(crate) const HACK: Tool = Tool {
+    name: "cargo-hack",
+    version: "0.6.46",
+    ask: &["hack", "--version"],
+};
+/// Types of other crates in our public API.
+pub(crate) const EXTERNAL_TYPES: Tool = Tool {
+    name: "cargo-check-external-types",
+    version: "0.5.0",
+    ask: &["--version"],
+};
+
+const ALL: [Tool; 3] = [DENY, HACK, EXTERNAL_TYPES];
+
+/// A cargo subcommand from crates.io; the crate and the program have the same name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tool {
+    name: &'static str,
+    version: &'static str,
+    /// How to ask it for its version.
+    ask: &'static [&'static str],
+}
+
+impl Tool {
+    /// The program itself, so that no other version on `PATH` is taken instead.
+    pub(crate) fn command(self) -> Result<Command> {
+        let program = self.find().ok_or_else(|| self.missing())?;
+        let mut command = Command::new(program);
+        command.current_dir(cargo::root());
+        Ok(command)
+    }
+
+    fn find(self) -> Option<PathBuf> {
+        let ours = directory().ok().map(|directory| {
+            directory
+                .join("bin")
+                .join(format!("{}{}", self.name, std::env::consts::EXE_SUFFIX))
+        });
+        ours.into_iter()
+            .chain(process::on_path(self.name))
+            .find(|program| {
+                process::probe(program, self.ask)
+                    .is_some_and(|answer| answer.split_whitespace().last() == Some(self.version))
+            })
+    }
+
+    fn missing(self) -> String {
+        let Self { name, version, .. } = self;
+        format!(
+            "{name} {version} not found: install it with `cargo xtask tools`, or with \
+             `cargo install --locked {name} --version {version}`"
+        )
+    }
+}
+
+/// Fails, with the command that helps, unless rustup has this toolchain.
+pub(crate) fn need_toolchain(toolchain: &str) -> Result<()> {
+    let Some(installed) = process::probe("rustup", &["toolchain", "list"]) else {
+        return Err(format!(
+            "rustup not found: Rust {toolchain} cannot be chosen without it; install it as \
+             https://rustup.rs tells"
+        ));
+    };
+    if has_toolchain(&installed, toolchain) {
+        Ok(())
+    } else {
+        Err(format!(
+            "Rust {toolchain} not found: install it with `cargo xtask tools`, or with \
+             `rustup toolchain install {toolchain} --profile minimal`"
+        ))
+    }
+}
+
+/// Whether `rustup toolchain list` names the toolchain, for whatever host.
+fn has_toolchain(list: &str, toolchain: &str) -> bool {
+    list.lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .any(|name| {
+            name.strip_prefix(toolchain)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+}
+
+/// Installs what is missing; leaves alone what is there.
+pub(crate) fn install() -> Result<ExitCode> {
+    for component in ["rustfmt", "clippy"] {
+        let subcommand = if component == "rustfmt" {
+            "fmt"
+        } else {
+            component
+        };
+        if process::probe("cargo", &[subcommand, "--version"]).is_some() {
+            println!("{component}: there");
+        } else {
+            println!("{component}: adding it");
+            process::run(Command::new("rustup").args(["component", "add", component]))?;
+        }
+    }
+    for toolchain in [cargo::msrv_toolchain()?.as_str(), RUSTDOC_JSON_TOOLCHAIN] {
+        if need_toolchain(toolchain).is_ok() {
+            println!("Rust {toolchain}: there");
+            continue;
+        }
+        println!("Rust {toolchain}: installing it");
+        process::run(Command::new("rustup").args([
+            "toolchain",
+            "install",
+            toolchain,
+            "--profile",
+            "minimal",
+            "--no-self-update",
+        ]))?;
+    }
+    for tool in ALL {
+        let Tool { name, version, .. } = tool;
+        if let Some(program) = tool.find() {
+            println!("{name} {version}: there ({})", program.display());
+            continue;
+        }
+        let directory = directory()?;
+        println!("{name} {version}: building it in {}", directory.display());
+        process::run(
+            Command::new("cargo")
+                .args([
+                    "install",
+                    "--locked",
+                    "--quiet",
+                    name,
+                    "--version",
+                    version,
+                    "--root",
+                ])
+                .arg(&directory)
+                // Not the workspace's: these builds share nothing with it.
+                .env("CARGO_TARGET_DIR", directory.join("target")),
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where tools are built and kept: a cache folder, outside the repository.
+fn directory() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
+        Some(cache) => PathBuf::from(cache),
+        None => std::env::home_dir()
+            .ok_or("no home directory: set XDG_CACHE_HOME to where tools may be kept")?
+            .join(".cache"),
+    };
+    Ok(cache.join("meshca").join("tools"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toolchains_are_recognised_in_what_rustup_lists() {
+        let list = "stable-x86_64-unknown-linux-gnu (active, default)\n\
+                    nightly-2026-03-20-x86_64-unknown-linux-gnu\n1.89.0-x86_64-unknown-linux-gnu\n";
+        for (toolchain, there) in [
+            ("1.89.0", true),
+            ("nightly-2026-03-20", true),
+            ("1.89.1", false),
+            ("1.8", false),
+        ] {
+            assert_eq!(has_toolchain(list, toolchain), there, "{toolchain}");
+        }
+    }
+
+    #[test]
+    fn a_missing_tool_is_named_with_the_command_that_installs_it() {
+        let tool = Tool {
+            name: "cargo-nothing",
+            version: "1.2.3",
+            ask: &["--version"],
+        };
+        let message = tool.command().unwrap_err();
+        assert!(
+            message.contains("cargo install --locked cargo-nothing --version 1.2.3"),
+            "{message}"
+        );
+    }
+}
