@@ -1,0 +1,304 @@
+//! From what an operator wrote to an issuer that signs.
+//!
+//! ```text
+//!   Mesh.mtls.backends[]      ─┐
+//!                              ├─► BackendConfig ─► BackendRegistry ─► IssuerFactory ─► Issuer
+//!   MeshIdentity.spec.provider ─┘                        ▲
+//!                                  BuildContext: secrets, clock, trust domain
+//! ```
+//!
+//! A registry is a value that the embedder fills; nothing registers itself. First-party
+//! providers come through the same door as anyone's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use spiffe::{SpiffeId, TrustDomain};
+
+use crate::resource::{
+    Backend, Bundled, Extension, ExtensionMode, IdentityProvider, Mesh, MeshIdentity, Provider, labels,
+};
+use crate::secret::{LocalSources, SecretStore, SourceReader};
+use crate::spiffe::{NameTemplate, Workload};
+use crate::{CertificateSpec, Clock, Error, ErrorKind, Issuer, LifetimePolicy, Result};
+
+/// One CA as a resource describes it, the same for both models.
+#[derive(Clone, Debug)]
+pub struct BackendConfig {
+    name: String,
+    settings: BackendSettings,
+    mode: ExtensionMode,
+    lifetime: Duration,
+    lifetime_policy: LifetimePolicy,
+    model: Model,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Model {
+    Classic,
+    Modern,
+}
+
+/// The settings of a CA.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BackendSettings {
+    /// A backend of a `Mesh`, or an extension of a `MeshIdentity`: they have the same settings.
+    Provider(Provider),
+    /// The `Bundled` provider of a `MeshIdentity`.
+    Bundled(Bundled),
+}
+
+impl BackendConfig {
+    /// A backend of `Mesh.mtls`.
+    pub fn classic(backend: &Backend) -> Self {
+        // cert-manager decides on the lifetime unless the operator does.
+        let issuer_decides = backend.dp_cert.expiration.is_none() && matches!(backend.provider, Provider::CertManager(_));
+        Self {
+            name: backend.name.clone(),
+            settings: BackendSettings::Provider(backend.provider.clone()),
+            mode: ExtensionMode::Leaf,
+            lifetime: backend.dp_cert.lifetime(),
+            lifetime_policy: if issuer_decides { LifetimePolicy::AcceptIssuer } else { LifetimePolicy::AtMostRequested },
+            model: Model::Classic,
+        }
+    }
+
+    /// The provider of a MeshIdentity; `None` if it issues nothing: without a provider it only
+    /// announces the ID, and `Spire` leaves the issuing to SPIRE.
+    pub fn modern(identity: &MeshIdentity) -> Option<Self> {
+        let name = identity.metadata.name.clone();
+        let (settings, mode, lifetime) = match identity.provider.as_ref()? {
+            IdentityProvider::Bundled(bundled) => {
+                (BackendSettings::Bundled(bundled.clone()), ExtensionMode::Leaf, bundled.lifetime())
+            }
+            IdentityProvider::Extension(Extension { provider, mode, .. }) => {
+                (BackendSettings::Provider(provider.clone()), *mode, crate::DEFAULT_LIFETIME)
+            }
+            IdentityProvider::Spire(_) => return None,
+        };
+        let lifetime_policy = LifetimePolicy::AtMostRequested;
+        Some(Self { name, settings, mode, lifetime, lifetime_policy, model: Model::Modern })
+    }
+
+    /// The name of the backend, or of the MeshIdentity.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The type that a [factory](IssuerFactory) is looked up by: `vault`, `builtin`, `Bundled`, …
+    pub fn type_name(&self) -> &str {
+        match &self.settings {
+            BackendSettings::Provider(provider) => provider.type_name(),
+            BackendSettings::Bundled(_) => "Bundled",
+        }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &BackendSettings {
+        &self.settings
+    }
+
+    /// Whether the CA signs leaves, or an intermediate that does.
+    pub fn mode(&self) -> ExtensionMode {
+        self.mode
+    }
+
+    /// How long its certificates are to live.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// What to ask the CA for: this identity, with the lifetime and the names that the resource
+    /// adds to it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if a template cannot be rendered for this workload, naming the label or tag.
+    pub fn certificate_spec(&self, spiffe_id: SpiffeId, workload: &Workload) -> Result<CertificateSpec> {
+        let mut spec = CertificateSpec::workload(spiffe_id).with_lifetime(self.lifetime).with_lifetime_policy(self.lifetime_policy);
+        let (common_name, dns_names): (Option<&NameTemplate>, &[NameTemplate]) = match &self.settings {
+            BackendSettings::Provider(Provider::Vault(vault)) => (vault.common_name.as_ref(), &[]),
+            BackendSettings::Provider(Provider::Acm(acm)) => (acm.common_name.as_ref(), &[]),
+            BackendSettings::Provider(Provider::CertManager(conf)) => (conf.common_name.as_ref(), &conf.dns_names),
+            _ => (None, &[]),
+        };
+        if let Some(template) = common_name {
+            spec = spec.with_common_name(template.render(workload)?);
+        }
+        for template in dns_names {
+            spec = spec.with_dns_name(template.render(workload)?);
+        }
+        if self.model == Model::Classic {
+            // Kuma's classic leaves carry every tag, and its traffic policies match on them.
+            for (tag, values) in workload.tags() {
+                for value in values {
+                    spec = spec.with_uri(format!("kuma://{tag}/{value}"));
+                }
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// The SPIFFE ID of the classic model: `spiffe://<mesh>/<service>`, the service being the one value
+/// of the tag `kuma.io/service`, or the label of that name.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidRequest`] if there is no service or several, or if it is no single segment of a SPIFFE ID;
+/// [`ErrorKind::InvalidConfig`] if the mesh's name is no trust domain.
+pub fn classic_spiffe_id(mesh: &Mesh, workload: &Workload) -> Result<SpiffeId> {
+    let template = if workload.tags().contains_key(labels::SERVICE) { CLASSIC_BY_TAG } else { CLASSIC_BY_LABEL };
+    let service = NameTemplate::parse(template)?.render(workload)?;
+    let trust_domain = classic_trust_domain(mesh)?;
+    SpiffeId::from_segments(trust_domain, &[service.as_str()]).map_err(|error| {
+        Error::new(ErrorKind::InvalidRequest, "the service cannot be part of a SPIFFE ID")
+            .with_context("service", service.escape_debug())
+            .with_source(error)
+    })
+}
+
+const CLASSIC_BY_TAG: &str = r#"{{ tag "kuma.io/service" }}"#;
+const CLASSIC_BY_LABEL: &str = r#"{{ label "kuma.io/service" }}"#;
+
+/// The trust domain of the classic model: the name of the mesh.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidConfig`] if the mesh's name is no trust domain.
+pub fn classic_trust_domain(mesh: &Mesh) -> Result<TrustDomain> {
+    TrustDomain::new(&mesh.metadata.name).map_err(|error| {
+        Error::new(ErrorKind::InvalidConfig, "the mesh's name cannot be a trust domain").with_context("mesh", &mesh.metadata.name).with_source(error)
+    })
+}
+
+/// What a factory may use to build an issuer. There is nothing else: no globals, no environment.
+#[derive(Clone, Debug)]
+pub struct BuildContext {
+    mesh: String,
+    trust_domain: TrustDomain,
+    secrets: Arc<dyn SecretStore>,
+    local_sources: LocalSources,
+    clock: Arc<dyn Clock>,
+}
+
+impl BuildContext {
+    /// The context of one mesh (or of one of its trust domains).
+    pub fn new(mesh: impl Into<String>, trust_domain: TrustDomain, secrets: Arc<dyn SecretStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { mesh: mesh.into(), trust_domain, secrets, local_sources: LocalSources::default(), clock }
+    }
+
+    /// Decides whether data sources may name files and environment variables of the control plane.
+    #[must_use]
+    pub fn with_local_sources(mut self, local: LocalSources) -> Self {
+        self.local_sources = local;
+        self
+    }
+
+    /// The mesh.
+    pub fn mesh(&self) -> &str {
+        &self.mesh
+    }
+
+    /// The trust domain that the issuer signs for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The mesh's secrets.
+    pub fn secrets(&self) -> &Arc<dyn SecretStore> {
+        &self.secrets
+    }
+
+    /// The time.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Reads the data sources of settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if the mesh has a name that no secret can have.
+    pub fn sources(&self) -> Result<SourceReader> {
+        Ok(SourceReader::new(Arc::clone(&self.secrets), self.mesh.clone())?.with_local_sources(self.local_sources))
+    }
+}
+
+/// Builds issuers of some types.
+///
+/// This is the door through which every provider comes in, ours and yours. Settings of a type
+/// that meshca does not know arrive as [`Provider::Other`], to be
+/// [decoded](crate::resource::FreeForm::decode) into the provider's own.
+#[async_trait]
+pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
+    /// The types that it builds, as [`BackendConfig::type_name`] spells them.
+    fn types(&self) -> Vec<String>;
+
+    /// Builds one. Connects to nothing that it need not: [`Issuer::check`] is for that.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for settings that cannot work; those of the secrets that it reads.
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<Arc<dyn Issuer>>;
+}
+
+/// Which factory builds which type.
+///
+/// ```
+/// use meshca_core::{BackendRegistry, builtin};
+///
+/// let registry = BackendRegistry::new().with(builtin::factory());
+/// assert_eq!(registry.types().collect::<Vec<_>>(), ["Bundled", "builtin", "provided"]);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct BackendRegistry {
+    factories: BTreeMap<String, Arc<dyn IssuerFactory>>,
+}
+
+impl BackendRegistry {
+    /// Knows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a factory. Where two build the same type, the one that was added last does.
+    #[must_use]
+    pub fn with(mut self, factory: impl IssuerFactory) -> Self {
+        let factory: Arc<dyn IssuerFactory> = Arc::new(factory);
+        for name in factory.types() {
+            self.factories.insert(name, Arc::clone(&factory));
+        }
+        self
+    }
+
+    /// The types that it knows, sorted.
+    pub fn types(&self) -> impl Iterator<Item = &str> {
+        self.factories.keys().map(String::as_str)
+    }
+
+    /// Builds the issuer of a backend.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for a type that no factory was added for; those of the factory, with the
+    /// name of the backend.
+    pub async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<Arc<dyn Issuer>> {
+        let built = match self.factories.get(config.type_name()) {
+            Some(factory) => factory.build(config, context).await,
+            None => {
+                let known: Vec<_> = self.types().collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!("no issuer of the type `{}` is registered (there are: {known})", config.type_name().escape_debug()),
+                ))
+            }
+        };
+        built.map_err(|error| error.with_context("mesh", context.mesh()).with_context("backend", config.name()))
+    }
+}
