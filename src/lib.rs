@@ -1,2 +1,67 @@
-//! meshca
+//! Enterprise PKI for service-mesh control planes.
+//!
+//! meshca turns what an operator wrote – Mesh, MeshIdentity, MeshTrust and MeshTLS resources, on
+//! Kubernetes or Universal – into **verified** X.509 identities (SPIFFE) from the company's own CA.
+//!
+//! This crate is the front door: it re-exports [`meshca-core`](meshca_core) and, feature by feature, the
+//! crates around it, and it knows a [registry](backend_registry) with everything that is switched on.
+//! A library that extends meshca depends on `meshca-core` alone.
+//!
+//! # From a resource to a certificate
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use meshca::registry::{BackendConfig, BuildContext, classic_spiffe_id, classic_trust_domain};
+//! use meshca::resource::Resource;
+//! use meshca::spiffe::Workload;
+//! use meshca::{IssuerExt, MemorySecretStore, SystemClock};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let documents = Resource::parse("
+//!     type: Mesh
+//!     name: default
+//!     mtls:
+//!       enabledBackend: ca-1
+//!       backends:
+//!       - name: ca-1
+//!         type: builtin
+//! ")?;
+//! let Some(Resource::Mesh(mesh)) = documents.into_iter().next() else { unreachable!() };
+//! let Some(backend) = mesh.enabled_backend() else { unreachable!() };
+//! let workload = Workload::new().with_tag("kuma.io/service", "cart");
+//!
+//! let clock = Arc::new(SystemClock::new());
+//! let secrets = Arc::new(MemorySecretStore::new());
+//! let context = BuildContext::new("default", classic_trust_domain(&mesh)?, secrets, clock.clone());
+//! let backend = BackendConfig::classic(backend);
+//! let issuer = meshca::backend_registry().build(&backend, &context).await?;
+//!
+//! let spec = backend.certificate_spec(classic_spiffe_id(&mesh, &workload)?, &workload)?;
+//! let identity = issuer.issue(&spec, &*clock).await?;
+//! assert_eq!(identity.spiffe_id().to_string(), "spiffe://default/cart");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! Features only ever add; none is on by default.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `schema` | JSON Schema for every resource |
+//! | `svid` | conversions to the X.509-SVID types of the `spiffe` crate |
+//!
+//! The examples `quickstart` and `check` show the whole way for an operator's files.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub use meshca_core::*;
+
+/// A registry with the built-in CA and every provider whose feature is on.
+///
+/// Add your own with [`BackendRegistry::with`].
+pub fn backend_registry() -> BackendRegistry {
+    BackendRegistry::new().with(builtin::factory())
+}
