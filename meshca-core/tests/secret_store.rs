@@ -14,7 +14,7 @@ use std::thread;
 
 use meshca_core::secret::{
     DirSecretStore, Expect, MAX_SECRET_SIZE, MemorySecretStore, SecretKey, SecretStore,
-    SecretStoreExt, SecretValue, SourceReader, SourceRef, Version,
+    SecretStoreExt, SecretValue, SourceReader, SourceRef, StoredSecret, Version,
 };
 use meshca_core::{Error, ErrorKind, Retry};
 use proptest::prelude::*;
@@ -188,40 +188,51 @@ async fn every_store_fulfils_the_contract() {
     }
 }
 
-/// Each of `threads` makes its own value for every round's secret. Returns the set of what they got.
+/// One thread per store; each makes a value of its own for every round's secret. Returns, for every
+/// round, all that the threads got and then read.
 fn race_to_create(
     stores: &[Arc<dyn SecretStore>],
     contender: &str,
     rounds: usize,
 ) -> Vec<BTreeSet<String>> {
+    // A thread that panicked would keep the others waiting here, so failures are results as well.
     let barrier = Barrier::new(stores.len());
-    let seen = thread::scope(|scope| {
-        let contenders: Vec<_> = stores
-            .iter()
-            .enumerate()
-            .map(|(number, store)| {
-                let barrier = &barrier;
-                scope.spawn(move || {
-                    let create = |round| {
-                        barrier.wait();
-                        let key = key(&format!("round-{round}"));
-                        let make = || Ok(format!("{contender}-{number}").as_str().into());
-                        let got = block_on(store.get_or_create(&key, make)).unwrap();
-                        let stored = block_on(store.get(&key)).unwrap().unwrap();
-                        assert_eq!(got, stored);
-                        got.value.expose_str().unwrap().to_owned()
-                    };
-                    (0..rounds).map(create).collect::<Vec<_>>()
-                })
-            })
+    let contend = |number: usize| {
+        let store = &stores[number];
+        let create = async |key: &SecretKey| {
+            let make = || Ok(format!("{contender}-{number}").as_str().into());
+            let got = store.get_or_create(key, make).await?;
+            Ok::<_, Error>((Some(got), store.get(key).await?))
+        };
+        let text = |stored: Option<StoredSecret>| match stored {
+            Some(stored) => String::from_utf8_lossy(stored.value.expose()).into_owned(),
+            None => "nothing".to_owned(),
+        };
+        let round = |round| {
+            barrier.wait();
+            match block_on(create(&key(&format!("round-{round}")))) {
+                Ok((got, read)) => [text(got), text(read)],
+                Err(error) => [error.to_string(), format!("{error:?}")],
+            }
+        };
+        (0..rounds).map(round).collect::<Vec<_>>()
+    };
+    let contend = &contend;
+    let seen: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..stores.len())
+            .map(|number| scope.spawn(move || contend(number)))
             .collect();
-        contenders
+        threads
             .into_iter()
-            .map(|contender| contender.join().unwrap())
-            .collect::<Vec<_>>()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     (0..rounds)
-        .map(|round| seen.iter().map(|values| values[round].clone()).collect())
+        .map(|round| {
+            seen.iter()
+                .flat_map(|values| values[round].clone())
+                .collect()
+        })
         .collect()
 }
 

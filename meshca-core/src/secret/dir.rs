@@ -87,7 +87,7 @@ impl DirSecretStore {
         let root = std::path::absolute(path)
             .map_err(|error| file::io_error("open the secret directory", path, error))?;
         if !file::check_dir(&root, true)? {
-            file::create_dir(&root, true)?;
+            create_root(&root)?;
             file::check_dir(&root, true)?;
         }
         let version_key = version_key(&root)?;
@@ -186,6 +186,14 @@ impl DirSecretStore {
         let half = tag.as_ref().iter().take(16);
         Version::new(half.map(|byte| format!("{byte:02x}")).collect::<String>())
     }
+}
+
+/// Creates the directory and what is missing above it, and makes sure that all of it survives a power cut.
+fn create_root(root: &Path) -> Result<()> {
+    let above = || root.ancestors().skip(1);
+    let missing = above().take_while(|dir| !dir.exists()).count();
+    file::create_dir(root, true)?;
+    above().take(missing + 1).try_for_each(file::sync_dir)
 }
 
 /// Reads the key of the directory, or makes the one that all processes will use.
