@@ -4,6 +4,7 @@
 pub mod error;
 pub mod resource;
 pub mod secret;
+pub mod spiffe;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use secret::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};

@@ -1,0 +1,286 @@
+//! What the result of each kind of template must look like: as a whole, in its literal parts, and
+//! in every value that is put in.
+
+use std::ops::Range;
+
+use super::parser::Part;
+use super::{Dialect, Piece, TemplateError};
+
+/// The longest trust domain name: SPIFFE-ID §2.1.
+pub(super) const MAX_TRUST_DOMAIN: usize = 255;
+/// The longest SPIFFE ID that may be generated, in bytes: SPIFFE-ID §2.3.
+pub(super) const MAX_SPIFFE_ID: usize = 2048;
+/// The longest common name: RFC 5280, appendix A.1, `ub-common-name`.
+pub(super) const MAX_COMMON_NAME: usize = 64;
+/// The longest label of a DNS name: RFC 1035 §2.3.4.
+const MAX_DNS_LABEL: usize = 63;
+
+/// The form of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// SPIFFE-ID §2.1, lower case only.
+    TrustDomain,
+    /// SPIFFE-ID §2.2: `/` and non-empty segments that are not `.` or `..`.
+    Path,
+    /// Labels of a DNS name, with `_` allowed for.
+    CommonName,
+}
+
+impl Shape {
+    /// What a message calls the result.
+    pub(super) fn result(self) -> &'static str {
+        match self {
+            Self::TrustDomain => "trust domain",
+            Self::Path => "SPIFFE ID",
+            Self::CommonName => "common name",
+        }
+    }
+
+    pub(super) fn max_length(self) -> usize {
+        match self {
+            Self::TrustDomain => MAX_TRUST_DOMAIN,
+            Self::Path => MAX_SPIFFE_ID,
+            Self::CommonName => MAX_COMMON_NAME,
+        }
+    }
+
+    fn separator(self) -> Option<char> {
+        match self {
+            Self::TrustDomain => None,
+            Self::Path => Some('/'),
+            Self::CommonName => Some('.'),
+        }
+    }
+
+    /// Whether a value, and a literal apart from separators, may contain this.
+    fn allows(self, character: char) -> bool {
+        match character {
+            'a'..='z' | '0'..='9' | '.' | '-' | '_' => true,
+            'A'..='Z' => self != Self::TrustDomain,
+            _ => false,
+        }
+    }
+
+    fn alphabet(self) -> &'static str {
+        match self {
+            Self::TrustDomain => {
+                "a trust domain has only lower-case letters, digits, `.`, `-` and `_`"
+            }
+            Self::Path => "a path segment has only letters, digits, `.`, `-` and `_`",
+            Self::CommonName => "a common name has only letters, digits, `.`, `-` and `_`",
+        }
+    }
+
+    /// Why this character is refused.
+    fn refusal(self, character: char) -> String {
+        match (self, character) {
+            (Self::TrustDomain, 'A'..='Z') => {
+                format!(
+                    "`{character}`: {}, and nothing is lower-cased silently",
+                    self.alphabet()
+                )
+            }
+            (Self::TrustDomain | Self::Path, '/') => {
+                "`/` would change the shape of the SPIFFE ID".to_owned()
+            }
+            _ => format!("`{}`: {}", character.escape_default(), self.alphabet()),
+        }
+    }
+
+    /// Whether `value` may stand where a template has an action; why not, if not.
+    pub(super) fn check_value(self, value: &str) -> Result<(), String> {
+        if let Some(refused) = value.chars().find(|character| !self.allows(*character)) {
+            return Err(self.refusal(refused));
+        }
+        match value {
+            "" => Err(format!(
+                "an empty value would change the shape of the {}",
+                self.result()
+            )),
+            "." | ".." => Err(format!(
+                "`{value}` would change the shape of the {}",
+                self.result()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `text` is a whole result. The checks of values and literals leave little to find
+    /// here, but an identity is not the place to rely on that.
+    pub(super) fn check_whole(self, text: &str) -> Result<(), String> {
+        if text.len() > self.max_length() {
+            let (length, max) = (text.len(), self.max_length());
+            return Err(format!(
+                "it is {length} bytes long, and a {} has at most {max}",
+                self.result()
+            ));
+        }
+        match self {
+            Self::TrustDomain => self.check_value(text),
+            Self::Path => {
+                let Some(segments) = text.strip_prefix('/') else {
+                    return Err("it must start with `/`".to_owned());
+                };
+                segments
+                    .split('/')
+                    .try_for_each(|segment| self.check_value(segment))
+            }
+            Self::CommonName => text.split('.').try_for_each(|label| {
+                if label.len() > MAX_DNS_LABEL {
+                    return Err(format!(
+                        "a part between dots has at most {MAX_DNS_LABEL} characters"
+                    ));
+                }
+                if label.is_empty() {
+                    return Err("a part between dots is empty".to_owned());
+                }
+                self.check_value(label)
+            }),
+        }
+    }
+}
+
+/// Checks at configuration time all that does not depend on values.
+pub(super) fn check_literals(dialect: &Dialect, parts: &[Part]) -> Result<(), TemplateError> {
+    let shape = dialect.shape;
+    let error =
+        |span: Range<usize>, message: String| Err(TemplateError::new(dialect.name, span, message));
+    let mut segment = Segment::default();
+    let mut length = 0;
+    let mut end = 0;
+    for part in parts {
+        end = part.span.end;
+        let text = match &part.piece {
+            Piece::Literal(text) => text,
+            Piece::Value(_) if shape == Shape::Path && segment.first => {
+                return error(part.span.clone(), "a path must start with `/`".to_owned());
+            }
+            Piece::Value(_) => {
+                segment.dynamic = true;
+                continue;
+            }
+        };
+        length += text.len();
+        if length > shape.max_length() {
+            let max = shape.max_length();
+            return error(
+                part.span.clone(),
+                format!(
+                    "this is too long: a {} has at most {max} bytes",
+                    shape.result()
+                ),
+            );
+        }
+        for (index, character) in text.char_indices() {
+            let at = if part.verbatim {
+                part.span.start + index..part.span.start + index + character.len_utf8()
+            } else {
+                part.span.clone()
+            };
+            if Some(character) == shape.separator() {
+                if let Err((span, message)) = segment.close(shape, at.clone()) {
+                    return error(span, message);
+                }
+            } else if shape == Shape::Path && segment.first {
+                return error(at, "a path must start with `/`".to_owned());
+            } else if shape.allows(character) {
+                segment.push(character, at);
+            } else {
+                return error(at, shape.refusal(character));
+            }
+        }
+    }
+    if parts.is_empty() {
+        return error(
+            end..end,
+            format!(
+                "the template is empty; leave it out to get the default {}",
+                shape.result()
+            ),
+        );
+    }
+    match shape {
+        Shape::TrustDomain => Ok(()),
+        Shape::Path | Shape::CommonName => match segment.finish(shape, end) {
+            Ok(()) => Ok(()),
+            Err((span, message)) => error(span, message),
+        },
+    }
+}
+
+/// What lies between two separators, while it is read.
+struct Segment {
+    /// No separator was seen yet.
+    first: bool,
+    dynamic: bool,
+    text: String,
+    span: Range<usize>,
+}
+
+impl Default for Segment {
+    fn default() -> Self {
+        Self {
+            first: true,
+            dynamic: false,
+            text: String::new(),
+            span: 0..0,
+        }
+    }
+}
+
+impl Segment {
+    fn push(&mut self, character: char, at: Range<usize>) {
+        if self.text.is_empty() {
+            self.span.start = at.start;
+        }
+        self.span.end = at.end;
+        self.text.push(character);
+    }
+
+    /// Ends the segment at a separator.
+    fn close(&mut self, shape: Shape, at: Range<usize>) -> Result<(), (Range<usize>, String)> {
+        let opens_path = shape == Shape::Path && self.first;
+        if !opens_path {
+            self.check(shape, at.clone(), "nothing stands before this separator")?;
+        }
+        *self = Self {
+            first: false,
+            ..Self::default()
+        };
+        Ok(())
+    }
+
+    fn finish(&self, shape: Shape, end: usize) -> Result<(), (Range<usize>, String)> {
+        self.check(
+            shape,
+            end.saturating_sub(1)..end,
+            "nothing stands after this separator",
+        )
+    }
+
+    fn check(
+        &self,
+        shape: Shape,
+        at: Range<usize>,
+        empty: &str,
+    ) -> Result<(), (Range<usize>, String)> {
+        if self.dynamic {
+            return Ok(());
+        }
+        match (shape, self.text.as_str()) {
+            (Shape::Path, "") => Err((
+                at,
+                format!("{empty}: a path has no empty segments and no `/` at its end"),
+            )),
+            (_, "") => Err((
+                at,
+                format!("{empty}: a {} has no empty parts", shape.result()),
+            )),
+            (Shape::Path, dots @ ("." | "..")) => Err((
+                self.span.clone(),
+                format!("`{dots}` cannot be a segment of a path"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
