@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod error;
+mod pem;
 pub mod resource;
 pub mod secret;
 pub mod spiffe;

@@ -155,20 +155,21 @@ fn classic(at: Cursor<'_>, secret: bool) -> Option<DataSource> {
         }
     };
     let mut f = at.fields()?;
-    let source = match f.exactly_one(&["secret", "file", "inline", "inlineString"])? {
-        "secret" => f.opt("secret", decode::non_empty).map(DataSource::Secret),
-        "file" => f.opt("file", decode::non_empty).map(|path| DataSource::File(path.into())),
-        "inline" => f.opt("inline", |at| {
+    let one = f.exactly_one(&["secret", "file", "inline", "inlineString"]);
+    let sources = [
+        f.opt("secret", decode::non_empty).map(DataSource::Secret),
+        f.opt("file", decode::non_empty).map(|path| DataSource::File(path.into())),
+        f.opt("inline", |at| {
             inline(at);
             base64(at).map(DataSource::Inline)
         }),
-        _ => f.opt("inlineString", |at| {
+        f.opt("inlineString", |at| {
             inline(at);
             decode::non_empty(at).map(|text| DataSource::InlineString(SecretValue::new(text.into_bytes())))
         }),
-    };
+    ];
     f.finish();
-    source
+    one.and(sources.into_iter().flatten().next())
 }
 
 /// A secure source of something public.
@@ -193,9 +194,7 @@ fn secure(at: Cursor<'_>, secret: bool) -> Option<SecureDataSource> {
     });
     let settings = ["file", "secretRef", "envVar", "insecureInline"];
     let Some(kind) = kind else {
-        for setting in settings {
-            f.opt(setting, |_| Some(()));
-        }
+        f.know(&settings);
         f.finish();
         return None;
     };

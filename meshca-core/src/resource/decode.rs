@@ -28,6 +28,10 @@ impl<'o> Context<'o> {
         self.report.into_inner()
     }
 
+    pub(crate) fn is_lenient(&self) -> bool {
+        self.lenient.get()
+    }
+
     /// Runs a reader whose errors are reported as warnings.
     pub(crate) fn leniently<T>(&self, lenient: bool, read: impl FnOnce() -> T) -> T {
         let before = self.lenient.replace(lenient || self.lenient.get());
@@ -36,9 +40,16 @@ impl<'o> Context<'o> {
         value
     }
 
-    fn record(&self, severity: Severity, path: String, at: Location, message: impl fmt::Display) {
+    fn record(&self, severity: Severity, path: impl fmt::Display, at: Location, message: impl fmt::Display) {
         let severity = if self.lenient.get() { Severity::Warning } else { severity };
-        self.report.borrow_mut().push(Violation::new(severity, path, at, message.to_string()));
+        self.report
+            .borrow_mut()
+            .push_with(severity, || Violation::new(severity, path.to_string(), at, message.to_string()));
+    }
+
+    /// Whether further errors are only counted, so that looking for good words is a waste of time.
+    fn is_full(&self) -> bool {
+        self.report.borrow().is_full()
     }
 }
 
@@ -99,13 +110,13 @@ impl<'c> Cursor<'c> {
 
     /// Records an error at this value.
     pub(crate) fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
-        self.context.record(Severity::Error, self.path.to_string(), self.node.at, message);
+        self.context.record(Severity::Error, self.path, self.node.at, message);
         None
     }
 
     /// Records a warning at this value.
     pub(crate) fn warn(&self, message: impl fmt::Display) {
-        self.context.record(Severity::Warning, self.path.to_string(), self.node.at, message);
+        self.context.record(Severity::Warning, self.path, self.node.at, message);
     }
 
     fn expected<T>(&self, what: &str) -> Option<T> {
@@ -162,10 +173,6 @@ impl<'c> Cursor<'c> {
             None => self.error(format_args!("unknown value `{}`: it is {}", Clip(text), OneOf(&names))),
         }
     }
-}
-
-pub(crate) fn string(at: Cursor<'_>) -> Option<String> {
-    at.text().map(str::to_owned)
 }
 
 pub(crate) fn non_empty(at: Cursor<'_>) -> Option<String> {
@@ -253,6 +260,11 @@ impl<'c> Fields<'c> {
         self.opt(name, read)
     }
 
+    /// Fields that are read elsewhere or not judged.
+    pub(crate) fn know(&mut self, names: &[&'static str]) {
+        self.known.extend_from_slice(names);
+    }
+
     /// A list that may be absent, which is the same as empty.
     pub(crate) fn list<T>(&mut self, name: &'static str, read: impl Fn(Cursor<'_>) -> Option<T>) -> Vec<T> {
         self.opt(name, |at| at.list(read)).unwrap_or_default()
@@ -267,10 +279,14 @@ impl<'c> Fields<'c> {
         self.entries.iter().find(|entry| entry.key == name).map(|entry| &entry.value).filter(|node| !node.is_null())
     }
 
-    /// Records an error about a field that is not there, at this mapping.
+    /// Records an error about a field (or a path of fields) that is not there, at this mapping.
     pub(crate) fn missing<T>(&self, name: &str, message: impl fmt::Display) -> Option<T> {
-        let path = Path { parent: Some(self.cursor.path), segment: Segment::Field(name) };
-        self.cursor.context.record(Severity::Error, path.to_string(), self.cursor.node.at, message);
+        let mut path = self.cursor.path.to_string();
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        self.cursor.context.record(Severity::Error, path, self.cursor.node.at, message);
         None
     }
 
@@ -285,37 +301,31 @@ impl<'c> Fields<'c> {
 
     fn refuse_entry(&self, entry: &Entry<'_>, message: impl fmt::Display) {
         let path = Path { parent: Some(self.cursor.path), segment: Segment::Field(&entry.key) };
-        self.cursor.context.record(Severity::Error, path.to_string(), entry.key_at, message);
+        self.cursor.context.record(Severity::Error, path, entry.key_at, message);
     }
 
-    /// Exactly one of these fields must be there; says which.
-    pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<&'static str> {
+    /// Exactly one of these fields must be there; it can be read if so and also if not.
+    pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
         self.known.extend_from_slice(names);
         let given: Vec<_> = names.iter().copied().filter(|name| self.has(name)).collect();
         match given.as_slice() {
-            [name] => Some(name),
-            [] => {
-                self.report_unknown();
-                self.cursor.error(format_args!("exactly one of {} must be set", List(names)))
-            }
-            several => {
-                self.report_unknown();
-                self.cursor.error(format_args!(
-                    "exactly one of {} must be set, here are {}",
-                    List(names),
-                    List(several)
-                ))
-            }
+            [_] => Some(()),
+            [] => self.cursor.error(format_args!("exactly one of {} must be set", List(names))),
+            several => self.cursor.error(format_args!(
+                "exactly one of {} must be set, here are {}",
+                List(names),
+                List(several)
+            )),
         }
     }
 
     /// Every field that nobody asked for is a violation.
     pub(crate) fn finish(&self) {
-        self.report_unknown();
-    }
-
-    fn report_unknown(&self) {
         for entry in self.leftovers() {
+            if self.cursor.context.is_full() {
+                self.refuse_entry(entry, "unknown field");
+                continue;
+            }
             match nearest(&entry.key, &self.known) {
                 Some(name) => self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?")),
                 None if self.known.len() > 12 => self.refuse_entry(entry, "unknown field"),
@@ -356,21 +366,25 @@ impl<'c> Fields<'c> {
     }
 }
 
-/// The name that was probably meant.
+/// The name that was probably meant, if there is exactly one.
 pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     if text.len() > 64 {
         return None;
     }
-    names
-        .iter()
-        .filter(|name| **name != text)
-        .map(|name| {
-            let distance = if name.eq_ignore_ascii_case(text) { 0 } else { strsim::osa_distance(text, name) };
-            (distance, *name)
-        })
-        .filter(|(distance, name)| *distance <= name.len().max(text.len()) / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+    let mut best: Option<(usize, &str)> = None;
+    let mut tied = false;
+    for name in names.iter().filter(|name| **name != text) {
+        let distance = if name.eq_ignore_ascii_case(text) { 0 } else { strsim::osa_distance(text, name) };
+        if distance > name.len().max(text.len()) / 3 {
+            continue;
+        }
+        match best {
+            Some((least, _)) if distance > least => {}
+            Some((least, _)) if distance == least => tied = true,
+            _ => (best, tied) = (Some((distance, name)), false),
+        }
+    }
+    best.filter(|_| !tied).map(|(_, name)| name)
 }
 
 /// `` `a`, `b` and `c` ``

@@ -384,13 +384,12 @@ impl<'a> Builder<'a, '_> {
             let duplicate = duplicates.next_if_eq(&index).is_some();
             index += 1;
             if duplicate {
-                let path = if path.is_empty() { entry.key.to_string() } else { format!("{path}.{}", entry.key) };
-                self.report.push(Violation::new(
-                    Severity::Error,
-                    path,
-                    entry.key_at,
-                    "this field is given twice: keep one of them".to_owned(),
-                ));
+                self.report.push_with(Severity::Error, || {
+                    let key = &entry.key;
+                    let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+                    let message = "this field is given twice: keep one of them";
+                    Violation::new(Severity::Error, path, entry.key_at, message.to_owned())
+                });
             }
             !duplicate
         });
@@ -450,14 +449,14 @@ fn location(marker: &Marker) -> Location {
 
 fn explain(kind: &ErrorKind) -> String {
     match kind {
-        ErrorKind::FlowNestingLimitExceeded { .. } | ErrorKind::BlockNestingLimitExceeded { .. } => too_deep(),
-        _ => format!("this is neither YAML nor JSON: {kind}"),
+        ErrorKind::RecursionLimitExceeded => too_deep(),
+        _ => format!("syntax error: {kind}"),
     }
 }
 
 fn check_tag(tag: Option<&Tag>, expected: &str, at: Location) -> Result<(), Failure> {
     match tag {
-        Some(tag) if tag.core_schema_suffix() != Some(expected) => Err(refuse_tag(tag, at)),
+        Some(tag) if tag.core_suffix() != Some(expected) => Err(refuse_tag(tag, at)),
         _ => Ok(()),
     }
 }
@@ -467,7 +466,7 @@ fn refuse_tag(tag: &Tag, at: Location) -> Failure {
 }
 
 fn resolve_tagged<'a>(text: Cow<'a, str>, tag: &Tag, at: Location) -> Result<Value<'a>, Failure> {
-    match tag.core_schema_suffix() {
+    match tag.core_suffix() {
         Some("str") => Ok(Value::Str(text)),
         Some(suffix @ ("null" | "bool" | "int" | "float")) => {
             let value = resolve(text, at)?;

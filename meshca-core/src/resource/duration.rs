@@ -9,6 +9,7 @@ use serde::Serializer;
 use serde::ser::Error as _;
 
 use super::decode::{Clip, Cursor};
+use super::document::Value;
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [
@@ -138,6 +139,9 @@ pub(crate) fn format_go(duration: Duration) -> Option<String> {
 }
 
 fn read(at: Cursor<'_>, parse: fn(&str) -> Result<Duration, &'static str>) -> Option<Duration> {
+    if let Value::Int(number) = at.node.value {
+        return at.error(format_args!("a duration needs a unit, such as `{number}s`"));
+    }
     let text = at.text()?;
     parse(text).map_or_else(|reason| at.error(format_args!("`{}`: {reason}", Clip(text))), Some)
 }

@@ -37,6 +37,12 @@ impl FreeForm {
         Self(entries.map(|entry| (entry.key.to_string(), entry.value.to_json())).collect())
     }
 
+    pub(crate) fn with(&self, key: &str, value: Json) -> Self {
+        let mut fields = self.0.clone();
+        fields.insert(key.to_owned(), value);
+        Self(fields)
+    }
+
     /// Any value that serialises as a mapping.
     ///
     /// # Errors

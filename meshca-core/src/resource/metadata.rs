@@ -135,8 +135,16 @@ pub(crate) enum Scope {
     System,
 }
 
+/// Reads the envelope in either form.
+pub(crate) fn read(f: &mut Fields<'_>, form: Form, scope: Scope) -> Option<Metadata> {
+    match form {
+        Form::Kubernetes => kubernetes(f, scope),
+        Form::Universal => universal(f, scope),
+    }
+}
+
 /// Reads `metadata`.
-pub(crate) fn kubernetes(fields: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
+fn kubernetes(fields: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
     fields.required("metadata", |at| {
         let mut f = at.fields()?;
         let name = f.required("name", |at| resource_name(at, false));
@@ -156,7 +164,7 @@ pub(crate) fn kubernetes(fields: &mut Fields<'_>, scope: Scope) -> Option<Metada
 }
 
 /// Reads the fields beside `type`.
-pub(crate) fn universal(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
+fn universal(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
     let name = f.required("name", |at| resource_name(at, true));
     let mut labels = f.opt("labels", labels).unwrap_or_default();
     let mesh = if scope == Scope::Global {

@@ -1,6 +1,5 @@
 //! The settings of the CAs: typed for those that are known, free-form for the others.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -141,6 +140,11 @@ impl Dialect {
 const EXTENSIONS: [&str; 5] = ["vault", "acmpca", "acm", "certmanager", "cert-manager"];
 const BACKENDS: [&str; 7] = ["builtin", "provided", "vault", "acmpca", "acm", "certmanager", "cert-manager"];
 
+/// Whether the settings of this extension are known here, and therefore needed.
+pub(crate) fn is_extension(name: &str) -> bool {
+    EXTENSIONS.contains(&name)
+}
+
 /// Reads a type's name; a near miss of a known one is worth a warning, since it would be looked up
 /// among the registered factories.
 fn type_name(at: Cursor<'_>, known: &[&'static str]) -> Option<String> {
@@ -175,19 +179,22 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
     let mut source = "conf";
     if let Some(block) = block {
         match (f.has(block), f.has("conf")) {
-            (true, true) => return f.refuse("conf", format_args!("the settings are in `{block}` already: keep one of them")),
+            (true, true) => {
+                f.know(&[block]);
+                return f.refuse("conf", format_args!("the settings are in `{block}` already: keep one of them"));
+            }
             (true, false) => {
                 dialect.block = true;
                 source = block;
-                f.opt("conf", |_| Some(()));
+                f.know(&["conf"]);
             }
             (false, _) => {
-                f.opt(block, |_| Some(()));
+                f.know(&[block]);
             }
         }
     }
     if !matches!(type_name, "provided" | "vault" | "acm" | "acmpca" | "certmanager" | "cert-manager") && !f.has("conf") {
-        f.opt("conf", |_| Some(()));
+        f.know(&["conf"]);
         let provider = match type_name {
             "builtin" => Provider::Builtin(BuiltinConf::default()),
             _ => Provider::Other(OtherConf::new(type_name, FreeForm::default())),
@@ -337,9 +344,4 @@ impl Provider {
         }
         wire
     }
-}
-
-/// For `serialize_with`-free skipping of empty maps.
-pub(crate) fn no_labels(map: &BTreeMap<String, String>) -> bool {
-    map.is_empty()
 }

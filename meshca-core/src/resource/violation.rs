@@ -122,14 +122,24 @@ impl Report {
     }
 
     pub(crate) fn push(&mut self, violation: Violation) {
-        let count = match violation.severity {
+        self.push_with(violation.severity, || violation);
+    }
+
+    /// Composes the violation only if it is kept.
+    pub(crate) fn push_with(&mut self, severity: Severity, violation: impl FnOnce() -> Violation) {
+        let count = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
         };
         *count += 1;
         if *count <= LIMIT {
-            self.violations.push(violation);
+            self.violations.push(violation());
         }
+    }
+
+    /// Whether further errors are only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.errors >= LIMIT
     }
 
     /// Brings the violations into the order of the text, whatever order the rules ran in.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::datasource::{self, DataSource};
 use super::super::decode::{self, Clip, Cursor, Fields};
 use super::super::template;
+use crate::spiffe::NameTemplate;
 
 /// Which CA of AWS Private CA signs, and how to log in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,7 +17,7 @@ pub struct AcmConf {
     pub arn: String,
     /// A template for the certificate's common name. No common name if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub common_name: Option<String>,
+    pub common_name: Option<NameTemplate>,
     /// The roots that the CA must chain to; what the CA says of itself if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_cert: Option<DataSource>,

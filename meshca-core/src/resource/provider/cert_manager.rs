@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::datasource::{self, DataSource};
 use super::super::decode::{self, Cursor, Fields};
 use super::super::template;
+use crate::spiffe::NameTemplate;
 
 /// Which issuer of cert-manager signs.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,9 +16,9 @@ pub struct CertManagerConf {
     /// The roots that the issuer must chain to; without them it must fill `status.ca`.
     pub ca_cert: Option<DataSource>,
     /// A template for the certificate's common name. No common name if absent.
-    pub common_name: Option<String>,
+    pub common_name: Option<NameTemplate>,
     /// Templates for DNS names beside the SPIFFE ID.
-    pub dns_names: Vec<String>,
+    pub dns_names: Vec<NameTemplate>,
 }
 
 impl CertManagerConf {
@@ -34,7 +35,7 @@ impl CertManagerConf {
             issuer_kind: None,
             issuer_group: None,
             ca_cert: ca_cert.as_ref(),
-            common_name: common_name.as_deref(),
+            common_name: common_name.as_ref(),
             dns_names,
         };
         if flat {
@@ -101,27 +102,26 @@ pub(crate) struct Wire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ca_cert: Option<&'w DataSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    common_name: Option<&'w str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    dns_names: &'w [String],
+    common_name: Option<&'w NameTemplate>,
+    #[serde(skip_serializing_if = "<[NameTemplate]>::is_empty")]
+    dns_names: &'w [NameTemplate],
 }
 
 /// The settings, and whether the issuer is spelt without `issuerRef`.
 pub(super) fn read(f: &mut Fields<'_>) -> Option<(CertManagerConf, bool)> {
-    let spelling = f.exactly_one(&["issuerRef", "issuerName"]);
-    let flat = spelling == Some("issuerName");
-    let issuer = if flat {
+    let one = f.exactly_one(&["issuerRef", "issuerName"]);
+    let flat = f.has("issuerName");
+    let mut issuer = f.opt("issuerRef", issuer_ref);
+    if flat {
         let name = f.opt("issuerName", decode::non_empty);
         let kind = f.opt("issuerKind", decode::non_empty);
         let group = f.opt("issuerGroup", decode::non_empty);
-        name.map(|name| IssuerRef { name, kind, group })
-    } else {
-        f.opt("issuerRef", issuer_ref)
-    };
+        issuer = name.map(|name| IssuerRef { name, kind, group });
+    }
     let ca_cert = f.opt("caCert", datasource::public);
     let common_name = f.opt("commonName", template::name);
     let dns_names = f.list("dnsNames", template::name);
-    spelling?;
+    one?;
     Some((CertManagerConf { issuer: issuer?, ca_cert, common_name, dns_names }, flat))
 }
 

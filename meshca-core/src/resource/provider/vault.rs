@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::super::datasource::{self, DataSource};
 use super::super::decode::{self, Cursor, Fields};
 use super::super::template;
+use crate::spiffe::NameTemplate;
 
 /// How the control plane reaches Vault's PKI engine and asks it to sign.
 ///
@@ -36,7 +37,7 @@ pub struct VaultConf {
     /// A template for the certificate's common name, such as `{{ tag "kuma.io/service" }}.mesh`. No
     /// common name if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub common_name: Option<String>,
+    pub common_name: Option<NameTemplate>,
     /// How to trust the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<VaultTls>,
@@ -301,15 +302,16 @@ fn tls(at: Cursor<'_>) -> Option<VaultTls> {
 
 fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
     let mut f = at.fields()?;
-    let auth = match f.exactly_one(&["token", "tls", "aws", "kubernetes", "appRole"])? {
-        "token" => f.opt("token", datasource::secret).map(VaultAuth::Token),
-        "tls" => f.opt("tls", tls_auth).map(VaultAuth::Tls),
-        "aws" => f.opt("aws", aws_auth).map(VaultAuth::Aws),
-        "kubernetes" => f.opt("kubernetes", kubernetes_auth).map(VaultAuth::Kubernetes),
-        _ => f.opt("appRole", app_role_auth).map(VaultAuth::AppRole),
-    };
+    let one = f.exactly_one(&["token", "tls", "aws", "kubernetes", "appRole"]);
+    let ways = [
+        f.opt("token", datasource::secret).map(VaultAuth::Token),
+        f.opt("tls", tls_auth).map(VaultAuth::Tls),
+        f.opt("aws", aws_auth).map(VaultAuth::Aws),
+        f.opt("kubernetes", kubernetes_auth).map(VaultAuth::Kubernetes),
+        f.opt("appRole", app_role_auth).map(VaultAuth::AppRole),
+    ];
     f.finish();
-    auth
+    one.and(ways.into_iter().flatten().next())
 }
 
 fn tls_auth(at: Cursor<'_>) -> Option<TlsAuth> {
