@@ -10,15 +10,16 @@ mod identity;
 pub mod issuer;
 mod key;
 mod pem;
+pub mod registry;
 pub mod request;
 pub mod resource;
 pub mod secret;
+pub mod spiffe;
 mod subject;
 pub mod time;
 pub mod trust;
 pub mod verify;
 mod x509;
-pub mod spiffe;
 
 pub use ::spiffe::{SpiffeId, TrustDomain};
 pub use certificate::{IssuedCertificate, Observation, Proof, SignedChain};
@@ -27,6 +28,7 @@ pub use error::{Error, ErrorKind, Result, Retry};
 pub use identity::Identity;
 pub use issuer::{Capabilities, CheckReport, Issuer, IssuerExt};
 pub use key::{KeyType, PrivateKey, Signer};
+pub use registry::{BackendRegistry, IssuerFactory};
 pub use request::{CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId};
 pub use secret::{
     DirSecretStore, Expect, MemorySecretStore, SecretKey, SecretStore, SecretStoreExt, SecretValue, StoredSecret, Version,

@@ -49,9 +49,11 @@
 //! | serial numbers | 128 random bits | `defaults_are_what_the_docs_say` |
 
 mod authority;
+mod factory;
 mod issuer;
 mod store;
 
 pub use authority::{BACKDATE, ProvidedCa};
+pub use factory::factory;
 pub use issuer::{BuiltinIssuer, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, CaSettings, RELOAD_INTERVAL, RotationStep};
 pub use store::CaSecrets;

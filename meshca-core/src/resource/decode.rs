@@ -1,0 +1,431 @@
+//! Reading typed values out of a located tree, with every violation recorded on the way.
+//!
+//! A reader is a function from a [`Cursor`] to `Option<T>`: `None` means that a violation was
+//! recorded and the rest is still worth reading. Paths are linked lists on the stack and become
+//! text only for a violation.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use super::document::{Entry, Node, Value};
+use super::free_form::FreeForm;
+use super::violation::{Location, Report, Severity, Violation};
+
+/// What all readers of one input share.
+pub(crate) struct Context<'o> {
+    report: RefCell<Report>,
+    lenient: Cell<bool>,
+    pub(crate) system_namespace: Option<&'o str>,
+}
+
+impl<'o> Context<'o> {
+    pub(crate) fn new(report: Report, system_namespace: Option<&'o str>) -> Self {
+        Self { report: RefCell::new(report), lenient: Cell::new(false), system_namespace }
+    }
+
+    pub(crate) fn into_report(self) -> Report {
+        self.report.into_inner()
+    }
+
+    pub(crate) fn is_lenient(&self) -> bool {
+        self.lenient.get()
+    }
+
+    /// Runs a reader whose errors are reported as warnings.
+    pub(crate) fn leniently<T>(&self, lenient: bool, read: impl FnOnce() -> T) -> T {
+        let before = self.lenient.replace(lenient || self.lenient.get());
+        let value = read();
+        self.lenient.set(before);
+        value
+    }
+
+    fn record(&self, severity: Severity, path: impl fmt::Display, at: Location, message: impl fmt::Display) {
+        let severity = if self.lenient.get() { Severity::Warning } else { severity };
+        self.report
+            .borrow_mut()
+            .push_with(severity, || Violation::new(severity, path.to_string(), at, message.to_string()));
+    }
+
+    /// Whether further errors are only counted, so that looking for good words is a waste of time.
+    fn is_full(&self) -> bool {
+        self.report.borrow().is_full()
+    }
+}
+
+/// The way from the top of a document to a value.
+#[derive(Clone, Copy)]
+pub(crate) struct Path<'c> {
+    parent: Option<&'c Path<'c>>,
+    segment: Segment<'c>,
+}
+
+#[derive(Clone, Copy)]
+enum Segment<'c> {
+    Root,
+    Field(&'c str),
+    Index(usize),
+}
+
+impl Path<'_> {
+    pub(crate) const ROOT: Path<'static> = Path { parent: None, segment: Segment::Root };
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nested = self.parent.is_some_and(|parent| parent.parent.is_some());
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.segment {
+            Segment::Root => Ok(()),
+            Segment::Index(index) => write!(f, "[{index}]"),
+            Segment::Field(name) if is_simple(name) => {
+                if nested {
+                    f.write_char('.')?;
+                }
+                f.write_str(name)
+            }
+            Segment::Field(name) => write!(f, "[{name:?}]"),
+        }
+    }
+}
+
+fn is_simple(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// A value, how it was reached, and where to report what is wrong with it.
+#[derive(Clone, Copy)]
+pub(crate) struct Cursor<'c> {
+    pub(crate) node: &'c Node<'c>,
+    path: &'c Path<'c>,
+    pub(crate) context: &'c Context<'c>,
+}
+
+impl<'c> Cursor<'c> {
+    pub(crate) fn new(node: &'c Node<'c>, path: &'c Path<'c>, context: &'c Context<'c>) -> Self {
+        Self { node, path, context }
+    }
+
+    /// Records an error at this value.
+    pub(crate) fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
+        self.context.record(Severity::Error, self.path, self.node.at, message);
+        None
+    }
+
+    /// Records a warning at this value.
+    pub(crate) fn warn(&self, message: impl fmt::Display) {
+        self.context.record(Severity::Warning, self.path, self.node.at, message);
+    }
+
+    fn expected<T>(&self, what: &str) -> Option<T> {
+        self.error(format_args!("expected {what}, found {}", self.node.describe()))
+    }
+
+    pub(crate) fn fields(self) -> Option<Fields<'c>> {
+        match &self.node.value {
+            Value::Map(entries) => Some(Fields { cursor: self, entries, known: Vec::with_capacity(8) }),
+            _ => self.expected("a mapping"),
+        }
+    }
+
+    /// The text, borrowed.
+    pub(crate) fn text(self) -> Option<&'c str> {
+        match &self.node.value {
+            Value::Str(text) => Some(text),
+            Value::Bool(_) | Value::Int(_) | Value::UInt(_) | Value::Float(_) => {
+                self.error(format_args!("expected a string, found {}: put it in quotes", self.node.describe()))
+            }
+            _ => self.expected("a string"),
+        }
+    }
+
+    /// Reads every item; `None` if one of them is wrong.
+    pub(crate) fn list<T>(self, read: impl Fn(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
+        let Value::Seq(nodes) = &self.node.value else {
+            return self.expected("a list");
+        };
+        let mut items = Some(Vec::with_capacity(nodes.len()));
+        for (index, node) in nodes.iter().enumerate() {
+            let path = Path { parent: Some(self.path), segment: Segment::Index(index) };
+            match read(Cursor { node, path: &path, context: self.context }) {
+                Some(item) => {
+                    if let Some(items) = &mut items {
+                        items.push(item);
+                    }
+                }
+                None => items = None,
+            }
+        }
+        items
+    }
+
+    /// One of a few words.
+    pub(crate) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
+        let text = self.text()?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*value);
+        }
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        match nearest(text, &names) {
+            Some(name) => self.error(format_args!("unknown value `{}`, did you mean `{name}`?", Clip(text))),
+            None => self.error(format_args!("unknown value `{}`: it is {}", Clip(text), OneOf(&names))),
+        }
+    }
+}
+
+pub(crate) fn non_empty(at: Cursor<'_>) -> Option<String> {
+    match at.text()? {
+        "" => at.error("must not be empty"),
+        text => Some(text.to_owned()),
+    }
+}
+
+pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
+    match at.node.value {
+        Value::Bool(value) => Some(value),
+        Value::Str(_) => at.error("expected true or false, without quotes, found a string"),
+        _ => at.expected("true or false"),
+    }
+}
+
+pub(crate) fn integer(at: Cursor<'_>) -> Option<u32> {
+    match at.node.value {
+        Value::Int(value) => match u32::try_from(value) {
+            Ok(value) => Some(value),
+            Err(_) => at.error(format_args!("must be between 0 and {}", u32::MAX)),
+        },
+        Value::UInt(_) => at.error(format_args!("must be between 0 and {}", u32::MAX)),
+        _ => at.expected("a whole number"),
+    }
+}
+
+pub(crate) fn string_map(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
+    let Value::Map(entries) = &at.node.value else {
+        return at.expected("a mapping");
+    };
+    let mut map = Some(BTreeMap::new());
+    for Entry { key, value, .. } in entries {
+        let path = Path { parent: Some(at.path), segment: Segment::Field(key) };
+        match Cursor::new(value, &path, at.context).text() {
+            Some(text) => {
+                if let Some(map) = &mut map {
+                    map.insert(key.to_string(), text.to_owned());
+                }
+            }
+            None => map = None,
+        }
+    }
+    map
+}
+
+pub(crate) fn free_form(at: Cursor<'_>) -> Option<FreeForm> {
+    match &at.node.value {
+        Value::Map(entries) => Some(FreeForm::from_entries(entries.iter())),
+        _ => at.expected("a mapping"),
+    }
+}
+
+/// A mapping whose fields are asked for by name; what nobody asked for is unknown.
+pub(crate) struct Fields<'c> {
+    pub(crate) cursor: Cursor<'c>,
+    entries: &'c [Entry<'c>],
+    known: Vec<&'static str>,
+}
+
+impl<'c> Fields<'c> {
+    /// A field that may be absent. An explicit null is as good as absent.
+    pub(crate) fn opt<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
+        self.known.push(name);
+        let node = self.peek(name)?;
+        let path = Path { parent: Some(self.cursor.path), segment: Segment::Field(name) };
+        read(Cursor { node, path: &path, context: self.cursor.context })
+    }
+
+    /// A field that must be there.
+    pub(crate) fn required<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(name) {
+            self.known.push(name);
+            return self.missing(name, "must be set");
+        }
+        self.opt(name, read)
+    }
+
+    /// Fields that are read elsewhere or not judged.
+    pub(crate) fn know(&mut self, names: &[&'static str]) {
+        self.known.extend_from_slice(names);
+    }
+
+    /// A list that may be absent, which is the same as empty.
+    pub(crate) fn list<T>(&mut self, name: &'static str, read: impl Fn(Cursor<'_>) -> Option<T>) -> Vec<T> {
+        self.opt(name, |at| at.list(read)).unwrap_or_default()
+    }
+
+    /// Whether a field is there and not null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.peek(name).is_some()
+    }
+
+    fn peek(&self, name: &str) -> Option<&'c Node<'c>> {
+        self.entries.iter().find(|entry| entry.key == name).map(|entry| &entry.value).filter(|node| !node.is_null())
+    }
+
+    /// Records an error about a field (or a path of fields) that is not there, at this mapping.
+    pub(crate) fn missing<T>(&self, name: &str, message: impl fmt::Display) -> Option<T> {
+        let mut path = self.cursor.path.to_string();
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        self.cursor.context.record(Severity::Error, path, self.cursor.node.at, message);
+        None
+    }
+
+    /// Records an error at a field's key; the field counts as known.
+    pub(crate) fn refuse<T>(&mut self, name: &'static str, message: impl fmt::Display) -> Option<T> {
+        self.known.push(name);
+        if let Some(entry) = self.entries.iter().find(|entry| entry.key == name) {
+            self.refuse_entry(entry, message);
+        }
+        None
+    }
+
+    fn refuse_entry(&self, entry: &Entry<'_>, message: impl fmt::Display) {
+        let path = Path { parent: Some(self.cursor.path), segment: Segment::Field(&entry.key) };
+        self.cursor.context.record(Severity::Error, path, entry.key_at, message);
+    }
+
+    /// Exactly one of these fields must be there; it can be read if so and also if not.
+    pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
+        self.known.extend_from_slice(names);
+        let given: Vec<_> = names.iter().copied().filter(|name| self.has(name)).collect();
+        match given.as_slice() {
+            [_] => Some(()),
+            [] => self.cursor.error(format_args!("exactly one of {} must be set", List(names))),
+            several => self.cursor.error(format_args!(
+                "exactly one of {} must be set, here are {}",
+                List(names),
+                List(several)
+            )),
+        }
+    }
+
+    /// Every field that nobody asked for is a violation.
+    pub(crate) fn finish(&self) {
+        for entry in self.leftovers() {
+            if self.cursor.context.is_full() {
+                self.refuse_entry(entry, "unknown field");
+                continue;
+            }
+            match nearest(&entry.key, &self.known) {
+                Some(name) => self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?")),
+                None if self.known.len() > 12 => self.refuse_entry(entry, "unknown field"),
+                None => {
+                    self.refuse_entry(entry, format_args!("unknown field: here can be {}", List(&self.known)));
+                }
+            }
+        }
+    }
+
+    fn leftovers(&self) -> impl Iterator<Item = &'c Entry<'c>> {
+        self.entries.iter().filter(|entry| !self.known.iter().any(|name| *name == entry.key))
+    }
+
+    /// Keeps what nobody asked for, except near misses of fields of ours.
+    pub(crate) fn rest(&self, ours: &[&str], theirs: &[&str]) -> FreeForm {
+        FreeForm::from_entries(self.leftovers().filter(|entry| {
+            let close = ours.iter().find(|name| {
+                !theirs.contains(&entry.key.as_ref())
+                    && (entry.key.eq_ignore_ascii_case(name) || strsim::osa_distance(&entry.key, name) == 1)
+            });
+            if let Some(name) = close {
+                self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"));
+            }
+            close.is_none()
+        }))
+    }
+
+    /// Keeps those of the leftovers that are named, and counts them as known.
+    pub(crate) fn keep(&mut self, names: &[&'static str]) -> FreeForm {
+        self.known.extend_from_slice(names);
+        FreeForm::from_entries(self.entries.iter().filter(|entry| names.contains(&entry.key.as_ref())))
+    }
+
+    /// Everything that was not asked for, without a judgement.
+    pub(crate) fn remaining(&self) -> FreeForm {
+        FreeForm::from_entries(self.leftovers())
+    }
+}
+
+/// The name that was probably meant, if there is exactly one.
+pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
+    if text.len() > 64 {
+        return None;
+    }
+    let mut best: Option<(usize, &str)> = None;
+    let mut tied = false;
+    for name in names.iter().filter(|name| **name != text) {
+        let distance = if name.eq_ignore_ascii_case(text) { 0 } else { strsim::osa_distance(text, name) };
+        if distance > name.len().max(text.len()) / 3 {
+            continue;
+        }
+        match best {
+            Some((least, _)) if distance > least => {}
+            Some((least, _)) if distance == least => tied = true,
+            _ => (best, tied) = (Some((distance, *name)), false),
+        }
+    }
+    best.filter(|_| !tied).map(|(_, name)| name)
+}
+
+/// `` `a`, `b` and `c` ``
+pub(crate) struct List<'l>(pub(crate) &'l [&'l str]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        join(f, self.0, "and")
+    }
+}
+
+/// `` `a`, `b` or `c` ``
+pub(crate) struct OneOf<'l>(pub(crate) &'l [&'l str]);
+
+impl fmt::Display for OneOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        join(f, self.0, "or")
+    }
+}
+
+fn join(f: &mut fmt::Formatter<'_>, names: &[&str], last: &str) -> fmt::Result {
+    for (index, name) in names.iter().enumerate() {
+        match index {
+            0 => {}
+            _ if index + 1 == names.len() => write!(f, " {last} ")?,
+            _ => f.write_str(", ")?,
+        }
+        write!(f, "`{name}`")?;
+    }
+    Ok(())
+}
+
+/// A value from outside, short enough for one line and without control characters.
+pub(crate) struct Clip<'t>(pub(crate) &'t str);
+
+impl fmt::Display for Clip<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.chars();
+        for character in characters.by_ref().take(64) {
+            write!(f, "{}", character.escape_debug())?;
+        }
+        if characters.next().is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}

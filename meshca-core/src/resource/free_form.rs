@@ -1,0 +1,106 @@
+//! Content that belongs to somebody else.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value as Json};
+
+use super::document::Entry;
+use crate::{Error, ErrorKind, Result};
+
+/// A mapping whose fields are not ours: the other sections of a `Mesh`, the settings of a third-party
+/// CA. It is kept as it was read and written back unchanged.
+///
+/// [`Debug`](fmt::Debug) prints the names of the fields only, since a foreign setting may be a secret.
+///
+/// ```
+/// use meshca_core::resource::FreeForm;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// struct Settings {
+///     url: String,
+/// }
+///
+/// let settings = Settings { url: "https://ca.example".into() };
+/// let free_form = FreeForm::from_serialize(&settings)?;
+/// assert_eq!(format!("{free_form:?}"), r#"FreeForm("url")"#);
+/// assert_eq!(free_form.decode::<Settings>()?, settings);
+/// # Ok::<(), meshca_core::Error>(())
+/// ```
+#[derive(Clone, Default, PartialEq)]
+pub struct FreeForm(Map<String, Json>);
+
+impl FreeForm {
+    pub(crate) fn from_entries<'e>(entries: impl Iterator<Item = &'e Entry<'e>>) -> Self {
+        Self(entries.map(|entry| (entry.key.to_string(), entry.value.to_json())).collect())
+    }
+
+    pub(crate) fn with(&self, key: &str, value: Json) -> Self {
+        let mut fields = self.0.clone();
+        fields.insert(key.to_owned(), value);
+        Self(fields)
+    }
+
+    /// Any value that serialises as a mapping.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if it serialises as something else or not at all.
+    pub fn from_serialize(value: &(impl Serialize + ?Sized)) -> Result<Self> {
+        match serde_json::to_value(value) {
+            Ok(Json::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(Error::new(ErrorKind::InvalidConfig, "settings must be a mapping of names to values")),
+            Err(error) => Err(Error::new(ErrorKind::InvalidConfig, "settings cannot be represented")
+                .with_source(error)),
+        }
+    }
+
+    /// Reads the content as a type of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` with what the type has to say about it.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.0)
+            .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("the settings do not fit: {error}")))
+    }
+
+    /// The names of the fields.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for FreeForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tuple = f.debug_tuple("FreeForm");
+        for key in self.0.keys() {
+            tuple.field(key);
+        }
+        tuple.finish()
+    }
+}
+
+impl Serialize for FreeForm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for FreeForm {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FreeForm".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "object", "additionalProperties": true })
+    }
+}

@@ -1,0 +1,398 @@
+//! `Mesh`: of which only `mtls` is ours.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::decode::{self, Clip, Cursor, Fields, OneOf, nearest};
+use super::duration;
+use super::free_form::FreeForm;
+use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label};
+use super::provider::{self, BackendSettingsWire, Dialect, Provider};
+
+/// The lifetime of a workload's certificate where nothing says otherwise: 24 hours.
+pub const DEFAULT_EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Sections of a `Mesh` that are not ours, so that they are not taken for a misspelt `mtls`.
+const FOREIGN: [&str; 8] =
+    ["constraints", "logging", "membership", "meshServices", "metrics", "networking", "routing", "tracing"];
+
+/// A mesh of the classic model. What concerns its CAs is in [`mtls`](Self::mtls); everything else
+/// (`meshServices`, `logging`, `routing`, …) is kept in [`rest`](Self::rest) and written back.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Mesh {
+    /// Name and form. A `Mesh` is in no mesh and in no namespace.
+    pub metadata: Metadata,
+    /// The CAs. Absent: mTLS is off.
+    pub mtls: Option<Mtls>,
+    /// The sections that are not ours.
+    pub rest: FreeForm,
+    /// What the server says about it.
+    pub status: FreeForm,
+}
+
+impl Mesh {
+    /// A mesh without mTLS.
+    pub fn new(metadata: Metadata) -> Self {
+        Self { metadata, mtls: None, rest: FreeForm::default(), status: FreeForm::default() }
+    }
+
+    /// The backend that issues: `None` if mTLS is off.
+    pub fn enabled_backend(&self) -> Option<&Backend> {
+        self.mtls.as_ref()?.enabled()
+    }
+
+    pub(super) fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { metadata, mtls, rest, status } = self;
+        Written {
+            api_version: API_VERSION,
+            kind: "Mesh",
+            metadata,
+            layout: Layout::FlatUniversal,
+            spec: SpecWire { mtls: mtls.as_ref(), rest },
+            status: Cow::Borrowed(status),
+        }
+        .write(form, serializer)
+    }
+}
+
+/// How the content of a `Mesh` is written.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(super) struct SpecWire<'w> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtls: Option<&'w Mtls>,
+    #[serde(flatten)]
+    rest: &'w FreeForm,
+}
+
+/// The CAs of a mesh: leaves come from the enabled one, and the roots of every listed one are trusted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Mtls {
+    /// The name of the backend that issues; absent: mTLS is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled_backend: Option<String>,
+    /// Whether what is wrong with a backend's settings is only worth a warning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_validation: bool,
+    /// The CAs.
+    pub backends: Vec<Backend>,
+}
+
+impl Mtls {
+    /// mTLS by one backend.
+    pub fn with_backend(backend: Backend) -> Self {
+        Self { enabled_backend: Some(backend.name.clone()), skip_validation: false, backends: vec![backend] }
+    }
+
+    /// The backend that issues.
+    pub fn enabled(&self) -> Option<&Backend> {
+        let name = self.enabled_backend.as_deref()?;
+        self.backends.iter().find(|backend| backend.name == name)
+    }
+}
+
+/// A CA of the classic model.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Backend {
+    /// Unique in its mesh; a lower-case DNS label, since it is part of the names of the CA's secrets.
+    pub name: String,
+    /// The CA's type and settings.
+    pub provider: Provider,
+    /// Whether inbounds accept plaintext as well.
+    pub mode: Mode,
+    /// What the workloads' certificates are like.
+    pub dp_cert: DpCert,
+    /// How the CA's chain is fetched.
+    pub root_chain: RootChain,
+    /// How `type` and the settings are spelt.
+    pub dialect: Dialect,
+}
+
+impl Backend {
+    /// In strict mode, with the defaults for all the rest.
+    pub fn new(name: impl Into<String>, provider: Provider) -> Self {
+        Self {
+            name: name.into(),
+            provider,
+            mode: Mode::default(),
+            dp_cert: DpCert::default(),
+            root_chain: RootChain::default(),
+            dialect: Dialect::default(),
+        }
+    }
+}
+
+/// Whether a proxy insists on mTLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Plaintext is refused.
+    #[default]
+    Strict,
+    /// Inbounds accept plaintext as well.
+    Permissive,
+}
+
+/// `dpCert`: certificates of workloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DpCert {
+    /// `rotation.expiration`: the lifetime; see [`lifetime`](Self::lifetime).
+    pub expiration: Option<Duration>,
+    /// How long to wait for the CA. No limit of the resource's own if absent.
+    pub request_timeout: Option<Duration>,
+}
+
+impl DpCert {
+    /// The lifetime to ask for: [`DEFAULT_EXPIRATION`] if the document does not say.
+    pub fn lifetime(&self) -> Duration {
+        self.expiration.unwrap_or(DEFAULT_EXPIRATION)
+    }
+}
+
+/// `rootChain`: the CA's own certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RootChain {
+    /// How long to wait for the CA; see [`timeout`](Self::timeout).
+    pub request_timeout: Option<Duration>,
+}
+
+impl RootChain {
+    /// The limit where the document sets none: one slow CA must not hold up other meshes.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// How long to wait for the CA: 10 seconds if the document does not say.
+    pub fn timeout(&self) -> Duration {
+        self.request_timeout.unwrap_or(Self::DEFAULT_TIMEOUT)
+    }
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+struct BackendWire<'w> {
+    name: &'w str,
+    #[serde(rename = "type")]
+    type_name: &'w str,
+    #[serde(skip_serializing_if = "ModeWire::is_default")]
+    mode: ModeWire,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dp_cert: Option<DpCertWire>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root_chain: Option<TimeoutWire>,
+    #[serde(flatten)]
+    settings: BackendSettingsWire<'w>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "UPPERCASE")]
+enum ModeWire {
+    Strict,
+    Permissive,
+}
+
+impl ModeWire {
+    fn is_default(&self) -> bool {
+        matches!(self, Self::Strict)
+    }
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+struct DpCertWire {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation: Option<RotationWire>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "duration::serialize_mesh")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    request_timeout: Option<Duration>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+struct RotationWire {
+    #[serde(serialize_with = "duration::serialize_mesh")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    expiration: Option<Duration>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+struct TimeoutWire {
+    #[serde(serialize_with = "duration::serialize_mesh")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    request_timeout: Option<Duration>,
+}
+
+impl Serialize for Backend {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let DpCert { expiration, request_timeout } = self.dp_cert;
+        BackendWire {
+            name: &self.name,
+            type_name: self.dialect.type_name(&self.provider),
+            mode: match self.mode {
+                Mode::Strict => ModeWire::Strict,
+                Mode::Permissive => ModeWire::Permissive,
+            },
+            dp_cert: (expiration.is_some() || request_timeout.is_some()).then(|| DpCertWire {
+                rotation: expiration.map(|expiration| RotationWire { expiration: Some(expiration) }),
+                request_timeout,
+            }),
+            root_chain: self
+                .root_chain
+                .request_timeout
+                .map(|timeout| TimeoutWire { request_timeout: Some(timeout) }),
+            settings: self.provider.backend_settings(self.dialect),
+        }
+        .serialize(serializer)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Backend {
+    fn schema_name() -> Cow<'static, str> {
+        "Backend".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        BackendWire::json_schema(generator)
+    }
+}
+
+/// Reads a `Mesh` whose `apiVersion` and `kind`, or `type`, have been read.
+pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
+    let metadata = metadata::read(f, form, Scope::Global);
+    let name = metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    // Flat is the rule in Universal form, but documents with a `spec` exist.
+    let (mtls, rest) = if form == Form::Universal && !f.has("spec") {
+        content(f, name)
+    } else {
+        let content = f.opt("spec", |at| Some(content(&mut at.fields()?, name)));
+        f.finish();
+        content.unwrap_or_default()
+    };
+    Some(Mesh { metadata: metadata?, mtls, rest, status })
+}
+
+fn content(f: &mut Fields<'_>, mesh: &str) -> (Option<Mtls>, FreeForm) {
+    let mtls = f.opt("mtls", |at| mtls(at, mesh));
+    (mtls, f.rest(&["mtls"], &FOREIGN))
+}
+
+fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
+    let mut f = at.fields()?;
+    let skip_validation = f.opt("skipValidation", decode::boolean).unwrap_or_default();
+    let mut names = BTreeSet::new();
+    let backends = f.opt("backends", |at| {
+        let names = std::cell::RefCell::new(&mut names);
+        at.list(|at| backend(at, mesh, skip_validation, &mut names.borrow_mut()))
+    });
+    let enabled_backend = f.opt("enabledBackend", |at| {
+        let name = at.text()?;
+        if name.is_empty() {
+            return None;
+        }
+        if names.contains(name) {
+            return Some(name.to_owned());
+        }
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let name = Clip(name);
+        match (nearest(name.0, &names), names.as_slice()) {
+            (Some(meant), _) => at.error(format_args!("no backend is called `{name}`, did you mean `{meant}`?")),
+            (None, []) => at.error(format_args!("no backend is called `{name}`: there are none in `backends`")),
+            (None, names) => at.error(format_args!("no backend is called `{name}`: it is {}", OneOf(names))),
+        }
+    });
+    f.finish();
+    Some(Mtls { enabled_backend, skip_validation, backends: backends.unwrap_or_default() })
+}
+
+fn backend(at: Cursor<'_>, mesh: &str, skip_validation: bool, names: &mut BTreeSet<String>) -> Option<Backend> {
+    let mut f = at.fields()?;
+    let name = f.required("name", |at| backend_name(at, mesh, names));
+    let type_name = f.required("type", provider::backend_type);
+    let mode = f.opt("mode", |at| at.choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)]));
+    let needs_lifetime = type_name.as_deref() == Some("vault");
+    let dp_cert = f.opt("dpCert", |at| dp_cert(at, needs_lifetime, skip_validation));
+    if needs_lifetime && !f.has("dpCert") {
+        at.context.leniently(skip_validation, || f.missing::<()>("dpCert.rotation.expiration", LIFETIME_NEEDED));
+    }
+    let root_chain = f.opt("rootChain", |at| {
+        let mut f = at.fields()?;
+        let request_timeout = f.opt("requestTimeout", duration::mesh);
+        f.finish();
+        Some(RootChain { request_timeout })
+    });
+    let Some(type_name) = type_name else {
+        // Whose settings these are is not known, so they are not judged.
+        f.know(&["conf", "acm", "certManager"]);
+        f.finish();
+        return None;
+    };
+    let settings =
+        at.context.leniently(skip_validation, || provider::backend_settings(&mut f, &type_name));
+    f.finish();
+    let (provider, dialect) = settings?;
+    Some(Backend {
+        name: name?,
+        provider,
+        mode: mode.unwrap_or_default(),
+        dp_cert: dp_cert.unwrap_or_default(),
+        root_chain: root_chain.unwrap_or_default(),
+        dialect,
+    })
+}
+
+const LIFETIME_NEEDED: &str = "must be set: Vault needs the lifetime of every certificate that is asked for";
+
+fn dp_cert(at: Cursor<'_>, needs_lifetime: bool, skip_validation: bool) -> Option<DpCert> {
+    let mut f = at.fields()?;
+    let expiration = f.opt("rotation", |at| {
+        let mut f = at.fields()?;
+        let expiration = f.opt("expiration", duration::mesh_lifetime);
+        if needs_lifetime && !f.has("expiration") {
+            at.context.leniently(skip_validation, || f.missing::<()>("expiration", LIFETIME_NEEDED));
+        }
+        f.finish();
+        expiration
+    });
+    if needs_lifetime && !f.has("rotation") {
+        at.context.leniently(skip_validation, || f.missing::<()>("rotation.expiration", LIFETIME_NEEDED));
+    }
+    let request_timeout = f.opt("requestTimeout", duration::mesh);
+    f.finish();
+    Some(DpCert { expiration, request_timeout })
+}
+
+fn backend_name(at: Cursor<'_>, mesh: &str, names: &mut BTreeSet<String>) -> Option<String> {
+    let name = at.text()?;
+    let limit = 255_usize.saturating_sub(mesh.len() + ".ca-builtin-cert-".len());
+    if !is_dns_label(name) {
+        return at.error(format_args!(
+            "`{}` is not a name: up to 63 lower-case letters, digits and `-`, a letter or digit first and last",
+            Clip(name)
+        ));
+    }
+    if name.len() > limit {
+        return at.error(format_args!(
+            "is too long: the CA's secret `<mesh>.ca-builtin-cert-<backend>` may have 255 characters, \
+             so here are at most {limit}"
+        ));
+    }
+    if !names.insert(name.to_owned()) {
+        return at.error(format_args!("another backend is called `{name}` as well: names must be unique"));
+    }
+    Some(name.to_owned())
+}

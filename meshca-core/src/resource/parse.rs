@@ -1,0 +1,390 @@
+//! Text to resources and back.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path, nearest};
+use super::document::{self, Node, Value};
+use super::metadata::API_VERSION;
+use super::violation::{Report, Severity, Violation};
+use super::{Form, Location, Mesh, MeshIdentity, MeshTls, MeshTrust, Metadata, SecretResource};
+use super::{mesh, mesh_identity, mesh_tls, mesh_trust, secret};
+use crate::{Error, ErrorKind, Result};
+
+/// The kinds, as documents spell them.
+const KINDS: [&str; 5] = ["Mesh", "MeshIdentity", "MeshTLS", "MeshTrust", "Secret"];
+
+/// A resource of any of the kinds that a certificate authority has to know.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Resource {
+    /// A mesh with its classic CAs.
+    Mesh(Mesh),
+    /// Who gets which identity, and from which CA.
+    MeshIdentity(MeshIdentity),
+    /// Whose certificates are believed.
+    MeshTrust(MeshTrust),
+    /// How strictly proxies insist on mTLS.
+    MeshTls(MeshTls),
+    /// A secret of a mesh.
+    Secret(SecretResource),
+}
+
+impl Resource {
+    /// Reads every resource of a YAML or JSON text with the default [`ParseOptions`].
+    ///
+    /// # Errors
+    ///
+    /// All violations at once, with warnings among them, if at least one is an error.
+    pub fn parse(text: impl AsRef<[u8]>) -> std::result::Result<Documents, Report> {
+        ParseOptions::new().parse(text)
+    }
+
+    /// The kind, as documents spell it: `MeshTLS`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Mesh(_) => "Mesh",
+            Self::MeshIdentity(_) => "MeshIdentity",
+            Self::MeshTrust(_) => "MeshTrust",
+            Self::MeshTls(_) => "MeshTLS",
+            Self::Secret(_) => "Secret",
+        }
+    }
+
+    /// The envelope.
+    pub fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Mesh(resource) => &resource.metadata,
+            Self::MeshIdentity(resource) => &resource.metadata,
+            Self::MeshTrust(resource) => &resource.metadata,
+            Self::MeshTls(resource) => &resource.metadata,
+            Self::Secret(resource) => &resource.metadata,
+        }
+    }
+
+    /// Checks a resource that was built in code by the rules that hold for documents.
+    ///
+    /// # Errors
+    ///
+    /// The report, if there is an error in it; a report of warnings is what is returned otherwise.
+    pub fn validate(&self) -> std::result::Result<Report, Report> {
+        let mut report = Report::default();
+        match serde_json::to_value(self) {
+            Ok(json) => {
+                let context = Context::new(report, None);
+                read(Cursor::new(&Node::from(&json), &Path::ROOT, &context), false, &mut Vec::new());
+                report = context.into_report();
+            }
+            Err(error) => report.push(Violation::new(
+                Severity::Error,
+                String::new(),
+                Location::NONE,
+                format!("cannot be written: {error}"),
+            )),
+        }
+        if report.has_errors() { Err(report) } else { Ok(report) }
+    }
+
+    /// Writes the resource as one YAML document, in the form that it was read in.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` if a value that was set in code has no notation, such as a duration of half a
+    /// millisecond.
+    pub fn to_yaml(&self) -> Result<String> {
+        self.to_yaml_as(self.metadata().form)
+    }
+
+    /// Writes the resource as one YAML document, in the given form.
+    ///
+    /// What the other form has no place for is left out: namespace and annotations in Universal form,
+    /// and what the server keeps about the resource in the form that it was not read in.
+    ///
+    /// # Errors
+    ///
+    /// As for [`to_yaml`](Self::to_yaml).
+    pub fn to_yaml_as(&self, form: Form) -> Result<String> {
+        serde_saphyr::to_string(&InForm(self, form)).map_err(|error| cannot_write(self, error))
+    }
+
+    /// Writes the resource as JSON, in the form that it was read in.
+    ///
+    /// # Errors
+    ///
+    /// As for [`to_yaml`](Self::to_yaml).
+    pub fn to_json(&self) -> Result<String> {
+        self.to_json_as(self.metadata().form)
+    }
+
+    /// Writes the resource as JSON, in the given form; see [`to_yaml_as`](Self::to_yaml_as).
+    ///
+    /// # Errors
+    ///
+    /// As for [`to_yaml`](Self::to_yaml).
+    pub fn to_json_as(&self, form: Form) -> Result<String> {
+        serde_json::to_string_pretty(&InForm(self, form)).map_err(|error| cannot_write(self, error))
+    }
+}
+
+fn cannot_write(resource: &Resource, error: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidConfig, format!("the resource cannot be written: {error}"))
+        .with_context("kind", resource.kind())
+        .with_context("name", &resource.metadata().name)
+}
+
+struct InForm<'w>(&'w Resource, Form);
+
+impl Serialize for InForm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Self(resource, form) = *self;
+        match resource {
+            Resource::Mesh(resource) => resource.write(form, serializer),
+            Resource::MeshIdentity(resource) => resource.write(form, serializer),
+            Resource::MeshTrust(resource) => resource.write(form, serializer),
+            Resource::MeshTls(resource) => resource.write(form, serializer),
+            Resource::Secret(resource) => resource.write(form, serializer),
+        }
+    }
+}
+
+impl Serialize for Resource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        InForm(self, self.metadata().form).serialize(serializer)
+    }
+}
+
+/// Reads one resource, without places; the error is the whole report.
+impl<'de> Deserialize<'de> for Resource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        let context = Context::new(Report::default(), None);
+        let mut resources = Vec::new();
+        read(Cursor::new(&node, &Path::ROOT, &context), false, &mut resources);
+        let report = context.into_report();
+        match resources.pop() {
+            Some(resource) if !report.has_errors() => Ok(resource),
+            _ => Err(D::Error::custom(report)),
+        }
+    }
+}
+
+/// What every kind has by way of [`Resource`].
+macro_rules! kind {
+    ($type:ident, $variant:ident, $kind:literal) => {
+        impl From<$type> for Resource {
+            fn from(resource: $type) -> Self {
+                Self::$variant(resource)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                self.write(self.metadata.form, serializer)
+            }
+        }
+
+        /// Reads one resource of this kind, without places; the error is the whole report.
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                match Resource::deserialize(deserializer)? {
+                    Resource::$variant(resource) => Ok(resource),
+                    other => Err(D::Error::custom(format_args!(
+                        "expected a {}, found a {}",
+                        $kind,
+                        other.kind()
+                    ))),
+                }
+            }
+        }
+    };
+}
+
+kind!(Mesh, Mesh, "Mesh");
+kind!(MeshIdentity, MeshIdentity, "MeshIdentity");
+kind!(MeshTrust, MeshTrust, "MeshTrust");
+kind!(MeshTls, MeshTls, "MeshTLS");
+kind!(SecretResource, Secret, "Secret");
+
+/// How to read a text.
+///
+/// ```
+/// use meshca_core::resource::ParseOptions;
+///
+/// let report = ParseOptions::new()
+///     .source("identity.yaml")
+///     .system_namespace("kuma-system")
+///     .parse("{apiVersion: kuma.io/v1alpha1, kind: MeshIdentity, metadata: {name: id, namespace: apps}, spec: {}}")
+///     .unwrap_err();
+/// assert_eq!(
+///     report.to_string(),
+///     "identity.yaml:1:85: metadata.namespace: must be `kuma-system`, the control plane's namespace, and not `apps`"
+/// );
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ParseOptions {
+    source: Option<String>,
+    system_namespace: Option<String>,
+}
+
+impl ParseOptions {
+    /// No name of the source, no rule about namespaces.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Names the source in reports, such as a file's name.
+    #[must_use]
+    pub fn source(mut self, name: impl Into<String>) -> Self {
+        self.source = Some(name.into());
+        self
+    }
+
+    /// The control plane's own namespace on Kubernetes: a [`MeshIdentity`] and a [`MeshTrust`] must live in it.
+    /// Without it their namespace is not checked.
+    #[must_use]
+    pub fn system_namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.system_namespace = Some(namespace.into());
+        self
+    }
+
+    /// Reads every resource of a YAML or JSON text.
+    ///
+    /// # Errors
+    ///
+    /// All violations at once, with warnings among them, if at least one is an error: bad input is never
+    /// read in part.
+    pub fn parse(&self, text: impl AsRef<[u8]>) -> std::result::Result<Documents, Report> {
+        let mut report = Report::new(self.source.clone());
+        let nodes = document::read(text.as_ref(), &mut report);
+        if nodes.is_empty() && !report.has_errors() {
+            report.push(Violation::new(
+                Severity::Error,
+                String::new(),
+                Location::START,
+                "there is no resource in it".to_owned(),
+            ));
+        }
+        let context = Context::new(report, self.system_namespace.as_deref());
+        let mut resources = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            read(Cursor::new(node, &Path::ROOT, &context), true, &mut resources);
+        }
+        let mut report = context.into_report();
+        report.sort();
+        if report.has_errors() { Err(report) } else { Ok(Documents { resources, warnings: report }) }
+    }
+}
+
+/// The resources of a text, in its order, and what is worth a warning about them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Documents {
+    resources: Vec<Resource>,
+    warnings: Report,
+}
+
+impl Documents {
+    /// The resources.
+    pub fn iter(&self) -> std::slice::Iter<'_, Resource> {
+        self.resources.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// Whether there is none: so it is for a `List` without items.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    /// What works, but should not stay as it is.
+    pub fn warnings(&self) -> &Report {
+        &self.warnings
+    }
+}
+
+impl IntoIterator for Documents {
+    type Item = Resource;
+    type IntoIter = std::vec::IntoIter<Resource>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.resources.into_iter()
+    }
+}
+
+impl<'d> IntoIterator for &'d Documents {
+    type Item = &'d Resource;
+    type IntoIter = std::slice::Iter<'d, Resource>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Reads one document, which may be a list of resources.
+fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
+    let Value::Map(_) = at.node.value else {
+        at.error::<()>(format_args!("expected a resource, found {}", at.node.describe()));
+        return;
+    };
+    let Some(mut f) = at.fields() else { return };
+    let (form, field) = if f.has("kind") || f.has("apiVersion") {
+        (Form::Kubernetes, "kind")
+    } else if f.has("type") {
+        (Form::Universal, "type")
+    } else {
+        at.error::<()>("this is no resource: it has neither `apiVersion` and `kind` nor `type`");
+        return;
+    };
+    let list = lists && form == Form::Kubernetes && at.node.get("kind").is_some_and(|kind| is_text(kind, "List"));
+    if list {
+        f.know(&["kind", "metadata"]);
+        f.required("apiVersion", |at| api_version(at, "v1"));
+        let items = RefCell::new(resources);
+        f.required("items", |at| at.list(|at| Some(read(at, false, &mut items.borrow_mut()))));
+        f.finish();
+        return;
+    }
+    let Some(kind) = f.required(field, kind) else { return };
+    if form == Form::Kubernetes {
+        let expected = if kind == "Secret" { "v1" } else { API_VERSION };
+        f.required("apiVersion", |at| api_version(at, expected));
+    }
+    resources.extend(content(&mut f, kind, form));
+}
+
+fn content(f: &mut Fields<'_>, kind: &str, form: Form) -> Option<Resource> {
+    match kind {
+        "Mesh" => mesh::read(f, form).map(Resource::Mesh),
+        "MeshIdentity" => mesh_identity::read(f, form).map(Resource::MeshIdentity),
+        "MeshTLS" => mesh_tls::read(f, form).map(Resource::MeshTls),
+        "MeshTrust" => mesh_trust::read(f, form).map(Resource::MeshTrust),
+        _ => secret::read(f, form).map(Resource::Secret),
+    }
+}
+
+fn is_text(node: &Node<'_>, expected: &str) -> bool {
+    matches!(&node.value, Value::Str(text) if text == expected)
+}
+
+fn kind(at: Cursor<'_>) -> Option<&'static str> {
+    let text = at.text()?;
+    if let Some(kind) = KINDS.iter().find(|kind| **kind == text) {
+        return Some(kind);
+    }
+    match nearest(text, &KINDS) {
+        Some(meant) => at.error(format_args!("unknown kind `{}`, did you mean `{meant}`?", Clip(text))),
+        None => at.error(format_args!("the kind `{}` is not read here: it is {}", Clip(text), OneOf(&KINDS))),
+    }
+}
+
+fn api_version(at: Cursor<'_>, expected: &str) -> Option<()> {
+    match at.text()? {
+        text if text == expected => Some(()),
+        text => at.error(format_args!("must be `{expected}`, found `{}`", Clip(text))),
+    }
+}

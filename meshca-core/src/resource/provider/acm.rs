@@ -1,0 +1,138 @@
+//! Settings of AWS Private CA.
+
+use serde::Serialize;
+
+use super::super::datasource::{self, DataSource};
+use super::super::decode::{self, Clip, Cursor, Fields};
+use super::super::template;
+use crate::spiffe::NameTemplate;
+
+/// Which CA of AWS Private CA signs, and how to log in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct AcmConf {
+    /// The CA: `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`. The region is in it.
+    pub arn: String,
+    /// A template for the certificate's common name. No common name if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_name: Option<NameTemplate>,
+    /// The roots that the CA must chain to; what the CA says of itself if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert: Option<DataSource>,
+    /// How to log in; the SDK's default chain if absent.
+    #[serde(rename = "auth", skip_serializing_if = "Option::is_none", serialize_with = "write_auth")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Auth<'static>>"))]
+    pub credentials: Option<AwsCredentials>,
+}
+
+impl AcmConf {
+    /// With the SDK's default chain of credentials.
+    pub fn new(arn: impl Into<String>) -> Self {
+        Self { arn: arn.into(), common_name: None, ca_cert: None, credentials: None }
+    }
+}
+
+/// `auth.awsCredentials`: a static access key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct AwsCredentials {
+    /// The key's ID.
+    pub access_key: DataSource,
+    /// The key.
+    pub access_key_secret: DataSource,
+}
+
+impl AwsCredentials {
+    /// Both are needed.
+    pub fn new(access_key: DataSource, access_key_secret: DataSource) -> Self {
+        Self { access_key, access_key_secret }
+    }
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+struct Auth<'w> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws_credentials: Option<&'w AwsCredentials>,
+}
+
+fn write_auth<S: serde::Serializer>(
+    credentials: &Option<AwsCredentials>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    Auth { aws_credentials: credentials.as_ref() }.serialize(serializer)
+}
+
+pub(super) fn read(f: &mut Fields<'_>) -> Option<AcmConf> {
+    let arn = f.required("arn", arn);
+    let common_name = f.opt("commonName", template::name);
+    let ca_cert = f.opt("caCert", datasource::public);
+    let credentials = f.opt("auth", |at| {
+        let mut f = at.fields()?;
+        let credentials = f.opt("awsCredentials", credentials);
+        f.finish();
+        credentials
+    });
+    Some(AcmConf { arn: arn?, common_name, ca_cert, credentials })
+}
+
+fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
+    let mut f = at.fields()?;
+    let access_key = f.required("accessKey", datasource::public);
+    let access_key_secret = f.required("accessKeySecret", datasource::secret);
+    f.finish();
+    Some(AwsCredentials { access_key: access_key?, access_key_secret: access_key_secret? })
+}
+
+/// The ARN of a CA (AWS Private CA API, `CreateCertificateAuthority`).
+fn arn(at: Cursor<'_>) -> Option<String> {
+    let text = decode::non_empty(at)?;
+    let parts: Vec<_> = text.split(':').collect();
+    let ["arn", partition, "acm-pca", region, account, resource] = parts.as_slice() else {
+        return not_an_arn(at, &text);
+    };
+    let Some(id) = resource.strip_prefix("certificate-authority/") else {
+        return not_an_arn(at, &text);
+    };
+    if [partition, region, account, &id].iter().any(|part| part.is_empty()) {
+        return not_an_arn(at, &text);
+    }
+    let doubt = if !account.bytes().all(|byte| byte.is_ascii_digit()) || account.len() != 12 {
+        Some(("account", *account, "12 digits"))
+    } else if !region.contains('-') || !region.bytes().any(|byte| byte.is_ascii_digit()) {
+        Some(("region", *region, "a name such as `eu-central-1`"))
+    } else if !is_uuid(id) {
+        Some(("certificate-authority ID", id, "a UUID"))
+    } else {
+        None
+    };
+    if let Some((what, value, expected)) = doubt {
+        at.warn(format_args!(
+            "the {what} `{}` looks like a placeholder: it should be {expected}",
+            Clip(value)
+        ));
+    }
+    Some(text)
+}
+
+fn not_an_arn(at: Cursor<'_>, text: &str) -> Option<String> {
+    at.error(format_args!(
+        "`{}` is not the ARN of a CA: that is `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`",
+        Clip(text)
+    ))
+}
+
+fn is_uuid(text: &str) -> bool {
+    let lengths = [8, 4, 4, 4, 12];
+    let groups: Vec<_> = text.split('-').collect();
+    groups.len() == lengths.len()
+        && groups
+            .iter()
+            .zip(lengths)
+            .all(|(group, length)| group.len() == length && group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}

@@ -1,0 +1,135 @@
+//! Settings of cert-manager.
+
+use serde::Serialize;
+
+use super::super::datasource::{self, DataSource};
+use super::super::decode::{self, Cursor, Fields};
+use super::super::template;
+use crate::spiffe::NameTemplate;
+
+/// Which issuer of cert-manager signs.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CertManagerConf {
+    /// The issuer.
+    pub issuer: IssuerRef,
+    /// The roots that the issuer must chain to; without them it must fill `status.ca`.
+    pub ca_cert: Option<DataSource>,
+    /// A template for the certificate's common name. No common name if absent.
+    pub common_name: Option<NameTemplate>,
+    /// Templates for DNS names beside the SPIFFE ID.
+    pub dns_names: Vec<NameTemplate>,
+}
+
+impl CertManagerConf {
+    /// Only what is needed.
+    pub fn new(issuer: IssuerRef) -> Self {
+        Self { issuer, ca_cert: None, common_name: None, dns_names: Vec::new() }
+    }
+
+    pub(super) fn wire(&self, flat: bool) -> Wire<'_> {
+        let Self { issuer, ca_cert, common_name, dns_names } = self;
+        let mut wire = Wire {
+            issuer_ref: None,
+            issuer_name: None,
+            issuer_kind: None,
+            issuer_group: None,
+            ca_cert: ca_cert.as_ref(),
+            common_name: common_name.as_ref(),
+            dns_names,
+        };
+        if flat {
+            wire.issuer_name = Some(&issuer.name);
+            wire.issuer_kind = issuer.kind.as_deref();
+            wire.issuer_group = issuer.group.as_deref();
+        } else {
+            wire.issuer_ref = Some(issuer);
+        }
+        wire
+    }
+}
+
+/// Names an issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct IssuerRef {
+    /// Its name.
+    pub name: String,
+    /// `Issuer`, `ClusterIssuer` or the kind of an external issuer; see [`kind`](Self::kind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The API group of the kind; see [`group`](Self::group).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+impl IssuerRef {
+    /// The kind where the document does not say.
+    pub const DEFAULT_KIND: &'static str = "Issuer";
+    /// The group where the document does not say.
+    pub const DEFAULT_GROUP: &'static str = "cert-manager.io";
+
+    /// An `Issuer` of `cert-manager.io`.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), kind: None, group: None }
+    }
+
+    /// The kind, or its default `Issuer`.
+    pub fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or(Self::DEFAULT_KIND)
+    }
+
+    /// The group, or its default `cert-manager.io`.
+    pub fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or(Self::DEFAULT_GROUP)
+    }
+}
+
+/// How the settings are written: with `issuerRef` or with `issuerName`.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Wire<'w> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer_ref: Option<&'w IssuerRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer_name: Option<&'w str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer_kind: Option<&'w str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer_group: Option<&'w str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_cert: Option<&'w DataSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    common_name: Option<&'w NameTemplate>,
+    #[serde(skip_serializing_if = "<[NameTemplate]>::is_empty")]
+    dns_names: &'w [NameTemplate],
+}
+
+/// The settings, and whether the issuer is spelt without `issuerRef`.
+pub(super) fn read(f: &mut Fields<'_>) -> Option<(CertManagerConf, bool)> {
+    let one = f.exactly_one(&["issuerRef", "issuerName"]);
+    let flat = f.has("issuerName");
+    let mut issuer = f.opt("issuerRef", issuer_ref);
+    if flat {
+        let name = f.opt("issuerName", decode::non_empty);
+        let kind = f.opt("issuerKind", decode::non_empty);
+        let group = f.opt("issuerGroup", decode::non_empty);
+        issuer = name.map(|name| IssuerRef { name, kind, group });
+    }
+    let ca_cert = f.opt("caCert", datasource::public);
+    let common_name = f.opt("commonName", template::name);
+    let dns_names = f.list("dnsNames", template::name);
+    one?;
+    Some((CertManagerConf { issuer: issuer?, ca_cert, common_name, dns_names }, flat))
+}
+
+fn issuer_ref(at: Cursor<'_>) -> Option<IssuerRef> {
+    let mut f = at.fields()?;
+    let name = f.required("name", decode::non_empty);
+    let kind = f.opt("kind", decode::non_empty);
+    let group = f.opt("group", decode::non_empty);
+    f.finish();
+    Some(IssuerRef { name: name?, kind, group })
+}
