@@ -47,5 +47,9 @@ fn main() -> ExitCode {
             },
         }
     }
-    if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -19,8 +19,8 @@ use meshca::registry::{BackendConfig, BuildContext, classic_spiffe_id, classic_t
 use meshca::resource::{Form, Mesh, MeshIdentity, ParseOptions, Resource, SecretResource};
 use meshca::spiffe::{Environment, PathTemplate, TrustDomainInputs, Workload};
 use meshca::{
-    CertificateRequest, Clock, DirSecretStore, Expect, Identity, IssuerExt, PrivateKey, SecretKey, SecretStore, SignedChain, SpiffeId,
-    SystemClock, TrustBundle, TrustDomain,
+    CertificateRequest, Clock, DirSecretStore, Expect, Identity, IssuerExt, PrivateKey, SecretKey,
+    SecretStore, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
 };
 
 /// Issues one workload certificate from mesh resources.
@@ -76,15 +76,20 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
     // Everything above is what a control plane knows anyway; this is what meshca does with it.
     let context = BuildContext::new(&wanted.mesh, wanted.trust_domain, store, Arc::clone(&clock));
-    let issuer = meshca::backend_registry().build(&wanted.backend, &context).await?;
-    let spec = wanted.backend.certificate_spec(wanted.spiffe_id, &workload)?;
+    let issuer = meshca::backend_registry()
+        .build(&wanted.backend, &context)
+        .await?;
+    let spec = wanted
+        .backend
+        .certificate_spec(wanted.spiffe_id, &workload)?;
     let key = PrivateKey::generate(spec.key_type())?;
     let request = CertificateRequest::for_key(spec, &key, clock.now())?;
     let certificate = issuer.issue_for(&request, &clock).await?;
     let bundle = issuer.trust_bundle().await?;
 
     // A peer has no more than the chain and the bundle. Does that convince it?
-    let as_a_peer = SignedChain::new(certificate.chain().to_vec()).verify(&request, &bundle, clock.now())?;
+    let as_a_peer =
+        SignedChain::new(certificate.chain().to_vec()).verify(&request, &bundle, clock.now())?;
 
     println!("from         {}", wanted.from);
     println!("SPIFFE ID    {}", certificate.spiffe_id());
@@ -99,11 +104,20 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         println!("note         {observation}");
     }
     for root in bundle.roots() {
-        println!("trust        {} (sha256 {})", root.subject(), root.fingerprint());
+        println!(
+            "trust        {} (sha256 {})",
+            root.subject(),
+            root.fingerprint()
+        );
     }
     if let Some(folder) = &args.out {
         write_out(folder, &Identity::new(certificate, key)?, &bundle)?;
-        println!("written      {}", ["cert.pem", "key.pem", "bundle.pem"].map(|name| folder.join(name).display().to_string()).join(", "));
+        println!(
+            "written      {}",
+            ["cert.pem", "key.pem", "bundle.pem"]
+                .map(|name| folder.join(name).display().to_string())
+                .join(", ")
+        );
     }
     Ok(())
 }
@@ -130,7 +144,11 @@ impl Resources {
         if path.is_dir() {
             for entry in std::fs::read_dir(path)? {
                 let path = entry?.path();
-                let is_resource = path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+                let is_resource = path.extension().is_some_and(|extension| {
+                    ["yaml", "yml", "json"]
+                        .iter()
+                        .any(|known| extension == *known)
+                });
                 if is_resource && path.is_file() {
                     files.push(path);
                 }
@@ -141,8 +159,11 @@ impl Resources {
         }
         let mut resources = Self::default();
         for file in files {
-            let text = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-            let documents = ParseOptions::new().source(file.display().to_string()).parse(text)?;
+            let text =
+                std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let documents = ParseOptions::new()
+                .source(file.display().to_string())
+                .parse(text)?;
             eprint!("{}", documents.warnings());
             for resource in documents {
                 match resource {
@@ -159,9 +180,21 @@ impl Resources {
     /// The modern model if a MeshIdentity selects the workload – the one with the most labels,
     /// then the first by name –, else the classic one.
     fn decide(&self, workload: &Workload, zone: &str) -> Result<Wanted, Box<dyn Error>> {
-        let mut selecting: Vec<_> = self.identities.iter().filter(|identity| identity.selector.matches(workload.labels())).collect();
+        let mut selecting: Vec<_> = self
+            .identities
+            .iter()
+            .filter(|identity| identity.selector.matches(workload.labels()))
+            .collect();
         selecting.sort_by_key(|identity| {
-            (std::cmp::Reverse(identity.selector.match_labels().map_or(0, |labels| labels.len())), &identity.metadata.name)
+            (
+                std::cmp::Reverse(
+                    identity
+                        .selector
+                        .match_labels()
+                        .map_or(0, |labels| labels.len()),
+                ),
+                &identity.metadata.name,
+            )
         });
         if let Some(identity) = selecting.first() {
             return modern(identity, workload, zone);
@@ -169,7 +202,12 @@ impl Resources {
         for mesh in &self.meshes {
             if let Some(backend) = mesh.enabled_backend() {
                 return Ok(Wanted {
-                    from: format!("Mesh {}, backend {} ({})", mesh.metadata.name, backend.name, backend.provider.type_name()),
+                    from: format!(
+                        "Mesh {}, backend {} ({})",
+                        mesh.metadata.name,
+                        backend.name,
+                        backend.provider.type_name()
+                    ),
                     mesh: mesh.metadata.name.clone(),
                     trust_domain: classic_trust_domain(mesh)?,
                     spiffe_id: classic_spiffe_id(mesh, workload)?,
@@ -181,18 +219,36 @@ impl Resources {
     }
 }
 
-fn modern(identity: &MeshIdentity, workload: &Workload, zone: &str) -> Result<Wanted, Box<dyn Error>> {
+fn modern(
+    identity: &MeshIdentity,
+    workload: &Workload,
+    zone: &str,
+) -> Result<Wanted, Box<dyn Error>> {
     let metadata = &identity.metadata;
-    let mesh = metadata.mesh.clone().unwrap_or_else(|| "default".to_owned());
+    let mesh = metadata
+        .mesh
+        .clone()
+        .unwrap_or_else(|| "default".to_owned());
     let inputs = TrustDomainInputs::new(&mesh, zone).with_labels(&metadata.labels);
-    let trust_domain = identity.trust_domain.clone().unwrap_or_default().render(&inputs)?;
+    let trust_domain = identity
+        .trust_domain
+        .clone()
+        .unwrap_or_default()
+        .render(&inputs)?;
     let environment = match metadata.form {
         Form::Universal => Environment::Universal,
         _ => Environment::Kubernetes,
     };
-    let path = identity.path.clone().unwrap_or_else(|| PathTemplate::default_for(environment));
-    let backend = BackendConfig::modern(identity)
-        .ok_or_else(|| format!("MeshIdentity {} has no provider that issues certificates", metadata.name))?;
+    let path = identity
+        .path
+        .clone()
+        .unwrap_or_else(|| PathTemplate::default_for(environment));
+    let backend = BackendConfig::modern(identity).ok_or_else(|| {
+        format!(
+            "MeshIdentity {} has no provider that issues certificates",
+            metadata.name
+        )
+    })?;
     Ok(Wanted {
         from: format!("MeshIdentity {} ({})", metadata.name, backend.type_name()),
         spiffe_id: path.render(&trust_domain, workload)?,
@@ -211,24 +267,42 @@ async fn keep(secret: &SecretResource, store: &dyn SecretStore) -> meshca::Resul
         Some(found) => Expect::Version(found.version),
         None => Expect::Absent,
     };
-    store.put(&key, secret.data.clone(), expect).await.map(|_| ())
+    store
+        .put(&key, secret.data.clone(), expect)
+        .await
+        .map(|_| ())
 }
 
-fn write_out(folder: &Path, identity: &Identity, bundle: &TrustBundle) -> Result<(), Box<dyn Error>> {
+fn write_out(
+    folder: &Path,
+    identity: &Identity,
+    bundle: &TrustBundle,
+) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(folder)?;
-    write_file(folder, "key.pem", identity.expose_key_pem()?.expose(), false)?;
+    write_file(
+        folder,
+        "key.pem",
+        identity.expose_key_pem()?.expose(),
+        false,
+    )?;
     write_file(folder, "cert.pem", identity.chain_pem().as_bytes(), true)?;
     write_file(folder, "bundle.pem", bundle.to_pem().as_bytes(), true)
 }
 
 /// All of a file or nothing of it. Temporary files are for their owner only from the start.
-fn write_file(folder: &Path, name: &str, content: &[u8], public: bool) -> Result<(), Box<dyn Error>> {
+fn write_file(
+    folder: &Path,
+    name: &str,
+    content: &[u8],
+    public: bool,
+) -> Result<(), Box<dyn Error>> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
     #[cfg(unix)]
     if public {
         use std::os::unix::fs::PermissionsExt as _;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        file.as_file()
+            .set_permissions(std::fs::Permissions::from_mode(0o644))?;
     }
     #[cfg(not(unix))]
     let _ = public;

@@ -34,7 +34,11 @@ pub(crate) struct Constructed {
 impl SignedChain {
     /// The certificates that the CA returned, in any order, with or without the root.
     pub fn new(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
-        Self { certificates: certificates.into_iter().collect(), notes: Vec::new(), constructed: None }
+        Self {
+            certificates: certificates.into_iter().collect(),
+            notes: Vec::new(),
+            constructed: None,
+        }
     }
 
     /// The same from PEM, where nothing but certificates may stand.
@@ -43,8 +47,12 @@ impl SignedChain {
     ///
     /// [`ErrorKind::BadResponse`] with the line of the first fault.
     pub fn from_pem(text: &str) -> Result<Self> {
-        let certificates = pem::certificates(text)
-            .map_err(|error| Error::new(ErrorKind::BadResponse, format!("the CA did not return PEM certificates: {error}")))?;
+        let certificates = pem::certificates(text).map_err(|error| {
+            Error::new(
+                ErrorKind::BadResponse,
+                format!("the CA did not return PEM certificates: {error}"),
+            )
+        })?;
         Ok(Self::new(certificates.into_iter().map(|(_, der)| der)))
     }
 
@@ -73,12 +81,21 @@ impl SignedChain {
     ///
     /// [`ErrorKind::BadResponse`] saying which rule is broken, by which certificate;
     /// [`ErrorKind::InvalidRequest`] if the bundle is of another trust domain.
-    pub fn verify(self, request: &CertificateRequest, bundle: &TrustBundle, now: SystemTime) -> Result<IssuedCertificate> {
+    pub fn verify(
+        self,
+        request: &CertificateRequest,
+        bundle: &TrustBundle,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate> {
         verify::verify(&self, request, bundle, now).map_err(|refusal| refusal.error)
     }
 
     pub(crate) fn constructed(certificates: Vec<CertificateDer<'static>>, by: Constructed) -> Self {
-        Self { certificates, notes: Vec::new(), constructed: Some(Box::new(by)) }
+        Self {
+            certificates,
+            notes: Vec::new(),
+            constructed: Some(Box::new(by)),
+        }
     }
 
     pub(crate) fn construction(&self) -> Option<&Constructed> {
@@ -88,7 +105,10 @@ impl SignedChain {
 
 impl fmt::Debug for SignedChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignedChain").field("certificates", &self.certificates.len()).field("notes", &self.notes).finish_non_exhaustive()
+        f.debug_struct("SignedChain")
+            .field("certificates", &self.certificates.len())
+            .field("notes", &self.notes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -155,13 +175,25 @@ impl fmt::Display for Observation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ShorterLifetime { requested, granted } => {
-                write!(f, "the CA granted {}s of the {}s asked for", granted.as_secs(), requested.as_secs())
+                write!(
+                    f,
+                    "the CA granted {}s of the {}s asked for",
+                    granted.as_secs(),
+                    requested.as_secs()
+                )
             }
             Self::LongerLifetime { requested, granted } => {
-                write!(f, "the CA granted {}s where {}s were asked for", granted.as_secs(), requested.as_secs())
+                write!(
+                    f,
+                    "the CA granted {}s where {}s were asked for",
+                    granted.as_secs(),
+                    requested.as_secs()
+                )
             }
             Self::NotYetValid { wait } => write!(f, "it becomes valid in {}s", wait.as_secs()),
-            Self::ChainRebuilt => f.write_str("the CA's chain was out of order or had extra certificates; it was rebuilt"),
+            Self::ChainRebuilt => f.write_str(
+                "the CA's chain was out of order or had extra certificates; it was rebuilt",
+            ),
             Self::UnrequestedCommonName { name } => {
                 write!(f, "the CA added the common name `{}`", name.escape_debug())
             }
@@ -197,7 +229,10 @@ impl IssuedCertificate {
 
     /// The same as PEM.
     pub fn chain_pem(&self) -> String {
-        self.chain.iter().map(|certificate| pem::encode("CERTIFICATE", certificate)).collect()
+        self.chain
+            .iter()
+            .map(|certificate| pem::encode("CERTIFICATE", certificate))
+            .collect()
     }
 
     /// Whose certificate it is; an intermediate's is that of its trust domain.

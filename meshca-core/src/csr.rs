@@ -28,15 +28,26 @@ impl Csr {
     /// type or size that cannot be verified (RSA below 2048 bits among them).
     pub fn from_der(der: impl Into<Vec<u8>>) -> Result<Self> {
         let der = der.into();
-        let refused = |why: String| Error::new(ErrorKind::InvalidRequest, format!("the CSR is refused: {why}"));
-        let request = CertReq::from_der(&der).map_err(|error| refused(format!("it is malformed: {error}")))?;
+        let refused = |why: String| {
+            Error::new(
+                ErrorKind::InvalidRequest,
+                format!("the CSR is refused: {why}"),
+            )
+        };
+        let request = CertReq::from_der(&der)
+            .map_err(|error| refused(format!("it is malformed: {error}")))?;
         let encode = |error| refused(format!("it is malformed: {error}"));
-        let public_key: SubjectPublicKeyInfoDer<'static> = request.info.public_key.to_der().map_err(encode)?.into();
+        let public_key: SubjectPublicKeyInfoDer<'static> =
+            request.info.public_key.to_der().map_err(encode)?.into();
         let message = request.info.to_der().map_err(encode)?;
         let algorithm = request.algorithm.to_der().map_err(encode)?;
         let signature = request.signature.as_bytes().unwrap_or_default();
-        x509::verify(&public_key, &algorithm, &message, signature).map_err(|why| refused(why.to_owned()))?;
-        Ok(Self { der: der.into(), public_key })
+        x509::verify(&public_key, &algorithm, &message, signature)
+            .map_err(|why| refused(why.to_owned()))?;
+        Ok(Self {
+            der: der.into(),
+            public_key,
+        })
     }
 
     /// Reads a CSR from PEM: one `CERTIFICATE REQUEST` block and nothing else.
@@ -45,12 +56,17 @@ impl Csr {
     ///
     /// [`ErrorKind::InvalidRequest`], with the line where the PEM is at fault.
     pub fn from_pem(text: &str) -> Result<Self> {
-        let der = pem::csr(text).map_err(|error| Error::new(ErrorKind::InvalidRequest, format!("not a PEM CSR: {error}")))?;
+        let der = pem::csr(text).map_err(|error| {
+            Error::new(ErrorKind::InvalidRequest, format!("not a PEM CSR: {error}"))
+        })?;
         Self::from_der(der)
     }
 
     /// What we made ourselves needs no second look.
-    pub(crate) fn made(der: CertificateSigningRequestDer<'static>, public_key: SubjectPublicKeyInfoDer<'static>) -> Self {
+    pub(crate) fn made(
+        der: CertificateSigningRequestDer<'static>,
+        public_key: SubjectPublicKeyInfoDer<'static>,
+    ) -> Self {
         Self { der, public_key }
     }
 

@@ -21,8 +21,11 @@ impl Identity {
     /// [`ErrorKind::InvalidRequest`] if the certificate is for another key.
     pub fn new(certificate: IssuedCertificate, key: PrivateKey) -> Result<Self> {
         if certificate.public_key() != key.public_key() {
-            return Err(Error::new(ErrorKind::InvalidRequest, "the certificate is for another key")
-                .with_context("spiffe id", certificate.spiffe_id()));
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the certificate is for another key",
+            )
+            .with_context("spiffe id", certificate.spiffe_id()));
         }
         Ok(Self { certificate, key })
     }
@@ -76,14 +79,26 @@ impl Identity {
     /// [`ErrorKind::Internal`] if that crate refuses what we verified.
     #[cfg(feature = "svid")]
     pub fn to_x509_svid(&self) -> Result<spiffe::X509Svid> {
-        let chain: Vec<u8> = self.certificate.chain().iter().flat_map(|certificate| certificate.iter().copied()).collect();
-        spiffe::X509Svid::parse_from_der(&chain, self.key.expose_pkcs8()?.expose())
-            .map_err(|error| Error::new(ErrorKind::Internal, "the spiffe crate refuses the SVID").with_source(error))
+        let chain: Vec<u8> = self
+            .certificate
+            .chain()
+            .iter()
+            .flat_map(|certificate| certificate.iter().copied())
+            .collect();
+        spiffe::X509Svid::parse_from_der(&chain, self.key.expose_pkcs8()?.expose()).map_err(
+            |error| {
+                Error::new(ErrorKind::Internal, "the spiffe crate refuses the SVID")
+                    .with_source(error)
+            },
+        )
     }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("certificate", &self.certificate).field("key", &self.key).finish()
+        f.debug_struct("Identity")
+            .field("certificate", &self.certificate)
+            .field("key", &self.key)
+            .finish()
     }
 }

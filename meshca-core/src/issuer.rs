@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use crate::verify::{self, Refusal};
 use crate::{
-    CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate, KeyType, PrivateKey,
-    Profile, Result, SignedChain, TrustBundle,
+    CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate,
+    KeyType, PrivateKey, Profile, Result, SignedChain, TrustBundle,
 };
 
 /// A CA that signs certificates for workloads.
@@ -139,7 +139,10 @@ pub struct Capabilities {
 impl Capabilities {
     /// None, for P-256 keys.
     pub fn new() -> Self {
-        Self { key_types: BTreeSet::from([KeyType::P256]), ..Self::default() }
+        Self {
+            key_types: BTreeSet::from([KeyType::P256]),
+            ..Self::default()
+        }
     }
 
     /// Says whether the CA gives the lifetime that is asked for (within its maximum) or decides on its own.
@@ -229,13 +232,27 @@ impl Capabilities {
     /// Refuses early, and in words, what the CA would refuse late or silently leave out.
     fn check(&self, spec: &CertificateSpec) -> Result<()> {
         let lacking = [
-            (spec.profile() != Profile::Workload && !self.intermediates, "intermediate CAs"),
+            (
+                spec.profile() != Profile::Workload && !self.intermediates,
+                "intermediate CAs",
+            ),
             (!spec.dns_names().is_empty() && !self.dns_names, "DNS names"),
-            (!spec.uris().is_empty() && !self.extra_uris, "URIs beside the SPIFFE ID"),
-            (spec.profile() == Profile::Workload && spec.common_name().is_some() && !self.common_name, "common names"),
+            (
+                !spec.uris().is_empty() && !self.extra_uris,
+                "URIs beside the SPIFFE ID",
+            ),
+            (
+                spec.profile() == Profile::Workload
+                    && spec.common_name().is_some()
+                    && !self.common_name,
+                "common names",
+            ),
         ];
         match lacking.into_iter().find(|(lacking, _)| *lacking) {
-            Some((_, what)) => Err(Error::new(ErrorKind::Unsupported, format!("this issuer cannot sign {what}"))),
+            Some((_, what)) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("this issuer cannot sign {what}"),
+            )),
             None => Ok(()),
         }
     }
@@ -281,7 +298,10 @@ pub trait IssuerExt: Issuer {
             let chain = self.sign(request).await.map_err(named)?;
             match verify::verify(&chain, request, &bundle, clock.now()) {
                 Ok(certificate) => Ok(certificate),
-                Err(Refusal { root_unknown: true, error }) => {
+                Err(Refusal {
+                    root_unknown: true,
+                    error,
+                }) => {
                     let renewed = self.refresh_trust_bundle().await.map_err(named)?;
                     if renewed == bundle {
                         return Err(named(error));
@@ -299,7 +319,10 @@ impl<I: Issuer + ?Sized> IssuerExt for I {}
 macro_rules! forward {
     ($pointer:ident) => {
         #[async_trait]
-        #[deny(clippy::missing_trait_methods, reason = "a forgotten method would silently lose what the inner one does")]
+        #[deny(
+            clippy::missing_trait_methods,
+            reason = "a forgotten method would silently lose what the inner one does"
+        )]
         impl<I: Issuer + ?Sized> Issuer for $pointer<I> {
             fn capabilities(&self) -> Capabilities {
                 (**self).capabilities()

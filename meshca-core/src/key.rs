@@ -8,8 +8,8 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-    Ed25519KeyPair, KeyPair as _,
+    self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _,
 };
 use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 
@@ -39,8 +39,14 @@ pub enum KeyType {
 
 impl KeyType {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::P256, Self::P384, Self::Ed25519, Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
+    pub const ALL: [Self; 6] = [
+        Self::P256,
+        Self::P384,
+        Self::Ed25519,
+        Self::Rsa2048,
+        Self::Rsa3072,
+        Self::Rsa4096,
+    ];
 
     /// The RSA type of this many bits.
     pub fn rsa(bits: u32) -> Option<Self> {
@@ -84,13 +90,16 @@ impl FromStr for KeyType {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|key_type| key_type.to_string().eq_ignore_ascii_case(name)).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "unknown key type; use P-256, P-384, Ed25519, RSA-2048, RSA-3072 or RSA-4096",
-            )
-            .with_context("key type", name.escape_debug())
-        })
+        Self::ALL
+            .into_iter()
+            .find(|key_type| key_type.to_string().eq_ignore_ascii_case(name))
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidConfig,
+                    "unknown key type; use P-256, P-384, Ed25519, RSA-2048, RSA-3072 or RSA-4096",
+                )
+                .with_context("key type", name.escape_debug())
+            })
     }
 }
 
@@ -154,10 +163,17 @@ impl PrivateKey {
     ///
     /// [`ErrorKind::Internal`] if the random number generator fails.
     pub fn generate(key_type: KeyType) -> Result<Self> {
-        let failed = |_| Error::new(ErrorKind::Internal, "could not generate a private key").with_context("key type", key_type);
+        let failed = |_| {
+            Error::new(ErrorKind::Internal, "could not generate a private key")
+                .with_context("key type", key_type)
+        };
         let pair = match key_type {
-            KeyType::P256 => Pair::Ecdsa(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?),
-            KeyType::P384 => Pair::Ecdsa(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).map_err(failed)?),
+            KeyType::P256 => Pair::Ecdsa(
+                EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?,
+            ),
+            KeyType::P384 => Pair::Ecdsa(
+                EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).map_err(failed)?,
+            ),
             KeyType::Ed25519 => Pair::Ed25519(Ed25519KeyPair::generate().map_err(failed)?),
             KeyType::Rsa2048 => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?),
             KeyType::Rsa3072 => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa3072).map_err(failed)?),
@@ -174,8 +190,12 @@ impl PrivateKey {
     /// [`ErrorKind::InvalidConfig`] with the line of what is wrong, or if the key is damaged;
     /// [`ErrorKind::Unsupported`] if its type is none of [`KeyType`]. The key is never in the error.
     pub fn from_pem(text: &str) -> Result<Self> {
-        let der = pem::private_key(text)
-            .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("not a PEM private key: {error}")))?;
+        let der = pem::private_key(text).map_err(|error| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("not a PEM private key: {error}"),
+            )
+        })?;
         let key = Self::from_der(&der);
         wipe(der);
         key
@@ -207,10 +227,17 @@ impl PrivateKey {
         match rsa {
             Ok(pair) => {
                 let bits = pair.public_modulus_len() * 8;
-                let key_type = u32::try_from(bits).ok().and_then(KeyType::rsa).ok_or_else(|| {
-                    Error::new(ErrorKind::Unsupported, "RSA keys must have 2048, 3072 or 4096 bits")
-                        .with_context("bits", bits)
-                })?;
+                let key_type =
+                    u32::try_from(bits)
+                        .ok()
+                        .and_then(KeyType::rsa)
+                        .ok_or_else(|| {
+                            Error::new(
+                                ErrorKind::Unsupported,
+                                "RSA keys must have 2048, 3072 or 4096 bits",
+                            )
+                            .with_context("bits", bits)
+                        })?;
                 Self::from_pair(Pair::Rsa(pair), key_type)
             }
             Err(_) => Err(Error::new(
@@ -222,12 +249,21 @@ impl PrivateKey {
 
     fn from_pair(pair: Pair, key_type: KeyType) -> Result<Self> {
         let der = match &pair {
-            Pair::Ecdsa(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).map(|der| der.as_ref().to_vec()),
-            Pair::Ed25519(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).map(|der| der.as_ref().to_vec()),
-            Pair::Rsa(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).map(|der| der.as_ref().to_vec()),
+            Pair::Ecdsa(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())
+                .map(|der| der.as_ref().to_vec()),
+            Pair::Ed25519(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())
+                .map(|der| der.as_ref().to_vec()),
+            Pair::Rsa(pair) => AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())
+                .map(|der| der.as_ref().to_vec()),
         };
-        let public_key = der.map_err(|_| Error::new(ErrorKind::Internal, "could not encode a public key"))?.into();
-        Ok(Self(Arc::new(KeyMaterial { pair, key_type, public_key })))
+        let public_key = der
+            .map_err(|_| Error::new(ErrorKind::Internal, "could not encode a public key"))?
+            .into();
+        Ok(Self(Arc::new(KeyMaterial {
+            pair,
+            key_type,
+            public_key,
+        })))
     }
 
     /// The type of the key.
@@ -251,7 +287,10 @@ impl PrivateKey {
         Ok(SecretValue::new(match &self.0.pair {
             Pair::Ecdsa(pair) => pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
             Pair::Ed25519(pair) => pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
-            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair).map_err(failed)?.as_ref().to_vec(),
+            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair)
+                .map_err(failed)?
+                .as_ref()
+                .to_vec(),
         }))
     }
 
@@ -261,7 +300,9 @@ impl PrivateKey {
     ///
     /// [`ErrorKind::Internal`] if it cannot be encoded.
     pub fn expose_pem(&self) -> Result<SecretValue> {
-        Ok(SecretValue::new(pem::encode("PRIVATE KEY", self.expose_pkcs8()?.expose()).into_bytes()))
+        Ok(SecretValue::new(
+            pem::encode("PRIVATE KEY", self.expose_pkcs8()?.expose()).into_bytes(),
+        ))
     }
 
     pub(crate) fn material(&self) -> &Arc<KeyMaterial> {
@@ -294,11 +335,23 @@ impl KeyMaterial {
         let failed = |_| Error::new(ErrorKind::Internal, "could not sign with a private key");
         let random = SystemRandom::new();
         match &self.pair {
-            Pair::Ecdsa(pair) => pair.sign(&random, message).map(|signature| signature.as_ref().to_vec()).map_err(failed),
-            Pair::Ed25519(pair) => pair.try_sign(message).map(|signature| signature.as_ref().to_vec()).map_err(failed),
+            Pair::Ecdsa(pair) => pair
+                .sign(&random, message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(failed),
+            Pair::Ed25519(pair) => pair
+                .try_sign(message)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(failed),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut signature).map_err(failed)?;
+                pair.sign(
+                    &signature::RSA_PKCS1_SHA256,
+                    &random,
+                    message,
+                    &mut signature,
+                )
+                .map_err(failed)?;
                 Ok(signature)
             }
         }
@@ -353,8 +406,12 @@ mod tests {
             assert_eq!(again.public_key(), key.public_key());
             assert_eq!(key_type.to_string().parse::<KeyType>().unwrap(), key_type);
             let signature = Signer::sign(&again, b"message").unwrap();
-            crate::x509::verify_with_any_algorithm(key.public_key(), b"message", &signature).unwrap();
-            assert!(crate::x509::verify_with_any_algorithm(key.public_key(), b"messag3", &signature).is_err());
+            crate::x509::verify_with_any_algorithm(key.public_key(), b"message", &signature)
+                .unwrap();
+            assert!(
+                crate::x509::verify_with_any_algorithm(key.public_key(), b"messag3", &signature)
+                    .is_err()
+            );
         }
     }
 
@@ -369,7 +426,10 @@ mod tests {
         ] {
             let error = PrivateKey::from_pem(text).unwrap_err();
             assert_eq!(error.kind(), kind);
-            assert!(!format!("{error} {error:?}").contains("bm90IGEga2V5"), "{error:?}");
+            assert!(
+                !format!("{error} {error:?}").contains("bm90IGEga2V5"),
+                "{error:?}"
+            );
         }
     }
 }

@@ -29,9 +29,12 @@ pub use identity::Identity;
 pub use issuer::{Capabilities, CheckReport, Issuer, IssuerExt};
 pub use key::{KeyType, PrivateKey, Signer};
 pub use registry::{BackendRegistry, IssuerFactory};
-pub use request::{CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId};
+pub use request::{
+    CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId,
+};
 pub use secret::{
-    DirSecretStore, Expect, MemorySecretStore, SecretKey, SecretStore, SecretStoreExt, SecretValue, StoredSecret, Version,
+    DirSecretStore, Expect, MemorySecretStore, SecretKey, SecretStore, SecretStoreExt, SecretValue,
+    StoredSecret, Version,
 };
 pub use time::{Clock, RenewalPolicy, SystemClock, Validity};
 pub use trust::{TrustBundle, TrustRoot};

@@ -19,7 +19,8 @@ use async_trait::async_trait;
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::resource::{
-    Backend, Bundled, Extension, ExtensionMode, IdentityProvider, Mesh, MeshIdentity, Provider, labels,
+    Backend, Bundled, Extension, ExtensionMode, IdentityProvider, Mesh, MeshIdentity, Provider,
+    labels,
 };
 use crate::secret::{LocalSources, SecretStore, SourceReader};
 use crate::spiffe::{NameTemplate, Workload};
@@ -56,13 +57,18 @@ impl BackendConfig {
     /// A backend of `Mesh.mtls`.
     pub fn classic(backend: &Backend) -> Self {
         // cert-manager decides on the lifetime unless the operator does.
-        let issuer_decides = backend.dp_cert.expiration.is_none() && matches!(backend.provider, Provider::CertManager(_));
+        let issuer_decides = backend.dp_cert.expiration.is_none()
+            && matches!(backend.provider, Provider::CertManager(_));
         Self {
             name: backend.name.clone(),
             settings: BackendSettings::Provider(backend.provider.clone()),
             mode: ExtensionMode::Leaf,
             lifetime: backend.dp_cert.lifetime(),
-            lifetime_policy: if issuer_decides { LifetimePolicy::AcceptIssuer } else { LifetimePolicy::AtMostRequested },
+            lifetime_policy: if issuer_decides {
+                LifetimePolicy::AcceptIssuer
+            } else {
+                LifetimePolicy::AtMostRequested
+            },
             model: Model::Classic,
         }
     }
@@ -72,16 +78,27 @@ impl BackendConfig {
     pub fn modern(identity: &MeshIdentity) -> Option<Self> {
         let name = identity.metadata.name.clone();
         let (settings, mode, lifetime) = match identity.provider.as_ref()? {
-            IdentityProvider::Bundled(bundled) => {
-                (BackendSettings::Bundled(bundled.clone()), ExtensionMode::Leaf, bundled.lifetime())
-            }
-            IdentityProvider::Extension(Extension { provider, mode, .. }) => {
-                (BackendSettings::Provider(provider.clone()), *mode, crate::DEFAULT_LIFETIME)
-            }
+            IdentityProvider::Bundled(bundled) => (
+                BackendSettings::Bundled(bundled.clone()),
+                ExtensionMode::Leaf,
+                bundled.lifetime(),
+            ),
+            IdentityProvider::Extension(Extension { provider, mode, .. }) => (
+                BackendSettings::Provider(provider.clone()),
+                *mode,
+                crate::DEFAULT_LIFETIME,
+            ),
             IdentityProvider::Spire(_) => return None,
         };
         let lifetime_policy = LifetimePolicy::AtMostRequested;
-        Some(Self { name, settings, mode, lifetime, lifetime_policy, model: Model::Modern })
+        Some(Self {
+            name,
+            settings,
+            mode,
+            lifetime,
+            lifetime_policy,
+            model: Model::Modern,
+        })
     }
 
     /// The name of the backend, or of the MeshIdentity.
@@ -118,12 +135,22 @@ impl BackendConfig {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidRequest`] if a template cannot be rendered for this workload, naming the label or tag.
-    pub fn certificate_spec(&self, spiffe_id: SpiffeId, workload: &Workload) -> Result<CertificateSpec> {
-        let mut spec = CertificateSpec::workload(spiffe_id).with_lifetime(self.lifetime).with_lifetime_policy(self.lifetime_policy);
-        let (common_name, dns_names): (Option<&NameTemplate>, &[NameTemplate]) = match &self.settings {
+    pub fn certificate_spec(
+        &self,
+        spiffe_id: SpiffeId,
+        workload: &Workload,
+    ) -> Result<CertificateSpec> {
+        let mut spec = CertificateSpec::workload(spiffe_id)
+            .with_lifetime(self.lifetime)
+            .with_lifetime_policy(self.lifetime_policy);
+        let (common_name, dns_names): (Option<&NameTemplate>, &[NameTemplate]) = match &self
+            .settings
+        {
             BackendSettings::Provider(Provider::Vault(vault)) => (vault.common_name.as_ref(), &[]),
             BackendSettings::Provider(Provider::Acm(acm)) => (acm.common_name.as_ref(), &[]),
-            BackendSettings::Provider(Provider::CertManager(conf)) => (conf.common_name.as_ref(), &conf.dns_names),
+            BackendSettings::Provider(Provider::CertManager(conf)) => {
+                (conf.common_name.as_ref(), &conf.dns_names)
+            }
             _ => (None, &[]),
         };
         if let Some(template) = common_name {
@@ -152,13 +179,20 @@ impl BackendConfig {
 /// [`ErrorKind::InvalidRequest`] if there is no service or several, or if it is no single segment of a SPIFFE ID;
 /// [`ErrorKind::InvalidConfig`] if the mesh's name is no trust domain.
 pub fn classic_spiffe_id(mesh: &Mesh, workload: &Workload) -> Result<SpiffeId> {
-    let template = if workload.tags().contains_key(labels::SERVICE) { CLASSIC_BY_TAG } else { CLASSIC_BY_LABEL };
+    let template = if workload.tags().contains_key(labels::SERVICE) {
+        CLASSIC_BY_TAG
+    } else {
+        CLASSIC_BY_LABEL
+    };
     let service = NameTemplate::parse(template)?.render(workload)?;
     let trust_domain = classic_trust_domain(mesh)?;
     SpiffeId::from_segments(trust_domain, &[service.as_str()]).map_err(|error| {
-        Error::new(ErrorKind::InvalidRequest, "the service cannot be part of a SPIFFE ID")
-            .with_context("service", service.escape_debug())
-            .with_source(error)
+        Error::new(
+            ErrorKind::InvalidRequest,
+            "the service cannot be part of a SPIFFE ID",
+        )
+        .with_context("service", service.escape_debug())
+        .with_source(error)
     })
 }
 
@@ -172,7 +206,12 @@ const CLASSIC_BY_LABEL: &str = r#"{{ label "kuma.io/service" }}"#;
 /// [`ErrorKind::InvalidConfig`] if the mesh's name is no trust domain.
 pub fn classic_trust_domain(mesh: &Mesh) -> Result<TrustDomain> {
     TrustDomain::new(&mesh.metadata.name).map_err(|error| {
-        Error::new(ErrorKind::InvalidConfig, "the mesh's name cannot be a trust domain").with_context("mesh", &mesh.metadata.name).with_source(error)
+        Error::new(
+            ErrorKind::InvalidConfig,
+            "the mesh's name cannot be a trust domain",
+        )
+        .with_context("mesh", &mesh.metadata.name)
+        .with_source(error)
     })
 }
 
@@ -188,8 +227,19 @@ pub struct BuildContext {
 
 impl BuildContext {
     /// The context of one mesh (or of one of its trust domains).
-    pub fn new(mesh: impl Into<String>, trust_domain: TrustDomain, secrets: Arc<dyn SecretStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { mesh: mesh.into(), trust_domain, secrets, local_sources: LocalSources::default(), clock }
+    pub fn new(
+        mesh: impl Into<String>,
+        trust_domain: TrustDomain,
+        secrets: Arc<dyn SecretStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            mesh: mesh.into(),
+            trust_domain,
+            secrets,
+            local_sources: LocalSources::default(),
+            clock,
+        }
     }
 
     /// Decides whether data sources may name files and environment variables of the control plane.
@@ -225,7 +275,10 @@ impl BuildContext {
     ///
     /// [`ErrorKind::InvalidConfig`] if the mesh has a name that no secret can have.
     pub fn sources(&self) -> Result<SourceReader> {
-        Ok(SourceReader::new(Arc::clone(&self.secrets), self.mesh.clone())?.with_local_sources(self.local_sources))
+        Ok(
+            SourceReader::new(Arc::clone(&self.secrets), self.mesh.clone())?
+                .with_local_sources(self.local_sources),
+        )
     }
 }
 
@@ -244,7 +297,11 @@ pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for settings that cannot work; those of the secrets that it reads.
-    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<Arc<dyn Issuer>>;
+    async fn build(
+        &self,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Issuer>>;
 }
 
 /// Which factory builds which type.
@@ -287,18 +344,33 @@ impl BackendRegistry {
     ///
     /// [`ErrorKind::InvalidConfig`] for a type that no factory was added for; those of the factory, with the
     /// name of the backend.
-    pub async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<Arc<dyn Issuer>> {
+    pub async fn build(
+        &self,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Issuer>> {
         let built = match self.factories.get(config.type_name()) {
             Some(factory) => factory.build(config, context).await,
             None => {
                 let known: Vec<_> = self.types().collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let known = if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.join(", ")
+                };
                 Err(Error::new(
                     ErrorKind::InvalidConfig,
-                    format!("no issuer of the type `{}` is registered (there are: {known})", config.type_name().escape_debug()),
+                    format!(
+                        "no issuer of the type `{}` is registered (there are: {known})",
+                        config.type_name().escape_debug()
+                    ),
                 ))
             }
         };
-        built.map_err(|error| error.with_context("mesh", context.mesh()).with_context("backend", config.name()))
+        built.map_err(|error| {
+            error
+                .with_context("mesh", context.mesh())
+                .with_context("backend", config.name())
+        })
     }
 }

@@ -80,9 +80,13 @@ impl CertificateSpec {
 
     /// An intermediate CA of this trust domain, with the common name that its subject needs
     /// (RFC 5280 §4.1.2.6: a CA's subject is not empty), for signing leaves only.
-    pub fn intermediate(trust_domain: &TrustDomain, common_name: impl Into<String>) -> Result<Self> {
-        let spiffe_id = SpiffeId::new(format!("spiffe://{trust_domain}"))
-            .map_err(|error| Error::new(ErrorKind::InvalidRequest, "not a trust domain").with_source(error))?;
+    pub fn intermediate(
+        trust_domain: &TrustDomain,
+        common_name: impl Into<String>,
+    ) -> Result<Self> {
+        let spiffe_id = SpiffeId::new(format!("spiffe://{trust_domain}")).map_err(|error| {
+            Error::new(ErrorKind::InvalidRequest, "not a trust domain").with_source(error)
+        })?;
         Ok(Self {
             profile: Profile::Intermediate { path_len: 0 },
             common_name: Some(common_name.into()),
@@ -189,21 +193,32 @@ impl CertificateSpec {
 
     fn check(&self) -> Result<()> {
         let refuse = |why: &'static str, value: &str| {
-            Err(Error::new(ErrorKind::InvalidRequest, why).with_context("value", value.escape_debug()))
+            Err(Error::new(ErrorKind::InvalidRequest, why)
+                .with_context("value", value.escape_debug()))
         };
         if self.profile == Profile::Workload && self.spiffe_id.path().is_empty() {
-            return refuse("a workload's SPIFFE ID must have a path (SPIFFE X.509-SVID §4.1)", &self.spiffe_id.to_string());
+            return refuse(
+                "a workload's SPIFFE ID must have a path (SPIFFE X.509-SVID §4.1)",
+                &self.spiffe_id.to_string(),
+            );
         }
         if self.lifetime < Duration::from_secs(1) {
-            return refuse("a certificate must live for a second at least", &format!("{:?}", self.lifetime));
+            return refuse(
+                "a certificate must live for a second at least",
+                &format!("{:?}", self.lifetime),
+            );
         }
         for uri in &self.uris {
             let scheme = uri.split_once(':').map(|(scheme, _)| scheme);
             match scheme {
                 Some(scheme) if scheme.eq_ignore_ascii_case("spiffe") => {
-                    return refuse("a certificate has exactly one SPIFFE ID (SPIFFE X.509-SVID §2)", uri);
+                    return refuse(
+                        "a certificate has exactly one SPIFFE ID (SPIFFE X.509-SVID §2)",
+                        uri,
+                    );
                 }
-                Some(scheme) if !scheme.is_empty() && uri.bytes().all(|byte| byte.is_ascii_graphic()) => {}
+                Some(scheme)
+                    if !scheme.is_empty() && uri.bytes().all(|byte| byte.is_ascii_graphic()) => {}
                 _ => return refuse("not a URI in ASCII characters", uri),
             }
         }
@@ -212,7 +227,9 @@ impl CertificateSpec {
                 (1..=63).contains(&label.len())
                     && !label.starts_with('-')
                     && !label.ends_with('-')
-                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                    && label
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
             };
             let host = name.strip_prefix("*.").unwrap_or(name);
             if name.len() > 253 || !host.split('.').all(label) {
@@ -220,8 +237,15 @@ impl CertificateSpec {
             }
         }
         match &self.common_name {
-            Some(name) if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) => {
-                refuse("a common name has 1 to 64 printable characters (RFC 5280 appendix A.1)", name)
+            Some(name)
+                if name.is_empty()
+                    || name.chars().count() > 64
+                    || name.chars().any(char::is_control) =>
+            {
+                refuse(
+                    "a common name has 1 to 64 printable characters (RFC 5280 appendix A.1)",
+                    name,
+                )
             }
             _ => Ok(()),
         }
@@ -265,7 +289,10 @@ struct Inner {
 
 enum RequestKey {
     /// We hold the key and can prove it on demand.
-    Held { key: Arc<KeyMaterial>, csr: OnceLock<Csr> },
+    Held {
+        key: Arc<KeyMaterial>,
+        csr: OnceLock<Csr>,
+    },
     /// Somebody else holds the key, and proved it.
     Proved(Csr),
 }
@@ -278,7 +305,14 @@ impl CertificateRequest {
     /// [`ErrorKind::InvalidRequest`] if the spec contradicts itself: a second SPIFFE ID, a name
     /// that is none, a workload without a path.
     pub fn for_key(spec: CertificateSpec, key: &PrivateKey, now: SystemTime) -> Result<Self> {
-        Self::new(spec, RequestKey::Held { key: Arc::clone(key.material()), csr: OnceLock::new() }, now)
+        Self::new(
+            spec,
+            RequestKey::Held {
+                key: Arc::clone(key.material()),
+                csr: OnceLock::new(),
+            },
+            now,
+        )
     }
 
     /// A request for the key of a CSR that somebody else made, a proxy for example. The CSR proves
@@ -290,7 +324,10 @@ impl CertificateRequest {
     /// with a throwaway leaf that only the holder of its key can sign.
     pub fn for_csr(spec: CertificateSpec, csr: Csr, now: SystemTime) -> Result<Self> {
         if spec.profile != Profile::Workload {
-            return Err(Error::new(ErrorKind::Unsupported, "an intermediate is requested for a key held here, not for a CSR"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "an intermediate is requested for a key held here, not for a CSR",
+            ));
         }
         Self::new(spec, RequestKey::Proved(csr), now)
     }
@@ -302,7 +339,12 @@ impl CertificateRequest {
             RequestKey::Proved(csr) => csr.public_key(),
         };
         let id = request_id(&spec, public_key);
-        Ok(Self(Arc::new(Inner { spec, created: now, id, key })))
+        Ok(Self(Arc::new(Inner {
+            spec,
+            created: now,
+            id,
+            key,
+        })))
     }
 
     /// What is wanted.
@@ -328,7 +370,11 @@ impl CertificateRequest {
     /// The end of the lifetime asked for, as a point in time that stays the same however often
     /// the request is tried. Whole seconds.
     pub fn not_after(&self) -> SystemTime {
-        let end = self.0.created.checked_add(self.0.spec.lifetime).unwrap_or(self.0.created);
+        let end = self
+            .0
+            .created
+            .checked_add(self.0.spec.lifetime)
+            .unwrap_or(self.0.created);
         crate::time::whole_seconds(end)
     }
 
@@ -372,7 +418,10 @@ impl CertificateRequest {
 
 impl fmt::Debug for CertificateRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertificateRequest").field("id", &self.0.id).field("spec", &self.0.spec).finish_non_exhaustive()
+        f.debug_struct("CertificateRequest")
+            .field("id", &self.0.id)
+            .field("spec", &self.0.spec)
+            .finish_non_exhaustive()
     }
 }
 
@@ -406,9 +455,9 @@ pub(crate) fn subject_names(spec: &CertificateSpec) -> Result<(DistinguishedName
         subject.push(DnType::CommonName, name.as_str());
     }
     let ascii = |name: String| {
-        name.as_str()
-            .try_into()
-            .map_err(|error| Error::new(ErrorKind::InvalidRequest, "a name is not ASCII").with_source(error))
+        name.as_str().try_into().map_err(|error| {
+            Error::new(ErrorKind::InvalidRequest, "a name is not ASCII").with_source(error)
+        })
     };
     let mut names = Vec::with_capacity(1 + spec.uris.len() + spec.dns_names.len());
     for uri in spec.all_uris() {
@@ -425,8 +474,8 @@ fn build_csr(spec: &CertificateSpec, key: &KeyMaterial) -> Result<Csr> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject;
     params.subject_alt_names = names;
-    let csr = params
-        .serialize_request(key)
-        .map_err(|error| Error::new(ErrorKind::Internal, "could not build a CSR").with_source(error))?;
+    let csr = params.serialize_request(key).map_err(|error| {
+        Error::new(ErrorKind::Internal, "could not build a CSR").with_source(error)
+    })?;
     Ok(Csr::made(csr.der().clone(), key.public_key().clone()))
 }

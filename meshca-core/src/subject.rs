@@ -36,17 +36,39 @@ fn convert(name: &Name) -> Option<DistinguishedName> {
     for rdn in name.iter_rdn() {
         let [attribute] = rdn.iter().collect::<Vec<_>>().try_into().ok()?;
         let arcs: Vec<u64> = attribute.oid.arcs().map(u64::from).collect();
-        converted.push(DnType::from_oid(&arcs), value(AnyRef::from(&attribute.value))?);
+        converted.push(
+            DnType::from_oid(&arcs),
+            value(AnyRef::from(&attribute.value))?,
+        );
     }
     Some(converted)
 }
 
 fn value(any: AnyRef<'_>) -> Option<DnValue> {
     Some(match any.tag() {
-        Tag::Utf8String => DnValue::Utf8String(any.decode_as::<Utf8StringRef<'_>>().ok()?.as_str().to_owned()),
-        Tag::PrintableString => DnValue::PrintableString(any.decode_as::<PrintableStringRef<'_>>().ok()?.as_str().try_into().ok()?),
-        Tag::Ia5String => DnValue::Ia5String(any.decode_as::<Ia5StringRef<'_>>().ok()?.as_str().try_into().ok()?),
-        Tag::TeletexString => DnValue::TeletexString(TeletexString::try_from(std::str::from_utf8(any.value()).ok()?).ok()?),
+        Tag::Utf8String => DnValue::Utf8String(
+            any.decode_as::<Utf8StringRef<'_>>()
+                .ok()?
+                .as_str()
+                .to_owned(),
+        ),
+        Tag::PrintableString => DnValue::PrintableString(
+            any.decode_as::<PrintableStringRef<'_>>()
+                .ok()?
+                .as_str()
+                .try_into()
+                .ok()?,
+        ),
+        Tag::Ia5String => DnValue::Ia5String(
+            any.decode_as::<Ia5StringRef<'_>>()
+                .ok()?
+                .as_str()
+                .try_into()
+                .ok()?,
+        ),
+        Tag::TeletexString => DnValue::TeletexString(
+            TeletexString::try_from(std::str::from_utf8(any.value()).ok()?).ok()?,
+        ),
         Tag::BmpString => DnValue::BmpString(BmpString::from_utf16be(any.value().to_vec()).ok()?),
         _ => return None,
     })

@@ -52,7 +52,10 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the wall clock"
+    )]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
@@ -73,11 +76,17 @@ impl Validity {
     /// [`ErrorKind::InvalidRequest`] if it would end before it begins.
     pub fn new(not_before: SystemTime, not_after: SystemTime) -> Result<Self> {
         if not_after < not_before {
-            return Err(Error::new(ErrorKind::InvalidRequest, "a validity cannot end before it begins")
-                .with_context("not before", rfc3339(not_before))
-                .with_context("not after", rfc3339(not_after)));
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "a validity cannot end before it begins",
+            )
+            .with_context("not before", rfc3339(not_before))
+            .with_context("not after", rfc3339(not_after)));
         }
-        Ok(Self { not_before, not_after })
+        Ok(Self {
+            not_before,
+            not_after,
+        })
     }
 
     /// The first moment.
@@ -103,7 +112,12 @@ impl Validity {
 
 impl fmt::Display for Validity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to {}", rfc3339(self.not_before), rfc3339(self.not_after))
+        write!(
+            f,
+            "{} to {}",
+            rfc3339(self.not_before),
+            rfc3339(self.not_after)
+        )
     }
 }
 
@@ -141,7 +155,9 @@ impl RenewalPolicy {
         } else {
             Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("renewal fractions must satisfy 0 < earliest <= latest < 1, not {earliest} and {latest}"),
+                format!(
+                    "renewal fractions must satisfy 0 < earliest <= latest < 1, not {earliest} and {latest}"
+                ),
             ))
         }
     }
@@ -152,16 +168,27 @@ impl RenewalPolicy {
     /// clamped. The result is never after `not_after` and, for a certificate that had already
     /// ended when it was issued, it is `issued_at`.
     pub fn renew_at(&self, issued_at: SystemTime, not_after: SystemTime, draw: f64) -> SystemTime {
-        let lifetime = not_after.duration_since(issued_at).unwrap_or(Duration::ZERO);
-        let draw = if draw.is_nan() { 0.0 } else { draw.clamp(0.0, 1.0) };
+        let lifetime = not_after
+            .duration_since(issued_at)
+            .unwrap_or(Duration::ZERO);
+        let draw = if draw.is_nan() {
+            0.0
+        } else {
+            draw.clamp(0.0, 1.0)
+        };
         let fraction = self.earliest + (self.latest - self.earliest) * draw;
-        issued_at.checked_add(lifetime.mul_f64(fraction)).unwrap_or(not_after)
+        issued_at
+            .checked_add(lifetime.mul_f64(fraction))
+            .unwrap_or(not_after)
     }
 }
 
 impl Default for RenewalPolicy {
     fn default() -> Self {
-        Self { earliest: 0.5, latest: 0.6 }
+        Self {
+            earliest: 0.5,
+            latest: 0.6,
+        }
     }
 }
 
@@ -177,7 +204,9 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 
 /// Certificates know whole seconds only.
 pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
-    let secs = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let secs = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
 }
 
@@ -194,20 +223,47 @@ mod tests {
     #[test]
     fn validity_knows_its_ends() {
         let validity = Validity::new(at(100), at(200)).unwrap();
-        for (now, inside, remaining) in [(99, false, 101), (100, true, 100), (200, true, 0), (201, false, 0)] {
+        for (now, inside, remaining) in [
+            (99, false, 101),
+            (100, true, 100),
+            (200, true, 0),
+            (201, false, 0),
+        ] {
             assert_eq!(validity.contains(at(now)), inside, "{now}");
-            assert_eq!(validity.remaining(at(now)), Duration::from_secs(remaining), "{now}");
+            assert_eq!(
+                validity.remaining(at(now)),
+                Duration::from_secs(remaining),
+                "{now}"
+            );
         }
-        assert_eq!(validity.to_string(), "1970-01-01T00:01:40Z to 1970-01-01T00:03:20Z");
-        assert_eq!(Validity::new(at(2), at(1)).unwrap_err().kind(), ErrorKind::InvalidRequest);
+        assert_eq!(
+            validity.to_string(),
+            "1970-01-01T00:01:40Z to 1970-01-01T00:03:20Z"
+        );
+        assert_eq!(
+            Validity::new(at(2), at(1)).unwrap_err().kind(),
+            ErrorKind::InvalidRequest
+        );
     }
 
     #[test]
     fn renewal_fractions_are_checked() {
-        for (earliest, latest) in [(0.0, 0.5), (0.6, 0.5), (0.5, 1.0), (f64::NAN, 0.5), (0.5, f64::INFINITY)] {
-            assert!(RenewalPolicy::between(earliest, latest).is_err(), "{earliest} {latest}");
+        for (earliest, latest) in [
+            (0.0, 0.5),
+            (0.6, 0.5),
+            (0.5, 1.0),
+            (f64::NAN, 0.5),
+            (0.5, f64::INFINITY),
+        ] {
+            assert!(
+                RenewalPolicy::between(earliest, latest).is_err(),
+                "{earliest} {latest}"
+            );
         }
-        assert_eq!(RenewalPolicy::between(0.5, 0.6).unwrap(), RenewalPolicy::default());
+        assert_eq!(
+            RenewalPolicy::between(0.5, 0.6).unwrap(),
+            RenewalPolicy::default()
+        );
     }
 
     proptest! {

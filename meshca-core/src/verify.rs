@@ -24,10 +24,13 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext, VerifiedPath,
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext, VerifiedPath,
 };
 use x509_cert::ext::pkix::name::GeneralName;
 
@@ -36,8 +39,8 @@ use crate::key::KeyMaterial;
 use crate::time::rfc3339;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 use crate::{
-    CertificateRequest, Error, ErrorKind, IssuedCertificate, LifetimePolicy, Observation, Profile, Proof, SignedChain,
-    TrustBundle, TrustRoot, Validity,
+    CertificateRequest, Error, ErrorKind, IssuedCertificate, LifetimePolicy, Observation, Profile,
+    Proof, SignedChain, TrustBundle, TrustRoot, Validity,
 };
 
 /// How far a CA's clock may be ahead of ours: a minute. NTP keeps within seconds, and Istio needed to allow two minutes.
@@ -54,7 +57,10 @@ pub(crate) struct Refusal {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self { error, root_unknown: false }
+        Self {
+            error,
+            root_unknown: false,
+        }
     }
 }
 
@@ -70,16 +76,25 @@ pub(crate) fn verify(
 ) -> Result<IssuedCertificate, Refusal> {
     let domain = request.spiffe_id().trust_domain();
     if bundle.trust_domain() != domain {
-        return Err(Error::new(ErrorKind::InvalidRequest, "the trust bundle is of another trust domain")
-            .with_context("bundle", bundle.trust_domain())
-            .with_context("request", domain)
-            .into());
+        return Err(Error::new(
+            ErrorKind::InvalidRequest,
+            "the trust bundle is of another trust domain",
+        )
+        .with_context("bundle", bundle.trust_domain())
+        .with_context("request", domain)
+        .into());
     }
-    if let Some(by) = chain.construction().filter(|by| by.request == *request.id() && bundle.contains(&by.root)) {
-        return constructed(chain, by, request, now).map_err(|error| error.with_context("spiffe id", request.spiffe_id()).into());
+    if let Some(by) = chain
+        .construction()
+        .filter(|by| by.request == *request.id() && bundle.contains(&by.root))
+    {
+        return constructed(chain, by, request, now)
+            .map_err(|error| error.with_context("spiffe id", request.spiffe_id()).into());
     }
-    verify_signatures(chain, request, bundle, now)
-        .map_err(|refusal| Refusal { error: refusal.error.with_context("spiffe id", request.spiffe_id()), ..refusal })
+    verify_signatures(chain, request, bundle, now).map_err(|refusal| Refusal {
+        error: refusal.error.with_context("spiffe id", request.spiffe_id()),
+        ..refusal
+    })
 }
 
 /// The CA of this process built it for exactly this request; all that can be wrong by now is the time.
@@ -107,7 +122,12 @@ fn constructed(
 }
 
 fn notes(chain: &SignedChain) -> Vec<Observation> {
-    chain.notes().iter().cloned().map(Observation::IssuerNote).collect()
+    chain
+        .notes()
+        .iter()
+        .cloned()
+        .map(Observation::IssuerNote)
+        .collect()
 }
 
 fn verify_signatures(
@@ -118,9 +138,20 @@ fn verify_signatures(
 ) -> Result<IssuedCertificate, Refusal> {
     let sent = read_all(chain)?;
     let mut seen = HashSet::new();
-    let distinct: Vec<&Parsed> = sent.iter().filter(|certificate| seen.insert(&certificate.der)).collect();
-    let Some(leaf) = distinct.iter().copied().find(|certificate| certificate.public_key == *request.public_key()) else {
-        return Err(bad(format!("none of the {} certificates that the CA returned is for the key of the request", sent.len())).into());
+    let distinct: Vec<&Parsed> = sent
+        .iter()
+        .filter(|certificate| seen.insert(&certificate.der))
+        .collect();
+    let Some(leaf) = distinct
+        .iter()
+        .copied()
+        .find(|certificate| certificate.public_key == *request.public_key())
+    else {
+        return Err(bad(format!(
+            "none of the {} certificates that the CA returned is for the key of the request",
+            sent.len()
+        ))
+        .into());
     };
 
     let mut observations = notes(chain);
@@ -128,7 +159,10 @@ fn verify_signatures(
     check_purpose(leaf, request)?;
     check_lifetime(leaf.validity, request, now, &mut observations)?;
 
-    let others: Vec<&Parsed> = distinct.into_iter().filter(|other| other.der != leaf.der).collect();
+    let others: Vec<&Parsed> = distinct
+        .into_iter()
+        .filter(|other| other.der != leaf.der)
+        .collect();
     let path = prove(leaf, &others, request, bundle, now)?;
     for above in path.intermediates.iter().chain([&path.root]) {
         if leaf.validity.not_after() > above.validity.not_after() {
@@ -141,18 +175,30 @@ fn verify_signatures(
         }
     }
 
-    let delivered: Vec<&Parsed> = std::iter::once(leaf).chain(path.intermediates.iter().copied()).collect();
+    let delivered: Vec<&Parsed> = std::iter::once(leaf)
+        .chain(path.intermediates.iter().copied())
+        .collect();
     // The root behind its chain is common and nothing to report; anything else that differs is.
     let with_root = delivered.iter().copied().chain([path.root]);
     let sent_in_order = |expected: &mut dyn Iterator<Item = &Parsed>| {
-        expected.map(|certificate| &certificate.der).eq(chain.certificates())
+        expected
+            .map(|certificate| &certificate.der)
+            .eq(chain.certificates())
     };
-    if !sent_in_order(&mut delivered.iter().copied()) && !sent_in_order(&mut with_root.into_iter()) {
+    if !sent_in_order(&mut delivered.iter().copied()) && !sent_in_order(&mut with_root.into_iter())
+    {
         observations.push(Observation::ChainRebuilt);
     }
     Ok(IssuedCertificate {
-        path: delivered.iter().map(|certificate| certificate.subject()).chain([path.root.subject()]).collect(),
-        chain: delivered.into_iter().map(|certificate| certificate.der.clone()).collect(),
+        path: delivered
+            .iter()
+            .map(|certificate| certificate.subject())
+            .chain([path.root.subject()])
+            .collect(),
+        chain: delivered
+            .into_iter()
+            .map(|certificate| certificate.der.clone())
+            .collect(),
         spiffe_id: request.spiffe_id().clone(),
         public_key: leaf.public_key.clone(),
         serial: leaf.serial(),
@@ -171,29 +217,45 @@ fn read_all(chain: &SignedChain) -> Result<Vec<Parsed>, Error> {
         return Err(bad("the CA returned no certificate"));
     }
     if count > MAX_CERTIFICATES {
-        return Err(bad(format!("the CA returned {count} certificates; at most {MAX_CERTIFICATES} are looked at")));
+        return Err(bad(format!(
+            "the CA returned {count} certificates; at most {MAX_CERTIFICATES} are looked at"
+        )));
     }
     chain
         .certificates()
         .iter()
         .enumerate()
         .map(|(index, der)| {
-            Parsed::read(der.clone()).map_err(|why| bad(format!("certificate {} of the {count} that the CA returned: {why}", index + 1)))
+            Parsed::read(der.clone()).map_err(|why| {
+                bad(format!(
+                    "certificate {} of the {count} that the CA returned: {why}",
+                    index + 1
+                ))
+            })
         })
         .collect()
 }
 
-fn check_names(leaf: &Parsed, request: &CertificateRequest, observations: &mut Vec<Observation>) -> Result<(), Error> {
+fn check_names(
+    leaf: &Parsed,
+    request: &CertificateRequest,
+    observations: &mut Vec<Observation>,
+) -> Result<(), Error> {
     let spec = request.spec();
-    let names = leaf
-        .subject_alt_names()
-        .map_err(|error| bad("the certificate's subject alternative names are damaged").with_source(error))?;
+    let names = leaf.subject_alt_names().map_err(|error| {
+        bad("the certificate's subject alternative names are damaged").with_source(error)
+    })?;
     let (mut uris, mut dns) = (Vec::new(), Vec::new());
     for name in &names {
         match name {
             GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str().to_owned()),
             GeneralName::DnsName(name) => dns.push(name.as_str().to_owned()),
-            other => return Err(bad(format!("the certificate has a name that was not requested: {}", kind_of(other)))),
+            other => {
+                return Err(bad(format!(
+                    "the certificate has a name that was not requested: {}",
+                    kind_of(other)
+                )));
+            }
         }
     }
     // An intermediate may go without its trust domain's ID (SPIFFE X.509-SVID §3.2, §5).
@@ -201,10 +263,13 @@ fn check_names(leaf: &Parsed, request: &CertificateRequest, observations: &mut V
     compare_names("URI", &uris, &spec.all_uris().collect::<Vec<_>>(), optional)?;
     compare_names("DNS name", &dns, spec.dns_names(), optional)?;
     match (leaf.common_name(), spec.common_name()) {
-        (Some(name), Some(wanted)) if name != wanted => {
-            Err(bad(format!("the certificate has the common name `{}` where `{wanted}` was requested", name.escape_debug())))
-        }
-        (None, Some(wanted)) => Err(bad(format!("the certificate lacks the requested common name `{wanted}`"))),
+        (Some(name), Some(wanted)) if name != wanted => Err(bad(format!(
+            "the certificate has the common name `{}` where `{wanted}` was requested",
+            name.escape_debug()
+        ))),
+        (None, Some(wanted)) => Err(bad(format!(
+            "the certificate lacks the requested common name `{wanted}`"
+        ))),
         (Some(name), None) => {
             observations.push(Observation::UnrequestedCommonName { name });
             Ok(())
@@ -214,9 +279,17 @@ fn check_names(leaf: &Parsed, request: &CertificateRequest, observations: &mut V
 }
 
 /// As sets, but for the number: a CA that repeats a name has a defect that we would rather see.
-fn compare_names(kind: &str, found: &[String], wanted: &[String], optional: bool) -> Result<(), Error> {
+fn compare_names(
+    kind: &str,
+    found: &[String],
+    wanted: &[String],
+    optional: bool,
+) -> Result<(), Error> {
     if let Some(extra) = found.iter().find(|name| !wanted.contains(name)) {
-        return Err(bad(format!("the certificate has the {kind} `{}` that was not requested", extra.escape_debug())));
+        return Err(bad(format!(
+            "the certificate has the {kind} `{}` that was not requested",
+            extra.escape_debug()
+        )));
     }
     if found.len() > wanted.len() {
         return Err(bad(format!("the certificate repeats a {kind}")));
@@ -232,8 +305,12 @@ fn compare_names(kind: &str, found: &[String], wanted: &[String], optional: bool
 
 fn kind_of(name: &GeneralName) -> String {
     match name {
-        GeneralName::Rfc822Name(mail) => format!("the e-mail address `{}`", mail.as_str().escape_debug()),
-        GeneralName::IpAddress(address) => format!("an IP address ({} bytes)", address.as_bytes().len()),
+        GeneralName::Rfc822Name(mail) => {
+            format!("the e-mail address `{}`", mail.as_str().escape_debug())
+        }
+        GeneralName::IpAddress(address) => {
+            format!("an IP address ({} bytes)", address.as_bytes().len())
+        }
         GeneralName::DirectoryName(name) => format!("the directory name `{name}`"),
         GeneralName::RegisteredId(id) => format!("the registered ID `{id}`"),
         _ => "one of another kind".to_owned(),
@@ -241,21 +318,38 @@ fn kind_of(name: &GeneralName) -> String {
 }
 
 fn check_purpose(leaf: &Parsed, request: &CertificateRequest) -> Result<(), Error> {
-    let damaged = |extension: &'static str| move |error| bad(format!("the certificate's {extension} extension is damaged")).with_source(error);
-    let constraints = leaf.basic_constraints().map_err(damaged("BasicConstraints"))?;
+    let damaged = |extension: &'static str| {
+        move |error| {
+            bad(format!(
+                "the certificate's {extension} extension is damaged"
+            ))
+            .with_source(error)
+        }
+    };
+    let constraints = leaf
+        .basic_constraints()
+        .map_err(damaged("BasicConstraints"))?;
     let usage = leaf.key_usage().map_err(damaged("KeyUsage"))?;
-    let extended = leaf.extended_key_usage().map_err(damaged("ExtendedKeyUsage"))?;
-    let is_ca = constraints.as_ref().is_some_and(|constraints| constraints.ca);
+    let extended = leaf
+        .extended_key_usage()
+        .map_err(damaged("ExtendedKeyUsage"))?;
+    let is_ca = constraints
+        .as_ref()
+        .is_some_and(|constraints| constraints.ca);
     match request.spec().profile() {
         Profile::Workload => {
             if is_ca {
                 return Err(bad("the certificate is a CA's, which no workload may hold"));
             }
             if usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign()) {
-                return Err(bad("the certificate may sign certificates or CRLs, which no workload may"));
+                return Err(bad(
+                    "the certificate may sign certificates or CRLs, which no workload may",
+                ));
             }
             if usage.is_some_and(|usage| !usage.digital_signature()) {
-                return Err(bad("the certificate lacks the key usage `digitalSignature`, which TLS 1.3 needs; add it to the CA's profile"));
+                return Err(bad(
+                    "the certificate lacks the key usage `digitalSignature`, which TLS 1.3 needs; add it to the CA's profile",
+                ));
             }
             let purposes = extended.map(|extended| extended.0).unwrap_or_default();
             for (purpose, name) in [(SERVER_AUTH, "serverAuth"), (CLIENT_AUTH, "clientAuth")] {
@@ -268,7 +362,9 @@ fn check_purpose(leaf: &Parsed, request: &CertificateRequest) -> Result<(), Erro
         }
         Profile::Intermediate { path_len } => {
             if !is_ca {
-                return Err(bad("the certificate is not a CA's, though an intermediate was requested"));
+                return Err(bad(
+                    "the certificate is not a CA's, though an intermediate was requested",
+                ));
             }
             if usage.is_some_and(|usage| !usage.key_cert_sign()) {
                 return Err(bad("the intermediate lacks the key usage `keyCertSign`"));
@@ -277,7 +373,9 @@ fn check_purpose(leaf: &Parsed, request: &CertificateRequest) -> Result<(), Erro
                 Some(granted) if granted <= path_len => {}
                 granted => {
                     let granted = granted.map_or("none".to_owned(), |granted| granted.to_string());
-                    return Err(bad(format!("the intermediate has the path length {granted} where {path_len} was requested")));
+                    return Err(bad(format!(
+                        "the intermediate has the path length {granted} where {path_len} was requested"
+                    )));
                 }
             }
         }
@@ -317,7 +415,9 @@ fn check_lifetime(
     // Counted from now, not from the request: a CA that counts from signing may do so after a retry.
     if granted > requested.saturating_add(CLOCK_SKEW) {
         match request.spec().lifetime_policy() {
-            LifetimePolicy::AcceptIssuer => observations.push(Observation::LongerLifetime { requested, granted }),
+            LifetimePolicy::AcceptIssuer => {
+                observations.push(Observation::LongerLifetime { requested, granted })
+            }
             LifetimePolicy::AtMostRequested => {
                 return Err(bad(format!(
                     "the certificate lives for {}s where at most {}s were requested; accept the issuer's lifetime explicitly if it is meant to decide",
@@ -326,7 +426,12 @@ fn check_lifetime(
                 )));
             }
         }
-    } else if validity.not_after() < request.not_after().checked_sub(CLOCK_SKEW.min(requested / 10)).unwrap_or(now) {
+    } else if validity.not_after()
+        < request
+            .not_after()
+            .checked_sub(CLOCK_SKEW.min(requested / 10))
+            .unwrap_or(now)
+    {
         observations.push(Observation::ShorterLifetime { requested, granted });
     }
     Ok(())
@@ -355,7 +460,12 @@ impl ExtendedKeyUsageValidator for ServerAndClient {
             (true, false, _) => KeyUsage::server_auth(),
             (true, true, false) => KeyUsage::client_auth(),
         };
-        Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present: Vec::new() }))
+        Err(webpki::Error::RequiredEkuNotFoundContext(
+            RequiredEkuNotFoundContext {
+                required,
+                present: Vec::new(),
+            },
+        ))
     }
 }
 
@@ -368,27 +478,48 @@ fn prove<'a>(
 ) -> Result<Path<'a>, Refusal> {
     // What begins a moment from now is proven for that moment: the caller holds it back until then.
     let soon = now.checked_add(CLOCK_SKEW).unwrap_or(now);
-    let begins = others.iter().chain([&leaf]).map(|certificate| certificate.validity.not_before()).filter(|begin| *begin <= soon);
+    let begins = others
+        .iter()
+        .chain([&leaf])
+        .map(|certificate| certificate.validity.not_before())
+        .filter(|begin| *begin <= soon);
     let at = begins.max().unwrap_or(now).max(now);
-    let time = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let time = UnixTime::since_unix_epoch(
+        at.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    );
 
     let throwaway;
     let (end_entity, candidates) = match (request.spec().profile(), request.held_key()) {
         (Profile::Workload, _) => (&leaf.der, others.to_vec()),
         (Profile::Intermediate { .. }, Some(key)) => {
             throwaway = sign_throwaway(leaf, key, request)?;
-            (&throwaway, [leaf].into_iter().chain(others.iter().copied()).collect())
+            (
+                &throwaway,
+                [leaf].into_iter().chain(others.iter().copied()).collect(),
+            )
         }
         (Profile::Intermediate { .. }, None) => {
-            return Err(Error::new(ErrorKind::Unsupported, "an intermediate is proven with its own key, which is not held here").into());
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "an intermediate is proven with its own key, which is not held here",
+            )
+            .into());
         }
     };
-    let intermediates: Vec<CertificateDer<'_>> = candidates.iter().map(|candidate| candidate.der.clone()).collect();
+    let intermediates: Vec<CertificateDer<'_>> = candidates
+        .iter()
+        .map(|candidate| candidate.der.clone())
+        .collect();
 
-    let end_entity = EndEntityCert::try_from(end_entity).map_err(|error| bad("the certificate cannot be read").with_source(error))?;
+    let end_entity = EndEntityCert::try_from(end_entity)
+        .map_err(|error| bad("the certificate cannot be read").with_source(error))?;
     // Trust anchors have no dates for the library, but peers look at those of the root as well.
-    let root_has_not_ended =
-        |path: &VerifiedPath<'_>| valid_root(path, bundle, at).map(|_| ()).ok_or(webpki::Error::UnknownIssuer);
+    let root_has_not_ended = |path: &VerifiedPath<'_>| {
+        valid_root(path, bundle, at)
+            .map(|_| ())
+            .ok_or(webpki::Error::UnknownIssuer)
+    };
     let proven = end_entity
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
@@ -400,20 +531,39 @@ fn prove<'a>(
             Some(&root_has_not_ended),
         )
         .map_err(|error| refusal(error, leaf, others, bundle, at))?;
-    let root = valid_root(&proven, bundle, at).ok_or_else(|| bad("the root of the path has ended"))?;
+    let root =
+        valid_root(&proven, bundle, at).ok_or_else(|| bad("the root of the path has ended"))?;
     let path = proven
         .intermediate_certificates()
-        .filter_map(|used| candidates.iter().copied().find(|candidate| candidate.der == used.der()))
+        .filter_map(|used| {
+            candidates
+                .iter()
+                .copied()
+                .find(|candidate| candidate.der == used.der())
+        })
         .filter(|used| used.der != leaf.der)
         .collect();
-    Ok(Path { intermediates: path, root: root.parsed() })
+    Ok(Path {
+        intermediates: path,
+        root: root.parsed(),
+    })
 }
 
 /// The root that a path ends in. A renewed root has the same name and key as the one it renews, so
 /// several may fit.
-fn valid_root<'b>(path: &VerifiedPath<'_>, bundle: &'b TrustBundle, at: SystemTime) -> Option<&'b TrustRoot> {
-    let mut fitting = bundle.roots().iter().zip(bundle.anchors()).filter(|(_, anchor)| *anchor == path.anchor());
-    fitting.find(|(root, _)| root.validity().contains(at)).map(|(root, _)| root)
+fn valid_root<'b>(
+    path: &VerifiedPath<'_>,
+    bundle: &'b TrustBundle,
+    at: SystemTime,
+) -> Option<&'b TrustRoot> {
+    let mut fitting = bundle
+        .roots()
+        .iter()
+        .zip(bundle.anchors())
+        .filter(|(_, anchor)| *anchor == path.anchor());
+    fitting
+        .find(|(root, _)| root.validity().contains(at))
+        .map(|(root, _)| root)
 }
 
 /// A leaf under the new intermediate, signed with its key and thrown away: it proves key, names,
@@ -435,13 +585,24 @@ fn sign_throwaway(
     leaf.not_before = intermediate.validity.not_before().into();
     leaf.not_after = intermediate.validity.not_after().into();
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = leaf.signed_by(key, &rcgen::Issuer::from_params(&issuer, key)).map_err(failed)?;
+    leaf.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let certificate = leaf
+        .signed_by(key, &rcgen::Issuer::from_params(&issuer, key))
+        .map_err(failed)?;
     Ok(certificate.der().clone())
 }
 
 /// Says in words what the library says in codes.
-fn refusal(error: webpki::Error, leaf: &Parsed, others: &[&Parsed], bundle: &TrustBundle, at: SystemTime) -> Refusal {
+fn refusal(
+    error: webpki::Error,
+    leaf: &Parsed,
+    others: &[&Parsed],
+    bundle: &TrustBundle,
+    at: SystemTime,
+) -> Refusal {
     use webpki::Error as E;
     let root_unknown = matches!(error, E::UnknownIssuer | E::InvalidSignatureForPublicKey);
     let what = match &error {
@@ -463,16 +624,27 @@ fn refusal(error: webpki::Error, leaf: &Parsed, others: &[&Parsed], bundle: &Tru
         E::UnsupportedCriticalExtension => "a certificate in the chain has a critical extension that is not understood".to_owned(),
         _ => "the certificate does not lead to the trust bundle".to_owned(),
     };
-    Refusal { error: bad(what).with_source(error), root_unknown }
+    Refusal {
+        error: bad(what).with_source(error),
+        root_unknown,
+    }
 }
 
 /// Follows the names from the leaf upwards and says where the trail ends.
-fn explain_unknown_issuer(leaf: &Parsed, others: &[&Parsed], bundle: &TrustBundle, at: SystemTime) -> String {
+fn explain_unknown_issuer(
+    leaf: &Parsed,
+    others: &[&Parsed],
+    bundle: &TrustBundle,
+    at: SystemTime,
+) -> String {
     let name = |certificate: &Parsed| certificate.certificate.tbs_certificate().issuer().clone();
     let mut last = leaf;
     for _ in 0..others.len() {
         let issuer = name(last);
-        let next = others.iter().copied().find(|other| *other.certificate.tbs_certificate().subject() == issuer);
+        let next = others
+            .iter()
+            .copied()
+            .find(|other| *other.certificate.tbs_certificate().subject() == issuer);
         match next {
             Some(next) if !next.is_self_issued() => last = next,
             Some(root) => {
@@ -484,24 +656,59 @@ fn explain_unknown_issuer(leaf: &Parsed, others: &[&Parsed], bundle: &TrustBundl
     }
     let mut text = String::from("root unknown: ");
     let expected = name(last);
-    let roots_of_that_name: Vec<_> =
-        bundle.roots().iter().filter(|root| *root.parsed().certificate.tbs_certificate().subject() == expected).collect();
-    let _ = if let Some(root) = roots_of_that_name.iter().find(|root| !root.validity().contains(at)) {
-        write!(text, "the root `{}` in the trust bundle is valid only from {}", root.subject(), root.validity())
+    let roots_of_that_name: Vec<_> = bundle
+        .roots()
+        .iter()
+        .filter(|root| *root.parsed().certificate.tbs_certificate().subject() == expected)
+        .collect();
+    let _ = if let Some(root) = roots_of_that_name
+        .iter()
+        .find(|root| !root.validity().contains(at))
+    {
+        write!(
+            text,
+            "the root `{}` in the trust bundle is valid only from {}",
+            root.subject(),
+            root.validity()
+        )
     } else if last.is_self_issued() {
-        write!(text, "the chain ends in `{}`, which is not in the trust bundle", last.subject())
+        write!(
+            text,
+            "the chain ends in `{}`, which is not in the trust bundle",
+            last.subject()
+        )
     } else if roots_of_that_name.is_empty() {
         write!(
             text,
             "`{}` was signed by `{}`, which the CA did not return and the trust bundle does not hold; import the CA's whole chain or add its root",
-            if std::ptr::eq(last, leaf) { "the certificate".to_owned() } else { last.subject() },
+            if std::ptr::eq(last, leaf) {
+                "the certificate".to_owned()
+            } else {
+                last.subject()
+            },
             last.issuer()
         )
     } else {
-        write!(text, "`{}` in the trust bundle did not sign what names it as issuer", last.issuer())
+        write!(
+            text,
+            "`{}` in the trust bundle did not sign what names it as issuer",
+            last.issuer()
+        )
     };
-    let held: Vec<String> = bundle.roots().iter().take(8).map(|root| format!("`{}`", root.subject())).collect();
-    let _ = write!(text, " (the bundle holds {})", if held.is_empty() { "no root at all".to_owned() } else { held.join(", ") });
+    let held: Vec<String> = bundle
+        .roots()
+        .iter()
+        .take(8)
+        .map(|root| format!("`{}`", root.subject()))
+        .collect();
+    let _ = write!(
+        text,
+        " (the bundle holds {})",
+        if held.is_empty() {
+            "no root at all".to_owned()
+        } else {
+            held.join(", ")
+        }
+    );
     text
 }
-

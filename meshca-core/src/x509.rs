@@ -30,17 +30,26 @@ pub(crate) struct Parsed {
 impl Parsed {
     /// Reads a certificate; the error says in a few words why it is none.
     pub(crate) fn read(der: CertificateDer<'static>) -> Result<Self, String> {
-        let certificate = Certificate::from_der(&der).map_err(|error| format!("not an X.509 certificate: {error}"))?;
+        let certificate = Certificate::from_der(&der)
+            .map_err(|error| format!("not an X.509 certificate: {error}"))?;
         let tbs = certificate.tbs_certificate();
         let validity = tbs.validity();
-        let validity = Validity::new(validity.not_before.to_system_time(), validity.not_after.to_system_time())
-            .map_err(|error| error.to_string())?;
+        let validity = Validity::new(
+            validity.not_before.to_system_time(),
+            validity.not_after.to_system_time(),
+        )
+        .map_err(|error| error.to_string())?;
         let public_key = tbs
             .subject_public_key_info()
             .to_der()
             .map_err(|error| format!("its public key cannot be read: {error}"))?
             .into();
-        Ok(Self { certificate, validity, public_key, der })
+        Ok(Self {
+            certificate,
+            validity,
+            public_key,
+            der,
+        })
     }
 
     pub(crate) fn subject(&self) -> String {
@@ -53,7 +62,11 @@ impl Parsed {
 
     /// Colon-free lower-case hex, as `openssl x509 -serial` prints it (in upper case).
     pub(crate) fn serial(&self) -> String {
-        hex(self.certificate.tbs_certificate().serial_number().as_bytes())
+        hex(self
+            .certificate
+            .tbs_certificate()
+            .serial_number()
+            .as_bytes())
     }
 
     pub(crate) fn is_self_issued(&self) -> bool {
@@ -67,9 +80,15 @@ impl Parsed {
 
     /// Whether the holder of this key signed it. One signature verification.
     pub(crate) fn is_signed_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
-        let Ok(tbs) = self.certificate.tbs_certificate().to_der() else { return false };
-        let Some(signature) = self.certificate.signature().as_bytes() else { return false };
-        let Ok(algorithm) = self.certificate.signature_algorithm().to_der() else { return false };
+        let Ok(tbs) = self.certificate.tbs_certificate().to_der() else {
+            return false;
+        };
+        let Some(signature) = self.certificate.signature().as_bytes() else {
+            return false;
+        };
+        let Ok(algorithm) = self.certificate.signature_algorithm().to_der() else {
+            return false;
+        };
         verify(key, &algorithm, &tbs, signature).is_ok()
     }
 
@@ -91,22 +110,38 @@ impl Parsed {
     }
 
     pub(crate) fn subject_key_identifier(&self) -> Option<Vec<u8>> {
-        self.extension::<SubjectKeyIdentifier>().ok().flatten().map(|ski| ski.0.into_bytes().into())
+        self.extension::<SubjectKeyIdentifier>()
+            .ok()
+            .flatten()
+            .map(|ski| ski.0.into_bytes().into())
     }
 
     pub(crate) fn subject_alt_names(&self) -> Result<Vec<GeneralName>, der::Error> {
-        Ok(self.extension::<SubjectAltName>()?.map(|names| names.0).unwrap_or_default())
+        Ok(self
+            .extension::<SubjectAltName>()?
+            .map(|names| names.0)
+            .unwrap_or_default())
     }
 
     pub(crate) fn common_name(&self) -> Option<String> {
-        self.certificate.tbs_certificate().subject().common_name().ok().flatten().map(|name| name.value().into_owned())
+        self.certificate
+            .tbs_certificate()
+            .subject()
+            .common_name()
+            .ok()
+            .flatten()
+            .map(|name| name.value().into_owned())
     }
 
     fn extension<'a, T>(&'a self) -> Result<Option<T>, der::Error>
     where
         T: Decode<'a, Error = der::Error> + der::oid::AssociatedOid,
     {
-        Ok(self.certificate.tbs_certificate().get_extension::<T>()?.map(|(_, value)| value))
+        Ok(self
+            .certificate
+            .tbs_certificate()
+            .get_extension::<T>()?
+            .map(|(_, value)| value))
     }
 }
 
@@ -125,7 +160,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// A distinguished name as RFC 4514 writes it, in the certificate's own order.
 fn display_name(name: &x509_cert::name::Name) -> String {
-    if name.is_empty() { "(empty)".to_owned() } else { name.to_string() }
+    if name.is_empty() {
+        "(empty)".to_owned()
+    } else {
+        name.to_string()
+    }
 }
 
 /// Verifies a signature whose algorithm is given as a DER `AlgorithmIdentifier`.
@@ -136,7 +175,8 @@ pub(crate) fn verify(
     signature: &[u8],
 ) -> Result<(), &'static str> {
     // pki-types keeps the content of the AlgorithmIdentifier sequence, without its header.
-    let content = der::asn1::AnyRef::from_der(algorithm).map_err(|_| "its signature algorithm cannot be read")?;
+    let content = der::asn1::AnyRef::from_der(algorithm)
+        .map_err(|_| "its signature algorithm cannot be read")?;
     let fits = |candidate: &&dyn SignatureVerificationAlgorithm| {
         candidate.signature_alg_id().as_ref() == content.value()
     };
@@ -159,9 +199,14 @@ fn verify_with(
     signature: &[u8],
     fits: impl Fn(&&dyn SignatureVerificationAlgorithm) -> bool,
 ) -> Result<(), &'static str> {
-    let spki = SubjectPublicKeyInfoRef::from_der(key).map_err(|_| "the public key cannot be read")?;
-    let key_algorithm = spki.algorithm.to_der().map_err(|_| "the public key cannot be read")?;
-    let key_algorithm = der::asn1::AnyRef::from_der(&key_algorithm).map_err(|_| "the public key cannot be read")?;
+    let spki =
+        SubjectPublicKeyInfoRef::from_der(key).map_err(|_| "the public key cannot be read")?;
+    let key_algorithm = spki
+        .algorithm
+        .to_der()
+        .map_err(|_| "the public key cannot be read")?;
+    let key_algorithm =
+        der::asn1::AnyRef::from_der(&key_algorithm).map_err(|_| "the public key cannot be read")?;
     let mut candidates = webpki::ALL_VERIFICATION_ALGS
         .iter()
         .copied()
@@ -172,7 +217,11 @@ fn verify_with(
         return Err("its signature algorithm is not supported");
     }
     let public = spki.subject_public_key.raw_bytes();
-    if candidates.any(|candidate| candidate.verify_signature(public, message, signature).is_ok()) {
+    if candidates.any(|candidate| {
+        candidate
+            .verify_signature(public, message, signature)
+            .is_ok()
+    }) {
         Ok(())
     } else {
         Err("its signature does not verify")

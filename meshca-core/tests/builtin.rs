@@ -1,6 +1,11 @@
 //! The built-in CA: made once, loaded by all, replaced without a gap.
 #![cfg(feature = "builtin")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -12,11 +17,14 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use common::{Ca, DAY, FakeClock, HOUR, ca_params, domain, spec, start};
 use der::Decode as _;
-use meshca_core::builtin::{BACKDATE, BuiltinIssuer, CaSecrets, CaSettings, ProvidedCa, RELOAD_INTERVAL, RotationStep};
+use meshca_core::builtin::{
+    BACKDATE, BuiltinIssuer, CaSecrets, CaSettings, ProvidedCa, RELOAD_INTERVAL, RotationStep,
+};
 use meshca_core::{
-    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, DirSecretStore, Error, ErrorKind, Expect, Issuer, IssuerExt,
-    KeyType, MemorySecretStore, Observation, PrivateKey, Proof, Result, Retry, SecretKey, SecretStore, SecretValue, SignedChain, Signer,
-    SpiffeId, StoredSecret, TrustBundle, Version,
+    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, DirSecretStore, Error,
+    ErrorKind, Expect, Issuer, IssuerExt, KeyType, MemorySecretStore, Observation, PrivateKey,
+    Proof, Result, Retry, SecretKey, SecretStore, SecretValue, SignedChain, Signer, SpiffeId,
+    StoredSecret, TrustBundle, Version,
 };
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, DnValue, IsCa, KeyUsagePurpose};
@@ -29,10 +37,16 @@ fn settings() -> CaSettings {
 }
 
 async fn builtin(store: &Arc<MemorySecretStore>, clock: &FakeClock) -> BuiltinIssuer {
-    load(settings(), Arc::clone(store) as Arc<dyn SecretStore>, clock).await.unwrap()
+    load(settings(), Arc::clone(store) as Arc<dyn SecretStore>, clock)
+        .await
+        .unwrap()
 }
 
-async fn load(settings: CaSettings, store: Arc<dyn SecretStore>, clock: &FakeClock) -> Result<BuiltinIssuer> {
+async fn load(
+    settings: CaSettings,
+    store: Arc<dyn SecretStore>,
+    clock: &FakeClock,
+) -> Result<BuiltinIssuer> {
     BuiltinIssuer::load_or_create(settings, store, Arc::new(clock.clone())).await
 }
 
@@ -41,12 +55,25 @@ fn read(der: &[u8]) -> Certificate {
 }
 
 /// What is built by construction must pass the verification that others have to.
-async fn verified_like_anyone_elses(issuer: &dyn Issuer, request: &CertificateRequest, now: SystemTime) {
+async fn verified_like_anyone_elses(
+    issuer: &dyn Issuer,
+    request: &CertificateRequest,
+    now: SystemTime,
+) {
     let certificates = issuer.sign(request).await.unwrap().certificates().to_vec();
     let bundle = issuer.trust_bundle().await.unwrap();
-    let issued = SignedChain::new(certificates).verify(request, &bundle, now).unwrap();
+    let issued = SignedChain::new(certificates)
+        .verify(request, &bundle, now)
+        .unwrap();
     assert_eq!(issued.proof(), Proof::Signatures);
-    assert!(issued.observations().iter().all(|seen| matches!(seen, Observation::ShorterLifetime { .. })), "{:?}", issued.observations());
+    assert!(
+        issued
+            .observations()
+            .iter()
+            .all(|seen| matches!(seen, Observation::ShorterLifetime { .. })),
+        "{:?}",
+        issued.observations()
+    );
 }
 
 #[tokio::test]
@@ -57,23 +84,48 @@ async fn defaults_are_what_the_docs_say() {
     let root = &bundle.roots()[0];
     assert_eq!(root.subject(), "CN=example.org,OU=Mesh,O=meshca");
     assert_eq!(root.validity().not_after(), start() + 10 * 365 * DAY);
-    assert_eq!(root.validity().not_before(), start() - Duration::from_secs(10));
+    assert_eq!(
+        root.validity().not_before(),
+        start() - Duration::from_secs(10)
+    );
     assert_eq!(issuer.capabilities().max_lifetime(), Some(30 * DAY));
-    let key = store.get(&SecretKey::new("default", "default.ca-builtin-key-ca-1").unwrap()).await.unwrap().unwrap();
-    assert_eq!(PrivateKey::from_pem(key.value.expose_str().unwrap()).unwrap().key_type(), KeyType::P256);
+    let key = store
+        .get(&SecretKey::new("default", "default.ca-builtin-key-ca-1").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        PrivateKey::from_pem(key.value.expose_str().unwrap())
+            .unwrap()
+            .key_type(),
+        KeyType::P256
+    );
 
-    let identity = issuer.issue(&CertificateSpec::workload(common::spiffe_id()), &clock).await.unwrap();
+    let identity = issuer
+        .issue(&CertificateSpec::workload(common::spiffe_id()), &clock)
+        .await
+        .unwrap();
     let certificate = identity.certificate();
     assert_eq!(certificate.validity().not_before(), start() - BACKDATE);
-    assert_eq!(certificate.validity().not_after(), start() + DAY, "a leaf lives for a day by default");
+    assert_eq!(
+        certificate.validity().not_after(),
+        start() + DAY,
+        "a leaf lives for a day by default"
+    );
     assert_eq!(certificate.proof(), Proof::Construction);
     assert_eq!(certificate.issuer(), root.subject());
-    assert_eq!(certificate.path(), ["(empty)", "CN=example.org,OU=Mesh,O=meshca"]);
+    assert_eq!(
+        certificate.path(),
+        ["(empty)", "CN=example.org,OU=Mesh,O=meshca"]
+    );
     assert!(bundle.contains(certificate.root()));
 
     let leaf = read(&certificate.chain()[0]);
     let serial = leaf.tbs_certificate().serial_number().as_bytes();
-    assert!((14..=17).contains(&serial.len()), "128 random bits, give or take leading zeros: {serial:?}");
+    assert!(
+        (14..=17).contains(&serial.len()),
+        "128 random bits, give or take leading zeros: {serial:?}"
+    );
     let hex: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(certificate.serial(), hex.trim_start_matches("00"));
     assert_eq!(certificate.chain().len(), 1, "peers have the root");
@@ -83,18 +135,38 @@ async fn defaults_are_what_the_docs_say() {
 #[tokio::test]
 async fn every_key_type_under_every_ca() {
     let clock = FakeClock::new();
-    for ca_type in [KeyType::P256, KeyType::P384, KeyType::Ed25519, KeyType::Rsa2048] {
+    for ca_type in [
+        KeyType::P256,
+        KeyType::P384,
+        KeyType::Ed25519,
+        KeyType::Rsa2048,
+    ] {
         let store = Arc::new(MemorySecretStore::new());
-        let issuer = load(settings().with_key_type(ca_type), store, &clock).await.unwrap();
-        for leaf_type in [KeyType::P256, KeyType::P384, KeyType::Ed25519, KeyType::Rsa2048] {
+        let issuer = load(settings().with_key_type(ca_type), store, &clock)
+            .await
+            .unwrap();
+        for leaf_type in [
+            KeyType::P256,
+            KeyType::P384,
+            KeyType::Ed25519,
+            KeyType::Rsa2048,
+        ] {
             let key = PrivateKey::generate(leaf_type).unwrap();
-            let spec = spec().with_common_name("cart.mesh").with_dns_name("cart.mesh").with_uri("kuma://kuma.io/service/cart");
+            let spec = spec()
+                .with_common_name("cart.mesh")
+                .with_dns_name("cart.mesh")
+                .with_uri("kuma://kuma.io/service/cart");
             let held = CertificateRequest::for_key(spec.clone(), &key, start()).unwrap();
             verified_like_anyone_elses(&issuer, &held, start()).await;
-            let proved = CertificateRequest::for_csr(spec, held.csr().unwrap().clone(), start()).unwrap();
+            let proved =
+                CertificateRequest::for_csr(spec, held.csr().unwrap().clone(), start()).unwrap();
             verified_like_anyone_elses(&issuer, &proved, start()).await;
             let leaf = read(&issuer.sign(&held).await.unwrap().certificates()[0]);
-            let (_, usage) = leaf.tbs_certificate().get_extension::<KeyUsage>().unwrap().unwrap();
+            let (_, usage) = leaf
+                .tbs_certificate()
+                .get_extension::<KeyUsage>()
+                .unwrap()
+                .unwrap();
             assert!(usage.digital_signature());
             assert_eq!(usage.key_encipherment(), leaf_type.is_rsa(), "{leaf_type}");
         }
@@ -106,23 +178,49 @@ async fn intermediates_can_be_signed_two_levels_deep_and_no_deeper() {
     let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
     let issuer = builtin(&store, &clock).await;
     let key = PrivateKey::generate(KeyType::P256).unwrap();
-    let upper = CertificateSpec::intermediate(&domain(), "upper").unwrap().with_path_len(1).with_lifetime(300 * DAY);
+    let upper = CertificateSpec::intermediate(&domain(), "upper")
+        .unwrap()
+        .with_path_len(1)
+        .with_lifetime(300 * DAY);
     let request = CertificateRequest::for_key(upper, &key, start()).unwrap();
     let issued = issuer.issue_for(&request, &clock).await.unwrap();
-    assert_eq!(issued.validity().not_after(), start() + 300 * DAY, "the limit for leaves is not one for CAs");
+    assert_eq!(
+        issued.validity().not_after(),
+        start() + 300 * DAY,
+        "the limit for leaves is not one for CAs"
+    );
     let root = issuer.trust_bundle().await.unwrap().to_pem();
-    let upper = ProvidedCa::from_pem(&(issued.chain_pem() + &root), key.expose_pem().unwrap().expose_str().unwrap()).unwrap();
+    let upper = ProvidedCa::from_pem(
+        &(issued.chain_pem() + &root),
+        key.expose_pem().unwrap().expose_str().unwrap(),
+    )
+    .unwrap();
     let upper = BuiltinIssuer::provided(domain(), upper, Arc::new(clock.clone())).unwrap();
     assert!(upper.capabilities().intermediates());
 
     let identity = upper.issue(&spec(), &clock).await.unwrap();
-    assert_eq!(identity.certificate().path(), ["(empty)", "CN=upper", "CN=example.org,OU=Mesh,O=meshca"]);
-    assert_eq!(identity.certificate().chain().len(), 2, "the intermediate is delivered with the leaf");
-    verified_like_anyone_elses(&upper, &CertificateRequest::for_key(spec(), &key, start()).unwrap(), start()).await;
+    assert_eq!(
+        identity.certificate().path(),
+        ["(empty)", "CN=upper", "CN=example.org,OU=Mesh,O=meshca"]
+    );
+    assert_eq!(
+        identity.certificate().chain().len(),
+        2,
+        "the intermediate is delivered with the leaf"
+    );
+    verified_like_anyone_elses(
+        &upper,
+        &CertificateRequest::for_key(spec(), &key, start()).unwrap(),
+        start(),
+    )
+    .await;
 
     let lower = CertificateSpec::intermediate(&domain(), "lower").unwrap();
     upper.issue(&lower, &clock).await.unwrap();
-    let error = upper.issue(&lower.with_path_len(1), &clock).await.unwrap_err();
+    let error = upper
+        .issue(&lower.with_path_len(1), &clock)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
@@ -130,10 +228,22 @@ async fn intermediates_can_be_signed_two_levels_deep_and_no_deeper() {
 async fn a_foreign_trust_domain_is_refused() {
     let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
     let issuer = builtin(&store, &clock).await;
-    for id in ["spiffe://example.orgi/a", "spiffe://example.or/a", "spiffe://sub.example.org/a"] {
-        let error = issuer.sign(&CertificateRequest::for_key(
-            CertificateSpec::workload(SpiffeId::new(id).unwrap()), &PrivateKey::generate(KeyType::P256).unwrap(), start(),
-        ).unwrap()).await.unwrap_err();
+    for id in [
+        "spiffe://example.orgi/a",
+        "spiffe://example.or/a",
+        "spiffe://sub.example.org/a",
+    ] {
+        let error = issuer
+            .sign(
+                &CertificateRequest::for_key(
+                    CertificateSpec::workload(SpiffeId::new(id).unwrap()),
+                    &PrivateKey::generate(KeyType::P256).unwrap(),
+                    start(),
+                )
+                .unwrap(),
+            )
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     }
 }
@@ -141,18 +251,45 @@ async fn a_foreign_trust_domain_is_refused() {
 #[tokio::test]
 async fn nothing_outlives_the_ca() {
     let clock = FakeClock::new();
-    let issuer = load(settings().with_lifetime(2 * DAY), Arc::new(MemorySecretStore::new()), &clock).await.unwrap();
+    let issuer = load(
+        settings().with_lifetime(2 * DAY),
+        Arc::new(MemorySecretStore::new()),
+        &clock,
+    )
+    .await
+    .unwrap();
     clock.advance(DAY + 12 * HOUR);
-    let identity = issuer.issue(&spec().with_lifetime(DAY), &clock).await.unwrap();
-    assert_eq!(identity.certificate().validity().not_after(), start() + 2 * DAY);
-    let [Observation::ShorterLifetime { requested, granted, .. }] = identity.certificate().observations() else { panic!() };
+    let identity = issuer
+        .issue(&spec().with_lifetime(DAY), &clock)
+        .await
+        .unwrap();
+    assert_eq!(
+        identity.certificate().validity().not_after(),
+        start() + 2 * DAY
+    );
+    let [
+        Observation::ShorterLifetime {
+            requested, granted, ..
+        },
+    ] = identity.certificate().observations()
+    else {
+        panic!()
+    };
     assert_eq!((*requested, *granted), (DAY, 12 * HOUR));
     let report = issuer.check().await.unwrap();
-    assert_eq!(report.warnings, ["the CA `CN=example.org,OU=Mesh,O=meshca` ends at 2026-01-03T00:00:00Z; rotate it"]);
+    assert_eq!(
+        report.warnings,
+        ["the CA `CN=example.org,OU=Mesh,O=meshca` ends at 2026-01-03T00:00:00Z; rotate it"]
+    );
 
     clock.advance(12 * HOUR);
     let error = issuer.issue(&spec(), &clock).await.unwrap_err();
-    assert!(error.to_string().contains("ended at 2026-01-03T00:00:00Z; rotate it"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("ended at 2026-01-03T00:00:00Z; rotate it"),
+        "{error}"
+    );
     assert!(issuer.check().await.is_err());
 }
 
@@ -188,36 +325,82 @@ async fn racing_creators_share_one_ca() {
 #[tokio::test]
 async fn halves_of_two_cas_are_noticed() {
     let clock = FakeClock::new();
-    let (cert_name, key_name) = ("default.ca-builtin-cert-ca-1", "default.ca-builtin-key-ca-1");
+    let (cert_name, key_name) = (
+        "default.ca-builtin-cert-ca-1",
+        "default.ca-builtin-key-ca-1",
+    );
     let name = |name: &str| SecretKey::new("default", name).unwrap();
     let other = Ca::root("other");
-    let key = PrivateKey::generate(KeyType::P256).unwrap().expose_pem().unwrap();
+    let key = PrivateKey::generate(KeyType::P256)
+        .unwrap()
+        .expose_pem()
+        .unwrap();
     let cases: [(Option<SecretValue>, Option<SecretValue>, &str); 4] = [
-        (Some(other.pem().as_str().into()), Some(key.clone()), "the key does not belong to the certificate `CN=other`"),
-        (Some(other.pem().as_str().into()), None, "has a certificate but no key; restore the key"),
-        (Some("junk".into()), Some(key.clone()), "cannot be read: line 1: text outside a PEM block"),
+        (
+            Some(other.pem().as_str().into()),
+            Some(key.clone()),
+            "the key does not belong to the certificate `CN=other`",
+        ),
+        (
+            Some(other.pem().as_str().into()),
+            None,
+            "has a certificate but no key; restore the key",
+        ),
+        (
+            Some("junk".into()),
+            Some(key.clone()),
+            "cannot be read: line 1: text outside a PEM block",
+        ),
         (None, Some("junk".into()), "not a PEM private key: line 1"),
     ];
     for (certificate, key, message) in cases {
         let store = Arc::new(MemorySecretStore::new());
         for (name, value) in [(name(cert_name), &certificate), (name(key_name), &key)] {
             if let Some(value) = value {
-                store.put(&name, value.clone(), Expect::Absent).await.unwrap();
+                store
+                    .put(&name, value.clone(), Expect::Absent)
+                    .await
+                    .unwrap();
             }
         }
-        let error = load(settings(), Arc::clone(&store) as Arc<dyn SecretStore>, &clock).await.unwrap_err();
-        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+        let error = load(
+            settings(),
+            Arc::clone(&store) as Arc<dyn SecretStore>,
+            &clock,
+        )
+        .await
+        .unwrap_err();
+        assert!(
+            error.to_string().contains(message),
+            "expected: {message}\nfound:    {error}"
+        );
         assert!(error.to_string().contains(key_name), "{error}");
         // Nothing was written over what was there.
-        let found = store.get(&name(cert_name)).await.unwrap().map(|found| found.value);
+        let found = store
+            .get(&name(cert_name))
+            .await
+            .unwrap()
+            .map(|found| found.value);
         assert_eq!(found, certificate);
     }
     // A key without a certificate is a creator that crashed in between, and is finished.
     let store = Arc::new(MemorySecretStore::new());
-    store.put(&name(key_name), key.clone(), Expect::Absent).await.unwrap();
-    let issuer = load(settings(), Arc::clone(&store) as Arc<dyn SecretStore>, &clock).await.unwrap();
+    store
+        .put(&name(key_name), key.clone(), Expect::Absent)
+        .await
+        .unwrap();
+    let issuer = load(
+        settings(),
+        Arc::clone(&store) as Arc<dyn SecretStore>,
+        &clock,
+    )
+    .await
+    .unwrap();
     issuer.issue(&spec(), &clock).await.unwrap();
-    assert_eq!(store.get(&name(key_name)).await.unwrap().unwrap().value, key);
+    assert_eq!(
+        store.get(&name(key_name)).await.unwrap().unwrap().value,
+        key
+    );
 }
 
 #[tokio::test]
@@ -234,36 +417,90 @@ async fn provided_cas_are_checked() {
     let key = |ca: &Ca| ca.key.serialize_der();
     let full = intermediate.pem() + &root.pem();
     let cases = [
-        ((String::new(), key(&intermediate)), "its chain has 0 certificates"),
-        ((full.clone(), key(&root)), "line 1 of its certificates: the key does not belong to the certificate `CN=corp mesh ca`"),
-        ((intermediate.pem(), key(&intermediate)), "the chain ends in `CN=corp mesh ca`, which is no root; append the certificate of `CN=corp root`"),
-        ((root.pem() + &intermediate.pem(), key(&root)), "`CN=corp mesh ca` did not sign `CN=corp root` before it; order the chain"),
-        ((intermediate.pem() + &Ca::root("corp root").pem(), key(&intermediate)), "did not sign"),
-        ((root.pem(), key(&root)), "self-signed certificates are not allowed; set `insecureAllowSelfSigned: true`"),
-        (changed(|ca| ca.is_ca = IsCa::ExplicitNoCa), "`CN=bad ca` is not a CA"),
-        (changed(|ca| ca.key_usages = vec![KeyUsagePurpose::CrlSign]), "key usage `keyCertSign` is missing"),
-        (changed(|ca| ca.key_usages.clear()), "has no KeyUsage extension"),
-        (changed(|ca| ca.key_usages.push(KeyUsagePurpose::KeyAgreement)), "has the key usage `keyAgreement`"),
-        (changed(|ca| ca.not_after = (start() - HOUR).into()), "ended at 2025-12-31T23:00:00Z; renew it"),
-        (changed(|ca| ca.not_before = (start() + HOUR).into()), "begins only at 2026-01-01T01:00:00Z"),
-        ((full.clone() + "junk\n" + &root.pem(), key(&intermediate)), "text outside a PEM block"),
+        (
+            (String::new(), key(&intermediate)),
+            "its chain has 0 certificates",
+        ),
+        (
+            (full.clone(), key(&root)),
+            "line 1 of its certificates: the key does not belong to the certificate `CN=corp mesh ca`",
+        ),
+        (
+            (intermediate.pem(), key(&intermediate)),
+            "the chain ends in `CN=corp mesh ca`, which is no root; append the certificate of `CN=corp root`",
+        ),
+        (
+            (root.pem() + &intermediate.pem(), key(&root)),
+            "`CN=corp mesh ca` did not sign `CN=corp root` before it; order the chain",
+        ),
+        (
+            (
+                intermediate.pem() + &Ca::root("corp root").pem(),
+                key(&intermediate),
+            ),
+            "did not sign",
+        ),
+        (
+            (root.pem(), key(&root)),
+            "self-signed certificates are not allowed; set `insecureAllowSelfSigned: true`",
+        ),
+        (
+            changed(|ca| ca.is_ca = IsCa::ExplicitNoCa),
+            "`CN=bad ca` is not a CA",
+        ),
+        (
+            changed(|ca| ca.key_usages = vec![KeyUsagePurpose::CrlSign]),
+            "key usage `keyCertSign` is missing",
+        ),
+        (
+            changed(|ca| ca.key_usages.clear()),
+            "has no KeyUsage extension",
+        ),
+        (
+            changed(|ca| ca.key_usages.push(KeyUsagePurpose::KeyAgreement)),
+            "has the key usage `keyAgreement`",
+        ),
+        (
+            changed(|ca| ca.not_after = (start() - HOUR).into()),
+            "ended at 2025-12-31T23:00:00Z; renew it",
+        ),
+        (
+            changed(|ca| ca.not_before = (start() + HOUR).into()),
+            "begins only at 2026-01-01T01:00:00Z",
+        ),
+        (
+            (full.clone() + "junk\n" + &root.pem(), key(&intermediate)),
+            "text outside a PEM block",
+        ),
     ];
     let provided = |(certificates, key): (String, Vec<u8>)| {
-        let key = PrivateKey::from_der(&key.try_into().unwrap()).unwrap().expose_pem().unwrap();
+        let key = PrivateKey::from_der(&key.try_into().unwrap())
+            .unwrap()
+            .expose_pem()
+            .unwrap();
         let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap())?;
         BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone()))
     };
     for (ca, message) in cases {
         let error = provided(ca).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+        assert!(
+            error.to_string().contains(message),
+            "expected: {message}\nfound:    {error}"
+        );
     }
 
     let issuer = provided((full, key(&intermediate))).unwrap();
     let identity = issuer.issue(&spec(), &clock).await.unwrap();
-    assert_eq!(identity.certificate().path(), ["(empty)", "CN=corp mesh ca", "CN=corp root"]);
+    assert_eq!(
+        identity.certificate().path(),
+        ["(empty)", "CN=corp mesh ca", "CN=corp root"]
+    );
     assert_eq!(issuer.to_string(), "provided CA of example.org");
-    assert_eq!(issuer.prepare_next().await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        issuer.prepare_next().await.unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
     verified_like_anyone_elses(&issuer, &common::request(identity.key()), start()).await;
 }
 
@@ -273,16 +510,33 @@ async fn a_provided_cas_name_is_repeated_to_the_letter() {
     let clock = FakeClock::new();
     let mut params = ca_params("");
     let mut name = rcgen::DistinguishedName::new();
-    name.push(DnType::CountryName, DnValue::PrintableString("DE".try_into().unwrap()));
-    name.push(DnType::OrganizationName, DnValue::Utf8String("Müller & Söhne".into()));
-    name.push(DnType::OrganizationalUnitName, DnValue::TeletexString("Mesh".try_into().unwrap()));
-    name.push(DnType::CustomDnType(vec![0, 9, 2342, 19_200_300, 100, 1, 25]), DnValue::Ia5String("example".try_into().unwrap()));
-    name.push(DnType::CommonName, DnValue::BmpString("CA ü".try_into().unwrap()));
+    name.push(
+        DnType::CountryName,
+        DnValue::PrintableString("DE".try_into().unwrap()),
+    );
+    name.push(
+        DnType::OrganizationName,
+        DnValue::Utf8String("Müller & Söhne".into()),
+    );
+    name.push(
+        DnType::OrganizationalUnitName,
+        DnValue::TeletexString("Mesh".try_into().unwrap()),
+    );
+    name.push(
+        DnType::CustomDnType(vec![0, 9, 2342, 19_200_300, 100, 1, 25]),
+        DnValue::Ia5String("example".try_into().unwrap()),
+    );
+    name.push(
+        DnType::CommonName,
+        DnValue::BmpString("CA ü".try_into().unwrap()),
+    );
     params.distinguished_name = name;
     params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
     let root = Ca::root_with(params);
     let key = PrivateKey::from_der(&root.key.serialize_der().try_into().unwrap()).unwrap();
-    let ca = ProvidedCa::with_signer(&root.pem(), Arc::new(key)).unwrap().allow_self_signed(true);
+    let ca = ProvidedCa::with_signer(&root.pem(), Arc::new(key))
+        .unwrap()
+        .allow_self_signed(true);
     let issuer = BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone())).unwrap();
     let key = PrivateKey::generate(KeyType::P256).unwrap();
     verified_like_anyone_elses(&issuer, &common::request(&key), start()).await;
@@ -305,7 +559,14 @@ impl Signer for Device {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        if self.fails { Err(Error::new(ErrorKind::Unavailable, "the HSM is locked; log in")) } else { Signer::sign(&self.key, message) }
+        if self.fails {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "the HSM is locked; log in",
+            ))
+        } else {
+            Signer::sign(&self.key, message)
+        }
     }
 }
 
@@ -315,14 +576,22 @@ async fn a_signer_in_a_device_signs_and_its_errors_are_heard() {
     let root = Ca::root("hsm root");
     for fails in [false, true] {
         let key = PrivateKey::from_der(&root.key.serialize_der().try_into().unwrap()).unwrap();
-        let ca = ProvidedCa::with_signer(&root.pem(), Arc::new(Device { key, fails })).unwrap().allow_self_signed(true);
+        let ca = ProvidedCa::with_signer(&root.pem(), Arc::new(Device { key, fails }))
+            .unwrap()
+            .allow_self_signed(true);
         let issuer = BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone())).unwrap();
         match issuer.issue(&spec(), &clock).await {
             Ok(_) => assert!(!fails),
             Err(error) => {
                 assert!(fails);
-                assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Backoff));
-                assert!(error.to_string().starts_with("the HSM is locked; log in"), "{error}");
+                assert_eq!(
+                    (error.kind(), error.retry()),
+                    (ErrorKind::Unavailable, Retry::Backoff)
+                );
+                assert!(
+                    error.to_string().starts_with("the HSM is locked; log in"),
+                    "{error}"
+                );
             }
         }
     }
@@ -365,23 +634,57 @@ impl Issuer for Swapping {
 async fn construction_vouches_for_its_own_request_and_root_only() {
     let clock = FakeClock::new();
     let issuer = builtin(&Arc::new(MemorySecretStore::new()), &clock).await;
-    let (mine, theirs) = (PrivateKey::generate(KeyType::P256).unwrap(), PrivateKey::generate(KeyType::P256).unwrap());
+    let (mine, theirs) = (
+        PrivateKey::generate(KeyType::P256).unwrap(),
+        PrivateKey::generate(KeyType::P256).unwrap(),
+    );
     let chain = issuer.sign(&common::request(&theirs)).await.unwrap();
     let foreign = Ca::root("foreign").bundle();
-    assert!(chain.clone().verify(&common::request(&theirs), &foreign, start()).unwrap_err().to_string().contains("root unknown"));
+    assert!(
+        chain
+            .clone()
+            .verify(&common::request(&theirs), &foreign, start())
+            .unwrap_err()
+            .to_string()
+            .contains("root unknown")
+    );
 
     let swapping = Swapping(issuer, chain.clone());
-    swapping.issue_for(&common::request(&theirs), &clock).await.unwrap();
-    let error = swapping.issue_for(&common::request(&mine), &clock).await.unwrap_err();
-    assert!(error.to_string().contains("is for the key of the request"), "{error}");
+    swapping
+        .issue_for(&common::request(&theirs), &clock)
+        .await
+        .unwrap();
+    let error = swapping
+        .issue_for(&common::request(&mine), &clock)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("is for the key of the request"),
+        "{error}"
+    );
     // The same key, but another identity: the digest of the request tells them apart.
     let other = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/admin").unwrap());
-    let error = swapping.issue_for(&CertificateRequest::for_key(other, &theirs, start()).unwrap(), &clock).await.unwrap_err();
-    assert!(error.to_string().contains("that was not requested"), "{error}");
+    let error = swapping
+        .issue_for(
+            &CertificateRequest::for_key(other, &theirs, start()).unwrap(),
+            &clock,
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("that was not requested"),
+        "{error}"
+    );
     // A late answer is no answer.
     clock.advance(2 * HOUR);
-    let error = swapping.issue_for(&common::request(&theirs), &clock).await.unwrap_err();
-    assert!(error.to_string().contains("had ended when it arrived"), "{error}");
+    let error = swapping
+        .issue_for(&common::request(&theirs), &clock)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("had ended when it arrived"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -390,27 +693,51 @@ async fn trust_comes_before_use_and_outlives_it() {
     let issuer = builtin(&store, &clock).await;
     let replica = builtin(&store, &clock).await;
     let old = issuer.issue(&spec(), &clock).await.unwrap();
-    assert_eq!(issuer.activate_next().await.unwrap_err().kind(), ErrorKind::InvalidRequest);
+    assert_eq!(
+        issuer.activate_next().await.unwrap_err().kind(),
+        ErrorKind::InvalidRequest
+    );
 
     let both = issuer.prepare_next().await.unwrap();
     assert_eq!(both.roots().len(), 2);
-    assert_eq!(issuer.prepare_next().await.unwrap(), both, "doing it twice changes nothing");
+    assert_eq!(
+        issuer.prepare_next().await.unwrap(),
+        both,
+        "doing it twice changes nothing"
+    );
     let still = issuer.issue(&spec(), &clock).await.unwrap();
-    assert_eq!(still.certificate().root(), old.certificate().root(), "what is prepared does not sign");
+    assert_eq!(
+        still.certificate().root(),
+        old.certificate().root(),
+        "what is prepared does not sign"
+    );
 
     let error = issuer.activate_next().await.unwrap_err();
     assert_eq!(error.retry(), Retry::After(RELOAD_INTERVAL));
     clock.advance(RELOAD_INTERVAL);
-    assert_eq!(replica.trust_bundle().await.unwrap(), both, "the other replica has seen it by now");
+    assert_eq!(
+        replica.trust_bundle().await.unwrap(),
+        both,
+        "the other replica has seen it by now"
+    );
     issuer.activate_next().await.unwrap();
     let new = issuer.issue(&spec(), &clock).await.unwrap();
     assert_ne!(new.certificate().root(), old.certificate().root());
-    assert_eq!(new.certificate().issuer(), "CN=example.org G2,OU=Mesh,O=meshca");
+    assert_eq!(
+        new.certificate().issuer(),
+        "CN=example.org G2,OU=Mesh,O=meshca"
+    );
 
     // The replica has not noticed; what it signs is trusted for as long as it lives.
     let late = replica.issue(&spec(), &clock).await.unwrap();
     assert_eq!(late.certificate().root(), old.certificate().root());
-    assert!(issuer.trust_bundle().await.unwrap().contains(late.certificate().root()));
+    assert!(
+        issuer
+            .trust_bundle()
+            .await
+            .unwrap()
+            .contains(late.certificate().root())
+    );
     clock.advance(RELOAD_INTERVAL);
     let followed = replica.issue(&spec(), &clock).await.unwrap();
     assert_eq!(followed.certificate().root(), new.certificate().root());
@@ -422,7 +749,10 @@ async fn trust_comes_before_use_and_outlives_it() {
     let bundle = issuer.trust_bundle().await.unwrap();
     assert_eq!(bundle.roots().len(), 1);
     assert!(bundle.contains(new.certificate().root()));
-    let gone = store.get(&SecretKey::new("default", "default.ca-builtin-key-ca-1").unwrap()).await.unwrap();
+    let gone = store
+        .get(&SecretKey::new("default", "default.ca-builtin-key-ca-1").unwrap())
+        .await
+        .unwrap();
     assert!(gone.is_none(), "the key of a retired CA is deleted");
 
     let restarted = builtin(&store, &clock).await;
@@ -431,11 +761,47 @@ async fn trust_comes_before_use_and_outlives_it() {
 }
 
 #[tokio::test]
+async fn a_longer_leaf_of_the_past_keeps_its_root() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+    let generous = load(settings().with_max_leaf_lifetime(90 * DAY), shared(), &clock)
+        .await
+        .unwrap();
+    let long = generous
+        .issue(&spec().with_lifetime(90 * DAY), &clock)
+        .await
+        .unwrap();
+    // The operator thinks better of it, and rotates the CA.
+    let strict = load(settings().with_max_leaf_lifetime(DAY), shared(), &clock)
+        .await
+        .unwrap();
+    strict.prepare_next().await.unwrap();
+    clock.advance(RELOAD_INTERVAL);
+    strict.activate_next().await.unwrap();
+    clock.set(long.certificate().validity().not_after());
+    strict.retire().await.unwrap();
+    let bundle = strict.trust_bundle().await.unwrap();
+    assert!(bundle.contains(long.certificate().root()));
+    clock.advance(3 * RELOAD_INTERVAL);
+    strict.retire().await.unwrap();
+    assert_eq!(strict.trust_bundle().await.unwrap().roots().len(), 1);
+}
+
+#[tokio::test]
 async fn rotation_is_due_at_the_documented_times() {
     let clock = FakeClock::new();
-    for (lifetime, prepare, activate) in [(365 * DAY, 335 * DAY, 358 * DAY), (12 * DAY, 6 * DAY, 10 * DAY)] {
+    for (lifetime, prepare, activate) in [
+        (365 * DAY, 335 * DAY, 358 * DAY),
+        (12 * DAY, 6 * DAY, 10 * DAY),
+    ] {
         clock.set(start());
-        let issuer = load(settings().with_lifetime(lifetime), Arc::new(MemorySecretStore::new()), &clock).await.unwrap();
+        let issuer = load(
+            settings().with_lifetime(lifetime),
+            Arc::new(MemorySecretStore::new()),
+            &clock,
+        )
+        .await
+        .unwrap();
         clock.set(start() + prepare - HOUR);
         assert_eq!(issuer.rotation_due(), None);
         clock.set(start() + prepare + HOUR);
@@ -456,7 +822,11 @@ struct Flaky {
 
 impl Flaky {
     fn up(&self) -> Result<()> {
-        if self.down.load(Ordering::SeqCst) { Err(Error::new(ErrorKind::Unavailable, "down")) } else { Ok(()) }
+        if self.down.load(Ordering::SeqCst) {
+            Err(Error::new(ErrorKind::Unavailable, "down"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -466,7 +836,11 @@ struct Link(Arc<Flaky>, Arc<AtomicBool>);
 impl Link {
     fn up(&self) -> Result<()> {
         self.0.up()?;
-        if self.1.load(Ordering::SeqCst) { Err(Error::new(ErrorKind::Unavailable, "cut off")) } else { Ok(()) }
+        if self.1.load(Ordering::SeqCst) {
+            Err(Error::new(ErrorKind::Unavailable, "cut off"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -558,13 +932,28 @@ proptest! {
 async fn an_outage_of_the_store_shortens_certificates_before_it_stops_them() {
     let clock = FakeClock::new();
     let link = Link(Arc::default(), Arc::default());
-    let issuer = load(settings().with_max_leaf_lifetime(DAY), Arc::new(link.clone()), &clock).await.unwrap();
+    let issuer = load(
+        settings().with_max_leaf_lifetime(DAY),
+        Arc::new(link.clone()),
+        &clock,
+    )
+    .await
+    .unwrap();
     link.1.store(true, Ordering::SeqCst);
     let spec = spec().with_lifetime(DAY);
     for (hours, granted) in [(0, 24 * 3600), (12, 12 * 3600 + 300), (24, 300)] {
         clock.set(start() + hours * HOUR);
-        let validity = issuer.issue(&spec, &clock).await.unwrap().certificate().validity();
-        assert_eq!(validity.remaining(clock.now()), Duration::from_secs(granted), "after {hours} hours");
+        let validity = issuer
+            .issue(&spec, &clock)
+            .await
+            .unwrap()
+            .certificate()
+            .validity();
+        assert_eq!(
+            validity.remaining(clock.now()),
+            Duration::from_secs(granted),
+            "after {hours} hours"
+        );
     }
     clock.advance(HOUR);
     assert!(issuer.issue(&spec, &clock).await.is_err());
@@ -575,9 +964,20 @@ async fn an_outage_of_the_store_shortens_certificates_before_it_stops_them() {
 
 #[test]
 fn ca_secrets_have_the_fields_names_and_must_fit() {
-    for (mesh, backend) in [("default", "Ca"), ("default", "a/b"), ("", "ca"), ("default", &"x".repeat(250))] {
+    for (mesh, backend) in [
+        ("default", "Ca"),
+        ("default", "a/b"),
+        ("", "ca"),
+        ("default", &"x".repeat(250)),
+    ] {
         let error = CaSecrets::for_backend(mesh, backend).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::InvalidConfig | ErrorKind::InvalidRequest), "{error}");
+        assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::InvalidConfig | ErrorKind::InvalidRequest
+            ),
+            "{error}"
+        );
     }
     CaSecrets::for_identity("default", "flight-operations-id").unwrap();
 }

@@ -12,7 +12,13 @@ use meshca_core::{ErrorKind, Identity, IssuerExt, KeyType, MemorySecretStore, Pr
 
 async fn issuer(clock: &FakeClock) -> BuiltinIssuer {
     let settings = CaSettings::new(domain(), CaSecrets::for_backend("default", "ca-1").unwrap());
-    BuiltinIssuer::load_or_create(settings, Arc::new(MemorySecretStore::new()), Arc::new(clock.clone())).await.unwrap()
+    BuiltinIssuer::load_or_create(
+        settings,
+        Arc::new(MemorySecretStore::new()),
+        Arc::new(clock.clone()),
+    )
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -22,7 +28,12 @@ async fn a_certificate_goes_with_its_own_key_only() {
     let key = PrivateKey::generate(KeyType::P256).unwrap();
     let certificate = issuer.issue_for(&request(&key), &clock).await.unwrap();
     let other = PrivateKey::generate(KeyType::P256).unwrap();
-    assert_eq!(Identity::new(certificate.clone(), other).unwrap_err().kind(), ErrorKind::InvalidRequest);
+    assert_eq!(
+        Identity::new(certificate.clone(), other)
+            .unwrap_err()
+            .kind(),
+        ErrorKind::InvalidRequest
+    );
     let identity = Identity::new(certificate, key).unwrap();
 
     let (chain, key) = identity.to_rustls().unwrap();
@@ -32,7 +43,11 @@ async fn a_certificate_goes_with_its_own_key_only() {
 
     // What is printed tells who, and nothing of the key.
     let printed = format!("{identity:?}");
-    assert!(printed.contains("spiffe://example.org/ns/shop/sa/cart") && printed.contains("PrivateKey(P-256)"), "{printed}");
+    assert!(
+        printed.contains("spiffe://example.org/ns/shop/sa/cart")
+            && printed.contains("PrivateKey(P-256)"),
+        "{printed}"
+    );
     let pem = identity.expose_key_pem().unwrap();
     let secret = pem.expose_str().unwrap().lines().nth(1).unwrap();
     assert!(!printed.contains(secret));
@@ -43,11 +58,22 @@ async fn a_certificate_goes_with_its_own_key_only() {
 async fn an_identity_as_the_spiffe_crates_svid() {
     let clock = FakeClock::new();
     let issuer = issuer(&clock).await;
-    for key_type in [KeyType::P256, KeyType::P384, KeyType::Ed25519, KeyType::Rsa2048] {
-        let identity = issuer.issue(&spec().with_key_type(key_type), &clock).await.unwrap();
+    for key_type in [
+        KeyType::P256,
+        KeyType::P384,
+        KeyType::Ed25519,
+        KeyType::Rsa2048,
+    ] {
+        let identity = issuer
+            .issue(&spec().with_key_type(key_type), &clock)
+            .await
+            .unwrap();
         let svid = identity.to_x509_svid().unwrap();
         assert_eq!(svid.spiffe_id(), identity.spiffe_id());
-        assert_eq!(svid.cert_chain().len(), identity.certificate().chain().len());
+        assert_eq!(
+            svid.cert_chain().len(),
+            identity.certificate().chain().len()
+        );
     }
 }
 
@@ -63,6 +89,10 @@ fn types_can_be_shared_between_threads() {
     shared::<Arc<dyn meshca_core::Issuer>>();
     shared::<Arc<dyn meshca_core::SecretStore>>();
     shared::<Arc<dyn meshca_core::Clock>>();
-    assert_eq!(size_of::<meshca_core::Error>(), size_of::<usize>(), "errors are one word");
+    assert_eq!(
+        size_of::<meshca_core::Error>(),
+        size_of::<usize>(),
+        "errors are one word"
+    );
     assert!(start() > std::time::SystemTime::UNIX_EPOCH);
 }

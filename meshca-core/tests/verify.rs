@@ -1,5 +1,10 @@
 //! What core hands out, repairs and refuses.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -10,13 +15,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::{Ca, DAY, FakeClock, HOUR, ca_params, domain, request, spec, start};
 use meshca_core::{
-    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Csr, Error, ErrorKind, IssuedCertificate, Issuer, IssuerExt,
-    LifetimePolicy, Observation, PrivateKey, Proof, Result, SignedChain, TrustBundle, TrustDomain,
+    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Csr, Error, ErrorKind,
+    IssuedCertificate, Issuer, IssuerExt, LifetimePolicy, Observation, PrivateKey, Proof, Result,
+    SignedChain, TrustBundle, TrustDomain,
 };
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    KeyUsagePurpose, NameConstraints, SanType,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -28,61 +34,117 @@ fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-fn verify(chain: Vec<CertificateDer<'static>>, request: &CertificateRequest, bundle: &TrustBundle) -> Result<IssuedCertificate> {
+fn verify(
+    chain: Vec<CertificateDer<'static>>,
+    request: &CertificateRequest,
+    bundle: &TrustBundle,
+) -> Result<IssuedCertificate> {
     SignedChain::new(chain).verify(request, bundle, start())
 }
+
+type Change = fn(&mut CertificateParams);
 
 /// A leaf that a CA made otherwise than it should, and what is said about it.
 #[test]
 fn a_leaf_must_be_what_was_requested() {
-    type Change = fn(&mut CertificateParams);
     let cases: &[(&str, Change)] = &[
-        ("the URI `spiffe://example.org/admin` that was not requested", |leaf| {
-            leaf.subject_alt_names.push(uri("spiffe://example.org/admin"));
-        }),
-        ("the URI `spiffe://example.orgi/ns/shop/sa/cart` that was not requested", |leaf| {
-            leaf.subject_alt_names = vec![uri("spiffe://example.orgi/ns/shop/sa/cart")];
-        }),
-        ("lacks the requested URI `spiffe://example.org/ns/shop/sa/cart`", |leaf| leaf.subject_alt_names.clear()),
+        (
+            "the URI `spiffe://example.org/admin` that was not requested",
+            |leaf| {
+                leaf.subject_alt_names
+                    .push(uri("spiffe://example.org/admin"));
+            },
+        ),
+        (
+            "the URI `spiffe://example.orgi/ns/shop/sa/cart` that was not requested",
+            |leaf| {
+                leaf.subject_alt_names = vec![uri("spiffe://example.orgi/ns/shop/sa/cart")];
+            },
+        ),
+        (
+            "lacks the requested URI `spiffe://example.org/ns/shop/sa/cart`",
+            |leaf| leaf.subject_alt_names.clear(),
+        ),
         ("repeats a URI", |leaf| {
             let again = leaf.subject_alt_names[0].clone();
             leaf.subject_alt_names.push(again);
         }),
-        ("the DNS name `www.example.org` that was not requested", |leaf| {
-            leaf.subject_alt_names.push(SanType::DnsName("www.example.org".try_into().unwrap()));
+        (
+            "the DNS name `www.example.org` that was not requested",
+            |leaf| {
+                leaf.subject_alt_names
+                    .push(SanType::DnsName("www.example.org".try_into().unwrap()));
+            },
+        ),
+        (
+            "a name that was not requested: an IP address (4 bytes)",
+            |leaf| {
+                leaf.subject_alt_names
+                    .push(SanType::IpAddress([127, 0, 0, 1].into()));
+            },
+        ),
+        (
+            "a name that was not requested: the e-mail address `root@example.org`",
+            |leaf| {
+                leaf.subject_alt_names
+                    .push(SanType::Rfc822Name("root@example.org".try_into().unwrap()));
+            },
+        ),
+        ("is a CA's, which no workload may hold", |leaf| {
+            leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)
         }),
-        ("a name that was not requested: an IP address (4 bytes)", |leaf| {
-            leaf.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        ("may sign certificates or CRLs", |leaf| {
+            leaf.key_usages.push(KeyUsagePurpose::KeyCertSign)
         }),
-        ("a name that was not requested: the e-mail address `root@example.org`", |leaf| {
-            leaf.subject_alt_names.push(SanType::Rfc822Name("root@example.org".try_into().unwrap()));
+        ("lacks the key usage `digitalSignature`", |leaf| {
+            leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]
         }),
-        ("is a CA's, which no workload may hold", |leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
-        ("may sign certificates or CRLs", |leaf| leaf.key_usages.push(KeyUsagePurpose::KeyCertSign)),
-        ("lacks the key usage `digitalSignature`", |leaf| leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]),
-        ("lacks the extended key usage `serverAuth`", |leaf| leaf.extended_key_usages.clear()),
+        ("lacks the extended key usage `serverAuth`", |leaf| {
+            leaf.extended_key_usages.clear()
+        }),
         ("lacks the extended key usage `clientAuth`", |leaf| {
             leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         }),
         ("lacks the extended key usage `serverAuth`", |leaf| {
-            leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::Any];
+            leaf.extended_key_usages = vec![
+                ExtendedKeyUsagePurpose::ClientAuth,
+                ExtendedKeyUsagePurpose::Any,
+            ];
         }),
-        ("had ended when it arrived, at 2026-01-01T00:00:00Z", |leaf| leaf.not_after = start().into()),
-        ("begins at 2026-01-01T00:01:01Z, more than 60s ahead", |leaf| {
-            leaf.not_before = (start() + Duration::from_secs(61)).into();
-        }),
-        ("lives for 3661s where at most 3600s were requested", |leaf| {
-            leaf.not_after = (start() + HOUR + Duration::from_secs(61)).into();
-        }),
+        (
+            "had ended when it arrived, at 2026-01-01T00:00:00Z",
+            |leaf| leaf.not_after = start().into(),
+        ),
+        (
+            "begins at 2026-01-01T00:01:01Z, more than 60s ahead",
+            |leaf| {
+                leaf.not_before = (start() + Duration::from_secs(61)).into();
+            },
+        ),
+        (
+            "lives for 3661s where at most 3600s were requested",
+            |leaf| {
+                leaf.not_after = (start() + HOUR + Duration::from_secs(61)).into();
+            },
+        ),
     ];
     let (root, key) = (Ca::root("root"), key());
     let request = request(&key);
     verify(vec![root.leaf(&request, |_| {})], &request, &root.bundle()).unwrap();
     for (message, change) in cases {
-        let error = verify(vec![root.leaf(&request, change)], &request, &root.bundle()).unwrap_err();
+        let error =
+            verify(vec![root.leaf(&request, change)], &request, &root.bundle()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
-        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
-        assert!(error.to_string().contains("spiffe://example.org/ns/shop/sa/cart"), "{error}");
+        assert!(
+            error.to_string().contains(message),
+            "expected: {message}\nfound:    {error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("spiffe://example.org/ns/shop/sa/cart"),
+            "{error}"
+        );
     }
 }
 
@@ -119,38 +181,110 @@ fn a_chain_must_lead_to_the_bundle() {
     let other_key = common::request(&self::key());
     let cases = [
         (vec![], &bundle, "returned no certificate"),
-        (vec![CertificateDer::from(vec![1, 2, 3])], &bundle, "certificate 1 of the 1 that the CA returned: not an X.509 certificate"),
-        (vec![leaf.clone(); 33], &bundle, "returned 33 certificates; at most 32"),
-        (vec![intermediate.leaf(&other_key, |_| {}), intermediate.der.clone()], &bundle, "none of the 2 certificates that the CA returned is for the key"),
-        (vec![leaf.clone()], &bundle, "root unknown: `the certificate` was signed by `CN=intermediate`, which the CA did not return"),
-        (vec![leaf.clone(), intermediate.der.clone(), root.der.clone()], &foreign.bundle(), "root unknown: the chain ends in `CN=root`, which is not in the trust bundle (the bundle holds `CN=foreign`)"),
-        (vec![leaf.clone(), intermediate.der.clone()], &namesake.bundle(), "a signature in the chain does not verify"),
-        (vec![CertificateDer::from(broken), intermediate.der.clone()], &bundle, "a signature in the chain does not verify"),
-        (vec![expired_root.leaf(&request, |_| {})], &expired_root.bundle(), "the root `CN=old root` in the trust bundle is valid only from"),
-        (below_path_len_0, &bundle, "may not have a CA below it (path length)"),
-        (limited(|ca| ca.not_after = (start() - HOUR).into()), &bundle, "a certificate in the chain has expired"),
-        (limited(|ca| ca.not_before = (start() + 2 * HOUR).into()), &bundle, "a certificate in the chain is not valid yet"),
-        (limited(|ca| ca.not_after = (start() + HOUR / 2).into()), &bundle, "outlives its issuer `CN=limited`: peers will refuse it from 2026-01-01T00:30:00Z on"),
-        (limited(|ca| ca.is_ca = IsCa::ExplicitNoCa), &bundle, "signed another without being a CA"),
-        (limited(|ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]), &bundle, "restricted to other purposes"),
-        (limited(|ca| ca.name_constraints = Some(NameConstraints {
-            permitted_subtrees: vec![GeneralSubtree::DirectoryName({
-                let mut name = rcgen::DistinguishedName::new();
-                name.push(DnType::OrganizationName, "somebody else");
-                name
-            })],
-            excluded_subtrees: vec![],
-        })), &bundle, "constrained to other names"),
+        (
+            vec![CertificateDer::from(vec![1, 2, 3])],
+            &bundle,
+            "certificate 1 of the 1 that the CA returned: not an X.509 certificate",
+        ),
+        (
+            vec![leaf.clone(); 33],
+            &bundle,
+            "returned 33 certificates; at most 32",
+        ),
+        (
+            vec![
+                intermediate.leaf(&other_key, |_| {}),
+                intermediate.der.clone(),
+            ],
+            &bundle,
+            "none of the 2 certificates that the CA returned is for the key",
+        ),
+        (
+            vec![leaf.clone()],
+            &bundle,
+            "root unknown: `the certificate` was signed by `CN=intermediate`, which the CA did not return",
+        ),
+        (
+            vec![leaf.clone(), intermediate.der.clone(), root.der.clone()],
+            &foreign.bundle(),
+            "root unknown: the chain ends in `CN=root`, which is not in the trust bundle (the bundle holds `CN=foreign`)",
+        ),
+        (
+            vec![leaf.clone(), intermediate.der.clone()],
+            &namesake.bundle(),
+            "a signature in the chain does not verify",
+        ),
+        (
+            vec![CertificateDer::from(broken), intermediate.der.clone()],
+            &bundle,
+            "a signature in the chain does not verify",
+        ),
+        (
+            vec![expired_root.leaf(&request, |_| {})],
+            &expired_root.bundle(),
+            "the root `CN=old root` in the trust bundle is valid only from",
+        ),
+        (
+            below_path_len_0,
+            &bundle,
+            "may not have a CA below it (path length)",
+        ),
+        (
+            limited(|ca| ca.not_after = (start() - HOUR).into()),
+            &bundle,
+            "a certificate in the chain has expired",
+        ),
+        (
+            limited(|ca| ca.not_before = (start() + 2 * HOUR).into()),
+            &bundle,
+            "a certificate in the chain is not valid yet",
+        ),
+        (
+            limited(|ca| ca.not_after = (start() + HOUR / 2).into()),
+            &bundle,
+            "outlives its issuer `CN=limited`: peers will refuse it from 2026-01-01T00:30:00Z on",
+        ),
+        (
+            limited(|ca| ca.is_ca = IsCa::ExplicitNoCa),
+            &bundle,
+            "signed another without being a CA",
+        ),
+        (
+            limited(|ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+            &bundle,
+            "restricted to other purposes",
+        ),
+        (
+            limited(|ca| {
+                ca.name_constraints = Some(NameConstraints {
+                    permitted_subtrees: vec![GeneralSubtree::DirectoryName({
+                        let mut name = rcgen::DistinguishedName::new();
+                        name.push(DnType::OrganizationName, "somebody else");
+                        name
+                    })],
+                    excluded_subtrees: vec![],
+                })
+            }),
+            &bundle,
+            "constrained to other names",
+        ),
     ];
     for (chain, bundle, message) in cases {
         let error = verify(chain, &request, bundle).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
-        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+        assert!(
+            error.to_string().contains(message),
+            "expected: {message}\nfound:    {error}"
+        );
     }
 
-    let elsewhere = TrustBundle::new(TrustDomain::new("example.com").unwrap(), [root.der.clone()]).unwrap();
+    let elsewhere =
+        TrustBundle::new(TrustDomain::new("example.com").unwrap(), [root.der.clone()]).unwrap();
     let error = verify(vec![leaf, intermediate.der], &request, &elsewhere).unwrap_err();
-    assert_eq!(error.to_string(), "the trust bundle is of another trust domain (bundle: example.com, request: example.org)");
+    assert_eq!(
+        error.to_string(),
+        "the trust bundle is of another trust domain (bundle: example.com, request: example.org)"
+    );
 }
 
 #[test]
@@ -172,40 +306,77 @@ fn what_is_sound_is_accepted_and_what_is_unusual_reported() {
     let absent = accept(spec(), |leaf| leaf.is_ca = IsCa::NoCa);
     assert_eq!(absent.observations(), []);
 
-    let early = accept(spec(), |leaf| leaf.not_before = (start() + Duration::from_secs(5)).into());
-    assert!(matches!(early.observations(), [Observation::NotYetValid { wait, .. }] if *wait == Duration::from_secs(5)));
+    let early = accept(spec(), |leaf| {
+        leaf.not_before = (start() + Duration::from_secs(5)).into()
+    });
+    assert!(
+        matches!(early.observations(), [Observation::NotYetValid { wait, .. }] if *wait == Duration::from_secs(5))
+    );
     assert_eq!(early.usable_from(), start() + Duration::from_secs(5));
 
     let capped = accept(spec(), |leaf| leaf.not_after = (start() + HOUR / 2).into());
-    assert!(matches!(capped.observations(), [Observation::ShorterLifetime { granted, .. }] if *granted == HOUR / 2), "{capped:?}");
+    assert!(
+        matches!(capped.observations(), [Observation::ShorterLifetime { granted, .. }] if *granted == HOUR / 2),
+        "{capped:?}"
+    );
 
-    let year = accept(spec().with_lifetime_policy(LifetimePolicy::AcceptIssuer), |leaf| leaf.not_after = (start() + 300 * DAY).into());
-    assert!(matches!(year.observations(), [Observation::LongerLifetime { granted, .. }] if *granted == 300 * DAY));
+    let year = accept(
+        spec().with_lifetime_policy(LifetimePolicy::AcceptIssuer),
+        |leaf| leaf.not_after = (start() + 300 * DAY).into(),
+    );
+    assert!(
+        matches!(year.observations(), [Observation::LongerLifetime { granted, .. }] if *granted == 300 * DAY)
+    );
 
     // AWS backdates by an hour: what counts is what is left.
     let backdated = accept(spec(), |leaf| leaf.not_before = (start() - HOUR).into());
     assert_eq!(backdated.observations(), []);
 
-    let named = accept(spec(), |leaf| leaf.distinguished_name.push(DnType::CommonName, "added"));
-    assert_eq!(named.observations()[0].to_string(), "the CA added the common name `added`");
+    let named = accept(spec(), |leaf| {
+        leaf.distinguished_name.push(DnType::CommonName, "added")
+    });
+    assert_eq!(
+        named.observations()[0].to_string(),
+        "the CA added the common name `added`"
+    );
 
     let request = request(&key);
-    let noted = SignedChain::new([root.leaf(&request, |_| {})]).with_note("TTL capped").verify(&request, &root.bundle(), start()).unwrap();
-    assert_eq!(noted.observations(), [Observation::IssuerNote("TTL capped".to_owned())]);
+    let noted = SignedChain::new([root.leaf(&request, |_| {})])
+        .with_note("TTL capped")
+        .verify(&request, &root.bundle(), start())
+        .unwrap();
+    assert_eq!(
+        noted.observations(),
+        [Observation::IssuerNote("TTL capped".to_owned())]
+    );
 }
 
 #[test]
 fn all_requested_names_are_there() {
     let (root, key) = (Ca::root("root"), key());
-    let spec = spec().with_common_name("cart.mesh").with_dns_name("cart.mesh").with_uri("kuma://kuma.io/service/cart");
+    let spec = spec()
+        .with_common_name("cart.mesh")
+        .with_dns_name("cart.mesh")
+        .with_uri("kuma://kuma.io/service/cart");
     let request = CertificateRequest::for_key(spec, &key, start()).unwrap();
     let complete = |leaf: &mut CertificateParams| {
-        leaf.distinguished_name.push(DnType::CommonName, "cart.mesh");
-        leaf.subject_alt_names.push(uri("kuma://kuma.io/service/cart"));
-        leaf.subject_alt_names.push(SanType::DnsName("cart.mesh".try_into().unwrap()));
+        leaf.distinguished_name
+            .push(DnType::CommonName, "cart.mesh");
+        leaf.subject_alt_names
+            .push(uri("kuma://kuma.io/service/cart"));
+        leaf.subject_alt_names
+            .push(SanType::DnsName("cart.mesh".try_into().unwrap()));
     };
-    verify(vec![root.leaf(&request, complete)], &request, &root.bundle()).unwrap();
-    for (take, message) in [(2, "lacks the requested DNS name `cart.mesh`"), (1, "lacks the requested URI `kuma://kuma.io/service/cart`")] {
+    verify(
+        vec![root.leaf(&request, complete)],
+        &request,
+        &root.bundle(),
+    )
+    .unwrap();
+    for (take, message) in [
+        (2, "lacks the requested DNS name `cart.mesh`"),
+        (1, "lacks the requested URI `kuma://kuma.io/service/cart`"),
+    ] {
         let incomplete = root.leaf(&request, |leaf| {
             complete(leaf);
             leaf.subject_alt_names.truncate(take);
@@ -213,7 +384,10 @@ fn all_requested_names_are_there() {
         let error = verify(vec![incomplete], &request, &root.bundle()).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
     }
-    for (name, message) in [("other", "common name `other` where `cart.mesh`"), ("", "lacks the requested common name")] {
+    for (name, message) in [
+        ("other", "common name `other` where `cart.mesh`"),
+        ("", "lacks the requested common name"),
+    ] {
         let leaf = root.leaf(&request, |leaf| {
             complete(leaf);
             leaf.distinguished_name = rcgen::DistinguishedName::new();
@@ -229,17 +403,30 @@ fn all_requested_names_are_there() {
 #[test]
 fn requests_that_contradict_themselves_are_refused() {
     let key = key();
-    let no_path = CertificateSpec::workload(meshca_core::SpiffeId::new("spiffe://example.org").unwrap());
+    let no_path =
+        CertificateSpec::workload(meshca_core::SpiffeId::new("spiffe://example.org").unwrap());
     for (spec, message) in [
         (no_path, "must have a path"),
-        (spec().with_lifetime(Duration::ZERO), "must live for a second"),
-        (spec().with_uri("spiffe://example.org/second"), "exactly one SPIFFE ID"),
-        (spec().with_uri("SPIFFE://example.org/second"), "exactly one SPIFFE ID"),
+        (
+            spec().with_lifetime(Duration::ZERO),
+            "must live for a second",
+        ),
+        (
+            spec().with_uri("spiffe://example.org/second"),
+            "exactly one SPIFFE ID",
+        ),
+        (
+            spec().with_uri("SPIFFE://example.org/second"),
+            "exactly one SPIFFE ID",
+        ),
         (spec().with_uri("no uri"), "not a URI"),
         (spec().with_uri("kuma://tag/ä"), "not a URI"),
         (spec().with_dns_name("a b"), "not a DNS name"),
         (spec().with_dns_name(""), "not a DNS name"),
-        (spec().with_common_name("x".repeat(65)), "a common name has 1 to 64"),
+        (
+            spec().with_common_name("x".repeat(65)),
+            "a common name has 1 to 64",
+        ),
         (spec().with_common_name("a\nb"), "a common name has 1 to 64"),
     ] {
         let error = CertificateRequest::for_key(spec, &key, start()).unwrap_err();
@@ -248,7 +435,12 @@ fn requests_that_contradict_themselves_are_refused() {
     }
     let csr = request(&key).csr().unwrap().clone();
     let intermediate = CertificateSpec::intermediate(&domain(), "ca").unwrap();
-    assert_eq!(CertificateRequest::for_csr(intermediate, csr, start()).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        CertificateRequest::for_csr(intermediate, csr, start())
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Unsupported
+    );
 }
 
 #[test]
@@ -256,7 +448,11 @@ fn a_request_keeps_its_id_and_its_csr() {
     let key = key();
     let first = request(&key);
     let csr = first.csr().unwrap();
-    assert_eq!(csr, first.clone().csr().unwrap(), "a retry sends the same bytes");
+    assert_eq!(
+        csr,
+        first.clone().csr().unwrap(),
+        "a retry sends the same bytes"
+    );
     assert_eq!(Csr::from_pem(&csr.to_pem()).unwrap(), *csr);
     assert_eq!(csr.public_key(), key.public_key());
 
@@ -294,17 +490,26 @@ fn malformed_csrs_are_refused() {
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         assert!(error.to_string().contains(message), "{error}");
     }
-    assert!(Csr::from_pem("no pem").unwrap_err().to_string().contains("line 1"));
+    assert!(
+        Csr::from_pem("no pem")
+            .unwrap_err()
+            .to_string()
+            .contains("line 1")
+    );
 }
 
 #[test]
 fn intermediates_are_proven_with_their_own_key() {
     let (root, key) = (Ca::root("root"), key());
-    let spec = CertificateSpec::intermediate(&domain(), "mesh ca").unwrap().with_lifetime(30 * DAY);
+    let spec = CertificateSpec::intermediate(&domain(), "mesh ca")
+        .unwrap()
+        .with_lifetime(30 * DAY);
     let request = CertificateRequest::for_key(spec, &key, start()).unwrap();
     let ca = |change: fn(&mut CertificateParams)| {
         root.leaf(&request, |params| {
-            params.distinguished_name.push(DnType::CommonName, "mesh ca");
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "mesh ca");
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             params.extended_key_usages.clear();
@@ -314,25 +519,47 @@ fn intermediates_are_proven_with_their_own_key() {
     let issued = verify(vec![root.der.clone(), ca(|_| {})], &request, &root.bundle()).unwrap();
     assert_eq!(issued.path(), ["CN=mesh ca", "CN=root"]);
     // A trust domain's ID is optional in a CA.
-    verify(vec![ca(|params| params.subject_alt_names.clear())], &request, &root.bundle()).unwrap();
+    verify(
+        vec![ca(|params| params.subject_alt_names.clear())],
+        &request,
+        &root.bundle(),
+    )
+    .unwrap();
 
-    let cases: [(fn(&mut CertificateParams), &str); 5] = [
+    let cases: [(Change, &str); 5] = [
         (|params| params.is_ca = IsCa::ExplicitNoCa, "is not a CA's"),
-        (|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)), "has the path length 1 where 0 was requested"),
-        (|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), "has the path length none where 0 was requested"),
-        (|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature], "lacks the key usage `keyCertSign`"),
-        (|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection], "restricted to other purposes"),
+        (
+            |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)),
+            "has the path length 1 where 0 was requested",
+        ),
+        (
+            |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+            "has the path length none where 0 was requested",
+        ),
+        (
+            |params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature],
+            "lacks the key usage `keyCertSign`",
+        ),
+        (
+            |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection],
+            "restricted to other purposes",
+        ),
     ];
     for (change, message) in cases {
         let error = verify(vec![ca(change)], &request, &root.bundle()).unwrap_err();
-        assert!(error.to_string().contains(message), "expected: {message}\nfound:    {error}");
+        assert!(
+            error.to_string().contains(message),
+            "expected: {message}\nfound:    {error}"
+        );
     }
     // One level too deep is found by the throwaway leaf, not by reading the certificate.
     let mut last = ca_params("last");
     last.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let last = root.below_with(last);
     let too_deep = last.leaf(&request, |params| {
-        params.distinguished_name.push(DnType::CommonName, "mesh ca");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "mesh ca");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.extended_key_usages.clear();
@@ -387,17 +614,44 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
     let request = request(&key);
     let unavailable = || Err(Error::new(ErrorKind::Unavailable, "down"));
     let cases = [
-        (new.leaf(&request, |_| {}), Ok(old.bundle().union(&new.bundle()).unwrap()), Ok(()), 1),
+        (
+            new.leaf(&request, |_| {}),
+            Ok(old.bundle().union(&new.bundle()).unwrap()),
+            Ok(()),
+            1,
+        ),
         (old.leaf(&request, |_| {}), unavailable(), Ok(()), 0),
-        (new.leaf(&request, |_| {}), Ok(old.bundle()), Err(ErrorKind::BadResponse), 1),
-        (new.leaf(&request, |_| {}), unavailable(), Err(ErrorKind::Unavailable), 1),
-        (old.leaf(&request, |leaf| leaf.extended_key_usages.clear()), unavailable(), Err(ErrorKind::BadResponse), 0),
+        (
+            new.leaf(&request, |_| {}),
+            Ok(old.bundle()),
+            Err(ErrorKind::BadResponse),
+            1,
+        ),
+        (
+            new.leaf(&request, |_| {}),
+            unavailable(),
+            Err(ErrorKind::Unavailable),
+            1,
+        ),
+        (
+            old.leaf(&request, |leaf| leaf.extended_key_usages.clear()),
+            unavailable(),
+            Err(ErrorKind::BadResponse),
+            0,
+        ),
     ];
     for (leaf, renewed, outcome, refreshed) in cases {
-        let issuer = Scripted { chain: SignedChain::new([leaf]), bundle: old.bundle(), renewed, asked: Mutex::default() };
+        let issuer = Scripted {
+            chain: SignedChain::new([leaf]),
+            bundle: old.bundle(),
+            renewed,
+            asked: Mutex::default(),
+        };
         let issuer = Arc::new(issuer);
         let through_pointers: Box<dyn Issuer> = Box::new(Arc::clone(&issuer));
-        let result = through_pointers.issue_for(&request, &FakeClock::new()).await;
+        let result = through_pointers
+            .issue_for(&request, &FakeClock::new())
+            .await;
         assert_eq!(result.map(|_| ()).map_err(|error| error.kind()), outcome);
         assert_eq!(*issuer.asked.lock().unwrap(), (1, refreshed));
     }
@@ -406,7 +660,12 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
 #[tokio::test]
 async fn what_an_issuer_cannot_sign_is_refused_before_it_is_asked() {
     let root = Ca::root("root");
-    let issuer = Scripted { chain: SignedChain::new([]), bundle: root.bundle(), renewed: Ok(root.bundle()), asked: Mutex::default() };
+    let issuer = Scripted {
+        chain: SignedChain::new([]),
+        bundle: root.bundle(),
+        renewed: Ok(root.bundle()),
+        asked: Mutex::default(),
+    };
     for spec in [
         spec().with_dns_name("a.example.org"),
         spec().with_uri("kuma://kuma.io/service/cart"),
@@ -503,7 +762,9 @@ proptest! {
 
 fn shuffle<T>(items: &mut [T], mut seed: u64) {
     for index in (1..items.len()).rev() {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         items.swap(index, usize::try_from(seed >> 33).unwrap() % (index + 1));
     }
 }

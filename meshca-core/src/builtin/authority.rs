@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use der::Decode;
+use der::asn1::ObjectIdentifier;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose,
-    PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
-use der::asn1::ObjectIdentifier;
-use der::Decode;
 use spiffe::TrustDomain;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
@@ -22,7 +22,8 @@ use crate::request::subject_names;
 use crate::time::{rfc3339, whole_seconds};
 use crate::x509::{self, Parsed};
 use crate::{
-    CertificateRequest, Error, ErrorKind, KeyType, PrivateKey, Profile, Result, SignedChain, Validity, pem, subject,
+    CertificateRequest, Error, ErrorKind, KeyType, PrivateKey, Profile, Result, SignedChain,
+    Validity, pem, subject,
 };
 
 /// How far before now a certificate begins, so that peers whose clock is behind accept it at once: ten seconds, as Kuma, SPIRE and Linkerd do.
@@ -57,9 +58,17 @@ impl ProvidedCa {
     ///
     /// As [`from_pem`](Self::from_pem).
     pub fn with_signer(certificates: &str, signer: Arc<dyn Signer>) -> Result<Self> {
-        let chain = pem::certificates(certificates)
-            .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("the CA's certificates cannot be read: {error}")))?;
-        Ok(Self { chain, signer, allow_self_signed: false })
+        let chain = pem::certificates(certificates).map_err(|error| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the CA's certificates cannot be read: {error}"),
+            )
+        })?;
+        Ok(Self {
+            chain,
+            signer,
+            allow_self_signed: false,
+        })
     }
 
     /// Accepts a CA that vouches for itself. `MeshIdentity` calls it
@@ -89,39 +98,61 @@ impl Authority {
     /// Checks a CA once, so that nothing has to be checked when it signs.
     pub(super) fn new(provided: ProvidedCa, now: SystemTime) -> Result<Self> {
         let refuse = |line: usize, why: String| {
-            Error::new(ErrorKind::InvalidConfig, format!("the CA is refused: line {line} of its certificates: {why}"))
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the CA is refused: line {line} of its certificates: {why}"),
+            )
         };
         if provided.chain.is_empty() || provided.chain.len() > MAX_CHAIN {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("the CA is refused: its chain has {} certificates; 1 to {MAX_CHAIN} are expected", provided.chain.len()),
+                format!(
+                    "the CA is refused: its chain has {} certificates; 1 to {MAX_CHAIN} are expected",
+                    provided.chain.len()
+                ),
             ));
         }
         let mut chain = Vec::with_capacity(provided.chain.len());
         for (line, der) in provided.chain {
             let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
-            check_ca(&certificate, now).map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
+            check_ca(&certificate, now)
+                .map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
             if let Some((_, below)) = chain.last() {
                 let below: &Parsed = below;
                 if !below.is_signed_by(&certificate.public_key) || !same_name(below, &certificate) {
                     return Err(refuse(
                         line,
-                        format!("`{}` did not sign `{}` before it; order the chain from the CA to the root", certificate.subject(), below.subject()),
+                        format!(
+                            "`{}` did not sign `{}` before it; order the chain from the CA to the root",
+                            certificate.subject(),
+                            below.subject()
+                        ),
                     ));
                 }
             }
             chain.push((line, certificate));
         }
-        let (Some((first_line, first)), Some((last_line, last))) = (chain.first(), chain.last()) else {
+        let (Some((first_line, first)), Some((last_line, last))) = (chain.first(), chain.last())
+        else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
         if first.public_key != *provided.signer.public_key() {
-            return Err(refuse(*first_line, format!("the key does not belong to the certificate `{}`", first.subject())));
+            return Err(refuse(
+                *first_line,
+                format!(
+                    "the key does not belong to the certificate `{}`",
+                    first.subject()
+                ),
+            ));
         }
         if !last.is_self_signed() {
             return Err(refuse(
                 *last_line,
-                format!("the chain ends in `{}`, which is no root; append the certificate of `{}`", last.subject(), last.issuer()),
+                format!(
+                    "the chain ends in `{}`, which is no root; append the certificate of `{}`",
+                    last.subject(),
+                    last.issuer()
+                ),
             ));
         }
         if chain.len() == 1 && !provided.allow_self_signed {
@@ -131,14 +162,24 @@ impl Authority {
             )
             .with_context("subject", first.subject()));
         }
-        let chain: Vec<Parsed> = chain.into_iter().map(|(_, certificate)| certificate).collect();
+        let chain: Vec<Parsed> = chain
+            .into_iter()
+            .map(|(_, certificate)| certificate)
+            .collect();
         Self::assemble(chain, provided.signer)
     }
 
     fn assemble(mut chain: Vec<Parsed>, signer: Arc<dyn Signer>) -> Result<Self> {
         let path = chain.iter().map(Parsed::subject).collect();
-        let not_after = chain.iter().map(|certificate| certificate.validity.not_after()).min();
-        let root = if chain.len() > 1 { chain.pop() } else { chain.first().cloned() };
+        let not_after = chain
+            .iter()
+            .map(|certificate| certificate.validity.not_after())
+            .min();
+        let root = if chain.len() > 1 {
+            chain.pop()
+        } else {
+            chain.first().cloned()
+        };
         let (Some(own), Some(root), Some(not_after)) = (chain.first(), root, not_after) else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
@@ -148,8 +189,20 @@ impl Authority {
         if let Some(identifier) = own.subject_key_identifier() {
             issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
         }
-        let path_len = own.basic_constraints().ok().flatten().and_then(|constraints| constraints.path_len_constraint);
-        Ok(Self { issuer, not_after, path_len, path, root, signer, chain })
+        let path_len = own
+            .basic_constraints()
+            .ok()
+            .flatten()
+            .and_then(|constraints| constraints.path_len_constraint);
+        Ok(Self {
+            issuer,
+            not_after,
+            path_len,
+            path,
+            root,
+            signer,
+            chain,
+        })
     }
 
     /// Makes the certificate of a new self-signed CA: O=meshca, OU=Mesh, CN=name, the trust domain's ID.
@@ -166,11 +219,20 @@ impl Authority {
         subject.push(DnType::CommonName, name);
         let mut params = CertificateParams::default();
         params.distinguished_name = subject;
-        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").as_str().try_into().map_err(internal)?)];
+        params.subject_alt_names = vec![SanType::URI(
+            format!("spiffe://{trust_domain}")
+                .as_str()
+                .try_into()
+                .map_err(internal)?,
+        )];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(random_serial()?);
-        set_validity(&mut params, backdated(now), now.checked_add(lifetime).unwrap_or(now))?;
+        set_validity(
+            &mut params,
+            backdated(now),
+            now.checked_add(lifetime).unwrap_or(now),
+        )?;
         let certificate = params.self_signed(&**key.material()).map_err(internal)?;
         Ok(certificate.der().clone())
     }
@@ -188,7 +250,9 @@ impl Authority {
     }
 
     pub(super) fn validity(&self) -> Validity {
-        self.chain.first().map_or(self.root.validity, |own| own.validity)
+        self.chain
+            .first()
+            .map_or(self.root.validity, |own| own.validity)
     }
 
     /// Whether a CA with this path length may stand below it (RFC 5280 §4.2.1.9).
@@ -197,7 +261,12 @@ impl Authority {
     }
 
     /// Signs what was requested, with an end no later than `latest` and than its own.
-    pub(super) fn sign(&self, request: &CertificateRequest, now: SystemTime, latest: SystemTime) -> Result<SignedChain> {
+    pub(super) fn sign(
+        &self,
+        request: &CertificateRequest,
+        now: SystemTime,
+        latest: SystemTime,
+    ) -> Result<SignedChain> {
         let spec = request.spec();
         let key = SubjectKey::of(request)?;
         let (subject, names) = subject_names(spec)?;
@@ -209,12 +278,18 @@ impl Authority {
             Profile::Workload => {
                 params.is_ca = IsCa::ExplicitNoCa;
                 params.key_usages = key.leaf_usages();
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+                params.extended_key_usages = vec![
+                    ExtendedKeyUsagePurpose::ServerAuth,
+                    ExtendedKeyUsagePurpose::ClientAuth,
+                ];
             }
             Profile::Intermediate { path_len } => {
                 if !self.allows_intermediate(path_len) {
-                    return Err(Error::new(ErrorKind::Unsupported, "the CA's own path length allows no such CA below it")
-                        .with_context("path length", path_len));
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        "the CA's own path length allows no such CA below it",
+                    )
+                    .with_context("path length", path_len));
                 }
                 params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
                 params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -226,31 +301,56 @@ impl Authority {
         if not_after <= now {
             return Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("the CA `{}` ended at {}; rotate it", self.subject(), rfc3339(self.not_after)),
+                format!(
+                    "the CA `{}` ended at {}; rotate it",
+                    self.subject(),
+                    rfc3339(self.not_after)
+                ),
             ));
         }
         let not_before = backdated(now).max(self.validity().not_before());
         set_validity(&mut params, not_before, not_after)?;
         let serial = random_serial()?;
-        let serial_hex = x509::hex(serial.as_ref()).trim_start_matches("00").to_owned();
+        let serial_hex = x509::hex(serial.as_ref())
+            .trim_start_matches("00")
+            .to_owned();
         params.serial_number = Some(serial);
 
-        let signer = RcgenSigner { signer: &*self.signer, failure: OnceCell::new() };
+        let signer = RcgenSigner {
+            signer: &*self.signer,
+            failure: OnceCell::new(),
+        };
         let issuer = rcgen::Issuer::from_params(&self.issuer, signer);
         let certificate = match params.signed_by(&key, &issuer) {
             Ok(certificate) => certificate,
-            Err(error) => return Err(issuer.key().failure.get().cloned().unwrap_or_else(|| internal(error))),
+            Err(error) => {
+                return Err(issuer
+                    .key()
+                    .failure
+                    .get()
+                    .cloned()
+                    .unwrap_or_else(|| internal(error)));
+            }
         };
         let leaf = certificate.der().clone();
         // A CA that is its own root is not sent along: peers have it.
-        let above = self.chain.iter().map(|certificate| &certificate.der).filter(|der| **der != self.root.der).cloned();
+        let above = self
+            .chain
+            .iter()
+            .map(|certificate| &certificate.der)
+            .filter(|der| **der != self.root.der)
+            .cloned();
         let certificates = std::iter::once(leaf).chain(above).collect();
         if spec.profile() != Profile::Workload {
             // Rare, and the key to prove it with may be elsewhere: it takes the ordinary way.
             return Ok(SignedChain::new(certificates));
         }
         let mut path = self.path.clone();
-        path.insert(0, spec.common_name().map_or("(empty)".to_owned(), |name| format!("CN={name}")));
+        path.insert(
+            0,
+            spec.common_name()
+                .map_or("(empty)".to_owned(), |name| format!("CN={name}")),
+        );
         Ok(SignedChain::constructed(
             certificates,
             Constructed {
@@ -267,7 +367,10 @@ impl Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("subject", &self.subject()).field("signer", &self.signer).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("subject", &self.subject())
+            .field("signer", &self.signer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -284,18 +387,36 @@ fn check_ca(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
     if !certificate.is_ca() {
         return Err("is not a CA (BasicConstraints cA is not set)".to_owned());
     }
-    let usage = certificate.key_usage().map_err(|error| format!("has a damaged KeyUsage extension: {error}"))?;
+    let usage = certificate
+        .key_usage()
+        .map_err(|error| format!("has a damaged KeyUsage extension: {error}"))?;
     match usage {
-        Some(usage) if !usage.key_cert_sign() => return Err("may not sign certificates (key usage `keyCertSign` is missing)".to_owned()),
-        Some(usage) if usage.key_agreement() => return Err("has the key usage `keyAgreement`, which a CA must not have".to_owned()),
+        Some(usage) if !usage.key_cert_sign() => {
+            return Err("may not sign certificates (key usage `keyCertSign` is missing)".to_owned());
+        }
+        Some(usage) if usage.key_agreement() => {
+            return Err("has the key usage `keyAgreement`, which a CA must not have".to_owned());
+        }
         Some(_) => {}
-        None => return Err("has no KeyUsage extension; a CA needs `keyCertSign` (RFC 5280 §4.2.1.3)".to_owned()),
+        None => {
+            return Err(
+                "has no KeyUsage extension; a CA needs `keyCertSign` (RFC 5280 §4.2.1.3)"
+                    .to_owned(),
+            );
+        }
     }
     if certificate.validity.not_after() <= now {
-        return Err(format!("ended at {}; renew it", rfc3339(certificate.validity.not_after())));
+        return Err(format!(
+            "ended at {}; renew it",
+            rfc3339(certificate.validity.not_after())
+        ));
     }
-    if certificate.validity.not_before() > now.checked_add(crate::verify::CLOCK_SKEW).unwrap_or(now) {
-        return Err(format!("begins only at {}", rfc3339(certificate.validity.not_before())));
+    if certificate.validity.not_before() > now.checked_add(crate::verify::CLOCK_SKEW).unwrap_or(now)
+    {
+        return Err(format!(
+            "begins only at {}",
+            rfc3339(certificate.validity.not_before())
+        ));
     }
     Ok(())
 }
@@ -304,12 +425,24 @@ fn backdated(now: SystemTime) -> SystemTime {
     whole_seconds(now.checked_sub(BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
-fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) -> Result<()> {
+fn set_validity(
+    params: &mut CertificateParams,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> Result<()> {
     let calendar = |time: SystemTime| {
-        let secs = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        i64::try_from(secs).ok().and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok()).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidRequest, "the lifetime ends after the year 9999, which X.509 cannot express")
-        })
+        let secs = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        i64::try_from(secs)
+            .ok()
+            .and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok())
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidRequest,
+                    "the lifetime ends after the year 9999, which X.509 cannot express",
+                )
+            })
     };
     params.not_before = calendar(not_before)?;
     params.not_after = calendar(not_after)?;
@@ -319,7 +452,9 @@ fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_afte
 /// 128 random bits (RFC 5280 §4.1.2.2 allows 160; CA/Browser Forum asks for 64).
 fn random_serial() -> Result<SerialNumber> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::new(ErrorKind::Internal, "no randomness for a serial number"))?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::new(ErrorKind::Internal, "no randomness for a serial number"))?;
     Ok(SerialNumber::from_slice(&bytes))
 }
 
@@ -340,9 +475,19 @@ impl<'a> SubjectKey<'a> {
         const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
         let spki = request.public_key();
-        let refused = || Error::new(ErrorKind::InvalidRequest, "the key is of a type that the CA does not sign for; use P-256, P-384, Ed25519 or RSA");
-        let read = SubjectPublicKeyInfoRef::from_der(spki).map_err(|error| refused().with_source(error))?;
-        let curve = || read.algorithm.parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+        let refused = || {
+            Error::new(
+                ErrorKind::InvalidRequest,
+                "the key is of a type that the CA does not sign for; use P-256, P-384, Ed25519 or RSA",
+            )
+        };
+        let read = SubjectPublicKeyInfoRef::from_der(spki)
+            .map_err(|error| refused().with_source(error))?;
+        let curve = || {
+            read.algorithm
+                .parameters
+                .and_then(|any| any.decode_as::<ObjectIdentifier>().ok())
+        };
         let key_type = match read.algorithm.oid {
             EC if curve() == Some(P256) => KeyType::P256,
             EC if curve() == Some(P384) => KeyType::P384,
@@ -350,7 +495,12 @@ impl<'a> SubjectKey<'a> {
             RSA => KeyType::Rsa2048,
             _ => return Err(refused()),
         };
-        Ok(Self { spki, bits: read.subject_public_key.raw_bytes(), algorithm: key_type.rcgen_algorithm(), is_rsa: key_type.is_rsa() })
+        Ok(Self {
+            spki,
+            bits: read.subject_public_key.raw_bytes(),
+            algorithm: key_type.rcgen_algorithm(),
+            is_rsa: key_type.is_rsa(),
+        })
     }
 
     /// RSA keys may be asked to encrypt a key (TLS 1.2 without forward secrecy); others cannot
@@ -391,7 +541,8 @@ impl PublicKeyData for RcgenSigner<'_> {
     }
 
     fn der_bytes(&self) -> &[u8] {
-        SubjectPublicKeyInfoRef::from_der(self.signer.public_key()).map_or(&[], |spki| spki.subject_public_key.raw_bytes())
+        SubjectPublicKeyInfoRef::from_der(self.signer.public_key())
+            .map_or(&[], |spki| spki.subject_public_key.raw_bytes())
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {

@@ -11,8 +11,8 @@ use super::authority::{Authority, ProvidedCa};
 use super::store::{CaSecrets, CaStore, Next, Retiring, Rotation, seconds, time};
 use crate::time::rfc3339;
 use crate::{
-    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType, Profile, Result, Retry, SecretStore,
-    SignedChain, TrustBundle, pem,
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType,
+    Profile, Result, Retry, SecretStore, SignedChain, TrustBundle, pem,
 };
 
 /// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
@@ -68,8 +68,8 @@ impl CaSettings {
         self
     }
 
-    /// The longest leaf. All replicas must use the same value: a replaced CA stays trusted for
-    /// this long after it signed last.
+    /// The longest leaf. A replaced CA stays trusted for this long after it signed last; for that,
+    /// the store remembers the longest that any replica was set up with.
     #[must_use]
     pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_leaf_lifetime = lifetime;
@@ -101,7 +101,10 @@ pub struct BuiltinIssuer {
 }
 
 enum Source {
-    Stored { store: CaStore, settings: CaSettings },
+    Stored {
+        store: CaStore,
+        settings: CaSettings,
+    },
     Provided,
 }
 
@@ -122,12 +125,20 @@ impl BuiltinIssuer {
     ///
     /// Those of the store; [`ErrorKind::InvalidConfig`] if what is in it is no CA, has expired, or
     /// if certificate and key do not fit each other.
-    pub async fn load_or_create(settings: CaSettings, store: Arc<dyn SecretStore>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let store = CaStore { store, secrets: settings.secrets.clone() };
+    pub async fn load_or_create(
+        settings: CaSettings,
+        store: Arc<dyn SecretStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let store = CaStore {
+            store,
+            secrets: settings.secrets.clone(),
+        };
         let now = clock.now();
-        let (rotation, _) = store.rotation().await?;
+        let rotation = store.rotation_for(settings.max_leaf_lifetime).await?;
         let active = store.create(&settings, rotation.active, now).await?;
-        let snapshot = Self::load(&store, &settings.trust_domain, rotation, Some(active), now).await?;
+        let snapshot =
+            Self::load(&store, &settings.trust_domain, rotation, Some(active), now).await?;
         Ok(Self {
             trust_domain: settings.trust_domain.clone(),
             max_leaf_lifetime: settings.max_leaf_lifetime,
@@ -144,15 +155,24 @@ impl BuiltinIssuer {
     ///
     /// [`ErrorKind::InvalidConfig`] with the reason if it must not be used: not a CA, no
     /// `keyCertSign`, expired, an incomplete chain, a key of another certificate, self-signed where that is not allowed.
-    pub fn provided(trust_domain: TrustDomain, ca: ProvidedCa, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn provided(
+        trust_domain: TrustDomain,
+        ca: ProvidedCa,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let now = clock.now();
         let active = Authority::new(ca, now)?;
         let bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
-        let rotation = Rotation { active: 1, next: None, retiring: Vec::new() };
+        let rotation = Rotation::first();
         Ok(Self {
             trust_domain,
             max_leaf_lifetime: DEFAULT_MAX_LEAF_LIFETIME,
-            current: RwLock::new(Arc::new(Snapshot { rotation, active: Arc::new(active), bundle, loaded_at: now })),
+            current: RwLock::new(Arc::new(Snapshot {
+                rotation,
+                active: Arc::new(active),
+                bundle,
+                loaded_at: now,
+            })),
             asked_at: Mutex::new(now),
             clock,
             source: Source::Provided,
@@ -174,7 +194,9 @@ impl BuiltinIssuer {
     ///
     /// Those of the store. What was loaded before stays in use.
     pub async fn reload(&self) -> Result<()> {
-        let Source::Stored { store, settings } = &self.source else { return Ok(()) };
+        let Source::Stored { store, settings } = &self.source else {
+            return Ok(());
+        };
         let now = self.clock.now();
         let (rotation, _) = store.rotation().await?;
         let snapshot = Self::load(store, &settings.trust_domain, rotation, None, now).await?;
@@ -202,27 +224,52 @@ impl BuiltinIssuer {
             let next = store.authority(next.generation, now).await?;
             bundle = bundle.with_root(next.root().clone())?;
         }
-        for retiring in rotation.retiring.iter().filter(|retiring| time(retiring.trusted_until) >= now) {
+        for retiring in rotation
+            .retiring
+            .iter()
+            .filter(|retiring| time(retiring.trusted_until) >= now)
+        {
             let text = store.certificate(retiring.generation).await?;
-            let certificates = pem::certificates(text.expose_str().unwrap_or_default())
-                .map_err(|error| Error::new(ErrorKind::InvalidConfig, "the certificate of a retiring CA is damaged").with_source(error))?;
+            let certificates =
+                pem::certificates(text.expose_str().unwrap_or_default()).map_err(|error| {
+                    Error::new(
+                        ErrorKind::InvalidConfig,
+                        "the certificate of a retiring CA is damaged",
+                    )
+                    .with_source(error)
+                })?;
             if let Some((_, root)) = certificates.into_iter().next_back() {
                 bundle = bundle.with_root(root)?;
             }
         }
-        Ok(Snapshot { rotation, active: Arc::new(active), bundle, loaded_at: now })
+        Ok(Snapshot {
+            rotation,
+            active: Arc::new(active),
+            bundle,
+            loaded_at: now,
+        })
     }
 
     /// What the CA needs next, if anything: the next one is due when 30 days or half its life are
     /// left, and signs when 7 days or a sixth of it are left, whichever is less.
     pub fn rotation_due(&self) -> Option<RotationStep> {
-        let Source::Stored { .. } = &self.source else { return None };
+        let Source::Stored { .. } = &self.source else {
+            return None;
+        };
         let now = self.clock.now();
         let snapshot = self.snapshot();
         let validity = snapshot.active.validity();
-        let life = validity.not_after().duration_since(validity.not_before()).unwrap_or_default();
+        let life = validity
+            .not_after()
+            .duration_since(validity.not_before())
+            .unwrap_or_default();
         let left = validity.remaining(now);
-        if snapshot.rotation.retiring.iter().any(|retiring| time(retiring.trusted_until) < now) {
+        if snapshot
+            .rotation
+            .retiring
+            .iter()
+            .any(|retiring| time(retiring.trusted_until) < now)
+        {
             Some(RotationStep::Retire)
         } else if snapshot.rotation.next.is_some() {
             (left <= ACTIVATE_BEFORE.min(life / 6)).then_some(RotationStep::Activate)
@@ -246,8 +293,19 @@ impl BuiltinIssuer {
             let generation = rotation.unused();
             // Stored before it is announced: whoever reads the announcement finds the CA.
             store.create(settings, generation, now).await?;
-            let next = Next { generation, prepared_at: seconds(now) };
-            store.set_rotation(&Rotation { next: Some(next), ..rotation }, expect).await?;
+            let next = Next {
+                generation,
+                prepared_at: seconds(now),
+            };
+            store
+                .set_rotation(
+                    &Rotation {
+                        next: Some(next),
+                        ..rotation
+                    },
+                    expect,
+                )
+                .await?;
         }
         self.reload().await?;
         self.trust_bundle().await
@@ -265,24 +323,34 @@ impl BuiltinIssuer {
     /// [`Retry::After`] if it is too early; else as [`prepare_next`](Self::prepare_next).
     pub async fn activate_next(&self) -> Result<()> {
         let (store, _) = self.stored()?;
-        let (rotation, expect) = store.rotation().await?;
-        let Some(next) = rotation.next else {
-            return Err(Error::new(ErrorKind::InvalidRequest, "no next CA is prepared; prepare one and let every peer trust it first"));
+        let (mut rotation, expect) = store.rotation().await?;
+        let Some(next) = rotation.next.take() else {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "no next CA is prepared; prepare one and let every peer trust it first",
+            ));
         };
         let now = self.clock.now();
-        let ready = time(next.prepared_at).checked_add(RELOAD_INTERVAL).unwrap_or(now);
+        let ready = time(next.prepared_at)
+            .checked_add(RELOAD_INTERVAL)
+            .unwrap_or(now);
         if let Ok(early) = ready.duration_since(now)
             && !early.is_zero()
         {
-            return Err(Error::new(ErrorKind::Unavailable, "the next CA was prepared a moment ago; other replicas may not trust it yet")
-                .with_retry(Retry::After(early)));
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the next CA was prepared a moment ago; other replicas may not trust it yet",
+            )
+            .with_retry(Retry::After(early)));
         }
         // A replica may sign with the old CA until it reads the store again.
-        let last_leaf = RELOAD_INTERVAL.saturating_add(self.max_leaf_lifetime);
-        let trusted_until = seconds(now.checked_add(last_leaf).unwrap_or(now)).saturating_add(1);
-        let mut retiring = rotation.retiring;
-        retiring.push(Retiring { generation: rotation.active, trusted_until });
-        store.set_rotation(&Rotation { active: next.generation, next: None, retiring }, expect).await?;
+        let last_leaf = RELOAD_INTERVAL.saturating_add(rotation.longest_leaf());
+        rotation.retiring.push(Retiring {
+            generation: rotation.active,
+            trusted_until: seconds(now.checked_add(last_leaf).unwrap_or(now)).saturating_add(1),
+        });
+        rotation.active = next.generation;
+        store.set_rotation(&rotation, expect).await?;
         self.reload().await
     }
 
@@ -295,7 +363,10 @@ impl BuiltinIssuer {
         let (store, _) = self.stored()?;
         let now = self.clock.now();
         let (mut rotation, expect) = store.rotation().await?;
-        let (kept, gone): (Vec<_>, Vec<_>) = rotation.retiring.into_iter().partition(|retiring| time(retiring.trusted_until) >= now);
+        let (kept, gone): (Vec<_>, Vec<_>) = rotation
+            .retiring
+            .into_iter()
+            .partition(|retiring| time(retiring.trusted_until) >= now);
         rotation.retiring = kept;
         if !gone.is_empty() {
             // Forgotten before it is deleted: nobody looks for what is not there any more.
@@ -310,7 +381,10 @@ impl BuiltinIssuer {
     fn stored(&self) -> Result<(&CaStore, &CaSettings)> {
         match &self.source {
             Source::Stored { store, settings } => Ok((store, settings)),
-            Source::Provided => Err(Error::new(ErrorKind::Unsupported, "a provided CA is replaced by whoever provides it")),
+            Source::Provided => Err(Error::new(
+                ErrorKind::Unsupported,
+                "a provided CA is replaced by whoever provides it",
+            )),
         }
     }
 
@@ -336,7 +410,9 @@ impl BuiltinIssuer {
     /// thousand callers nor a store that is down make a thousand reads.
     fn may_ask(&self, now: SystemTime) -> bool {
         let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = now.duration_since(*asked_at).is_ok_and(|since| since >= ASK_INTERVAL);
+        let may = now
+            .duration_since(*asked_at)
+            .is_ok_and(|since| since >= ASK_INTERVAL);
         if may {
             *asked_at = now;
         }
@@ -366,22 +442,30 @@ impl Issuer for BuiltinIssuer {
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         if *request.spiffe_id().trust_domain() != self.trust_domain {
-            return Err(Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
-                .with_context("trust domain", &self.trust_domain)
-                .with_context("requested", request.spiffe_id()));
+            return Err(
+                Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
+                    .with_context("trust domain", &self.trust_domain)
+                    .with_context("requested", request.spiffe_id()),
+            );
         }
         let now = self.clock.now();
         let snapshot = self.fresh_snapshot(now).await;
         let latest = match (&self.source, request.spec().profile()) {
             // An intermediate is a CA that its owner rotates; it may live for as long as this one.
             (_, Profile::Intermediate { .. }) => snapshot.active.not_after(),
-            (Source::Provided, Profile::Workload) => now.checked_add(self.max_leaf_lifetime).unwrap_or(now),
+            (Source::Provided, Profile::Workload) => {
+                now.checked_add(self.max_leaf_lifetime).unwrap_or(now)
+            }
             // Counted from when the store was read: if another replica has put this CA out of
             // use since, the trust in it ends then.
             (Source::Stored { .. }, Profile::Workload) => {
                 let trusted = RELOAD_INTERVAL.saturating_add(self.max_leaf_lifetime);
                 let allowed = now.checked_add(self.max_leaf_lifetime).unwrap_or(now);
-                snapshot.loaded_at.checked_add(trusted).unwrap_or(now).min(allowed)
+                snapshot
+                    .loaded_at
+                    .checked_add(trusted)
+                    .unwrap_or(now)
+                    .min(allowed)
             }
         };
         snapshot.active.sign(request, now, latest)
@@ -402,14 +486,26 @@ impl Issuer for BuiltinIssuer {
         let snapshot = self.snapshot();
         let validity = snapshot.active.validity();
         if !validity.contains(now) {
-            return Err(Error::new(ErrorKind::InvalidConfig, "the CA is not valid now; rotate or replace it")
-                .with_context("subject", snapshot.active.subject())
-                .with_context("valid", validity));
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "the CA is not valid now; rotate or replace it",
+            )
+            .with_context("subject", snapshot.active.subject())
+            .with_context("valid", validity));
         }
         let mut report = CheckReport::new();
-        if snapshot.active.not_after().duration_since(now).unwrap_or_default() < PREPARE_BEFORE {
+        if snapshot
+            .active
+            .not_after()
+            .duration_since(now)
+            .unwrap_or_default()
+            < PREPARE_BEFORE
+        {
             let end = rfc3339(snapshot.active.not_after());
-            report = report.with_warning(format!("the CA `{}` ends at {end}; rotate it", snapshot.active.subject()));
+            report = report.with_warning(format!(
+                "the CA `{}` ends at {end}; rotate it",
+                snapshot.active.subject()
+            ));
         }
         Ok(report)
     }

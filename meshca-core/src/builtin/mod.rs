@@ -55,5 +55,8 @@ mod store;
 
 pub use authority::{BACKDATE, ProvidedCa};
 pub use factory::factory;
-pub use issuer::{BuiltinIssuer, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, CaSettings, RELOAD_INTERVAL, RotationStep};
+pub use issuer::{
+    BuiltinIssuer, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, RELOAD_INTERVAL,
+    RotationStep,
+};
 pub use store::CaSecrets;

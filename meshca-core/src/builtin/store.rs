@@ -7,8 +7,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, ProvidedCa};
-use super::issuer::CaSettings;
-use crate::{Error, ErrorKind, Expect, PrivateKey, Result, SecretKey, SecretStore, SecretStoreExt as _, SecretValue, Version, pem};
+use super::issuer::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use crate::{
+    Error, ErrorKind, Expect, PrivateKey, Result, SecretKey, SecretStore, SecretStoreExt as _,
+    SecretValue, Version, pem,
+};
 
 /// The secrets that a CA is kept in.
 ///
@@ -28,7 +31,11 @@ impl CaSecrets {
     ///
     /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
     pub fn for_backend(mesh: &str, backend: &str) -> Result<Self> {
-        Self::checked(mesh, format!("{mesh}.ca-builtin-cert-{backend}"), format!("{mesh}.ca-builtin-key-{backend}"))
+        Self::checked(
+            mesh,
+            format!("{mesh}.ca-builtin-cert-{backend}"),
+            format!("{mesh}.ca-builtin-key-{backend}"),
+        )
     }
 
     /// `<identity>-root-ca` and `<identity>-private-key`, as Kuma names those of a MeshIdentity.
@@ -37,11 +44,19 @@ impl CaSecrets {
     ///
     /// As [`for_backend`](Self::for_backend).
     pub fn for_identity(mesh: &str, identity: &str) -> Result<Self> {
-        Self::checked(mesh, format!("{identity}-root-ca"), format!("{identity}-private-key"))
+        Self::checked(
+            mesh,
+            format!("{identity}-root-ca"),
+            format!("{identity}-private-key"),
+        )
     }
 
     fn checked(mesh: &str, certificate: String, key: String) -> Result<Self> {
-        let secrets = Self { mesh: mesh.to_owned(), certificate, key };
+        let secrets = Self {
+            mesh: mesh.to_owned(),
+            certificate,
+            key,
+        };
         // The longest names that will ever be needed: better refused today than at the tenth rotation.
         secrets.certificate(u32::MAX)?;
         secrets.key(u32::MAX)?;
@@ -63,7 +78,11 @@ impl CaSecrets {
 }
 
 fn of_generation(name: &str, generation: u32) -> String {
-    if generation == 1 { name.to_owned() } else { format!("{name}.g{generation}") }
+    if generation == 1 {
+        name.to_owned()
+    } else {
+        format!("{name}.g{generation}")
+    }
 }
 
 /// Which generation signs, which is trusted already, which is still trusted. Absent: the first one
@@ -76,6 +95,10 @@ pub(super) struct Rotation {
     pub(super) next: Option<Next>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) retiring: Vec<Retiring>,
+    /// Seconds. The longest leaf that any replica was ever set up to sign, if it is longer than
+    /// [`DEFAULT_MAX_LEAF_LIFETIME`]: lowering the setting does not shorten what was signed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) longest_leaf: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,22 +118,39 @@ pub(super) struct Retiring {
 }
 
 impl Rotation {
-    fn first() -> Self {
-        Self { active: 1, next: None, retiring: Vec::new() }
+    pub(super) fn first() -> Self {
+        Self {
+            active: 1,
+            next: None,
+            retiring: Vec::new(),
+            longest_leaf: None,
+        }
+    }
+
+    /// How long a leaf may live that is not known here to have ended.
+    pub(super) fn longest_leaf(&self) -> Duration {
+        self.longest_leaf
+            .map_or(DEFAULT_MAX_LEAF_LIFETIME, Duration::from_secs)
     }
 
     /// A number that was never in use: they only grow, so what a crash left behind of a retired CA is never taken up again.
     pub(super) fn unused(&self) -> u32 {
-        self.next.as_ref().map_or(self.active, |next| next.generation).saturating_add(1)
+        self.next
+            .as_ref()
+            .map_or(self.active, |next| next.generation)
+            .saturating_add(1)
     }
 }
 
 pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 pub(super) fn time(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Reads and writes a CA's secrets.
@@ -135,11 +175,37 @@ impl CaStore {
         Ok((rotation, Expect::Version(found.version)))
     }
 
-    pub(super) async fn set_rotation(&self, rotation: &Rotation, expect: Expect) -> Result<Version> {
+    pub(super) async fn set_rotation(
+        &self,
+        rotation: &Rotation,
+        expect: Expect,
+    ) -> Result<Version> {
         let key = self.secrets.rotation()?;
-        let text = serde_json::to_vec(rotation)
-            .map_err(|error| Error::new(ErrorKind::Internal, "could not write the state of the rotation").with_source(error))?;
+        let text = serde_json::to_vec(rotation).map_err(|error| {
+            Error::new(
+                ErrorKind::Internal,
+                "could not write the state of the rotation",
+            )
+            .with_source(error)
+        })?;
         self.store.put(&key, SecretValue::new(text), expect).await
+    }
+
+    /// The same, after having made sure that leaves of this length are reckoned with.
+    pub(super) async fn rotation_for(&self, max_leaf_lifetime: Duration) -> Result<Rotation> {
+        loop {
+            let (mut rotation, expect) = self.rotation().await?;
+            if rotation.longest_leaf() >= max_leaf_lifetime {
+                return Ok(rotation);
+            }
+            rotation.longest_leaf = Some(max_leaf_lifetime.as_secs());
+            match self.set_rotation(&rotation, expect).await {
+                // Another replica was faster, perhaps with the same.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(rotation),
+            }
+        }
     }
 
     /// One generation, ready to sign. It must exist.
@@ -147,19 +213,38 @@ impl CaStore {
         let key_name = self.secrets.key(generation)?;
         let certificate_name = self.secrets.certificate(generation)?;
         let missing = |name: &SecretKey| {
-            Error::new(ErrorKind::NotFound, "a secret of the built-in CA is missing; restore it from a backup").with_context("secret", name)
+            Error::new(
+                ErrorKind::NotFound,
+                "a secret of the built-in CA is missing; restore it from a backup",
+            )
+            .with_context("secret", name)
         };
-        let key = self.store.get(&key_name).await?.ok_or_else(|| missing(&key_name))?;
-        let certificate = self.store.get(&certificate_name).await?.ok_or_else(|| missing(&certificate_name))?;
-        read(&certificate.value, &key.value, now)
-            .map_err(|error| error.with_context("certificate", &certificate_name).with_context("key", &key_name))
+        let key = self
+            .store
+            .get(&key_name)
+            .await?
+            .ok_or_else(|| missing(&key_name))?;
+        let certificate = self
+            .store
+            .get(&certificate_name)
+            .await?
+            .ok_or_else(|| missing(&certificate_name))?;
+        read(&certificate.value, &key.value, now).map_err(|error| {
+            error
+                .with_context("certificate", &certificate_name)
+                .with_context("key", &key_name)
+        })
     }
 
     /// The certificates of a generation that no longer signs, as PEM.
     pub(super) async fn certificate(&self, generation: u32) -> Result<SecretValue> {
         let name = self.secrets.certificate(generation)?;
         let found = self.store.get(&name).await?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "the certificate of a retiring CA is missing; restore it from a backup").with_context("secret", &name)
+            Error::new(
+                ErrorKind::NotFound,
+                "the certificate of a retiring CA is missing; restore it from a backup",
+            )
+            .with_context("secret", &name)
         })?;
         Ok(found.value)
     }
@@ -168,33 +253,61 @@ impl CaStore {
     ///
     /// The key comes first, and the certificate is derived from whichever key is in the store: of
     /// all who race to make a CA, every one stores a certificate for the same key.
-    pub(super) async fn create(&self, settings: &CaSettings, generation: u32, now: SystemTime) -> Result<Authority> {
+    pub(super) async fn create(
+        &self,
+        settings: &CaSettings,
+        generation: u32,
+        now: SystemTime,
+    ) -> Result<Authority> {
         let key_name = self.secrets.key(generation)?;
         let certificate_name = self.secrets.certificate(generation)?;
-        let located = |error: Error| error.with_context("certificate", &certificate_name).with_context("key", &key_name);
+        let located = |error: Error| {
+            error
+                .with_context("certificate", &certificate_name)
+                .with_context("key", &key_name)
+        };
         let key_type = settings.key_type;
         // A certificate without its key is a lost key: a new one would not fit it.
-        if self.store.get(&certificate_name).await?.is_some() && self.store.get(&key_name).await?.is_none() {
+        if self.store.get(&certificate_name).await?.is_some()
+            && self.store.get(&key_name).await?.is_none()
+        {
             return Err(located(Error::new(
                 ErrorKind::NotFound,
                 "the built-in CA has a certificate but no key; restore the key, or delete the certificate to start a new CA",
             )));
         }
-        let key = self.store.get_or_create(&key_name, move || PrivateKey::generate(key_type)?.expose_pem()).await?;
-        let private = PrivateKey::from_pem(key.value.expose_str().unwrap_or_default()).map_err(located)?;
+        let key = self
+            .store
+            .get_or_create(&key_name, move || {
+                PrivateKey::generate(key_type)?.expose_pem()
+            })
+            .await?;
+        let private =
+            PrivateKey::from_pem(key.value.expose_str().unwrap_or_default()).map_err(located)?;
         let certificate = self
             .store
             .get_or_create(&certificate_name, || {
                 let name = common_name(settings.trust_domain.as_str(), generation);
-                let der = Authority::self_signed(&settings.trust_domain, &name, &private, settings.lifetime, now)?;
-                Ok(SecretValue::new(pem::encode("CERTIFICATE", &der).into_bytes()))
+                let der = Authority::self_signed(
+                    &settings.trust_domain,
+                    &name,
+                    &private,
+                    settings.lifetime,
+                    now,
+                )?;
+                Ok(SecretValue::new(
+                    pem::encode("CERTIFICATE", &der).into_bytes(),
+                ))
             })
             .await?;
         read(&certificate.value, &key.value, now).map_err(located)
     }
 
     pub(super) async fn delete(&self, generation: u32) -> Result<()> {
-        for name in [self.secrets.key(generation)?, self.secrets.certificate(generation)?] {
+        for name in [
+            self.secrets.key(generation)?,
+            self.secrets.certificate(generation)?,
+        ] {
             if let Some(found) = self.store.get(&name).await? {
                 self.store.delete(&name, &found.version).await?;
             }
@@ -205,8 +318,10 @@ impl CaStore {
 
 fn read(certificate: &SecretValue, key: &SecretValue, now: SystemTime) -> Result<Authority> {
     let text = |value: &SecretValue| value.expose_str().map(str::to_owned);
-    let certificates = text(certificate).ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's certificate is not PEM"))?;
-    let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap_or_default())?.allow_self_signed(true);
+    let certificates = text(certificate)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's certificate is not PEM"))?;
+    let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap_or_default())?
+        .allow_self_signed(true);
     Authority::new(ca, now)
 }
 
@@ -214,5 +329,9 @@ fn read(certificate: &SecretValue, key: &SecretValue, now: SystemTime) -> Result
 /// of one name would be told apart by their key identifiers only.
 fn common_name(trust_domain: &str, generation: u32) -> String {
     let short: String = trust_domain.chars().take(48).collect();
-    if generation == 1 { short } else { format!("{short} G{generation}") }
+    if generation == 1 {
+        short
+    } else {
+        format!("{short} G{generation}")
+    }
 }

@@ -37,7 +37,11 @@ struct Key {
 
 pub(super) fn read(trust_domain: TrustDomain, json: &str) -> Result<TrustBundle> {
     let invalid = |why: String| {
-        Error::new(ErrorKind::InvalidConfig, format!("not a SPIFFE bundle: {why}")).with_context("trust domain", &trust_domain)
+        Error::new(
+            ErrorKind::InvalidConfig,
+            format!("not a SPIFFE bundle: {why}"),
+        )
+        .with_context("trust domain", &trust_domain)
     };
     let set: KeySet = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
     let mut roots = Vec::new();
@@ -52,9 +56,14 @@ pub(super) fn read(trust_domain: TrustDomain, json: &str) -> Result<TrustBundle>
             return Err(at("`kty` must be set".to_owned()));
         }
         let [certificate] = key.x5c.as_slice() else {
-            return Err(at(format!("`x5c` must hold exactly one certificate, not {}", key.x5c.len())));
+            return Err(at(format!(
+                "`x5c` must hold exactly one certificate, not {}",
+                key.x5c.len()
+            )));
         };
-        let der = STANDARD.decode(certificate).map_err(|error| at(format!("`x5c` is not base64: {error}")))?;
+        let der = STANDARD
+            .decode(certificate)
+            .map_err(|error| at(format!("`x5c` is not base64: {error}")))?;
         roots.push(TrustRoot::new(CertificateDer::from(der)).map_err(at)?);
     }
     let mut bundle = TrustBundle::of(trust_domain, roots)?;
@@ -96,9 +105,18 @@ const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// The public key as JSON Web Keys write it (RFC 7518 §6, RFC 8037 §2). A type that these do not
 /// know still gets its `kty`, the certificate being what counts.
 fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Value> {
-    let spki = root.parsed().certificate.tbs_certificate().subject_public_key_info();
+    let spki = root
+        .parsed()
+        .certificate
+        .tbs_certificate()
+        .subject_public_key_info();
     let public = spki.subject_public_key.raw_bytes();
-    let curve = || spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok());
+    let curve = || {
+        spki.algorithm
+            .parameters
+            .as_ref()
+            .and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok())
+    };
     let encode = |bytes: &[u8]| serde_json::Value::from(URL_SAFE_NO_PAD.encode(bytes));
     let mut key = serde_json::Map::new();
     match spki.algorithm.oid {

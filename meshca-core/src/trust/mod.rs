@@ -57,21 +57,42 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self> {
-        let roots = roots.into_iter().map(TrustRoot::new).collect::<Result<Vec<_>, String>>().map_err(|why| {
-            Error::new(ErrorKind::InvalidConfig, format!("not a trust anchor: {why}")).with_context("trust domain", &trust_domain)
-        })?;
+        let roots = roots
+            .into_iter()
+            .map(TrustRoot::new)
+            .collect::<Result<Vec<_>, String>>()
+            .map_err(|why| {
+                Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!("not a trust anchor: {why}"),
+                )
+                .with_context("trust domain", &trust_domain)
+            })?;
         Self::of(trust_domain, roots)
     }
 
     fn of(trust_domain: TrustDomain, roots: impl IntoIterator<Item = TrustRoot>) -> Result<Self> {
         let mut seen = BTreeSet::new();
-        let roots: Vec<TrustRoot> = roots.into_iter().filter(|root| seen.insert(root.fingerprint.clone())).collect();
+        let roots: Vec<TrustRoot> = roots
+            .into_iter()
+            .filter(|root| seen.insert(root.fingerprint.clone()))
+            .collect();
         let anchors = roots
             .iter()
-            .map(|root| webpki::anchor_from_trusted_cert(&root.parsed.der).map(|anchor| anchor.to_owned()))
+            .map(|root| {
+                webpki::anchor_from_trusted_cert(&root.parsed.der).map(|anchor| anchor.to_owned())
+            })
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Error::new(ErrorKind::InvalidConfig, "not a usable trust anchor").with_source(error))?;
-        Ok(Self { trust_domain, roots: roots.into(), anchors: anchors.into(), sequence: None, refresh_hint: None })
+            .map_err(|error| {
+                Error::new(ErrorKind::InvalidConfig, "not a usable trust anchor").with_source(error)
+            })?;
+        Ok(Self {
+            trust_domain,
+            roots: roots.into(),
+            anchors: anchors.into(),
+            sequence: None,
+            refresh_hint: None,
+        })
     }
 
     /// Reads `CERTIFICATE` blocks; nothing else may stand in the text.
@@ -81,7 +102,11 @@ impl TrustBundle {
     /// [`ErrorKind::InvalidConfig`] with the line of the first fault, or if there is no certificate.
     pub fn from_pem(trust_domain: TrustDomain, text: &str) -> Result<Self> {
         let invalid = |why: String| {
-            Error::new(ErrorKind::InvalidConfig, format!("not a PEM trust bundle: {why}")).with_context("trust domain", &trust_domain)
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("not a PEM trust bundle: {why}"),
+            )
+            .with_context("trust domain", &trust_domain)
         };
         let certificates = pem::certificates(text).map_err(|error| invalid(error.to_string()))?;
         if certificates.is_empty() {
@@ -89,14 +114,19 @@ impl TrustBundle {
         }
         let roots = certificates
             .into_iter()
-            .map(|(line, der)| TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}"))))
+            .map(|(line, der)| {
+                TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}")))
+            })
             .collect::<Result<Vec<_>>>()?;
         Self::of(trust_domain, roots)
     }
 
     /// All roots as `CERTIFICATE` blocks.
     pub fn to_pem(&self) -> String {
-        self.roots.iter().map(|root| pem::encode("CERTIFICATE", root.der())).collect()
+        self.roots
+            .iter()
+            .map(|root| pem::encode("CERTIFICATE", root.der()))
+            .collect()
     }
 
     /// Reads a SPIFFE bundle: a JWK Set whose `x509-svid` keys carry a certificate each
@@ -150,8 +180,16 @@ impl TrustBundle {
     ///
     /// None that [`new`](Self::new) would not have given before.
     pub fn without_root(&self, certificate: &CertificateDer<'_>) -> Result<Self> {
-        let kept = self.roots.iter().filter(|root| root.der() != certificate).cloned();
-        Ok(Self { sequence: self.sequence, refresh_hint: self.refresh_hint, ..Self::of(self.trust_domain.clone(), kept)? })
+        let kept = self
+            .roots
+            .iter()
+            .filter(|root| root.der() != certificate)
+            .cloned();
+        Ok(Self {
+            sequence: self.sequence,
+            refresh_hint: self.refresh_hint,
+            ..Self::of(self.trust_domain.clone(), kept)?
+        })
     }
 
     /// The roots of both, ours first: several sources may vouch for one domain.
@@ -161,12 +199,19 @@ impl TrustBundle {
     /// [`ErrorKind::InvalidRequest`] if they are of different trust domains: a root of one must never vouch for the other.
     pub fn union(&self, other: &Self) -> Result<Self> {
         if self.trust_domain != other.trust_domain {
-            return Err(Error::new(ErrorKind::InvalidRequest, "bundles of different trust domains cannot be joined")
-                .with_context("one", &self.trust_domain)
-                .with_context("other", &other.trust_domain));
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "bundles of different trust domains cannot be joined",
+            )
+            .with_context("one", &self.trust_domain)
+            .with_context("other", &other.trust_domain));
         }
         let all = self.roots.iter().chain(other.roots.iter()).cloned();
-        Ok(Self { sequence: self.sequence, refresh_hint: self.refresh_hint, ..Self::of(self.trust_domain.clone(), all)? })
+        Ok(Self {
+            sequence: self.sequence,
+            refresh_hint: self.refresh_hint,
+            ..Self::of(self.trust_domain.clone(), all)?
+        })
     }
 
     /// The publisher's count of changes (`spiffe_sequence`), if it keeps one.
@@ -202,9 +247,10 @@ impl TrustBundle {
     pub fn to_x509_bundle(&self) -> Result<spiffe::X509Bundle> {
         let mut bundle = spiffe::X509Bundle::new(self.trust_domain.clone());
         for root in self.roots.iter() {
-            bundle
-                .add_authority(root.der())
-                .map_err(|error| Error::new(ErrorKind::Internal, "the spiffe crate refuses a root").with_source(error))?;
+            bundle.add_authority(root.der()).map_err(|error| {
+                Error::new(ErrorKind::Internal, "the spiffe crate refuses a root")
+                    .with_source(error)
+            })?;
         }
         Ok(bundle)
     }
@@ -219,7 +265,11 @@ impl PartialEq for TrustBundle {
         self.trust_domain == other.trust_domain
             && self.sequence == other.sequence
             && self.refresh_hint == other.refresh_hint
-            && self.roots.iter().map(TrustRoot::der).eq(other.roots.iter().map(TrustRoot::der))
+            && self
+                .roots
+                .iter()
+                .map(TrustRoot::der)
+                .eq(other.roots.iter().map(TrustRoot::der))
     }
 }
 
@@ -240,11 +290,22 @@ impl TrustRoot {
         let subject = parsed.subject();
         match parsed.basic_constraints() {
             Ok(Some(constraints)) if constraints.ca => {}
-            Ok(_) => return Err(format!("`{subject}` is not a CA (BasicConstraints cA is not set)")),
-            Err(error) => return Err(format!("`{subject}` has a damaged BasicConstraints extension: {error}")),
+            Ok(_) => {
+                return Err(format!(
+                    "`{subject}` is not a CA (BasicConstraints cA is not set)"
+                ));
+            }
+            Err(error) => {
+                return Err(format!(
+                    "`{subject}` has a damaged BasicConstraints extension: {error}"
+                ));
+            }
         }
         let fingerprint = x509::fingerprint(&parsed.der);
-        Ok(Self { parsed, fingerprint })
+        Ok(Self {
+            parsed,
+            fingerprint,
+        })
     }
 
     /// The certificate.
@@ -279,6 +340,12 @@ impl TrustRoot {
 
 impl fmt::Debug for TrustRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TrustRoot({}, {}, sha256 {})", self.subject(), self.validity(), self.fingerprint)
+        write!(
+            f,
+            "TrustRoot({}, {}, sha256 {})",
+            self.subject(),
+            self.validity(),
+            self.fingerprint
+        )
     }
 }

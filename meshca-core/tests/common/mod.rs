@@ -1,14 +1,21 @@
 //! A small PKI, and a clock that stands still, for the tests of this crate.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test binary uses its part of this"
+)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use meshca_core::{CertificateRequest, CertificateSpec, Clock, PrivateKey, SpiffeId, TrustBundle, TrustDomain};
+use meshca_core::{
+    CertificateRequest, CertificateSpec, Clock, PrivateKey, SpiffeId, TrustBundle, TrustDomain,
+};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -90,23 +97,39 @@ impl Ca {
 
     pub fn below_with(&self, params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
-        let der = params.signed_by(&key, &self.issuer()).unwrap().der().clone();
+        let der = params
+            .signed_by(&key, &self.issuer())
+            .unwrap()
+            .der()
+            .clone();
         Self { params, key, der }
     }
 
     /// The same name and key, certified by somebody else.
     pub fn cross_signed_by(&self, other: &Ca) -> CertificateDer<'static> {
-        self.params.signed_by(&self.key, &other.issuer()).unwrap().der().clone()
+        self.params
+            .signed_by(&self.key, &other.issuer())
+            .unwrap()
+            .der()
+            .clone()
     }
 
     pub fn issuer(&self) -> rcgen::Issuer<'_, &KeyPair> {
         rcgen::Issuer::from_params(&self.params, &self.key)
     }
 
-    pub fn leaf(&self, request: &CertificateRequest, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+    pub fn leaf(
+        &self,
+        request: &CertificateRequest,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateDer<'static> {
         let mut params = leaf_params(request);
         change(&mut params);
-        params.signed_by(&RequestKey(request), &self.issuer()).unwrap().der().clone()
+        params
+            .signed_by(&RequestKey(request), &self.issuer())
+            .unwrap()
+            .der()
+            .clone()
     }
 
     pub fn bundle(&self) -> TrustBundle {
@@ -121,9 +144,14 @@ impl Ca {
 pub fn leaf_params(request: &CertificateRequest) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(request.spiffe_id().to_string().as_str().try_into().unwrap())];
+    params.subject_alt_names = vec![SanType::URI(
+        request.spiffe_id().to_string().as_str().try_into().unwrap(),
+    )];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.not_before = (request.created() - Duration::from_secs(10)).into();
     params.not_after = (request.created() + request.spec().lifetime()).into();
     params.use_authority_key_identifier_extension = true;
