@@ -37,7 +37,9 @@ fn main() -> ExitCode {
             }
             Ok(text) => match options.parse(text) {
                 Ok(documents) => {
-                    print!("{}", documents.warnings());
+                    if !documents.warnings().is_empty() {
+                        println!("{}", documents.warnings());
+                    }
                     println!("{name}: ok, {} resources", documents.len());
                 }
                 Err(report) => {

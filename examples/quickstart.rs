@@ -164,7 +164,9 @@ impl Resources {
             let documents = ParseOptions::new()
                 .source(file.display().to_string())
                 .parse(text)?;
-            eprint!("{}", documents.warnings());
+            if !documents.warnings().is_empty() {
+                eprintln!("{}", documents.warnings());
+            }
             for resource in documents {
                 match resource {
                     Resource::Mesh(mesh) => resources.meshes.push(mesh),
