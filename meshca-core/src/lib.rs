@@ -1,4 +1,132 @@
-//! meshca-core
+//! Verified workload identities for a service mesh, from whatever CA the company has.
+//!
+//! A control plane reads the resources that an operator wrote, and owes every proxy an X.509
+//! certificate that its peers accept. This crate is the part in between: it reads the resources,
+//! decides what a workload's SPIFFE ID is, asks a CA for a certificate, and – before anybody gets
+//! it – proves that what came back is what was asked for.
+//!
+//! ```text
+//!   Mesh, MeshIdentity          labels of a proxy
+//!   YAML or JSON                       │
+//!        │ resource                    │ spiffe (templates)
+//!        ▼                             ▼
+//!   BackendConfig ── registry ──►   Issuer  ◄── CertificateRequest: SPIFFE ID, lifetime, CSR
+//!                                      │ sign
+//!                                      ▼
+//!                                 SignedChain  (unverified)
+//!                                      │ verify, against the TrustBundle
+//!                                      ▼
+//!                              IssuedCertificate ── + PrivateKey ──► Identity
+//! ```
+//!
+//! It does no network I/O, starts no threads, reads no environment and keeps no global state; time and secrets
+//! are handed in. CAs that need a network are crates of their own, which implement [`Issuer`]. The
+//! built-in CA needs none and lives [here](builtin).
+//!
+//! # A complete program
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use meshca_core::builtin;
+//! use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
+//! use meshca_core::resource::Resource;
+//! use meshca_core::spiffe::{Environment, PathTemplate, TrustDomainInputs, Workload};
+//! use meshca_core::{IssuerExt, MemorySecretStore, SystemClock};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // What the operator wrote. All that is wrong with it is reported at once, with line and column.
+//! let documents = Resource::parse("
+//!     type: MeshIdentity
+//!     name: flight-control
+//!     mesh: default
+//!     spec:
+//!       selector: {dataplane: {matchLabels: {app: flight-control}}}
+//!       spiffeID: {trustDomain: '{{ .Mesh }}.example.org'}
+//!       provider:
+//!         type: Bundled
+//!         bundled:
+//!           insecureAllowSelfSigned: true
+//!           autogenerate: {enabled: true}
+//! ")?;
+//! let Some(Resource::MeshIdentity(identity)) = documents.into_iter().next() else { return Ok(()) };
+//!
+//! // What is known of the proxy, and who it therefore is.
+//! let workload = Workload::from_label_list("app=flight-control,kuma.io/workload=fc-7")?;
+//! assert!(identity.selector.matches(workload.labels()));
+//! let inputs = TrustDomainInputs::new("default", "zone-1");
+//! let trust_domain = identity.trust_domain.clone().unwrap_or_default().render(&inputs)?;
+//! let path = identity.path.clone().unwrap_or_else(|| PathTemplate::default_for(Environment::Universal));
+//! let spiffe_id = path.render(&trust_domain, &workload)?;
+//! assert_eq!(spiffe_id.to_string(), "spiffe://default.example.org/workload/fc-7");
+//!
+//! // The CA that the resource names, built by whoever is registered for its type.
+//! let clock = Arc::new(SystemClock::new());
+//! let secrets = Arc::new(MemorySecretStore::new());
+//! let context = BuildContext::new("default", trust_domain, secrets, clock.clone());
+//! let Some(backend) = BackendConfig::modern(&identity) else { return Ok(()) };
+//! let issuer = BackendRegistry::new().with(builtin::factory()).build(&backend, &context).await?;
+//!
+//! // Key, request, signature, verification: one call.
+//! let spec = backend.certificate_spec(spiffe_id, &workload)?;
+//! let identity = issuer.issue(&spec, &*clock).await?;
+//! println!("{} until {}", identity.spiffe_id(), identity.certificate().validity());
+//!
+//! // For rustls (or Envoy): the chain and key for the proxy, the roots for its peers.
+//! let (chain, key) = identity.to_rustls()?;
+//! let roots = issuer.trust_bundle().await?;
+//! # let _ = (chain, key, roots);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to read on
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | [`resource`] | Mesh, MeshIdentity, MeshTrust, MeshTLS, Secret: reading, checking, writing |
+//! | [`spiffe`] | SPIFFE IDs, and the templates that make them from labels |
+//! | [`registry`] | from a resource to an issuer; how a third party adds its own |
+//! | [`issuer`] | the contract with a CA |
+//! | [`request`] | what is asked of a CA |
+//! | [`certificate`], [`verify`] | what came back, and the rules that it must satisfy |
+//! | [`trust`] | trust bundles, as PEM and in the SPIFFE format |
+//! | [`builtin`] | a CA in this process, and how it is replaced without a gap |
+//! | [`secret`] | secrets and where they are kept |
+//! | [`time`] | the clock, validity, and when to renew |
+//! | [`error`] | what can go wrong, and whether to try again |
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `builtin` | yes | the [built-in CA](builtin) |
+//! | `schema` | no | JSON Schema for every resource (`Resource::json_schema`) |
+//! | `svid` | no | conversions to the X.509-SVID types of the `spiffe` crate |
+//!
+//! Features only ever add. There is one cryptographic library, AWS-LC, and no way to choose another:
+//! what is verified must not depend on what else is linked.
+//!
+//! # Defaults
+//!
+//! Stated once, here and in the chapters of [`builtin`](builtin#defaults) and [`spiffe`](spiffe#what-each-template-may-use),
+//! each proved by a test.
+//!
+//! | what | default | test |
+//! |---|---|---|
+//! | lifetime of a workload's certificate | 24 h | `the_defaults_of_the_crate_page` |
+//! | a lifetime longer than asked for | refused | `the_defaults_of_the_crate_page` |
+//! | type of a workload's key | P-256 | `the_defaults_of_the_crate_page` |
+//! | how far a CA's clock may be ahead | 60 s | `a_leaf_must_be_what_was_requested` |
+//! | renewal | between 50 % and 60 % of the lifetime | `the_defaults_of_the_crate_page` |
+//! | mode of a backend | strict | `the_defaults_of_the_crate_page` |
+//! | time limit for fetching a CA's chain | 10 s | `the_defaults_of_the_crate_page` |
+//! | mount of Vault's PKI | `pki` | `the_defaults_of_the_crate_page` |
+//! | kind and group of a cert-manager issuer | `Issuer`, `cert-manager.io` | `the_defaults_of_the_crate_page` |
+//! | MeshTrust for the CA of a MeshIdentity | created | `the_defaults_of_the_crate_page` |
+//! | files and environment variables as data sources | allowed | `the_defaults_of_the_crate_page` |
+//! | size of a secret | at most 1 MiB | `the_defaults_of_the_crate_page` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "builtin")]
