@@ -45,9 +45,16 @@ pub(crate) fn run() -> Result<ExitCode> {
         let names = test_names()?;
         for reader in &missing {
             let count = names.iter().filter(|name| needs(name, reader.name)).count();
+            if count == 0 {
+                println!("{} not found, and no test needs it", reader.name);
+                continue;
+            }
             let note = format!(
-                "{} not found: {count} tests of {} left out; install it with {}",
-                reader.name, reader.proves, reader.install
+                "{} not found: {count} {} of {} left out; install it with {}",
+                reader.name,
+                if count == 1 { "test" } else { "tests" },
+                reader.proves,
+                reader.install
             );
             println!("WARNING: {note}");
             left_out.push(note);

@@ -150,6 +150,11 @@ pub(crate) fn install() -> Result<ExitCode> {
                     "--root",
                 ])
                 .arg(&directory)
+                // A quick build: the tools ask for whole-program optimisation, which takes minutes, and
+                // then run for a second.
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
                 // Not the workspace's: these builds share nothing with it.
                 .env("CARGO_TARGET_DIR", directory.join("target")),
         )?;

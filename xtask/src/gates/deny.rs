@@ -19,13 +19,13 @@ pub(super) fn check() -> Result<LeftOut> {
     if let Err(failure) = process::run(&mut fetch) {
         return Ok(vec![format!(
             "advisories were NOT checked: the RustSec database could not be fetched ({failure}; see \
-             above); whether a dependency has a known vulnerability is unknown"
+             above); whether a dependency has a known vulnerability or was withdrawn is unknown"
         )]);
     }
     process::run(
         tools::DENY
             .command()?
-            .args(["check", "--disable-fetch", "advisories"]),
+            .args(["--offline", "check", "advisories"]),
     )?;
     Ok(Vec::new())
 }
