@@ -373,7 +373,7 @@ pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     }
     let mut best: Option<(usize, &str)> = None;
     let mut tied = false;
-    for name in names.iter().filter(|name| **name != text) {
+    for name in names.iter().copied().filter(|name| *name != text) {
         let distance = if name.eq_ignore_ascii_case(text) { 0 } else { strsim::osa_distance(text, name) };
         if distance > name.len().max(text.len()) / 3 {
             continue;

@@ -209,8 +209,8 @@ struct Builder<'a, 'r> {
 impl<'a> Builder<'a, '_> {
     fn read(&mut self, text: &'a str) -> Result<(), Failure> {
         let mut options = granit_parser::options! {
-            flow_nesting_limit: 2 * MAX_DEPTH,
-            block_nesting_limit: 2 * MAX_DEPTH
+            flow_nesting_limit: MAX_DEPTH,
+            block_nesting_limit: MAX_DEPTH
         };
         options.set_emit_comments(false);
         for event in Parser::new_from_str_with_options(text, options) {

@@ -107,7 +107,9 @@ impl Resource {
     ///
     /// As for [`to_yaml`](Self::to_yaml).
     pub fn to_yaml_as(&self, form: Form) -> Result<String> {
-        serde_saphyr::to_string(&InForm(self, form)).map_err(|error| cannot_write(self, error))
+        let yaml = serde_saphyr::to_string(&InForm(self, form)).map_err(|error| cannot_write(self, error))?;
+        // The library writes some characters that YAML forbids as they are. JSON is YAML, too.
+        if yaml.chars().all(is_printable) { Ok(yaml) } else { self.to_json_as(form) }
     }
 
     /// Writes the resource as JSON, in the form that it was read in.
@@ -125,8 +127,26 @@ impl Resource {
     ///
     /// As for [`to_yaml`](Self::to_yaml).
     pub fn to_json_as(&self, form: Form) -> Result<String> {
-        serde_json::to_string_pretty(&InForm(self, form)).map_err(|error| cannot_write(self, error))
+        let json = serde_json::to_string_pretty(&InForm(self, form)).map_err(|error| cannot_write(self, error))?;
+        if json.chars().all(is_printable) {
+            return Ok(json);
+        }
+        let mut escaped = String::with_capacity(json.len() + 64);
+        for character in json.chars() {
+            // In JSON they can only stand inside of strings.
+            match is_printable(character) {
+                true => escaped.push(character),
+                false => escaped.push_str(&format!("\\u{:04x}", u32::from(character))),
+            }
+        }
+        Ok(escaped)
     }
+}
+
+/// What may stand in a YAML text unescaped (YAML 1.2.2, section 5.1), without what readers treat
+/// specially. All others are in the basic multilingual plane.
+fn is_printable(character: char) -> bool {
+    matches!(character, '\t' | '\n' | ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}' | '\u{10000}'..)
 }
 
 fn cannot_write(resource: &Resource, error: impl fmt::Display) -> Error {
