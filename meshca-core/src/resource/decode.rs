@@ -381,7 +381,7 @@ pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
         match best {
             Some((least, _)) if distance > least => {}
             Some((least, _)) if distance == least => tied = true,
-            _ => (best, tied) = (Some((distance, *name)), false),
+            _ => (best, tied) = (Some((distance, name)), false),
         }
     }
     best.filter(|_| !tied).map(|(_, name)| name)

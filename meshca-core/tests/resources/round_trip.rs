@@ -43,7 +43,7 @@ fn a_whole_mesh_survives() {
 #[test]
 fn the_dialect_is_kept() {
     for name in ["acm-kubernetes", "acm-universal", "cert-manager-kubernetes", "cert-manager-universal"] {
-        let text = example(&format!("seed/{name}.yaml"));
+        let text = example(&format!("scenarios/{name}.yaml"));
         let resource = one(&text);
         reads_back(&resource);
         let written = resource.to_yaml().unwrap();
@@ -64,10 +64,10 @@ fn the_dialect_is_kept() {
 #[test]
 fn the_forms_convert() {
     for (from, to) in [
-        ("seed/mesh-identity-kubernetes.yaml", "seed/mesh-identity-universal.yaml"),
-        ("seed/vault-kubernetes.yaml", "seed/vault-universal.yaml"),
-        ("seed/cert-manager-kubernetes.yaml", "seed/cert-manager-universal.yaml"),
-        ("seed/acm-kubernetes.yaml", "seed/acm-universal.yaml"),
+        ("scenarios/mesh-identity-kubernetes.yaml", "scenarios/mesh-identity-universal.yaml"),
+        ("scenarios/vault-kubernetes.yaml", "scenarios/vault-universal.yaml"),
+        ("scenarios/cert-manager-kubernetes.yaml", "scenarios/cert-manager-universal.yaml"),
+        ("scenarios/acm-kubernetes.yaml", "scenarios/acm-universal.yaml"),
     ] {
         assert_eq!(one(one(example(from)).to_yaml_as(Form::Universal).unwrap()), one(example(to)));
         let kubernetes = one(one(example(to)).to_json_as(Form::Kubernetes).unwrap());
