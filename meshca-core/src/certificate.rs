@@ -90,6 +90,7 @@ impl SignedChain {
         verify::verify(&self, request, bundle, now).map_err(|refusal| refusal.error)
     }
 
+    #[cfg(feature = "builtin")]
     pub(crate) fn constructed(certificates: Vec<CertificateDer<'static>>, by: Constructed) -> Self {
         Self {
             certificates,

@@ -97,6 +97,7 @@ impl Parsed {
         self.extension()
     }
 
+    #[cfg(feature = "builtin")]
     pub(crate) fn is_ca(&self) -> bool {
         matches!(self.basic_constraints(), Ok(Some(constraints)) if constraints.ca)
     }
@@ -109,6 +110,7 @@ impl Parsed {
         self.extension()
     }
 
+    #[cfg(feature = "builtin")]
     pub(crate) fn subject_key_identifier(&self) -> Option<Vec<u8>> {
         self.extension::<SubjectKeyIdentifier>()
             .ok()
