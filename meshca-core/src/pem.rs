@@ -8,7 +8,9 @@
 use std::fmt;
 
 use rustls_pki_types::pem::{self, SectionKind};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+};
 use zeroize::{Zeroize, Zeroizing};
 
 /// What is wrong with a PEM text, and in which line (counted from 1).
@@ -20,7 +22,10 @@ pub(crate) struct PemError {
 
 impl PemError {
     fn new(line: usize, message: impl Into<String>) -> Self {
-        Self { line, message: message.into() }
+        Self {
+            line,
+            message: message.into(),
+        }
     }
 }
 
@@ -46,20 +51,35 @@ fn blocks(text: &str) -> Result<Vec<Block<'_>>, PemError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, line) in text.lines().enumerate() {
         let (number, line) = (index + 1, line.trim());
-        let begin = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----"));
+        let begin = line
+            .strip_prefix("-----BEGIN ")
+            .and_then(|rest| rest.strip_suffix("-----"));
         match (&mut open, begin) {
             (None, Some(label)) => {
                 // Sized for the rest of the text, so that growing leaves no copies of a key behind.
                 let mut block = Zeroizing::new(String::with_capacity(text.len() + 2));
                 push_line(&mut block, line);
-                open = Some(Block { line: number, label, text: block });
+                open = Some(Block {
+                    line: number,
+                    label,
+                    text: block,
+                });
             }
             (None, None) if line.is_empty() => {}
             (None, None) => {
-                return Err(PemError::new(number, "text outside a PEM block; only `-----BEGIN …` may stand here"));
+                return Err(PemError::new(
+                    number,
+                    "text outside a PEM block; only `-----BEGIN …` may stand here",
+                ));
             }
             (Some(block), Some(_)) => {
-                return Err(PemError::new(number, format!("a new block begins before the one of line {} ends", block.line)));
+                return Err(PemError::new(
+                    number,
+                    format!(
+                        "a new block begins before the one of line {} ends",
+                        block.line
+                    ),
+                ));
             }
             (Some(block), None) => {
                 push_line(&mut block.text, line);
@@ -70,7 +90,10 @@ fn blocks(text: &str) -> Result<Vec<Block<'_>>, PemError> {
         }
     }
     match open {
-        Some(block) => Err(PemError::new(block.line, format!("the {} block that begins here has no end", block.label))),
+        Some(block) => Err(PemError::new(
+            block.line,
+            format!("the {} block that begins here has no end", block.label),
+        )),
         None => Ok(found),
     }
 }
@@ -83,11 +106,20 @@ fn push_line(text: &mut String, line: &str) {
 impl Block<'_> {
     fn decode(&self) -> Result<(SectionKind, Vec<u8>), PemError> {
         let broken = |why: &dyn fmt::Debug| {
-            PemError::new(self.line, format!("the {} block that begins here is damaged ({why:?})", self.label))
+            PemError::new(
+                self.line,
+                format!(
+                    "the {} block that begins here is damaged ({why:?})",
+                    self.label
+                ),
+            )
         };
         match pem::from_buf(&mut self.text.as_bytes()) {
             Ok(Some(section)) => Ok(section),
-            Ok(None) => Err(PemError::new(self.line, format!("a block of kind `{}` is not known here", self.label))),
+            Ok(None) => Err(PemError::new(
+                self.line,
+                format!("a block of kind `{}` is not known here", self.label),
+            )),
             Err(pem::Error::Base64Decode(_)) => Err(broken(&"not base64")),
             Err(error) => Err(broken(&error)),
         }
@@ -102,7 +134,10 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'sta
             (SectionKind::Certificate, der) => Ok((block.line, CertificateDer::from(der))),
             (_, mut other) => {
                 other.zeroize();
-                Err(PemError::new(block.line, format!("expected a CERTIFICATE, found a {}", block.label)))
+                Err(PemError::new(
+                    block.line,
+                    format!("expected a CERTIFICATE, found a {}", block.label),
+                ))
             }
         })
         .collect()
@@ -119,13 +154,19 @@ pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError
         return Err(PemError::new(1, "no PRIVATE KEY block in it"));
     };
     if let Some(second) = keys.next() {
-        return Err(PemError::new(second.line, "only one block was expected, the private key"));
+        return Err(PemError::new(
+            second.line,
+            "only one block was expected, the private key",
+        ));
     }
     match block.decode()? {
         (SectionKind::PrivateKey, der) => Ok(PrivatePkcs8KeyDer::from(der).into()),
         (SectionKind::EcPrivateKey, der) => Ok(PrivateSec1KeyDer::from(der).into()),
         (SectionKind::RsaPrivateKey, der) => Ok(PrivatePkcs1KeyDer::from(der).into()),
-        (_, _) => Err(PemError::new(block.line, format!("expected a PRIVATE KEY, found a {}", block.label))),
+        (_, _) => Err(PemError::new(
+            block.line,
+            format!("expected a PRIVATE KEY, found a {}", block.label),
+        )),
     }
 }
 
@@ -134,10 +175,16 @@ pub(crate) fn csr(text: &str) -> Result<Vec<u8>, PemError> {
     match blocks(text)?.as_slice() {
         [block] => match block.decode()? {
             (SectionKind::Csr, der) => Ok(der),
-            _ => Err(PemError::new(block.line, format!("expected a CERTIFICATE REQUEST, found a {}", block.label))),
+            _ => Err(PemError::new(
+                block.line,
+                format!("expected a CERTIFICATE REQUEST, found a {}", block.label),
+            )),
         },
         [] => Err(PemError::new(1, "no CERTIFICATE REQUEST block in it")),
-        [_, second, ..] => Err(PemError::new(second.line, "only one block was expected, the CSR")),
+        [_, second, ..] => Err(PemError::new(
+            second.line,
+            "only one block was expected, the CSR",
+        )),
     }
 }
 
@@ -172,17 +219,38 @@ mod tests {
     fn says_what_is_wrong_and_in_which_line() {
         let good = encode("CERTIFICATE", b"not read any deeper here");
         let cases = [
-            (format!("{good}junk\n{good}"), "line 4: text outside a PEM block; only `-----BEGIN …` may stand here"),
-            (format!("\n\n-----BEGIN CERTIFICATE-----\nAAAA\n{good}"), "line 5: a new block begins before the one of line 3 ends"),
-            ("-----BEGIN CERTIFICATE-----\nAAAA".to_owned(), "line 1: the CERTIFICATE block that begins here has no end"),
-            (encode("PRIVATE KEY", b"k"), "line 1: expected a CERTIFICATE, found a PRIVATE KEY"),
-            (good.replace("bm90", "b*90"), "line 1: the CERTIFICATE block that begins here is damaged (\"not base64\")"),
+            (
+                format!("{good}junk\n{good}"),
+                "line 4: text outside a PEM block; only `-----BEGIN …` may stand here",
+            ),
+            (
+                format!("\n\n-----BEGIN CERTIFICATE-----\nAAAA\n{good}"),
+                "line 5: a new block begins before the one of line 3 ends",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA".to_owned(),
+                "line 1: the CERTIFICATE block that begins here has no end",
+            ),
+            (
+                encode("PRIVATE KEY", b"k"),
+                "line 1: expected a CERTIFICATE, found a PRIVATE KEY",
+            ),
+            (
+                good.replace("bm90", "b*90"),
+                "line 1: the CERTIFICATE block that begins here is damaged (\"not base64\")",
+            ),
         ];
         for (text, message) in cases {
             assert_eq!(certificates(&text).unwrap_err().to_string(), message);
         }
-        assert_eq!(certificates(&format!("{good}\r\n \n{good}")).unwrap().len(), 2);
-        assert_eq!(private_key("").unwrap_err().to_string(), "line 1: no PRIVATE KEY block in it");
+        assert_eq!(
+            certificates(&format!("{good}\r\n \n{good}")).unwrap().len(),
+            2
+        );
+        assert_eq!(
+            private_key("").unwrap_err().to_string(),
+            "line 1: no PRIVATE KEY block in it"
+        );
     }
 
     proptest! {

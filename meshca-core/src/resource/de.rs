@@ -22,7 +22,9 @@ impl Level {
     fn deeper<E: de::Error>(self) -> Result<Self, E> {
         match self.0 < MAX_DEPTH {
             true => Ok(Self(self.0 + 1)),
-            false => Err(E::custom(format_args!("nested more than {MAX_DEPTH} levels deep"))),
+            false => Err(E::custom(format_args!(
+                "nested more than {MAX_DEPTH} levels deep"
+            ))),
         }
     }
 }
@@ -51,7 +53,9 @@ impl<'de> Visitor<'de> for Level {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Node::unlocated(i64::try_from(value).map_or(Value::UInt(value), Value::Int)))
+        Ok(Node::unlocated(
+            i64::try_from(value).map_or(Value::UInt(value), Value::Int),
+        ))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
@@ -81,7 +85,10 @@ impl<'de> Visitor<'de> for Level {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 
@@ -99,7 +106,11 @@ impl<'de> Visitor<'de> for Level {
         let mut entries = Vec::new();
         while let Some(key) = fields.next_key::<String>()? {
             let value = fields.next_value_seed(level)?;
-            entries.push(Entry { key: Cow::Owned(key), key_at: Location::NONE, value });
+            entries.push(Entry {
+                key: Cow::Owned(key),
+                key_at: Location::NONE,
+                value,
+            });
         }
         Ok(Node::unlocated(Value::Map(entries)))
     }
