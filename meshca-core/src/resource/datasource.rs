@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
 
 use super::decode::{self, Cursor};
 use crate::SecretValue;
@@ -264,12 +265,13 @@ fn variable(at: Cursor<'_>) -> Option<String> {
 
 /// Base64 with padding; line breaks and blanks inside are accepted, as block scalars have them.
 pub(crate) fn base64(at: Cursor<'_>) -> Option<SecretValue> {
-    let compact: String = at
-        .text()?
-        .chars()
-        .filter(|character| !character.is_ascii_whitespace())
-        .collect();
-    match STANDARD.decode(compact) {
+    let text = at.text()?;
+    let compact = Zeroizing::new(
+        text.chars()
+            .filter(|character| !character.is_ascii_whitespace())
+            .collect::<String>(),
+    );
+    match STANDARD.decode(compact.as_bytes()) {
         Ok(bytes) if bytes.is_empty() => at.error("must not be empty"),
         Ok(bytes) => Some(SecretValue::new(bytes)),
         Err(_) => at.error("is not base64 (RFC 4648, section 4, with padding)"),

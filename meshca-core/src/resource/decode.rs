@@ -178,7 +178,7 @@ impl<'c> Cursor<'c> {
     }
 
     /// Reads every item; `None` if one of them is wrong.
-    pub(crate) fn list<T>(self, read: impl Fn(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
+    pub(crate) fn list<T>(self, mut read: impl FnMut(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
         let Value::Seq(nodes) = &self.node.value else {
             return self.expected("a list");
         };
@@ -329,7 +329,7 @@ impl<'c> Fields<'c> {
     pub(crate) fn list<T>(
         &mut self,
         name: &'static str,
-        read: impl Fn(Cursor<'_>) -> Option<T>,
+        read: impl FnMut(Cursor<'_>) -> Option<T>,
     ) -> Vec<T> {
         self.opt(name, |at| at.list(read)).unwrap_or_default()
     }

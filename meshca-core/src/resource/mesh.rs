@@ -348,9 +348,8 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
     let mut f = at.fields()?;
     let skip_validation = f.opt("skipValidation", decode::boolean).unwrap_or_default();
     let mut names = BTreeSet::new();
-    let backends = f.opt("backends", |at| {
-        let names = std::cell::RefCell::new(&mut names);
-        at.list(|at| backend(at, mesh, skip_validation, &mut names.borrow_mut()))
+    let backends = f.list("backends", |at| {
+        backend(at, mesh, skip_validation, &mut names)
     });
     let enabled_backend = f.opt("enabledBackend", |at| {
         let name = at.text()?;
@@ -379,7 +378,7 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
     Some(Mtls {
         enabled_backend,
         skip_validation,
-        backends: backends.unwrap_or_default(),
+        backends,
     })
 }
 

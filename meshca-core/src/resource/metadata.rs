@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Serialize, Serializer};
 
@@ -44,7 +45,9 @@ pub enum Form {
 }
 
 /// What a resource is called, which mesh it belongs to, and how it is written down.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// `Debug` prints only the names of annotations: `kubectl` keeps a copy of the whole resource in one.
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Metadata {
     /// The form that it was read in and is written in.
@@ -121,6 +124,29 @@ impl Metadata {
             (labels::MESH, Some(mesh)) => Some(mesh),
             _ => self.labels.get(name).map(String::as_str),
         }
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            form,
+            name,
+            mesh,
+            namespace,
+            labels,
+            annotations,
+            rest,
+        } = self;
+        f.debug_struct("Metadata")
+            .field("form", form)
+            .field("name", name)
+            .field("mesh", mesh)
+            .field("namespace", namespace)
+            .field("labels", labels)
+            .field("annotations", &annotations.keys())
+            .field("rest", rest)
+            .finish()
     }
 }
 

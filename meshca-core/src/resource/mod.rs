@@ -48,7 +48,7 @@
 //! let documents = Resource::parse(text)?;
 //! assert_eq!(
 //!     documents.warnings().to_string(),
-//!     "18:20: warning: spec.mtls.backends[0].conf.fromCp.address: the connection is not encrypted, so the \
+//!     "19:20: warning: spec.mtls.backends[0].conf.fromCp.address: the connection is not encrypted, so the \
 //!      token can be read on the way: use `https://`"
 //! );
 //! for resource in documents {

@@ -1,6 +1,5 @@
 //! Text to resources and back.
 
-use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::Error as _;
@@ -270,7 +269,7 @@ kind!(SecretResource, Secret, "Secret");
 ///     .unwrap_err();
 /// assert_eq!(
 ///     report.to_string(),
-///     "identity.yaml:1:85: metadata.namespace: must be `kuma-system`, the control plane's namespace, and not `apps`"
+///     "identity.yaml:1:84: metadata.namespace: must be `kuma-system`, the control plane's namespace, and not `apps`"
 /// );
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -413,10 +412,9 @@ fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
     if list {
         f.know(&["kind", "metadata"]);
         f.required("apiVersion", |at| api_version(at, "v1"));
-        let items = RefCell::new(resources);
         f.required("items", |at| {
             at.list(|at| {
-                read(at, false, &mut items.borrow_mut());
+                read(at, false, resources);
                 Some(())
             })
         });

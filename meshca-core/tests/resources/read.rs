@@ -424,4 +424,8 @@ fn secrets_are_not_printed() {
     };
     assert_eq!(conf.cert, DataSource::File(PathBuf::from("/a")));
     assert!(!format!("{mesh:?}{:?}", Resource::parse(text)).contains("hush"));
+    let annotated = one(
+        "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: a, annotations: {last: hush}}}",
+    );
+    assert!(!format!("{annotated:?}").contains("hush"));
 }
