@@ -1,10 +1,12 @@
 //! Resources out of any serde format, by way of the same tree that text is read into.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::decode::Clip;
 use super::document::{Entry, MAX_DEPTH, Node, Value};
 use super::violation::Location;
 
@@ -104,8 +106,15 @@ impl<'de> Visitor<'de> for Level {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
         let level = self.deeper()?;
         let mut entries = Vec::new();
+        let mut seen = HashSet::new();
         while let Some(key) = fields.next_key::<String>()? {
             let value = fields.next_value_seed(level)?;
+            if !seen.insert(key.clone()) {
+                return Err(de::Error::custom(format_args!(
+                    "the field `{}` is given twice",
+                    Clip(&key)
+                )));
+            }
             entries.push(Entry {
                 key: Cow::Owned(key),
                 key_at: Location::NONE,

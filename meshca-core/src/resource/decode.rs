@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
@@ -97,19 +97,25 @@ impl fmt::Display for Path<'_> {
         match self.segment {
             Segment::Root => Ok(()),
             Segment::Index(index) => write!(f, "[{index}]"),
-            Segment::Field(name) if is_simple(name) => {
-                if nested {
-                    f.write_char('.')?;
-                }
-                f.write_str(name)
-            }
-            Segment::Field(name) => write!(f, "[{name:?}]"),
+            Segment::Field(name) => write_field(f, name, nested),
         }
     }
 }
 
+/// Adds a field to a path. Names that could be mistaken for something else are quoted, escaped and
+/// clipped: they come from outside.
+pub(crate) fn write_field(path: &mut impl fmt::Write, name: &str, nested: bool) -> fmt::Result {
+    if !is_simple(name) {
+        return write!(path, "[\"{}\"]", Clip(name));
+    }
+    if nested {
+        path.write_char('.')?;
+    }
+    path.write_str(name)
+}
+
 fn is_simple(name: &str) -> bool {
-    !name.is_empty()
+    (1..=64).contains(&name.len())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

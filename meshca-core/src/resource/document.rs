@@ -7,6 +7,8 @@ use std::mem;
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
 use serde_json::Value as Json;
 
+use super::decode;
+use super::scalar::{check_tag, resolve, resolve_tagged};
 use super::violation::{Location, Report, Severity, Violation};
 
 /// The largest input, in bytes: a control plane's whole configuration is far smaller.
@@ -205,7 +207,8 @@ fn end_of(text: &str) -> Location {
     Location::new(line, column)
 }
 
-type Failure = (Location, String);
+/// Why reading cannot go on, and where.
+pub(super) type Failure = (Location, String);
 
 /// A mapping or sequence that has not ended yet.
 struct Open<'a> {
@@ -492,12 +495,7 @@ impl<'a> Builder<'a, '_> {
             index += 1;
             if duplicate {
                 self.report.push_with(Severity::Error, || {
-                    let key = &entry.key;
-                    let path = if path.is_empty() {
-                        key.to_string()
-                    } else {
-                        format!("{path}.{key}")
-                    };
+                    let path = child(path.clone(), &entry.key);
                     let message = "this field is given twice: keep one of them";
                     Violation::new(Severity::Error, path, entry.key_at, message.to_owned())
                 });
@@ -515,12 +513,7 @@ impl<'a> Builder<'a, '_> {
                 Content::Map {
                     key: Some(Key::Field(key, _)),
                     ..
-                } => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(key);
-                }
+                } => path = child(path, key),
                 Content::Map { .. } => {}
             }
         }
@@ -556,6 +549,13 @@ impl<'a> Builder<'a, '_> {
     }
 }
 
+fn child(mut path: String, key: &str) -> String {
+    // Writing to a string does not fail.
+    let nested = !path.is_empty();
+    let _ = decode::write_field(&mut path, key, nested);
+    path
+}
+
 fn too_deep() -> String {
     format!("nested more than {MAX_DEPTH} levels deep")
 }
@@ -583,110 +583,4 @@ fn explain(kind: &ErrorKind) -> String {
         ErrorKind::RecursionLimitExceeded => too_deep(),
         _ => format!("syntax error: {kind}"),
     }
-}
-
-fn check_tag(tag: Option<&Tag>, expected: &str, at: Location) -> Result<(), Failure> {
-    match tag {
-        Some(tag) if tag.core_suffix() != Some(expected) => Err(refuse_tag(tag, at)),
-        _ => Ok(()),
-    }
-}
-
-fn refuse_tag(tag: &Tag, at: Location) -> Failure {
-    (
-        at,
-        format!("the tag `{tag}` has no meaning here: remove it"),
-    )
-}
-
-fn resolve_tagged<'a>(text: Cow<'a, str>, tag: &Tag, at: Location) -> Result<Value<'a>, Failure> {
-    match tag.core_suffix() {
-        Some("str") => Ok(Value::Str(text)),
-        Some(suffix @ ("null" | "bool" | "int" | "float")) => {
-            let value = resolve(text, at)?;
-            match (suffix, &value) {
-                ("null", Value::Null)
-                | ("bool", Value::Bool(_))
-                | ("int", Value::Int(_) | Value::UInt(_))
-                | ("float", Value::Int(_) | Value::UInt(_) | Value::Float(_)) => Ok(value),
-                _ => Err((at, format!("this is not a `!!{suffix}`"))),
-            }
-        }
-        _ => Err(refuse_tag(tag, at)),
-    }
-}
-
-/// The YAML 1.2 core schema (YAML 1.2.2, section 10.3.2).
-fn resolve(text: Cow<'_, str>, at: Location) -> Result<Value<'_>, Failure> {
-    let value = match text.as_ref() {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        number
-            if number.starts_with(|first: char| {
-                first.is_ascii_digit() || matches!(first, '-' | '+' | '.')
-            }) =>
-        {
-            match resolve_number(number, at)? {
-                Some(value) => value,
-                None => Value::Str(text),
-            }
-        }
-        _ => Value::Str(text),
-    };
-    Ok(value)
-}
-
-fn resolve_number(text: &str, at: Location) -> Result<Option<Value<'static>>, Failure> {
-    let not_finite = || {
-        (
-            at,
-            format!("`{text}` is not a finite number: put it in quotes if it is text"),
-        )
-    };
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Err(not_finite());
-    }
-    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = text.strip_prefix(prefix) {
-            return Ok(u64::from_str_radix(digits, radix)
-                .ok()
-                .filter(|_| !digits.starts_with('+'))
-                .map(|value| i64::try_from(value).map_or(Value::UInt(value), Value::Int)));
-        }
-    }
-    if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        if let Ok(value) = text.parse::<i64>() {
-            return Ok(Some(Value::Int(value)));
-        }
-        if let Ok(value) = text.parse::<u64>() {
-            return Ok(Some(Value::UInt(value)));
-        }
-    } else if !is_float(unsigned) {
-        return Ok(None);
-    }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(Some(Value::Float(value))),
-        Ok(_) => Err(not_finite()),
-        Err(_) => Ok(None),
-    }
-}
-
-/// `( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`
-fn is_float(unsigned: &str) -> bool {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (
-            mantissa,
-            Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent)),
-        ),
-        None => (unsigned, None),
-    };
-    let mantissa = match mantissa.split_once('.') {
-        Some(("", fraction)) => !fraction.is_empty() && digits(fraction),
-        Some((whole, fraction)) => digits(whole) && digits(fraction),
-        None => !mantissa.is_empty() && digits(mantissa),
-    };
-    mantissa && exponent.is_none_or(|exponent| !exponent.is_empty() && digits(exponent))
 }

@@ -130,6 +130,7 @@ mod mesh_trust;
 mod metadata;
 mod parse;
 mod provider;
+mod scalar;
 #[cfg(feature = "schema")]
 mod schema;
 mod secret;

@@ -68,6 +68,17 @@ impl Resource {
         }
     }
 
+    /// The envelope, to change it.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Mesh(resource) => &mut resource.metadata,
+            Self::MeshIdentity(resource) => &mut resource.metadata,
+            Self::MeshTrust(resource) => &mut resource.metadata,
+            Self::MeshTls(resource) => &mut resource.metadata,
+            Self::Secret(resource) => &mut resource.metadata,
+        }
+    }
+
     /// Checks a resource that was built in code by the rules that hold for documents.
     ///
     /// # Errors

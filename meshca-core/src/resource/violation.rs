@@ -221,6 +221,6 @@ impl std::error::Error for Report {}
 impl From<Report> for Error {
     /// An [`ErrorKind::InvalidConfig`] whose message is the whole report.
     fn from(report: Report) -> Self {
-        Error::new(ErrorKind::InvalidConfig, report.to_string()).with_source(report)
+        Error::new(ErrorKind::InvalidConfig, report.to_string())
     }
 }

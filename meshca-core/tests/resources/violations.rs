@@ -165,6 +165,18 @@ fn skipped_validation_warns_and_keeps_what_cannot_be_typed() {
 }
 
 #[test]
+fn names_from_outside_cannot_forge_a_line() {
+    let text = "type: Mesh\nname: a\nmtls:\n  \"x\\n1:1: forged\": 1\n  \"x\\n1:1: forged\": 2\n  backends: [{name: \"a\\nb\", type: \"c\\nd\"}]\n";
+    let report = refused(text);
+    assert_eq!(
+        report.to_string().lines().count(),
+        report.violations().len()
+    );
+    assert_eq!(report.violations()[0].path(), r#"mtls["x\n1:1: forged"]"#);
+    assert_eq!(report.violations()[1].path(), r#"mtls["x\n1:1: forged"]"#);
+}
+
+#[test]
 fn long_reports_are_cut() {
     let fields: String = (0..150)
         .map(|index| format!("  field{index}: 1\n"))
@@ -234,6 +246,13 @@ fn other_formats_are_held_to_the_same_rules() {
     let error =
         serde_json::from_str::<MeshIdentity>(r#"{"type": "Mesh", "name": "a"}"#).unwrap_err();
     assert_eq!(error.to_string(), "expected a MeshIdentity, found a Mesh");
+    let error = serde_json::from_str::<Resource>(r#"{"type": "Mesh", "name": "a", "name": "b"}"#)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("the field `name` is given twice")
+    );
     let deep = format!("{}1{}", r#"{"a":"#.repeat(100), "}".repeat(100));
     assert!(
         serde_json::from_str::<Resource>(&deep)
