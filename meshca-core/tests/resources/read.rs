@@ -31,8 +31,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[test]
 fn vault_in_both_forms() {
     for (name, form) in [
-        ("seed/vault-kubernetes.yaml", Form::Kubernetes),
-        ("seed/vault-universal.yaml", Form::Universal),
+        ("scenarios/vault-kubernetes.yaml", Form::Kubernetes),
+        ("scenarios/vault-universal.yaml", Form::Universal),
     ] {
         let mesh = mesh(example(name));
         assert_eq!(
@@ -66,8 +66,8 @@ fn vault_in_both_forms() {
 #[test]
 fn cert_manager_in_both_forms() {
     for name in [
-        "seed/cert-manager-kubernetes.yaml",
-        "seed/cert-manager-universal.yaml",
+        "scenarios/cert-manager-kubernetes.yaml",
+        "scenarios/cert-manager-universal.yaml",
     ] {
         let mesh = mesh(example(name));
         let backend = mesh.enabled_backend().unwrap();
@@ -89,7 +89,10 @@ fn cert_manager_in_both_forms() {
 
 #[test]
 fn aws_in_both_forms() {
-    for name in ["seed/acm-kubernetes.yaml", "seed/acm-universal.yaml"] {
+    for name in [
+        "scenarios/acm-kubernetes.yaml",
+        "scenarios/acm-universal.yaml",
+    ] {
         let mesh = mesh(example(name));
         let Provider::Acm(conf) = &mesh.enabled_backend().unwrap().provider else {
             panic!("{mesh:?}")
@@ -114,10 +117,10 @@ fn aws_in_both_forms() {
 fn mesh_identity_in_both_forms() {
     for (name, namespace) in [
         (
-            "seed/mesh-identity-kubernetes.yaml",
+            "scenarios/mesh-identity-kubernetes.yaml",
             Some("kong-mesh-system"),
         ),
-        ("seed/mesh-identity-universal.yaml", None),
+        ("scenarios/mesh-identity-universal.yaml", None),
     ] {
         let identity = identity(example(name));
         assert_eq!(identity.metadata.name, "flight-operations-id");
@@ -157,14 +160,14 @@ fn mesh_identity_in_both_forms() {
 #[test]
 fn the_documents_warn_only_of_what_is_worth_it() {
     for (name, warnings) in [
-        ("seed/vault-kubernetes.yaml", 1),
-        ("seed/vault-universal.yaml", 1),
-        ("seed/cert-manager-kubernetes.yaml", 0),
-        ("seed/cert-manager-universal.yaml", 0),
-        ("seed/acm-kubernetes.yaml", 1),
-        ("seed/acm-universal.yaml", 1),
-        ("seed/mesh-identity-kubernetes.yaml", 0),
-        ("seed/mesh-identity-universal.yaml", 0),
+        ("scenarios/vault-kubernetes.yaml", 1),
+        ("scenarios/vault-universal.yaml", 1),
+        ("scenarios/cert-manager-kubernetes.yaml", 0),
+        ("scenarios/cert-manager-universal.yaml", 0),
+        ("scenarios/acm-kubernetes.yaml", 1),
+        ("scenarios/acm-universal.yaml", 1),
+        ("scenarios/mesh-identity-kubernetes.yaml", 0),
+        ("scenarios/mesh-identity-universal.yaml", 0),
         ("mesh-builtin.yaml", 0),
         ("mesh-identity.yaml", 0),
     ] {
@@ -201,7 +204,7 @@ fn json_is_read_as_well() {
     let written: serde_json::Value = serde_json::from_str(&written).unwrap();
     assert_eq!(written["x"], expected["x"]);
 
-    let kubernetes = one(example("seed/vault-kubernetes.yaml"));
+    let kubernetes = one(example("scenarios/vault-kubernetes.yaml"));
     assert_eq!(one(kubernetes.to_json().unwrap()), kubernetes);
     let compact: serde_json::Value = serde_json::from_str(&kubernetes.to_json().unwrap()).unwrap();
     assert_eq!(one(compact.to_string()), kubernetes);
@@ -275,8 +278,8 @@ fn plain_scalars_follow_the_core_schema() {
 fn many_documents_and_lists() {
     let text = format!(
         "{}---\n---\n{}---\napiVersion: v1\nkind: List\nmetadata: {{resourceVersion: ''}}\nitems:\n- {{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {{name: a}}}}\n- {{type: MeshTLS, name: b, spec: {{rules: [{{default: {{}}}}]}}}}\n",
-        example("seed/vault-kubernetes.yaml"),
-        example("seed/mesh-identity-universal.yaml")
+        example("scenarios/vault-kubernetes.yaml"),
+        example("scenarios/mesh-identity-universal.yaml")
     );
     let documents = all(&text);
     let kinds: Vec<_> = documents.iter().map(Resource::kind).collect();

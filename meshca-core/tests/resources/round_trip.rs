@@ -59,7 +59,7 @@ fn the_dialect_is_kept() {
         "cert-manager-kubernetes",
         "cert-manager-universal",
     ] {
-        let text = example(&format!("seed/{name}.yaml"));
+        let text = example(&format!("scenarios/{name}.yaml"));
         let resource = one(&text);
         reads_back(&resource);
         let written = resource.to_yaml().unwrap();
@@ -91,15 +91,21 @@ fn the_dialect_is_kept() {
 fn the_forms_convert() {
     for (from, to) in [
         (
-            "seed/mesh-identity-kubernetes.yaml",
-            "seed/mesh-identity-universal.yaml",
+            "scenarios/mesh-identity-kubernetes.yaml",
+            "scenarios/mesh-identity-universal.yaml",
         ),
-        ("seed/vault-kubernetes.yaml", "seed/vault-universal.yaml"),
         (
-            "seed/cert-manager-kubernetes.yaml",
-            "seed/cert-manager-universal.yaml",
+            "scenarios/vault-kubernetes.yaml",
+            "scenarios/vault-universal.yaml",
         ),
-        ("seed/acm-kubernetes.yaml", "seed/acm-universal.yaml"),
+        (
+            "scenarios/cert-manager-kubernetes.yaml",
+            "scenarios/cert-manager-universal.yaml",
+        ),
+        (
+            "scenarios/acm-kubernetes.yaml",
+            "scenarios/acm-universal.yaml",
+        ),
     ] {
         assert_eq!(
             one(one(example(from)).to_yaml_as(Form::Universal).unwrap()),

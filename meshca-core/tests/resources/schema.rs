@@ -130,7 +130,7 @@ fn documents_fit_their_schema() {
         std::fs::read_to_string(data("mesh-full.yaml")).unwrap()
     ));
     for name in ["vault", "acm", "cert-manager", "mesh-identity"] {
-        known(&one(example(&format!("seed/{name}-kubernetes.yaml"))));
+        known(&one(example(&format!("scenarios/{name}-kubernetes.yaml"))));
     }
     // Fields that need not be given.
     for text in [
