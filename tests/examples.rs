@@ -2,6 +2,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
     missing_docs,
     reason = "tests"
 )]

@@ -764,9 +764,13 @@ async fn trust_comes_before_use_and_outlives_it() {
 async fn a_longer_leaf_of_the_past_keeps_its_root() {
     let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
     let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
-    let generous = load(settings().with_max_leaf_lifetime(90 * DAY), shared(), &clock)
-        .await
-        .unwrap();
+    let generous = load(
+        settings().with_max_leaf_lifetime(90 * DAY),
+        shared(),
+        &clock,
+    )
+    .await
+    .unwrap();
     let long = generous
         .issue(&spec().with_lifetime(90 * DAY), &clock)
         .await

@@ -392,7 +392,9 @@ fn check_ca(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
         .map_err(|error| format!("has a damaged KeyUsage extension: {error}"))?;
     match usage {
         Some(usage) if !usage.key_cert_sign() => {
-            return Err("may not sign certificates (key usage `keyCertSign` is missing)".to_owned());
+            return Err(
+                "may not sign certificates (key usage `keyCertSign` is missing)".to_owned(),
+            );
         }
         Some(usage) if usage.key_agreement() => {
             return Err("has the key usage `keyAgreement`, which a CA must not have".to_owned());

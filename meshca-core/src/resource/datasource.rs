@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
 
 use super::decode::{self, Cursor};
 use crate::SecretValue;
@@ -62,18 +63,10 @@ enum SecureType {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all_fields = "camelCase")]
 enum SecureWire {
-    File {
-        file: FilePath,
-    },
-    Secret {
-        secret_ref: SecretRef,
-    },
-    EnvVar {
-        env_var: EnvVar,
-    },
-    InsecureInline {
-        insecure_inline: InsecureInline,
-    },
+    File { file: FilePath },
+    Secret { secret_ref: SecretRef },
+    EnvVar { env_var: EnvVar },
+    InsecureInline { insecure_inline: InsecureInline },
 }
 
 #[derive(Serialize)]
@@ -112,14 +105,21 @@ struct InsecureInline {
 impl From<SecureDataSource> for SecureWire {
     fn from(source: SecureDataSource) -> Self {
         match source {
-            SecureDataSource::File(path) => Self::File { file: FilePath { path } },
-            SecureDataSource::Secret(name) => {
-                Self::Secret { secret_ref: SecretRef { kind: SecretKind::Secret, name } }
-            }
-            SecureDataSource::EnvVar(name) => Self::EnvVar { env_var: EnvVar { name } },
-            SecureDataSource::InsecureInline(value) => {
-                Self::InsecureInline { insecure_inline: InsecureInline { value } }
-            }
+            SecureDataSource::File(path) => Self::File {
+                file: FilePath { path },
+            },
+            SecureDataSource::Secret(name) => Self::Secret {
+                secret_ref: SecretRef {
+                    kind: SecretKind::Secret,
+                    name,
+                },
+            },
+            SecureDataSource::EnvVar(name) => Self::EnvVar {
+                env_var: EnvVar { name },
+            },
+            SecureDataSource::InsecureInline(value) => Self::InsecureInline {
+                insecure_inline: InsecureInline { value },
+            },
         }
     }
 }
@@ -158,14 +158,16 @@ fn classic(at: Cursor<'_>, secret: bool) -> Option<DataSource> {
     let one = f.exactly_one(&["secret", "file", "inline", "inlineString"]);
     let sources = [
         f.opt("secret", decode::non_empty).map(DataSource::Secret),
-        f.opt("file", decode::non_empty).map(|path| DataSource::File(path.into())),
+        f.opt("file", decode::non_empty)
+            .map(|path| DataSource::File(path.into())),
         f.opt("inline", |at| {
             inline(at);
             base64(at).map(DataSource::Inline)
         }),
         f.opt("inlineString", |at| {
             inline(at);
-            decode::non_empty(at).map(|text| DataSource::InlineString(SecretValue::new(text.into_bytes())))
+            decode::non_empty(at)
+                .map(|text| DataSource::InlineString(SecretValue::new(text.into_bytes())))
         }),
     ];
     f.finish();
@@ -206,13 +208,18 @@ fn secure(at: Cursor<'_>, secret: bool) -> Option<SecureDataSource> {
     };
     for other in settings.into_iter().filter(|setting| *setting != own) {
         if f.has(other) {
-            f.refuse::<()>(other, format_args!("does not go with this `type`, which takes `{own}`: keep one of them"));
+            f.refuse::<()>(
+                other,
+                format_args!("does not go with this `type`, which takes `{own}`: keep one of them"),
+            );
         }
     }
     let source = f.required(own, |at| {
         let mut f = at.fields()?;
         let source = match kind {
-            SecureType::File => f.required("path", absolute_path).map(SecureDataSource::File),
+            SecureType::File => f
+                .required("path", absolute_path)
+                .map(SecureDataSource::File),
             SecureType::Secret => {
                 let kind = f.required("kind", |at| at.choice(&[("Secret", ())]));
                 let name = f.required("name", decode::non_empty);
@@ -223,8 +230,9 @@ fn secure(at: Cursor<'_>, secret: bool) -> Option<SecureDataSource> {
                 if secret {
                     at.warn(IN_PLAIN_SIGHT);
                 }
-                decode::non_empty(at)
-                    .map(|text| SecureDataSource::InsecureInline(SecretValue::new(text.into_bytes())))
+                decode::non_empty(at).map(|text| {
+                    SecureDataSource::InsecureInline(SecretValue::new(text.into_bytes()))
+                })
             }),
         };
         f.finish();
@@ -237,7 +245,11 @@ fn secure(at: Cursor<'_>, secret: bool) -> Option<SecureDataSource> {
 fn absolute_path(at: Cursor<'_>) -> Option<PathBuf> {
     let text = at.text()?;
     let path = Path::new(text);
-    if !text.starts_with('/') || path.components().any(|component| component == Component::ParentDir) {
+    if !text.starts_with('/')
+        || path
+            .components()
+            .any(|component| component == Component::ParentDir)
+    {
         return at.error("must be an absolute path without `..`");
     }
     Some(path.to_owned())
@@ -253,15 +265,23 @@ fn variable(at: Cursor<'_>) -> Option<String> {
 
 /// Base64 with padding; line breaks and blanks inside are accepted, as block scalars have them.
 pub(crate) fn base64(at: Cursor<'_>) -> Option<SecretValue> {
-    let compact: String = at.text()?.chars().filter(|character| !character.is_ascii_whitespace()).collect();
-    match STANDARD.decode(compact) {
+    let text = at.text()?;
+    let compact = Zeroizing::new(
+        text.chars()
+            .filter(|character| !character.is_ascii_whitespace())
+            .collect::<String>(),
+    );
+    match STANDARD.decode(compact.as_bytes()) {
         Ok(bytes) if bytes.is_empty() => at.error("must not be empty"),
         Ok(bytes) => Some(SecretValue::new(bytes)),
         Err(_) => at.error("is not base64 (RFC 4648, section 4, with padding)"),
     }
 }
 
-pub(crate) fn write_base64<S: Serializer>(value: &SecretValue, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_base64<S: Serializer>(
+    value: &SecretValue,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&STANDARD.encode(value.expose()))
 }
 

@@ -1,10 +1,12 @@
 //! Resources out of any serde format, by way of the same tree that text is read into.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::decode::Clip;
 use super::document::{Entry, MAX_DEPTH, Node, Value};
 use super::violation::Location;
 
@@ -22,7 +24,9 @@ impl Level {
     fn deeper<E: de::Error>(self) -> Result<Self, E> {
         match self.0 < MAX_DEPTH {
             true => Ok(Self(self.0 + 1)),
-            false => Err(E::custom(format_args!("nested more than {MAX_DEPTH} levels deep"))),
+            false => Err(E::custom(format_args!(
+                "nested more than {MAX_DEPTH} levels deep"
+            ))),
         }
     }
 }
@@ -51,7 +55,9 @@ impl<'de> Visitor<'de> for Level {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Node::unlocated(i64::try_from(value).map_or(Value::UInt(value), Value::Int)))
+        Ok(Node::unlocated(
+            i64::try_from(value).map_or(Value::UInt(value), Value::Int),
+        ))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
@@ -81,7 +87,10 @@ impl<'de> Visitor<'de> for Level {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 
@@ -97,9 +106,20 @@ impl<'de> Visitor<'de> for Level {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
         let level = self.deeper()?;
         let mut entries = Vec::new();
+        let mut seen = HashSet::new();
         while let Some(key) = fields.next_key::<String>()? {
             let value = fields.next_value_seed(level)?;
-            entries.push(Entry { key: Cow::Owned(key), key_at: Location::NONE, value });
+            if !seen.insert(key.clone()) {
+                return Err(de::Error::custom(format_args!(
+                    "the field `{}` is given twice",
+                    Clip(&key)
+                )));
+            }
+            entries.push(Entry {
+                key: Cow::Owned(key),
+                key_at: Location::NONE,
+                value,
+            });
         }
         Ok(Node::unlocated(Value::Map(entries)))
     }

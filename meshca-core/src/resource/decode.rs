@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
@@ -21,7 +21,11 @@ pub(crate) struct Context<'o> {
 
 impl<'o> Context<'o> {
     pub(crate) fn new(report: Report, system_namespace: Option<&'o str>) -> Self {
-        Self { report: RefCell::new(report), lenient: Cell::new(false), system_namespace }
+        Self {
+            report: RefCell::new(report),
+            lenient: Cell::new(false),
+            system_namespace,
+        }
     }
 
     pub(crate) fn into_report(self) -> Report {
@@ -40,11 +44,21 @@ impl<'o> Context<'o> {
         value
     }
 
-    fn record(&self, severity: Severity, path: impl fmt::Display, at: Location, message: impl fmt::Display) {
-        let severity = if self.lenient.get() { Severity::Warning } else { severity };
-        self.report
-            .borrow_mut()
-            .push_with(severity, || Violation::new(severity, path.to_string(), at, message.to_string()));
+    fn record(
+        &self,
+        severity: Severity,
+        path: impl fmt::Display,
+        at: Location,
+        message: impl fmt::Display,
+    ) {
+        let severity = if self.lenient.get() {
+            Severity::Warning
+        } else {
+            severity
+        };
+        self.report.borrow_mut().push_with(severity, || {
+            Violation::new(severity, path.to_string(), at, message.to_string())
+        });
     }
 
     /// Whether further errors are only counted, so that looking for good words is a waste of time.
@@ -68,7 +82,10 @@ enum Segment<'c> {
 }
 
 impl Path<'_> {
-    pub(crate) const ROOT: Path<'static> = Path { parent: None, segment: Segment::Root };
+    pub(crate) const ROOT: Path<'static> = Path {
+        parent: None,
+        segment: Segment::Root,
+    };
 }
 
 impl fmt::Display for Path<'_> {
@@ -80,19 +97,28 @@ impl fmt::Display for Path<'_> {
         match self.segment {
             Segment::Root => Ok(()),
             Segment::Index(index) => write!(f, "[{index}]"),
-            Segment::Field(name) if is_simple(name) => {
-                if nested {
-                    f.write_char('.')?;
-                }
-                f.write_str(name)
-            }
-            Segment::Field(name) => write!(f, "[{name:?}]"),
+            Segment::Field(name) => write_field(f, name, nested),
         }
     }
 }
 
+/// Adds a field to a path. Names that could be mistaken for something else are quoted, escaped and
+/// clipped: they come from outside.
+pub(crate) fn write_field(path: &mut impl fmt::Write, name: &str, nested: bool) -> fmt::Result {
+    if !is_simple(name) {
+        return write!(path, "[\"{}\"]", Clip(name));
+    }
+    if nested {
+        path.write_char('.')?;
+    }
+    path.write_str(name)
+}
+
 fn is_simple(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// A value, how it was reached, and where to report what is wrong with it.
@@ -105,27 +131,40 @@ pub(crate) struct Cursor<'c> {
 
 impl<'c> Cursor<'c> {
     pub(crate) fn new(node: &'c Node<'c>, path: &'c Path<'c>, context: &'c Context<'c>) -> Self {
-        Self { node, path, context }
+        Self {
+            node,
+            path,
+            context,
+        }
     }
 
     /// Records an error at this value.
     pub(crate) fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
-        self.context.record(Severity::Error, self.path, self.node.at, message);
+        self.context
+            .record(Severity::Error, self.path, self.node.at, message);
         None
     }
 
     /// Records a warning at this value.
     pub(crate) fn warn(&self, message: impl fmt::Display) {
-        self.context.record(Severity::Warning, self.path, self.node.at, message);
+        self.context
+            .record(Severity::Warning, self.path, self.node.at, message);
     }
 
     fn expected<T>(&self, what: &str) -> Option<T> {
-        self.error(format_args!("expected {what}, found {}", self.node.describe()))
+        self.error(format_args!(
+            "expected {what}, found {}",
+            self.node.describe()
+        ))
     }
 
     pub(crate) fn fields(self) -> Option<Fields<'c>> {
         match &self.node.value {
-            Value::Map(entries) => Some(Fields { cursor: self, entries, known: Vec::with_capacity(8) }),
+            Value::Map(entries) => Some(Fields {
+                cursor: self,
+                entries,
+                known: Vec::with_capacity(8),
+            }),
             _ => self.expected("a mapping"),
         }
     }
@@ -135,21 +174,31 @@ impl<'c> Cursor<'c> {
         match &self.node.value {
             Value::Str(text) => Some(text),
             Value::Bool(_) | Value::Int(_) | Value::UInt(_) | Value::Float(_) => {
-                self.error(format_args!("expected a string, found {}: put it in quotes", self.node.describe()))
+                self.error(format_args!(
+                    "expected a string, found {}: put it in quotes",
+                    self.node.describe()
+                ))
             }
             _ => self.expected("a string"),
         }
     }
 
     /// Reads every item; `None` if one of them is wrong.
-    pub(crate) fn list<T>(self, read: impl Fn(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
+    pub(crate) fn list<T>(self, mut read: impl FnMut(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
         let Value::Seq(nodes) = &self.node.value else {
             return self.expected("a list");
         };
         let mut items = Some(Vec::with_capacity(nodes.len()));
         for (index, node) in nodes.iter().enumerate() {
-            let path = Path { parent: Some(self.path), segment: Segment::Index(index) };
-            match read(Cursor { node, path: &path, context: self.context }) {
+            let path = Path {
+                parent: Some(self.path),
+                segment: Segment::Index(index),
+            };
+            match read(Cursor {
+                node,
+                path: &path,
+                context: self.context,
+            }) {
                 Some(item) => {
                     if let Some(items) = &mut items {
                         items.push(item);
@@ -169,8 +218,15 @@ impl<'c> Cursor<'c> {
         }
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         match nearest(text, &names) {
-            Some(name) => self.error(format_args!("unknown value `{}`, did you mean `{name}`?", Clip(text))),
-            None => self.error(format_args!("unknown value `{}`: it is {}", Clip(text), OneOf(&names))),
+            Some(name) => self.error(format_args!(
+                "unknown value `{}`, did you mean `{name}`?",
+                Clip(text)
+            )),
+            None => self.error(format_args!(
+                "unknown value `{}`: it is {}",
+                Clip(text),
+                OneOf(&names)
+            )),
         }
     }
 }
@@ -207,7 +263,10 @@ pub(crate) fn string_map(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
     };
     let mut map = Some(BTreeMap::new());
     for Entry { key, value, .. } in entries {
-        let path = Path { parent: Some(at.path), segment: Segment::Field(key) };
+        let path = Path {
+            parent: Some(at.path),
+            segment: Segment::Field(key),
+        };
         match Cursor::new(value, &path, at.context).text() {
             Some(text) => {
                 if let Some(map) = &mut map {
@@ -243,8 +302,15 @@ impl<'c> Fields<'c> {
     ) -> Option<T> {
         self.known.push(name);
         let node = self.peek(name)?;
-        let path = Path { parent: Some(self.cursor.path), segment: Segment::Field(name) };
-        read(Cursor { node, path: &path, context: self.cursor.context })
+        let path = Path {
+            parent: Some(self.cursor.path),
+            segment: Segment::Field(name),
+        };
+        read(Cursor {
+            node,
+            path: &path,
+            context: self.cursor.context,
+        })
     }
 
     /// A field that must be there.
@@ -266,7 +332,11 @@ impl<'c> Fields<'c> {
     }
 
     /// A list that may be absent, which is the same as empty.
-    pub(crate) fn list<T>(&mut self, name: &'static str, read: impl Fn(Cursor<'_>) -> Option<T>) -> Vec<T> {
+    pub(crate) fn list<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnMut(Cursor<'_>) -> Option<T>,
+    ) -> Vec<T> {
         self.opt(name, |at| at.list(read)).unwrap_or_default()
     }
 
@@ -276,7 +346,11 @@ impl<'c> Fields<'c> {
     }
 
     fn peek(&self, name: &str) -> Option<&'c Node<'c>> {
-        self.entries.iter().find(|entry| entry.key == name).map(|entry| &entry.value).filter(|node| !node.is_null())
+        self.entries
+            .iter()
+            .find(|entry| entry.key == name)
+            .map(|entry| &entry.value)
+            .filter(|node| !node.is_null())
     }
 
     /// Records an error about a field (or a path of fields) that is not there, at this mapping.
@@ -286,12 +360,18 @@ impl<'c> Fields<'c> {
             path.push('.');
         }
         path.push_str(name);
-        self.cursor.context.record(Severity::Error, path, self.cursor.node.at, message);
+        self.cursor
+            .context
+            .record(Severity::Error, path, self.cursor.node.at, message);
         None
     }
 
     /// Records an error at a field's key; the field counts as known.
-    pub(crate) fn refuse<T>(&mut self, name: &'static str, message: impl fmt::Display) -> Option<T> {
+    pub(crate) fn refuse<T>(
+        &mut self,
+        name: &'static str,
+        message: impl fmt::Display,
+    ) -> Option<T> {
         self.known.push(name);
         if let Some(entry) = self.entries.iter().find(|entry| entry.key == name) {
             self.refuse_entry(entry, message);
@@ -300,17 +380,28 @@ impl<'c> Fields<'c> {
     }
 
     fn refuse_entry(&self, entry: &Entry<'_>, message: impl fmt::Display) {
-        let path = Path { parent: Some(self.cursor.path), segment: Segment::Field(&entry.key) };
-        self.cursor.context.record(Severity::Error, path, entry.key_at, message);
+        let path = Path {
+            parent: Some(self.cursor.path),
+            segment: Segment::Field(&entry.key),
+        };
+        self.cursor
+            .context
+            .record(Severity::Error, path, entry.key_at, message);
     }
 
     /// Exactly one of these fields must be there; it can be read if so and also if not.
     pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
         self.known.extend_from_slice(names);
-        let given: Vec<_> = names.iter().copied().filter(|name| self.has(name)).collect();
+        let given: Vec<_> = names
+            .iter()
+            .copied()
+            .filter(|name| self.has(name))
+            .collect();
         match given.as_slice() {
             [_] => Some(()),
-            [] => self.cursor.error(format_args!("exactly one of {} must be set", List(names))),
+            [] => self
+                .cursor
+                .error(format_args!("exactly one of {} must be set", List(names))),
             several => self.cursor.error(format_args!(
                 "exactly one of {} must be set, here are {}",
                 List(names),
@@ -327,17 +418,24 @@ impl<'c> Fields<'c> {
                 continue;
             }
             match nearest(&entry.key, &self.known) {
-                Some(name) => self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?")),
+                Some(name) => {
+                    self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"))
+                }
                 None if self.known.len() > 12 => self.refuse_entry(entry, "unknown field"),
                 None => {
-                    self.refuse_entry(entry, format_args!("unknown field: here can be {}", List(&self.known)));
+                    self.refuse_entry(
+                        entry,
+                        format_args!("unknown field: here can be {}", List(&self.known)),
+                    );
                 }
             }
         }
     }
 
     fn leftovers(&self) -> impl Iterator<Item = &'c Entry<'c>> {
-        self.entries.iter().filter(|entry| !self.known.iter().any(|name| *name == entry.key))
+        self.entries
+            .iter()
+            .filter(|entry| !self.known.iter().any(|name| *name == entry.key))
     }
 
     /// Keeps what nobody asked for, except near misses of fields of ours.
@@ -345,7 +443,8 @@ impl<'c> Fields<'c> {
         FreeForm::from_entries(self.leftovers().filter(|entry| {
             let close = ours.iter().find(|name| {
                 !theirs.contains(&entry.key.as_ref())
-                    && (entry.key.eq_ignore_ascii_case(name) || strsim::osa_distance(&entry.key, name) == 1)
+                    && (entry.key.eq_ignore_ascii_case(name)
+                        || strsim::osa_distance(&entry.key, name) == 1)
             });
             if let Some(name) = close {
                 self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"));
@@ -357,7 +456,11 @@ impl<'c> Fields<'c> {
     /// Keeps those of the leftovers that are named, and counts them as known.
     pub(crate) fn keep(&mut self, names: &[&'static str]) -> FreeForm {
         self.known.extend_from_slice(names);
-        FreeForm::from_entries(self.entries.iter().filter(|entry| names.contains(&entry.key.as_ref())))
+        FreeForm::from_entries(
+            self.entries
+                .iter()
+                .filter(|entry| names.contains(&entry.key.as_ref())),
+        )
     }
 
     /// Everything that was not asked for, without a judgement.
@@ -374,7 +477,11 @@ pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     let mut best: Option<(usize, &str)> = None;
     let mut tied = false;
     for name in names.iter().copied().filter(|name| *name != text) {
-        let distance = if name.eq_ignore_ascii_case(text) { 0 } else { strsim::osa_distance(text, name) };
+        let distance = if name.eq_ignore_ascii_case(text) {
+            0
+        } else {
+            strsim::osa_distance(text, name)
+        };
         if distance > name.len().max(text.len()) / 3 {
             continue;
         }
@@ -426,6 +533,10 @@ impl fmt::Display for Clip<'_> {
         for character in characters.by_ref().take(64) {
             write!(f, "{}", character.escape_debug())?;
         }
-        if characters.next().is_some() { f.write_str("…") } else { Ok(()) }
+        if characters.next().is_some() {
+            f.write_str("…")
+        } else {
+            Ok(())
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::mem;
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
 use serde_json::Value as Json;
 
+use super::decode;
+use super::scalar::{check_tag, resolve, resolve_tagged};
 use super::violation::{Location, Report, Severity, Violation};
 
 /// The largest input, in bytes: a control plane's whole configuration is far smaller.
@@ -14,7 +16,7 @@ pub(crate) const MAX_INPUT: usize = 16 << 20;
 /// How deep mappings and sequences may nest.
 pub(crate) const MAX_DEPTH: usize = 64;
 /// How many values one input may hold, counting what aliases repeat.
-const MAX_NODES: usize = 1_000_000;
+const MAX_NODES: usize = 500_000;
 /// From this size on, a set finds duplicate keys instead of comparing each with each.
 const SMALL_MAPPING: usize = 16;
 
@@ -49,7 +51,10 @@ pub(crate) struct Entry<'a> {
 impl<'a> Node<'a> {
     /// A value that was not read from text.
     pub(crate) fn unlocated(value: Value<'a>) -> Self {
-        Self { value, at: Location::NONE }
+        Self {
+            value,
+            at: Location::NONE,
+        }
     }
 
     pub(crate) fn is_null(&self) -> bool {
@@ -70,7 +75,10 @@ impl<'a> Node<'a> {
 
     pub(crate) fn get(&self, key: &str) -> Option<&Node<'a>> {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value),
+            Value::Map(entries) => entries
+                .iter()
+                .find(|entry| entry.key == key)
+                .map(|entry| &entry.value),
             _ => None,
         }
     }
@@ -85,7 +93,10 @@ impl<'a> Node<'a> {
             Value::Str(value) => Json::from(value.as_ref()),
             Value::Seq(items) => items.iter().map(Node::to_json).collect(),
             Value::Map(entries) => Json::Object(
-                entries.iter().map(|entry| (entry.key.as_ref().to_owned(), entry.value.to_json())).collect(),
+                entries
+                    .iter()
+                    .map(|entry| (entry.key.as_ref().to_owned(), entry.value.to_json()))
+                    .collect(),
             ),
         }
     }
@@ -97,7 +108,10 @@ impl<'a> Node<'a> {
             Value::Str(text) => text_weight(text),
             Value::Seq(items) => 1 + items.iter().map(Node::weight).sum::<usize>(),
             Value::Map(entries) => {
-                1 + entries.iter().map(|entry| text_weight(&entry.key) + entry.value.weight()).sum::<usize>()
+                1 + entries
+                    .iter()
+                    .map(|entry| text_weight(&entry.key) + entry.value.weight())
+                    .sum::<usize>()
             }
             _ => 1,
         }
@@ -146,7 +160,10 @@ pub(crate) fn read<'a>(text: &'a [u8], report: &mut Report) -> Vec<Node<'a>> {
         let size = text.len() >> 20;
         return fail(
             Location::START,
-            format!("the input has {size} MiB, more than the {} MiB that are read", MAX_INPUT >> 20),
+            format!(
+                "the input has {size} MiB, more than the {} MiB that are read",
+                MAX_INPUT >> 20
+            ),
         );
     }
     let text = match std::str::from_utf8(text) {
@@ -163,9 +180,17 @@ pub(crate) fn read<'a>(text: &'a [u8], report: &mut Report) -> Vec<Node<'a>> {
             "this is not text: it contains a NUL byte".to_owned(),
         );
     }
-    let mut builder = Builder { report, documents: Vec::new(), open: Vec::new(), anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder {
+        report,
+        documents: Vec::new(),
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
     if let Err((at, message)) = builder.read(text) {
-        builder.report.push(Violation::new(Severity::Error, String::new(), at, message));
+        builder
+            .report
+            .push(Violation::new(Severity::Error, String::new(), at, message));
     }
     builder.documents
 }
@@ -173,11 +198,17 @@ pub(crate) fn read<'a>(text: &'a [u8], report: &mut Report) -> Vec<Node<'a>> {
 /// The place right after the text.
 fn end_of(text: &str) -> Location {
     let line = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    let column = text.chars().rev().take_while(|character| *character != '\n').count() + 1;
+    let column = text
+        .chars()
+        .rev()
+        .take_while(|character| *character != '\n')
+        .count()
+        + 1;
     Location::new(line, column)
 }
 
-type Failure = (Location, String);
+/// Why reading cannot go on, and where.
+pub(super) type Failure = (Location, String);
 
 /// A mapping or sequence that has not ended yet.
 struct Open<'a> {
@@ -188,7 +219,11 @@ struct Open<'a> {
 
 enum Content<'a> {
     Seq(Vec<Node<'a>>),
-    Map { entries: Vec<Entry<'a>>, key: Option<Key<'a>>, merges: Vec<Node<'a>> },
+    Map {
+        entries: Vec<Entry<'a>>,
+        key: Option<Key<'a>>,
+        merges: Vec<Node<'a>>,
+    },
 }
 
 /// A key whose value has not been read yet.
@@ -214,10 +249,13 @@ impl<'a> Builder<'a, '_> {
         };
         options.set_emit_comments(false);
         for event in Parser::new_from_str_with_options(text, options) {
-            let (event, span) = event.map_err(|error| (location(error.marker()), explain(error.kind())))?;
+            let (event, span) =
+                event.map_err(|error| (location(error.marker()), explain(error.kind())))?;
             let at = location(&span.start);
             match event {
-                Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag.as_deref(), at)?,
+                Event::Scalar(text, style, anchor, tag) => {
+                    self.scalar(text, style, anchor, tag.as_deref(), at)?
+                }
                 Event::SequenceStart(_, anchor, tag) => {
                     check_tag(tag.as_deref(), "seq", at)?;
                     self.start(at, anchor, Content::Seq(Vec::new()))?;
@@ -227,7 +265,11 @@ impl<'a> Builder<'a, '_> {
                     self.start(
                         at,
                         anchor,
-                        Content::Map { entries: Vec::new(), key: None, merges: Vec::new() },
+                        Content::Map {
+                            entries: Vec::new(),
+                            key: None,
+                            merges: Vec::new(),
+                        },
                     )?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => self.end()?,
@@ -242,7 +284,12 @@ impl<'a> Builder<'a, '_> {
     fn count(&mut self, nodes: usize, at: Location) -> Result<(), Failure> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
-            return Err((at, format!("the input holds more than {MAX_NODES} values, counting what aliases repeat")));
+            return Err((
+                at,
+                format!(
+                    "the input holds more than {MAX_NODES} values, counting what aliases repeat"
+                ),
+            ));
         }
         Ok(())
     }
@@ -255,12 +302,22 @@ impl<'a> Builder<'a, '_> {
         if self.expects_key() {
             return Err((at, "a field name must be a string".to_owned()));
         }
-        self.open.push(Open { at, anchor, content });
+        self.open.push(Open {
+            at,
+            anchor,
+            content,
+        });
         Ok(())
     }
 
     fn expects_key(&self) -> bool {
-        matches!(self.open.last(), Some(Open { content: Content::Map { key: None, .. }, .. }))
+        matches!(
+            self.open.last(),
+            Some(Open {
+                content: Content::Map { key: None, .. },
+                ..
+            })
+        )
     }
 
     fn scalar(
@@ -273,15 +330,34 @@ impl<'a> Builder<'a, '_> {
     ) -> Result<(), Failure> {
         self.count(1, at)?;
         let plain = style == ScalarStyle::Plain;
-        if let Some(Open { content: Content::Map { key: key @ None, .. }, .. }) = self.open.last_mut() {
+        if let Some(Open {
+            content: Content::Map {
+                key: key @ None, ..
+            },
+            ..
+        }) = self.open.last_mut()
+        {
             check_tag(tag, "str", at)?;
             // A `<<` in quotes is an ordinary field name.
             let merge = plain && text == "<<";
             if anchor != 0 {
                 let weight = text_weight(&text);
-                self.anchors.insert(anchor, (Node { value: Value::Str(text.clone()), at }, weight));
+                self.anchors.insert(
+                    anchor,
+                    (
+                        Node {
+                            value: Value::Str(text.clone()),
+                            at,
+                        },
+                        weight,
+                    ),
+                );
             }
-            *key = Some(if merge { Key::Merge } else { Key::Field(text, at) });
+            *key = Some(if merge {
+                Key::Merge
+            } else {
+                Key::Field(text, at)
+            });
             return Ok(());
         }
         let value = match tag {
@@ -300,14 +376,27 @@ impl<'a> Builder<'a, '_> {
         // The copy is made only when it is known to be affordable.
         self.nodes = self.nodes.saturating_add(weight);
         if self.nodes > MAX_NODES {
-            return Err((at, format!("the input holds more than {MAX_NODES} values, counting what aliases repeat")));
+            return Err((
+                at,
+                format!(
+                    "the input holds more than {MAX_NODES} values, counting what aliases repeat"
+                ),
+            ));
         }
         if self.open.len() + depth(node) > MAX_DEPTH {
             return Err((at, too_deep()));
         }
-        let node = Node { value: node.value.clone(), at };
+        let node = Node {
+            value: node.value.clone(),
+            at,
+        };
         match self.open.last_mut() {
-            Some(Open { content: Content::Map { key: key @ None, .. }, .. }) => match node.value {
+            Some(Open {
+                content: Content::Map {
+                    key: key @ None, ..
+                },
+                ..
+            }) => match node.value {
                 Value::Str(text) => {
                     *key = Some(Key::Field(text, at));
                     Ok(())
@@ -319,12 +408,21 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn end(&mut self) -> Result<(), Failure> {
-        let Some(Open { at, anchor, content }) = self.open.pop() else {
+        let Some(Open {
+            at,
+            anchor,
+            content,
+        }) = self.open.pop()
+        else {
             return Err((Location::NONE, "an end without a start".to_owned()));
         };
         let value = match content {
             Content::Seq(items) => Value::Seq(items),
-            Content::Map { mut entries, merges, .. } => {
+            Content::Map {
+                mut entries,
+                merges,
+                ..
+            } => {
                 self.drop_duplicates(&mut entries);
                 for merge in merges {
                     self.merge(&mut entries, merge)?;
@@ -349,9 +447,17 @@ impl<'a> Builder<'a, '_> {
                 }
             }
             Some(Content::Seq(items)) => items.push(node),
-            Some(Content::Map { entries, key, merges }) => match mem::take(key) {
+            Some(Content::Map {
+                entries,
+                key,
+                merges,
+            }) => match mem::take(key) {
                 Some(Key::Merge) => merges.push(node),
-                Some(Key::Field(key, key_at)) => entries.push(Entry { key, key_at, value: node }),
+                Some(Key::Field(key, key_at)) => entries.push(Entry {
+                    key,
+                    key_at,
+                    value: node,
+                }),
                 None => return Err((node.at, "a field name must be a string".to_owned())),
             },
         }
@@ -362,7 +468,11 @@ impl<'a> Builder<'a, '_> {
         let mut duplicates = Vec::new();
         if entries.len() <= SMALL_MAPPING {
             for (index, entry) in entries.iter().enumerate() {
-                if entries.iter().take(index).any(|earlier| earlier.key == entry.key) {
+                if entries
+                    .iter()
+                    .take(index)
+                    .any(|earlier| earlier.key == entry.key)
+                {
                     duplicates.push(index);
                 }
             }
@@ -385,8 +495,7 @@ impl<'a> Builder<'a, '_> {
             index += 1;
             if duplicate {
                 self.report.push_with(Severity::Error, || {
-                    let key = &entry.key;
-                    let path = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+                    let path = child(path.clone(), &entry.key);
                     let message = "this field is given twice: keep one of them";
                     Violation::new(Severity::Error, path, entry.key_at, message.to_owned())
                 });
@@ -401,12 +510,10 @@ impl<'a> Builder<'a, '_> {
         for open in &self.open {
             match &open.content {
                 Content::Seq(items) => path.push_str(&format!("[{}]", items.len())),
-                Content::Map { key: Some(Key::Field(key, _)), .. } => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(key);
-                }
+                Content::Map {
+                    key: Some(Key::Field(key, _)),
+                    ..
+                } => path = child(path, key),
                 Content::Map { .. } => {}
             }
         }
@@ -418,17 +525,35 @@ impl<'a> Builder<'a, '_> {
         match node.value {
             Value::Map(merged) => {
                 self.count(merged.len(), node.at)?;
-                let own: HashSet<String> = entries.iter().map(|entry| entry.key.to_string()).collect();
-                entries.extend(merged.into_iter().filter(|entry| !own.contains(entry.key.as_ref())));
+                let own: HashSet<String> =
+                    entries.iter().map(|entry| entry.key.to_string()).collect();
+                entries.extend(
+                    merged
+                        .into_iter()
+                        .filter(|entry| !own.contains(entry.key.as_ref())),
+                );
                 Ok(())
             }
             Value::Seq(nodes) => nodes.into_iter().try_for_each(|node| match node.value {
                 Value::Map(_) => self.merge(entries, node),
-                _ => Err((node.at, "`<<` merges a mapping or a list of mappings".to_owned())),
+                _ => Err((
+                    node.at,
+                    "`<<` merges a mapping or a list of mappings".to_owned(),
+                )),
             }),
-            _ => Err((node.at, "`<<` merges a mapping or a list of mappings".to_owned())),
+            _ => Err((
+                node.at,
+                "`<<` merges a mapping or a list of mappings".to_owned(),
+            )),
         }
     }
+}
+
+fn child(mut path: String, key: &str) -> String {
+    // Writing to a string does not fail.
+    let nested = !path.is_empty();
+    let _ = decode::write_field(&mut path, key, nested);
+    path
 }
 
 fn too_deep() -> String {
@@ -438,7 +563,13 @@ fn too_deep() -> String {
 fn depth(node: &Node<'_>) -> usize {
     match &node.value {
         Value::Seq(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
-        Value::Map(entries) => 1 + entries.iter().map(|entry| depth(&entry.value)).max().unwrap_or_default(),
+        Value::Map(entries) => {
+            1 + entries
+                .iter()
+                .map(|entry| depth(&entry.value))
+                .max()
+                .unwrap_or_default()
+        }
         _ => 0,
     }
 }
@@ -452,95 +583,4 @@ fn explain(kind: &ErrorKind) -> String {
         ErrorKind::RecursionLimitExceeded => too_deep(),
         _ => format!("syntax error: {kind}"),
     }
-}
-
-fn check_tag(tag: Option<&Tag>, expected: &str, at: Location) -> Result<(), Failure> {
-    match tag {
-        Some(tag) if tag.core_suffix() != Some(expected) => Err(refuse_tag(tag, at)),
-        _ => Ok(()),
-    }
-}
-
-fn refuse_tag(tag: &Tag, at: Location) -> Failure {
-    (at, format!("the tag `{tag}` has no meaning here: remove it"))
-}
-
-fn resolve_tagged<'a>(text: Cow<'a, str>, tag: &Tag, at: Location) -> Result<Value<'a>, Failure> {
-    match tag.core_suffix() {
-        Some("str") => Ok(Value::Str(text)),
-        Some(suffix @ ("null" | "bool" | "int" | "float")) => {
-            let value = resolve(text, at)?;
-            match (suffix, &value) {
-                ("null", Value::Null)
-                | ("bool", Value::Bool(_))
-                | ("int", Value::Int(_) | Value::UInt(_))
-                | ("float", Value::Int(_) | Value::UInt(_) | Value::Float(_)) => Ok(value),
-                _ => Err((at, format!("this is not a `!!{suffix}`"))),
-            }
-        }
-        _ => Err(refuse_tag(tag, at)),
-    }
-}
-
-/// The YAML 1.2 core schema (YAML 1.2.2, section 10.3.2).
-fn resolve(text: Cow<'_, str>, at: Location) -> Result<Value<'_>, Failure> {
-    let value = match text.as_ref() {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        number if number.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '-' | '+' | '.')) => {
-            match resolve_number(number, at)? {
-                Some(value) => value,
-                None => Value::Str(text),
-            }
-        }
-        _ => Value::Str(text),
-    };
-    Ok(value)
-}
-
-fn resolve_number(text: &str, at: Location) -> Result<Option<Value<'static>>, Failure> {
-    let not_finite = || (at, format!("`{text}` is not a finite number: put it in quotes if it is text"));
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Err(not_finite());
-    }
-    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = text.strip_prefix(prefix) {
-            return Ok(u64::from_str_radix(digits, radix)
-                .ok()
-                .filter(|_| !digits.starts_with('+'))
-                .map(|value| i64::try_from(value).map_or(Value::UInt(value), Value::Int)));
-        }
-    }
-    if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        if let Ok(value) = text.parse::<i64>() {
-            return Ok(Some(Value::Int(value)));
-        }
-        if let Ok(value) = text.parse::<u64>() {
-            return Ok(Some(Value::UInt(value)));
-        }
-    } else if !is_float(unsigned) {
-        return Ok(None);
-    }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(Some(Value::Float(value))),
-        Ok(_) => Err(not_finite()),
-        Err(_) => Ok(None),
-    }
-}
-
-/// `( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`
-fn is_float(unsigned: &str) -> bool {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
-        None => (unsigned, None),
-    };
-    let mantissa = match mantissa.split_once('.') {
-        Some(("", fraction)) => !fraction.is_empty() && digits(fraction),
-        Some((whole, fraction)) => digits(whole) && digits(fraction),
-        None => !mantissa.is_empty() && digits(mantissa),
-    };
-    mantissa && exponent.is_none_or(|exponent| !exponent.is_empty() && digits(exponent))
 }

@@ -43,9 +43,14 @@ fn split_digits(text: &str) -> (&str, &str) {
 /// One whole number and one unit.
 pub(crate) fn parse_mesh(text: &str) -> Result<Duration, &'static str> {
     let (digits, unit) = split_digits(text);
-    let unit = MESH_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, millis)| *millis);
+    let unit = MESH_UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .map(|(_, millis)| *millis);
     let (false, Some(unit)) = (digits.is_empty(), unit) else {
-        return Err("a duration here is one whole number and one unit of ms, s, m, h, d, w or y, such as `24h` or `30d`");
+        return Err(
+            "a duration here is one whole number and one unit of ms, s, m, h, d, w or y, such as `24h` or `30d`",
+        );
     };
     digits
         .parse::<u64>()
@@ -68,8 +73,10 @@ pub(crate) fn format_mesh(duration: Duration) -> Option<String> {
         return Some("0s".to_owned());
     }
     // Operators think in days, not in weeks: 7d, not 1w.
-    let (name, unit) =
-        MESH_UNITS.iter().filter(|(name, _)| *name != "w").find(|(_, unit)| millis.is_multiple_of(*unit))?;
+    let (name, unit) = MESH_UNITS
+        .iter()
+        .filter(|(name, _)| *name != "w")
+        .find(|(_, unit)| millis.is_multiple_of(*unit))?;
     Some(format!("{}{name}", millis / unit))
 }
 
@@ -96,7 +103,10 @@ pub(crate) fn parse_go(text: &str) -> Result<Duration, &'static str> {
         if whole.is_empty() && fraction.is_empty() {
             return Err(SHAPE);
         }
-        let unit_len = after.bytes().take_while(|byte| !byte.is_ascii_digit() && *byte != b'.').count();
+        let unit_len = after
+            .bytes()
+            .take_while(|byte| !byte.is_ascii_digit() && *byte != b'.')
+            .count();
         let (unit, after) = after.split_at(unit_len);
         let Some((_, unit)) = GO_UNITS.iter().find(|(name, _)| *name == unit) else {
             return Err(SHAPE);
@@ -119,12 +129,16 @@ pub(crate) fn parse_go(text: &str) -> Result<Duration, &'static str> {
         }
         rest = after;
     }
-    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| TOO_LONG)
+    u64::try_from(nanos)
+        .map(Duration::from_nanos)
+        .map_err(|_| TOO_LONG)
 }
 
 /// A Go duration of whole numbers: `1h30m`. `None` if it is longer than Go can hold.
 pub(crate) fn format_go(duration: Duration) -> Option<String> {
-    let mut nanos = u64::try_from(duration.as_nanos()).ok().filter(|_| duration <= MAX)?;
+    let mut nanos = u64::try_from(duration.as_nanos())
+        .ok()
+        .filter(|_| duration <= MAX)?;
     if nanos == 0 {
         return Some("0s".to_owned());
     }
@@ -143,7 +157,10 @@ fn read(at: Cursor<'_>, parse: fn(&str) -> Result<Duration, &'static str>) -> Op
         return at.error(format_args!("a duration needs a unit, such as `{number}s`"));
     }
     let text = at.text()?;
-    parse(text).map_or_else(|reason| at.error(format_args!("`{}`: {reason}", Clip(text))), Some)
+    parse(text).map_or_else(
+        |reason| at.error(format_args!("`{}`: {reason}", Clip(text))),
+        Some,
+    )
 }
 
 pub(crate) fn mesh(at: Cursor<'_>) -> Option<Duration> {
@@ -173,17 +190,25 @@ pub(crate) fn go_lifetime(at: Cursor<'_>) -> Option<Duration> {
 fn write<S: Serializer>(text: Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     match text {
         Some(text) => serializer.serialize_str(&text),
-        None => Err(S::Error::custom("a duration that this field cannot express: too long or too fine")),
+        None => Err(S::Error::custom(
+            "a duration that this field cannot express: too long or too fine",
+        )),
     }
 }
 
 /// For `serialize_with` on fields that are skipped when `None`.
-pub(crate) fn serialize_mesh<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize_mesh<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     write(format_mesh(duration.unwrap_or_default()), serializer)
 }
 
 /// For `serialize_with` on fields that are skipped when `None`.
-pub(crate) fn serialize_go<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize_go<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     write(format_go(duration.unwrap_or_default()), serializer)
 }
 

@@ -34,7 +34,11 @@ pub struct FreeForm(Map<String, Json>);
 
 impl FreeForm {
     pub(crate) fn from_entries<'e>(entries: impl Iterator<Item = &'e Entry<'e>>) -> Self {
-        Self(entries.map(|entry| (entry.key.to_string(), entry.value.to_json())).collect())
+        Self(
+            entries
+                .map(|entry| (entry.key.to_string(), entry.value.to_json()))
+                .collect(),
+        )
     }
 
     pub(crate) fn with(&self, key: &str, value: Json) -> Self {
@@ -51,9 +55,15 @@ impl FreeForm {
     pub fn from_serialize(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match serde_json::to_value(value) {
             Ok(Json::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(Error::new(ErrorKind::InvalidConfig, "settings must be a mapping of names to values")),
-            Err(error) => Err(Error::new(ErrorKind::InvalidConfig, "settings cannot be represented")
-                .with_source(error)),
+            Ok(_) => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "settings must be a mapping of names to values",
+            )),
+            Err(error) => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "settings cannot be represented",
+            )
+            .with_source(error)),
         }
     }
 
@@ -63,8 +73,12 @@ impl FreeForm {
     ///
     /// `InvalidConfig` with what the type has to say about it.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.0)
-            .map_err(|error| Error::new(ErrorKind::InvalidConfig, format!("the settings do not fit: {error}")))
+        T::deserialize(&self.0).map_err(|error| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the settings do not fit: {error}"),
+            )
+        })
     }
 
     /// The names of the fields.

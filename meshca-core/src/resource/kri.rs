@@ -46,17 +46,30 @@ impl Kri {
         section: &str,
     ) -> Result<Self, Error> {
         if short.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidConfig, "a KRI needs the short name of a kind, such as `mid`"));
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "a KRI needs the short name of a kind, such as `mid`",
+            ));
         }
         let parts = [short, mesh, zone, namespace, name, section];
         if let Some(part) = parts.iter().find(|part| part.contains('_')) {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("`{}` cannot be part of a KRI: `_` separates its parts", Clip(part)),
+                format!(
+                    "`{}` cannot be part of a KRI: `_` separates its parts",
+                    Clip(part)
+                ),
             ));
         }
         let [short, mesh, zone, namespace, name, section] = parts.map(str::to_owned);
-        Ok(Self { short, mesh, zone, namespace, name, section })
+        Ok(Self {
+            short,
+            mesh,
+            zone,
+            namespace,
+            name,
+            section,
+        })
     }
 
     /// The short name of the kind.
@@ -92,7 +105,14 @@ impl Kri {
 
 impl fmt::Display for Kri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { short, mesh, zone, namespace, name, section } = self;
+        let Self {
+            short,
+            mesh,
+            zone,
+            namespace,
+            name,
+            section,
+        } = self;
         write!(f, "kri_{short}_{mesh}_{zone}_{namespace}_{name}_{section}")
     }
 }
@@ -125,7 +145,15 @@ mod tests {
 
     #[test]
     fn malformed_names_are_refused() {
-        for text in ["", "kri", "kri_mid", "kri_mid_a_b_c_d", "kri_mid_a_b_c_d_e_f", "x_mid_a_b_c_d_e", "kri__a_b_c_d_e"] {
+        for text in [
+            "",
+            "kri",
+            "kri_mid",
+            "kri_mid_a_b_c_d",
+            "kri_mid_a_b_c_d_e_f",
+            "x_mid_a_b_c_d_e",
+            "kri__a_b_c_d_e",
+        ] {
             assert!(text.parse::<Kri>().is_err(), "{text}");
         }
         assert!(Kri::new("mid", "a_b", "", "", "", "").is_err());

@@ -22,5 +22,15 @@ pub const K8S_NAMESPACE: &str = "k8s.kuma.io/namespace";
 pub const K8S_SERVICE_ACCOUNT: &str = "k8s.kuma.io/service-account";
 
 /// All of the above.
-pub(crate) const KNOWN: [&str; 10] =
-    [MESH, ZONE, ENV, ORIGIN, DISPLAY_NAME, SERVICE, WORKLOAD, KDS_SYNC, K8S_NAMESPACE, K8S_SERVICE_ACCOUNT];
+pub(crate) const KNOWN: [&str; 10] = [
+    MESH,
+    ZONE,
+    ENV,
+    ORIGIN,
+    DISPLAY_NAME,
+    SERVICE,
+    WORKLOAD,
+    KDS_SYNC,
+    K8S_NAMESPACE,
+    K8S_SERVICE_ACCOUNT,
+];

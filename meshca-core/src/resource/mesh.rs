@@ -9,15 +9,25 @@ use serde::{Serialize, Serializer};
 use super::decode::{self, Clip, Cursor, Fields, OneOf, nearest};
 use super::duration;
 use super::free_form::FreeForm;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label};
+use super::metadata::{
+    self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
+};
 use super::provider::{self, BackendSettingsWire, Dialect, Provider};
 
 /// The lifetime of a workload's certificate where nothing says otherwise: 24 hours.
 pub const DEFAULT_EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Sections of a `Mesh` that are not ours, so that they are not taken for a misspelt `mtls`.
-const FOREIGN: [&str; 8] =
-    ["constraints", "logging", "membership", "meshServices", "metrics", "networking", "routing", "tracing"];
+const FOREIGN: [&str; 8] = [
+    "constraints",
+    "logging",
+    "membership",
+    "meshServices",
+    "metrics",
+    "networking",
+    "routing",
+    "tracing",
+];
 
 /// A mesh of the classic model. What concerns its CAs is in [`mtls`](Self::mtls); everything else
 /// (`meshServices`, `logging`, `routing`, …) is kept in [`rest`](Self::rest) and written back.
@@ -37,7 +47,12 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh without mTLS.
     pub fn new(metadata: Metadata) -> Self {
-        Self { metadata, mtls: None, rest: FreeForm::default(), status: FreeForm::default() }
+        Self {
+            metadata,
+            mtls: None,
+            rest: FreeForm::default(),
+            status: FreeForm::default(),
+        }
     }
 
     /// The backend that issues: `None` if mTLS is off.
@@ -45,14 +60,26 @@ impl Mesh {
         self.mtls.as_ref()?.enabled()
     }
 
-    pub(super) fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { metadata, mtls, rest, status } = self;
+    pub(super) fn write<S: Serializer>(
+        &self,
+        form: Form,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Self {
+            metadata,
+            mtls,
+            rest,
+            status,
+        } = self;
         Written {
             api_version: API_VERSION,
             kind: "Mesh",
             metadata,
             layout: Layout::FlatUniversal,
-            spec: SpecWire { mtls: mtls.as_ref(), rest },
+            spec: SpecWire {
+                mtls: mtls.as_ref(),
+                rest,
+            },
             status: Cow::Borrowed(status),
         }
         .write(form, serializer)
@@ -82,13 +109,18 @@ pub struct Mtls {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skip_validation: bool,
     /// The CAs.
+    #[serde(skip_serializing_if = "may_be_absent")]
     pub backends: Vec<Backend>,
 }
 
 impl Mtls {
     /// mTLS by one backend.
     pub fn with_backend(backend: Backend) -> Self {
-        Self { enabled_backend: Some(backend.name.clone()), skip_validation: false, backends: vec![backend] }
+        Self {
+            enabled_backend: Some(backend.name.clone()),
+            skip_validation: false,
+            backends: vec![backend],
+        }
     }
 
     /// The backend that issues.
@@ -213,7 +245,10 @@ impl ModeWire {
 struct DpCertWire {
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation: Option<RotationWire>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "duration::serialize_mesh")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::serialize_mesh"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     request_timeout: Option<Duration>,
 }
@@ -221,7 +256,10 @@ struct DpCertWire {
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct RotationWire {
-    #[serde(serialize_with = "duration::serialize_mesh")]
+    #[serde(
+        skip_serializing_if = "may_be_absent",
+        serialize_with = "duration::serialize_mesh"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     expiration: Option<Duration>,
 }
@@ -230,14 +268,20 @@ struct RotationWire {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct TimeoutWire {
-    #[serde(serialize_with = "duration::serialize_mesh")]
+    #[serde(
+        skip_serializing_if = "may_be_absent",
+        serialize_with = "duration::serialize_mesh"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     request_timeout: Option<Duration>,
 }
 
 impl Serialize for Backend {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let DpCert { expiration, request_timeout } = self.dp_cert;
+        let DpCert {
+            expiration,
+            request_timeout,
+        } = self.dp_cert;
         BackendWire {
             name: &self.name,
             type_name: self.dialect.type_name(&self.provider),
@@ -246,13 +290,14 @@ impl Serialize for Backend {
                 Mode::Permissive => ModeWire::Permissive,
             },
             dp_cert: (expiration.is_some() || request_timeout.is_some()).then(|| DpCertWire {
-                rotation: expiration.map(|expiration| RotationWire { expiration: Some(expiration) }),
+                rotation: expiration.map(|expiration| RotationWire {
+                    expiration: Some(expiration),
+                }),
                 request_timeout,
             }),
-            root_chain: self
-                .root_chain
-                .request_timeout
-                .map(|timeout| TimeoutWire { request_timeout: Some(timeout) }),
+            root_chain: self.root_chain.request_timeout.map(|timeout| TimeoutWire {
+                request_timeout: Some(timeout),
+            }),
             settings: self.provider.backend_settings(self.dialect),
         }
         .serialize(serializer)
@@ -273,7 +318,10 @@ impl schemars::JsonSchema for Backend {
 /// Reads a `Mesh` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
     let metadata = metadata::read(f, form, Scope::Global);
-    let name = metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    let name = metadata
+        .as_ref()
+        .map(|metadata| metadata.name.as_str())
+        .unwrap_or_default();
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     // Flat is the rule in Universal form, but documents with a `spec` exist.
     let (mtls, rest) = if form == Form::Universal && !f.has("spec") {
@@ -283,7 +331,12 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
         f.finish();
         content.unwrap_or_default()
     };
-    Some(Mesh { metadata: metadata?, mtls, rest, status })
+    Some(Mesh {
+        metadata: metadata?,
+        mtls,
+        rest,
+        status,
+    })
 }
 
 fn content(f: &mut Fields<'_>, mesh: &str) -> (Option<Mtls>, FreeForm) {
@@ -295,9 +348,8 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
     let mut f = at.fields()?;
     let skip_validation = f.opt("skipValidation", decode::boolean).unwrap_or_default();
     let mut names = BTreeSet::new();
-    let backends = f.opt("backends", |at| {
-        let names = std::cell::RefCell::new(&mut names);
-        at.list(|at| backend(at, mesh, skip_validation, &mut names.borrow_mut()))
+    let backends = f.list("backends", |at| {
+        backend(at, mesh, skip_validation, &mut names)
     });
     let enabled_backend = f.opt("enabledBackend", |at| {
         let name = at.text()?;
@@ -310,24 +362,44 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let name = Clip(name);
         match (nearest(name.0, &names), names.as_slice()) {
-            (Some(meant), _) => at.error(format_args!("no backend is called `{name}`, did you mean `{meant}`?")),
-            (None, []) => at.error(format_args!("no backend is called `{name}`: there are none in `backends`")),
-            (None, names) => at.error(format_args!("no backend is called `{name}`: it is {}", OneOf(names))),
+            (Some(meant), _) => at.error(format_args!(
+                "no backend is called `{name}`, did you mean `{meant}`?"
+            )),
+            (None, []) => at.error(format_args!(
+                "no backend is called `{name}`: there are none in `backends`"
+            )),
+            (None, names) => at.error(format_args!(
+                "no backend is called `{name}`: it is {}",
+                OneOf(names)
+            )),
         }
     });
     f.finish();
-    Some(Mtls { enabled_backend, skip_validation, backends: backends.unwrap_or_default() })
+    Some(Mtls {
+        enabled_backend,
+        skip_validation,
+        backends,
+    })
 }
 
-fn backend(at: Cursor<'_>, mesh: &str, skip_validation: bool, names: &mut BTreeSet<String>) -> Option<Backend> {
+fn backend(
+    at: Cursor<'_>,
+    mesh: &str,
+    skip_validation: bool,
+    names: &mut BTreeSet<String>,
+) -> Option<Backend> {
     let mut f = at.fields()?;
     let name = f.required("name", |at| backend_name(at, mesh, names));
     let type_name = f.required("type", provider::backend_type);
-    let mode = f.opt("mode", |at| at.choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)]));
+    let mode = f.opt("mode", |at| {
+        at.choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)])
+    });
     let needs_lifetime = type_name.as_deref() == Some("vault");
     let dp_cert = f.opt("dpCert", |at| dp_cert(at, needs_lifetime, skip_validation));
     if needs_lifetime && !f.has("dpCert") {
-        at.context.leniently(skip_validation, || f.missing::<()>("dpCert.rotation.expiration", LIFETIME_NEEDED));
+        at.context.leniently(skip_validation, || {
+            f.missing::<()>("dpCert.rotation.expiration", LIFETIME_NEEDED)
+        });
     }
     let root_chain = f.opt("rootChain", |at| {
         let mut f = at.fields()?;
@@ -341,8 +413,9 @@ fn backend(at: Cursor<'_>, mesh: &str, skip_validation: bool, names: &mut BTreeS
         f.finish();
         return None;
     };
-    let settings =
-        at.context.leniently(skip_validation, || provider::backend_settings(&mut f, &type_name));
+    let settings = at.context.leniently(skip_validation, || {
+        provider::backend_settings(&mut f, &type_name)
+    });
     f.finish();
     let (provider, dialect) = settings?;
     Some(Backend {
@@ -355,7 +428,8 @@ fn backend(at: Cursor<'_>, mesh: &str, skip_validation: bool, names: &mut BTreeS
     })
 }
 
-const LIFETIME_NEEDED: &str = "must be set: Vault needs the lifetime of every certificate that is asked for";
+const LIFETIME_NEEDED: &str =
+    "must be set: Vault needs the lifetime of every certificate that is asked for";
 
 fn dp_cert(at: Cursor<'_>, needs_lifetime: bool, skip_validation: bool) -> Option<DpCert> {
     let mut f = at.fields()?;
@@ -363,17 +437,24 @@ fn dp_cert(at: Cursor<'_>, needs_lifetime: bool, skip_validation: bool) -> Optio
         let mut f = at.fields()?;
         let expiration = f.opt("expiration", duration::mesh_lifetime);
         if needs_lifetime && !f.has("expiration") {
-            at.context.leniently(skip_validation, || f.missing::<()>("expiration", LIFETIME_NEEDED));
+            at.context.leniently(skip_validation, || {
+                f.missing::<()>("expiration", LIFETIME_NEEDED)
+            });
         }
         f.finish();
         expiration
     });
     if needs_lifetime && !f.has("rotation") {
-        at.context.leniently(skip_validation, || f.missing::<()>("rotation.expiration", LIFETIME_NEEDED));
+        at.context.leniently(skip_validation, || {
+            f.missing::<()>("rotation.expiration", LIFETIME_NEEDED)
+        });
     }
     let request_timeout = f.opt("requestTimeout", duration::mesh);
     f.finish();
-    Some(DpCert { expiration, request_timeout })
+    Some(DpCert {
+        expiration,
+        request_timeout,
+    })
 }
 
 fn backend_name(at: Cursor<'_>, mesh: &str, names: &mut BTreeSet<String>) -> Option<String> {
@@ -392,7 +473,9 @@ fn backend_name(at: Cursor<'_>, mesh: &str, names: &mut BTreeSet<String>) -> Opt
         ));
     }
     if !names.insert(name.to_owned()) {
-        return at.error(format_args!("another backend is called `{name}` as well: names must be unique"));
+        return at.error(format_args!(
+            "another backend is called `{name}` as well: names must be unique"
+        ));
     }
     Some(name.to_owned())
 }

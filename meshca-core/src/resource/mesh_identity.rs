@@ -10,7 +10,7 @@ use super::decode::{self, Clip, Cursor, Fields};
 use super::duration;
 use super::free_form::FreeForm;
 use super::mesh::DEFAULT_EXPIRATION;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
 use super::provider::{self, Dialect, Provider, SettingsWire};
 use super::selector::{self, Selector, SelectorWire};
 use super::template;
@@ -62,12 +62,25 @@ impl MeshIdentity {
         self
     }
 
-    pub(super) fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { metadata, selector, trust_domain, path, provider, status } = self;
+    pub(super) fn write<S: Serializer>(
+        &self,
+        form: Form,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Self {
+            metadata,
+            selector,
+            trust_domain,
+            path,
+            provider,
+            status,
+        } = self;
         let spec = SpecWire {
             selector: selector.wire(),
-            spiffe_id: (trust_domain.is_some() || path.is_some())
-                .then_some(SpiffeIdWire { trust_domain: trust_domain.as_ref(), path: path.as_ref() }),
+            spiffe_id: (trust_domain.is_some() || path.is_some()).then_some(SpiffeIdWire {
+                trust_domain: trust_domain.as_ref(),
+                path: path.as_ref(),
+            }),
             provider: provider.as_ref().map(IdentityProvider::wire),
         };
         Written {
@@ -84,6 +97,10 @@ impl MeshIdentity {
 
 /// Where the certificates of a [`MeshIdentity`] come from.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and matching on them should stay plain"
+)]
 #[non_exhaustive]
 pub enum IdentityProvider {
     /// `type: Bundled`: a CA in the control plane.
@@ -112,7 +129,12 @@ pub struct Bundled {
 impl Bundled {
     /// A CA that signed itself.
     pub fn self_signed(ca: BundledCa) -> Self {
-        Self { mesh_trust_creation: MeshTrustCreation::default(), insecure_allow_self_signed: true, ca, expiry: None }
+        Self {
+            mesh_trust_creation: MeshTrustCreation::default(),
+            insecure_allow_self_signed: true,
+            ca,
+            expiry: None,
+        }
     }
 
     /// A CA that somebody else signed.
@@ -120,7 +142,10 @@ impl Bundled {
         Self {
             mesh_trust_creation: MeshTrustCreation::default(),
             insecure_allow_self_signed: false,
-            ca: BundledCa::Provided { certificate, private_key },
+            ca: BundledCa::Provided {
+                certificate,
+                private_key,
+            },
             expiry: None,
         }
     }
@@ -181,7 +206,11 @@ pub struct Extension {
 impl Extension {
     /// The CA signs every workload's certificate.
     pub fn new(provider: Provider) -> Self {
-        Self { provider, mode: ExtensionMode::default(), dialect: Dialect::default() }
+        Self {
+            provider,
+            mode: ExtensionMode::default(),
+            dialect: Dialect::default(),
+        }
     }
 }
 
@@ -259,6 +288,7 @@ struct BundledWire<'w> {
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct AutogenerateWire {
+    #[serde(skip_serializing_if = "may_be_absent")]
     enabled: bool,
 }
 
@@ -273,7 +303,10 @@ struct CaWire<'w> {
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct CertificateParametersWire {
-    #[serde(serialize_with = "duration::serialize_go")]
+    #[serde(
+        skip_serializing_if = "may_be_absent",
+        serialize_with = "duration::serialize_go"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     expiry: Option<Duration>,
 }
@@ -281,13 +314,17 @@ struct CertificateParametersWire {
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct SpireWire {
+    #[serde(skip_serializing_if = "may_be_absent")]
     agent: AgentWire,
 }
 
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct AgentWire {
-    #[serde(serialize_with = "duration::serialize_go")]
+    #[serde(
+        skip_serializing_if = "may_be_absent",
+        serialize_with = "duration::serialize_go"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     timeout: Option<Duration>,
 }
@@ -296,6 +333,7 @@ struct AgentWire {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct ExtensionWire<'w> {
     name: &'w str,
+    #[serde(skip_serializing_if = "may_be_absent")]
     config: ConfigWire<'w>,
 }
 
@@ -311,12 +349,24 @@ struct ConfigWire<'w> {
 impl IdentityProvider {
     fn wire(&self) -> ProviderWire<'_> {
         match self {
-            Self::Bundled(Bundled { mesh_trust_creation, insecure_allow_self_signed, ca, expiry }) => {
+            Self::Bundled(Bundled {
+                mesh_trust_creation,
+                insecure_allow_self_signed,
+                ca,
+                expiry,
+            }) => {
                 let (autogenerate, ca) = match ca {
                     BundledCa::Autogenerate => (Some(AutogenerateWire { enabled: true }), None),
-                    BundledCa::Provided { certificate, private_key } => {
-                        (None, Some(CaWire { certificate, private_key }))
-                    }
+                    BundledCa::Provided {
+                        certificate,
+                        private_key,
+                    } => (
+                        None,
+                        Some(CaWire {
+                            certificate,
+                            private_key,
+                        }),
+                    ),
                 };
                 ProviderWire::Bundled {
                     bundled: BundledWire {
@@ -325,18 +375,30 @@ impl IdentityProvider {
                         insecure_allow_self_signed: *insecure_allow_self_signed,
                         autogenerate,
                         ca,
-                        certificate_parameters: expiry
-                            .map(|expiry| CertificateParametersWire { expiry: Some(expiry) }),
+                        certificate_parameters: expiry.map(|expiry| CertificateParametersWire {
+                            expiry: Some(expiry),
+                        }),
                     },
                 }
             }
             Self::Spire(Spire { agent_timeout }) => ProviderWire::Spire {
-                spire: agent_timeout.map(|timeout| SpireWire { agent: AgentWire { timeout: Some(timeout) } }),
+                spire: agent_timeout.map(|timeout| SpireWire {
+                    agent: AgentWire {
+                        timeout: Some(timeout),
+                    },
+                }),
             },
-            Self::Extension(Extension { provider, mode, dialect }) => ProviderWire::Extension {
+            Self::Extension(Extension {
+                provider,
+                mode,
+                dialect,
+            }) => ProviderWire::Extension {
                 extension: ExtensionWire {
                     name: dialect.type_name(provider),
-                    config: ConfigWire { mode: *mode, settings: provider.settings(*dialect) },
+                    config: ConfigWire {
+                        mode: *mode,
+                        settings: provider.settings(*dialect),
+                    },
                 },
             },
         }
@@ -364,7 +426,14 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshIdentity> {
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     f.finish();
     let (selector, trust_domain, path, provider) = spec?;
-    Some(MeshIdentity { metadata: metadata?, selector, trust_domain, path, provider, status })
+    Some(MeshIdentity {
+        metadata: metadata?,
+        selector,
+        trust_domain,
+        path,
+        provider,
+        status,
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -377,12 +446,23 @@ enum Type {
 fn provider(at: Cursor<'_>) -> Option<IdentityProvider> {
     let mut f = at.fields()?;
     let kind = f.required("type", |at| {
-        at.choice(&[("Bundled", Type::Bundled), ("Spire", Type::Spire), ("Extension", Type::Extension)])
+        at.choice(&[
+            ("Bundled", Type::Bundled),
+            ("Spire", Type::Spire),
+            ("Extension", Type::Extension),
+        ])
     });
-    for (name, owner) in [("bundled", Type::Bundled), ("spire", Type::Spire), ("extension", Type::Extension)] {
+    for (name, owner) in [
+        ("bundled", Type::Bundled),
+        ("spire", Type::Spire),
+        ("extension", Type::Extension),
+    ] {
         match kind {
             Some(kind) if kind != owner && f.has(name) => {
-                f.refuse::<()>(name, "does not go with this `type`: remove it or change the type");
+                f.refuse::<()>(
+                    name,
+                    "does not go with this `type`: remove it or change the type",
+                );
             }
             _ => {
                 f.know(&[name]);
@@ -390,10 +470,14 @@ fn provider(at: Cursor<'_>) -> Option<IdentityProvider> {
         }
     }
     let provider = match kind {
-        Some(Type::Bundled) => f.required("bundled", bundled).map(IdentityProvider::Bundled),
+        Some(Type::Bundled) => f
+            .required("bundled", bundled)
+            .map(IdentityProvider::Bundled),
         Some(Type::Spire) if !f.has("spire") => Some(IdentityProvider::Spire(Spire::default())),
         Some(Type::Spire) => f.opt("spire", spire).map(IdentityProvider::Spire),
-        Some(Type::Extension) => f.required("extension", extension).map(IdentityProvider::Extension),
+        Some(Type::Extension) => f
+            .required("extension", extension)
+            .map(IdentityProvider::Extension),
         None => None,
     };
     f.finish();
@@ -403,9 +487,14 @@ fn provider(at: Cursor<'_>) -> Option<IdentityProvider> {
 fn bundled(at: Cursor<'_>) -> Option<Bundled> {
     let mut f = at.fields()?;
     let mesh_trust_creation = f.opt("meshTrustCreation", |at| {
-        at.choice(&[("Enabled", MeshTrustCreation::Enabled), ("Disabled", MeshTrustCreation::Disabled)])
+        at.choice(&[
+            ("Enabled", MeshTrustCreation::Enabled),
+            ("Disabled", MeshTrustCreation::Disabled),
+        ])
     });
-    let insecure_allow_self_signed = f.opt("insecureAllowSelfSigned", decode::boolean).unwrap_or_default();
+    let insecure_allow_self_signed = f
+        .opt("insecureAllowSelfSigned", decode::boolean)
+        .unwrap_or_default();
     let autogenerate = f.opt("autogenerate", |at| {
         let mut f = at.fields()?;
         let enabled = f.opt("enabled", decode::boolean).unwrap_or_default();
@@ -423,15 +512,18 @@ fn bundled(at: Cursor<'_>) -> Option<Bundled> {
         let certificate = f.required("certificate", datasource::secure_public);
         let private_key = f.required("privateKey", datasource::secure_secret);
         f.finish();
-        Some(BundledCa::Provided { certificate: certificate?, private_key: private_key? })
+        Some(BundledCa::Provided {
+            certificate: certificate?,
+            private_key: private_key?,
+        })
     });
     let ca = match (autogenerate, f.has("ca")) {
         (true, true) => f.refuse("ca", "excludes `autogenerate`: keep one of them"),
         (true, false) => Some(BundledCa::Autogenerate),
         (false, true) => provided,
-        (false, false) => {
-            f.cursor.error("either `ca` must be set or `autogenerate.enabled` be true: there is no CA")
-        }
+        (false, false) => f
+            .cursor
+            .error("either `ca` must be set or `autogenerate.enabled` be true: there is no CA"),
     };
     let expiry = f.opt("certificateParameters", |at| {
         let mut f = at.fields()?;
@@ -472,15 +564,26 @@ fn extension(at: Cursor<'_>) -> Option<Extension> {
         true => f.opt("config", |at| {
             let mut f = at.fields()?;
             let mode = f.opt("mode", |at| {
-                at.choice(&[("Leaf", ExtensionMode::Leaf), ("Intermediate", ExtensionMode::Intermediate)])
+                at.choice(&[
+                    ("Leaf", ExtensionMode::Leaf),
+                    ("Intermediate", ExtensionMode::Intermediate),
+                ])
             });
             let (provider, dialect) = provider::extension_settings(&mut f, &name)?;
-            Some(Extension { provider, mode: mode.unwrap_or_default(), dialect })
+            Some(Extension {
+                provider,
+                mode: mode.unwrap_or_default(),
+                dialect,
+            })
         }),
-        false if provider::is_extension(&name) => {
-            f.missing("config", format_args!("must be set: `{}` has settings", Clip(&name)))
-        }
-        false => Some(Extension::new(Provider::Other(provider::OtherConf::new(name, FreeForm::default())))),
+        false if provider::is_extension(&name) => f.missing(
+            "config",
+            format_args!("must be set: `{}` has settings", Clip(&name)),
+        ),
+        false => Some(Extension::new(Provider::Other(provider::OtherConf::new(
+            name,
+            FreeForm::default(),
+        )))),
     };
     f.know(&["config"]);
     f.finish();

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::decode::{self, Cursor, Fields};
 use super::free_form::FreeForm;
 use super::mesh::Mode;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
 
 /// Whether inbounds accept plaintext, and which TLS versions and ciphers they speak.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,13 +38,36 @@ impl MeshTls {
         }
     }
 
-    pub(super) fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { metadata, target, rules, written_as_from, status } = self;
-        let mut spec = SpecWire { target_ref: target, rules: Vec::new(), from: Vec::new() };
+    pub(super) fn write<S: Serializer>(
+        &self,
+        form: Form,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Self {
+            metadata,
+            target,
+            rules,
+            written_as_from,
+            status,
+        } = self;
+        let mut spec = SpecWire {
+            target_ref: target,
+            rules: Vec::new(),
+            from: Vec::new(),
+        };
         if *written_as_from {
-            spec.from = rules.iter().map(|rule| FromWire { target_ref: FromTarget::default(), default: rule }).collect();
+            spec.from = rules
+                .iter()
+                .map(|rule| FromWire {
+                    target_ref: FromTarget::default(),
+                    default: rule,
+                })
+                .collect();
         } else {
-            spec.rules = rules.iter().map(|rule| RuleWire { default: rule }).collect();
+            spec.rules = rules
+                .iter()
+                .map(|rule| RuleWire { default: rule })
+                .collect();
         }
         Written {
             api_version: API_VERSION,
@@ -114,7 +137,10 @@ pub struct TlsRule {
 impl TlsRule {
     /// Only the mode.
     pub fn with_mode(mode: Mode) -> Self {
-        Self { mode: Some(mode), ..Self::default() }
+        Self {
+            mode: Some(mode),
+            ..Self::default()
+        }
     }
 }
 
@@ -187,25 +213,51 @@ const VERSIONS: [(&str, TlsVersion); 5] = [
 ];
 
 const CIPHERS: [(&str, TlsCipher); 6] = [
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", TlsCipher::EcdheEcdsaAes128GcmSha256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", TlsCipher::EcdheEcdsaAes256GcmSha384),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", TlsCipher::EcdheEcdsaChacha20Poly1305),
-    ("ECDHE-RSA-AES128-GCM-SHA256", TlsCipher::EcdheRsaAes128GcmSha256),
-    ("ECDHE-RSA-AES256-GCM-SHA384", TlsCipher::EcdheRsaAes256GcmSha384),
-    ("ECDHE-RSA-CHACHA20-POLY1305", TlsCipher::EcdheRsaChacha20Poly1305),
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        TlsCipher::EcdheEcdsaAes128GcmSha256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        TlsCipher::EcdheEcdsaAes256GcmSha384,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        TlsCipher::EcdheEcdsaChacha20Poly1305,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        TlsCipher::EcdheRsaAes128GcmSha256,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        TlsCipher::EcdheRsaAes256GcmSha384,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        TlsCipher::EcdheRsaChacha20Poly1305,
+    ),
 ];
 
 impl TlsVersion {
     /// As documents spell it: `TLS12`.
     pub fn as_str(self) -> &'static str {
-        VERSIONS.iter().find(|(_, version)| *version == self).map(|(name, _)| *name).unwrap_or_default()
+        VERSIONS
+            .iter()
+            .find(|(_, version)| *version == self)
+            .map(|(name, _)| *name)
+            .unwrap_or_default()
     }
 }
 
 impl TlsCipher {
     /// As documents and OpenSSL spell it.
     pub fn as_str(self) -> &'static str {
-        CIPHERS.iter().find(|(_, cipher)| *cipher == self).map(|(name, _)| *name).unwrap_or_default()
+        CIPHERS
+            .iter()
+            .find(|(_, cipher)| *cipher == self)
+            .map(|(name, _)| *name)
+            .unwrap_or_default()
     }
 }
 
@@ -228,6 +280,7 @@ fn write_mode<S: Serializer>(mode: &Option<Mode>, serializer: S) -> Result<S::Ok
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SpecWire<'w> {
+    #[serde(skip_serializing_if = "may_be_absent")]
     target_ref: &'w TargetRef,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<RuleWire<'w>>,
@@ -274,27 +327,42 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
         let from = f.opt("from", |at| at.list(|at| from(at, whole_mesh)));
         let (has_rules, has_from) = (f.has("rules"), f.has("from"));
         match (has_rules, has_from) {
-            (true, true) => f.refuse("from", "is the older shape of `rules`, which is here as well: keep one of them"),
+            (true, true) => f.refuse(
+                "from",
+                "is the older shape of `rules`, which is here as well: keep one of them",
+            ),
             (false, false) => f.missing::<()>("rules", "must be set"),
             _ => None,
         };
         f.finish();
         let rules = if has_from { from } else { rules }?;
         if rules.is_empty() {
-            return f.missing(if has_from { "from" } else { "rules" }, "must hold at least one rule");
+            return f.missing(
+                if has_from { "from" } else { "rules" },
+                "must hold at least one rule",
+            );
         }
         Some((target, rules, has_from))
     });
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     f.finish();
     let (target, rules, written_as_from) = spec?;
-    Some(MeshTls { metadata: metadata?, target, rules, written_as_from, status })
+    Some(MeshTls {
+        metadata: metadata?,
+        target,
+        rules,
+        written_as_from,
+        status,
+    })
 }
 
 fn target(at: Cursor<'_>) -> Option<TargetRef> {
     let mut f = at.fields()?;
     let kind = f.required("kind", |at| {
-        at.choice(&[("Mesh", TargetKind::Mesh), ("Dataplane", TargetKind::Dataplane)])
+        at.choice(&[
+            ("Mesh", TargetKind::Mesh),
+            ("Dataplane", TargetKind::Dataplane),
+        ])
     });
     if kind == Some(TargetKind::Mesh) {
         for name in ["name", "namespace", "labels", "sectionName"] {
@@ -310,7 +378,13 @@ fn target(at: Cursor<'_>) -> Option<TargetRef> {
     let labels = f.opt("labels", decode::string_map).unwrap_or_default();
     let section_name = f.opt("sectionName", decode::non_empty);
     f.finish();
-    Some(TargetRef { kind: kind?, name, namespace, labels, section_name })
+    Some(TargetRef {
+        kind: kind?,
+        name,
+        namespace,
+        labels,
+        section_name,
+    })
 }
 
 fn from(at: Cursor<'_>, whole_mesh: bool) -> Option<TlsRule> {
@@ -335,18 +409,27 @@ fn rule(at: Cursor<'_>, whole_mesh: bool) -> Option<TlsRule> {
 
 fn default(at: Cursor<'_>, whole_mesh: bool) -> Option<TlsRule> {
     let mut f = at.fields()?;
-    let mode = f.opt("mode", |at| at.choice(&[("Strict", Mode::Strict), ("Permissive", Mode::Permissive)]));
+    let mode = f.opt("mode", |at| {
+        at.choice(&[("Strict", Mode::Strict), ("Permissive", Mode::Permissive)])
+    });
     let tls_version = f.opt("tlsVersion", versions);
     let tls_ciphers = f.list("tlsCiphers", |at| at.choice(&CIPHERS));
     if !whole_mesh {
         for name in ["tlsVersion", "tlsCiphers"] {
             if f.has(name) {
-                f.refuse::<()>(name, "can only be set for the whole mesh: use a `targetRef` of kind `Mesh`");
+                f.refuse::<()>(
+                    name,
+                    "can only be set for the whole mesh: use a `targetRef` of kind `Mesh`",
+                );
             }
         }
     }
     f.finish();
-    Some(TlsRule { mode, tls_version, tls_ciphers })
+    Some(TlsRule {
+        mode,
+        tls_version,
+        tls_ciphers,
+    })
 }
 
 fn versions(at: Cursor<'_>) -> Option<TlsVersions> {
@@ -363,7 +446,11 @@ fn versions(at: Cursor<'_>) -> Option<TlsVersions> {
     match (min, max) {
         (Some(TlsVersion::Auto), _) | (_, Some(TlsVersion::Auto)) => {}
         (Some(min), Some(max)) if min > max => {
-            return at.error(format_args!("`min` is {} and above `max`, which is {}", min.as_str(), max.as_str()));
+            return at.error(format_args!(
+                "`min` is {} and above `max`, which is {}",
+                min.as_str(),
+                max.as_str()
+            ));
         }
         _ => {}
     }

@@ -35,18 +35,46 @@ pub struct MeshTrust {
 impl MeshTrust {
     /// With one bundle.
     pub fn new(metadata: Metadata, trust_domain: TrustDomain, bundle: CaBundle) -> Self {
-        Self { metadata, trust_domain, ca_bundles: vec![bundle], origin: None, status: FreeForm::default() }
+        Self {
+            metadata,
+            trust_domain,
+            ca_bundles: vec![bundle],
+            origin: None,
+            status: FreeForm::default(),
+        }
     }
 
-    pub(super) fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { metadata, trust_domain, ca_bundles, origin, status } = self;
-        let spec = SpecWire { trust_domain: trust_domain.as_ref(), ca_bundles };
+    pub(super) fn write<S: Serializer>(
+        &self,
+        form: Form,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Self {
+            metadata,
+            trust_domain,
+            ca_bundles,
+            origin,
+            status,
+        } = self;
+        let spec = SpecWire {
+            trust_domain: trust_domain.as_ref(),
+            ca_bundles,
+        };
         let status = match origin {
-            Some(origin) => Cow::Owned(status.with("origin", serde_json::json!({ "kri": origin.to_string() }))),
+            Some(origin) => {
+                Cow::Owned(status.with("origin", serde_json::json!({ "kri": origin.to_string() })))
+            }
             None => Cow::Borrowed(status),
         };
-        Written { api_version: API_VERSION, kind: "MeshTrust", metadata, layout: Layout::Spec, spec, status }
-            .write(form, serializer)
+        Written {
+            api_version: API_VERSION,
+            kind: "MeshTrust",
+            metadata,
+            layout: Layout::Spec,
+            spec,
+            status,
+        }
+        .write(form, serializer)
     }
 }
 
@@ -82,7 +110,10 @@ struct PemWire<'w> {
 impl Serialize for CaBundle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self::Pem(value) = self;
-        BundleWire::Pem { pem: PemWire { value } }.serialize(serializer)
+        BundleWire::Pem {
+            pem: PemWire { value },
+        }
+        .serialize(serializer)
     }
 }
 
@@ -123,25 +154,39 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTrust> {
     f.finish();
     let (trust_domain, ca_bundles, older) = spec?;
     let (origin, status) = status.unwrap_or_default();
-    Some(MeshTrust { metadata: metadata?, trust_domain, ca_bundles, origin: origin.or(older), status })
+    Some(MeshTrust {
+        metadata: metadata?,
+        trust_domain,
+        ca_bundles,
+        origin: origin.or(older),
+        status,
+    })
 }
 
 fn trust_domain(at: Cursor<'_>) -> Option<TrustDomain> {
     let text = at.text()?;
     if text.len() > MAX_TRUST_DOMAIN {
-        return at.error(format_args!("must not be longer than {MAX_TRUST_DOMAIN} characters"));
+        return at.error(format_args!(
+            "must not be longer than {MAX_TRUST_DOMAIN} characters"
+        ));
     }
     match TrustDomain::new(text) {
         // The library takes the trust domain out of a whole SPIFFE ID as well.
         Ok(domain) if domain.as_ref() == text => Some(domain),
-        Ok(domain) => at.error(format_args!("must be the trust domain alone, in lower case: `{domain}`")),
+        Ok(domain) => at.error(format_args!(
+            "must be the trust domain alone, in lower case: `{domain}`"
+        )),
         Err(error) => at.error(format_args!("is not a SPIFFE trust domain: {error}")),
     }
 }
 
 fn origin(at: Cursor<'_>) -> Option<Kri> {
     let mut f = at.fields()?;
-    let kri = f.opt("kri", |at| at.text()?.parse::<Kri>().map_or_else(|error| at.error(error), Some));
+    let kri = f.opt("kri", |at| {
+        at.text()?
+            .parse::<Kri>()
+            .map_or_else(|error| at.error(error), Some)
+    });
     f.finish();
     kri
 }

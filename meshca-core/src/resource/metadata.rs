@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Serialize, Serializer};
 
@@ -16,7 +17,7 @@ pub const DEFAULT_MESH: &str = "default";
 pub(crate) const API_VERSION: &str = "kuma.io/v1alpha1";
 
 /// What a Kubernetes API server adds to an object; kept, not interpreted.
-const OBJECT_META: [&str; 11] = [
+pub(crate) const OBJECT_META: [&str; 11] = [
     "creationTimestamp",
     "deletionGracePeriodSeconds",
     "deletionTimestamp",
@@ -31,7 +32,7 @@ const OBJECT_META: [&str; 11] = [
 ];
 
 /// What a Universal control plane adds.
-const UNIVERSAL_META: [&str; 3] = ["creationTime", "kri", "modificationTime"];
+pub(crate) const UNIVERSAL_META: [&str; 3] = ["creationTime", "kri", "modificationTime"];
 
 /// How a resource is written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +45,9 @@ pub enum Form {
 }
 
 /// What a resource is called, which mesh it belongs to, and how it is written down.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// `Debug` prints only the names of annotations: `kubectl` keeps a copy of the whole resource in one.
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Metadata {
     /// The form that it was read in and is written in.
@@ -124,6 +127,29 @@ impl Metadata {
     }
 }
 
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            form,
+            name,
+            mesh,
+            namespace,
+            labels,
+            annotations,
+            rest,
+        } = self;
+        f.debug_struct("Metadata")
+            .field("form", form)
+            .field("name", name)
+            .field("mesh", mesh)
+            .field("namespace", namespace)
+            .field("labels", labels)
+            .field("annotations", &annotations.keys())
+            .field("rest", rest)
+            .finish()
+    }
+}
+
 /// What the rules of an envelope depend on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -152,14 +178,29 @@ fn kubernetes(fields: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
         if scope == Scope::System
             && let (Some(expected), false) = (at.context.system_namespace, f.has("namespace"))
         {
-            f.missing::<()>("namespace", format_args!("must be `{expected}`, the control plane's namespace"));
+            f.missing::<()>(
+                "namespace",
+                format_args!("must be `{expected}`, the control plane's namespace"),
+            );
         }
         let mut labels = f.opt("labels", labels).unwrap_or_default();
         let annotations = f.opt("annotations", decode::string_map).unwrap_or_default();
         let rest = f.keep(&OBJECT_META);
         f.finish();
-        let mesh = if scope == Scope::Global { None } else { labels.remove(labels::MESH) };
-        Some(Metadata { form: Form::Kubernetes, name: name?, mesh, namespace, labels, annotations, rest })
+        let mesh = if scope == Scope::Global {
+            None
+        } else {
+            labels.remove(labels::MESH)
+        };
+        Some(Metadata {
+            form: Form::Kubernetes,
+            name: name?,
+            mesh,
+            namespace,
+            labels,
+            annotations,
+            rest,
+        })
     })
 }
 
@@ -213,7 +254,11 @@ fn labels(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
     if let Some(mesh) = labels.get(labels::MESH)
         && !is_resource_name(mesh, true)
     {
-        return at.error(format_args!("the label `{}`: {}", labels::MESH, not_a_name(mesh)));
+        return at.error(format_args!(
+            "the label `{}`: {}",
+            labels::MESH,
+            not_a_name(mesh)
+        ));
     }
     for name in labels.keys() {
         let reserved = name.starts_with("kuma.io/") || name.starts_with("k8s.kuma.io/");
@@ -221,7 +266,10 @@ fn labels(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
             && !labels::KNOWN.contains(&name.as_str())
             && let Some(meant) = nearest(name, &labels::KNOWN)
         {
-            at.warn(format_args!("the label `{}` has no meaning, did you mean `{meant}`?", Clip(name)));
+            at.warn(format_args!(
+                "the label `{}` has no meaning, did you mean `{meant}`?",
+                Clip(name)
+            ));
         }
     }
     Some(labels)
@@ -237,7 +285,11 @@ fn resource_name(at: Cursor<'_>, underscores: bool) -> Option<String> {
 
 /// A DNS subdomain (RFC 1123); Universal names may contain `_` as well.
 fn is_resource_name(name: &str, underscores: bool) -> bool {
-    is_name(name, |byte| matches!(byte, b'-' | b'.') || (underscores && byte == b'_'), 253)
+    is_name(
+        name,
+        |byte| matches!(byte, b'-' | b'.') || (underscores && byte == b'_'),
+        253,
+    )
 }
 
 fn not_a_name(name: &str) -> String {
@@ -284,23 +336,52 @@ pub(crate) struct Written<'w, S> {
 
 impl<S: Serialize> Written<'_, S> {
     pub(crate) fn write<Z: Serializer>(self, form: Form, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let Self { api_version, kind, metadata, layout, spec, status } = self;
+        let Self {
+            api_version,
+            kind,
+            metadata,
+            layout,
+            spec,
+            status,
+        } = self;
         let empty = FreeForm::default();
-        let rest = if form == metadata.form { &metadata.rest } else { &empty };
+        let rest = if form == metadata.form {
+            &metadata.rest
+        } else {
+            &empty
+        };
         let name = metadata.name.as_str();
         let mesh = metadata.mesh.as_deref();
         match form {
             Form::Kubernetes => {
                 let object = ObjectMeta::new(metadata, rest);
                 match layout {
-                    Layout::Flat => {
-                        KubernetesFlat { api_version, kind, metadata: object, spec, status }.serialize(serializer)
+                    Layout::Flat => KubernetesFlat {
+                        api_version,
+                        kind,
+                        metadata: object,
+                        spec,
+                        status,
                     }
-                    _ => Kubernetes { api_version, kind, metadata: object, spec, status }.serialize(serializer),
+                    .serialize(serializer),
+                    _ => Kubernetes {
+                        api_version,
+                        kind,
+                        metadata: object,
+                        spec,
+                        status,
+                    }
+                    .serialize(serializer),
                 }
             }
             Form::Universal => {
-                let head = Head { kind, name, mesh, labels: &metadata.labels, rest };
+                let head = Head {
+                    kind,
+                    name,
+                    mesh,
+                    labels: &metadata.labels,
+                    rest,
+                };
                 match layout {
                     Layout::Spec => Universal { head, spec, status }.serialize(serializer),
                     _ => Flat { head, spec, status }.serialize(serializer),
@@ -327,7 +408,9 @@ impl<'w> ObjectMeta<'w> {
     fn new(metadata: &'w Metadata, rest: &'w FreeForm) -> Self {
         let mut labels = Cow::Borrowed(&metadata.labels);
         if let Some(mesh) = &metadata.mesh {
-            labels.to_mut().insert(labels::MESH.to_owned(), mesh.clone());
+            labels
+                .to_mut()
+                .insert(labels::MESH.to_owned(), mesh.clone());
         }
         Self {
             name: &metadata.name,
@@ -392,6 +475,11 @@ struct Flat<'w, S> {
     spec: S,
     #[serde(skip_serializing_if = "nothing")]
     status: Cow<'w, FreeForm>,
+}
+
+/// For fields that are always written but need not be given: it makes them optional in the schema.
+pub(crate) fn may_be_absent<T>(_: &T) -> bool {
+    false
 }
 
 fn is_empty(map: &BTreeMap<String, String>) -> bool {

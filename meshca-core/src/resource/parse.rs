@@ -1,6 +1,5 @@
 //! Text to resources and back.
 
-use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::Error as _;
@@ -19,6 +18,10 @@ const KINDS: [&str; 5] = ["Mesh", "MeshIdentity", "MeshTLS", "MeshTrust", "Secre
 
 /// A resource of any of the kinds that a certificate authority has to know.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and matching on them should stay plain"
+)]
 #[non_exhaustive]
 pub enum Resource {
     /// A mesh with its classic CAs.
@@ -65,6 +68,17 @@ impl Resource {
         }
     }
 
+    /// The envelope, to change it.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Mesh(resource) => &mut resource.metadata,
+            Self::MeshIdentity(resource) => &mut resource.metadata,
+            Self::MeshTrust(resource) => &mut resource.metadata,
+            Self::MeshTls(resource) => &mut resource.metadata,
+            Self::Secret(resource) => &mut resource.metadata,
+        }
+    }
+
     /// Checks a resource that was built in code by the rules that hold for documents.
     ///
     /// # Errors
@@ -75,7 +89,11 @@ impl Resource {
         match serde_json::to_value(self) {
             Ok(json) => {
                 let context = Context::new(report, None);
-                read(Cursor::new(&Node::from(&json), &Path::ROOT, &context), false, &mut Vec::new());
+                read(
+                    Cursor::new(&Node::from(&json), &Path::ROOT, &context),
+                    false,
+                    &mut Vec::new(),
+                );
                 report = context.into_report();
             }
             Err(error) => report.push(Violation::new(
@@ -85,7 +103,11 @@ impl Resource {
                 format!("cannot be written: {error}"),
             )),
         }
-        if report.has_errors() { Err(report) } else { Ok(report) }
+        if report.has_errors() {
+            Err(report)
+        } else {
+            Ok(report)
+        }
     }
 
     /// Writes the resource as one YAML document, in the form that it was read in.
@@ -107,9 +129,14 @@ impl Resource {
     ///
     /// As for [`to_yaml`](Self::to_yaml).
     pub fn to_yaml_as(&self, form: Form) -> Result<String> {
-        let yaml = serde_saphyr::to_string(&InForm(self, form)).map_err(|error| cannot_write(self, error))?;
+        let yaml = serde_saphyr::to_string(&InForm(self, form))
+            .map_err(|error| cannot_write(self, error))?;
         // The library writes some characters that YAML forbids as they are. JSON is YAML, too.
-        if yaml.chars().all(is_printable) { Ok(yaml) } else { self.to_json_as(form) }
+        if yaml.chars().all(is_printable) {
+            Ok(yaml)
+        } else {
+            self.to_json_as(form)
+        }
     }
 
     /// Writes the resource as JSON, in the form that it was read in.
@@ -127,7 +154,8 @@ impl Resource {
     ///
     /// As for [`to_yaml`](Self::to_yaml).
     pub fn to_json_as(&self, form: Form) -> Result<String> {
-        let json = serde_json::to_string_pretty(&InForm(self, form)).map_err(|error| cannot_write(self, error))?;
+        let json = serde_json::to_string_pretty(&InForm(self, form))
+            .map_err(|error| cannot_write(self, error))?;
         if json.chars().all(is_printable) {
             return Ok(json);
         }
@@ -150,9 +178,12 @@ fn is_printable(character: char) -> bool {
 }
 
 fn cannot_write(resource: &Resource, error: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::InvalidConfig, format!("the resource cannot be written: {error}"))
-        .with_context("kind", resource.kind())
-        .with_context("name", &resource.metadata().name)
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!("the resource cannot be written: {error}"),
+    )
+    .with_context("kind", resource.kind())
+    .with_context("name", &resource.metadata().name)
 }
 
 struct InForm<'w>(&'w Resource, Form);
@@ -182,7 +213,11 @@ impl<'de> Deserialize<'de> for Resource {
         let node = Node::deserialize(deserializer)?;
         let context = Context::new(Report::default(), None);
         let mut resources = Vec::new();
-        read(Cursor::new(&node, &Path::ROOT, &context), false, &mut resources);
+        read(
+            Cursor::new(&node, &Path::ROOT, &context),
+            false,
+            &mut resources,
+        );
         let report = context.into_report();
         match resources.pop() {
             Some(resource) if !report.has_errors() => Ok(resource),
@@ -201,14 +236,19 @@ macro_rules! kind {
         }
 
         impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: Serializer>(
+                &self,
+                serializer: S,
+            ) -> std::result::Result<S::Ok, S::Error> {
                 self.write(self.metadata.form, serializer)
             }
         }
 
         /// Reads one resource of this kind, without places; the error is the whole report.
         impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+            fn deserialize<D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> std::result::Result<Self, D::Error> {
                 match Resource::deserialize(deserializer)? {
                     Resource::$variant(resource) => Ok(resource),
                     other => Err(D::Error::custom(format_args!(
@@ -240,7 +280,7 @@ kind!(SecretResource, Secret, "Secret");
 ///     .unwrap_err();
 /// assert_eq!(
 ///     report.to_string(),
-///     "identity.yaml:1:85: metadata.namespace: must be `kuma-system`, the control plane's namespace, and not `apps`"
+///     "identity.yaml:1:84: metadata.namespace: must be `kuma-system`, the control plane's namespace, and not `apps`"
 /// );
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -290,11 +330,22 @@ impl ParseOptions {
         let context = Context::new(report, self.system_namespace.as_deref());
         let mut resources = Vec::with_capacity(nodes.len());
         for node in &nodes {
-            read(Cursor::new(node, &Path::ROOT, &context), true, &mut resources);
+            read(
+                Cursor::new(node, &Path::ROOT, &context),
+                true,
+                &mut resources,
+            );
         }
         let mut report = context.into_report();
         report.sort();
-        if report.has_errors() { Err(report) } else { Ok(Documents { resources, warnings: report }) }
+        if report.has_errors() {
+            Err(report)
+        } else {
+            Ok(Documents {
+                resources,
+                warnings: report,
+            })
+        }
     }
 }
 
@@ -348,7 +399,10 @@ impl<'d> IntoIterator for &'d Documents {
 /// Reads one document, which may be a list of resources.
 fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
     let Value::Map(_) = at.node.value else {
-        at.error::<()>(format_args!("expected a resource, found {}", at.node.describe()));
+        at.error::<()>(format_args!(
+            "expected a resource, found {}",
+            at.node.describe()
+        ));
         return;
     };
     let Some(mut f) = at.fields() else { return };
@@ -360,16 +414,27 @@ fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
         at.error::<()>("this is no resource: it has neither `apiVersion` and `kind` nor `type`");
         return;
     };
-    let list = lists && form == Form::Kubernetes && at.node.get("kind").is_some_and(|kind| is_text(kind, "List"));
+    let list = lists
+        && form == Form::Kubernetes
+        && at
+            .node
+            .get("kind")
+            .is_some_and(|kind| is_text(kind, "List"));
     if list {
         f.know(&["kind", "metadata"]);
         f.required("apiVersion", |at| api_version(at, "v1"));
-        let items = RefCell::new(resources);
-        f.required("items", |at| at.list(|at| Some(read(at, false, &mut items.borrow_mut()))));
+        f.required("items", |at| {
+            at.list(|at| {
+                read(at, false, resources);
+                Some(())
+            })
+        });
         f.finish();
         return;
     }
-    let Some(kind) = f.required(field, kind) else { return };
+    let Some(kind) = f.required(field, kind) else {
+        return;
+    };
     if form == Form::Kubernetes {
         let expected = if kind == "Secret" { "v1" } else { API_VERSION };
         f.required("apiVersion", |at| api_version(at, expected));
@@ -397,8 +462,15 @@ fn kind(at: Cursor<'_>) -> Option<&'static str> {
         return Some(kind);
     }
     match nearest(text, &KINDS) {
-        Some(meant) => at.error(format_args!("unknown kind `{}`, did you mean `{meant}`?", Clip(text))),
-        None => at.error(format_args!("the kind `{}` is not read here: it is {}", Clip(text), OneOf(&KINDS))),
+        Some(meant) => at.error(format_args!(
+            "unknown kind `{}`, did you mean `{meant}`?",
+            Clip(text)
+        )),
+        None => at.error(format_args!(
+            "the kind `{}` is not read here: it is {}",
+            Clip(text),
+            OneOf(&KINDS)
+        )),
     }
 }
 

@@ -15,7 +15,9 @@ mod vault;
 
 pub use acm::{AcmConf, AwsCredentials};
 pub use cert_manager::{CertManagerConf, IssuerRef};
-pub use vault::{AppRoleAuth, AwsAuth, AwsAuthType, KubernetesAuth, TlsAuth, VaultAuth, VaultConf, VaultTls};
+pub use vault::{
+    AppRoleAuth, AwsAuth, AwsAuthType, KubernetesAuth, TlsAuth, VaultAuth, VaultConf, VaultTls,
+};
 
 /// The type of a CA and its settings.
 ///
@@ -94,7 +96,10 @@ pub struct OtherConf {
 impl OtherConf {
     /// A third party's type and its settings.
     pub fn new(type_name: impl Into<String>, conf: FreeForm) -> Self {
-        Self { type_name: type_name.into(), conf }
+        Self {
+            type_name: type_name.into(),
+            conf,
+        }
     }
 }
 
@@ -113,7 +118,11 @@ pub struct Dialect {
 
 impl Dialect {
     /// `acm` and `cert-manager`, settings in a block of that name, `issuerName`.
-    pub const NAMED_BLOCKS: Self = Self { short_type: true, block: true, flat_issuer: true };
+    pub const NAMED_BLOCKS: Self = Self {
+        short_type: true,
+        block: true,
+        flat_issuer: true,
+    };
 
     /// Only what makes a difference to a provider, so that equal documents are equal in memory.
     fn normalised(self, type_name: &str) -> Self {
@@ -138,7 +147,15 @@ impl Dialect {
 
 /// The types whose settings are known in the modern model, in both spellings.
 const EXTENSIONS: [&str; 5] = ["vault", "acmpca", "acm", "certmanager", "cert-manager"];
-const BACKENDS: [&str; 7] = ["builtin", "provided", "vault", "acmpca", "acm", "certmanager", "cert-manager"];
+const BACKENDS: [&str; 7] = [
+    "builtin",
+    "provided",
+    "vault",
+    "acmpca",
+    "acm",
+    "certmanager",
+    "cert-manager",
+];
 
 /// Whether the settings of this extension are known here, and therefore needed.
 pub(crate) fn is_extension(name: &str) -> bool {
@@ -181,7 +198,10 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
         match (f.has(block), f.has("conf")) {
             (true, true) => {
                 f.know(&[block]);
-                return f.refuse("conf", format_args!("the settings are in `{block}` already: keep one of them"));
+                return f.refuse(
+                    "conf",
+                    format_args!("the settings are in `{block}` already: keep one of them"),
+                );
             }
             (true, false) => {
                 dialect.block = true;
@@ -193,7 +213,11 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
             }
         }
     }
-    if !matches!(type_name, "provided" | "vault" | "acm" | "acmpca" | "certmanager" | "cert-manager") && !f.has("conf") {
+    if !matches!(
+        type_name,
+        "provided" | "vault" | "acm" | "acmpca" | "certmanager" | "cert-manager"
+    ) && !f.has("conf")
+    {
         f.know(&["conf"]);
         let provider = match type_name {
             "builtin" => Provider::Builtin(BuiltinConf::default()),
@@ -212,7 +236,10 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
         // Checks that are skipped leave settings that only their factory can judge.
         let lenient = f.cursor.context.is_lenient();
         let conf = lenient.then(|| f.opt(source, decode::free_form).unwrap_or_default())?;
-        let dialect = Dialect { block: dialect.block, ..Dialect::default() };
+        let dialect = Dialect {
+            block: dialect.block,
+            ..Dialect::default()
+        };
         Some((Provider::Other(OtherConf::new(type_name, conf)), dialect))
     })
 }
@@ -221,12 +248,24 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
 pub(crate) fn extension_settings(f: &mut Fields<'_>, name: &str) -> Option<(Provider, Dialect)> {
     let (provider, flat_issuer) = settings(f, name, &EXTENSIONS)?;
     let short_type = matches!(name, "acm" | "cert-manager");
-    Some((provider, Dialect { short_type, block: false, flat_issuer }.normalised(name)))
+    Some((
+        provider,
+        Dialect {
+            short_type,
+            block: false,
+            flat_issuer,
+        }
+        .normalised(name),
+    ))
 }
 
 /// The settings, and whether the issuer is spelt without `issuerRef`.
 fn settings(f: &mut Fields<'_>, type_name: &str, known: &[&str]) -> Option<(Provider, bool)> {
-    let type_name = if known.contains(&type_name) { type_name } else { return Some((other(f, type_name), false)) };
+    let type_name = if known.contains(&type_name) {
+        type_name
+    } else {
+        return Some((other(f, type_name), false));
+    };
     let mut flat_issuer = false;
     let provider = match type_name {
         "builtin" => builtin(f).map(Provider::Builtin),
@@ -255,7 +294,10 @@ fn builtin(f: &mut Fields<'_>) -> Option<BuiltinConf> {
         });
         let expiration = f.opt("expiration", duration::mesh_lifetime);
         f.finish();
-        Some(BuiltinConf { rsa_bits, expiration })
+        Some(BuiltinConf {
+            rsa_bits,
+            expiration,
+        })
     });
     Some(ca_cert.unwrap_or_default())
 }
@@ -263,7 +305,10 @@ fn builtin(f: &mut Fields<'_>) -> Option<BuiltinConf> {
 fn provided(f: &mut Fields<'_>) -> Option<ProvidedConf> {
     let cert = f.required("cert", datasource::public);
     let key = f.required("key", datasource::secret);
-    Some(ProvidedConf { cert: cert?, key: key? })
+    Some(ProvidedConf {
+        cert: cert?,
+        key: key?,
+    })
 }
 
 /// How settings are written.
@@ -292,7 +337,10 @@ pub(crate) struct BuiltinWire {
 struct CaCertWire {
     #[serde(rename = "RSAbits", skip_serializing_if = "Option::is_none")]
     rsa_bits: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "duration::serialize_mesh")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "duration::serialize_mesh"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     expiration: Option<Duration>,
 }
@@ -320,9 +368,14 @@ pub(crate) struct BackendSettingsWire<'w> {
 impl Provider {
     pub(crate) fn settings(&self, dialect: Dialect) -> SettingsWire<'_> {
         match self {
-            Self::Builtin(BuiltinConf { rsa_bits, expiration }) => SettingsWire::Builtin(BuiltinWire {
-                ca_cert: (rsa_bits.is_some() || expiration.is_some())
-                    .then_some(CaCertWire { rsa_bits: *rsa_bits, expiration: *expiration }),
+            Self::Builtin(BuiltinConf {
+                rsa_bits,
+                expiration,
+            }) => SettingsWire::Builtin(BuiltinWire {
+                ca_cert: (rsa_bits.is_some() || expiration.is_some()).then_some(CaCertWire {
+                    rsa_bits: *rsa_bits,
+                    expiration: *expiration,
+                }),
             }),
             Self::Provided(conf) => SettingsWire::Provided(conf),
             Self::Vault(conf) => SettingsWire::Vault(VaultWire { from_cp: conf }),

@@ -30,12 +30,19 @@ impl SecretResource {
         Self { metadata, data }
     }
 
-    pub(super) fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn write<S: Serializer>(
+        &self,
+        form: Form,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         let Self { metadata, data } = self;
         let spec = match form {
-            Form::Kubernetes => {
-                SpecWire::Kubernetes { type_name: KUBERNETES_TYPE, data: DataWire { value: data.clone() } }
-            }
+            Form::Kubernetes => SpecWire::Kubernetes {
+                type_name: KUBERNETES_TYPE,
+                data: DataWire {
+                    value: data.clone(),
+                },
+            },
             Form::Universal => SpecWire::Universal { data: data.clone() },
         };
         Written {
@@ -51,9 +58,8 @@ impl SecretResource {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
-pub(super) enum SpecWire {
+enum SpecWire {
     Kubernetes {
         #[serde(rename = "type")]
         type_name: &'static str,
@@ -61,16 +67,13 @@ pub(super) enum SpecWire {
     },
     Universal {
         #[serde(serialize_with = "write_base64")]
-        #[cfg_attr(feature = "schema", schemars(with = "String"))]
         data: SecretValue,
     },
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub(super) struct DataWire {
+struct DataWire {
     #[serde(serialize_with = "write_base64")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     value: SecretValue,
 }
 
@@ -88,20 +91,33 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<SecretResource> {
         Form::Universal => f.required("data", base64),
     };
     f.finish();
-    Some(SecretResource { metadata: metadata?, data: data? })
+    Some(SecretResource {
+        metadata: metadata?,
+        data: data?,
+    })
 }
 
 fn kubernetes(f: &mut Fields<'_>) -> Option<SecretValue> {
     f.required("type", |at| match at.text()? {
         KUBERNETES_TYPE => Some(()),
-        other => at.error(format_args!("must be `{KUBERNETES_TYPE}`, `{}` is no secret of a mesh", Clip(other))),
+        other => at.error(format_args!(
+            "must be `{KUBERNETES_TYPE}`, `{}` is no secret of a mesh",
+            Clip(other)
+        )),
     });
     f.opt("immutable", decode::boolean);
     match (f.has("data"), f.has("stringData")) {
-        (true, true) => f.refuse("stringData", "the secret is in `data` already: keep one of them"),
+        (true, true) => f.refuse(
+            "stringData",
+            "the secret is in `data` already: keep one of them",
+        ),
         (false, true) => {
             f.know(&["data"]);
-            f.opt("stringData", |at| value(at, |at| decode::non_empty(at).map(|text| SecretValue::from(text.as_str()))))
+            f.opt("stringData", |at| {
+                value(at, |at| {
+                    decode::non_empty(at).map(|text| SecretValue::from(text.as_str()))
+                })
+            })
         }
         _ => {
             f.know(&["stringData"]);

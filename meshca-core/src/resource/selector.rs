@@ -31,13 +31,22 @@ impl Selector {
 
     /// Matches every Dataplane: `matchLabels: {}`.
     pub fn all() -> Self {
-        Self { match_labels: Some(BTreeMap::new()) }
+        Self {
+            match_labels: Some(BTreeMap::new()),
+        }
     }
 
     /// Matches Dataplanes that have all of these labels.
-    pub fn labels<N: Into<String>, V: Into<String>>(labels: impl IntoIterator<Item = (N, V)>) -> Self {
+    pub fn labels<N: Into<String>, V: Into<String>>(
+        labels: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
         Self {
-            match_labels: Some(labels.into_iter().map(|(name, value)| (name.into(), value.into())).collect()),
+            match_labels: Some(
+                labels
+                    .into_iter()
+                    .map(|(name, value)| (name.into(), value.into()))
+                    .collect(),
+            ),
         }
     }
 
@@ -49,15 +58,17 @@ impl Selector {
 
     /// Whether a Dataplane with these labels is selected.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels
-            .as_ref()
-            .is_some_and(|wanted| wanted.iter().all(|(name, value)| labels.get(name) == Some(value)))
+        self.match_labels.as_ref().is_some_and(|wanted| {
+            wanted
+                .iter()
+                .all(|(name, value)| labels.get(name) == Some(value))
+        })
     }
 
     pub(super) fn wire(&self) -> Option<SelectorWire<'_>> {
-        self.match_labels
-            .as_ref()
-            .map(|match_labels| SelectorWire { dataplane: Some(DataplaneWire { match_labels }) })
+        self.match_labels.as_ref().map(|match_labels| SelectorWire {
+            dataplane: Some(DataplaneWire { match_labels }),
+        })
     }
 }
 
@@ -84,7 +95,10 @@ pub(super) fn read(at: Cursor<'_>) -> Option<Selector> {
             // Whether this means all or nothing differs between readers.
             false => {
                 f.know(&["matchLabels"]);
-                f.missing("matchLabels", "must be set: `matchLabels: {}` selects every Dataplane")
+                f.missing(
+                    "matchLabels",
+                    "must be set: `matchLabels: {}` selects every Dataplane",
+                )
             }
         };
         f.finish();

@@ -58,7 +58,12 @@ pub struct Violation {
 
 impl Violation {
     pub(crate) fn new(severity: Severity, path: String, at: Location, message: String) -> Self {
-        Self { severity, path, location: (at != Location::NONE).then_some(at), message }
+        Self {
+            severity,
+            path,
+            location: (at != Location::NONE).then_some(at),
+            message,
+        }
     }
 
     /// Whether this makes the document unusable or is only a warning.
@@ -118,7 +123,10 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(source: Option<String>) -> Self {
-        Self { source, ..Self::default() }
+        Self {
+            source,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn push(&mut self, violation: Violation) {
@@ -159,12 +167,16 @@ impl Report {
 
     /// Those that make the document unusable.
     pub fn errors(&self) -> impl Iterator<Item = &Violation> {
-        self.violations.iter().filter(|violation| violation.severity == Severity::Error)
+        self.violations
+            .iter()
+            .filter(|violation| violation.severity == Severity::Error)
     }
 
     /// Those that do not.
     pub fn warnings(&self) -> impl Iterator<Item = &Violation> {
-        self.violations.iter().filter(|violation| violation.severity == Severity::Warning)
+        self.violations
+            .iter()
+            .filter(|violation| violation.severity == Severity::Warning)
     }
 
     /// Whether there is at least one error.
@@ -209,6 +221,6 @@ impl std::error::Error for Report {}
 impl From<Report> for Error {
     /// An [`ErrorKind::InvalidConfig`] whose message is the whole report.
     fn from(report: Report) -> Self {
-        Error::new(ErrorKind::InvalidConfig, report.to_string()).with_source(report)
+        Error::new(ErrorKind::InvalidConfig, report.to_string())
     }
 }

@@ -7,15 +7,23 @@ use proptest::prelude::*;
 
 use crate::refused;
 
-/// The first line of the report, which must come quickly even from a debug build.
+/// The first line of the report, which must come quickly even from a debug build. A machine that is
+/// busy with other things gets further attempts.
 #[track_caller]
-#[allow(clippy::disallowed_methods, reason = "measures real time, which nothing else here depends on")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "measures real time, which nothing else here depends on"
+)]
 fn quickly_refused(text: impl AsRef<[u8]>) -> String {
-    let start = Instant::now();
-    let report = refused(text).to_string();
-    let elapsed = start.elapsed();
-    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}: {report}");
-    report.lines().next().unwrap().to_owned()
+    let mut report = String::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        report = refused(&text).to_string();
+        if start.elapsed() < Duration::from_secs(1) {
+            return report.lines().next().unwrap().to_owned();
+        }
+    }
+    panic!("took more than a second, five times: {report}")
 }
 
 #[test]
@@ -26,12 +34,22 @@ fn too_large() {
 
 #[test]
 fn too_deep() {
-    let block: String = (0..10_000).map(|level| format!("{}a:\n", " ".repeat(level % 2000))).collect();
+    let block: String = (0..10_000)
+        .map(|level| format!("{}a:\n", " ".repeat(level % 2000)))
+        .collect();
     assert!(quickly_refused(block).contains(":"));
-    let block: String = (0..1000).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
-    assert_eq!(quickly_refused(block), "65:65: nested more than 64 levels deep");
+    let block: String = (0..1000)
+        .map(|level| format!("{}a:\n", " ".repeat(level)))
+        .collect();
+    assert_eq!(
+        quickly_refused(block),
+        "65:65: nested more than 64 levels deep"
+    );
     let dashes = "- ".repeat(10_000);
-    assert_eq!(quickly_refused(dashes), "1:129: nested more than 64 levels deep");
+    assert_eq!(
+        quickly_refused(dashes),
+        "1:129: nested more than 64 levels deep"
+    );
     for (open, column) in [("[", 65), ("{a: ", 257), (r#"{"a":"#, 321), ("[{a: ", 161)] {
         assert_eq!(
             quickly_refused(open.repeat(10_000)),
@@ -48,11 +66,20 @@ fn aliases_that_multiply() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..20 {
         let before = level - 1;
-        text.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{before}"); 10].join(", ")));
+        text.push_str(&format!(
+            "a{level}: &a{level} [{}]\n",
+            vec![format!("*a{before}"); 10].join(", ")
+        ));
     }
-    assert!(quickly_refused(text).contains("more than 1000000 values, counting what aliases repeat"));
+    assert!(
+        quickly_refused(text).contains("more than 500000 values, counting what aliases repeat")
+    );
 
-    let long = format!("a: &a \"{}\\n\"\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(100_000));
+    let long = format!(
+        "a: &a \"{}\\n\"\nb: [{}]\n",
+        "x".repeat(100_000),
+        "*a, ".repeat(100_000)
+    );
     assert!(quickly_refused(long).contains("counting what aliases repeat"));
 
     assert!(quickly_refused("a: &a [*a]\n").contains("an alias inside the value it stands for"));
@@ -70,23 +97,53 @@ fn aliases_that_multiply() {
 
 #[test]
 fn many_mistakes() {
-    let fields: String = (0..20_000).map(|index| format!("  enabledBackend{index}: 1\n")).collect();
-    assert!(quickly_refused(format!("type: Mesh\nname: a\nmtls:\n{fields}")).contains("unknown field"));
+    let fields: String = (0..20_000)
+        .map(|index| format!("  enabledBackend{index}: 1\n"))
+        .collect();
+    assert!(
+        quickly_refused(format!("type: Mesh\nname: a\nmtls:\n{fields}")).contains("unknown field")
+    );
     let same = "  a: 1\n".repeat(20_000);
     assert!(quickly_refused(format!("type: Mesh\nname: a\nmtls:\n{same}")).contains("given twice"));
     let items = "- 1\n".repeat(20_000);
-    let report = quickly_refused(format!("type: Mesh\nname: a\nmtls:\n  backends:\n  {}", items.replace('\n', "\n  ")));
-    assert_eq!(report, "5:5: mtls.backends[0]: expected a mapping, found a number");
+    let report = quickly_refused(format!(
+        "type: Mesh\nname: a\nmtls:\n  backends:\n  {}",
+        items.replace('\n', "\n  ")
+    ));
+    assert_eq!(
+        report,
+        "5:5: mtls.backends[0]: expected a mapping, found a number"
+    );
     assert!(quickly_refused("---\n1\n".repeat(10_000)).contains("expected a resource"));
 }
 
 #[test]
 fn not_text() {
-    assert_eq!(quickly_refused(b"\x7fELF\x02\x01\x01\x00"), "1:8: this is not text: it contains a NUL byte");
-    assert_eq!(quickly_refused(b"\x1f\x8b\x08"), "1:2: this is not text: YAML and JSON are UTF-8");
-    assert_eq!(quickly_refused(b"a: \xff"), "1:4: this is not text: YAML and JSON are UTF-8");
-    for empty in ["", " \n", "---\n...\n---\n", "# nothing\n", "null", "~\n---\n"] {
-        assert_eq!(quickly_refused(empty), "1:1: there is no resource in it", "{empty:?}");
+    assert_eq!(
+        quickly_refused(b"\x7fELF\x02\x01\x01\x00"),
+        "1:8: this is not text: it contains a NUL byte"
+    );
+    assert_eq!(
+        quickly_refused(b"\x1f\x8b\x08"),
+        "1:2: this is not text: YAML and JSON are UTF-8"
+    );
+    assert_eq!(
+        quickly_refused(b"a: \xff"),
+        "1:4: this is not text: YAML and JSON are UTF-8"
+    );
+    for empty in [
+        "",
+        " \n",
+        "---\n...\n---\n",
+        "# nothing\n",
+        "null",
+        "~\n---\n",
+    ] {
+        assert_eq!(
+            quickly_refused(empty),
+            "1:1: there is no resource in it",
+            "{empty:?}"
+        );
     }
 }
 

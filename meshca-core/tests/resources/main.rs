@@ -1,8 +1,17 @@
 //! Reading, checking and writing of mesh resources.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails"
+)]
 
 mod hostile;
 mod read;
 mod round_trip;
+#[cfg(feature = "schema")]
+mod schema;
 mod violations;
 
 use std::path::{Path, PathBuf};
@@ -10,11 +19,15 @@ use std::path::{Path, PathBuf};
 use meshca_core::resource::{Documents, Report, Resource};
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
 }
 
 fn example(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/resources").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples/resources")
+        .join(name);
     std::fs::read_to_string(path).unwrap()
 }
 

@@ -3,8 +3,8 @@
 use std::fs;
 
 use meshca_core::resource::{
-    Backend, BuiltinConf, DataSource, Location, Mesh, MeshIdentity, Metadata, Mtls, OtherConf, ParseOptions,
-    Provider, Resource, Severity, VaultAuth, VaultConf,
+    Backend, BuiltinConf, DataSource, Location, Mesh, MeshIdentity, Metadata, Mtls, OtherConf,
+    ParseOptions, Provider, Resource, Severity, VaultAuth, VaultConf,
 };
 use meshca_core::{Error, ErrorKind};
 
@@ -34,14 +34,25 @@ fn bad_documents_give_exactly_these_reports() {
 
 #[test]
 fn a_violation_has_its_parts() {
-    let report = ParseOptions::new().source("mesh.yaml").parse("type: Mesh\nname: default\nmtls: 1\n").unwrap_err();
+    let report = ParseOptions::new()
+        .source("mesh.yaml")
+        .parse("type: Mesh\nname: default\nmtls: 1\n")
+        .unwrap_err();
     assert_eq!(report.source_name(), Some("mesh.yaml"));
     let violation = &report.violations()[0];
     assert_eq!(violation.severity(), Severity::Error);
     assert_eq!(violation.path(), "mtls");
     assert_eq!(violation.message(), "expected a mapping, found a number");
-    assert_eq!(violation.location().map(|at: Location| (at.line(), at.column())), Some((3, 7)));
-    assert_eq!(report.to_string(), "mesh.yaml:3:7: mtls: expected a mapping, found a number");
+    assert_eq!(
+        violation
+            .location()
+            .map(|at: Location| (at.line(), at.column())),
+        Some((3, 7))
+    );
+    assert_eq!(
+        report.to_string(),
+        "mesh.yaml:3:7: mtls: expected a mapping, found a number"
+    );
 
     let error = Error::from(report.clone());
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
@@ -50,7 +61,10 @@ fn a_violation_has_its_parts() {
 
 #[test]
 fn without_a_source_lines_begin_with_the_place() {
-    assert_eq!(refused("type: Mesh\n").to_string(), "1:1: name: must be set");
+    assert_eq!(
+        refused("type: Mesh\n").to_string(),
+        "1:1: name: must be set"
+    );
 }
 
 #[test]
@@ -66,9 +80,18 @@ fn what_only_deserves_a_warning_passes() {
             "13:27: warning: mtls.backends[0].conf.fromCp.tls.skipVerify: any server is trusted with the token and \
              with every identity: set `caCert` instead",
         ),
-        ("tls: {clientCert: {inlineString: PEM}, clientKey: {secret: key}}", ""),
-        ("aws: {type: IAM, role: r, iamServerIdHeader: vault.example}", ""),
-        ("appRole: {roleId: id, secretId: {file: /a}, mountPath: approle}", ""),
+        (
+            "tls: {clientCert: {inlineString: PEM}, clientKey: {secret: key}}",
+            "",
+        ),
+        (
+            "aws: {type: IAM, role: r, iamServerIdHeader: vault.example}",
+            "",
+        ),
+        (
+            "appRole: {roleId: id, secretId: {file: /a}, mountPath: approle}",
+            "",
+        ),
     ];
     for (auth, warning) in cases {
         let documents = all(format!(
@@ -76,7 +99,9 @@ fn what_only_deserves_a_warning_passes() {
              dpCert: {{rotation: {{expiration: 1d}}}}\n    conf:\n      fromCp:\n        address: https://vault\n        \
              role: r\n        auth: {{{}}}{}\n",
             auth.split('\n').next().unwrap(),
-            auth.split_once('\n').map(|(_, rest)| format!("\n{rest}")).unwrap_or_default()
+            auth.split_once('\n')
+                .map(|(_, rest)| format!("\n{rest}"))
+                .unwrap_or_default()
         ));
         assert_eq!(documents.warnings().to_string(), warning, "{auth}");
         assert!(!documents.warnings().has_errors());
@@ -92,19 +117,31 @@ fn other_warnings() {
              privateKey: {type: InsecureInline, insecureInline: {value: PEM}}}}}}}",
             vec!["spec.provider.bundled.ca.privateKey.insecureInline.value"],
         ),
-        ("{type: MeshTLS, name: a, labels: {kuma.io/mseh: b}, spec: {rules: [{default: {tlsVersion: {min: TLS10}}}]}}", vec![
-            "labels",
-            "spec.rules[0].default.tlsVersion.min",
-        ]),
-        ("{type: Mesh, name: a, mtls: {backends: [{name: a, type: acmpcs, conf: {a: 1}}]}}", vec!["mtls.backends[0].type"]),
-        ("{type: Mesh, name: a, mtls: {backends: [{name: a, type: step-ca, conf: {a: 1}}]}}", vec![]),
-        ("{type: MeshIdentity, name: a, spec: {provider: {type: Extension, extension: {name: valut}}}}", vec![
-            "spec.provider.extension.name",
-        ]),
+        (
+            "{type: MeshTLS, name: a, labels: {kuma.io/mseh: b}, spec: {rules: [{default: {tlsVersion: {min: TLS10}}}]}}",
+            vec!["labels", "spec.rules[0].default.tlsVersion.min"],
+        ),
+        (
+            "{type: Mesh, name: a, mtls: {backends: [{name: a, type: acmpcs, conf: {a: 1}}]}}",
+            vec!["mtls.backends[0].type"],
+        ),
+        (
+            "{type: Mesh, name: a, mtls: {backends: [{name: a, type: step-ca, conf: {a: 1}}]}}",
+            vec![],
+        ),
+        (
+            "{type: MeshIdentity, name: a, spec: {provider: {type: Extension, extension: {name: valut}}}}",
+            vec!["spec.provider.extension.name"],
+        ),
     ];
     for (text, paths) in cases {
         let documents = all(text);
-        let warned: Vec<_> = documents.warnings().violations().iter().map(|violation| violation.path()).collect();
+        let warned: Vec<_> = documents
+            .warnings()
+            .violations()
+            .iter()
+            .map(|violation| violation.path())
+            .collect();
         assert_eq!(warned, paths, "{text}");
     }
 }
@@ -114,8 +151,12 @@ fn skipped_validation_warns_and_keeps_what_cannot_be_typed() {
     let text = "{type: Mesh, name: a, mtls: {skipValidation: true, enabledBackend: a, backends: [{name: a, type: vault, conf: {fromCp: {role: r}}}]}}";
     let documents = all(text);
     assert_eq!(documents.warnings().violations().len(), 3);
-    let Resource::Mesh(mesh) = one(text) else { panic!() };
-    assert!(matches!(&mesh.enabled_backend().unwrap().provider, Provider::Other(other) if other.type_name == "vault"));
+    let Resource::Mesh(mesh) = one(text) else {
+        panic!()
+    };
+    assert!(
+        matches!(&mesh.enabled_backend().unwrap().provider, Provider::Other(other) if other.type_name == "vault")
+    );
     let again = one(Resource::from(mesh.clone()).to_yaml().unwrap());
     assert_eq!(again, Resource::from(mesh));
 
@@ -124,8 +165,22 @@ fn skipped_validation_warns_and_keeps_what_cannot_be_typed() {
 }
 
 #[test]
+fn names_from_outside_cannot_forge_a_line() {
+    let text = "type: Mesh\nname: a\nmtls:\n  \"x\\n1:1: forged\": 1\n  \"x\\n1:1: forged\": 2\n  backends: [{name: \"a\\nb\", type: \"c\\nd\"}]\n";
+    let report = refused(text);
+    assert_eq!(
+        report.to_string().lines().count(),
+        report.violations().len()
+    );
+    assert_eq!(report.violations()[0].path(), r#"mtls["x\n1:1: forged"]"#);
+    assert_eq!(report.violations()[1].path(), r#"mtls["x\n1:1: forged"]"#);
+}
+
+#[test]
 fn long_reports_are_cut() {
-    let fields: String = (0..150).map(|index| format!("  field{index}: 1\n")).collect();
+    let fields: String = (0..150)
+        .map(|index| format!("  field{index}: 1\n"))
+        .collect();
     let report = refused(format!("type: Mesh\nname: a\nmtls:\n{fields}"));
     assert_eq!(report.violations().len(), 100);
     assert!(report.to_string().ends_with("\nand 50 more violations"));
@@ -134,13 +189,17 @@ fn long_reports_are_cut() {
 #[test]
 fn resources_built_in_code_are_held_to_the_same_rules() {
     let mut mesh = Mesh::new(Metadata::universal("default"));
-    mesh.mtls = Some(Mtls::with_backend(Backend::new("ca-1", Provider::Builtin(BuiltinConf::default()))));
+    mesh.mtls = Some(Mtls::with_backend(Backend::new(
+        "ca-1",
+        Provider::Builtin(BuiltinConf::default()),
+    )));
     assert!(Resource::from(mesh.clone()).validate().unwrap().is_empty());
 
     let token = VaultAuth::Token(DataSource::InlineString("s.secret".into()));
     let vault = VaultConf::new("https://vault.example", "a/b", token);
     let mtls = mesh.mtls.as_mut().unwrap();
-    mtls.backends.push(Backend::new("ca-1", Provider::Vault(vault)));
+    mtls.backends
+        .push(Backend::new("ca-1", Provider::Vault(vault)));
     mtls.enabled_backend = Some("other".into());
     assert_eq!(
         Resource::from(mesh).validate().unwrap_err().to_string(),
@@ -154,13 +213,23 @@ fn resources_built_in_code_are_held_to_the_same_rules() {
     );
 
     let mut mesh = Mesh::new(Metadata::universal("default"));
-    let mut backend = Backend::new("a", Provider::Other(OtherConf::new("theirs", Default::default())));
+    let mut backend = Backend::new(
+        "a",
+        Provider::Other(OtherConf::new("theirs", Default::default())),
+    );
     backend.dp_cert.expiration = Some(std::time::Duration::from_nanos(1));
     mesh.mtls = Some(Mtls::with_backend(backend));
     let resource = Resource::from(mesh);
-    let message = "cannot be written: a duration that this field cannot express: too long or too fine";
+    let message =
+        "cannot be written: a duration that this field cannot express: too long or too fine";
     assert_eq!(resource.validate().unwrap_err().to_string(), message);
-    assert!(resource.to_yaml().unwrap_err().to_string().contains("too fine"));
+    assert!(
+        resource
+            .to_yaml()
+            .unwrap_err()
+            .to_string()
+            .contains("too fine")
+    );
 }
 
 #[test]
@@ -170,9 +239,25 @@ fn other_formats_are_held_to_the_same_rules() {
         "spec": { "slector": {}, "provider": { "type": "Spire" } },
     });
     let error = serde_json::from_value::<Resource>(json.clone()).unwrap_err();
-    assert_eq!(error.to_string(), "spec.slector: unknown field, did you mean `selector`?");
-    let error = serde_json::from_str::<MeshIdentity>(r#"{"type": "Mesh", "name": "a"}"#).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "spec.slector: unknown field, did you mean `selector`?"
+    );
+    let error =
+        serde_json::from_str::<MeshIdentity>(r#"{"type": "Mesh", "name": "a"}"#).unwrap_err();
     assert_eq!(error.to_string(), "expected a MeshIdentity, found a Mesh");
+    let error = serde_json::from_str::<Resource>(r#"{"type": "Mesh", "name": "a", "name": "b"}"#)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("the field `name` is given twice")
+    );
     let deep = format!("{}1{}", r#"{"a":"#.repeat(100), "}".repeat(100));
-    assert!(serde_json::from_str::<Resource>(&deep).unwrap_err().to_string().contains("64 levels deep"));
+    assert!(
+        serde_json::from_str::<Resource>(&deep)
+            .unwrap_err()
+            .to_string()
+            .contains("64 levels deep")
+    );
 }

@@ -22,7 +22,11 @@ pub struct AcmConf {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_cert: Option<DataSource>,
     /// How to log in; the SDK's default chain if absent.
-    #[serde(rename = "auth", skip_serializing_if = "Option::is_none", serialize_with = "write_auth")]
+    #[serde(
+        rename = "auth",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "write_auth"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Auth<'static>>"))]
     pub credentials: Option<AwsCredentials>,
 }
@@ -30,7 +34,12 @@ pub struct AcmConf {
 impl AcmConf {
     /// With the SDK's default chain of credentials.
     pub fn new(arn: impl Into<String>) -> Self {
-        Self { arn: arn.into(), common_name: None, ca_cert: None, credentials: None }
+        Self {
+            arn: arn.into(),
+            common_name: None,
+            ca_cert: None,
+            credentials: None,
+        }
     }
 }
 
@@ -49,7 +58,10 @@ pub struct AwsCredentials {
 impl AwsCredentials {
     /// Both are needed.
     pub fn new(access_key: DataSource, access_key_secret: DataSource) -> Self {
-        Self { access_key, access_key_secret }
+        Self {
+            access_key,
+            access_key_secret,
+        }
     }
 }
 
@@ -65,7 +77,10 @@ fn write_auth<S: serde::Serializer>(
     credentials: &Option<AwsCredentials>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    Auth { aws_credentials: credentials.as_ref() }.serialize(serializer)
+    Auth {
+        aws_credentials: credentials.as_ref(),
+    }
+    .serialize(serializer)
 }
 
 pub(super) fn read(f: &mut Fields<'_>) -> Option<AcmConf> {
@@ -78,7 +93,12 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<AcmConf> {
         f.finish();
         credentials
     });
-    Some(AcmConf { arn: arn?, common_name, ca_cert, credentials })
+    Some(AcmConf {
+        arn: arn?,
+        common_name,
+        ca_cert,
+        credentials,
+    })
 }
 
 fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
@@ -86,7 +106,10 @@ fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
     let access_key = f.required("accessKey", datasource::public);
     let access_key_secret = f.required("accessKeySecret", datasource::secret);
     f.finish();
-    Some(AwsCredentials { access_key: access_key?, access_key_secret: access_key_secret? })
+    Some(AwsCredentials {
+        access_key: access_key?,
+        access_key_secret: access_key_secret?,
+    })
 }
 
 /// The ARN of a CA (AWS Private CA API, `CreateCertificateAuthority`).
@@ -99,7 +122,10 @@ fn arn(at: Cursor<'_>) -> Option<String> {
     let Some(id) = resource.strip_prefix("certificate-authority/") else {
         return not_an_arn(at, &text);
     };
-    if [partition, region, account, &id].iter().any(|part| part.is_empty()) {
+    if [partition, region, account, &id]
+        .iter()
+        .any(|part| part.is_empty())
+    {
         return not_an_arn(at, &text);
     }
     let doubt = if !account.bytes().all(|byte| byte.is_ascii_digit()) || account.len() != 12 {
@@ -131,8 +157,7 @@ fn is_uuid(text: &str) -> bool {
     let lengths = [8, 4, 4, 4, 12];
     let groups: Vec<_> = text.split('-').collect();
     groups.len() == lengths.len()
-        && groups
-            .iter()
-            .zip(lengths)
-            .all(|(group, length)| group.len() == length && group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && groups.iter().zip(lengths).all(|(group, length)| {
+            group.len() == length && group.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
 }

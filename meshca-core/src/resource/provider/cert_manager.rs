@@ -24,11 +24,21 @@ pub struct CertManagerConf {
 impl CertManagerConf {
     /// Only what is needed.
     pub fn new(issuer: IssuerRef) -> Self {
-        Self { issuer, ca_cert: None, common_name: None, dns_names: Vec::new() }
+        Self {
+            issuer,
+            ca_cert: None,
+            common_name: None,
+            dns_names: Vec::new(),
+        }
     }
 
     pub(super) fn wire(&self, flat: bool) -> Wire<'_> {
-        let Self { issuer, ca_cert, common_name, dns_names } = self;
+        let Self {
+            issuer,
+            ca_cert,
+            common_name,
+            dns_names,
+        } = self;
         let mut wire = Wire {
             issuer_ref: None,
             issuer_name: None,
@@ -72,7 +82,11 @@ impl IssuerRef {
 
     /// An `Issuer` of `cert-manager.io`.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), kind: None, group: None }
+        Self {
+            name: name.into(),
+            kind: None,
+            group: None,
+        }
     }
 
     /// The kind, or its default `Issuer`.
@@ -122,7 +136,15 @@ pub(super) fn read(f: &mut Fields<'_>) -> Option<(CertManagerConf, bool)> {
     let common_name = f.opt("commonName", template::name);
     let dns_names = f.list("dnsNames", template::name);
     one?;
-    Some((CertManagerConf { issuer: issuer?, ca_cert, common_name, dns_names }, flat))
+    Some((
+        CertManagerConf {
+            issuer: issuer?,
+            ca_cert,
+            common_name,
+            dns_names,
+        },
+        flat,
+    ))
 }
 
 fn issuer_ref(at: Cursor<'_>) -> Option<IssuerRef> {
@@ -131,5 +153,9 @@ fn issuer_ref(at: Cursor<'_>) -> Option<IssuerRef> {
     let kind = f.opt("kind", decode::non_empty);
     let group = f.opt("group", decode::non_empty);
     f.finish();
-    Some(IssuerRef { name: name?, kind, group })
+    Some(IssuerRef {
+        name: name?,
+        kind,
+        group,
+    })
 }

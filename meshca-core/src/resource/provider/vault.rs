@@ -120,7 +120,10 @@ pub struct TlsAuth {
 impl TlsAuth {
     /// Both are needed.
     pub fn new(client_key: DataSource, client_cert: DataSource) -> Self {
-        Self { client_key, client_cert }
+        Self {
+            client_key,
+            client_cert,
+        }
     }
 }
 
@@ -144,7 +147,11 @@ pub struct AwsAuth {
 impl AwsAuth {
     /// No role and no header.
     pub fn new(auth_type: AwsAuthType) -> Self {
-        Self { auth_type, role: None, iam_server_id_header: None }
+        Self {
+            auth_type,
+            role: None,
+            iam_server_id_header: None,
+        }
     }
 }
 
@@ -180,7 +187,11 @@ pub struct KubernetesAuth {
 impl KubernetesAuth {
     /// The usual mount and the usual token.
     pub fn new(role: impl Into<String>) -> Self {
-        Self { role: role.into(), mount_path: None, service_account_token_path: None }
+        Self {
+            role: role.into(),
+            mount_path: None,
+            service_account_token_path: None,
+        }
     }
 }
 
@@ -202,7 +213,11 @@ pub struct AppRoleAuth {
 impl AppRoleAuth {
     /// The usual mount.
     pub fn new(role_id: impl Into<String>, secret_id: DataSource) -> Self {
-        Self { role_id: role_id.into(), secret_id, mount_path: None }
+        Self {
+            role_id: role_id.into(),
+            secret_id,
+            mount_path: None,
+        }
     }
 }
 
@@ -244,7 +259,9 @@ fn url(at: Cursor<'_>) -> Option<(String, bool)> {
     if host.contains('@') {
         return at.error("must not hold a user name or password");
     }
-    if host.trim_start_matches(':').is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if host.trim_start_matches(':').is_empty()
+        || text.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
         return at.error("must be a URL with a host, such as `https://vault.example:8200`");
     }
     Some((text.to_owned(), encrypted))
@@ -253,7 +270,9 @@ fn url(at: Cursor<'_>) -> Option<(String, bool)> {
 fn address(at: Cursor<'_>) -> Option<String> {
     let (address, encrypted) = url(at)?;
     if !encrypted {
-        at.warn("the connection is not encrypted, so the token can be read on the way: use `https://`");
+        at.warn(
+            "the connection is not encrypted, so the token can be read on the way: use `https://`",
+        );
     }
     Some(address)
 }
@@ -269,7 +288,9 @@ fn mount(at: Cursor<'_>) -> Option<String> {
     let path = text.trim_matches('/');
     let sound = |segment: &str| {
         !matches!(segment, "" | "." | "..")
-            && segment.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'%' | b'\\'))
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'%' | b'\\'))
     };
     match path.split('/').all(sound) {
         true => Some(path.to_owned()),
@@ -297,7 +318,11 @@ fn tls(at: Cursor<'_>) -> Option<VaultTls> {
     });
     let server_name = f.opt("serverName", decode::non_empty);
     f.finish();
-    Some(VaultTls { ca_cert, skip_verify: skip_verify.unwrap_or_default(), server_name })
+    Some(VaultTls {
+        ca_cert,
+        skip_verify: skip_verify.unwrap_or_default(),
+        server_name,
+    })
 }
 
 fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
@@ -307,7 +332,8 @@ fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
         f.opt("token", datasource::secret).map(VaultAuth::Token),
         f.opt("tls", tls_auth).map(VaultAuth::Tls),
         f.opt("aws", aws_auth).map(VaultAuth::Aws),
-        f.opt("kubernetes", kubernetes_auth).map(VaultAuth::Kubernetes),
+        f.opt("kubernetes", kubernetes_auth)
+            .map(VaultAuth::Kubernetes),
         f.opt("appRole", app_role_auth).map(VaultAuth::AppRole),
     ];
     f.finish();
@@ -319,26 +345,40 @@ fn tls_auth(at: Cursor<'_>) -> Option<TlsAuth> {
     let client_key = f.required("clientKey", datasource::secret);
     let client_cert = f.required("clientCert", datasource::public);
     f.finish();
-    Some(TlsAuth { client_key: client_key?, client_cert: client_cert? })
+    Some(TlsAuth {
+        client_key: client_key?,
+        client_cert: client_cert?,
+    })
 }
 
 fn aws_auth(at: Cursor<'_>) -> Option<AwsAuth> {
     let mut f = at.fields()?;
-    let auth_type =
-        f.required("type", |at| at.choice(&[("IAM", AwsAuthType::Iam), ("EC2", AwsAuthType::Ec2)]));
+    let auth_type = f.required("type", |at| {
+        at.choice(&[("IAM", AwsAuthType::Iam), ("EC2", AwsAuthType::Ec2)])
+    });
     let role = f.opt("role", decode::non_empty);
     let iam_server_id_header = f.opt("iamServerIdHeader", decode::non_empty);
     f.finish();
-    Some(AwsAuth { auth_type: auth_type?, role, iam_server_id_header })
+    Some(AwsAuth {
+        auth_type: auth_type?,
+        role,
+        iam_server_id_header,
+    })
 }
 
 fn kubernetes_auth(at: Cursor<'_>) -> Option<KubernetesAuth> {
     let mut f = at.fields()?;
     let role = f.required("role", decode::non_empty);
     let mount_path = f.opt("mountPath", mount);
-    let service_account_token_path = f.opt("serviceAccountTokenPath", decode::non_empty).map(PathBuf::from);
+    let service_account_token_path = f
+        .opt("serviceAccountTokenPath", decode::non_empty)
+        .map(PathBuf::from);
     f.finish();
-    Some(KubernetesAuth { role: role?, mount_path, service_account_token_path })
+    Some(KubernetesAuth {
+        role: role?,
+        mount_path,
+        service_account_token_path,
+    })
 }
 
 fn app_role_auth(at: Cursor<'_>) -> Option<AppRoleAuth> {
@@ -347,5 +387,9 @@ fn app_role_auth(at: Cursor<'_>) -> Option<AppRoleAuth> {
     let secret_id = f.required("secretId", datasource::secret);
     let mount_path = f.opt("mountPath", mount);
     f.finish();
-    Some(AppRoleAuth { role_id: role_id?, secret_id: secret_id?, mount_path })
+    Some(AppRoleAuth {
+        role_id: role_id?,
+        secret_id: secret_id?,
+        mount_path,
+    })
 }
