@@ -12,10 +12,16 @@ use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
 use super::violation::{Location, Report, Severity, Violation};
 
+/// How often a name that was probably meant is looked for.
+const MAX_SUGGESTIONS: usize = 1000;
+/// How many names a message lists.
+const MAX_LISTED: usize = 12;
+
 /// What all readers of one input share.
 pub(crate) struct Context<'o> {
     report: RefCell<Report>,
     lenient: Cell<bool>,
+    suggestions: Cell<usize>,
     pub(crate) system_namespace: Option<&'o str>,
 }
 
@@ -24,6 +30,7 @@ impl<'o> Context<'o> {
         Self {
             report: RefCell::new(report),
             lenient: Cell::new(false),
+            suggestions: Cell::new(MAX_SUGGESTIONS),
             system_namespace,
         }
     }
@@ -61,9 +68,12 @@ impl<'o> Context<'o> {
         });
     }
 
-    /// Whether further errors are only counted, so that looking for good words is a waste of time.
-    fn is_full(&self) -> bool {
-        self.report.borrow().is_full()
+    /// The name that was probably meant, if there is exactly one. Only so many are looked for: a
+    /// report holds no more, and a hostile input could ask for millions.
+    pub(crate) fn nearest<'n>(&self, text: &str, names: &[&'n str]) -> Option<&'n str> {
+        let left = self.suggestions.get().checked_sub(1)?;
+        self.suggestions.set(left);
+        nearest(text, names)
     }
 }
 
@@ -217,7 +227,7 @@ impl<'c> Cursor<'c> {
             return Some(*value);
         }
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        match nearest(text, &names) {
+        match self.context.nearest(text, &names) {
             Some(name) => self.error(format_args!(
                 "unknown value `{}`, did you mean `{name}`?",
                 Clip(text)
@@ -413,15 +423,11 @@ impl<'c> Fields<'c> {
     /// Every field that nobody asked for is a violation.
     pub(crate) fn finish(&self) {
         for entry in self.leftovers() {
-            if self.cursor.context.is_full() {
-                self.refuse_entry(entry, "unknown field");
-                continue;
-            }
-            match nearest(&entry.key, &self.known) {
+            match self.cursor.context.nearest(&entry.key, &self.known) {
                 Some(name) => {
                     self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"))
                 }
-                None if self.known.len() > 12 => self.refuse_entry(entry, "unknown field"),
+                None if self.known.len() > MAX_LISTED => self.refuse_entry(entry, "unknown field"),
                 None => {
                     self.refuse_entry(
                         entry,
@@ -469,8 +475,7 @@ impl<'c> Fields<'c> {
     }
 }
 
-/// The name that was probably meant, if there is exactly one.
-pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
+fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     if text.len() > 64 {
         return None;
     }
@@ -516,6 +521,7 @@ fn join(f: &mut fmt::Formatter<'_>, names: &[&str], last: &str) -> fmt::Result {
     for (index, name) in names.iter().enumerate() {
         match index {
             0 => {}
+            MAX_LISTED => return write!(f, " {last} {} others", names.len() - index),
             _ if index + 1 == names.len() => write!(f, " {last} ")?,
             _ => f.write_str(", ")?,
         }

@@ -424,8 +424,8 @@ impl<'a> Builder<'a, '_> {
                 ..
             } => {
                 self.drop_duplicates(&mut entries);
-                for merge in merges {
-                    self.merge(&mut entries, merge)?;
+                if !merges.is_empty() {
+                    merge(&mut entries, merges)?;
                 }
                 Value::Map(entries)
             }
@@ -519,34 +519,32 @@ impl<'a> Builder<'a, '_> {
         }
         path
     }
+}
 
-    /// Adds the fields of a `<<` mapping (or of several) that the mapping does not have itself.
-    fn merge(&mut self, entries: &mut Vec<Entry<'a>>, node: Node<'a>) -> Result<(), Failure> {
+/// Adds the fields of the `<<` mappings that the mapping does not have itself; earlier ones win.
+fn merge<'a>(entries: &mut Vec<Entry<'a>>, merges: Vec<Node<'a>>) -> Result<(), Failure> {
+    let mut seen: HashSet<Cow<'a, str>> = entries.iter().map(|entry| entry.key.clone()).collect();
+    let mut add = |node: Node<'a>| match node.value {
+        Value::Map(merged) => {
+            entries.extend(
+                merged
+                    .into_iter()
+                    .filter(|entry| seen.insert(entry.key.clone())),
+            );
+            Ok(())
+        }
+        _ => Err((
+            node.at,
+            "`<<` merges a mapping or a list of mappings".to_owned(),
+        )),
+    };
+    for node in merges {
         match node.value {
-            Value::Map(merged) => {
-                self.count(merged.len(), node.at)?;
-                let own: HashSet<String> =
-                    entries.iter().map(|entry| entry.key.to_string()).collect();
-                entries.extend(
-                    merged
-                        .into_iter()
-                        .filter(|entry| !own.contains(entry.key.as_ref())),
-                );
-                Ok(())
-            }
-            Value::Seq(nodes) => nodes.into_iter().try_for_each(|node| match node.value {
-                Value::Map(_) => self.merge(entries, node),
-                _ => Err((
-                    node.at,
-                    "`<<` merges a mapping or a list of mappings".to_owned(),
-                )),
-            }),
-            _ => Err((
-                node.at,
-                "`<<` merges a mapping or a list of mappings".to_owned(),
-            )),
+            Value::Seq(nodes) => nodes.into_iter().try_for_each(&mut add)?,
+            _ => add(node)?,
         }
     }
+    Ok(())
 }
 
 fn child(mut path: String, key: &str) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::decode::{self, Clip, Cursor, Fields, OneOf, nearest};
+use super::decode::{self, Clip, Cursor, Fields, OneOf};
 use super::duration;
 use super::free_form::FreeForm;
 use super::metadata::{
@@ -361,7 +361,7 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
         }
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let name = Clip(name);
-        match (nearest(name.0, &names), names.as_slice()) {
+        match (at.context.nearest(name.0, &names), names.as_slice()) {
             (Some(meant), _) => at.error(format_args!(
                 "no backend is called `{name}`, did you mean `{meant}`?"
             )),

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::decode::{self, Clip, Cursor, Fields, nearest};
+use super::decode::{self, Clip, Cursor, Fields};
 use super::free_form::FreeForm;
 use super::labels;
 
@@ -264,7 +264,7 @@ fn labels(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
         let reserved = name.starts_with("kuma.io/") || name.starts_with("k8s.kuma.io/");
         if reserved
             && !labels::KNOWN.contains(&name.as_str())
-            && let Some(meant) = nearest(name, &labels::KNOWN)
+            && let Some(meant) = at.context.nearest(name, &labels::KNOWN)
         {
             at.warn(format_args!(
                 "the label `{}` has no meaning, did you mean `{meant}`?",

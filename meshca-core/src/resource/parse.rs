@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path, nearest};
+use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path};
 use super::document::{self, Node, Value};
 use super::metadata::API_VERSION;
 use super::violation::{Report, Severity, Violation};
@@ -461,7 +461,7 @@ fn kind(at: Cursor<'_>) -> Option<&'static str> {
     if let Some(kind) = KINDS.iter().find(|kind| **kind == text) {
         return Some(kind);
     }
-    match nearest(text, &KINDS) {
+    match at.context.nearest(text, &KINDS) {
         Some(meant) => at.error(format_args!(
             "unknown kind `{}`, did you mean `{meant}`?",
             Clip(text)

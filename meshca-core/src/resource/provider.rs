@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::datasource::{self, DataSource};
-use super::decode::{self, Clip, Cursor, Fields, nearest};
+use super::decode::{self, Clip, Cursor, Fields};
 use super::duration;
 use super::free_form::FreeForm;
 
@@ -167,7 +167,7 @@ pub(crate) fn is_extension(name: &str) -> bool {
 fn type_name(at: Cursor<'_>, known: &[&'static str]) -> Option<String> {
     let name = decode::non_empty(at)?;
     if !known.contains(&name.as_str())
-        && let Some(meant) = nearest(&name, known)
+        && let Some(meant) = at.context.nearest(&name, known)
     {
         at.warn(format_args!(
             "`{}` is not a type that is known here, did you mean `{meant}`? Otherwise it must be registered",

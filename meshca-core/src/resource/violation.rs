@@ -145,11 +145,6 @@ impl Report {
         }
     }
 
-    /// Whether further errors are only counted.
-    pub(crate) fn is_full(&self) -> bool {
-        self.errors >= LIMIT
-    }
-
     /// Brings the violations into the order of the text, whatever order the rules ran in.
     pub(crate) fn sort(&mut self) {
         self.violations.sort_by_key(|violation| violation.location);

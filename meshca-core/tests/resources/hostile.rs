@@ -118,6 +118,38 @@ fn many_mistakes() {
 }
 
 #[test]
+fn many_near_misses() {
+    let ciphers = "ECDHE-RSA-AES128-GCM-SHA265, ".repeat(20_000);
+    let text = format!(
+        "type: MeshTLS\nname: a\nspec:\n  rules:\n  - default:\n      tlsCiphers: [{ciphers}]\n"
+    );
+    assert!(quickly_refused(text).contains("did you mean"));
+    let labels: String = (0..20_000)
+        .map(|index| format!("  kuma.io/servic{index}: a\n"))
+        .collect();
+    assert!(
+        quickly_refused(format!("type: Mesh\nlabels:\n{labels}")).contains("name: must be set")
+    );
+    let backends: String = (0..10_000)
+        .map(|index| format!("  - {{name: a{index}, type: vualt}}\n"))
+        .collect();
+    let report = quickly_refused(format!(
+        "type: Mesh\nname: a\nmtls:\n  enabledBackend: other\n  backends:\n{backends}"
+    ));
+    assert!(report.ends_with(" or 9988 others"), "{report}");
+    let own: String = (0..10_000)
+        .map(|index| format!("  a{index}: 1\n"))
+        .collect();
+    let merges = "*m, ".repeat(10_000);
+    assert!(
+        quickly_refused(format!(
+            "type: Mesh\nx: &m {{b: 1}}\nmtls:\n  <<: [{merges}]\n{own}"
+        ))
+        .contains("must be set")
+    );
+}
+
+#[test]
 fn not_text() {
     assert_eq!(
         quickly_refused(b"\x7fELF\x02\x01\x01\x00"),
