@@ -17,7 +17,7 @@ use std::sync::Arc;
 use clap::Parser;
 use meshca::registry::{BackendConfig, BuildContext, classic_spiffe_id, classic_trust_domain};
 use meshca::resource::{Form, Mesh, MeshIdentity, ParseOptions, Resource, SecretResource};
-use meshca::spiffe::{Environment, PathTemplate, TrustDomainInputs, Workload};
+use meshca::spiffe::{Environment, Workload};
 use meshca::{
     CertificateRequest, Clock, DirSecretStore, Expect, Identity, IssuerExt, PrivateKey, SecretKey,
     SecretStore, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
@@ -227,24 +227,12 @@ fn modern(
     zone: &str,
 ) -> Result<Wanted, Box<dyn Error>> {
     let metadata = &identity.metadata;
-    let mesh = metadata
-        .mesh
-        .clone()
-        .unwrap_or_else(|| "default".to_owned());
-    let inputs = TrustDomainInputs::new(&mesh, zone).with_labels(&metadata.labels);
-    let trust_domain = identity
-        .trust_domain
-        .clone()
-        .unwrap_or_default()
-        .render(&inputs)?;
     let environment = match metadata.form {
         Form::Universal => Environment::Universal,
         _ => Environment::Kubernetes,
     };
-    let path = identity
-        .path
-        .clone()
-        .unwrap_or_else(|| PathTemplate::default_for(environment));
+    let trust_domain = identity.trust_domain_in(zone)?;
+    let spiffe_id = identity.spiffe_id_of(&trust_domain, workload, environment)?;
     let backend = BackendConfig::modern(identity).ok_or_else(|| {
         format!(
             "MeshIdentity {} has no provider that issues certificates",
@@ -253,8 +241,8 @@ fn modern(
     })?;
     Ok(Wanted {
         from: format!("MeshIdentity {} ({})", metadata.name, backend.type_name()),
-        spiffe_id: path.render(&trust_domain, workload)?,
-        mesh,
+        mesh: metadata.mesh().to_owned(),
+        spiffe_id,
         trust_domain,
         backend,
     })
@@ -262,8 +250,7 @@ fn modern(
 
 /// Puts a Secret resource where data sources look for it.
 async fn keep(secret: &SecretResource, store: &dyn SecretStore) -> meshca::Result<()> {
-    let mesh = secret.metadata.mesh.as_deref().unwrap_or("default");
-    let key = SecretKey::new(mesh, &secret.metadata.name)?;
+    let key = SecretKey::new(secret.metadata.mesh(), &secret.metadata.name)?;
     let expect = match store.get(&key).await? {
         Some(found) if found.value == secret.data => return Ok(()),
         Some(found) => Expect::Version(found.version),

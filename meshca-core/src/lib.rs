@@ -31,7 +31,7 @@
 //! use meshca_core::builtin;
 //! use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
 //! use meshca_core::resource::Resource;
-//! use meshca_core::spiffe::{Environment, PathTemplate, TrustDomainInputs, Workload};
+//! use meshca_core::spiffe::{Environment, Workload};
 //! use meshca_core::{IssuerExt, MemorySecretStore, SystemClock};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -55,10 +55,8 @@
 //! // What is known of the proxy, and who it therefore is.
 //! let workload = Workload::from_label_list("app=flight-control,kuma.io/workload=fc-7")?;
 //! assert!(identity.selector.matches(workload.labels()));
-//! let inputs = TrustDomainInputs::new("default", "zone-1");
-//! let trust_domain = identity.trust_domain.clone().unwrap_or_default().render(&inputs)?;
-//! let path = identity.path.clone().unwrap_or_else(|| PathTemplate::default_for(Environment::Universal));
-//! let spiffe_id = path.render(&trust_domain, &workload)?;
+//! let trust_domain = identity.trust_domain_in("zone-1")?;
+//! let spiffe_id = identity.spiffe_id_of(&trust_domain, &workload, Environment::Universal)?;
 //! assert_eq!(spiffe_id.to_string(), "spiffe://default.example.org/workload/fc-7");
 //!
 //! // The CA that the resource names, built by whoever is registered for its type.

@@ -8,9 +8,7 @@ use der::{Decode, Encode};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{
-    BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
-};
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::Validity;
@@ -112,7 +110,7 @@ impl Parsed {
 
     #[cfg(feature = "builtin")]
     pub(crate) fn subject_key_identifier(&self) -> Option<Vec<u8>> {
-        self.extension::<SubjectKeyIdentifier>()
+        self.extension::<x509_cert::ext::pkix::SubjectKeyIdentifier>()
             .ok()
             .flatten()
             .map(|ski| ski.0.into_bytes().into())

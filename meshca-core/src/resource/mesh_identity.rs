@@ -9,12 +9,16 @@ use super::datasource::{self, SecureDataSource};
 use super::decode::{self, Clip, Cursor, Fields};
 use super::duration;
 use super::free_form::FreeForm;
+use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
 use super::provider::{self, Dialect, Provider, SettingsWire};
 use super::selector::{self, Selector, SelectorWire};
 use super::template;
-use crate::spiffe::{PathTemplate, TrustDomainTemplate};
+use crate::spiffe::{
+    Environment, PathTemplate, SpiffeId, TrustDomain, TrustDomainInputs, TrustDomainTemplate,
+    Workload,
+};
 
 /// Gives the Dataplanes that it selects an identity.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +64,42 @@ impl MeshIdentity {
     pub fn with_provider(mut self, provider: IdentityProvider) -> Self {
         self.provider = Some(provider);
         self
+    }
+
+    /// The trust domain in this zone: the template, or its default, with the labels of this
+    /// resource.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) naming the label or variable that is missing or does
+    /// not fit.
+    pub fn trust_domain_in(&self, zone: &str) -> crate::Result<TrustDomain> {
+        let mesh = self.metadata.mesh();
+        let mut labels = self.metadata.labels.clone();
+        labels.insert(labels::MESH.to_owned(), mesh.to_owned());
+        let inputs = TrustDomainInputs::new(mesh, zone).with_labels(&labels);
+        match &self.trust_domain {
+            Some(template) => template.render(&inputs),
+            None => TrustDomainTemplate::default().render(&inputs),
+        }
+    }
+
+    /// The SPIFFE ID of a workload in this trust domain: the template, or the default of the
+    /// workload's environment, with the labels of the workload.
+    ///
+    /// # Errors
+    ///
+    /// As [`trust_domain_in`](Self::trust_domain_in).
+    pub fn spiffe_id_of(
+        &self,
+        trust_domain: &TrustDomain,
+        workload: &Workload,
+        environment: Environment,
+    ) -> crate::Result<SpiffeId> {
+        match &self.path {
+            Some(template) => template.render(trust_domain, workload),
+            None => PathTemplate::default_for(environment).render(trust_domain, workload),
+        }
     }
 
     pub(super) fn write<S: Serializer>(
