@@ -15,8 +15,11 @@ use super::violation::{Location, Report, Severity, Violation};
 pub(crate) const MAX_INPUT: usize = 16 << 20;
 /// How deep mappings and sequences may nest.
 pub(crate) const MAX_DEPTH: usize = 64;
-/// How many values one input may hold, counting what aliases repeat.
+/// How many values one input may hold.
 const MAX_NODES: usize = 500_000;
+/// How many of them may be copies that anchors and aliases make. People use them for a handful of
+/// fields; only an attacker needs more.
+const MAX_COPIES: usize = 20_000;
 /// From this size on, a set finds duplicate keys instead of comparing each with each.
 const SMALL_MAPPING: usize = 16;
 
@@ -186,6 +189,7 @@ pub(crate) fn read<'a>(text: &'a [u8], report: &mut Report) -> Vec<Node<'a>> {
         open: Vec::new(),
         anchors: HashMap::new(),
         nodes: 0,
+        copies: 0,
     };
     if let Err((at, message)) = builder.read(text) {
         builder
@@ -239,6 +243,7 @@ struct Builder<'a, 'r> {
     open: Vec<Open<'a>>,
     anchors: HashMap<usize, (Node<'a>, usize)>,
     nodes: usize,
+    copies: usize,
 }
 
 impl<'a> Builder<'a, '_> {
@@ -281,21 +286,16 @@ impl<'a> Builder<'a, '_> {
         Ok(())
     }
 
-    fn count(&mut self, nodes: usize, at: Location) -> Result<(), Failure> {
-        self.nodes = self.nodes.saturating_add(nodes);
+    fn count(&mut self, at: Location) -> Result<(), Failure> {
+        self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err((
-                at,
-                format!(
-                    "the input holds more than {MAX_NODES} values, counting what aliases repeat"
-                ),
-            ));
+            return Err((at, format!("the input holds more than {MAX_NODES} values")));
         }
         Ok(())
     }
 
     fn start(&mut self, at: Location, anchor: usize, content: Content<'a>) -> Result<(), Failure> {
-        self.count(1, at)?;
+        self.count(at)?;
         if self.open.len() >= MAX_DEPTH {
             return Err((at, too_deep()));
         }
@@ -328,7 +328,7 @@ impl<'a> Builder<'a, '_> {
         tag: Option<&Tag>,
         at: Location,
     ) -> Result<(), Failure> {
-        self.count(1, at)?;
+        self.count(at)?;
         let plain = style == ScalarStyle::Plain;
         if let Some(Open {
             content: Content::Map {
@@ -372,17 +372,7 @@ impl<'a> Builder<'a, '_> {
         let Some((node, weight)) = self.anchors.get(&anchor) else {
             return Err((at, "an alias inside the value it stands for".to_owned()));
         };
-        let weight = *weight;
-        // The copy is made only when it is known to be affordable.
-        self.nodes = self.nodes.saturating_add(weight);
-        if self.nodes > MAX_NODES {
-            return Err((
-                at,
-                format!(
-                    "the input holds more than {MAX_NODES} values, counting what aliases repeat"
-                ),
-            ));
-        }
+        count_copies(&mut self.copies, *weight, at)?;
         if self.open.len() + depth(node) > MAX_DEPTH {
             return Err((at, too_deep()));
         }
@@ -437,7 +427,7 @@ impl<'a> Builder<'a, '_> {
     fn add(&mut self, node: Node<'a>, anchor: usize) -> Result<(), Failure> {
         if anchor != 0 {
             let weight = node.weight();
-            self.count(weight, node.at)?;
+            count_copies(&mut self.copies, weight, node.at)?;
             self.anchors.insert(anchor, (node.clone(), weight));
         }
         match self.open.last_mut().map(|open| &mut open.content) {
@@ -556,6 +546,18 @@ fn child(mut path: String, key: &str) -> String {
 
 fn too_deep() -> String {
     format!("nested more than {MAX_DEPTH} levels deep")
+}
+
+/// To be asked before copies are made.
+fn count_copies(copies: &mut usize, weight: usize, at: Location) -> Result<(), Failure> {
+    *copies = copies.saturating_add(weight);
+    if *copies > MAX_COPIES {
+        return Err((
+            at,
+            format!("anchors and aliases repeat more than {MAX_COPIES} values"),
+        ));
+    }
+    Ok(())
 }
 
 fn depth(node: &Node<'_>) -> usize {

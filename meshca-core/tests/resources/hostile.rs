@@ -71,22 +71,20 @@ fn aliases_that_multiply() {
             vec![format!("*a{before}"); 10].join(", ")
         ));
     }
-    assert!(
-        quickly_refused(text).contains("more than 500000 values, counting what aliases repeat")
-    );
+    assert!(quickly_refused(text).contains("anchors and aliases repeat more than 20000 values"));
 
     let long = format!(
         "a: &a \"{}\\n\"\nb: [{}]\n",
         "x".repeat(100_000),
         "*a, ".repeat(100_000)
     );
-    assert!(quickly_refused(long).contains("counting what aliases repeat"));
+    assert!(quickly_refused(long).contains("anchors and aliases repeat"));
 
     assert!(quickly_refused("a: &a [*a]\n").contains("an alias inside the value it stands for"));
     let nested = (0..40).fold("a: ".to_owned(), |text, level| format!("{text}&n{level} ["))
         + &"x,".repeat(100_000)
         + &"]".repeat(40);
-    assert!(quickly_refused(nested).contains("counting what aliases repeat"));
+    assert!(quickly_refused(nested).contains("anchors and aliases repeat"));
 
     let mut deep = "a0: &a0 [x]\n".to_owned();
     for level in 1..70 {
@@ -140,7 +138,7 @@ fn many_near_misses() {
     let own: String = (0..10_000)
         .map(|index| format!("  a{index}: 1\n"))
         .collect();
-    let merges = "*m, ".repeat(10_000);
+    let merges = "*m, ".repeat(5_000);
     assert!(
         quickly_refused(format!(
             "type: Mesh\nx: &m {{b: 1}}\nmtls:\n  <<: [{merges}]\n{own}"
