@@ -61,7 +61,7 @@ pub enum Fault {
     Garbage,
     /// Nothing comes at all, and it counts as success.
     EmptyAnswer,
-    /// The right answer, after this much of tokio's time.
+    /// The right answer, which arrives this much of tokio's time after it was signed.
     Slow(Duration),
     /// An error of this kind, with the kind's own retry advice.
     Error(ErrorKind),
@@ -246,7 +246,13 @@ impl FaultyIssuer {
                 let day = Duration::from_secs(24 * 3600);
                 params.not_after = pki::calendar(later(lifetime.saturating_mul(2) + day));
             }
-            Some(Fault::NotBeforeAhead(by)) => params.not_before = pki::calendar(later(*by)),
+            Some(Fault::NotBeforeAhead(by)) => {
+                params.not_before = pki::calendar(later(*by));
+                // A certificate that ends before it begins would be another fault.
+                if *by >= lifetime {
+                    params.not_after = pki::calendar(later(by.saturating_add(lifetime)));
+                }
+            }
             Some(Fault::OutlivesIssuer) => {
                 let options = TestCaOptions::new("issuing CA near its end", now)
                     .with_validity(now, later(lifetime / 2));
@@ -324,12 +330,8 @@ impl Issuer for FaultyIssuer {
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let fault = self.next_fault();
-        match &fault {
-            Some(Fault::Slow(delay)) => tokio::time::sleep(*delay).await,
-            Some(Fault::Error(kind)) => {
-                return Err(Error::new(*kind, "the faulty issuer was told to fail"));
-            }
-            _ => {}
+        if let Some(Fault::Error(kind)) = &fault {
+            return Err(Error::new(*kind, "the faulty issuer was told to fail"));
         }
         if *request.spiffe_id().trust_domain() != self.trust_domain {
             return Err(
@@ -338,7 +340,11 @@ impl Issuer for FaultyIssuer {
                     .with_context("requested", request.spiffe_id()),
             );
         }
-        Ok(SignedChain::new(self.answer(request, fault.as_ref())?))
+        let chain = SignedChain::new(self.answer(request, fault.as_ref())?);
+        if let Some(Fault::Slow(delay)) = &fault {
+            tokio::time::sleep(*delay).await;
+        }
+        Ok(chain)
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {

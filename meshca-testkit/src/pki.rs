@@ -32,7 +32,7 @@ use meshca_core::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType,
+    GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber,
     SignatureAlgorithm,
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
@@ -334,6 +334,7 @@ impl TestCa {
             params.subject_alt_names.push(dns(name)?);
         }
         params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(random_serial()?);
         match spec.profile() {
             Profile::Intermediate { path_len } => {
                 params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
@@ -416,6 +417,14 @@ pub(crate) fn calendar(time: SystemTime) -> OffsetDateTime {
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(LAST));
     OffsetDateTime::from_unix_timestamp(seconds.min(LAST)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// rcgen's own serial number is a digest of the key, which would repeat for a repeated request.
+fn random_serial() -> Result<SerialNumber> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Error::new(ErrorKind::Internal, "no randomness for a serial number"))?;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 fn algorithm(key_type: KeyType) -> &'static SignatureAlgorithm {

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use meshca_core::{CertificateRequest, Error, ErrorKind, Retry, SignedChain};
 
-use super::subject::told;
+use super::subject::{Signed, told};
 use super::{CONCURRENT_REQUESTS, Outcome, Subject};
 
 /// At how many await points a call is dropped, at most.
@@ -18,10 +18,25 @@ pub async fn repeated_request(subject: &Subject<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     match subject.new_request(subject.spec()) {
         Ok((request, _)) => {
+            let mut seen: Option<Signed> = None;
             for what in ["the first time", "the same request again"] {
-                subject
+                let Some(signed) = subject
                     .expect_signed(&mut outcome, what, &request, None)
-                    .await;
+                    .await
+                else {
+                    continue;
+                };
+                // The same certificate again is as right as a new one.
+                if seen.as_ref().is_some_and(|before| {
+                    before.verdict.serial == signed.verdict.serial
+                        && before.chain.certificates() != signed.chain.certificates()
+                }) {
+                    outcome.fail(format!(
+                        "two certificates have the same serial number {} (RFC 5280 §4.1.2.2)",
+                        signed.verdict.serial
+                    ));
+                }
+                seen = Some(signed);
             }
         }
         Err(why) => outcome.fail(why),
