@@ -14,6 +14,11 @@ use meshca_core::{
 };
 use meshca_testkit::conformance::{self, Rotation, Subject};
 use meshca_testkit::{FakeClock, FaultyIssuer};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Lie {
@@ -37,6 +42,8 @@ enum Lie {
     NamesOfTheCsr,
     /// Gives the same answer to every request.
     SameAnswer,
+    /// Counts its serial numbers from one for each request.
+    SameSerial,
     /// Says that a refusal may pass.
     RetryForever,
     /// Says that what it refuses is its own defect.
@@ -52,7 +59,7 @@ enum Lie {
 }
 
 /// What each lie is found out by, and what is said about it.
-const LIES: [(Lie, &str, &str); 16] = [
+const LIES: [(Lie, &str, &str); 18] = [
     (
         Lie::Lifetime,
         "lifetime",
@@ -96,6 +103,16 @@ const LIES: [(Lie, &str, &str); 16] = [
     ),
     (Lie::SameAnswer, "concurrency", "(wrong key)"),
     (
+        Lie::SameSerial,
+        "concurrency",
+        "64 certificates have the same serial number 01",
+    ),
+    (
+        Lie::SameSerial,
+        "repeated_request",
+        "two certificates have the same serial number 01",
+    ),
+    (
         Lie::RetryForever,
         "errors_classified",
         "`denied` is final, but its retry advice is Backoff",
@@ -125,6 +142,7 @@ struct Liar {
     honest: FaultyIssuer,
     other: FaultyIssuer,
     foreign: FaultyIssuer,
+    one: AlwaysOne,
     answer: Mutex<Option<SignedChain>>,
     begun: Mutex<Vec<RequestId>>,
 }
@@ -139,6 +157,7 @@ impl Liar {
             honest: issuer("example.org"),
             other: issuer("example.org"),
             foreign: issuer("foreign.example.org"),
+            one: AlwaysOne::new(),
             answer: Mutex::default(),
             begun: Mutex::default(),
         }
@@ -201,6 +220,7 @@ impl Issuer for Liar {
                 let fresh = self.honest.sign(request).await?;
                 Ok(self.answer.lock().unwrap().get_or_insert(fresh).clone())
             }
+            Lie::SameSerial if workload => self.one.sign(request),
             Lie::RetryForever => {
                 let answer = self.honest.sign(request).await;
                 answer.map_err(|error| error.with_retry(Retry::Backoff))
@@ -232,6 +252,9 @@ impl Issuer for Liar {
                 TrustDomain::new("example.com").unwrap(),
                 &self.honest.trust_bundle().await?.to_pem(),
             ),
+            Lie::SameSerial => {
+                TrustBundle::new(id().trust_domain().clone(), [self.one.der.clone()])
+            }
             _ => self.honest.trust_bundle().await,
         }
     }
@@ -254,6 +277,56 @@ impl fmt::Display for Liar {
             Lie::ShowsKey => f.write_str("-----BEGIN PRIVATE KEY-----"),
             lie => write!(f, "a liar about {lie:?}"),
         }
+    }
+}
+
+/// A CA whose certificates all have the serial number 1. For P-256 keys.
+#[derive(Debug)]
+struct AlwaysOne {
+    params: CertificateParams,
+    key: KeyPair,
+    der: CertificateDer<'static>,
+}
+
+impl AlwaysOne {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Self { params, key, der }
+    }
+
+    fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(
+            request.spiffe_id().to_string().as_str().try_into().unwrap(),
+        )];
+        params.serial_number = Some(SerialNumber::from(1));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.not_before = (request.created() - Duration::from_secs(60)).into();
+        params.not_after = request.not_after().into();
+        let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
+        let leaf = params.signed_by(&P256(request), &issuer).unwrap();
+        Ok(SignedChain::new([leaf.der().clone()]))
+    }
+}
+
+struct P256<'a>(&'a CertificateRequest);
+
+impl PublicKeyData for P256<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        let spki = self.0.public_key();
+        spki.get(spki.len() - 65..).unwrap()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
     }
 }
 
