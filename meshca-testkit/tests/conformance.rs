@@ -1,13 +1,15 @@
 //! The built-in CA keeps the contract, in every form, behind every pointer.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings, ProvidedCa, RELOAD_INTERVAL};
 use meshca_core::{
-    CertificateSpec, ErrorKind, Issuer, KeyType, MemorySecretStore, PrivateKey, Result, SpiffeId,
+    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Error, ErrorKind,
+    Issuer, KeyType, MemorySecretStore, PrivateKey, Result, SignedChain, SpiffeId, TrustBundle,
     TrustDomain,
 };
 use meshca_testkit::conformance::{self, Report, Rotation, Subject};
@@ -173,4 +175,116 @@ async fn a_report_with_a_failure_panics_when_asserted() {
         .with_lifetime(Duration::from_secs(600));
     let subject = rsa_keys().iter().fold(subject, Subject::with_key);
     conformance::run_all(&subject).await.assert_passed();
+}
+
+/// An issuer that can do as little as an issuer may, and says so.
+#[derive(Debug)]
+struct Modest {
+    ca: TestCa,
+    clock: FakeClock,
+}
+
+#[async_trait]
+impl Issuer for Modest {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_max_lifetime(Duration::from_secs(1800))
+    }
+
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        let csr = request.csr()?;
+        let names_us = csr
+            .der()
+            .windows(id().path().len())
+            .any(|part| part == id().path().as_bytes());
+        if request.spiffe_id() != &id() || !names_us {
+            return Err(Error::new(ErrorKind::Denied, "no"));
+        }
+        // It gives ten minutes, whatever one asks for; and its chains are upside down.
+        let spec = CertificateSpec::workload(id()).with_lifetime(Duration::from_secs(600));
+        let request = CertificateRequest::for_csr(spec, csr.clone(), request.created())?;
+        let leaf = self.ca.sign(&request, self.clock.now())?;
+        let mut chain = self.ca.chain().to_vec();
+        chain.reverse();
+        chain.push(leaf);
+        Ok(SignedChain::new(chain))
+    }
+
+    async fn trust_bundle(&self) -> Result<TrustBundle> {
+        self.ca.bundle(domain())
+    }
+
+    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+        self.trust_bundle().await
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        Ok(CheckReport::new().with_warning("it is modest"))
+    }
+}
+
+impl fmt::Display for Modest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("modest CA")
+    }
+}
+
+#[tokio::test]
+async fn what_is_declared_is_reported_and_not_a_failure() {
+    let clock = FakeClock::new();
+    let root = TestCa::root("root", FakeClock::start()).unwrap();
+    let issuer = Modest {
+        ca: root.intermediate("issuing").unwrap(),
+        clock: clock.clone(),
+    };
+    let refused = SpiffeId::new("spiffe://example.org/ns/shop/sa/other").unwrap();
+    let subject = || Subject::new(&issuer, &clock, id());
+    let report = conformance::run_all(
+        &subject()
+            .with_unordered_chains()
+            .with_refusal(CertificateSpec::workload(refused), ErrorKind::Denied),
+    )
+    .await;
+    report.assert_passed();
+    assert_eq!(
+        declared(&report, "further_names"),
+        [
+            "not supported: DNS names",
+            "not supported: URIs beside the SPIFFE ID",
+            "not supported: common names"
+        ]
+    );
+    assert_eq!(
+        declared(&report, "intermediates"),
+        ["not supported: intermediates"]
+    );
+    assert_eq!(
+        declared(&report, "lifetime"),
+        [
+            "lifetimes are not honoured: it gave 600s of the 1800s asked for",
+            "lifetimes are not honoured: it gave 600s of the 900s asked for"
+        ]
+    );
+    assert_eq!(declared(&report, "key_types").len(), KeyType::ALL.len() - 1);
+    assert_eq!(declared(&report, "errors_classified").len(), 0);
+    let text = report.to_string();
+    for line in [
+        "  declared: its chains come in no particular order\n",
+        "  it warns: it is modest\n",
+        "  a CSR that names somebody else: refused (no)\n",
+        "  all 17 checks hold",
+    ] {
+        assert!(text.contains(line), "`{line}` is missing in\n{text}");
+    }
+
+    let strict = conformance::run_all(&subject()).await;
+    assert!(!strict.passed(), "what is not declared is a failure");
+}
+
+#[test]
+fn a_run_can_be_spawned() {
+    fn send<T: Send>(_: &T) {}
+    let clock = FakeClock::new();
+    let issuer = FaultyIssuer::new(domain(), Arc::new(clock.clone())).unwrap();
+    let subject = Subject::new(&issuer, &clock, id());
+    send(&conformance::run_all(&subject));
 }
