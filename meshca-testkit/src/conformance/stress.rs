@@ -261,3 +261,43 @@ async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     .await;
     outputs.into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_is_dropped_at_each_of_its_await_points() {
+        for polls in 0..6 {
+            let reached = AtomicUsize::new(0);
+            let call = async {
+                for _ in 0..3 {
+                    reached.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                }
+                "done"
+            };
+            // Three points, so the fourth poll finishes it.
+            let expected = (polls >= 4).then_some("done");
+            assert_eq!(dropped_after(polls, call).await, expected, "{polls}");
+            assert_eq!(reached.load(Ordering::SeqCst), polls.min(3), "{polls}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_run_at_once_and_answer_in_order() {
+        let barrier = tokio::sync::Barrier::new(CONCURRENT_REQUESTS);
+        let calls = (0..CONCURRENT_REQUESTS).map(|index| {
+            let barrier = &barrier;
+            async move {
+                // Nobody passes before everybody is here.
+                barrier.wait().await;
+                index
+            }
+        });
+        let answers = all(calls).await;
+        assert_eq!(answers, (0..CONCURRENT_REQUESTS).collect::<Vec<_>>());
+    }
+}
