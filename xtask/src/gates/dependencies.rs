@@ -81,7 +81,7 @@ const TABLE: &[Row] = &[
     // Third parties test their own issuers with it, so it must not bring ours along.
     Row {
         package: "meshca-testkit",
-        features: &[Default],
+        features: &[Default, All],
         never: &[KUBE, AWS, VAULT, PROVIDERS],
     },
     // The facade brings in what is asked for; nobody asked yet.

@@ -1,0 +1,379 @@
+//! An issuer that misbehaves as told.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use meshca_core::{
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType,
+    PrivateKey, Result, SignedChain, TrustBundle, TrustDomain,
+};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use rustls_pki_types::CertificateDer;
+
+use crate::pki::{self, RcgenKey, SubjectKey, TestCa, TestCaOptions};
+
+/// One way in which a CA, or the way to it, goes wrong.
+///
+/// Each is something that real CAs and their operators have done. [`Fault::all`] has them all, with
+/// durations that hurt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The certificate is for another key than the one of the request.
+    WrongKey,
+    /// It has a second `spiffe:` URI.
+    SecondSpiffeId,
+    /// It has a URI that was not requested.
+    ExtraUri,
+    /// It has a DNS name that was not requested.
+    ExtraDnsName,
+    /// It has no subject alternative name at all.
+    MissingSan,
+    /// It is a CA's.
+    CaCertificate,
+    /// It may sign certificates (key usage `keyCertSign`) without being a CA's.
+    KeyCertSign,
+    /// It has no extended key usage.
+    MissingEku,
+    /// It is good for servers only.
+    MissingClientEku,
+    /// It had ended before it arrived.
+    ExpiredLeaf,
+    /// It lives for twice as long as asked, and a day.
+    OverlongLeaf,
+    /// It begins this much ahead of our clock. Core holds it back where that is within its
+    /// [`CLOCK_SKEW`](meshca_core::verify::CLOCK_SKEW), and refuses it otherwise.
+    NotBeforeAhead(Duration),
+    /// The intermediate that signed it ends before it does.
+    OutlivesIssuer,
+    /// The certificates come root first, leaf last. Core puts them in order.
+    ReorderedChain,
+    /// Every certificate comes twice. Core drops the doubles.
+    DuplicatedCertificates,
+    /// The leaf comes without the intermediate that signed it.
+    IncompleteChain,
+    /// A whole and sound chain, below a root that is not in the bundle.
+    ForeignChain,
+    /// Something that is no certificate comes in the place of the leaf.
+    Garbage,
+    /// Nothing comes at all, and it counts as success.
+    EmptyAnswer,
+    /// The right answer, which arrives this much of tokio's time after it was signed.
+    Slow(Duration),
+    /// An error of this kind, with the kind's own retry advice.
+    Error(ErrorKind),
+}
+
+impl Fault {
+    /// All of them: `NotBeforeAhead` by 30 seconds and by 2 hours, `Slow` by an hour, `Error` with
+    /// every kind.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::WrongKey,
+            Self::SecondSpiffeId,
+            Self::ExtraUri,
+            Self::ExtraDnsName,
+            Self::MissingSan,
+            Self::CaCertificate,
+            Self::KeyCertSign,
+            Self::MissingEku,
+            Self::MissingClientEku,
+            Self::ExpiredLeaf,
+            Self::OverlongLeaf,
+            Self::NotBeforeAhead(Duration::from_secs(30)),
+            Self::NotBeforeAhead(Duration::from_secs(2 * 3600)),
+            Self::OutlivesIssuer,
+            Self::ReorderedChain,
+            Self::DuplicatedCertificates,
+            Self::IncompleteChain,
+            Self::ForeignChain,
+            Self::Garbage,
+            Self::EmptyAnswer,
+            Self::Slow(Duration::from_secs(3600)),
+        ];
+        all.extend(ERROR_KINDS.map(Self::Error));
+        all
+    }
+}
+
+/// Every kind of error there is; core's enum may grow, so it cannot list itself.
+const ERROR_KINDS: [ErrorKind; 12] = [
+    ErrorKind::BadResponse,
+    ErrorKind::Conflict,
+    ErrorKind::Denied,
+    ErrorKind::InvalidConfig,
+    ErrorKind::InvalidRequest,
+    ErrorKind::NotFound,
+    ErrorKind::RateLimited,
+    ErrorKind::Timeout,
+    ErrorKind::Unauthenticated,
+    ErrorKind::Unavailable,
+    ErrorKind::Unsupported,
+    ErrorKind::Internal,
+];
+
+/// A CA in this process that misbehaves as told, and is sound until it is told to.
+///
+/// It is an intermediate below a root, and signs every profile and type of key for one trust domain. Only
+/// [`sign`](Issuer::sign) misbehaves: the bundle is right, which is what makes the fault stand out.
+///
+/// ```
+/// use std::sync::Arc;
+/// use meshca_core::{CertificateSpec, ErrorKind, IssuerExt, SpiffeId, TrustDomain};
+/// use meshca_testkit::{FakeClock, Fault, FaultyIssuer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let clock = FakeClock::new();
+/// let issuer = FaultyIssuer::new(TrustDomain::new("example.org")?, Arc::new(clock.clone()))?;
+/// let spec = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/cart")?);
+///
+/// issuer.misbehave_once(Fault::SecondSpiffeId);
+/// let error = issuer.issue(&spec, &clock).await.expect_err("core refuses it");
+/// assert_eq!(error.kind(), ErrorKind::BadResponse);
+///
+/// issuer.issue(&spec, &clock).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct FaultyIssuer {
+    trust_domain: TrustDomain,
+    clock: Arc<dyn Clock>,
+    root: TestCa,
+    issuing: TestCa,
+    foreign: TestCa,
+    bundle: TrustBundle,
+    plan: Mutex<Plan>,
+    asked: AtomicUsize,
+}
+
+/// What goes wrong, and how often it still does.
+#[derive(Debug, Default)]
+struct Plan {
+    fault: Option<Fault>,
+    times: Option<usize>,
+}
+
+impl FaultyIssuer {
+    /// A sound issuer with a new CA.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if the CA cannot be made.
+    pub fn new(trust_domain: TrustDomain, clock: Arc<dyn Clock>) -> Result<Self> {
+        let now = clock.now();
+        let root = TestCa::root("faulty root", now)?;
+        let bundle = root.bundle(trust_domain.clone())?;
+        Ok(Self {
+            issuing: root.intermediate("faulty issuing CA")?,
+            foreign: TestCa::root("foreign root", now)?.intermediate("foreign issuing CA")?,
+            trust_domain,
+            clock,
+            root,
+            bundle,
+            plan: Mutex::default(),
+            asked: AtomicUsize::new(0),
+        })
+    }
+
+    /// Makes every answer from now on faulty.
+    pub fn misbehave(&self, fault: Fault) {
+        *self.plan() = Plan {
+            fault: Some(fault),
+            times: None,
+        };
+    }
+
+    /// Makes the next answer faulty, and those after it sound.
+    pub fn misbehave_once(&self, fault: Fault) {
+        self.misbehave_times(1, fault);
+    }
+
+    /// Makes the next answers faulty, and those after them sound.
+    pub fn misbehave_times(&self, times: usize, fault: Fault) {
+        *self.plan() = Plan {
+            fault: (times > 0).then_some(fault),
+            times: Some(times),
+        };
+    }
+
+    /// Makes every answer sound from now on.
+    pub fn behave(&self) {
+        *self.plan() = Plan::default();
+    }
+
+    /// How often it was asked to sign, in whatever way that ended.
+    pub fn times_asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_fault(&self) -> Option<Fault> {
+        let mut plan = self.plan();
+        let fault = plan.fault.clone();
+        if let Some(times) = &mut plan.times {
+            *times = times.saturating_sub(1);
+            if *times == 0 {
+                plan.fault = None;
+            }
+        }
+        fault
+    }
+
+    fn answer(
+        &self,
+        request: &CertificateRequest,
+        fault: Option<&Fault>,
+    ) -> Result<Vec<CertificateDer<'static>>> {
+        let now = self.clock.now();
+        let later = |by: Duration| now.checked_add(by).unwrap_or(now);
+        let lifetime = request.spec().lifetime();
+        let mut params = self.issuing.leaf_params(request, now)?;
+        let mut ca = self.issuing.clone();
+        match fault {
+            Some(Fault::ExpiredLeaf) => {
+                let ago = |by: u64| now.checked_sub(Duration::from_secs(by)).unwrap_or(now);
+                params.not_before = pki::calendar(ago(120));
+                params.not_after = pki::calendar(ago(60));
+            }
+            Some(Fault::OverlongLeaf) => {
+                let day = Duration::from_secs(24 * 3600);
+                params.not_after = pki::calendar(later(lifetime.saturating_mul(2) + day));
+            }
+            Some(Fault::NotBeforeAhead(by)) => {
+                params.not_before = pki::calendar(later(*by));
+                // A certificate that ends before it begins would be another fault.
+                if *by >= lifetime {
+                    params.not_after = pki::calendar(later(by.saturating_add(lifetime)));
+                }
+            }
+            Some(Fault::OutlivesIssuer) => {
+                let options = TestCaOptions::new("issuing CA near its end", now)
+                    .with_validity(now, later(lifetime / 2));
+                ca = self.root.intermediate_with(options)?;
+            }
+            Some(Fault::ForeignChain) => ca = self.foreign.clone(),
+            Some(fault) => spoil(&mut params, fault, &self.trust_domain)?,
+            None => {}
+        }
+        let leaf = if fault == Some(&Fault::WrongKey) {
+            let other = PrivateKey::generate(KeyType::P256)?;
+            ca.sign_params(&params, &RcgenKey(&other))?
+        } else {
+            ca.sign_params(&params, &SubjectKey::of(request.public_key())?)?
+        };
+        let mut chain = vec![leaf];
+        chain.extend(ca.intermediates().iter().cloned());
+        match fault {
+            Some(Fault::ReorderedChain) => {
+                chain.push(ca.root_certificate().clone());
+                chain.reverse();
+            }
+            Some(Fault::DuplicatedCertificates) => chain.extend(chain.clone()),
+            Some(Fault::IncompleteChain) => chain.truncate(1),
+            Some(Fault::EmptyAnswer) => chain.clear(),
+            Some(Fault::Garbage) => {
+                if let Some(leaf) = chain.first_mut() {
+                    *leaf = CertificateDer::from(b"<html>504 Gateway Time-out</html>".to_vec());
+                }
+            }
+            _ => {}
+        }
+        Ok(chain)
+    }
+}
+
+/// The faults that are in the text of the certificate itself.
+fn spoil(params: &mut CertificateParams, fault: &Fault, domain: &TrustDomain) -> Result<()> {
+    match fault {
+        Fault::SecondSpiffeId => params
+            .subject_alt_names
+            .push(pki::uri(&format!("spiffe://{domain}/ns/admin/sa/root"))?),
+        Fault::ExtraUri => params
+            .subject_alt_names
+            .push(pki::uri("urn:example:not-requested")?),
+        Fault::ExtraDnsName => params
+            .subject_alt_names
+            .push(pki::dns("not-requested.example.org")?),
+        Fault::MissingSan => params.subject_alt_names.clear(),
+        Fault::CaCertificate => {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        Fault::KeyCertSign => params.key_usages.push(KeyUsagePurpose::KeyCertSign),
+        Fault::MissingEku => params.extended_key_usages.clear(),
+        Fault::MissingClientEku => {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Issuer for FaultyIssuer {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+            .with_lifetime_honoured(true)
+            .with_dns_names(true)
+            .with_extra_uris(true)
+            .with_common_name(true)
+            .with_intermediates(true)
+            .with_key_types(KeyType::ALL)
+    }
+
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let fault = self.next_fault();
+        if let Some(Fault::Error(kind)) = &fault {
+            return Err(Error::new(*kind, "the faulty issuer was told to fail"));
+        }
+        if *request.spiffe_id().trust_domain() != self.trust_domain {
+            return Err(
+                Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
+                    .with_context("trust domain", &self.trust_domain)
+                    .with_context("requested", request.spiffe_id()),
+            );
+        }
+        let chain = SignedChain::new(self.answer(request, fault.as_ref())?);
+        if let Some(Fault::Slow(delay)) = &fault {
+            tokio::time::sleep(*delay).await;
+        }
+        Ok(chain)
+    }
+
+    async fn trust_bundle(&self) -> Result<TrustBundle> {
+        Ok(self.bundle.clone())
+    }
+
+    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+        Ok(self.bundle.clone())
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        Ok(CheckReport::new())
+    }
+}
+
+impl fmt::Display for FaultyIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.plan().fault {
+            Some(fault) => write!(f, "faulty issuer of {} ({fault:?})", self.trust_domain),
+            None => write!(f, "faulty issuer of {} (sound)", self.trust_domain),
+        }
+    }
+}
+
+impl fmt::Debug for FaultyIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyIssuer")
+            .field("trust_domain", &self.trust_domain.as_str())
+            .field("plan", &*self.plan())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! What every [meshca](https://docs.rs/meshca) issuer must do, as tests for yours too.
+//!
+//! An [`Issuer`](meshca_core::Issuer) connects a CA with meshca. Core verifies whatever it returns, so a
+//! faulty one cannot do harm; but it can fail at three in the morning. This crate finds out before:
+//!
+//! - [`conformance`]: the contract as a suite of checks against any `&dyn Issuer`, each of which says
+//!   in words what is wrong. It judges certificates itself and does not ask core.
+//! - [`FaultyIssuer`]: a CA that misbehaves [as told](Fault), to prove that whatever stands on top of an
+//!   issuer – a wrapper, a manager, core itself – copes with it.
+//! - [`pki`]: roots, intermediates, cross-signed, renewed, expired and constrained CAs with keys of any
+//!   type; and a [`FakeClock`] for them to live by.
+//! - `http` and `relay`, each behind the feature of its name: a server that gives canned HTTP
+//!   answers, sound or broken; a TCP relay that delays, cuts, resets and goes silent. Both on
+//!   loopback, for the fault tests of clients.
+//!
+//! **The API is not stable.** Checks are added and sharpened in any release, patch releases included: an
+//! issuer that passed may fail the next one, which is what it is for. Depend on one exact version, in
+//! `[dev-dependencies]`.
+//!
+//! # Testing an issuer of your own
+//!
+//! A complete test of an issuer that knows SPIFFE IDs and P-256 keys, and whose CA decides on the lifetime.
+//! The CA is one of this crate's; yours is behind a network.
+//!
+//! ```
+//! use async_trait::async_trait;
+//! use meshca_core::{
+//!     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, Result, SignedChain,
+//!     SpiffeId, TrustBundle, TrustDomain,
+//! };
+//! use meshca_testkit::FakeClock;
+//! use meshca_testkit::conformance::{self, Subject};
+//! use meshca_testkit::pki::TestCa;
+//!
+//! #[derive(Debug)]
+//! struct MyCa {
+//!     trust_domain: TrustDomain,
+//!     ca: TestCa,
+//!     clock: FakeClock,
+//! }
+//!
+//! impl std::fmt::Display for MyCa {
+//!     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+//!         f.write_str("my-ca at ca.example.org")
+//!     }
+//! }
+//!
+//! #[async_trait]
+//! impl Issuer for MyCa {
+//!     fn capabilities(&self) -> Capabilities {
+//!         // What is not declared here appears in the report as declared to be missing.
+//!         Capabilities::new()
+//!     }
+//!
+//!     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+//!         if *request.spiffe_id().trust_domain() != self.trust_domain {
+//!             return Err(Error::new(ErrorKind::Denied, "my-ca signs for one trust domain only"));
+//!         }
+//!         let leaf = self.ca.sign(request, self.clock.now())?;
+//!         Ok(SignedChain::new([leaf]))
+//!     }
+//!
+//!     async fn trust_bundle(&self) -> Result<TrustBundle> {
+//!         self.ca.bundle(self.trust_domain.clone())
+//!     }
+//!
+//!     async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+//!         self.trust_bundle().await
+//!     }
+//!
+//!     async fn check(&self) -> Result<CheckReport> {
+//!         Ok(CheckReport::new())
+//!     }
+//! }
+//!
+//! // In a test of yours: #[tokio::test]
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let clock = FakeClock::new();
+//!     let issuer = MyCa {
+//!         trust_domain: TrustDomain::new("example.org")?,
+//!         ca: TestCa::root("my root", clock.now())?,
+//!         clock: clock.clone(),
+//!     };
+//!     let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?;
+//!     let report = conformance::run_all(&Subject::new(&issuer, &clock, id)).await;
+//!     report.assert_passed();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! It prints whom it tested and what it found:
+//!
+//! ```text
+//! conformance of my-ca at ca.example.org
+//!   asked for spiffe://example.org/ns/shop/sa/cart for 3600s, each call within 30s
+//!   it declares Capabilities { lifetime_honoured: false, max_lifetime: None, dns_names: false, … }
+//!   holds     requested_id
+//!             a certificate for a key that we hold
+//!   declared  intermediates
+//!             declared: not supported: intermediates
+//!   …
+//!   all 17 checks hold
+//! ```
+//!
+//! A CA whose certificates live by the real time is tested with
+//! [`SystemClock`](meshca_core::SystemClock). Run the suite through `Arc<dyn Issuer>` as well where you
+//! wrap issuers: that is how a wrapper that forgets to forward a method is caught.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `http` | no | the module `http` |
+//! | `relay` | no | the module `relay` |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod clock;
+pub mod conformance;
+mod faulty;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
+pub mod pki;
+#[cfg(feature = "relay")]
+#[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
+pub mod relay;
+
+pub use clock::FakeClock;
+pub use faulty::{Fault, FaultyIssuer};
