@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use spiffe::SpiffeId;
 
+use crate::x509::Parsed;
 use crate::{CertificateRequest, Error, ErrorKind, Result, TrustBundle, Validity, pem, verify};
 
 /// What a CA returned, as it returned it: **unverified**.
@@ -26,9 +27,7 @@ pub(crate) struct Constructed {
     pub(crate) request: crate::RequestId,
     pub(crate) serial: String,
     pub(crate) validity: Validity,
-    pub(crate) issuer: String,
     pub(crate) root: CertificateDer<'static>,
-    pub(crate) path: Vec<String>,
 }
 
 impl SignedChain {
@@ -119,7 +118,8 @@ impl fmt::Debug for SignedChain {
 pub enum Proof {
     /// Every signature from the leaf to the root was verified.
     Signatures,
-    /// The CA of this process built it for this request, and its root is in the bundle.
+    /// The CA of this process built it for this request with a key in its own memory, and its root
+    /// is in the bundle.
     Construction,
 }
 
@@ -213,10 +213,8 @@ pub struct IssuedCertificate {
     pub(crate) spiffe_id: SpiffeId,
     pub(crate) public_key: SubjectPublicKeyInfoDer<'static>,
     pub(crate) serial: String,
-    pub(crate) issuer: String,
     pub(crate) validity: Validity,
     pub(crate) issued_at: SystemTime,
-    pub(crate) path: Vec<String>,
     pub(crate) root: CertificateDer<'static>,
     pub(crate) proof: Proof,
     pub(crate) observations: Vec<Observation>,
@@ -251,9 +249,12 @@ impl IssuedCertificate {
         &self.serial
     }
 
-    /// The name of the CA that signed it.
-    pub fn issuer(&self) -> &str {
-        &self.issuer
+    /// The name of the CA that signed it, for people: read from the leaf each time.
+    pub fn issuer(&self) -> String {
+        self.read_names(|leaf| leaf.issuer())
+            .into_iter()
+            .next()
+            .unwrap_or_default()
     }
 
     /// From when to when it is valid.
@@ -271,9 +272,9 @@ impl IssuedCertificate {
         self.validity.not_before().max(self.issued_at)
     }
 
-    /// The subjects from the leaf to the root, for people.
-    pub fn path(&self) -> &[String] {
-        &self.path
+    /// The subjects from the leaf to the root, for people: read from the chain each time.
+    pub fn path(&self) -> Vec<String> {
+        self.read_names(|certificate| certificate.subject())
     }
 
     /// The root that its path ends in: peers must hold it.
@@ -284,6 +285,14 @@ impl IssuedCertificate {
     /// How it came to be trusted.
     pub fn proof(&self) -> Proof {
         self.proof
+    }
+
+    /// Names are for logs and consoles; a million certificates need not carry them around.
+    fn read_names(&self, name: impl Fn(&Parsed) -> String) -> Vec<String> {
+        let all = self.chain.iter().chain([&self.root]).cloned();
+        all.filter_map(|der| Parsed::read(der).ok())
+            .map(|read| name(&read))
+            .collect()
     }
 
     /// What was unusual about it.
@@ -297,7 +306,7 @@ impl fmt::Debug for IssuedCertificate {
         f.debug_struct("IssuedCertificate")
             .field("spiffe_id", &self.spiffe_id.to_string())
             .field("serial", &self.serial)
-            .field("issuer", &self.issuer)
+            .field("issuer", &self.issuer())
             .field("validity", &format_args!("{}", self.validity))
             .finish_non_exhaustive()
     }

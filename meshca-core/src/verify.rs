@@ -111,10 +111,8 @@ fn constructed(
         spiffe_id: request.spiffe_id().clone(),
         public_key: request.public_key().clone(),
         serial: by.serial.clone(),
-        issuer: by.issuer.clone(),
         validity: by.validity,
         issued_at: now,
-        path: by.path.clone(),
         root: by.root.clone(),
         proof: Proof::Construction,
         observations,
@@ -190,11 +188,6 @@ fn verify_signatures(
         observations.push(Observation::ChainRebuilt);
     }
     Ok(IssuedCertificate {
-        path: delivered
-            .iter()
-            .map(|certificate| certificate.subject())
-            .chain([path.root.subject()])
-            .collect(),
         chain: delivered
             .into_iter()
             .map(|certificate| certificate.der.clone())
@@ -202,7 +195,6 @@ fn verify_signatures(
         spiffe_id: request.spiffe_id().clone(),
         public_key: leaf.public_key.clone(),
         serial: leaf.serial(),
-        issuer: leaf.issuer(),
         validity: leaf.validity,
         issued_at: now,
         root: path.root.der.clone(),

@@ -184,7 +184,7 @@ pub(crate) fn verify(
 }
 
 /// Verifies a signature made by one of our keys, with the algorithm that the key implies.
-#[cfg(test)]
+#[cfg(any(test, feature = "builtin"))]
 pub(crate) fn verify_with_any_algorithm(
     key: &SubjectPublicKeyInfoDer<'_>,
     message: &[u8],

@@ -546,7 +546,7 @@ async fn a_provided_cas_name_is_repeated_to_the_letter() {
 #[derive(Debug)]
 struct Device {
     key: PrivateKey,
-    fails: bool,
+    answer: fn(Result<Vec<u8>>) -> Result<Vec<u8>>,
 }
 
 impl Signer for Device {
@@ -559,42 +559,59 @@ impl Signer for Device {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        if self.fails {
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                "the HSM is locked; log in",
-            ))
-        } else {
-            Signer::sign(&self.key, message)
-        }
+        (self.answer)(Signer::sign(&self.key, message))
     }
 }
 
 #[tokio::test]
-async fn a_signer_in_a_device_signs_and_its_errors_are_heard() {
+async fn a_signer_in_a_device_is_heard_and_not_believed() {
     let clock = FakeClock::new();
     let root = Ca::root("hsm root");
-    for fails in [false, true] {
+    let issuer = |answer| {
         let key = PrivateKey::from_der(&root.key.serialize_der().try_into().unwrap()).unwrap();
-        let ca = ProvidedCa::with_signer(&root.pem(), Arc::new(Device { key, fails }))
-            .unwrap()
-            .allow_self_signed(true);
-        let issuer = BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone())).unwrap();
-        match issuer.issue(&spec(), &clock).await {
-            Ok(_) => assert!(!fails),
-            Err(error) => {
-                assert!(fails);
-                assert_eq!(
-                    (error.kind(), error.retry()),
-                    (ErrorKind::Unavailable, Retry::Backoff)
-                );
-                assert!(
-                    error.to_string().starts_with("the HSM is locked; log in"),
-                    "{error}"
-                );
-            }
-        }
+        let device = Arc::new(Device { key, answer });
+        let ca = ProvidedCa::with_signer(&root.pem(), device).unwrap();
+        let clock = Arc::new(clock.clone());
+        BuiltinIssuer::provided(domain(), ca.allow_self_signed(true), clock).unwrap()
+    };
+    let sound = issuer(|signature| signature);
+    sound.check().await.unwrap();
+    let identity = sound.issue(&spec(), &clock).await.unwrap();
+    assert_eq!(identity.certificate().proof(), Proof::Signatures);
+
+    let locked = issuer(|_| {
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "the HSM is locked; log in",
+        ))
+    });
+    for error in [
+        locked.check().await.unwrap_err(),
+        locked.issue(&spec(), &clock).await.unwrap_err(),
+    ] {
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Unavailable, Retry::Backoff)
+        );
+        assert!(
+            error.to_string().starts_with("the HSM is locked; log in"),
+            "{error}"
+        );
     }
+
+    let lying = issuer(|_| Ok(vec![1, 2, 3]));
+    assert_eq!(
+        lying.check().await.unwrap_err().kind(),
+        ErrorKind::InvalidConfig
+    );
+    let error = lying.issue(&spec(), &clock).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadResponse);
+    assert!(
+        error
+            .to_string()
+            .contains("a signature in the chain does not verify"),
+        "{error}"
+    );
 }
 
 /// Answers one request with the certificate of another one, as a broken wrapper might.

@@ -37,6 +37,7 @@ const MAX_CHAIN: usize = 8;
 pub struct ProvidedCa {
     pub(super) chain: Vec<(usize, CertificateDer<'static>)>,
     pub(super) signer: Arc<dyn Signer>,
+    key_is_ours: bool,
     pub(super) allow_self_signed: bool,
 }
 
@@ -49,15 +50,21 @@ impl ProvidedCa {
     ///
     /// [`ErrorKind::InvalidConfig`] with the line of what is wrong.
     pub fn from_pem(certificates: &str, key: &str) -> Result<Self> {
-        Self::with_signer(certificates, Arc::new(PrivateKey::from_pem(key)?))
+        Self::new(certificates, Arc::new(PrivateKey::from_pem(key)?), true)
     }
 
     /// A CA whose key is kept elsewhere, in an HSM for example.
+    ///
+    /// What such a signer signs is verified like the answer of any other CA.
     ///
     /// # Errors
     ///
     /// As [`from_pem`](Self::from_pem).
     pub fn with_signer(certificates: &str, signer: Arc<dyn Signer>) -> Result<Self> {
+        Self::new(certificates, signer, false)
+    }
+
+    fn new(certificates: &str, signer: Arc<dyn Signer>, key_is_ours: bool) -> Result<Self> {
         let chain = pem::certificates(certificates).map_err(|error| {
             Error::new(
                 ErrorKind::InvalidConfig,
@@ -67,6 +74,7 @@ impl ProvidedCa {
         Ok(Self {
             chain,
             signer,
+            key_is_ours,
             allow_self_signed: false,
         })
     }
@@ -86,12 +94,14 @@ pub(super) struct Authority {
     chain: Vec<Parsed>,
     root: Parsed,
     signer: Arc<dyn Signer>,
+    /// Whether the key is in our memory, so that a signature is known to be good without looking.
+    key_is_ours: bool,
     /// What rcgen repeats of the CA in everything that it signs.
     issuer: CertificateParams,
     /// When the first of all its certificates ends.
     not_after: SystemTime,
     path_len: Option<u8>,
-    path: Vec<String>,
+    subject: String,
 }
 
 impl Authority {
@@ -166,11 +176,14 @@ impl Authority {
             .into_iter()
             .map(|(_, certificate)| certificate)
             .collect();
-        Self::assemble(chain, provided.signer)
+        Self::assemble(chain, provided.signer, provided.key_is_ours)
     }
 
-    fn assemble(mut chain: Vec<Parsed>, signer: Arc<dyn Signer>) -> Result<Self> {
-        let path = chain.iter().map(Parsed::subject).collect();
+    fn assemble(
+        mut chain: Vec<Parsed>,
+        signer: Arc<dyn Signer>,
+        key_is_ours: bool,
+    ) -> Result<Self> {
         let not_after = chain
             .iter()
             .map(|certificate| certificate.validity.not_after())
@@ -198,9 +211,10 @@ impl Authority {
             issuer,
             not_after,
             path_len,
-            path,
+            subject: own.subject(),
             root,
             signer,
+            key_is_ours,
             chain,
         })
     }
@@ -241,8 +255,24 @@ impl Authority {
         &self.root.der
     }
 
-    pub(super) fn subject(&self) -> String {
-        self.path.first().cloned().unwrap_or_default()
+    pub(super) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Whether the signer holds the key that the certificate names. Nothing to find out for a key of ours.
+    pub(super) fn check_signer(&self) -> Result<()> {
+        if self.key_is_ours {
+            return Ok(());
+        }
+        let message = b"meshca asks whether this key signs for its certificate";
+        let signature = self.signer.sign(message)?;
+        x509::verify_with_any_algorithm(self.signer.public_key(), message, &signature).map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "what the CA's signer signs does not verify under its own public key; is it the right key and algorithm?",
+            )
+            .with_context("subject", &self.subject)
+        })
     }
 
     pub(super) fn not_after(&self) -> SystemTime {
@@ -341,25 +371,18 @@ impl Authority {
             .filter(|der| **der != self.root.der)
             .cloned();
         let certificates = std::iter::once(leaf).chain(above).collect();
-        if spec.profile() != Profile::Workload {
-            // Rare, and the key to prove it with may be elsewhere: it takes the ordinary way.
+        if spec.profile() != Profile::Workload || !self.key_is_ours {
+            // A device may sign with another key, or badly; an intermediate is proven with its own
+            // key. Both take the ordinary way.
             return Ok(SignedChain::new(certificates));
         }
-        let mut path = self.path.clone();
-        path.insert(
-            0,
-            spec.common_name()
-                .map_or("(empty)".to_owned(), |name| format!("CN={name}")),
-        );
         Ok(SignedChain::constructed(
             certificates,
             Constructed {
                 request: request.id().clone(),
                 serial: serial_hex,
                 validity: Validity::new(not_before, not_after)?,
-                issuer: self.subject(),
                 root: self.root.der.clone(),
-                path,
             },
         ))
     }

@@ -493,6 +493,7 @@ impl Issuer for BuiltinIssuer {
             .with_context("subject", snapshot.active.subject())
             .with_context("valid", validity));
         }
+        snapshot.active.check_signer()?;
         let mut report = CheckReport::new();
         if snapshot
             .active
