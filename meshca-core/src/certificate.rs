@@ -7,7 +7,9 @@ use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use spiffe::SpiffeId;
 
 use crate::x509::Parsed;
-use crate::{CertificateRequest, Error, ErrorKind, Result, TrustBundle, Validity, pem, verify};
+use crate::{
+    CertificateRequest, Error, ErrorKind, Result, TrustBundle, TrustRoot, Validity, pem, verify,
+};
 
 /// What a CA returned, as it returned it: **unverified**.
 ///
@@ -24,7 +26,7 @@ pub struct SignedChain {
 /// make one, which is why it may stand in for reading the certificate back.
 #[derive(Clone, Debug)]
 pub(crate) struct Constructed {
-    pub(crate) request: crate::RequestId,
+    pub(crate) request: CertificateRequest,
     pub(crate) serial: String,
     pub(crate) validity: Validity,
     pub(crate) root: CertificateDer<'static>,
@@ -215,7 +217,7 @@ pub struct IssuedCertificate {
     pub(crate) serial: String,
     pub(crate) validity: Validity,
     pub(crate) issued_at: SystemTime,
-    pub(crate) root: CertificateDer<'static>,
+    pub(crate) root: TrustRoot,
     pub(crate) proof: Proof,
     pub(crate) observations: Vec<Observation>,
 }
@@ -278,7 +280,7 @@ impl IssuedCertificate {
     }
 
     /// The root that its path ends in: peers must hold it.
-    pub fn root(&self) -> &CertificateDer<'static> {
+    pub fn root(&self) -> &TrustRoot {
         &self.root
     }
 
@@ -289,7 +291,7 @@ impl IssuedCertificate {
 
     /// Names are for logs and consoles; a million certificates need not carry them around.
     fn read_names(&self, name: impl Fn(&Parsed) -> String) -> Vec<String> {
-        let all = self.chain.iter().chain([&self.root]).cloned();
+        let all = self.chain.iter().chain([self.root.der()]).cloned();
         all.filter_map(|der| Parsed::read(der).ok())
             .map(|read| name(&read))
             .collect()

@@ -1,6 +1,5 @@
 //! The contract between meshca and a CA.
 
-use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::sync::Arc;
@@ -133,14 +132,14 @@ pub struct Capabilities {
     extra_uris: bool,
     common_name: bool,
     intermediates: bool,
-    key_types: BTreeSet<KeyType>,
+    key_types: Vec<KeyType>,
 }
 
 impl Capabilities {
     /// None, for P-256 keys.
     pub fn new() -> Self {
         Self {
-            key_types: BTreeSet::from([KeyType::P256]),
+            key_types: vec![KeyType::P256],
             ..Self::default()
         }
     }
@@ -225,7 +224,7 @@ impl Capabilities {
     }
 
     /// The types of key that it signs certificates for.
-    pub fn key_types(&self) -> &BTreeSet<KeyType> {
+    pub fn key_types(&self) -> &[KeyType] {
         &self.key_types
     }
 

@@ -283,8 +283,9 @@ pub struct CertificateRequest(Arc<Inner>);
 struct Inner {
     spec: CertificateSpec,
     created: SystemTime,
-    id: RequestId,
     key: RequestKey,
+    /// Not every CA asks for it.
+    id: OnceLock<RequestId>,
 }
 
 enum RequestKey {
@@ -334,16 +335,11 @@ impl CertificateRequest {
 
     fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
         spec.check()?;
-        let public_key = match &key {
-            RequestKey::Held { key, .. } => key.public_key(),
-            RequestKey::Proved(csr) => csr.public_key(),
-        };
-        let id = request_id(&spec, public_key);
         Ok(Self(Arc::new(Inner {
             spec,
             created: now,
-            id,
             key,
+            id: OnceLock::new(),
         })))
     }
 
@@ -354,7 +350,15 @@ impl CertificateRequest {
 
     /// The name of this request.
     pub fn id(&self) -> &RequestId {
-        &self.0.id
+        self.0
+            .id
+            .get_or_init(|| request_id(&self.0.spec, self.public_key()))
+    }
+
+    /// Whether it is this very request, and not only an equal one.
+    #[cfg(feature = "builtin")]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The SPIFFE ID that the certificate must have.
@@ -419,7 +423,7 @@ impl CertificateRequest {
 impl fmt::Debug for CertificateRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateRequest")
-            .field("id", &self.0.id)
+            .field("id", self.id())
             .field("spec", &self.0.spec)
             .finish_non_exhaustive()
     }

@@ -84,11 +84,11 @@ pub(crate) fn verify(
         .with_context("request", domain)
         .into());
     }
-    if let Some(by) = chain
-        .construction()
-        .filter(|by| by.request == *request.id() && bundle.contains(&by.root))
+    #[cfg(feature = "builtin")]
+    if let Some(by) = chain.construction().filter(|by| by.request.is(request))
+        && let Some(root) = bundle.root(&by.root)
     {
-        return constructed(chain, by, request, now)
+        return constructed(chain, by, root, now)
             .map_err(|error| error.with_context("spiffe id", request.spiffe_id()).into());
     }
     verify_signatures(chain, request, bundle, now).map_err(|refusal| Refusal {
@@ -98,22 +98,23 @@ pub(crate) fn verify(
 }
 
 /// The CA of this process built it for exactly this request; all that can be wrong by now is the time.
+#[cfg(feature = "builtin")]
 fn constructed(
     chain: &SignedChain,
     by: &Constructed,
-    request: &CertificateRequest,
+    root: &TrustRoot,
     now: SystemTime,
 ) -> Result<IssuedCertificate, Error> {
     let mut observations = notes(chain);
-    check_lifetime(by.validity, request, now, &mut observations)?;
+    check_lifetime(by.validity, &by.request, now, &mut observations)?;
     Ok(IssuedCertificate {
         chain: chain.certificates().to_vec(),
-        spiffe_id: request.spiffe_id().clone(),
-        public_key: request.public_key().clone(),
+        spiffe_id: by.request.spiffe_id().clone(),
+        public_key: by.request.public_key().clone(),
         serial: by.serial.clone(),
         validity: by.validity,
         issued_at: now,
-        root: by.root.clone(),
+        root: root.clone(),
         proof: Proof::Construction,
         observations,
     })
@@ -162,7 +163,12 @@ fn verify_signatures(
         .filter(|other| other.der != leaf.der)
         .collect();
     let path = prove(leaf, &others, request, bundle, now)?;
-    for above in path.intermediates.iter().chain([&path.root]) {
+    for above in path
+        .intermediates
+        .iter()
+        .copied()
+        .chain([path.root.parsed()])
+    {
         if leaf.validity.not_after() > above.validity.not_after() {
             return Err(bad(format!(
                 "the certificate outlives its issuer `{}`: peers will refuse it from {} on; renew the CA or ask for a shorter lifetime",
@@ -177,7 +183,7 @@ fn verify_signatures(
         .chain(path.intermediates.iter().copied())
         .collect();
     // The root behind its chain is common and nothing to report; anything else that differs is.
-    let with_root = delivered.iter().copied().chain([path.root]);
+    let with_root = delivered.iter().copied().chain([path.root.parsed()]);
     let sent_in_order = |expected: &mut dyn Iterator<Item = &Parsed>| {
         expected
             .map(|certificate| &certificate.der)
@@ -197,7 +203,7 @@ fn verify_signatures(
         serial: leaf.serial(),
         validity: leaf.validity,
         issued_at: now,
-        root: path.root.der.clone(),
+        root: path.root.clone(),
         proof: Proof::Signatures,
         observations,
     })
@@ -431,7 +437,7 @@ fn check_lifetime(
 
 struct Path<'a> {
     intermediates: Vec<&'a Parsed>,
-    root: &'a Parsed,
+    root: &'a TrustRoot,
 }
 
 /// Both purposes, where a certificate names purposes at all; that the leaf names them has been checked.
@@ -537,7 +543,7 @@ fn prove<'a>(
         .collect();
     Ok(Path {
         intermediates: path,
-        root: root.parsed(),
+        root,
     })
 }
 

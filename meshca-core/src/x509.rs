@@ -1,7 +1,5 @@
 //! What the other modules need to know of a certificate, read once.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use der::asn1::ObjectIdentifier;
 use der::{Decode, Encode};
@@ -151,11 +149,11 @@ pub(crate) fn fingerprint(der: &[u8]) -> String {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+    let digits = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+    digits.collect()
 }
 
 /// A distinguished name as RFC 4514 writes it, in the certificate's own order.

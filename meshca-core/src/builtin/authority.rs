@@ -379,7 +379,7 @@ impl Authority {
         Ok(SignedChain::constructed(
             certificates,
             Constructed {
-                request: request.id().clone(),
+                request: request.clone(),
                 serial: serial_hex,
                 validity: Validity::new(not_before, not_after)?,
                 root: self.root.der.clone(),

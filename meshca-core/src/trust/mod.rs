@@ -39,8 +39,12 @@ pub struct TrustBundle {
 }
 
 /// One root of a [`TrustBundle`], and what an operator wants to know of it.
+///
+/// Cheap to clone: clones share the certificate.
 #[derive(Clone)]
-pub struct TrustRoot {
+pub struct TrustRoot(Arc<RootInner>);
+
+struct RootInner {
     parsed: Parsed,
     fingerprint: String,
 }
@@ -75,12 +79,12 @@ impl TrustBundle {
         let mut seen = BTreeSet::new();
         let roots: Vec<TrustRoot> = roots
             .into_iter()
-            .filter(|root| seen.insert(root.fingerprint.clone()))
+            .filter(|root| seen.insert(root.0.fingerprint.clone()))
             .collect();
         let anchors = roots
             .iter()
             .map(|root| {
-                webpki::anchor_from_trusted_cert(&root.parsed.der).map(|anchor| anchor.to_owned())
+                webpki::anchor_from_trusted_cert(root.der()).map(|anchor| anchor.to_owned())
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| {
@@ -162,7 +166,11 @@ impl TrustBundle {
 
     /// Whether exactly this certificate is one of the roots.
     pub fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
-        self.roots.iter().any(|root| root.der() == certificate)
+        self.root(certificate).is_some()
+    }
+
+    pub(crate) fn root(&self, certificate: &CertificateDer<'_>) -> Option<&TrustRoot> {
+        self.roots.iter().find(|root| root.der() == certificate)
     }
 
     /// The same with one more root, at the end.
@@ -265,11 +273,7 @@ impl PartialEq for TrustBundle {
         self.trust_domain == other.trust_domain
             && self.sequence == other.sequence
             && self.refresh_hint == other.refresh_hint
-            && self
-                .roots
-                .iter()
-                .map(TrustRoot::der)
-                .eq(other.roots.iter().map(TrustRoot::der))
+            && self.roots == other.roots
     }
 }
 
@@ -302,41 +306,49 @@ impl TrustRoot {
             }
         }
         let fingerprint = x509::fingerprint(&parsed.der);
-        Ok(Self {
+        Ok(Self(Arc::new(RootInner {
             parsed,
             fingerprint,
-        })
+        })))
     }
 
     /// The certificate.
     pub fn der(&self) -> &CertificateDer<'static> {
-        &self.parsed.der
+        &self.0.parsed.der
     }
 
     /// Its subject.
     pub fn subject(&self) -> String {
-        self.parsed.subject()
+        self.0.parsed.subject()
     }
 
     /// From when to when it is valid.
     pub fn validity(&self) -> Validity {
-        self.parsed.validity
+        self.0.parsed.validity
     }
 
     /// SHA-256 of the certificate in lower-case hex.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        &self.0.fingerprint
     }
 
     /// Whether it is self-signed, as a root is; an intermediate may be a trust anchor as well.
     pub fn is_self_signed(&self) -> bool {
-        self.parsed.is_self_signed()
+        self.0.parsed.is_self_signed()
     }
 
     pub(crate) fn parsed(&self) -> &Parsed {
-        &self.parsed
+        &self.0.parsed
     }
 }
+
+impl PartialEq for TrustRoot {
+    fn eq(&self, other: &Self) -> bool {
+        self.der() == other.der()
+    }
+}
+
+impl Eq for TrustRoot {}
 
 impl fmt::Debug for TrustRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -345,7 +357,7 @@ impl fmt::Debug for TrustRoot {
             "TrustRoot({}, {}, sha256 {})",
             self.subject(),
             self.validity(),
-            self.fingerprint
+            self.0.fingerprint
         )
     }
 }
