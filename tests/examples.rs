@@ -3,7 +3,6 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
-    clippy::disallowed_methods,
     missing_docs,
     reason = "tests"
 )]
@@ -12,7 +11,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 /// Cargo builds examples next to the tests that it runs.
 fn example(name: &str) -> Command {
@@ -200,14 +198,11 @@ fn what_is_wrong_stops_everything_before_anything_is_written() {
     }
     let huge = format!("type: Mesh\nname: {}\n", "a".repeat(100 << 20));
     let file = scratch.write("huge.yaml", huge);
-    let started = Instant::now();
     let text = fails(&mut scratch.quickstart(&[&"--resources", &file]));
     assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
+        text.contains("huge.yaml:1:1: the input has 100 MiB"),
+        "{text}"
     );
-    assert!(text.contains("huge.yaml"), "{text}");
 }
 
 #[test]

@@ -22,6 +22,9 @@ use crate::{
 /// An issuer is used from many tasks at once and is kept for as long as its configuration lives.
 /// Its `Display` names it in logs: type and address, no secret.
 ///
+/// The trait is an [`async_trait`](https://docs.rs/async-trait): add that crate to implement it, and write the
+/// methods as the example does.
+///
 /// # Cancellation
 ///
 /// Futures may be dropped at any await point. An implementor leaves nothing behind that the next
@@ -47,7 +50,8 @@ use crate::{
 /// #[async_trait]
 /// impl Issuer for MyCa {
 ///     fn capabilities(&self) -> Capabilities {
-///         Capabilities::new().with_lifetime_honoured(true)
+///         // Whatever is not declared here is refused before `sign` is called.
+///         Capabilities::new().with_lifetime_honoured(true).with_extra_uris(true)
 ///     }
 ///
 ///     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
@@ -123,7 +127,13 @@ impl CheckReport {
 
 /// What an [`Issuer`] can do: declared, so that a difference is known before it hurts.
 ///
-/// Everything is off until it is said to be on.
+/// Everything is off until it is said to be on. [`IssuerExt`] refuses a request for names or
+/// intermediates that are not declared, with [`ErrorKind::Unsupported`] and before
+/// [`sign`](Issuer::sign) is called, because many CAs would silently leave them out. The rest is for whoever
+/// sets an issuer up, and for the conformance suite, which proves what is declared.
+///
+/// An issuer for the classic model needs [`with_extra_uris`](Self::with_extra_uris): classic
+/// certificates carry a `kuma://<tag>/<value>` URI for every tag of the workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     lifetime_honoured: bool,
@@ -144,7 +154,9 @@ impl Capabilities {
         }
     }
 
-    /// Says whether the CA gives the lifetime that is asked for (within its maximum) or decides on its own.
+    /// Says whether the CA gives the lifetime that is asked for (within its maximum) or decides on
+    /// its own. One that decides is used with
+    /// [`LifetimePolicy::AcceptIssuer`](crate::LifetimePolicy::AcceptIssuer).
     #[must_use]
     pub fn with_lifetime_honoured(mut self, honoured: bool) -> Self {
         self.lifetime_honoured = honoured;
@@ -233,24 +245,27 @@ impl Capabilities {
         let lacking = [
             (
                 spec.profile() != Profile::Workload && !self.intermediates,
-                "intermediate CAs",
+                "intermediate CAs (`Capabilities::with_intermediates`)",
             ),
-            (!spec.dns_names().is_empty() && !self.dns_names, "DNS names"),
+            (
+                !spec.dns_names().is_empty() && !self.dns_names,
+                "DNS names (`Capabilities::with_dns_names`)",
+            ),
             (
                 !spec.uris().is_empty() && !self.extra_uris,
-                "URIs beside the SPIFFE ID",
+                "URIs beside the SPIFFE ID (`Capabilities::with_extra_uris`)",
             ),
             (
                 spec.profile() == Profile::Workload
                     && spec.common_name().is_some()
                     && !self.common_name,
-                "common names",
+                "common names (`Capabilities::with_common_name`)",
             ),
         ];
         match lacking.into_iter().find(|(lacking, _)| *lacking) {
             Some((_, what)) => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("this issuer cannot sign {what}"),
+                format!("this issuer does not declare that it signs {what}"),
             )),
             None => Ok(()),
         }

@@ -108,6 +108,44 @@ impl FromStr for KeyType {
 /// Implement it to keep a CA's key outside the process. [`PrivateKey`] is the in-memory one.
 /// Signing is synchronous, as it is in rustls: an HSM that needs the network belongs behind an
 /// [`Issuer`](crate::Issuer) of its own.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::Arc;
+/// use meshca_core::pki_types::SubjectPublicKeyInfoDer;
+/// use meshca_core::{Error, ErrorKind, KeyType, Result, Signer};
+///
+/// #[derive(Debug)]
+/// struct Hsm {
+///     slot: u32,
+///     /// As the device exports it, or as it stands in the CA's certificate.
+///     public_key: SubjectPublicKeyInfoDer<'static>,
+/// }
+///
+/// impl Signer for Hsm {
+///     fn key_type(&self) -> KeyType {
+///         KeyType::P256
+///     }
+///
+///     fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+///         &self.public_key
+///     }
+///
+///     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
+///         ecdsa_sha256(self.slot, message)
+///             .ok_or_else(|| Error::new(ErrorKind::Unavailable, "the HSM does not answer"))
+///     }
+/// }
+/// # fn ecdsa_sha256(_slot: u32, _message: &[u8]) -> Option<Vec<u8>> { None }
+///
+/// # let root = include_str!("../tests/data/root.pem");
+/// # let hsm = Hsm { slot: 0, public_key: vec![0; 91].into() };
+/// # #[cfg(feature = "builtin")] {
+/// let ca = meshca_core::builtin::ProvidedCa::with_signer(root, Arc::new(hsm))?;
+/// # let _ = ca; }
+/// # Ok::<(), Error>(())
+/// ```
 pub trait Signer: fmt::Debug + Send + Sync + 'static {
     /// The type of the key; it decides the [algorithm](KeyType) of the signature.
     fn key_type(&self) -> KeyType;

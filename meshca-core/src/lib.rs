@@ -71,9 +71,12 @@
 //! let identity = issuer.issue(&spec, &*clock).await?;
 //! println!("{} until {}", identity.spiffe_id(), identity.certificate().validity());
 //!
-//! // For rustls (or Envoy): the chain and key for the proxy, the roots for its peers.
+//! // For rustls: chain and key for `with_single_cert`, and what goes into the `RootCertStore` of
+//! // its peers. (The stock verifiers of rustls look for a DNS name; one that looks for the SPIFFE
+//! // ID belongs to the embedder.)
 //! let (chain, key) = identity.to_rustls()?;
-//! let roots = issuer.trust_bundle().await?;
+//! let bundle = issuer.trust_bundle().await?;
+//! let roots: Vec<_> = bundle.roots().iter().map(|root| root.der().clone()).collect();
 //! # let _ = (chain, key, roots);
 //! # Ok(())
 //! # }
@@ -158,6 +161,8 @@ pub use registry::{BackendRegistry, IssuerFactory};
 pub use request::{
     CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId,
 };
+/// Certificates, keys and CSRs as this crate and rustls pass them on.
+pub use rustls_pki_types as pki_types;
 pub use secret::{
     DirSecretStore, Expect, MemorySecretStore, SecretKey, SecretStore, SecretStoreExt, SecretValue,
     StoredSecret, Version,

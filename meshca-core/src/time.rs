@@ -162,7 +162,9 @@ impl RenewalPolicy {
         }
     }
 
-    /// When to renew a certificate issued at `issued_at` that ends at `not_after`.
+    /// When to renew a certificate issued at `issued_at` that ends at `not_after`; see
+    /// [`IssuedCertificate::issued_at`](crate::IssuedCertificate::issued_at) and
+    /// [`validity`](crate::IssuedCertificate::validity).
     ///
     /// `draw` is a random number in `[0, 1)`, drawn once per certificate; what lies outside is
     /// clamped. The result is never after `not_after` and, for a certificate that had already

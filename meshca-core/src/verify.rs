@@ -418,7 +418,7 @@ fn check_lifetime(
             }
             LifetimePolicy::AtMostRequested => {
                 return Err(bad(format!(
-                    "the certificate lives for {}s where at most {}s were requested; accept the issuer's lifetime explicitly if it is meant to decide",
+                    "the certificate lives for {}s where at most {}s were requested; use `LifetimePolicy::AcceptIssuer` if the CA is meant to decide",
                     granted.as_secs(),
                     requested.as_secs()
                 )));
@@ -678,11 +678,11 @@ fn explain_unknown_issuer(
     } else if roots_of_that_name.is_empty() {
         write!(
             text,
-            "`{}` was signed by `{}`, which the CA did not return and the trust bundle does not hold; import the CA's whole chain or add its root",
+            "{} was signed by `{}`, which the CA did not return and the trust bundle does not hold; import the CA's whole chain or add its root",
             if std::ptr::eq(last, leaf) {
                 "the certificate".to_owned()
             } else {
-                last.subject()
+                format!("`{}`", last.subject())
             },
             last.issuer()
         )

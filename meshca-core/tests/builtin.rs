@@ -777,6 +777,26 @@ async fn trust_comes_before_use_and_outlives_it() {
     assert_eq!(identity.certificate().root(), new.certificate().root());
 }
 
+/// Everything has ended while the control plane was down: the CA must still be replaceable.
+#[tokio::test]
+async fn a_ca_that_has_ended_can_be_replaced() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let short = || settings().with_lifetime(10 * DAY);
+    let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+    load(short(), shared(), &clock).await.unwrap();
+    clock.advance(20 * DAY);
+    let issuer = load(short(), shared(), &clock).await.unwrap();
+    assert_eq!(issuer.rotation_due(), Some(RotationStep::Prepare));
+    let error = issuer.issue(&spec(), &clock).await.unwrap_err();
+    assert!(error.to_string().contains("ended at 2026-01-11"), "{error}");
+    issuer.prepare_next().await.unwrap();
+    clock.advance(RELOAD_INTERVAL);
+    issuer.activate_next().await.unwrap();
+    issuer.issue(&spec(), &clock).await.unwrap();
+    issuer.retire().await.unwrap();
+    assert_eq!(issuer.trust_bundle().await.unwrap().roots().len(), 1);
+}
+
 #[tokio::test]
 async fn a_longer_leaf_of_the_past_keeps_its_root() {
     let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());

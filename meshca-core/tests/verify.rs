@@ -202,7 +202,7 @@ fn a_chain_must_lead_to_the_bundle() {
         (
             vec![leaf.clone()],
             &bundle,
-            "root unknown: `the certificate` was signed by `CN=intermediate`, which the CA did not return",
+            "root unknown: the certificate was signed by `CN=intermediate`, which the CA did not return",
         ),
         (
             vec![leaf.clone(), intermediate.der.clone(), root.der.clone()],

@@ -53,7 +53,7 @@ impl ProvidedCa {
         Self::new(certificates, Arc::new(PrivateKey::from_pem(key)?), true)
     }
 
-    /// A CA whose key is kept elsewhere, in an HSM for example.
+    /// A CA whose key is kept elsewhere, in an HSM for example; the example is at [`Signer`].
     ///
     /// What such a signer signs is verified like the answer of any other CA.
     ///
@@ -106,7 +106,10 @@ pub(super) struct Authority {
 
 impl Authority {
     /// Checks a CA once, so that nothing has to be checked when it signs.
-    pub(super) fn new(provided: ProvidedCa, now: SystemTime) -> Result<Self> {
+    ///
+    /// Without a time, one that has ended is taken as well: it signs nothing, but it has to be
+    /// loaded to be replaced.
+    pub(super) fn new(provided: ProvidedCa, now: Option<SystemTime>) -> Result<Self> {
         let refuse = |line: usize, why: String| {
             Error::new(
                 ErrorKind::InvalidConfig,
@@ -406,7 +409,7 @@ fn same_name(below: &Parsed, above: &Parsed) -> bool {
 }
 
 /// The field's rules for a provided CA: it is a CA, may sign certificates, and its key is for nothing else.
-fn check_ca(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
+fn check_ca(certificate: &Parsed, now: Option<SystemTime>) -> Result<(), String> {
     if !certificate.is_ca() {
         return Err("is not a CA (BasicConstraints cA is not set)".to_owned());
     }
@@ -430,6 +433,7 @@ fn check_ca(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
             );
         }
     }
+    let Some(now) = now else { return Ok(()) };
     if certificate.validity.not_after() <= now {
         return Err(format!(
             "ended at {}; renew it",

@@ -68,8 +68,11 @@ impl CaSettings {
         self
     }
 
-    /// The longest leaf. A replaced CA stays trusted for this long after it signed last; for that,
-    /// the store remembers the longest that any replica was set up with.
+    /// The longest leaf; 30 days unless told otherwise.
+    ///
+    /// A replaced CA stays trusted for as long as a leaf of it can be alive: for 30 days, or for
+    /// the longest leaf that any replica was ever set up with, which the store remembers if it is
+    /// more. A shorter setting does not shorten that, since nobody knows what was set before.
     #[must_use]
     pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_leaf_lifetime = lifetime;
@@ -123,8 +126,9 @@ impl BuiltinIssuer {
     ///
     /// # Errors
     ///
-    /// Those of the store; [`ErrorKind::InvalidConfig`] if what is in it is no CA, has expired, or
-    /// if certificate and key do not fit each other.
+    /// Those of the store; [`ErrorKind::InvalidConfig`] if what is in it is no CA, or if certificate
+    /// and key do not fit each other. A CA that has ended is loaded, so that it can be
+    /// [replaced](Self::prepare_next); it signs nothing.
     pub async fn load_or_create(
         settings: CaSettings,
         store: Arc<dyn SecretStore>,
@@ -161,7 +165,7 @@ impl BuiltinIssuer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let now = clock.now();
-        let active = Authority::new(ca, now)?;
+        let active = Authority::new(ca, Some(now))?;
         let bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
         let rotation = Rotation::first();
         Ok(Self {
@@ -217,11 +221,11 @@ impl BuiltinIssuer {
     ) -> Result<Snapshot> {
         let active = match active {
             Some(active) => active,
-            None => store.authority(rotation.active, now).await?,
+            None => store.authority(rotation.active).await?,
         };
         let mut bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
         if let Some(next) = &rotation.next {
-            let next = store.authority(next.generation, now).await?;
+            let next = store.authority(next.generation).await?;
             bundle = bundle.with_root(next.root().clone())?;
         }
         for retiring in rotation
@@ -345,9 +349,17 @@ impl BuiltinIssuer {
         }
         // A replica may sign with the old CA until it reads the store again.
         let last_leaf = RELOAD_INTERVAL.saturating_add(rotation.longest_leaf());
+        let last_leaf = now.checked_add(last_leaf).unwrap_or(now);
+        // No leaf outlives its CA, so nobody needs the root of one that has ended.
+        let snapshot = self.snapshot();
+        let end_of_ca = if snapshot.rotation.active == rotation.active {
+            snapshot.active.not_after()
+        } else {
+            last_leaf
+        };
         rotation.retiring.push(Retiring {
             generation: rotation.active,
-            trusted_until: seconds(now.checked_add(last_leaf).unwrap_or(now)).saturating_add(1),
+            trusted_until: seconds(last_leaf.min(end_of_ca)).saturating_add(1),
         });
         rotation.active = next.generation;
         store.set_rotation(&rotation, expect).await?;
@@ -485,7 +497,7 @@ impl Issuer for BuiltinIssuer {
         let now = self.clock.now();
         let snapshot = self.snapshot();
         let validity = snapshot.active.validity();
-        if !validity.contains(now) {
+        if !validity.contains(now) || snapshot.active.not_after() <= now {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "the CA is not valid now; rotate or replace it",

@@ -209,7 +209,7 @@ impl CaStore {
     }
 
     /// One generation, ready to sign. It must exist.
-    pub(super) async fn authority(&self, generation: u32, now: SystemTime) -> Result<Authority> {
+    pub(super) async fn authority(&self, generation: u32) -> Result<Authority> {
         let key_name = self.secrets.key(generation)?;
         let certificate_name = self.secrets.certificate(generation)?;
         let missing = |name: &SecretKey| {
@@ -229,7 +229,7 @@ impl CaStore {
             .get(&certificate_name)
             .await?
             .ok_or_else(|| missing(&certificate_name))?;
-        read(&certificate.value, &key.value, now).map_err(|error| {
+        read(&certificate.value, &key.value).map_err(|error| {
             error
                 .with_context("certificate", &certificate_name)
                 .with_context("key", &key_name)
@@ -300,7 +300,7 @@ impl CaStore {
                 ))
             })
             .await?;
-        read(&certificate.value, &key.value, now).map_err(located)
+        read(&certificate.value, &key.value).map_err(located)
     }
 
     pub(super) async fn delete(&self, generation: u32) -> Result<()> {
@@ -316,13 +316,13 @@ impl CaStore {
     }
 }
 
-fn read(certificate: &SecretValue, key: &SecretValue, now: SystemTime) -> Result<Authority> {
+fn read(certificate: &SecretValue, key: &SecretValue) -> Result<Authority> {
     let text = |value: &SecretValue| value.expose_str().map(str::to_owned);
     let certificates = text(certificate)
         .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's certificate is not PEM"))?;
     let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap_or_default())?
         .allow_self_signed(true);
-    Authority::new(ca, now)
+    Authority::new(ca, None)
 }
 
 /// At most 64 characters (RFC 5280 appendix A.1), and another one for every generation: two CAs
