@@ -431,20 +431,22 @@ impl Snapshot {
 }
 
 impl Obtained {
-    /// The state with this in it, if its number is still to be had.
+    /// The state with this in it. Nothing, if another replica got the same and has announced it.
     fn announce(&self, state: &State, place: impl FnOnce(&mut State)) -> Result<Option<State>> {
-        if state.last >= self.intermediate.number {
+        let number = self.intermediate.number;
+        if state.refers_to(number) {
+            return Ok(None);
+        }
+        if state.last >= number {
             return Err(Error::new(
                 ErrorKind::Conflict,
-                "another replica prepared or gave up an intermediate meanwhile; try again",
+                "another replica gave up this intermediate or replaced it meanwhile; try again",
             )
             .with_retry(Retry::Backoff));
         }
-        let mut changed = State {
-            last: self.intermediate.number,
-            upstream_roots: self.upstream_roots.clone(),
-            ..state.clone()
-        };
+        let mut changed = state.clone();
+        changed.last = number;
+        changed.set_upstream_roots(&self.upstream_roots);
         place(&mut changed);
         Ok(Some(changed))
     }
@@ -521,10 +523,8 @@ impl Issuer for DelegatedIssuer {
         let state = self
             .store
             .update(|state| {
-                Ok((state.upstream_roots != roots).then(|| State {
-                    upstream_roots: roots.clone(),
-                    ..state.clone()
-                }))
+                let mut changed = state.clone();
+                Ok(changed.set_upstream_roots(&roots).then_some(changed))
             })
             .await?;
         self.follow(state, self.clock.now()).await?;

@@ -106,6 +106,22 @@ impl State {
         }
     }
 
+    /// Takes over the upstream's roots, in the order that we had: a CA that lists its roots in
+    /// another order has not changed, and no peer need hear of it. Says whether anything is new.
+    pub(super) fn set_upstream_roots(&mut self, roots: &[String]) -> bool {
+        let kept = self
+            .upstream_roots
+            .iter()
+            .filter(|root| roots.contains(root));
+        let new = roots
+            .iter()
+            .filter(|root| !self.upstream_roots.contains(root));
+        let merged: Vec<String> = kept.chain(new).cloned().collect();
+        let changed = merged != self.upstream_roots;
+        self.upstream_roots = merged;
+        changed
+    }
+
     fn intermediates(&self) -> impl Iterator<Item = &Intermediate> {
         let next = self.next.as_ref().map(|next| &next.intermediate);
         self.active.iter().chain(next).chain(&self.retiring)
