@@ -228,14 +228,7 @@ impl DelegatedIssuer {
     /// The next intermediate is due when 30 days or half the life of the present one are left, and signs when 7 days or a sixth of it
     /// are left, whichever is less; both at once if the upstream no longer publishes its root. Life counts from issuance.
     pub fn rotation_due(&self) -> Option<RotationStep> {
-        let now = self.clock.now();
-        let ready = |state: &State| {
-            state
-                .next
-                .as_ref()
-                .is_some_and(|next| state.ready_at(next) <= now)
-        };
-        self.settings.due(&self.snapshot().state, now, ready)
+        self.settings.due(&self.snapshot().state, self.clock.now())
     }
 
     /// Has the upstream sign the next intermediate, proves it, and publishes its root and the upstream's. It signs
@@ -257,7 +250,8 @@ impl DelegatedIssuer {
 
     async fn prepare(&self) -> Result<TrustBundle> {
         let (mut state, _) = self.store.state().await?;
-        if !has_usable_next(&state, self.clock.now()) {
+        state.signing()?;
+        if state.usable_next(self.clock.now()).is_none() {
             let obtained = obtain(
                 &self.settings,
                 &self.store,
@@ -268,7 +262,7 @@ impl DelegatedIssuer {
             .await?;
             let now = self.clock.now();
             let update = self.store.update(|state| {
-                if has_usable_next(state, now) {
+                if state.usable_next(now).is_some() {
                     return Ok(None);
                 }
                 obtained.announce(state, |state| {
@@ -409,12 +403,7 @@ impl Snapshot {
         known: Option<&Self>,
         now: SystemTime,
     ) -> Result<Self> {
-        let Some(intermediate) = &state.active else {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "the state of the delegated CA was taken away; restore it, or build the issuer anew",
-            ));
-        };
+        let intermediate = state.signing()?;
         let active = match known.filter(|known| known.number == intermediate.number) {
             Some(known) => Arc::clone(&known.active),
             None => Arc::new(store.authority(intermediate).await?),
@@ -450,13 +439,6 @@ impl Obtained {
         place(&mut changed);
         Ok(Some(changed))
     }
-}
-
-fn has_usable_next(state: &State, now: SystemTime) -> bool {
-    state
-        .next
-        .as_ref()
-        .is_some_and(|next| state.is_usable(&next.intermediate, now))
 }
 
 fn activatable(state: &State, now: SystemTime) -> Result<&Next> {

@@ -1,6 +1,6 @@
 //! What the operator decides about a delegated CA.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use spiffe::TrustDomain;
 
@@ -115,12 +115,7 @@ impl DelegatedSettings {
     ///
     /// SPIRE's numbers, moved forward where longer leaves were configured: the next intermediate signs before one of
     /// them would have to be cut short.
-    pub(super) fn due(
-        &self,
-        state: &State,
-        now: std::time::SystemTime,
-        ready: impl Fn(&State) -> bool,
-    ) -> Option<RotationStep> {
+    pub(super) fn due(&self, state: &State, now: SystemTime) -> Option<RotationStep> {
         let active = state.active.as_ref()?;
         let life = active.life();
         let activate_before = ACTIVATE_BEFORE
@@ -131,21 +126,18 @@ impl DelegatedSettings {
             .min(life / 2);
         let left = active.remaining(now);
         let abandoned = state.is_abandoned(active);
-        match &state.next {
-            Some(next) if state.is_usable(&next.intermediate, now) => {
-                if (left <= activate_before || abandoned) && ready(state) {
-                    return Some(RotationStep::Activate);
-                }
-            }
-            _ if left <= prepare_before || abandoned => return Some(RotationStep::Prepare),
-            _ => {}
+        let next = state.usable_next(now);
+        let activate = next.is_some_and(|next| {
+            (left <= activate_before || abandoned) && state.ready_at(next) <= now
+        });
+        if activate {
+            Some(RotationStep::Activate)
+        } else if next.is_none() && (left <= prepare_before || abandoned) {
+            Some(RotationStep::Prepare)
+        } else {
+            let over = state.retiring.iter().any(|retiring| retiring.is_over(now));
+            over.then_some(RotationStep::Retire)
         }
-        let over = |retiring: &Intermediate| retiring.is_over(now);
-        state
-            .retiring
-            .iter()
-            .any(over)
-            .then_some(RotationStep::Retire)
     }
 
     /// What will be regretted about the intermediate that signs.

@@ -84,9 +84,26 @@ impl State {
         !self.upstream_roots.is_empty() && !self.upstream_roots.contains(&intermediate.root)
     }
 
-    /// Whether it is worth signing with.
-    pub(super) fn is_usable(&self, intermediate: &Intermediate, now: SystemTime) -> bool {
-        intermediate.remaining(now) >= MIN_INTERMEDIATE_LIFETIME && !self.is_abandoned(intermediate)
+    /// What is next, if it is worth signing with.
+    pub(super) fn usable_next(&self, now: SystemTime) -> Option<&Next> {
+        self.next.as_ref().filter(|next| {
+            next.intermediate.remaining(now) >= MIN_INTERMEDIATE_LIFETIME
+                && !self.is_abandoned(&next.intermediate)
+        })
+    }
+
+    /// What signs.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if nothing does, though something did.
+    pub(super) fn signing(&self) -> Result<&Intermediate> {
+        self.active.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "the state of the delegated CA was taken away; restore the secret, or build the issuer anew to start over",
+            )
+        })
     }
 
     /// When every replica trusts the root of what is next: at once if it is the root of what
