@@ -10,7 +10,7 @@
 //!
 //! - **AWS Private CA** bills every certificate, and by its default quotas one CA issues 25 per second and 1,000,000 in its life. A
 //!   thousand workloads with certificates of an hour, renewed at half their life, need 48,000 a day, which is that CA's life in 21 days.
-//!   Delegated with the defaults it is one certificate in 25 days, whatever the number of workloads and replicas.
+//!   Delegated with the defaults it is one certificate in 15 days, whatever the number of workloads and replicas.
 //! - A CA that is far away, rate-limited or down for maintenance: leaves are signed for as long as the present intermediate lives.
 //!
 //! The price is a CA key in the mesh's [`SecretStore`]. Whoever steals it signs for the trust domain until the intermediate ends.
