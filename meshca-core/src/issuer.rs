@@ -99,6 +99,41 @@ pub trait Issuer: Debug + Display + Send + Sync + 'static {
     ///
     /// What would keep it from signing, and what an operator has to do about it.
     async fn check(&self) -> Result<CheckReport>;
+
+    /// The replacement of its own CA, where that is for the holder of the issuer to drive; most
+    /// have none. Wrappers forward it: what nobody drives comes to its end.
+    fn rotation(&self) -> Option<&dyn CaRotation> {
+        None
+    }
+}
+
+/// How the CA of an issuer is replaced before it ends: whoever holds the issuer asks now and then what is due, and has it done.
+///
+/// Trust comes before use. [`Prepare`](RotationStep::Prepare) puts the next root into the
+/// [trust bundle](Issuer::trust_bundle); before [`Activate`](RotationStep::Activate), whoever drives makes sure that every peer holds it.
+#[async_trait]
+pub trait CaRotation: Send + Sync {
+    /// What is due now. Cheap; asks nobody.
+    fn due(&self) -> Option<RotationStep>;
+
+    /// Takes a step. One that somebody else has taken already changes nothing or says so.
+    ///
+    /// # Errors
+    ///
+    /// Those of the CA and its store; what signed before goes on signing.
+    async fn rotate(&self, step: RotationStep) -> Result<()>;
+}
+
+/// What a CA that nears its end needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RotationStep {
+    /// Make the next CA, which signs nothing yet, and trust its root.
+    Prepare,
+    /// Sign with it, once every peer holds its root.
+    Activate,
+    /// Forget what has outlived everything that it signed.
+    Retire,
 }
 
 const _: fn(&dyn Issuer) = |_| {};
@@ -356,6 +391,10 @@ macro_rules! forward {
 
             async fn check(&self) -> Result<CheckReport> {
                 (**self).check().await
+            }
+
+            fn rotation(&self) -> Option<&dyn CaRotation> {
+                (**self).rotation()
             }
         }
     };

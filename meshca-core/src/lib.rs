@@ -155,7 +155,7 @@ pub use certificate::{IssuedCertificate, Observation, Proof, SignedChain};
 pub use csr::Csr;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use identity::Identity;
-pub use issuer::{Capabilities, CheckReport, Issuer, IssuerExt};
+pub use issuer::{CaRotation, Capabilities, CheckReport, Issuer, IssuerExt, RotationStep};
 pub use key::{KeyType, PrivateKey, Signer};
 pub use registry::{BackendRegistry, IssuerFactory};
 pub use request::{

@@ -338,11 +338,13 @@ impl BackendRegistry {
         self.factories.keys().map(String::as_str)
     }
 
-    /// Builds the issuer of a backend.
+    /// Builds the issuer of a backend. With `mode: Intermediate`, what the factory built signs the
+    /// certificate of a `DelegatedIssuer` (feature `builtin`), which is returned.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for a type that no factory was added for; those of the factory, with the
+    /// [`ErrorKind::InvalidConfig`] for a type that no factory was added for;
+    /// [`ErrorKind::Unsupported`] for `mode: Intermediate` with an issuer that signs none; those of the factory, with the
     /// name of the backend.
     pub async fn build(
         &self,
@@ -350,7 +352,10 @@ impl BackendRegistry {
         context: &BuildContext,
     ) -> Result<Arc<dyn Issuer>> {
         let built = match self.factories.get(config.type_name()) {
-            Some(factory) => factory.build(config, context).await,
+            Some(factory) => match factory.build(config, context).await {
+                Ok(issuer) => in_mode(issuer, config, context).await,
+                Err(error) => Err(error),
+            },
             None => {
                 let known: Vec<_> = self.types().collect();
                 let known = if known.is_empty() {
@@ -372,5 +377,36 @@ impl BackendRegistry {
                 .with_context("mesh", context.mesh())
                 .with_context("backend", config.name())
         })
+    }
+}
+
+#[cfg(feature = "builtin")]
+async fn in_mode(
+    issuer: Arc<dyn Issuer>,
+    config: &BackendConfig,
+    context: &BuildContext,
+) -> Result<Arc<dyn Issuer>> {
+    match config.mode() {
+        ExtensionMode::Leaf => Ok(issuer),
+        ExtensionMode::Intermediate => crate::builtin::delegate(issuer, config, context).await,
+    }
+}
+
+#[cfg(not(feature = "builtin"))]
+#[allow(
+    clippy::unused_async,
+    reason = "the same signature with and without the feature"
+)]
+async fn in_mode(
+    issuer: Arc<dyn Issuer>,
+    config: &BackendConfig,
+    _: &BuildContext,
+) -> Result<Arc<dyn Issuer>> {
+    match config.mode() {
+        ExtensionMode::Leaf => Ok(issuer),
+        ExtensionMode::Intermediate => Err(Error::new(
+            ErrorKind::Unsupported,
+            "`mode: Intermediate` needs the built-in CA: build with the feature `builtin`, or use `mode: Leaf`",
+        )),
     }
 }

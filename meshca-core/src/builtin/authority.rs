@@ -88,6 +88,21 @@ impl ProvidedCa {
     }
 }
 
+/// A CA signs for its own trust domain: a root of one must never vouch for another.
+pub(super) fn refuse_foreign(
+    request: &CertificateRequest,
+    trust_domain: &TrustDomain,
+) -> Result<()> {
+    if request.spiffe_id().trust_domain() == trust_domain {
+        return Ok(());
+    }
+    Err(
+        Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
+            .with_context("trust domain", trust_domain)
+            .with_context("requested", request.spiffe_id()),
+    )
+}
+
 /// A CA that is ready to sign.
 pub(super) struct Authority {
     /// The CA's own certificate, then those above it; without the root unless it is one itself.
@@ -110,12 +125,6 @@ impl Authority {
     /// Without a time, one that has ended is taken as well: it signs nothing, but it has to be
     /// loaded to be replaced.
     pub(super) fn new(provided: ProvidedCa, now: Option<SystemTime>) -> Result<Self> {
-        let refuse = |line: usize, why: String| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("the CA is refused: line {line} of its certificates: {why}"),
-            )
-        };
         if provided.chain.is_empty() || provided.chain.len() > MAX_CHAIN {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
@@ -125,39 +134,10 @@ impl Authority {
                 ),
             ));
         }
-        let mut chain = Vec::with_capacity(provided.chain.len());
-        for (line, der) in provided.chain {
-            let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
-            check_ca(&certificate, now)
-                .map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
-            if let Some((_, below)) = chain.last() {
-                let below: &Parsed = below;
-                if !below.is_signed_by(&certificate.public_key) || !same_name(below, &certificate) {
-                    return Err(refuse(
-                        line,
-                        format!(
-                            "`{}` did not sign `{}` before it; order the chain from the CA to the root",
-                            certificate.subject(),
-                            below.subject()
-                        ),
-                    ));
-                }
-            }
-            chain.push((line, certificate));
-        }
-        let (Some((first_line, first)), Some((last_line, last))) = (chain.first(), chain.last())
-        else {
+        let chain = linked(provided.chain, &*provided.signer, now)?;
+        let (Some((_, first)), Some((last_line, last))) = (chain.first(), chain.last()) else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
-        if first.public_key != *provided.signer.public_key() {
-            return Err(refuse(
-                *first_line,
-                format!(
-                    "the key does not belong to the certificate `{}`",
-                    first.subject()
-                ),
-            ));
-        }
         if !last.is_self_signed() {
             return Err(refuse(
                 *last_line,
@@ -180,6 +160,26 @@ impl Authority {
             .map(|(_, certificate)| certificate)
             .collect();
         Self::assemble(chain, provided.signer, provided.key_is_ours)
+    }
+
+    /// A CA that was verified when it was issued: its certificate, what leads from it to its root, and the root, which
+    /// may be any trust anchor. One that has ended can be had, and signs nothing. The key is one of ours.
+    pub(super) fn issued(
+        chain: Vec<(usize, CertificateDer<'static>)>,
+        signer: Arc<dyn Signer>,
+    ) -> Result<Self> {
+        let chain = linked(chain, &*signer, None)?;
+        if chain.len() < 2 {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "the CA is refused: its chain lacks the root",
+            ));
+        }
+        let chain = chain
+            .into_iter()
+            .map(|(_, certificate)| certificate)
+            .collect();
+        Self::assemble(chain, signer, true)
     }
 
     fn assemble(
@@ -404,12 +404,58 @@ fn internal(error: rcgen::Error) -> Error {
     Error::new(ErrorKind::Internal, "could not build a certificate").with_source(error)
 }
 
+fn refuse(line: usize, why: String) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!("the CA is refused: line {line} of its certificates: {why}"),
+    )
+}
+
+/// Reads a chain in which each certificate is a CA and was signed by the next, and the first
+/// belongs to the signer; with `now`, each must be valid then.
+fn linked(
+    certificates: Vec<(usize, CertificateDer<'static>)>,
+    signer: &dyn Signer,
+    now: Option<SystemTime>,
+) -> Result<Vec<(usize, Parsed)>> {
+    let mut chain: Vec<(usize, Parsed)> = Vec::with_capacity(certificates.len());
+    for (line, der) in certificates {
+        let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
+        check_ca(&certificate)
+            .and_then(|()| now.map_or(Ok(()), |now| check_time(&certificate, now)))
+            .map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
+        if let Some((_, below)) = chain.last()
+            && (!below.is_signed_by(&certificate.public_key) || !same_name(below, &certificate))
+        {
+            return Err(refuse(
+                line,
+                format!(
+                    "`{}` did not sign `{}` before it; order the chain from the CA to the root",
+                    certificate.subject(),
+                    below.subject()
+                ),
+            ));
+        }
+        chain.push((line, certificate));
+    }
+    match chain.first() {
+        Some((line, first)) if first.public_key != *signer.public_key() => Err(refuse(
+            *line,
+            format!(
+                "the key does not belong to the certificate `{}`",
+                first.subject()
+            ),
+        )),
+        _ => Ok(chain),
+    }
+}
+
 fn same_name(below: &Parsed, above: &Parsed) -> bool {
     below.certificate.tbs_certificate().issuer() == above.certificate.tbs_certificate().subject()
 }
 
 /// The field's rules for a provided CA: it is a CA, may sign certificates, and its key is for nothing else.
-fn check_ca(certificate: &Parsed, now: Option<SystemTime>) -> Result<(), String> {
+fn check_ca(certificate: &Parsed) -> Result<(), String> {
     if !certificate.is_ca() {
         return Err("is not a CA (BasicConstraints cA is not set)".to_owned());
     }
@@ -433,7 +479,10 @@ fn check_ca(certificate: &Parsed, now: Option<SystemTime>) -> Result<(), String>
             );
         }
     }
-    let Some(now) = now else { return Ok(()) };
+    Ok(())
+}
+
+fn check_time(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
     if certificate.validity.not_after() <= now {
         return Err(format!(
             "ended at {}; renew it",

@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::delegated::{
+    DEFAULT_DELEGATED_MAX_LEAF_LIFETIME, DEFAULT_INTERMEDIATE_LIFETIME, DelegatedIssuer,
+    DelegatedSecrets, DelegatedSettings,
+};
 use super::{BuiltinIssuer, CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME, ProvidedCa};
 use crate::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
 use crate::resource::{BuiltinConf, BundledCa, Provider};
@@ -99,6 +103,28 @@ impl IssuerFactory for Factory {
         };
         Ok(Arc::new(issuer))
     }
+}
+
+/// The delegated CA below an issuer that was built with `mode: Intermediate`.
+pub(crate) async fn delegate(
+    upstream: Arc<dyn Issuer>,
+    config: &BackendConfig,
+    context: &BuildContext,
+) -> Result<Arc<dyn Issuer>> {
+    let secrets = DelegatedSecrets::for_identity(context.mesh(), config.name())?;
+    let leaf = config.lifetime();
+    let settings = DelegatedSettings::new(context.trust_domain().clone(), secrets)
+        .with_max_leaf_lifetime(leaf.max(DEFAULT_DELEGATED_MAX_LEAF_LIFETIME))
+        // So that the leaves that are configured need not be cut short.
+        .with_lifetime(leaf.saturating_mul(6).max(DEFAULT_INTERMEDIATE_LIFETIME));
+    let issuer = DelegatedIssuer::load_or_create(
+        settings,
+        upstream,
+        Arc::clone(context.secrets()),
+        Arc::clone(context.clock()),
+    )
+    .await?;
+    Ok(Arc::new(issuer))
 }
 
 fn settings(

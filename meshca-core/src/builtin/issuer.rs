@@ -1,18 +1,19 @@
 //! The issuer on top of a CA: what signs now, what is trusted, and how one follows the other.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use spiffe::TrustDomain;
 
-use super::authority::{Authority, ProvidedCa};
+use super::authority::{Authority, ProvidedCa, refuse_foreign};
+use super::follow::AskLimit;
 use super::store::{CaSecrets, CaStore, Next, Retiring, Rotation, seconds, time};
 use crate::time::rfc3339;
 use crate::{
-    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType,
-    Profile, Result, Retry, SecretStore, SignedChain, TrustBundle, pem,
+    CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
+    KeyType, Profile, Result, Retry, RotationStep, SecretStore, SignedChain, TrustBundle, pem,
 };
 
 /// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
@@ -24,13 +25,10 @@ pub const DEFAULT_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 36
 /// How often an issuer reads its store again to follow what other replicas did: every five minutes.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// How long a failed read of the store is not repeated.
-const ASK_INTERVAL: Duration = Duration::from_secs(5);
-
 /// When the CA of this process is replaced: the next one is prepared when this much is left (or half its life, if that is less) …
-const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// … and signs when this much is left (or a sixth of its life). SPIRE's numbers.
-const ACTIVATE_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const ACTIVATE_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How the CA in a store is made, and for whom it signs.
 #[derive(Clone, Debug)]
@@ -80,18 +78,6 @@ impl CaSettings {
     }
 }
 
-/// What a CA that nears its end needs next; see [`BuiltinIssuer::rotation_due`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RotationStep {
-    /// [`prepare_next`](BuiltinIssuer::prepare_next).
-    Prepare,
-    /// [`activate_next`](BuiltinIssuer::activate_next), once every peer holds the new root.
-    Activate,
-    /// [`retire`](BuiltinIssuer::retire).
-    Retire,
-}
-
 /// Signs with a CA of this process. See the [module](crate::builtin).
 pub struct BuiltinIssuer {
     trust_domain: TrustDomain,
@@ -99,8 +85,7 @@ pub struct BuiltinIssuer {
     clock: Arc<dyn Clock>,
     source: Source,
     current: RwLock<Arc<Snapshot>>,
-    /// When the store was last asked on behalf of a caller, whatever came of it.
-    asked_at: Mutex<SystemTime>,
+    asked: AskLimit,
 }
 
 enum Source {
@@ -148,7 +133,7 @@ impl BuiltinIssuer {
             max_leaf_lifetime: settings.max_leaf_lifetime,
             clock,
             current: RwLock::new(Arc::new(snapshot)),
-            asked_at: Mutex::new(now),
+            asked: AskLimit::new(now),
             source: Source::Stored { store, settings },
         })
     }
@@ -177,7 +162,7 @@ impl BuiltinIssuer {
                 bundle,
                 loaded_at: now,
             })),
-            asked_at: Mutex::new(now),
+            asked: AskLimit::new(now),
             clock,
             source: Source::Provided,
         })
@@ -409,26 +394,13 @@ impl BuiltinIssuer {
     async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot> {
         let snapshot = self.snapshot();
         let age = now.duration_since(snapshot.loaded_at).unwrap_or_default();
-        if age < RELOAD_INTERVAL || !self.may_ask(now) {
+        if age < RELOAD_INTERVAL || !self.asked.may_ask(now) {
             return snapshot;
         }
         match self.reload().await {
             Ok(()) => self.snapshot(),
             Err(_) => snapshot,
         }
-    }
-
-    /// One caller at a time asks the store, and none right after another, so that neither a
-    /// thousand callers nor a store that is down make a thousand reads.
-    fn may_ask(&self, now: SystemTime) -> bool {
-        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = now
-            .duration_since(*asked_at)
-            .is_ok_and(|since| since >= ASK_INTERVAL);
-        if may {
-            *asked_at = now;
-        }
-        may
     }
 
     fn kind(&self) -> &'static str {
@@ -453,13 +425,7 @@ impl Issuer for BuiltinIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        if *request.spiffe_id().trust_domain() != self.trust_domain {
-            return Err(
-                Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
-                    .with_context("trust domain", &self.trust_domain)
-                    .with_context("requested", request.spiffe_id()),
-            );
-        }
+        refuse_foreign(request, &self.trust_domain)?;
         let now = self.clock.now();
         let snapshot = self.fresh_snapshot(now).await;
         let latest = match (&self.source, request.spec().profile()) {
@@ -521,6 +487,28 @@ impl Issuer for BuiltinIssuer {
             ));
         }
         Ok(report)
+    }
+
+    fn rotation(&self) -> Option<&dyn CaRotation> {
+        match self.source {
+            Source::Stored { .. } => Some(self),
+            Source::Provided => None,
+        }
+    }
+}
+
+#[async_trait]
+impl CaRotation for BuiltinIssuer {
+    fn due(&self) -> Option<RotationStep> {
+        self.rotation_due()
+    }
+
+    async fn rotate(&self, step: RotationStep) -> Result<()> {
+        match step {
+            RotationStep::Prepare => self.prepare_next().await.map(drop),
+            RotationStep::Activate => self.activate_next().await,
+            RotationStep::Retire => self.retire().await,
+        }
     }
 }
 

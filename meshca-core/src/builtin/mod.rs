@@ -1,7 +1,8 @@
 //! The built-in CA: in this process, with its key in a [`SecretStore`](crate::SecretStore) or given by the operator.
 //!
 //! [`BuiltinIssuer`] is Kuma's `builtin` and `provided` backend and MeshIdentity's `Bundled`
-//! provider in one, and the reference that every other issuer is compared with.
+//! provider in one, and the reference that every other issuer is compared with. A CA in this process
+//! whose own certificate a company's CA signs is a [`DelegatedIssuer`]; see [`delegated`].
 //!
 //! # A CA of one's own
 //!
@@ -49,14 +50,19 @@
 //! | serial numbers | 128 random bits | `defaults_are_what_the_docs_say` |
 
 mod authority;
+pub mod delegated;
 mod factory;
+mod follow;
 mod issuer;
 mod store;
 
 pub use authority::{BACKDATE, ProvidedCa};
+pub use delegated::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
+pub(crate) use factory::delegate;
 pub use factory::factory;
 pub use issuer::{
     BuiltinIssuer, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, RELOAD_INTERVAL,
-    RotationStep,
 };
 pub use store::CaSecrets;
+
+pub use crate::issuer::RotationStep;

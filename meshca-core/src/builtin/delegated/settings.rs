@@ -1,0 +1,209 @@
+//! What the operator decides about a delegated CA.
+
+use std::time::{Duration, SystemTime};
+
+use spiffe::TrustDomain;
+
+use super::super::issuer::{ACTIVATE_BEFORE, PREPARE_BEFORE};
+use super::state::{Intermediate, State, time};
+use crate::time::rfc3339;
+use crate::{Error, ErrorKind, KeyType, LifetimePolicy, Result, RotationStep, SecretKey};
+
+/// The lifetime that an intermediate is asked for unless told otherwise: 30 days. Vault's mounts give no more than 32 by default.
+pub const DEFAULT_INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The longest leaf unless told otherwise: five days, a sixth of [`DEFAULT_INTERMEDIATE_LIFETIME`].
+pub const DEFAULT_DELEGATED_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// An intermediate with less life than this is refused: an hour. The steps of the next rotation, and leaves that live
+/// for a sixth of it, do not fit into less.
+pub const MIN_INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// The part of an intermediate's life that a leaf may have: a sixth, as at SPIRE. The next
+/// intermediate then signs before leaves would have to be cut short.
+const LEAF_PART: u32 = 6;
+
+/// How a [`DelegatedIssuer`](super::DelegatedIssuer) gets its certificate, and for whom it signs.
+#[derive(Clone, Debug)]
+pub struct DelegatedSettings {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) secrets: DelegatedSecrets,
+    pub(super) key_type: KeyType,
+    pub(super) lifetime: Duration,
+    pub(super) lifetime_policy: LifetimePolicy,
+    pub(super) max_leaf_lifetime: Duration,
+    pub(super) path_len: u8,
+}
+
+impl DelegatedSettings {
+    /// A P-256 intermediate for this trust domain, for leaves only, that is asked for 30 days.
+    pub fn new(trust_domain: TrustDomain, secrets: DelegatedSecrets) -> Self {
+        Self {
+            trust_domain,
+            secrets,
+            key_type: KeyType::default(),
+            lifetime: DEFAULT_INTERMEDIATE_LIFETIME,
+            lifetime_policy: LifetimePolicy::default(),
+            max_leaf_lifetime: DEFAULT_DELEGATED_MAX_LEAF_LIFETIME,
+            path_len: 0,
+        }
+    }
+
+    /// The type of the intermediate's key.
+    #[must_use]
+    pub fn with_key_type(mut self, key_type: KeyType) -> Self {
+        self.key_type = key_type;
+        self
+    }
+
+    /// The lifetime that the upstream is asked for; at least [`MIN_INTERMEDIATE_LIFETIME`].
+    #[must_use]
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// What to do with an intermediate that lives longer than it was asked to: refuse it by
+    /// default. A shorter one is used, and [warned of](crate::Issuer::check).
+    #[must_use]
+    pub fn with_lifetime_policy(mut self, policy: LifetimePolicy) -> Self {
+        self.lifetime_policy = policy;
+        self
+    }
+
+    /// The longest leaf; a sixth of the intermediate's life, if that is less.
+    #[must_use]
+    pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_leaf_lifetime = lifetime;
+        self
+    }
+
+    /// How many levels of CAs may stand below the intermediate: none by default. One that is the upstream of another
+    /// delegated CA needs 1, and an upstream that grants it.
+    #[must_use]
+    pub fn with_path_len(mut self, path_len: u8) -> Self {
+        self.path_len = path_len;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let second = Duration::from_secs(1);
+        for (what, lifetime, least) in [
+            ("intermediate", self.lifetime, MIN_INTERMEDIATE_LIFETIME),
+            ("longest leaf", self.max_leaf_lifetime, second),
+        ] {
+            if lifetime < least {
+                return Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!(
+                        "the lifetime of the {what} is {}s; set it to {}s at least",
+                        lifetime.as_secs(),
+                        least.as_secs()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long a leaf of this intermediate may live.
+    pub(super) fn longest_leaf(&self, intermediate: &Intermediate) -> Duration {
+        self.max_leaf_lifetime.min(intermediate.life() / LEAF_PART)
+    }
+
+    /// What is due, as a function of what is stored and of the time.
+    ///
+    /// SPIRE's numbers, moved forward where longer leaves were configured: the next intermediate signs before one of
+    /// them would have to be cut short.
+    pub(super) fn due(&self, state: &State, now: SystemTime) -> Option<RotationStep> {
+        let active = state.active.as_ref()?;
+        let life = active.life();
+        let activate_before = ACTIVATE_BEFORE
+            .max(self.max_leaf_lifetime)
+            .min(life / LEAF_PART);
+        let prepare_before = PREPARE_BEFORE
+            .max(activate_before.saturating_mul(2))
+            .min(life / 2);
+        let left = active.remaining(now);
+        let abandoned = state.is_abandoned(active);
+        let next = state.usable_next(now);
+        let activate = next.is_some_and(|next| {
+            (left <= activate_before || abandoned) && state.ready_at(next) <= now
+        });
+        if activate {
+            Some(RotationStep::Activate)
+        } else if next.is_none() && (left <= prepare_before || abandoned) {
+            Some(RotationStep::Prepare)
+        } else {
+            let over = state.retiring.iter().any(|retiring| retiring.is_over(now));
+            over.then_some(RotationStep::Retire)
+        }
+    }
+
+    /// What will be regretted about the intermediate that signs.
+    pub(super) fn warnings(&self, active: &Intermediate) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let (life, allowed) = (active.life(), active.life() / LEAF_PART);
+        if allowed < self.max_leaf_lifetime {
+            warnings.push(format!(
+                "leaves are to live for up to {}s, but an intermediate that lives for {}s gives them {}s, a sixth of that; let the upstream sign intermediates for {}s or ask for shorter leaves",
+                self.max_leaf_lifetime.as_secs(),
+                life.as_secs(),
+                allowed.as_secs(),
+                self.max_leaf_lifetime.saturating_mul(LEAF_PART).as_secs(),
+            ));
+        }
+        if life < self.lifetime / 10 * 9 {
+            warnings.push(format!(
+                "the upstream signed the intermediate for {}s where {}s were asked for; it ends at {}: raise the upstream's limit, or see whether the upstream itself is about to end",
+                life.as_secs(),
+                self.lifetime.as_secs(),
+                rfc3339(time(active.not_after)),
+            ));
+        }
+        warnings
+    }
+}
+
+/// The secrets that a delegated CA is kept in: `<name>`, which holds certificates and state, and `<name>-key.g1`,
+/// `<name>-key.g2` …, the keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DelegatedSecrets {
+    mesh: String,
+    name: String,
+}
+
+impl DelegatedSecrets {
+    /// Secrets of this name. Two CAs of one mesh need two names; replicas of one CA share one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
+    pub fn new(mesh: &str, name: impl Into<String>) -> Result<Self> {
+        let secrets = Self {
+            mesh: mesh.to_owned(),
+            name: name.into(),
+        };
+        // The longest names that will ever be needed: better refused today than at the tenth rotation.
+        secrets.state()?;
+        secrets.key(u32::MAX)?;
+        Ok(secrets)
+    }
+
+    /// `<identity>-intermediate`, for the provider of a MeshIdentity.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn for_identity(mesh: &str, identity: &str) -> Result<Self> {
+        Self::new(mesh, format!("{identity}-intermediate"))
+    }
+
+    pub(super) fn state(&self) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, &self.name)
+    }
+
+    pub(super) fn key(&self, number: u32) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, format!("{}-key.g{number}", self.name))
+    }
+}
