@@ -37,98 +37,150 @@ impl fmt::Display for PemError {
 
 impl std::error::Error for PemError {}
 
-/// One block: its first line, its label, its text with the markers.
+/// The largest text that is looked at: a thousand certificates, or far more than any key or CSR.
+const MAX_TEXT: usize = 1 << 20;
+
+/// One block, as it stands in the text, markers included.
 struct Block<'a> {
     line: usize,
-    label: &'a str,
-    text: Zeroizing<String>,
+    label: &'static str,
+    text: &'a str,
 }
 
-fn blocks(text: &str) -> Result<Vec<Block<'_>>, PemError> {
+/// The kinds of block that are known here. Messages name these, and never what stands in the text:
+/// a key whose line breaks were lost is all in its first line.
+const LABELS: [&str; 9] = [
+    "CERTIFICATE",
+    "CERTIFICATE REQUEST",
+    "PRIVATE KEY",
+    "EC PRIVATE KEY",
+    "RSA PRIVATE KEY",
+    "EC PARAMETERS",
+    "ENCRYPTED PRIVATE KEY",
+    "PUBLIC KEY",
+    "X509 CRL",
+];
+
+/// Finds the blocks, at most `limit` of them. Nothing is copied: a copy of a key would have to be wiped.
+fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
+    if text.len() > MAX_TEXT {
+        let size = text.len() >> 10;
+        let most = MAX_TEXT >> 10;
+        return Err(PemError::new(
+            1,
+            format!("the text has {size} KiB; at most {most} KiB are read"),
+        ));
+    }
     let mut found = Vec::new();
-    let mut open: Option<Block<'_>> = None;
     // Some tools write the byte order mark of their platform.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (index, line) in text.lines().enumerate() {
-        let (number, line) = (index + 1, line.trim());
-        let begin = line
-            .strip_prefix("-----BEGIN ")
-            .and_then(|rest| rest.strip_suffix("-----"));
-        match (&mut open, begin) {
-            (None, Some(label)) => {
-                // Sized for the rest of the text, so that growing leaves no copies of a key behind.
-                let mut block = Zeroizing::new(String::with_capacity(text.len() + 2));
-                push_line(&mut block, line);
-                open = Some(Block {
-                    line: number,
+    let mut open: Option<(usize, &'static str, usize)> = None;
+    let mut start = 0;
+    for (index, full) in text.split_inclusive('\n').enumerate() {
+        let (number, line) = (index + 1, full.trim());
+        let end = start + full.len();
+        if line.starts_with("-----BEGIN ") {
+            if let Some((begun, ..)) = open {
+                return Err(PemError::new(
+                    number,
+                    format!("a new block begins before the one of line {begun} ends"),
+                ));
+            }
+            if found.len() == limit {
+                let message = match limit {
+                    1 => "only one block was expected".to_owned(),
+                    _ => format!("more than {limit} blocks"),
+                };
+                return Err(PemError::new(number, message));
+            }
+            open = Some((number, label(number, line)?, start));
+        } else if let Some((begun, label, from)) = open {
+            if line.starts_with("-----END ") {
+                let text = text.get(from..end).unwrap_or_default();
+                found.push(Block {
+                    line: begun,
                     label,
-                    text: block,
+                    text,
                 });
+                open = None;
             }
-            (None, None) if line.is_empty() => {}
-            (None, None) => {
-                return Err(PemError::new(
-                    number,
-                    "text outside a PEM block; only `-----BEGIN …` may stand here",
-                ));
-            }
-            (Some(block), Some(_)) => {
-                return Err(PemError::new(
-                    number,
-                    format!(
-                        "a new block begins before the one of line {} ends",
-                        block.line
-                    ),
-                ));
-            }
-            (Some(block), None) => {
-                push_line(&mut block.text, line);
-                if line.starts_with("-----END ") {
-                    found.extend(open.take());
-                }
-            }
+        } else if !line.is_empty() {
+            return Err(PemError::new(
+                number,
+                "text outside a PEM block; only `-----BEGIN …` may stand here",
+            ));
         }
+        start = end;
     }
     match open {
-        Some(block) => Err(PemError::new(
-            block.line,
-            format!("the {} block that begins here has no end", block.label),
+        Some((line, label, _)) => Err(PemError::new(
+            line,
+            format!("the {label} block that begins here has no end"),
         )),
         None => Ok(found),
     }
 }
 
-fn push_line(text: &mut String, line: &str) {
-    text.push_str(line);
-    text.push('\n');
+fn label(number: usize, line: &str) -> Result<&'static str, PemError> {
+    let label = line
+        .strip_prefix("-----BEGIN ")
+        .and_then(|rest| rest.strip_suffix("-----"))
+        .filter(|label| !label.contains("-----"))
+        .ok_or_else(|| {
+            PemError::new(
+                number,
+                "the BEGIN line is damaged; were the line breaks of the PEM text lost?",
+            )
+        })?;
+    LABELS
+        .into_iter()
+        .find(|known| *known == label)
+        .ok_or_else(|| PemError::new(number, "a block of a kind that is not known here"))
 }
 
 impl Block<'_> {
     fn decode(&self) -> Result<(SectionKind, Vec<u8>), PemError> {
-        let broken = |why: &dyn fmt::Debug| {
+        let broken = |why: &str| {
             PemError::new(
                 self.line,
                 format!(
-                    "the {} block that begins here is damaged ({why:?})",
+                    "the {} block that begins here is damaged ({why})",
                     self.label
                 ),
             )
         };
-        match pem::from_buf(&mut self.text.as_bytes()) {
+        // YAML indents; only then is a copy needed, of a size that never grows.
+        let mut trimmed = Zeroizing::new(String::new());
+        let mut text = self.text;
+        if text.lines().any(|line| line.trim() != line) {
+            trimmed.reserve_exact(text.len() + 1);
+            for line in text.lines() {
+                trimmed.push_str(line.trim());
+                trimmed.push('\n');
+            }
+            text = &trimmed;
+        }
+        match pem::from_buf(&mut text.as_bytes()) {
             Ok(Some(section)) => Ok(section),
             Ok(None) => Err(PemError::new(
                 self.line,
-                format!("a block of kind `{}` is not known here", self.label),
+                format!("a {} block has no place here", self.label),
             )),
-            Err(pem::Error::Base64Decode(_)) => Err(broken(&"not base64")),
-            Err(error) => Err(broken(&error)),
+            Err(pem::Error::Base64Decode(_)) => Err(broken("not base64")),
+            Err(pem::Error::MissingSectionEnd { .. }) => {
+                Err(broken("its END line is of another kind"))
+            }
+            Err(_) => Err(broken("not PEM")),
         }
     }
 }
 
+/// How many certificates one text may hold.
+const MAX_CERTIFICATES: usize = 1000;
+
 /// All certificates of a text that holds nothing else, with the line each begins in.
 pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'static>)>, PemError> {
-    blocks(text)?
+    blocks(text, MAX_CERTIFICATES)?
         .iter()
         .map(|block| match block.decode()? {
             (SectionKind::Certificate, der) => Ok((block.line, CertificateDer::from(der))),
@@ -148,7 +200,7 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'sta
 /// The `EC PARAMETERS` block that `openssl ecparam -genkey` writes before the key is skipped: the
 /// key repeats it.
 pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError> {
-    let blocks = blocks(text)?;
+    let blocks = blocks(text, 2)?;
     let mut keys = blocks.iter().filter(|block| block.label != "EC PARAMETERS");
     let Some(block) = keys.next() else {
         return Err(PemError::new(1, "no PRIVATE KEY block in it"));
@@ -163,28 +215,31 @@ pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError
         (SectionKind::PrivateKey, der) => Ok(PrivatePkcs8KeyDer::from(der).into()),
         (SectionKind::EcPrivateKey, der) => Ok(PrivateSec1KeyDer::from(der).into()),
         (SectionKind::RsaPrivateKey, der) => Ok(PrivatePkcs1KeyDer::from(der).into()),
-        (_, _) => Err(PemError::new(
-            block.line,
-            format!("expected a PRIVATE KEY, found a {}", block.label),
-        )),
+        (_, mut other) => {
+            other.zeroize();
+            Err(PemError::new(
+                block.line,
+                format!("expected a PRIVATE KEY, found a {}", block.label),
+            ))
+        }
     }
 }
 
 /// The one certificate signing request of a text that holds nothing else.
 pub(crate) fn csr(text: &str) -> Result<Vec<u8>, PemError> {
-    match blocks(text)?.as_slice() {
-        [block] => match block.decode()? {
-            (SectionKind::Csr, der) => Ok(der),
-            _ => Err(PemError::new(
+    let blocks = blocks(text, 1)?;
+    let Some(block) = blocks.first() else {
+        return Err(PemError::new(1, "no CERTIFICATE REQUEST block in it"));
+    };
+    match block.decode()? {
+        (SectionKind::Csr, der) => Ok(der),
+        (_, mut other) => {
+            other.zeroize();
+            Err(PemError::new(
                 block.line,
                 format!("expected a CERTIFICATE REQUEST, found a {}", block.label),
-            )),
-        },
-        [] => Err(PemError::new(1, "no CERTIFICATE REQUEST block in it")),
-        [_, second, ..] => Err(PemError::new(
-            second.line,
-            "only one block was expected, the CSR",
-        )),
+            ))
+        }
     }
 }
 
@@ -237,7 +292,7 @@ mod tests {
             ),
             (
                 good.replace("bm90", "b*90"),
-                "line 1: the CERTIFICATE block that begins here is damaged (\"not base64\")",
+                "line 1: the CERTIFICATE block that begins here is damaged (not base64)",
             ),
         ];
         for (text, message) in cases {
@@ -247,9 +302,67 @@ mod tests {
             certificates(&format!("{good}\r\n \n{good}")).unwrap().len(),
             2
         );
+        let windows = good.replace('\n', "\r\n  ");
+        assert_eq!(certificates(&windows).unwrap().len(), 1);
         assert_eq!(
             private_key("").unwrap_err().to_string(),
             "line 1: no PRIVATE KEY block in it"
+        );
+    }
+
+    /// Keys arrive damaged from environment variables and folded YAML; the error must not repeat them.
+    #[test]
+    fn a_damaged_key_is_not_repeated() {
+        let key = encode(
+            "PRIVATE KEY",
+            b"canary canary canary canary canary canary canary",
+        );
+        let body = key.lines().nth(1).unwrap().to_owned();
+        for damaged in [
+            key.replace('\n', ""),
+            key.replace('\n', "\\n"),
+            key.replace('\n', " "),
+            key.replacen("-----\n", "-----", 1),
+            key.replacen("-----\n", "", 1),
+            key.replace("-----END PRIVATE KEY-----", ""),
+            key.replace("-----END PRIVATE KEY-----", "-----END CERTIFICATE-----"),
+            key.replace("PRIVATE KEY-----\n", &format!("{body}-----\n")),
+            format!("{body}\n{key}"),
+            key.replace(&body, &format!("{body}*")),
+        ] {
+            for error in [
+                private_key(&damaged).unwrap_err(),
+                certificates(&damaged).unwrap_err(),
+                csr(&damaged).unwrap_err(),
+            ] {
+                let text = format!("{error} {error:?}");
+                assert!(!text.contains(&body[..16]), "{text}");
+            }
+        }
+        let message = private_key(&key.replace('\n', "")).unwrap_err().to_string();
+        assert!(
+            message.contains("were the line breaks of the PEM text lost?"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn large_texts_cost_what_their_size_says() {
+        let empty = "-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"
+            .repeat(10_000);
+        assert!(csr(&empty).unwrap_err().message.contains("only one block"));
+        let many = encode("CERTIFICATE", b"x").repeat(10_000);
+        assert!(
+            certificates(&many)
+                .unwrap_err()
+                .message
+                .contains("more than 1000 blocks")
+        );
+        assert!(
+            certificates(&"x".repeat(2 << 20))
+                .unwrap_err()
+                .message
+                .contains("2048 KiB")
         );
     }
 
