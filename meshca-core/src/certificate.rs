@@ -170,6 +170,8 @@ pub enum Observation {
         /// The name.
         name: String,
     },
+    /// An intermediate may have any number of CAs below it, where a limit was asked for.
+    UnlimitedPathLength,
     /// What the CA itself said.
     IssuerNote(String),
 }
@@ -200,6 +202,9 @@ impl fmt::Display for Observation {
             Self::UnrequestedCommonName { name } => {
                 write!(f, "the CA added the common name `{}`", name.escape_debug())
             }
+            Self::UnlimitedPathLength => {
+                f.write_str("the CA set no limit to the CAs below the intermediate")
+            }
             Self::IssuerNote(note) => write!(f, "the CA notes: {}", note.escape_debug()),
         }
     }
@@ -217,6 +222,7 @@ pub struct IssuedCertificate {
     pub(crate) serial: String,
     pub(crate) validity: Validity,
     pub(crate) issued_at: SystemTime,
+    pub(crate) usable_from: SystemTime,
     pub(crate) root: TrustRoot,
     pub(crate) proof: Proof,
     pub(crate) observations: Vec<Observation>,
@@ -271,7 +277,7 @@ impl IssuedCertificate {
 
     /// From when peers accept it: now, or in a moment for a CA whose clock is ahead of ours.
     pub fn usable_from(&self) -> SystemTime {
-        self.validity.not_before().max(self.issued_at)
+        self.usable_from
     }
 
     /// The subjects from the leaf to the root, for people: read from the chain each time.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use crate::verify::{self, Refusal};
 use crate::{
     CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate,
-    KeyType, PrivateKey, Profile, Result, SignedChain, TrustBundle,
+    KeyType, PrivateKey, Profile, Result, Retry, SignedChain, TrustBundle,
 };
 
 /// A CA that signs certificates for workloads.
@@ -276,7 +276,18 @@ impl Capabilities {
     }
 
     /// Refuses early, and in words, what the CA would refuse late or silently leave out.
-    fn check(&self, spec: &CertificateSpec) -> Result<()> {
+    fn check(&self, request: &CertificateRequest) -> Result<()> {
+        let spec = request.spec();
+        if let Some(key_type) = KeyType::of(request.public_key())
+            && !self.key_types.contains(&key_type)
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "this issuer does not declare that it signs for {key_type} keys (`Capabilities::with_key_types`)"
+                ),
+            ));
+        }
         let lacking = [
             (
                 spec.profile() != Profile::Workload && !self.intermediates,
@@ -341,7 +352,7 @@ pub trait IssuerExt: Issuer {
     ) -> impl Future<Output = Result<IssuedCertificate>> + Send + 'a {
         async move {
             let named = |error: Error| error.with_context("issuer", self);
-            self.capabilities().check(request.spec()).map_err(named)?;
+            self.capabilities().check(request).map_err(named)?;
             // First, because some CAs bill every certificate that they sign: without trust it is worth nothing.
             let bundle = self.trust_bundle().await.map_err(named)?;
             let chain = self.sign(request).await.map_err(named)?;
@@ -351,7 +362,15 @@ pub trait IssuerExt: Issuer {
                     root_unknown: true,
                     error,
                 }) => {
-                    let renewed = self.refresh_trust_bundle().await.map_err(named)?;
+                    let renewed = match self.refresh_trust_bundle().await {
+                        Ok(renewed) => renewed,
+                        // The certificate may be a good one: it is worth another look, soon.
+                        Err(unknown) => {
+                            return Err(named(error)
+                                .with_context("trust could not be refreshed", unknown)
+                                .with_retry(Retry::Backoff));
+                        }
+                    };
                     if renewed == bundle {
                         return Err(named(error));
                     }

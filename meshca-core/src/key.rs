@@ -63,6 +63,11 @@ impl KeyType {
         matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
     }
 
+    /// The type of a public key; `None` for one that is not among them.
+    pub(crate) fn of(public_key: &SubjectPublicKeyInfoDer<'_>) -> Option<Self> {
+        encoding::key_type(public_key)
+    }
+
     pub(crate) fn rcgen_algorithm(self) -> &'static rcgen::SignatureAlgorithm {
         match self {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
@@ -425,9 +430,9 @@ impl rcgen::SigningKey for KeyMaterial {
 /// The DER forms that a key is written in for every certificate. AWS-LC writes them as well, by way
 /// of generic structures that take ten times as long: a fifth of what signing takes.
 mod encoding {
-    use der::asn1::{AnyRef, BitStringRef, OctetStringRef};
+    use der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
     use der::oid::ObjectIdentifier;
-    use der::{Encode, Sequence};
+    use der::{Decode, Encode, Sequence};
     use rustls_pki_types::SubjectPublicKeyInfoDer;
     use zeroize::Zeroizing;
 
@@ -451,6 +456,13 @@ mod encoding {
     struct PublicKeyInfo<'a> {
         algorithm: Algorithm<'a>,
         key: BitStringRef<'a>,
+    }
+
+    /// RFC 8017 appendix A.1.1.
+    #[derive(Sequence)]
+    struct RsaPublicKey<'a> {
+        modulus: UintRef<'a>,
+        exponent: UintRef<'a>,
     }
 
     /// PKCS#8, RFC 5208 §5.
@@ -478,6 +490,31 @@ mod encoding {
             KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => (RSA, Some(AnyRef::NULL)),
         };
         Algorithm { oid, parameters }
+    }
+
+    pub(super) fn key_type(public_key: &[u8]) -> Option<KeyType> {
+        let info = PublicKeyInfo::from_der(public_key).ok()?;
+        let curve = || {
+            info.algorithm
+                .parameters?
+                .decode_as::<ObjectIdentifier>()
+                .ok()
+        };
+        match info.algorithm.oid {
+            EC => match curve()? {
+                P256 => Some(KeyType::P256),
+                P384 => Some(KeyType::P384),
+                _ => None,
+            },
+            ED25519 => Some(KeyType::Ed25519),
+            RSA => {
+                let key = RsaPublicKey::from_der(info.key.raw_bytes()).ok()?;
+                u32::try_from(key.modulus.as_bytes().len() * 8)
+                    .ok()
+                    .and_then(KeyType::rsa)
+            }
+            _ => None,
+        }
     }
 
     fn failed(error: der::Error) -> Error {
@@ -536,6 +573,7 @@ mod tests {
             let pem = key.expose_pem().unwrap();
             let again = PrivateKey::from_pem(pem.expose_str().unwrap()).unwrap();
             assert_eq!(again.key_type(), key_type);
+            assert_eq!(KeyType::of(key.public_key()), Some(key_type));
             assert_eq!(again.public_key(), key.public_key());
             assert_eq!(key_type.to_string().parse::<KeyType>().unwrap(), key_type);
             // The forms that we write are those that AWS-LC would write.

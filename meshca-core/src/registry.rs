@@ -64,11 +64,7 @@ impl BackendConfig {
             settings: BackendSettings::Provider(backend.provider.clone()),
             mode: ExtensionMode::Leaf,
             lifetime: backend.dp_cert.lifetime(),
-            lifetime_policy: if issuer_decides {
-                LifetimePolicy::AcceptIssuer
-            } else {
-                LifetimePolicy::AtMostRequested
-            },
+            lifetime_policy: policy(issuer_decides),
             model: Model::Classic,
         }
     }
@@ -90,7 +86,12 @@ impl BackendConfig {
             ),
             IdentityProvider::Spire(_) => return None,
         };
-        let lifetime_policy = LifetimePolicy::AtMostRequested;
+        // cert-manager decides on the lifetime, and an extension has no setting to ask for one.
+        let issuer_decides = matches!(
+            settings,
+            BackendSettings::Provider(Provider::CertManager(_))
+        );
+        let lifetime_policy = policy(issuer_decides);
         Some(Self {
             name,
             settings,
@@ -213,6 +214,13 @@ pub fn classic_trust_domain(mesh: &Mesh) -> Result<TrustDomain> {
         .with_context("mesh", &mesh.metadata.name)
         .with_source(error)
     })
+}
+
+fn policy(issuer_decides: bool) -> LifetimePolicy {
+    match issuer_decides {
+        true => LifetimePolicy::AcceptIssuer,
+        false => LifetimePolicy::AtMostRequested,
+    }
 }
 
 /// What a factory may use to build an issuer. There is nothing else: no globals, no environment.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
-use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, SanType};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use spiffe::{SpiffeId, TrustDomain};
 
@@ -335,6 +335,12 @@ impl CertificateRequest {
 
     fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
         spec.check()?;
+        if now.checked_add(spec.lifetime).is_none() {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the lifetime ends beyond all time",
+            ));
+        }
         Ok(Self(Arc::new(Inner {
             spec,
             created: now,
@@ -392,8 +398,9 @@ impl CertificateRequest {
 
     /// The CSR: always the same one, so that a retry is byte for byte the same request.
     ///
-    /// It carries the names of the spec and no key usages: cert-manager refuses a CSR whose
-    /// usages differ from those of its own `spec.usages`, and other CAs set them by policy.
+    /// It carries the names of the spec, for an intermediate the BasicConstraints, and no key
+    /// usages: cert-manager refuses a CSR whose usages differ from those of its own `spec.usages`, and
+    /// other CAs set them by policy.
     ///
     /// # Errors
     ///
@@ -478,6 +485,9 @@ fn build_csr(spec: &CertificateSpec, key: &KeyMaterial) -> Result<Csr> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject;
     params.subject_alt_names = names;
+    if let Profile::Intermediate { path_len } = spec.profile {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
+    }
     let csr = params.serialize_request(key).map_err(|error| {
         Error::new(ErrorKind::Internal, "could not build a CSR").with_source(error)
     })?;

@@ -5,6 +5,7 @@ use der::asn1::ObjectIdentifier;
 use der::{Decode, Encode};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use x509_cert::Certificate;
+use x509_cert::ext::pkix::name::DirectoryString;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
@@ -94,6 +95,13 @@ impl Parsed {
     }
 
     #[cfg(feature = "builtin")]
+    pub(crate) fn has_name_constraints(&self) -> bool {
+        const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
+        let extensions = self.certificate.tbs_certificate().extensions();
+        extensions.is_some_and(|all| all.iter().any(|one| one.extn_id == NAME_CONSTRAINTS))
+    }
+
+    #[cfg(feature = "builtin")]
     pub(crate) fn is_ca(&self) -> bool {
         matches!(self.basic_constraints(), Ok(Some(constraints)) if constraints.ca)
     }
@@ -121,14 +129,22 @@ impl Parsed {
             .unwrap_or_default())
     }
 
-    pub(crate) fn common_name(&self) -> Option<String> {
-        self.certificate
-            .tbs_certificate()
-            .subject()
-            .common_name()
-            .ok()
-            .flatten()
-            .map(|name| name.value().into_owned())
+    /// All of them: a second one is how a name is smuggled in.
+    pub(crate) fn common_names(&self) -> Vec<String> {
+        const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+        let subject = self.certificate.tbs_certificate().subject();
+        let names = subject
+            .iter()
+            .filter(|attribute| attribute.oid == COMMON_NAME);
+        names
+            .map(|name| {
+                let text = name.value.decode_as::<DirectoryString>();
+                text.map_or_else(
+                    |_| "(a common name that cannot be read)".to_owned(),
+                    |text| text.value().into_owned(),
+                )
+            })
+            .collect()
     }
 
     fn extension<'a, T>(&'a self) -> Result<Option<T>, der::Error>

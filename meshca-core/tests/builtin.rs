@@ -760,7 +760,7 @@ async fn trust_comes_before_use_and_outlives_it() {
     assert_eq!(followed.certificate().root(), new.certificate().root());
 
     assert_eq!(issuer.rotation_due(), None);
-    clock.advance(30 * DAY + HOUR);
+    clock.advance(30 * DAY + 2 * HOUR);
     assert_eq!(issuer.rotation_due(), Some(RotationStep::Retire));
     issuer.retire().await.unwrap();
     let bundle = issuer.trust_bundle().await.unwrap();
@@ -775,6 +775,146 @@ async fn trust_comes_before_use_and_outlives_it() {
     let restarted = builtin(&store, &clock).await;
     let identity = restarted.issue(&spec(), &clock).await.unwrap();
     assert_eq!(identity.certificate().root(), new.certificate().root());
+}
+
+/// What is signed by construction is not looked at again, so the CA is, when it is loaded.
+#[tokio::test]
+async fn a_provided_ca_whose_leaves_peers_would_refuse_is_refused() {
+    let clock = FakeClock::new();
+    let provided = |ca: &Ca, chain: String| {
+        let key = PrivateKey::from_der(&ca.key.serialize_der().try_into().unwrap()).unwrap();
+        let key = key.expose_pem().unwrap();
+        let ca = ProvidedCa::from_pem(&chain, key.expose_str().unwrap())?;
+        BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone()))
+    };
+    let root = Ca::root("root");
+    let changed = |change: fn(&mut CertificateParams)| {
+        let mut params = ca_params("ca");
+        change(&mut params);
+        root.below_with(params)
+    };
+    let limited = changed(|ca| ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0)));
+    let too_deep = limited.below("too deep");
+    let error = provided(&too_deep, too_deep.pem() + &limited.pem() + &root.pem()).unwrap_err();
+    assert!(error.to_string().contains("path length"), "{error}");
+
+    let email = changed(|ca| {
+        ca.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::EmailProtection]
+    });
+    let error = provided(&email, email.pem() + &root.pem()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("peers would refuse what it signs"),
+        "{error}"
+    );
+
+    // Some names only: which ones is found out for every certificate.
+    let corp = changed(|ca| {
+        ca.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("corp.example".to_owned())],
+            excluded_subtrees: vec![],
+        });
+    });
+    let issuer = provided(&corp, corp.pem() + &root.pem()).unwrap();
+    let allowed = spec().with_dns_name("cart.corp.example");
+    let identity = issuer.issue(&allowed, &clock).await.unwrap();
+    assert_eq!(identity.certificate().proof(), Proof::Signatures);
+    let foreign = spec().with_dns_name("cart.other.example");
+    let error = issuer.issue(&foreign, &clock).await.unwrap_err();
+    assert!(
+        error.to_string().contains("constrained to other names"),
+        "{error}"
+    );
+
+    // A root that comes twice is still self-signed.
+    let error = provided(&root, root.pem() + &root.pem()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("self-signed certificates are not allowed"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_stop_a_replica_from_following() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let fast = FakeClock::new();
+    fast.advance(HOUR);
+    builtin(&store, &clock).await;
+    let follower = builtin(&store, &fast).await;
+    fast.set(start());
+    let leader = builtin(&store, &clock).await;
+    let both = leader.prepare_next().await.unwrap();
+    assert_eq!(follower.trust_bundle().await.unwrap(), both);
+    for clock in [&clock, &fast] {
+        clock.advance(RELOAD_INTERVAL);
+    }
+    leader.activate_next().await.unwrap();
+    follower.refresh_trust_bundle().await.unwrap();
+    let new = follower.issue(&spec(), &fast).await.unwrap();
+    assert_eq!(
+        new.certificate().issuer(),
+        "CN=example.org G2,OU=Mesh,O=meshca"
+    );
+}
+
+#[tokio::test]
+async fn a_next_ca_that_is_of_no_use_stops_nobody_and_is_replaced() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let issuer = builtin(&store, &clock).await;
+    issuer.prepare_next().await.unwrap();
+    let name = SecretKey::new("default", "default.ca-builtin-cert-ca-1.g2").unwrap();
+    let found = store.get(&name).await.unwrap().unwrap();
+    let broken = SecretValue::from("no certificate");
+    store
+        .put(&name, broken, Expect::Version(found.version))
+        .await
+        .unwrap();
+
+    let restarted = builtin(&store, &clock).await;
+    restarted.issue(&spec(), &clock).await.unwrap();
+    clock.advance(RELOAD_INTERVAL);
+    assert_eq!(
+        restarted.activate_next().await.unwrap_err().kind(),
+        ErrorKind::InvalidConfig
+    );
+    builtin(&store, &clock)
+        .await
+        .issue(&spec(), &clock)
+        .await
+        .unwrap();
+
+    restarted.prepare_next().await.unwrap();
+    clock.advance(RELOAD_INTERVAL);
+    restarted.activate_next().await.unwrap();
+    let identity = restarted.issue(&spec(), &clock).await.unwrap();
+    assert_eq!(
+        identity.certificate().issuer(),
+        "CN=example.org G3,OU=Mesh,O=meshca"
+    );
+}
+
+#[tokio::test]
+async fn a_root_outlives_the_intermediates_below_it() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let issuer = builtin(&store, &clock).await;
+    let spec = CertificateSpec::intermediate(&domain(), "lower").unwrap();
+    let year = spec.with_lifetime(365 * DAY);
+    let lower = issuer.issue(&year, &clock).await.unwrap();
+    issuer.prepare_next().await.unwrap();
+    clock.advance(RELOAD_INTERVAL);
+    issuer.activate_next().await.unwrap();
+    clock.set(lower.certificate().validity().not_after());
+    issuer.retire().await.unwrap();
+    assert!(
+        issuer
+            .trust_bundle()
+            .await
+            .unwrap()
+            .contains(lower.certificate().root().der())
+    );
 }
 
 /// Everything has ended while the control plane was down: the CA must still be replaceable.
@@ -823,7 +963,7 @@ async fn a_longer_leaf_of_the_past_keeps_its_root() {
     strict.retire().await.unwrap();
     let bundle = strict.trust_bundle().await.unwrap();
     assert!(bundle.contains(long.certificate().root().der()));
-    clock.advance(3 * RELOAD_INTERVAL);
+    clock.advance(2 * HOUR);
     strict.retire().await.unwrap();
     assert_eq!(strict.trust_bundle().await.unwrap().roots().len(), 1);
 }
@@ -906,6 +1046,8 @@ impl SecretStore for Link {
 #[derive(Clone, Debug)]
 enum Op {
     Advance(u64),
+    /// The clock was wrong, and is set back.
+    SetBack(u64),
     Issue(usize),
     Prepare(usize),
     Activate(usize),
@@ -917,6 +1059,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (1u64..200_000).prop_map(Op::Advance),
         2 => (200u64..400).prop_map(Op::Advance),
+        1 => (1u64..3600).prop_map(Op::SetBack),
         6 => (0usize..3).prop_map(Op::Issue),
         3 => (0usize..3).prop_map(Op::Prepare),
         3 => (0usize..3).prop_map(Op::Activate),
@@ -946,6 +1089,7 @@ proptest! {
             for op in ops {
                 match op {
                     Op::Advance(seconds) => clock.advance(Duration::from_secs(seconds)),
+                    Op::SetBack(seconds) => clock.set(clock.now() - Duration::from_secs(seconds)),
                     Op::Issue(n) => {
                         // A replica that was cut off for too long refuses, which is the point.
                         if let Ok(identity) = replicas[n].0.issue(&spec().with_lifetime(2 * DAY), &clock).await {

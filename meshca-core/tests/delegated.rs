@@ -501,7 +501,7 @@ async fn the_other_replica_trusts_before_anyone_signs() {
     );
 
     // The upstream forgets its old root before our leaves do.
-    clock.set(start() + 32 * DAY);
+    clock.set(start() + 50 * DAY);
     upstream.rotate(RotationStep::Retire).await.unwrap();
     let bundle = issuer.refresh_trust_bundle().await.unwrap();
     assert!(!upstream.trust_bundle().await.unwrap().contains(&old.root));
@@ -967,7 +967,7 @@ fn changed(
 
 #[tokio::test]
 async fn a_bad_answer_is_refused_and_changes_nothing() {
-    let cases: [(&str, u8, Answer, &str); 13] = [
+    let cases: [(&str, u8, Answer, &str); 12] = [
         (
             "nothing",
             0,
@@ -1025,16 +1025,6 @@ async fn a_bad_answer_is_refused_and_changes_nothing() {
                 })
             },
             "path length 1 where 0 was requested",
-        ),
-        (
-            "no path length",
-            0,
-            |root, request| {
-                changed(root, request, |params| {
-                    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-                })
-            },
-            "path length none where 0 was requested",
         ),
         (
             "a smaller path length",

@@ -526,15 +526,15 @@ fn intermediates_are_proven_with_their_own_key() {
     )
     .unwrap();
 
-    let cases: [(Change, &str); 5] = [
+    let unlimited = ca(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let issued = verify(vec![unlimited], &request, &root.bundle()).unwrap();
+    assert_eq!(issued.observations(), [Observation::UnlimitedPathLength]);
+
+    let cases: [(Change, &str); 4] = [
         (|params| params.is_ca = IsCa::ExplicitNoCa, "is not a CA's"),
         (
             |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)),
             "has the path length 1 where 0 was requested",
-        ),
-        (
-            |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
-            "has the path length none where 0 was requested",
         ),
         (
             |params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature],
@@ -630,7 +630,7 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
         (
             new.leaf(&request, |_| {}),
             unavailable(),
-            Err(ErrorKind::Unavailable),
+            Err(ErrorKind::BadResponse),
             1,
         ),
         (
@@ -691,6 +691,201 @@ fn a_cross_signed_root_is_followed_to_the_root_that_is_trusted() {
     assert_eq!(for_old.path(), ["(empty)", "CN=new", "CN=old"]);
     let for_new = verify(chain, &request, &new.bundle()).unwrap();
     assert_eq!(for_new.chain(), [leaf]);
+}
+
+/// webpki leaves these to its caller; Envoy, Go and OpenSSL refuse them all.
+#[test]
+fn cas_and_roots_must_be_what_peers_accept() {
+    let key = key();
+    let request = request(&key);
+    let with = |change: Change| {
+        let mut params = ca_params("bad");
+        change(&mut params);
+        params
+    };
+    let no_cert_sign: Change = |ca| ca.key_usages = vec![KeyUsagePurpose::CrlSign];
+    let email: Change =
+        |ca| ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection];
+    let no_ca_below: Change = |ca| ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+
+    let good = Ca::root("root");
+    let bad = good.below_with(with(no_cert_sign));
+    let error = verify(
+        vec![bad.leaf(&request, |_| {}), bad.der],
+        &request,
+        &good.bundle(),
+    )
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("`CN=bad` may not sign certificates"),
+        "{error}"
+    );
+
+    for (change, message) in [
+        (no_cert_sign, "`CN=bad` may not sign certificates"),
+        (email, "the root `CN=bad` is restricted to other purposes"),
+    ] {
+        let root = Ca::root_with(with(change));
+        let error =
+            verify(vec![root.leaf(&request, |_| {})], &request, &root.bundle()).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let root = Ca::root_with(with(no_ca_below));
+    verify(vec![root.leaf(&request, |_| {})], &request, &root.bundle()).unwrap();
+    let below = root.below("below");
+    let error = verify(
+        vec![below.leaf(&request, |_| {}), below.der],
+        &request,
+        &root.bundle(),
+    )
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("may have 0 CAs below it, and 1 are"),
+        "{error}"
+    );
+}
+
+/// Every renewal of a CA under its old key has two certificates of one name and key in flight.
+#[test]
+fn of_several_paths_one_that_lasts_is_taken() {
+    let key = key();
+    let request = request(&key);
+    let renew = |ca: &Ca, issuer: Option<&Ca>| {
+        let mut old = ca.params.clone();
+        old.not_after = (start() + HOUR / 2).into();
+        old.serial_number = Some(7u64.into());
+        match issuer {
+            Some(issuer) => old.signed_by(&ca.key, &issuer.issuer()),
+            None => old.self_signed(&ca.key),
+        }
+        .unwrap()
+        .der()
+        .clone()
+    };
+    let root = Ca::root("root");
+    let intermediate = root.below("intermediate");
+    let leaf = intermediate.leaf(&request, |_| {});
+    let old_intermediate = renew(&intermediate, Some(&root));
+    let old_root = renew(&root, None);
+    for chain in [
+        vec![
+            leaf.clone(),
+            old_intermediate.clone(),
+            intermediate.der.clone(),
+        ],
+        vec![
+            leaf.clone(),
+            intermediate.der.clone(),
+            old_intermediate.clone(),
+        ],
+    ] {
+        let issued = verify(chain, &request, &root.bundle()).unwrap();
+        assert_eq!(issued.chain(), [leaf.clone(), intermediate.der.clone()]);
+    }
+    for roots in [[&old_root, &root.der], [&root.der, &old_root]] {
+        let bundle = TrustBundle::new(domain(), roots.map(Clone::clone)).unwrap();
+        let chain = vec![leaf.clone(), intermediate.der.clone()];
+        let issued = verify(chain, &request, &bundle).unwrap();
+        assert_eq!(issued.root().der(), &root.der);
+    }
+    let error = verify(vec![leaf, old_intermediate], &request, &root.bundle()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("outlives its issuer `CN=intermediate`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_certificate_is_usable_when_all_of_its_path_is() {
+    let key = key();
+    let request = request(&key);
+    let soon = Duration::from_secs(40);
+    let early = |name: &str| {
+        let mut params = ca_params(name);
+        params.not_before = (start() + soon).into();
+        params
+    };
+    let root = Ca::root("root");
+    let late = root.below_with(early("late"));
+    let late_root = Ca::root_with(early("late root"));
+    for (chain, bundle) in [
+        (
+            vec![late.leaf(&request, |_| {}), late.der.clone()],
+            root.bundle(),
+        ),
+        (vec![late_root.leaf(&request, |_| {})], late_root.bundle()),
+    ] {
+        let issued = verify(chain, &request, &bundle).unwrap();
+        assert_eq!(issued.usable_from(), start() + soon);
+        assert!(matches!(
+            issued.observations(),
+            [Observation::NotYetValid { wait, .. }] if *wait == soon
+        ));
+    }
+    // A stranger's dates are nobody's business.
+    let leaf = root.leaf(&request, |_| {});
+    let issued = verify(vec![leaf, late_root.der], &request, &root.bundle()).unwrap();
+    assert_eq!(issued.usable_from(), start());
+}
+
+#[test]
+fn order_says_nothing_about_which_certificate_is_meant() {
+    let (root, key) = (Ca::root("root"), key());
+    let request = request(&key);
+    let stale = root.leaf(&request, |leaf| {
+        leaf.not_before = (start() - 2 * HOUR).into();
+        leaf.not_after = (start() - HOUR).into();
+    });
+    let fresh = root.leaf(&request, |_| {});
+    for chain in [
+        [stale.clone(), fresh.clone()],
+        [fresh.clone(), stale.clone()],
+    ] {
+        let issued = verify(chain.to_vec(), &request, &root.bundle()).unwrap();
+        assert_eq!(issued.chain(), std::slice::from_ref(&fresh));
+    }
+}
+
+#[test]
+fn a_second_common_name_is_not_smuggled_in() {
+    let (root, key) = (Ca::root("root"), key());
+    let wanted = spec().with_common_name("cart");
+    let request = CertificateRequest::for_key(wanted, &key, start()).unwrap();
+    let leaf = root.leaf(&request, |leaf| {
+        leaf.distinguished_name.push(DnType::CommonName, "cart");
+        let second = DnType::CustomDnType(vec![2, 5, 4, 3]);
+        leaf.distinguished_name.push(second, "admin");
+    });
+    let error = verify(vec![leaf], &request, &root.bundle()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the common name `admin` where `cart`"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn keys_that_are_not_declared_are_refused_before_the_ca_is_asked() {
+    let root = Ca::root("root");
+    let issuer = Scripted {
+        chain: SignedChain::new([]),
+        bundle: root.bundle(),
+        renewed: Ok(root.bundle()),
+        asked: Mutex::default(),
+    };
+    let clock = FakeClock::new();
+    let rsa = spec().with_key_type(meshca_core::KeyType::Rsa2048);
+    let error = issuer.issue(&rsa, &clock).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("RSA-2048 keys"), "{error}");
+    assert_eq!(*issuer.asked.lock().unwrap(), (0, 0));
 }
 
 proptest! {

@@ -13,7 +13,8 @@ use rcgen::{
     KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
-use spiffe::TrustDomain;
+use spiffe::{SpiffeId, TrustDomain};
+use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::certificate::Constructed;
@@ -22,8 +23,8 @@ use crate::request::subject_names;
 use crate::time::{rfc3339, whole_seconds};
 use crate::x509::{self, Parsed};
 use crate::{
-    CertificateRequest, Error, ErrorKind, KeyType, PrivateKey, Profile, Result, SignedChain,
-    Validity, pem, subject,
+    CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey, Profile, Result,
+    SignedChain, TrustBundle, Validity, pem, subject,
 };
 
 /// How far before now a certificate begins, so that peers whose clock is behind accept it at once: ten seconds, as Kuma, SPIRE and Linkerd do.
@@ -111,6 +112,8 @@ pub(super) struct Authority {
     signer: Arc<dyn Signer>,
     /// Whether the key is in our memory, so that a signature is known to be good without looking.
     key_is_ours: bool,
+    /// Whether a CA on the way to the root may sign some names only.
+    constrained: bool,
     /// What rcgen repeats of the CA in everything that it signs.
     issuer: CertificateParams,
     /// When the first of all its certificates ends.
@@ -148,7 +151,7 @@ impl Authority {
                 ),
             ));
         }
-        if chain.len() == 1 && !provided.allow_self_signed {
+        if first.is_self_signed() && !provided.allow_self_signed {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "self-signed certificates are not allowed; set `insecureAllowSelfSigned: true` or provide an intermediate CA with its root",
@@ -191,6 +194,7 @@ impl Authority {
             .iter()
             .map(|certificate| certificate.validity.not_after())
             .min();
+        let constrained = chain.iter().any(Parsed::has_name_constraints);
         let root = if chain.len() > 1 {
             chain.pop()
         } else {
@@ -215,6 +219,7 @@ impl Authority {
             not_after,
             path_len,
             subject: own.subject(),
+            constrained,
             root,
             signer,
             key_is_ours,
@@ -245,11 +250,10 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(random_serial()?);
-        set_validity(
-            &mut params,
-            backdated(now),
-            now.checked_add(lifetime).unwrap_or(now),
-        )?;
+        let not_after = now
+            .checked_add(lifetime)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's lifetime is too long"))?;
+        set_validity(&mut params, backdated(now), not_after)?;
         let certificate = params.self_signed(&**key.material()).map_err(internal)?;
         Ok(certificate.der().clone())
     }
@@ -260,6 +264,50 @@ impl Authority {
 
     pub(super) fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Signs a certificate, throws it away, and has it verified like anybody's: path lengths,
+    /// usages, constraints and chain are right for all that follow. For a key in a device there is
+    /// no need, since everything it signs is verified.
+    pub(super) fn prove(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<()> {
+        if !self.key_is_ours {
+            return Ok(());
+        }
+        let id = SpiffeId::new(format!("spiffe://{trust_domain}/throwaway")).map_err(|error| {
+            Error::new(ErrorKind::Internal, "not a SPIFFE ID").with_source(error)
+        })?;
+        let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(60));
+        let key = PrivateKey::generate(KeyType::P256)?;
+        let request = CertificateRequest::for_key(spec, &key, now)?;
+        let bundle = TrustBundle::new(trust_domain.clone(), [self.root.der.clone()])?;
+        let signed = self.sign(&request, now, self.not_after)?;
+        SignedChain::new(signed.certificates().iter().cloned())
+            .verify(&request, &bundle, now)
+            .map(drop)
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!(
+                        "the CA is refused, since peers would refuse what it signs: {}",
+                        error.message()
+                    ),
+                )
+                .with_context("subject", &self.subject)
+            })
+    }
+
+    /// A SPIFFE ID in the CA's own certificate that is not the trust domain's.
+    pub(super) fn foreign_id(&self, trust_domain: &TrustDomain) -> Option<String> {
+        let own = format!("spiffe://{trust_domain}");
+        let names = self.chain.first()?.subject_alt_names().ok()?;
+        names.iter().find_map(|name| match name {
+            GeneralName::UniformResourceIdentifier(uri)
+                if uri.as_str().starts_with("spiffe://") && uri.as_str() != own =>
+            {
+                Some(uri.as_str().to_owned())
+            }
+            _ => None,
+        })
     }
 
     /// Whether the signer holds the key that the certificate names. Nothing to find out for a key of ours.
@@ -342,6 +390,16 @@ impl Authority {
             ));
         }
         let not_before = backdated(now).max(self.validity().not_before());
+        if not_before >= not_after {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the CA `{}` begins only at {}; compare the clocks",
+                    self.subject,
+                    rfc3339(self.validity().not_before())
+                ),
+            ));
+        }
         set_validity(&mut params, not_before, not_after)?;
         let serial = random_serial()?;
         let serial_hex = x509::hex(serial.as_ref())
@@ -374,9 +432,9 @@ impl Authority {
             .filter(|der| **der != self.root.der)
             .cloned();
         let certificates = std::iter::once(leaf).chain(above).collect();
-        if spec.profile() != Profile::Workload || !self.key_is_ours {
-            // A device may sign with another key, or badly; an intermediate is proven with its own
-            // key. Both take the ordinary way.
+        if spec.profile() != Profile::Workload || !self.key_is_ours || self.constrained {
+            // A device may sign with another key, or badly; a constrained CA may not sign every
+            // name; an intermediate is proven with its own key. All take the ordinary way.
             return Ok(SignedChain::new(certificates));
         }
         Ok(SignedChain::constructed(

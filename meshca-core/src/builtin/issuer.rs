@@ -1,6 +1,7 @@
 //! The issuer on top of a CA: what signs now, what is trusted, and how one follows the other.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +25,9 @@ pub const DEFAULT_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 36
 
 /// How often an issuer reads its store again to follow what other replicas did: every five minutes.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// How much longer than needed a replaced CA is kept: whoever takes it out for good may have a clock that is ahead by as much.
+const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 
 /// When the CA of this process is replaced: the next one is prepared when this much is left (or half its life, if that is less) …
 pub(super) const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -86,6 +90,7 @@ pub struct BuiltinIssuer {
     source: Source,
     current: RwLock<Arc<Snapshot>>,
     asked: AskLimit,
+    reads: AtomicU64,
 }
 
 enum Source {
@@ -102,6 +107,8 @@ struct Snapshot {
     active: Arc<Authority>,
     bundle: TrustBundle,
     loaded_at: SystemTime,
+    /// Which read of the store it comes from. Clocks are set back; this is not.
+    read: u64,
 }
 
 impl BuiltinIssuer {
@@ -126,14 +133,21 @@ impl BuiltinIssuer {
         let now = clock.now();
         let rotation = store.rotation_for(settings.max_leaf_lifetime).await?;
         let active = store.create(&settings, rotation.active, now).await?;
-        let snapshot =
-            Self::load(&store, &settings.trust_domain, rotation, Some(active), now).await?;
+        let snapshot = Self::load(
+            &store,
+            &settings.trust_domain,
+            rotation,
+            Some(active),
+            (now, 0),
+        )
+        .await?;
         Ok(Self {
             trust_domain: settings.trust_domain.clone(),
             max_leaf_lifetime: settings.max_leaf_lifetime,
             clock,
             current: RwLock::new(Arc::new(snapshot)),
             asked: AskLimit::new(now),
+            reads: AtomicU64::new(1),
             source: Source::Stored { store, settings },
         })
     }
@@ -151,6 +165,7 @@ impl BuiltinIssuer {
     ) -> Result<Self> {
         let now = clock.now();
         let active = Authority::new(ca, Some(now))?;
+        active.prove(&trust_domain, now)?;
         let bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
         let rotation = Rotation::first();
         Ok(Self {
@@ -161,8 +176,10 @@ impl BuiltinIssuer {
                 active: Arc::new(active),
                 bundle,
                 loaded_at: now,
+                read: 0,
             })),
             asked: AskLimit::new(now),
+            reads: AtomicU64::new(1),
             clock,
             source: Source::Provided,
         })
@@ -186,12 +203,12 @@ impl BuiltinIssuer {
         let Source::Stored { store, settings } = &self.source else {
             return Ok(());
         };
-        let now = self.clock.now();
+        let read = (self.clock.now(), self.reads.fetch_add(1, Ordering::SeqCst));
         let (rotation, _) = store.rotation().await?;
-        let snapshot = Self::load(store, &settings.trust_domain, rotation, None, now).await?;
+        let snapshot = Self::load(store, &settings.trust_domain, rotation, None, read).await?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         // Another call may have read later and finished sooner.
-        if snapshot.loaded_at >= current.loaded_at {
+        if snapshot.read > current.read {
             *current = Arc::new(snapshot);
         }
         Ok(())
@@ -202,16 +219,25 @@ impl BuiltinIssuer {
         trust_domain: &TrustDomain,
         rotation: Rotation,
         active: Option<Authority>,
-        now: SystemTime,
+        (now, read): (SystemTime, u64),
     ) -> Result<Snapshot> {
         let active = match active {
             Some(active) => active,
             None => store.authority(rotation.active).await?,
         };
+        // One that does not sign now has nothing to prove; it may have to be replaced, or to wait.
+        if active.validity().not_before() <= now && now < active.not_after() {
+            active.prove(trust_domain, now)?;
+        }
         let mut bundle = TrustBundle::new(trust_domain.clone(), [active.root().clone()])?;
         if let Some(next) = &rotation.next {
-            let next = store.authority(next.generation).await?;
-            bundle = bundle.with_root(next.root().clone())?;
+            match store.authority(next.generation).await {
+                Ok(next) => bundle = bundle.with_root(next.root().clone())?,
+                // It signs nothing yet; the CA that does must not stop because of it. Activation
+                // refuses it, and preparation replaces it.
+                Err(error) if is_unusable(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         for retiring in rotation
             .retiring
@@ -236,6 +262,7 @@ impl BuiltinIssuer {
             active: Arc::new(active),
             bundle,
             loaded_at: now,
+            read,
         })
     }
 
@@ -277,8 +304,16 @@ impl BuiltinIssuer {
     pub async fn prepare_next(&self) -> Result<TrustBundle> {
         let (store, settings) = self.stored()?;
         let (rotation, expect) = store.rotation().await?;
-        if rotation.next.is_none() {
-            let now = self.clock.now();
+        let now = self.clock.now();
+        let usable = match &rotation.next {
+            None => false,
+            Some(next) => match store.authority(next.generation).await {
+                Ok(next) => next.not_after() > now,
+                Err(error) if is_unusable(&error) => false,
+                Err(error) => return Err(error),
+            },
+        };
+        if !usable {
             let generation = rotation.unused();
             // Stored before it is announced: whoever reads the announcement finds the CA.
             store.create(settings, generation, now).await?;
@@ -332,6 +367,14 @@ impl BuiltinIssuer {
             )
             .with_retry(Retry::After(early)));
         }
+        let successor = store.authority(next.generation).await?;
+        if successor.not_after() <= now {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the next CA has ended before it was used; prepare another one",
+            ));
+        }
+        successor.prove(&self.trust_domain, now)?;
         // A replica may sign with the old CA until it reads the store again.
         let last_leaf = RELOAD_INTERVAL.saturating_add(rotation.longest_leaf());
         let last_leaf = now.checked_add(last_leaf).unwrap_or(now);
@@ -344,7 +387,7 @@ impl BuiltinIssuer {
         };
         rotation.retiring.push(Retiring {
             generation: rotation.active,
-            trusted_until: seconds(last_leaf.min(end_of_ca)).saturating_add(1),
+            trusted_until: seconds(last_leaf.min(end_of_ca)).saturating_add(CLOCK_MARGIN.as_secs()),
         });
         rotation.active = next.generation;
         store.set_rotation(&rotation, expect).await?;
@@ -393,8 +436,11 @@ impl BuiltinIssuer {
     /// store must not stop a CA that needs nothing from it.
     async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot> {
         let snapshot = self.snapshot();
-        let age = now.duration_since(snapshot.loaded_at).unwrap_or_default();
-        if age < RELOAD_INTERVAL || !self.asked.may_ask(now) {
+        // A clock that was set back says nothing about the age.
+        let fresh = now
+            .duration_since(snapshot.loaded_at)
+            .is_ok_and(|age| age < RELOAD_INTERVAL);
+        if fresh || !self.asked.may_ask(now) {
             return snapshot;
         }
         match self.reload().await {
@@ -409,6 +455,14 @@ impl BuiltinIssuer {
             Source::Provided => "provided",
         }
     }
+}
+
+/// Whether a CA in the store is damaged or gone, in contrast to a store that does not answer.
+fn is_unusable(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidConfig | ErrorKind::NotFound | ErrorKind::Unsupported
+    )
 }
 
 #[async_trait]
@@ -427,6 +481,12 @@ impl Issuer for BuiltinIssuer {
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         refuse_foreign(request, &self.trust_domain)?;
         let now = self.clock.now();
+        if let (Source::Stored { store, .. }, Profile::Intermediate { .. }) =
+            (&self.source, request.spec().profile())
+        {
+            // The root must outlive it as it outlives leaves.
+            store.rotation_for(request.spec().lifetime()).await?;
+        }
         let snapshot = self.fresh_snapshot(now).await;
         let latest = match (&self.source, request.spec().profile()) {
             // An intermediate is a CA that its owner rotates; it may live for as long as this one.
@@ -473,6 +533,13 @@ impl Issuer for BuiltinIssuer {
         }
         snapshot.active.check_signer()?;
         let mut report = CheckReport::new();
+        if let Some(id) = snapshot.active.foreign_id(&self.trust_domain) {
+            report = report.with_warning(format!(
+                "the CA `{}` carries the SPIFFE ID `{id}` and signs for the trust domain `{}`; strict peers refuse that",
+                snapshot.active.subject(),
+                self.trust_domain
+            ));
+        }
         if snapshot
             .active
             .not_after()

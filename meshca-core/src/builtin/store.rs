@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::authority::{Authority, ProvidedCa};
 use super::issuer::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
 use crate::{
-    Error, ErrorKind, Expect, PrivateKey, Result, SecretKey, SecretStore, SecretStoreExt as _,
-    SecretValue, Version, pem,
+    Error, ErrorKind, Expect, PrivateKey, Result, Retry, SecretKey, SecretStore,
+    SecretStoreExt as _, SecretValue, Version, pem,
 };
 
 /// The secrets that a CA is kept in.
@@ -168,9 +168,12 @@ impl CaStore {
             return Ok((Rotation::first(), Expect::Absent));
         };
         let rotation = serde_json::from_slice(found.value.expose()).map_err(|error| {
-            Error::new(ErrorKind::InvalidConfig, "the state of the CA's rotation cannot be read; restore the secret or delete it to fall back to the first CA")
-                .with_context("secret", &key)
-                .with_source(error)
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "the state of the CA's rotation cannot be read; restore the secret from a backup",
+            )
+            .with_context("secret", &key)
+            .with_source(error)
         })?;
         Ok((rotation, Expect::Version(found.version)))
     }
@@ -193,7 +196,7 @@ impl CaStore {
 
     /// The same, after having made sure that leaves of this length are reckoned with.
     pub(super) async fn rotation_for(&self, max_leaf_lifetime: Duration) -> Result<Rotation> {
-        loop {
+        for _ in 0..8 {
             let (mut rotation, expect) = self.rotation().await?;
             if rotation.longest_leaf() >= max_leaf_lifetime {
                 return Ok(rotation);
@@ -206,6 +209,11 @@ impl CaStore {
                 Ok(_) => return Ok(rotation),
             }
         }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "other replicas keep changing the state of the CA's rotation; try again",
+        )
+        .with_retry(Retry::Backoff))
     }
 
     /// One generation, ready to sign. It must exist.

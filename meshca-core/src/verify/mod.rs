@@ -11,36 +11,31 @@
 //! | an intermediate's: it is a CA that may sign certificates, with a path length no larger than requested; proven by signing a throwaway leaf with its key | RFC 5280 §4.2.1.9 |
 //! | it has not ended, and begins at most [`CLOCK_SKEW`] from now | clocks differ |
 //! | it ends no later than requested, under [`LifetimePolicy::AtMostRequested`] | |
-//! | it ends no later than any CA above it | a chain is as good as its weakest link |
-//! | signatures, names, name constraints, path lengths and validity hold from the leaf to a root of the bundle that has not ended | RFC 5280 §6, by rustls-webpki |
+//! | signatures, names, name constraints, path lengths, extended key usages and validity hold from the leaf to a root of the bundle | RFC 5280 §6, by rustls-webpki |
+//! | every CA on that path may sign certificates; the root's own dates, path length and extended key usage hold as well | RFC 5280 §6.1.4; Envoy, Go and OpenSSL look at them |
+//! | it ends no later than any CA on that path; where there are several paths, one that fits is taken | a chain is as good as its weakest link |
 //!
 //! The chain is rebuilt from whatever came back – any order, repetitions, the root, strangers –
 //! and is delivered in order without the root. A chain that ends nowhere is "root unknown"; the last certificate is
 //! never taken for a root because it came last. What is unusual but sound becomes an [`Observation`].
 //!
-//! Not supported: CAs with *URI* name constraints, which rustls-webpki refuses as a whole.
+//! Not supported, because rustls-webpki refuses them: CAs with *URI* name constraints, and critical
+//! policy extensions (`certificatePolicies`, `policyConstraints`, `inhibitAnyPolicy`).
+
+mod path;
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
-};
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
-    RequiredEkuNotFoundContext, VerifiedPath,
-};
 use x509_cert::ext::pkix::name::GeneralName;
 
+#[cfg(feature = "builtin")]
 use crate::certificate::Constructed;
-use crate::key::KeyMaterial;
 use crate::time::rfc3339;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 use crate::{
     CertificateRequest, Error, ErrorKind, IssuedCertificate, LifetimePolicy, Observation, Profile,
-    Proof, SignedChain, TrustBundle, TrustRoot, Validity,
+    Proof, SignedChain, TrustBundle, Validity,
 };
 
 /// How far a CA's clock may be ahead of ours: a minute. NTP keeps within seconds, and Istio needed to allow two minutes.
@@ -102,7 +97,7 @@ pub(crate) fn verify(
 fn constructed(
     chain: &SignedChain,
     by: &Constructed,
-    root: &TrustRoot,
+    root: &crate::TrustRoot,
     now: SystemTime,
 ) -> Result<IssuedCertificate, Error> {
     let mut observations = notes(chain);
@@ -114,6 +109,7 @@ fn constructed(
         serial: by.serial.clone(),
         validity: by.validity,
         issued_at: now,
+        usable_from: by.validity.not_before().max(now),
         root: root.clone(),
         proof: Proof::Construction,
         observations,
@@ -141,44 +137,43 @@ fn verify_signatures(
         .iter()
         .filter(|certificate| seen.insert(&certificate.der))
         .collect();
-    let Some(leaf) = distinct
+    let mut observations = notes(chain);
+    let mut ours = distinct
         .iter()
         .copied()
-        .find(|certificate| certificate.public_key == *request.public_key())
-    else {
+        .filter(|certificate| certificate.public_key == *request.public_key())
+        .peekable();
+    if ours.peek().is_none() {
         return Err(bad(format!(
             "none of the {} certificates that the CA returned is for the key of the request",
             sent.len()
         ))
         .into());
+    }
+    // A CA may send an older certificate for the same key along; the order says nothing.
+    let mut refused = None;
+    let mut accepted = None;
+    for candidate in ours {
+        match check_leaf(candidate, request, now) {
+            Ok(seen) => {
+                accepted = Some((candidate, seen));
+                break;
+            }
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    let Some((leaf, seen)) = accepted else {
+        return Err(refused
+            .unwrap_or_else(|| bad("the CA returned no usable certificate"))
+            .into());
     };
-
-    let mut observations = notes(chain);
-    check_names(leaf, request, &mut observations)?;
-    check_purpose(leaf, request)?;
-    check_lifetime(leaf.validity, request, now, &mut observations)?;
+    observations.extend(seen);
 
     let others: Vec<&Parsed> = distinct
         .into_iter()
         .filter(|other| other.der != leaf.der)
         .collect();
-    let path = prove(leaf, &others, request, bundle, now)?;
-    for above in path
-        .intermediates
-        .iter()
-        .copied()
-        .chain([path.root.parsed()])
-    {
-        if leaf.validity.not_after() > above.validity.not_after() {
-            return Err(bad(format!(
-                "the certificate outlives its issuer `{}`: peers will refuse it from {} on; renew the CA or ask for a shorter lifetime",
-                above.subject(),
-                rfc3339(above.validity.not_after()),
-            ))
-            .into());
-        }
-    }
-
+    let path = path::prove(leaf, &others, request, bundle, now)?;
     let delivered: Vec<&Parsed> = std::iter::once(leaf)
         .chain(path.intermediates.iter().copied())
         .collect();
@@ -193,6 +188,15 @@ fn verify_signatures(
     {
         observations.push(Observation::ChainRebuilt);
     }
+    // A chain is valid when all of it is.
+    let begins = delivered.iter().copied().chain([path.root.parsed()]);
+    let begins = begins.map(|certificate| certificate.validity.not_before());
+    let usable_from = begins.max().unwrap_or(now).max(now);
+    if let Ok(wait) = usable_from.duration_since(now)
+        && !wait.is_zero()
+    {
+        observations.push(Observation::NotYetValid { wait });
+    }
     Ok(IssuedCertificate {
         chain: delivered
             .into_iter()
@@ -203,10 +207,23 @@ fn verify_signatures(
         serial: leaf.serial(),
         validity: leaf.validity,
         issued_at: now,
+        usable_from,
         root: path.root.clone(),
         proof: Proof::Signatures,
         observations,
     })
+}
+
+fn check_leaf(
+    leaf: &Parsed,
+    request: &CertificateRequest,
+    now: SystemTime,
+) -> Result<Vec<Observation>, Error> {
+    let mut observations = Vec::new();
+    check_names(leaf, request, &mut observations)?;
+    check_purpose(leaf, request, &mut observations)?;
+    check_lifetime(leaf.validity, request, now, &mut observations)?;
+    Ok(observations)
 }
 
 fn read_all(chain: &SignedChain) -> Result<Vec<Parsed>, Error> {
@@ -260,19 +277,23 @@ fn check_names(
     let optional = spec.profile() != Profile::Workload;
     compare_names("URI", &uris, &spec.all_uris().collect::<Vec<_>>(), optional)?;
     compare_names("DNS name", &dns, spec.dns_names(), optional)?;
-    match (leaf.common_name(), spec.common_name()) {
-        (Some(name), Some(wanted)) if name != wanted => Err(bad(format!(
-            "the certificate has the common name `{}` where `{wanted}` was requested",
-            name.escape_debug()
-        ))),
-        (None, Some(wanted)) => Err(bad(format!(
-            "the certificate lacks the requested common name `{wanted}`"
-        ))),
-        (Some(name), None) => {
-            observations.push(Observation::UnrequestedCommonName { name });
+    let names = leaf.common_names();
+    match spec.common_name() {
+        None => {
+            let unrequested = |name| Observation::UnrequestedCommonName { name };
+            observations.extend(names.into_iter().map(unrequested));
             Ok(())
         }
-        _ => Ok(()),
+        Some(wanted) => match names.iter().find(|name| *name != wanted) {
+            Some(other) => Err(bad(format!(
+                "the certificate has the common name `{}` where `{wanted}` was requested",
+                other.escape_debug()
+            ))),
+            None if names.is_empty() => Err(bad(format!(
+                "the certificate lacks the requested common name `{wanted}`"
+            ))),
+            None => Ok(()),
+        },
     }
 }
 
@@ -315,7 +336,11 @@ fn kind_of(name: &GeneralName) -> String {
     }
 }
 
-fn check_purpose(leaf: &Parsed, request: &CertificateRequest) -> Result<(), Error> {
+fn check_purpose(
+    leaf: &Parsed,
+    request: &CertificateRequest,
+    observations: &mut Vec<Observation>,
+) -> Result<(), Error> {
     let damaged = |extension: &'static str| {
         move |error| {
             bad(format!(
@@ -369,8 +394,9 @@ fn check_purpose(leaf: &Parsed, request: &CertificateRequest) -> Result<(), Erro
             }
             match constraints.and_then(|constraints| constraints.path_len_constraint) {
                 Some(granted) if granted <= path_len => {}
-                granted => {
-                    let granted = granted.map_or("none".to_owned(), |granted| granted.to_string());
+                // Some CAs cannot set it. It gives more than was asked for to a key that is ours.
+                None => observations.push(Observation::UnlimitedPathLength),
+                Some(granted) => {
                     return Err(bad(format!(
                         "the intermediate has the path length {granted} where {path_len} was requested"
                     )));
@@ -403,11 +429,6 @@ fn check_lifetime(
             rfc3339(now)
         )));
     }
-    if let Ok(wait) = validity.not_before().duration_since(now)
-        && !wait.is_zero()
-    {
-        observations.push(Observation::NotYetValid { wait });
-    }
     let requested = request.spec().lifetime();
     let granted = validity.remaining(now);
     // Counted from now, not from the request: a CA that counts from signing may do so after a retry.
@@ -433,280 +454,4 @@ fn check_lifetime(
         observations.push(Observation::ShorterLifetime { requested, granted });
     }
     Ok(())
-}
-
-struct Path<'a> {
-    intermediates: Vec<&'a Parsed>,
-    root: &'a TrustRoot,
-}
-
-/// Both purposes, where a certificate names purposes at all; that the leaf names them has been checked.
-struct ServerAndClient;
-
-impl ExtendedKeyUsageValidator for ServerAndClient {
-    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        // No purposes at all is how the library says that the extension is absent.
-        let (mut any, mut server, mut client) = (false, false, false);
-        for purpose in purposes {
-            let purpose = purpose?;
-            any = true;
-            server |= purpose == KeyPurposeId::new(SERVER_AUTH.as_bytes());
-            client |= purpose == KeyPurposeId::new(CLIENT_AUTH.as_bytes());
-        }
-        let required = match (any, server, client) {
-            (false, ..) | (true, true, true) => return Ok(()),
-            (true, false, _) => KeyUsage::server_auth(),
-            (true, true, false) => KeyUsage::client_auth(),
-        };
-        Err(webpki::Error::RequiredEkuNotFoundContext(
-            RequiredEkuNotFoundContext {
-                required,
-                present: Vec::new(),
-            },
-        ))
-    }
-}
-
-fn prove<'a>(
-    leaf: &'a Parsed,
-    others: &[&'a Parsed],
-    request: &CertificateRequest,
-    bundle: &'a TrustBundle,
-    now: SystemTime,
-) -> Result<Path<'a>, Refusal> {
-    // What begins a moment from now is proven for that moment: the caller holds it back until then.
-    let soon = now.checked_add(CLOCK_SKEW).unwrap_or(now);
-    let begins = others
-        .iter()
-        .chain([&leaf])
-        .map(|certificate| certificate.validity.not_before())
-        .filter(|begin| *begin <= soon);
-    let at = begins.max().unwrap_or(now).max(now);
-    let time = UnixTime::since_unix_epoch(
-        at.duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default(),
-    );
-
-    let throwaway;
-    let (end_entity, candidates) = match (request.spec().profile(), request.held_key()) {
-        (Profile::Workload, _) => (&leaf.der, others.to_vec()),
-        (Profile::Intermediate { .. }, Some(key)) => {
-            throwaway = sign_throwaway(leaf, key, request)?;
-            (
-                &throwaway,
-                [leaf].into_iter().chain(others.iter().copied()).collect(),
-            )
-        }
-        (Profile::Intermediate { .. }, None) => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "an intermediate is proven with its own key, which is not held here",
-            )
-            .into());
-        }
-    };
-    let intermediates: Vec<CertificateDer<'_>> = candidates
-        .iter()
-        .map(|candidate| candidate.der.clone())
-        .collect();
-
-    let end_entity = EndEntityCert::try_from(end_entity)
-        .map_err(|error| bad("the certificate cannot be read").with_source(error))?;
-    // Trust anchors have no dates for the library, but peers look at those of the root as well.
-    let root_has_not_ended = |path: &VerifiedPath<'_>| {
-        valid_root(path, bundle, at)
-            .map(|_| ())
-            .ok_or(webpki::Error::UnknownIssuer)
-    };
-    let proven = end_entity
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            bundle.anchors(),
-            &intermediates,
-            time,
-            ServerAndClient,
-            None,
-            Some(&root_has_not_ended),
-        )
-        .map_err(|error| refusal(error, leaf, others, bundle, at))?;
-    let root =
-        valid_root(&proven, bundle, at).ok_or_else(|| bad("the root of the path has ended"))?;
-    let path = proven
-        .intermediate_certificates()
-        .filter_map(|used| {
-            candidates
-                .iter()
-                .copied()
-                .find(|candidate| candidate.der == used.der())
-        })
-        .filter(|used| used.der != leaf.der)
-        .collect();
-    Ok(Path {
-        intermediates: path,
-        root,
-    })
-}
-
-/// The root that a path ends in. A renewed root has the same name and key as the one it renews, so
-/// several may fit.
-fn valid_root<'b>(
-    path: &VerifiedPath<'_>,
-    bundle: &'b TrustBundle,
-    at: SystemTime,
-) -> Option<&'b TrustRoot> {
-    let mut fitting = bundle
-        .roots()
-        .iter()
-        .zip(bundle.anchors())
-        .filter(|(_, anchor)| *anchor == path.anchor());
-    fitting
-        .find(|(root, _)| root.validity().contains(at))
-        .map(|(root, _)| root)
-}
-
-/// A leaf under the new intermediate, signed with its key and thrown away: it proves key, names,
-/// path length, constraints and chain at once.
-fn sign_throwaway(
-    intermediate: &Parsed,
-    key: &KeyMaterial,
-    request: &CertificateRequest,
-) -> Result<CertificateDer<'static>, Error> {
-    let failed = |error: rcgen::Error| bad("the intermediate cannot sign").with_source(error);
-    let mut issuer = CertificateParams::default();
-    issuer.distinguished_name = crate::subject::to_rcgen(intermediate)?;
-    issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let mut leaf = CertificateParams::default();
-    leaf.distinguished_name = DistinguishedName::new();
-    let id = format!("spiffe://{}/throwaway", request.spiffe_id().trust_domain());
-    leaf.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(failed)?)];
-    leaf.is_ca = IsCa::ExplicitNoCa;
-    leaf.not_before = intermediate.validity.not_before().into();
-    leaf.not_after = intermediate.validity.not_after().into();
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    let certificate = leaf
-        .signed_by(key, &rcgen::Issuer::from_params(&issuer, key))
-        .map_err(failed)?;
-    Ok(certificate.der().clone())
-}
-
-/// Says in words what the library says in codes.
-fn refusal(
-    error: webpki::Error,
-    leaf: &Parsed,
-    others: &[&Parsed],
-    bundle: &TrustBundle,
-    at: SystemTime,
-) -> Refusal {
-    use webpki::Error as E;
-    let root_unknown = matches!(error, E::UnknownIssuer | E::InvalidSignatureForPublicKey);
-    let what = match &error {
-        E::UnknownIssuer => explain_unknown_issuer(leaf, others, bundle, at),
-        E::InvalidSignatureForPublicKey => {
-            "a signature in the chain does not verify: a certificate was altered, or a CA was replaced by another of the same name".to_owned()
-        }
-        E::CertExpired { .. } => "a certificate in the chain has expired".to_owned(),
-        E::CertNotValidYet { .. } => "a certificate in the chain is not valid yet: compare the clocks".to_owned(),
-        E::NameConstraintViolation => {
-            "a CA in the chain is constrained to other names (URI constraints are not supported and count as a violation)".to_owned()
-        }
-        E::PathLenConstraintViolated => "a CA in the chain may not have a CA below it (path length)".to_owned(),
-        E::EndEntityUsedAsCa => "a certificate in the chain signed another without being a CA".to_owned(),
-        E::RequiredEkuNotFoundContext(_) => "a CA in the chain is restricted to other purposes than server and client authentication".to_owned(),
-        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            "a certificate in the chain is signed with an algorithm that is not accepted (SHA-1 and RSA below 2048 bits are not)".to_owned()
-        }
-        E::UnsupportedCriticalExtension => "a certificate in the chain has a critical extension that is not understood".to_owned(),
-        _ => "the certificate does not lead to the trust bundle".to_owned(),
-    };
-    Refusal {
-        error: bad(what).with_source(error),
-        root_unknown,
-    }
-}
-
-/// Follows the names from the leaf upwards and says where the trail ends.
-fn explain_unknown_issuer(
-    leaf: &Parsed,
-    others: &[&Parsed],
-    bundle: &TrustBundle,
-    at: SystemTime,
-) -> String {
-    let name = |certificate: &Parsed| certificate.certificate.tbs_certificate().issuer().clone();
-    let mut last = leaf;
-    for _ in 0..others.len() {
-        let issuer = name(last);
-        let next = others
-            .iter()
-            .copied()
-            .find(|other| *other.certificate.tbs_certificate().subject() == issuer);
-        match next {
-            Some(next) if !next.is_self_issued() => last = next,
-            Some(root) => {
-                last = root;
-                break;
-            }
-            None => break,
-        }
-    }
-    let mut text = String::from("root unknown: ");
-    let expected = name(last);
-    let roots_of_that_name: Vec<_> = bundle
-        .roots()
-        .iter()
-        .filter(|root| *root.parsed().certificate.tbs_certificate().subject() == expected)
-        .collect();
-    let _ = if let Some(root) = roots_of_that_name
-        .iter()
-        .find(|root| !root.validity().contains(at))
-    {
-        write!(
-            text,
-            "the root `{}` in the trust bundle is valid only from {}",
-            root.subject(),
-            root.validity()
-        )
-    } else if last.is_self_issued() {
-        write!(
-            text,
-            "the chain ends in `{}`, which is not in the trust bundle",
-            last.subject()
-        )
-    } else if roots_of_that_name.is_empty() {
-        write!(
-            text,
-            "{} was signed by `{}`, which the CA did not return and the trust bundle does not hold; import the CA's whole chain or add its root",
-            if std::ptr::eq(last, leaf) {
-                "the certificate".to_owned()
-            } else {
-                format!("`{}`", last.subject())
-            },
-            last.issuer()
-        )
-    } else {
-        write!(
-            text,
-            "`{}` in the trust bundle did not sign what names it as issuer",
-            last.issuer()
-        )
-    };
-    let held: Vec<String> = bundle
-        .roots()
-        .iter()
-        .take(8)
-        .map(|root| format!("`{}`", root.subject()))
-        .collect();
-    let _ = write!(
-        text,
-        " (the bundle holds {})",
-        if held.is_empty() {
-            "no root at all".to_owned()
-        } else {
-            held.join(", ")
-        }
-    );
-    text
 }
