@@ -59,6 +59,16 @@
 
 pub use meshca_core::*;
 
+#[cfg(any(
+    feature = "audit",
+    feature = "breaker",
+    feature = "metrics",
+    feature = "rate-limit",
+    feature = "retry",
+    feature = "timeout",
+))]
+pub mod wrap;
+
 /// A registry with the built-in CA and every provider whose feature is on.
 ///
 /// Add your own with [`BackendRegistry::with`].
