@@ -44,3 +44,14 @@ fn rfc3339(time: std::time::SystemTime) -> String {
         .and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| "a time outside the calendar".to_owned())
 }
+
+#[cfg(all(
+    test,
+    feature = "audit",
+    feature = "breaker",
+    feature = "metrics",
+    feature = "rate-limit",
+    feature = "retry",
+    feature = "timeout",
+))]
+mod tests;

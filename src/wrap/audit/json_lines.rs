@@ -121,18 +121,22 @@ impl JsonLinesSink {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    pub(super) fn append(&self, line: Vec<u8>) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.append(line)?;
+        match self.sync {
+            SyncPolicy::System => Ok(()),
+            SyncPolicy::EveryRecord => file.file.sync_data(),
+        }
+    }
 }
 
 impl AuditSink for JsonLinesSink {
     fn record(&self, record: &AuditRecord) -> Result<()> {
-        let failed = |error| failure("the audit record cannot be written", &self.path, error);
-        let line = line(record).map_err(failed)?;
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.append(line).map_err(failed)?;
-        match self.sync {
-            SyncPolicy::System => Ok(()),
-            SyncPolicy::EveryRecord => file.file.sync_data().map_err(failed),
-        }
+        line(record)
+            .and_then(|line| self.append(line))
+            .map_err(|error| failure("the audit record cannot be written", &self.path, error))
     }
 }
 

@@ -188,3 +188,5 @@ impl<I: Issuer> Issuer for Audited<I> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, unix))]
+mod sigkill;
