@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -211,8 +211,9 @@ impl Turnstile {
     /// how much of the burst is left.
     fn expected_wait(&self, ahead: u32, now: Instant) -> Duration {
         match *self.next() {
-            Some(next) if next > now => (next - now)
-                .saturating_add(self.rate.interval.saturating_mul(ahead)),
+            Some(next) if next > now => {
+                (next - now).saturating_add(self.rate.interval.saturating_mul(ahead))
+            }
             _ => self
                 .rate
                 .interval
@@ -315,7 +316,11 @@ mod tests {
             (Rate::per_second(NonZeroU32::MIN), secs(1), 1),
             (Rate::per_second(most), Duration::from_micros(1), 1_000_000),
             (Rate::every(Duration::ZERO), Duration::from_micros(1), 1),
-            (Rate::every(Duration::MAX).with_burst(most), secs(3600), 1_000_000),
+            (
+                Rate::every(Duration::MAX).with_burst(most),
+                secs(3600),
+                1_000_000,
+            ),
         ] {
             assert_eq!((rate.interval(), rate.burst().get()), (interval, burst));
             let _ = Turnstile::new(rate).limiter.check();
@@ -336,8 +341,16 @@ mod tests {
         // Rate, longest wait, callers; for each of them when it passes, or after what time it is to come back.
         for (rate, max_wait, expected) in [
             (rate(secs(1), 1), 10, vec![Ok(0), Ok(1), Ok(2), Ok(3)]),
-            (rate(secs(1), 3), 10, vec![Ok(0), Ok(0), Ok(0), Ok(1), Ok(2)]),
-            (rate(secs(5), 1), 10, vec![Ok(0), Ok(5), Ok(10), Err(15), Err(15)]),
+            (
+                rate(secs(1), 3),
+                10,
+                vec![Ok(0), Ok(0), Ok(0), Ok(1), Ok(2)],
+            ),
+            (
+                rate(secs(5), 1),
+                10,
+                vec![Ok(0), Ok(5), Ok(10), Err(15), Err(15)],
+            ),
             (rate(secs(5), 2), 0, vec![Ok(0), Ok(0), Err(5), Err(5)]),
         ] {
             let issuer = Arc::new(
@@ -357,7 +370,10 @@ mod tests {
                             let Retry::After(after) = error.retry() else {
                                 unreachable!("{error}")
                             };
-                            assert!(began.elapsed() < Duration::from_millis(1), "refused at once");
+                            assert!(
+                                began.elapsed() < Duration::from_millis(1),
+                                "refused at once"
+                            );
                             Err(after.as_secs_f64().round() as u64)
                         }
                     };

@@ -245,7 +245,11 @@ mod tests {
                 ms(1001),
             ),
             (
-                vec![fails(Retry::Backoff), fails(Retry::Backoff), fails(Retry::Backoff)],
+                vec![
+                    fails(Retry::Backoff),
+                    fails(Retry::Backoff),
+                    fails(Retry::Backoff),
+                ],
                 false,
                 3,
                 ms(1500),
@@ -254,7 +258,13 @@ mod tests {
             (vec![fails(after(7))], true, 2, ms(7500), ms(8001)),
             // Later than attempts may begin: not waited for.
             (vec![fails(after(40))], false, 1, ms(0), ms(1)),
-            (vec![fails(after(20)), fails(after(20))], false, 2, ms(20_500), ms(21_001)),
+            (
+                vec![fails(after(20)), fails(after(20))],
+                false,
+                2,
+                ms(20_500),
+                ms(21_001),
+            ),
             (vec![fails(after(u64::MAX))], false, 1, ms(0), ms(1)),
         ] {
             let text = format!("{answers:?}");
@@ -294,7 +304,11 @@ mod tests {
                 _ => issuer.check().await.is_ok(),
             };
             assert_eq!(passed, asked == 2, "{operation}");
-            assert_eq!(issuer.inner.take_calls(), vec![operation; asked], "{operation}");
+            assert_eq!(
+                issuer.inner.take_calls(),
+                vec![operation; asked],
+                "{operation}"
+            );
         }
     }
 

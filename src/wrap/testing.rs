@@ -153,7 +153,8 @@ impl Issuer for Recorder {
 
     async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
         self.called("refresh_trust_bundle").await?;
-        TrustBundle::new(TrustDomain::new("example.org").unwrap(), []).map(|bundle| bundle.with_sequence(2))
+        TrustBundle::new(TrustDomain::new("example.org").unwrap(), [])
+            .map(|bundle| bundle.with_sequence(2))
     }
 
     async fn check(&self) -> Result<CheckReport> {

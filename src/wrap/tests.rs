@@ -29,7 +29,11 @@ fn stacked<I: Issuer>(
 }
 
 /// The other way round, each behind a `dyn`.
-fn reversed(inner: Arc<dyn Issuer>, sink: impl AuditSink, clock: Arc<dyn Clock>) -> Arc<dyn Issuer> {
+fn reversed(
+    inner: Arc<dyn Issuer>,
+    sink: impl AuditSink,
+    clock: Arc<dyn Clock>,
+) -> Arc<dyn Issuer> {
     let audited: Arc<dyn Issuer> = Arc::new(Audited::new(inner, sink, Arc::clone(&clock)));
     let metered: Arc<dyn Issuer> = Arc::new(Metered::new(audited, "recorder"));
     let retrying: Arc<dyn Issuer> = Arc::new(Retrying::new(metered));
@@ -73,7 +77,10 @@ async fn every_method_is_forwarded_to_the_issuer_and_its_answer_back() {
             assert_eq!(recorder.take_calls(), [operation]);
         }
         assert_eq!(issuer.trust_bundle().await.unwrap().sequence(), None);
-        assert_eq!(issuer.refresh_trust_bundle().await.unwrap().sequence(), Some(2));
+        assert_eq!(
+            issuer.refresh_trust_bundle().await.unwrap().sequence(),
+            Some(2)
+        );
         assert_eq!(issuer.check().await.unwrap().warnings, ["recorded"]);
         let cart = request("cart");
         issuer.sign(&cart).await.unwrap();

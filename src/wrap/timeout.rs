@@ -145,7 +145,11 @@ mod tests {
                 );
                 assert!(error.message().contains("unknown"), "{error}");
             }
-            assert_eq!(issuer.inner.dropped(), 4, "what is too late is not left running");
+            assert_eq!(
+                issuer.inner.dropped(),
+                4,
+                "what is too late is not left running"
+            );
         }
     }
 

@@ -215,7 +215,9 @@ impl Appender {
             // What was to keep a line within its page, before that line: no harm, and nothing is lost.
             return Ok(None);
         }
-        if bytes == tail.len() as u64 && serde_json::from_slice::<serde::de::IgnoredAny>(&tail).is_ok() {
+        if bytes == tail.len() as u64
+            && serde_json::from_slice::<serde::de::IgnoredAny>(&tail).is_ok()
+        {
             self.file.write_all(b"\n")?;
             return Ok(Some(Repair::Completed));
         }
@@ -276,7 +278,9 @@ struct Torn<'a> {
 
 fn line(record: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(1024);
-    record.serialize(&mut serde_json::Serializer::with_formatter(&mut line, Ascii))?;
+    record.serialize(&mut serde_json::Serializer::with_formatter(
+        &mut line, Ascii,
+    ))?;
     line.push(b'\n');
     Ok(line)
 }
@@ -330,7 +334,11 @@ mod tests {
             (&b""[..], None, &b""[..]),
             (b"{\"a\":1}\n", None, b"{\"a\":1}\n"),
             (b"{\"a\":1}\n      ", None, b"{\"a\":1}\n      "),
-            (b"{\"a\":1}\n{\"b\":2}", Some(Repair::Completed), b"{\"a\":1}\n{\"b\":2}\n"),
+            (
+                b"{\"a\":1}\n{\"b\":2}",
+                Some(Repair::Completed),
+                b"{\"a\":1}\n{\"b\":2}\n",
+            ),
             (b"{\"a\":1}", Some(Repair::Completed), b"{\"a\":1}\n"),
             (
                 b"{\"a\":1}\n  {\"b\":\"c",
@@ -345,7 +353,11 @@ mod tests {
             (
                 &long,
                 Some(Repair::Torn { bytes: 3 << 20 }),
-                format!("{{\"outcome\":\"torn\",\"text\":\"{}\"}}\n", "x".repeat(4096)).as_bytes(),
+                format!(
+                    "{{\"outcome\":\"torn\",\"text\":\"{}\"}}\n",
+                    "x".repeat(4096)
+                )
+                .as_bytes(),
             ),
             (
                 big_record.as_bytes(),
@@ -404,11 +416,24 @@ mod tests {
 
     #[test]
     fn lines_are_printable_ascii() {
-        for text in ["plain", "a\nb", "a\u{1b}[31m", "\u{202e}\u{2028}\u{7f}\u{9b}", "π 🦀 \"\\"] {
-            let line = line(&Torn { outcome: "torn", text }).unwrap();
+        for text in [
+            "plain",
+            "a\nb",
+            "a\u{1b}[31m",
+            "\u{202e}\u{2028}\u{7f}\u{9b}",
+            "π 🦀 \"\\",
+        ] {
+            let line = line(&Torn {
+                outcome: "torn",
+                text,
+            })
+            .unwrap();
             let (end, content) = line.split_last().unwrap();
             assert_eq!(*end, b'\n');
-            assert!(content.iter().all(|byte| matches!(byte, b' '..=b'~')), "{text:?}");
+            assert!(
+                content.iter().all(|byte| matches!(byte, b' '..=b'~')),
+                "{text:?}"
+            );
             let read: serde_json::Value = serde_json::from_slice(&line).unwrap();
             assert_eq!(read["text"], text);
         }

@@ -186,7 +186,7 @@ impl<I: Issuer> Issuer for Audited<I> {
     }
 }
 
-#[cfg(test)]
-mod tests;
 #[cfg(all(test, unix))]
 mod sigkill;
+#[cfg(test)]
+mod tests;

@@ -191,7 +191,9 @@ impl Signed {
             }
             Err(error) => (
                 Vec::new(),
-                Some(format!("the subject alternative names cannot be read: {error}")),
+                Some(format!(
+                    "the subject alternative names cannot be read: {error}"
+                )),
             ),
         };
         Self {

@@ -127,18 +127,29 @@ async fn serial_and_validity_are_those_that_core_verifies() {
 async fn each_outcome_has_its_record() {
     let (other_request, chain) = signed().await;
     assert_ne!(other_request.spiffe_id(), request("cart").spiffe_id());
-    let denied = Error::new(ErrorKind::Denied, "no such role\nforged: line").with_context("role", "dp");
+    let denied =
+        Error::new(ErrorKind::Denied, "no such role\nforged: line").with_context("role", "dp");
     let note = |count| format!("none of the {count} certificates is for the requested key");
     for (answer, expected, kind, text) in [
         (Answer::Passes, "signed", None, Some(note(0))),
-        (Answer::Signs(chain.clone()), "signed", None, Some(note(chain.certificates().len()))),
+        (
+            Answer::Signs(chain.clone()),
+            "signed",
+            None,
+            Some(note(chain.certificates().len())),
+        ),
         (
             Answer::Fails(denied.with_source(Error::new(ErrorKind::Internal, "the secret is 42"))),
             "refused",
             Some("denied"),
             Some("no such role\nforged: line (role: dp)".to_owned()),
         ),
-        (Answer::Passes.later(Duration::from_secs(60)), "cancelled", None, None),
+        (
+            Answer::Passes.later(Duration::from_secs(60)),
+            "cancelled",
+            None,
+            None,
+        ),
     ] {
         let sink = Arc::new(Memory::default());
         let issuer = audited(&sink, [answer]);
@@ -147,7 +158,11 @@ async fn each_outcome_has_its_record() {
         let records = sink.records.lock().unwrap();
         assert_eq!(records.len(), 1, "{expected}");
         assert_eq!(records[0].outcome.as_str(), expected);
-        let took = if expected == "cancelled" { limit } else { Duration::ZERO };
+        let took = if expected == "cancelled" {
+            limit
+        } else {
+            Duration::ZERO
+        };
         assert_eq!(records[0].duration, took);
         let json = serde_json::to_value(&records[0]).unwrap();
         assert_eq!(json["time"], "2026-01-01T00:00:00.25Z");
@@ -174,7 +189,11 @@ async fn only_signing_is_recorded() {
 async fn a_lost_record_is_counted_and_by_default_holds_the_certificate_back() {
     let denied = || Answer::Fails(Error::new(ErrorKind::Denied, "no"));
     for (on_lost, answer, expected) in [
-        (OnLostRecord::default(), Answer::Passes, Some(ErrorKind::Unavailable)),
+        (
+            OnLostRecord::default(),
+            Answer::Passes,
+            Some(ErrorKind::Unavailable),
+        ),
         (OnLostRecord::Continue, Answer::Passes, None),
         (OnLostRecord::Refuse, denied(), Some(ErrorKind::Denied)),
         (OnLostRecord::Continue, denied(), Some(ErrorKind::Denied)),
@@ -192,6 +211,12 @@ async fn a_lost_record_is_counted_and_by_default_holds_the_certificate_back() {
             assert!(told.contains("the disk is full"), "{told}");
         }
     }
+}
+
+#[test]
+fn the_default_leaves_syncing_to_the_system() {
+    assert_eq!(SyncPolicy::default(), SyncPolicy::System);
+    assert_eq!(OnLostRecord::default(), OnLostRecord::Refuse);
 }
 
 #[tokio::test]
@@ -289,12 +314,19 @@ mod events {
             (
                 Answer::Fails(denied),
                 Level::WARN,
-                vec!["outcome=\"refused\";", "kind=\"denied\";", "error=no\\nforged: line;"],
+                vec![
+                    "outcome=\"refused\";",
+                    "kind=\"denied\";",
+                    "error=no\\nforged: line;",
+                ],
             ),
             (
                 Answer::Passes.later(Duration::from_secs(60)),
                 Level::WARN,
-                vec!["outcome=\"cancelled\";", "spiffe_id=\"spiffe://example.org/ns/shop/sa/cart\";"],
+                vec![
+                    "outcome=\"cancelled\";",
+                    "spiffe_id=\"spiffe://example.org/ns/shop/sa/cart\";",
+                ],
             ),
         ] {
             let listener = Listener::default();

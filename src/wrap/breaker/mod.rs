@@ -209,7 +209,9 @@ impl Asked<'_> {
         self.answered = true;
         let outcome = match answer {
             Ok(_) => Outcome::Passed,
-            Err(error) if error.kind() == ErrorKind::RateLimited || error.retry() == Retry::Never => {
+            Err(error)
+                if error.kind() == ErrorKind::RateLimited || error.retry() == Retry::Never =>
+            {
                 Outcome::Neutral
             }
             Err(_) => Outcome::Failed,

@@ -125,7 +125,13 @@ impl<K: Eq + Hash> Breaking<K> {
     }
 
     /// What became of what was asked. Returns whether this opened or closed it.
-    pub(super) fn report(&mut self, ticket: Ticket, key: K, outcome: Outcome, now: Duration) -> bool {
+    pub(super) fn report(
+        &mut self,
+        ticket: Ticket,
+        key: K,
+        outcome: Outcome,
+        now: Duration,
+    ) -> bool {
         match (&mut self.phase, outcome) {
             // Whoever brings it, and however long ago it was asked: it works.
             (Phase::Closed { failing }, Outcome::Passed) => {
@@ -201,24 +207,55 @@ mod tests {
     fn it_opens_for_different_keys_in_a_row_within_the_window() {
         use Outcome::{Failed, Neutral, Passed};
         for (what, events, open) in [
-            ("three in a row", vec![(1, Failed, 0), (2, Failed, 0), (3, Failed, 0)], true),
+            (
+                "three in a row",
+                vec![(1, Failed, 0), (2, Failed, 0), (3, Failed, 0)],
+                true,
+            ),
             ("one, however often", vec![(1, Failed, 0); 100], false),
-            ("two", vec![(1, Failed, 0), (2, Failed, 0), (1, Failed, 0)], false),
+            (
+                "two",
+                vec![(1, Failed, 0), (2, Failed, 0), (1, Failed, 0)],
+                false,
+            ),
             (
                 "a success in between",
-                vec![(1, Failed, 0), (2, Failed, 0), (9, Passed, 0), (3, Failed, 0)],
+                vec![
+                    (1, Failed, 0),
+                    (2, Failed, 0),
+                    (9, Passed, 0),
+                    (3, Failed, 0),
+                ],
                 false,
             ),
             (
                 "something neutral in between",
-                vec![(1, Failed, 0), (2, Failed, 0), (9, Neutral, 0), (3, Failed, 0)],
+                vec![
+                    (1, Failed, 0),
+                    (2, Failed, 0),
+                    (9, Neutral, 0),
+                    (3, Failed, 0),
+                ],
                 true,
             ),
-            ("too far apart", vec![(1, Failed, 0), (2, Failed, 1), (3, Failed, 60)], false),
-            ("just not", vec![(1, Failed, 0), (2, Failed, 1), (3, Failed, 59)], true),
+            (
+                "too far apart",
+                vec![(1, Failed, 0), (2, Failed, 1), (3, Failed, 60)],
+                false,
+            ),
+            (
+                "just not",
+                vec![(1, Failed, 0), (2, Failed, 1), (3, Failed, 59)],
+                true,
+            ),
             (
                 "the first one again, later",
-                vec![(1, Failed, 0), (2, Failed, 50), (1, Failed, 55), (3, Failed, 70)],
+                vec![
+                    (1, Failed, 0),
+                    (2, Failed, 50),
+                    (1, Failed, 55),
+                    (3, Failed, 70),
+                ],
                 true,
             ),
         ] {
@@ -229,7 +266,11 @@ mod tests {
                 last = secs;
             }
             assert_eq!(breaking.shown(at(last)) == Shown::Open, open, "{what}");
-            assert_eq!(matches!(breaking.ask(at(last)), Decision::Refuse(_)), open, "{what}");
+            assert_eq!(
+                matches!(breaking.ask(at(last)), Decision::Refuse(_)),
+                open,
+                "{what}"
+            );
         }
     }
 
@@ -274,7 +315,10 @@ mod tests {
         assert!(breaking.report(fourth, 1, Outcome::Passed, at(95)));
         assert_eq!(breaking.shown(at(95)), Shown::Closed);
         assert!(go(&mut breaking, 1, Outcome::Failed, 95));
-        assert!(go(&mut breaking, 2, Outcome::Failed, 95), "it starts from nothing");
+        assert!(
+            go(&mut breaking, 2, Outcome::Failed, 95),
+            "it starts from nothing"
+        );
     }
 
     #[derive(Clone, Debug)]

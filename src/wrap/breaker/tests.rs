@@ -73,7 +73,11 @@ async fn only_failures_that_may_pass_count() {
         (ErrorKind::Internal, Some(Retry::Backoff), true),
         (ErrorKind::Unavailable, Some(Retry::Never), false),
         (ErrorKind::RateLimited, None, false),
-        (ErrorKind::RateLimited, Some(Retry::After(Duration::from_secs(1))), false),
+        (
+            ErrorKind::RateLimited,
+            Some(Retry::After(Duration::from_secs(1))),
+            false,
+        ),
         (ErrorKind::Denied, None, false),
         (ErrorKind::BadResponse, None, false),
         (ErrorKind::Unauthenticated, None, false),
