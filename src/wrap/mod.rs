@@ -145,8 +145,8 @@ fn rfc3339(time: std::time::SystemTime) -> String {
         .unwrap_or_else(|| "a time outside the calendar".to_owned())
 }
 
+#[cfg(test)]
 #[cfg(all(
-    test,
     feature = "audit",
     feature = "breaker",
     feature = "metrics",

@@ -1,5 +1,10 @@
 //! An issuer that says what it was asked, and answers as it is told to.
 
+#![allow(
+    dead_code,
+    reason = "the tests of one feature use a part of it, and all features together use all"
+)]
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Mutex;

@@ -18,7 +18,7 @@ fn stacked<I: Issuer>(
     inner: I,
     sink: impl AuditSink,
     clock: Arc<dyn Clock>,
-) -> Audited<Metered<Retrying<Breaker<RateLimited<TimeLimited<I>>>>>> {
+) -> Audited<impl Issuer> {
     let rate = Rate::per_second(NonZeroU32::new(100_000).unwrap());
     let limited = RateLimited::new(TimeLimited::new(inner))
         .with_sign(rate)

@@ -181,6 +181,13 @@ struct Appender {
     cut: Option<u64>,
 }
 
+impl Drop for Appender {
+    fn drop(&mut self) {
+        // Closing would not do: a process that is just being started may share the open file until it executes.
+        let _ = self.file.unlock();
+    }
+}
+
 impl Appender {
     /// Appends a line, or leaves the file as it was.
     fn append(&mut self, line: Vec<u8>) -> io::Result<()> {

@@ -186,7 +186,8 @@ impl<I: Issuer> Issuer for Audited<I> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod sigkill;
 #[cfg(test)]
 mod tests;

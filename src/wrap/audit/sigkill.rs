@@ -22,9 +22,8 @@ fn child_writes_until_it_is_killed() {
     let process = std::process::id();
     let mut acknowledge = std::io::stdout();
     // Records of all lengths, made cheaply, so that it is mostly in `write` when it is killed.
-    let filling = "x".repeat(3000);
     for number in 0usize.. {
-        let filling = &filling[..number * 37 % filling.len()];
+        let filling = "x".repeat(number * 37 % 3000);
         let line = format!("{{\"name\":\"{process}-{number}\",\"filling\":\"{filling}\"}}\n");
         sink.append(line.into_bytes()).unwrap();
         if number % 50 == 0 {
