@@ -35,7 +35,8 @@ pub const OPERATIONS_IN_FLIGHT: &str = "meshca_issuer_operations_in_flight";
 /// No label grows with the mesh: no SPIFFE ID, no mesh, no address. The recorder is the one that the application has
 /// installed when the operation ends. Names and labels follow the version like the rest of the API.
 ///
-/// The outermost one measures what callers see; one next to the issuer, what the CA does. Give the two different labels.
+/// The outermost one measures what callers see; one next to the issuer, what the CA does. Give the two
+/// different labels.
 #[derive(Clone, Debug)]
 pub struct Metered<I> {
     inner: I,

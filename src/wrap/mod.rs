@@ -1,8 +1,8 @@
 //! Issuers around an issuer: retries, limits, a breaker, audit, metrics.
 //!
-//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn Issuer>` included, and
-//! passes every method on. Their `Display` is that of the issuer inside. Each has a feature of its own, so that an
-//! application links what it uses and nothing else.
+//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn Issuer>`
+//! included, and passes every method on. Their `Display` is that of the issuer inside. Each has a feature of
+//! its own, so that an application links what it uses and nothing else.
 //!
 //! | feature | wrapper | what it does | default | test |
 //! |---|---|---|---|---|

@@ -74,13 +74,13 @@ impl Rate {
 
 /// Keeps below what a CA allows, so that it need not refuse.
 ///
-/// `sign`, `trust_bundle` and `refresh_trust_bundle` have a limit each, `check` has none. Whoever is too early waits for
-/// the turn, first come first served. Whoever would have to wait for longer than is allowed gets a
-/// [`RateLimited`](ErrorKind::RateLimited) error at once, which says [after what time](Retry::After) to come back; the
-/// CA is not asked.
+/// `sign`, `trust_bundle` and `refresh_trust_bundle` have a limit each, `check` has none. Whoever is too
+/// early waits for the turn, first come first served. Whoever would have to wait for longer than is allowed
+/// gets a [`RateLimited`](ErrorKind::RateLimited) error at once, which says [after what time](Retry::After)
+/// to come back; the CA is not asked.
 ///
-/// `trust_bundle` is not limited unless you say so: it is asked for with every certificate, and issuers answer it from
-/// what they hold. Clones share their limits.
+/// `trust_bundle` is not limited unless you say so: it is asked for with every certificate, and issuers
+/// answer it from what they hold. Clones share their limits.
 #[derive(Clone, Debug)]
 pub struct RateLimited<I> {
     inner: I,
@@ -94,8 +94,8 @@ const SIGN_RATE: NonZeroU32 = NonZeroU32::new(25).unwrap();
 const REFRESH_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
 
 impl<I: Issuer> RateLimited<I> {
-    /// 25 signatures per second and at once, which is AWS Private CA's own quota for an account; one refreshed trust bundle per second
-    /// and 5 at once; 10 seconds to wait at most.
+    /// 25 signatures per second and at once, which is AWS Private CA's own quota for an account; one
+    /// refreshed trust bundle per second and 5 at once; 10 seconds to wait at most.
     pub fn new(inner: I) -> Self {
         Self {
             inner,
@@ -115,7 +115,8 @@ impl<I: Issuer> RateLimited<I> {
         self
     }
 
-    /// A limit for `trust_bundle`. It is asked for with every certificate: below the limit for `sign`, it is the limit.
+    /// A limit for `trust_bundle`. It is asked for with every certificate: below the limit for `sign`, it is
+    /// the limit.
     #[must_use]
     pub fn with_trust_bundle(mut self, rate: Rate) -> Self {
         self.trust_bundle = Some(Arc::new(Turnstile::new(rate)));

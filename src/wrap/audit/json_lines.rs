@@ -21,11 +21,13 @@ pub enum SyncPolicy {
     /// When the operating system likes to, within seconds. The last records may be lost when the machine dies.
     #[default]
     System,
-    /// Before `sign` returns (`fdatasync`). Every signature waits for the disk, which takes milliseconds of the calling thread.
+    /// Before `sign` returns (`fdatasync`). Every signature waits for the disk, which takes milliseconds of
+    /// the calling thread.
     EveryRecord,
 }
 
-/// What was wrong with the end of the file when it was opened: the machine died while the last line was on its way to the disk.
+/// What was wrong with the end of the file when it was opened: the machine died while the last line was on
+/// its way to the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repair {
@@ -42,16 +44,16 @@ pub enum Repair {
 
 /// Appends one line of JSON for each record to a file.
 ///
-/// - **A line is there as a whole or not at all**, also when the process is killed at any moment (SIGKILL): it is
-///   appended by one `write` call, and does not cross a border between pages of 4 KiB (the kernel may end a killed process between two
-///   pages). A line that would is preceded by spaces, which JSON allows. Lines longer than a page, of requests with very
-///   many names, are the exception.
-/// - **A torn last line**, which is what the crash of a whole machine may leave, is [repaired](Repair) and reported when the file is
-///   opened again.
+/// - **A line is there as a whole or not at all**, also when the process is killed at any moment (SIGKILL):
+///   it is appended by one `write` call, and does not cross a border between pages of 4 KiB (the kernel may
+///   end a killed process between two pages). A line that would is preceded by spaces, which JSON allows.
+///   Lines longer than a page, of requests with very many names, are the exception.
+/// - **A torn last line**, which is what the crash of a whole machine may leave, is [repaired](Repair) and
+///   reported when the file is opened again.
 /// - **Lines are printable ASCII.** Everything else is escaped (`\n`, `\u202e`), so that no name that a workload or a
 ///   CA has chosen can forge a line or a terminal's output.
-/// - The file is created for its owner only (0600) and **locked**: a second writer is refused. `logrotate` must use `copytruncate`, or
-///   the application opens a new sink.
+/// - The file is created for its owner only (0600) and **locked**: a second writer is refused. `logrotate`
+///   must use `copytruncate`, or the application opens a new sink.
 ///
 /// ```
 /// use meshca::wrap::{JsonLinesSink, SyncPolicy};

@@ -23,8 +23,9 @@ pub use self::tracing_sink::TracingSink;
 
 /// Where audit records go.
 ///
-/// Called within `sign`, once for each call, before its result is handed on. An implementation that waits for a disk keeps
-/// the calling thread for as long; one that sends records over a network hands them to a queue of its own.
+/// Called within `sign`, once for each call, before its result is handed on. An implementation that waits for
+/// a disk keeps the calling thread for as long; one that sends records over a network hands them to a queue
+/// of its own.
 pub trait AuditSink: fmt::Debug + Send + Sync + 'static {
     /// Keeps a record.
     ///
@@ -51,21 +52,21 @@ pub enum OnLostRecord {
     Continue,
 }
 
-/// Writes one [record](AuditRecord) for every call of `sign`: who was to get a certificate with which names, and what the
-/// CA signed, or why it refused.
+/// Writes one [record](AuditRecord) for every call of `sign`: who was to get a certificate with which names,
+/// and what the CA signed, or why it refused.
 ///
-/// The record says **signed**, not *issued*. An issuer returns what its CA sent, which meshca verifies afterwards, outside of any
-/// wrapper; a certificate that is refused then was signed all the same, and for an auditor it exists. What was signed is therefore read
-/// from the certificate itself: from that one in the CA's answer which is for the key of the request. Names that
-/// were asked for and names that were signed stand side by side in the record, and an answer without such a certificate is recorded as
-/// one.
+/// The record says **signed**, not *issued*. An issuer returns what its CA sent, which meshca verifies
+/// afterwards, outside of any wrapper; a certificate that is refused then was signed all the same, and for an
+/// auditor it exists. What was signed is therefore read from the certificate itself: from that one in the
+/// CA's answer which is for the key of the request. Names that were asked for and names that were signed
+/// stand side by side in the record, and an answer without such a certificate is recorded as one.
 ///
-/// A call that is dropped before it has an answer is recorded as cancelled; whether the CA signed is unknown then. Nothing but
-/// `sign` is recorded. Whoever also wants to know what was handed out joins records by the request's ID and the
-/// serial number with an [`IssuedCertificate`](meshca_core::IssuedCertificate).
+/// A call that is dropped before it has an answer is recorded as cancelled; whether the CA signed is unknown
+/// then. Nothing but `sign` is recorded. Whoever also wants to know what was handed out joins records by the
+/// request's ID and the serial number with an [`IssuedCertificate`](meshca_core::IssuedCertificate).
 ///
-/// No secret can be in a record: requests have none, and an error's message names settings, not their values. The sources of an error, which
-/// may be anybody's, are left out.
+/// No secret can be in a record: requests have none, and an error's message names settings, not their values.
+/// The sources of an error, which may be anybody's, are left out.
 #[derive(Clone, Debug)]
 pub struct Audited<I> {
     inner: I,

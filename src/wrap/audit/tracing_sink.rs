@@ -4,12 +4,12 @@ use meshca_core::Result;
 
 use super::{AuditRecord, AuditSink, Outcome};
 
-/// Hands each record to [`tracing`](https://docs.rs/tracing) as one event with the target `meshca::audit`: at level `INFO` what
-/// was signed, at `WARN` what was refused or cancelled.
+/// Hands each record to [`tracing`](https://docs.rs/tracing) as one event with the target `meshca::audit`: at
+/// level `INFO` what was signed, at `WARN` what was refused or cancelled.
 ///
-/// The fields have the names of the [JSON form](AuditRecord), flat; values are escaped, so that none can forge a line of a
-/// log. `tracing` does not say whether anybody listens: where a record must not be lost, use the
-/// [`JsonLinesSink`](super::JsonLinesSink).
+/// The fields have the names of the [JSON form](AuditRecord), flat; values are escaped, so that none can
+/// forge a line of a log. `tracing` does not say whether anybody listens: where a record must not be lost,
+/// use the [`JsonLinesSink`](super::JsonLinesSink).
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct TracingSink;

@@ -28,16 +28,18 @@ use super::rfc3339;
 ///                                         a signature succeeds
 /// ```
 ///
-/// - **What counts** is a failure to sign that [may pass](meshca_core::Error::retry), once for each SPIFFE ID: a single workload that
-///   fails again and again says nothing about the CA. It counts for a minute, and until something is signed.
+/// - **What counts** is a failure to sign that [may pass](meshca_core::Error::retry), once for each SPIFFE
+///   ID: a single workload that fails again and again says nothing about the CA. It counts for a minute, and
+///   until something is signed.
 /// - **What does not**: errors that will not pass (the CA works, and says no), and
 ///   [`RateLimited`](ErrorKind::RateLimited) ones (the CA works, and says when). They neither open nor close it.
 /// - **While it is open** signing fails at once with [`Unavailable`](ErrorKind::Unavailable) and the time
-///   [after which](Retry::After) to come back; the message says since when, and the last failure is the source.
-///   `refresh_trust_bundle` fails as well. `trust_bundle` is passed on, since issuers answer it from what they
-///   hold, and proxies need it most when the CA is gone; so is `check`, since whoever asks wants to know how it is now.
-/// - **A probe** is an ordinary request to sign, one at a time. One that is dropped leaves its place to the next; one that has
-///   no answer for as long as the breaker stays open does as well.
+///   [after which](Retry::After) to come back; the message says since when, and the last failure is the
+///   source. `refresh_trust_bundle` fails as well. `trust_bundle` is passed on, since issuers answer it from
+///   what they hold, and proxies need it most when the CA is gone; so is `check`, since whoever asks wants to
+///   know how it is now.
+/// - **A probe** is an ordinary request to sign, one at a time. One that is dropped leaves its place to the
+///   next; one that has no answer for as long as the breaker stays open does as well.
 ///
 /// Clones share their state.
 #[derive(Clone, Debug)]
