@@ -94,7 +94,7 @@ const SIGN_RATE: NonZeroU32 = NonZeroU32::new(25).unwrap();
 const REFRESH_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
 
 impl<I: Issuer> RateLimited<I> {
-    /// 25 signatures per second and at once, which is AWS Private CA's own quota for an account; one
+    /// 25 signatures per second and at once, about what AWS Private CA allows an account by default; one
     /// refreshed trust bundle per second and 5 at once; 10 seconds to wait at most.
     pub fn new(inner: I) -> Self {
         Self {
