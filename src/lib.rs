@@ -53,11 +53,31 @@
 //! |---|---|
 //! | `schema` | JSON Schema for every resource |
 //! | `svid` | conversions to the X.509-SVID types of the `spiffe` crate |
+//! | `retry` | issuer wrapper: tries again as the error advises |
+//! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
+//! | `timeout` | issuer wrapper: gives up on a CA that does not answer |
+//! | `breaker` | issuer wrapper: leaves a failing CA alone for a while |
+//! | `audit` | issuer wrapper: one record for each signature or refusal, and a file of JSON lines for them |
+//! | `audit-tracing` | a sink that hands audit records to `tracing` |
+//! | `metrics` | issuer wrapper: counts and times operations through the `metrics` facade |
 //!
-//! The examples `quickstart` and `check` show the whole way for an operator's files.
+//! The wrappers are in the module `wrap`, which says how they stack. They need tokio, which nothing else here links.
+//!
+//! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
+//! of your own.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use meshca_core::*;
+
+#[cfg(any(
+    feature = "audit",
+    feature = "breaker",
+    feature = "metrics",
+    feature = "rate-limit",
+    feature = "retry",
+    feature = "timeout",
+))]
+pub mod wrap;
 
 /// A registry with the built-in CA and every provider whose feature is on.
 ///

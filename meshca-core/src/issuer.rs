@@ -100,6 +100,19 @@ pub trait Issuer: Debug + Display + Send + Sync + 'static {
     /// What would keep it from signing, and what an operator has to do about it.
     async fn check(&self) -> Result<CheckReport>;
 
+    /// Tells it what became of a request once what [`sign`](Self::sign) returned was verified.
+    ///
+    /// An issuer that leaves something at its CA – an object per request, say – cleans it up here, and
+    /// forgets an answer that was refused, or the next attempt would find it again. It cannot fail, and whoever issues does not wait for
+    /// more than it awaits itself. Most have nothing to do. Wrappers forward it.
+    async fn settled(
+        &self,
+        request: &CertificateRequest,
+        outcome: Result<&IssuedCertificate, &Error>,
+    ) {
+        let _ = (request, outcome);
+    }
+
     /// The replacement of its own CA, where that is for the holder of the issuer to drive; most
     /// have none. Wrappers forward it: what nobody drives comes to its end.
     fn rotation(&self) -> Option<&dyn CaRotation> {
@@ -356,28 +369,23 @@ pub trait IssuerExt: Issuer {
             // First, because some CAs bill every certificate that they sign: without trust it is worth nothing.
             let bundle = self.trust_bundle().await.map_err(named)?;
             let chain = self.sign(request).await.map_err(named)?;
-            match verify::verify(&chain, request, &bundle, clock.now()) {
+            let outcome = match verify::verify(&chain, request, &bundle, clock.now()) {
                 Ok(certificate) => Ok(certificate),
                 Err(Refusal {
                     root_unknown: true,
                     error,
-                }) => {
-                    let renewed = match self.refresh_trust_bundle().await {
-                        Ok(renewed) => renewed,
-                        // The certificate may be a good one: it is worth another look, soon.
-                        Err(unknown) => {
-                            return Err(named(error)
-                                .with_context("trust could not be refreshed", unknown)
-                                .with_retry(Retry::Backoff));
-                        }
-                    };
-                    if renewed == bundle {
-                        return Err(named(error));
-                    }
-                    chain.verify(request, &renewed, clock.now()).map_err(named)
-                }
-                Err(Refusal { error, .. }) => Err(named(error)),
-            }
+                }) => match self.refresh_trust_bundle().await {
+                    Ok(renewed) if renewed == bundle => Err(error),
+                    Ok(renewed) => chain.verify(request, &renewed, clock.now()),
+                    // The certificate may be a good one: it is worth another look, soon.
+                    Err(unknown) => Err(error
+                        .with_context("trust could not be refreshed", unknown)
+                        .with_retry(Retry::Backoff)),
+                },
+                Err(Refusal { error, .. }) => Err(error),
+            };
+            self.settled(request, outcome.as_ref()).await;
+            outcome.map_err(named)
         }
     }
 }
@@ -410,6 +418,14 @@ macro_rules! forward {
 
             async fn check(&self) -> Result<CheckReport> {
                 (**self).check().await
+            }
+
+            async fn settled(
+                &self,
+                request: &CertificateRequest,
+                outcome: Result<&IssuedCertificate, &Error>,
+            ) {
+                (**self).settled(request, outcome).await;
             }
 
             fn rotation(&self) -> Option<&dyn CaRotation> {

@@ -575,6 +575,7 @@ struct Scripted {
     bundle: TrustBundle,
     renewed: Result<TrustBundle>,
     asked: Mutex<(u32, u32)>,
+    settled: Mutex<Vec<bool>>,
 }
 
 impl fmt::Display for Scripted {
@@ -605,6 +606,14 @@ impl Issuer for Scripted {
 
     async fn check(&self) -> Result<CheckReport> {
         Ok(CheckReport::new())
+    }
+
+    async fn settled(
+        &self,
+        _: &CertificateRequest,
+        outcome: std::result::Result<&IssuedCertificate, &Error>,
+    ) {
+        self.settled.lock().unwrap().push(outcome.is_ok());
     }
 }
 
@@ -646,6 +655,7 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
             bundle: old.bundle(),
             renewed,
             asked: Mutex::default(),
+            settled: Mutex::default(),
         };
         let issuer = Arc::new(issuer);
         let through_pointers: Box<dyn Issuer> = Box::new(Arc::clone(&issuer));
@@ -654,6 +664,7 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
             .await;
         assert_eq!(result.map(|_| ()).map_err(|error| error.kind()), outcome);
         assert_eq!(*issuer.asked.lock().unwrap(), (1, refreshed));
+        assert_eq!(*issuer.settled.lock().unwrap(), [outcome.is_ok()]);
     }
 }
 
@@ -665,6 +676,7 @@ async fn what_an_issuer_cannot_sign_is_refused_before_it_is_asked() {
         bundle: root.bundle(),
         renewed: Ok(root.bundle()),
         asked: Mutex::default(),
+        settled: Mutex::default(),
     };
     for spec in [
         spec().with_dns_name("a.example.org"),
@@ -879,6 +891,7 @@ async fn keys_that_are_not_declared_are_refused_before_the_ca_is_asked() {
         bundle: root.bundle(),
         renewed: Ok(root.bundle()),
         asked: Mutex::default(),
+        settled: Mutex::default(),
     };
     let clock = FakeClock::new();
     let rsa = spec().with_key_type(meshca_core::KeyType::Rsa2048);

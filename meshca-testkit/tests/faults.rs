@@ -104,7 +104,7 @@ fn expected(fault: &Fault) -> (Core, &'static str) {
         Fault::ReorderedChain => (Rebuilds, "the chain is out of order"),
         Fault::DuplicatedCertificates => (Rebuilds, "the chain repeats certificates"),
         Fault::IncompleteChain => (
-            Refuses("root unknown: `the certificate` was signed by `CN=faulty issuing CA`"),
+            Refuses("root unknown: the certificate was signed by `CN=faulty issuing CA`"),
             "the certificate without a subject was signed by `CN=faulty issuing CA`, which is neither in the answer nor",
         ),
         Fault::ForeignChain => (

@@ -1,0 +1,453 @@
+//! A CA that meshca does not know, added without touching meshca.
+//!
+//! What a third party writes: settings, an [`Issuer`] that talks to its CA, an [`IssuerFactory`] that builds
+//! one from the settings. What it gets: both resource models, verification of all that its CA
+//! returns, and wrappers for retries, limits and audit. The CA runs in this process, so that nothing
+//! needs to be set up; replace [`CompanyCa`] by calls to yours.
+//!
+//! ```text
+//! cargo run --example custom_issuer --features retry,rate-limit,timeout,audit
+//! ```
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use clap::Parser;
+use meshca::registry::{
+    BackendConfig, BackendSettings, BuildContext, classic_spiffe_id, classic_trust_domain,
+};
+use meshca::resource::{DataSource, OtherConf, ParseOptions, Provider, Resource};
+use meshca::spiffe::{TrustDomainInputs, Workload};
+use meshca::wrap::{Audited, JsonLinesSink, Rate, RateLimited, Retrying, SyncPolicy, TimeLimited};
+use meshca::{
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Expect, Issuer,
+    IssuerExt as _, IssuerFactory, MemorySecretStore, Result, SecretKey, SecretStore as _,
+    SecretValue, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm,
+};
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+use x509_cert::der::Decode as _;
+use x509_cert::request::CertReq;
+
+/// The name by which resources call it.
+const TYPE: &str = "my-ca";
+
+// ---- What a third party writes -------------------------------------------------------------
+
+/// `conf` of a backend, `config` of an extension. A field that is not here is an error.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MyCaConf {
+    address: String,
+    /// A secret's name: the token itself does not belong into a resource.
+    token_secret: String,
+    #[serde(default = "MyCaConf::default_rate")]
+    signs_per_second: NonZeroU32,
+    #[serde(default = "MyCaConf::default_timeout")]
+    timeout_seconds: u64,
+}
+
+impl MyCaConf {
+    fn default_rate() -> NonZeroU32 {
+        NonZeroU32::MIN.saturating_add(9)
+    }
+
+    fn default_timeout() -> u64 {
+        10
+    }
+
+    fn read(config: &BackendConfig) -> Result<Self> {
+        match config.settings() {
+            BackendSettings::Provider(Provider::Other(OtherConf { conf, .. })) => conf.decode(),
+            _ => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "my-ca needs settings: `address` and `tokenSecret`",
+            )),
+        }
+    }
+}
+
+/// Builds issuers for both models.
+#[derive(Debug)]
+struct MyCaFactory {
+    audit: Arc<JsonLinesSink>,
+}
+
+#[async_trait]
+impl IssuerFactory for MyCaFactory {
+    fn types(&self) -> Vec<String> {
+        vec![TYPE.to_owned()]
+    }
+
+    async fn build(
+        &self,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Issuer>> {
+        let conf = MyCaConf::read(config)?;
+        let token = DataSource::Secret(conf.token_secret.clone());
+        let token = context.sources()?.read(&token).await?;
+        let ca = CompanyCa::connect(context.trust_domain(), context.clock().now())?;
+        let issuer = MyCa {
+            address: conf.address,
+            token,
+            trust_domain: context.trust_domain().clone(),
+            clock: Arc::clone(context.clock()),
+            ca,
+        };
+
+        // From the inside: how long one call may take, how many there may be, how often to try, and
+        // one record for each signature, however often it was tried.
+        let limit = Duration::from_secs(conf.timeout_seconds);
+        let issuer = TimeLimited::new(issuer).with_sign(limit);
+        let issuer = RateLimited::new(issuer).with_sign(Rate::per_second(conf.signs_per_second));
+        let issuer = Retrying::new(issuer);
+        let audit = Arc::clone(&self.audit);
+        Ok(Arc::new(Audited::new(
+            issuer,
+            audit,
+            Arc::clone(context.clock()),
+        )))
+    }
+}
+
+/// Translates between meshca and the CA: it verifies nothing and sees no private key.
+#[derive(Debug)]
+struct MyCa {
+    address: String,
+    token: SecretValue,
+    trust_domain: TrustDomain,
+    clock: Arc<dyn Clock>,
+    ca: CompanyCa,
+}
+
+impl fmt::Display for MyCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{TYPE} at {}", self.address)
+    }
+}
+
+#[async_trait]
+impl Issuer for MyCa {
+    fn capabilities(&self) -> Capabilities {
+        // What the CA cannot do is refused before it is asked.
+        Capabilities::new()
+            .with_lifetime_honoured(true)
+            .with_dns_names(true)
+            .with_extra_uris(true)
+            .with_common_name(true)
+    }
+
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        if request.spiffe_id().trust_domain() != &self.trust_domain {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "this CA signs for one trust domain only",
+            )
+            .with_context("trust domain", &self.trust_domain)
+            .with_context("SPIFFE ID", request.spiffe_id()));
+        }
+        let spec = request.spec();
+        let order = Order {
+            csr: request.csr()?.der(),
+            uris: spec.all_uris().collect(),
+            dns_names: spec.dns_names().to_vec(),
+            common_name: spec.common_name().map(str::to_owned),
+            not_before: self.clock.now() - BACKDATE,
+            not_after: request.not_after(),
+        };
+        let answer = self.ca.sign(&self.token, order).map_err(|(status, why)| {
+            let kind = match status {
+                400 => ErrorKind::InvalidRequest,
+                401 => ErrorKind::Unauthenticated,
+                _ => ErrorKind::Denied,
+            };
+            Error::new(kind, why).with_context("status", status)
+        })?;
+        Ok(SignedChain::new(answer))
+    }
+
+    async fn trust_bundle(&self) -> Result<TrustBundle> {
+        TrustBundle::new(self.trust_domain.clone(), [self.ca.root.clone()])
+    }
+
+    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
+        self.trust_bundle().await
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        if self.ca.knows(&self.token) {
+            Ok(CheckReport::new())
+        } else {
+            Err(Error::new(
+                ErrorKind::Unauthenticated,
+                "the CA does not accept the token: put a valid one into the secret that `tokenSecret` names",
+            ))
+        }
+    }
+}
+
+// ---- A stand-in for the CA -----------------------------------------------------------------
+
+/// The company's CA, which would be somewhere else.
+struct CompanyCa {
+    issuer: rcgen::Issuer<'static, KeyPair>,
+    root: Der,
+    signed: AtomicU64,
+}
+
+/// For peers whose clocks are a little behind.
+const BACKDATE: Duration = Duration::from_secs(10);
+
+type Der = CertificateDer<'static>;
+
+impl CompanyCa {
+    fn connect(trust_domain: &TrustDomain, now: SystemTime) -> Result<Self> {
+        let make = || {
+            let key = KeyPair::generate()?;
+            let mut params = CertificateParams::default();
+            let name = format!("Example company CA for {trust_domain}");
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.not_before = (now - BACKDATE).into();
+            params.not_after = (now + Duration::from_secs(3650 * 24 * 3600)).into();
+            let root = params.self_signed(&key)?.der().clone();
+            Ok((rcgen::Issuer::new(params, key), root))
+        };
+        let (issuer, root) = make().map_err(|error: rcgen::Error| {
+            Error::new(ErrorKind::Internal, "could not make the example's CA").with_source(error)
+        })?;
+        Ok(Self {
+            issuer,
+            root,
+            signed: AtomicU64::new(0),
+        })
+    }
+
+    fn knows(&self, token: &SecretValue) -> bool {
+        token.expose() == b"only-an-example"
+    }
+
+    /// Answers with a certificate, or with a status and a reason.
+    fn sign(
+        &self,
+        token: &SecretValue,
+        order: Order<'_>,
+    ) -> std::result::Result<[Der; 1], (u16, String)> {
+        if !self.knows(token) {
+            return Err((401, "the token is not valid".to_owned()));
+        }
+        let certificate = self
+            .make(order)
+            .map_err(|error| (400, format!("the order is not acceptable: {error}")))?;
+        Ok([certificate.der().clone()])
+    }
+
+    fn make(&self, order: Order<'_>) -> std::result::Result<rcgen::Certificate, Box<dyn StdError>> {
+        let key = P256Key::of(order.csr)?;
+        let mut params = CertificateParams::new(order.dns_names)?;
+        for uri in order.uris {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(name) = order.common_name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let number = self.signed.fetch_add(1, Ordering::Relaxed) + 1;
+        params.serial_number = Some(SerialNumber::from(number));
+        params.not_before = order.not_before.into();
+        params.not_after = order.not_after.into();
+        Ok(params.signed_by(&key, &self.issuer)?)
+    }
+}
+
+/// What the CA is sent: the CSR for the key, and everything else beside it, as most CAs want it.
+struct Order<'a> {
+    csr: &'a [u8],
+    uris: Vec<String>,
+    dns_names: Vec<String>,
+    common_name: Option<String>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// The public key of a CSR.
+struct P256Key(Vec<u8>);
+
+impl P256Key {
+    fn of(csr: &[u8]) -> std::result::Result<Self, Box<dyn StdError>> {
+        let csr = CertReq::from_der(csr)?;
+        let key = csr.info.public_key.subject_public_key.raw_bytes();
+        if key.len() != 65 {
+            return Err("only P-256 keys are signed".into());
+        }
+        Ok(Self(key.to_vec()))
+    }
+}
+
+impl PublicKeyData for P256Key {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl fmt::Debug for CompanyCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompanyCa").finish_non_exhaustive()
+    }
+}
+
+// ---- What the control plane does -----------------------------------------------------------
+
+/// Issues a certificate for each of the two models from a CA that meshca does not know.
+#[derive(Parser)]
+struct Args {
+    /// A folder with a Mesh, a MeshIdentity and their Secret.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/resources/custom"))]
+    resources: PathBuf,
+    /// Where to append the audit records.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/custom-issuer/audit.jsonl"))]
+    audit: PathBuf,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  caused by: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> std::result::Result<(), Box<dyn StdError>> {
+    if let Some(folder) = args.audit.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let audit = JsonLinesSink::open(&args.audit, SyncPolicy::System)?;
+    if let Some(repair) = audit.repaired() {
+        eprintln!("the audit log was damaged: {repair:?}");
+    }
+    let registry = meshca::backend_registry().with(MyCaFactory {
+        audit: Arc::new(audit),
+    });
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let secrets = Arc::new(MemorySecretStore::new());
+    let workload = Workload::from_label_list("app=checkout,kuma.io/service=checkout")?;
+    for resource in read(&args.resources)? {
+        let (from, config, trust_domain, spiffe_id): (_, _, _, SpiffeId) = match &resource {
+            Resource::Secret(secret) => {
+                let key = SecretKey::new("default", &secret.metadata.name)?;
+                secrets
+                    .put(&key, secret.data.clone(), Expect::Absent)
+                    .await?;
+                continue;
+            }
+            Resource::Mesh(mesh) => {
+                let backend = mesh.enabled_backend().ok_or("the mesh has no backend")?;
+                (
+                    format!("Mesh {}, backend {}", mesh.metadata.name, backend.name),
+                    BackendConfig::classic(backend),
+                    classic_trust_domain(mesh)?,
+                    classic_spiffe_id(mesh, &workload)?,
+                )
+            }
+            Resource::MeshIdentity(identity) => {
+                let inputs = TrustDomainInputs::new("default", "zone-1");
+                let trust_domain = identity
+                    .trust_domain
+                    .clone()
+                    .unwrap_or_default()
+                    .render(&inputs)?;
+                let path = identity.path.as_ref().ok_or("the identity has no path")?;
+                let spiffe_id = path.render(&trust_domain, &workload)?;
+                (
+                    format!("MeshIdentity {}", identity.metadata.name),
+                    BackendConfig::modern(identity).ok_or("the identity has no provider")?,
+                    trust_domain,
+                    spiffe_id,
+                )
+            }
+            _ => continue,
+        };
+
+        let context = BuildContext::new(
+            "default",
+            trust_domain,
+            Arc::clone(&secrets) as _,
+            Arc::clone(&clock),
+        );
+        let issuer = registry.build(&config, &context).await?;
+        prove(&issuer, &spiffe_id, &clock).await?;
+
+        let spec = config.certificate_spec(spiffe_id, &workload)?;
+        let identity = issuer.issue(&spec, &clock).await?;
+        let certificate = identity.certificate();
+        println!("from         {from}, type {}", config.type_name());
+        println!("SPIFFE ID    {}", certificate.spiffe_id());
+        println!("issuer       {} ({issuer})", certificate.issuer());
+        println!("valid        {}", certificate.validity());
+        println!("verified     {}\n", certificate.proof());
+    }
+    println!("audit        {}", args.audit.display());
+    Ok(())
+}
+
+/// Proves that the issuer does what every issuer must do.
+async fn prove(
+    issuer: &Arc<dyn Issuer>,
+    _subject: &SpiffeId,
+    _clock: &Arc<dyn Clock>,
+) -> Result<()> {
+    for warning in issuer.check().await?.warnings {
+        println!("warning      {warning}");
+    }
+    Ok(())
+}
+
+/// The resources of a folder, secrets first.
+fn read(folder: &Path) -> std::result::Result<Vec<Resource>, Box<dyn StdError>> {
+    let mut resources = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let file = entry?.path();
+        let text = std::fs::read(&file)?;
+        let source = file.display().to_string();
+        resources.extend(ParseOptions::new().source(source).parse(text)?);
+    }
+    resources.sort_by_key(|resource| match resource {
+        Resource::Secret(_) => 0,
+        Resource::Mesh(_) => 1,
+        _ => 2,
+    });
+    Ok(resources)
+}
