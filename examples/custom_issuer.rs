@@ -31,6 +31,7 @@ use meshca::{
     IssuerExt as _, IssuerFactory, MemorySecretStore, Result, SecretKey, SecretStore as _,
     SecretValue, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
 };
+use meshca_testkit::conformance::{self, Subject};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
@@ -423,16 +424,22 @@ async fn run(args: &Args) -> std::result::Result<(), Box<dyn StdError>> {
     Ok(())
 }
 
-/// Proves that the issuer does what every issuer must do.
+/// Has the conformance kit prove that the issuer does what every issuer must do.
 async fn prove(
     issuer: &Arc<dyn Issuer>,
-    _subject: &SpiffeId,
-    _clock: &Arc<dyn Clock>,
-) -> Result<()> {
+    subject: &SpiffeId,
+    clock: &Arc<dyn Clock>,
+) -> std::result::Result<(), Box<dyn StdError>> {
     for warning in issuer.check().await?.warnings {
         println!("warning      {warning}");
     }
-    Ok(())
+    let subject = Subject::new(&**issuer, &**clock, subject.clone());
+    let report = conformance::run_all(&subject).await;
+    println!("{report}");
+    match report.passed() {
+        true => Ok(()),
+        false => Err("the issuer does not keep the contract".into()),
+    }
 }
 
 /// The resources of a folder, secrets first.

@@ -428,3 +428,19 @@ mod openssl {
         }
     }
 }
+
+#[cfg(all(
+    feature = "audit",
+    feature = "rate-limit",
+    feature = "retry",
+    feature = "timeout"
+))]
+#[test]
+fn a_third_partys_issuer_keeps_the_contract() {
+    let scratch = Scratch::new();
+    let mut command = example("custom_issuer");
+    let text = succeeds(command.current_dir(scratch.0.path()));
+    assert_eq!(text.matches("conformance of my-ca").count(), 2, "{text}");
+    assert_eq!(text.matches("checks hold").count(), 2, "{text}");
+    assert!(text.contains("spiffe://default/checkout"), "{text}");
+}

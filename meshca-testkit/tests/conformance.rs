@@ -6,7 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings, ProvidedCa, RELOAD_INTERVAL};
+use meshca_core::builtin::{
+    BuiltinIssuer, CaSecrets, CaSettings, DelegatedIssuer, DelegatedSecrets, DelegatedSettings,
+    ProvidedCa, RELOAD_INTERVAL,
+};
 use meshca_core::{
     Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Error, ErrorKind,
     Issuer, KeyType, MemorySecretStore, PrivateKey, Result, SignedChain, SpiffeId, TrustBundle,
@@ -287,4 +290,27 @@ fn a_run_can_be_spawned() {
     let issuer = FaultyIssuer::new(domain(), Arc::new(clock.clone())).unwrap();
     let subject = Subject::new(&issuer, &clock, id());
     send(&conformance::run_all(&subject));
+}
+
+async fn delegated(upstream: Arc<dyn Issuer>, path_len: u8, clock: &FakeClock) -> DelegatedIssuer {
+    let secrets = DelegatedSecrets::new("default", "mesh-ca").unwrap();
+    let settings = DelegatedSettings::new(domain(), secrets).with_path_len(path_len);
+    let store = Arc::new(MemorySecretStore::new());
+    DelegatedIssuer::load_or_create(settings, upstream, store, Arc::new(clock.clone()))
+        .await
+        .unwrap()
+}
+
+/// The root stays in one CA; another one signs below it, and a third one below that.
+#[tokio::test]
+async fn delegated_issuers_at_two_levels() {
+    let clock = FakeClock::new();
+    let root: Arc<dyn Issuer> = Arc::new(builtin(&clock).await);
+    let upper: Arc<dyn Issuer> = Arc::new(delegated(root, 1, &clock).await);
+    let lower: Box<dyn Issuer> = Box::new(delegated(Arc::clone(&upper), 0, &clock).await);
+    for issuer in [&*upper, &*lower] {
+        conformance::run_all(&subject(issuer, &clock))
+            .await
+            .assert_passed();
+    }
 }
