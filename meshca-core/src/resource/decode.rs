@@ -58,10 +58,9 @@ impl<'o> Context<'o> {
         at: Location,
         message: impl fmt::Display,
     ) {
-        let severity = if self.lenient.get() {
-            Severity::Warning
-        } else {
-            severity
+        let severity = match self.lenient.get() {
+            true => Severity::Warning,
+            false => severity,
         };
         self.report.borrow_mut().push_with(severity, || {
             Violation::new(severity, path.to_string(), at, message.to_string())
@@ -174,6 +173,7 @@ impl<'c> Cursor<'c> {
                 cursor: self,
                 entries,
                 known: Vec::with_capacity(8),
+                missing: RefCell::default(),
             }),
             _ => self.expected("a mapping"),
         }
@@ -251,7 +251,15 @@ pub(crate) fn non_empty(at: Cursor<'_>) -> Option<String> {
 pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
     match at.node.value {
         Value::Bool(value) => Some(value),
-        Value::Str(_) => at.error("expected true or false, without quotes, found a string"),
+        Value::Str(ref text) => match text.as_ref() {
+            "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => at.error(format_args!(
+                "expected true or false, and `{text}` is a string: write `true`"
+            )),
+            "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => at.error(format_args!(
+                "expected true or false, and `{text}` is a string: write `false`"
+            )),
+            _ => at.error("expected true or false, without quotes, found a string"),
+        },
         _ => at.expected("true or false"),
     }
 }
@@ -301,6 +309,18 @@ pub(crate) struct Fields<'c> {
     pub(crate) cursor: Cursor<'c>,
     entries: &'c [Entry<'c>],
     known: Vec<&'static str>,
+    missing: RefCell<Vec<Missing>>,
+}
+
+/// An error about something that is not there. It is held back until it is known which fields nobody
+/// asked for: if one of those is a misspelling of what is missing, it alone is worth reporting.
+struct Missing {
+    /// The fields that would have prevented the error.
+    names: Vec<&'static str>,
+    lenient: bool,
+    path: String,
+    at: Location,
+    message: String,
 }
 
 impl<'c> Fields<'c> {
@@ -310,7 +330,7 @@ impl<'c> Fields<'c> {
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
-        self.known.push(name);
+        self.know(&[name]);
         let node = self.peek(name)?;
         let path = Path {
             parent: Some(self.cursor.path),
@@ -330,15 +350,32 @@ impl<'c> Fields<'c> {
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
         if !self.has(name) {
-            self.known.push(name);
+            self.know(&[name]);
             return self.missing(name, "must be set");
+        }
+        self.opt(name, read)
+    }
+
+    /// The default for a field that is absent, `None` for one that is there and wrong.
+    pub(crate) fn value_or_default<T: Default>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(name) {
+            self.know(&[name]);
+            return Some(T::default());
         }
         self.opt(name, read)
     }
 
     /// Fields that are read elsewhere or not judged.
     pub(crate) fn know(&mut self, names: &[&'static str]) {
-        self.known.extend_from_slice(names);
+        for name in names {
+            if !self.known.contains(name) {
+                self.known.push(name);
+            }
+        }
     }
 
     /// A list that may be absent, which is the same as empty.
@@ -364,16 +401,68 @@ impl<'c> Fields<'c> {
     }
 
     /// Records an error about a field (or a path of fields) that is not there, at this mapping.
-    pub(crate) fn missing<T>(&self, name: &str, message: impl fmt::Display) -> Option<T> {
+    pub(crate) fn missing<T>(&self, name: &'static str, message: impl fmt::Display) -> Option<T> {
+        self.hold_back(&[name], Some(name), self.cursor.node.at, message)
+    }
+
+    /// Records an error about this mapping that any of these fields would have prevented.
+    pub(crate) fn missing_any<T>(
+        &self,
+        names: &[&'static str],
+        message: impl fmt::Display,
+    ) -> Option<T> {
+        self.hold_back(names, None, self.cursor.node.at, message)
+    }
+
+    /// Records an error at a field that another field would have prevented.
+    pub(crate) fn refuse_without<T>(
+        &self,
+        name: &'static str,
+        other: &'static str,
+        message: impl fmt::Display,
+    ) -> Option<T> {
+        let at = self.peek(name).map_or(self.cursor.node.at, |node| node.at);
+        self.hold_back(&[other], Some(name), at, message)
+    }
+
+    fn hold_back<T>(
+        &self,
+        names: &[&'static str],
+        field: Option<&str>,
+        at: Location,
+        message: impl fmt::Display,
+    ) -> Option<T> {
         let mut path = self.cursor.path.to_string();
-        if !path.is_empty() {
-            path.push('.');
+        if let Some(field) = field {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(field);
         }
-        path.push_str(name);
-        self.cursor
-            .context
-            .record(Severity::Error, path, self.cursor.node.at, message);
+        self.missing.borrow_mut().push(Missing {
+            names: names.to_vec(),
+            lenient: self.cursor.context.is_lenient(),
+            path,
+            at,
+            message: message.to_string(),
+        });
         None
+    }
+
+    /// Reports what is missing, unless it is there under one of these misspelt names.
+    fn report_missing(&self, misspelt: &[&str]) {
+        for missing in self.missing.take() {
+            let explained = missing.names.iter().any(|name| {
+                let first = name.split('.').next().unwrap_or_default();
+                misspelt.contains(&first)
+            });
+            if !explained {
+                let context = self.cursor.context;
+                context.leniently(missing.lenient, || {
+                    context.record(Severity::Error, missing.path, missing.at, missing.message);
+                });
+            }
+        }
     }
 
     /// Records an error at a field's key; the field counts as known.
@@ -382,7 +471,7 @@ impl<'c> Fields<'c> {
         name: &'static str,
         message: impl fmt::Display,
     ) -> Option<T> {
-        self.known.push(name);
+        self.know(&[name]);
         if let Some(entry) = self.entries.iter().find(|entry| entry.key == name) {
             self.refuse_entry(entry, message);
         }
@@ -401,7 +490,7 @@ impl<'c> Fields<'c> {
 
     /// Exactly one of these fields must be there; it can be read if so and also if not.
     pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
-        self.known.extend_from_slice(names);
+        self.know(names);
         let given: Vec<_> = names
             .iter()
             .copied()
@@ -409,9 +498,10 @@ impl<'c> Fields<'c> {
             .collect();
         match given.as_slice() {
             [_] => Some(()),
-            [] => self
-                .cursor
-                .error(format_args!("exactly one of {} must be set", List(names))),
+            [] => self.missing_any(
+                names,
+                format_args!("exactly one of {} must be set", List(names)),
+            ),
             several => self.cursor.error(format_args!(
                 "exactly one of {} must be set, here are {}",
                 List(names),
@@ -422,8 +512,15 @@ impl<'c> Fields<'c> {
 
     /// Every field that nobody asked for is a violation.
     pub(crate) fn finish(&self) {
-        for entry in self.leftovers() {
-            match self.cursor.context.nearest(&entry.key, &self.known) {
+        let context = self.cursor.context;
+        let unknown: Vec<_> = self
+            .leftovers()
+            .map(|entry| (entry, context.nearest(&entry.key, &self.known)))
+            .collect();
+        let misspelt: Vec<_> = unknown.iter().filter_map(|(_, meant)| *meant).collect();
+        self.report_missing(&misspelt);
+        for (entry, meant) in unknown {
+            match meant {
                 Some(name) => {
                     self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"))
                 }
@@ -438,6 +535,11 @@ impl<'c> Fields<'c> {
         }
     }
 
+    /// Whether there is no field that nobody asked for.
+    pub(crate) fn all_known(&self) -> bool {
+        self.leftovers().next().is_none()
+    }
+
     fn leftovers(&self) -> impl Iterator<Item = &'c Entry<'c>> {
         self.entries
             .iter()
@@ -446,6 +548,7 @@ impl<'c> Fields<'c> {
 
     /// Keeps what nobody asked for, except near misses of fields of ours.
     pub(crate) fn rest(&self, ours: &[&str], theirs: &[&str]) -> FreeForm {
+        self.report_missing(&[]);
         FreeForm::from_entries(self.leftovers().filter(|entry| {
             let close = ours.iter().find(|name| {
                 !theirs.contains(&entry.key.as_ref())
@@ -461,7 +564,7 @@ impl<'c> Fields<'c> {
 
     /// Keeps those of the leftovers that are named, and counts them as known.
     pub(crate) fn keep(&mut self, names: &[&'static str]) -> FreeForm {
-        self.known.extend_from_slice(names);
+        self.know(names);
         FreeForm::from_entries(
             self.entries
                 .iter()
@@ -475,7 +578,14 @@ impl<'c> Fields<'c> {
     }
 }
 
-fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
+impl Drop for Fields<'_> {
+    /// What is missing is reported even if the reader gave up before it judged the other fields.
+    fn drop(&mut self) {
+        self.report_missing(&[]);
+    }
+}
+
+pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     if text.len() > 64 {
         return None;
     }
