@@ -14,6 +14,8 @@ use super::violation::{Location, Report, Severity, Violation};
 
 /// How often a name that was probably meant is looked for.
 const MAX_SUGGESTIONS: usize = 1000;
+/// In a mapping of more fields than anyone writes, nobody looks for misspelt ones that are missing.
+const MAX_FIELDS: usize = 64;
 /// How many names a message lists.
 const MAX_LISTED: usize = 12;
 
@@ -439,6 +441,12 @@ impl<'c> Fields<'c> {
             }
             path.push_str(field);
         }
+        if !self.may_be_misspelt(names) {
+            self.cursor
+                .context
+                .record(Severity::Error, path, at, message);
+            return None;
+        }
         self.missing.borrow_mut().push(Missing {
             names: names.to_vec(),
             lenient: self.cursor.context.is_lenient(),
@@ -449,13 +457,23 @@ impl<'c> Fields<'c> {
         None
     }
 
+    /// Whether a field is near enough to one of these to be meant for it.
+    fn may_be_misspelt(&self, names: &[&'static str]) -> bool {
+        self.entries.len() <= MAX_FIELDS
+            && self.entries.iter().any(|entry| {
+                names
+                    .iter()
+                    .any(|name| nearest(&entry.key, &[first(name)]).is_some())
+            })
+    }
+
     /// Reports what is missing, unless it is there under one of these misspelt names.
     fn report_missing(&self, misspelt: &[&str]) {
         for missing in self.missing.take() {
-            let explained = missing.names.iter().any(|name| {
-                let first = name.split('.').next().unwrap_or_default();
-                misspelt.contains(&first)
-            });
+            let explained = missing
+                .names
+                .iter()
+                .any(|name| misspelt.contains(&first(name)));
             if !explained {
                 let context = self.cursor.context;
                 context.leniently(missing.lenient, || {
@@ -576,6 +594,11 @@ impl<'c> Fields<'c> {
     pub(crate) fn remaining(&self) -> FreeForm {
         FreeForm::from_entries(self.leftovers())
     }
+}
+
+/// The first field of a path.
+fn first(path: &'static str) -> &'static str {
+    path.split('.').next().unwrap_or_default()
 }
 
 impl Drop for Fields<'_> {

@@ -204,11 +204,11 @@ fn resources_built_in_code_are_held_to_the_same_rules() {
     assert_eq!(
         Resource::from(mesh).validate().unwrap_err().to_string(),
         "mtls.backends[1].name: another backend is called `ca-1` as well: names must be unique\n\
+         mtls.backends[1].dpCert.rotation.expiration: must be set: Vault needs the lifetime of every certificate \
+         that is asked for\n\
          mtls.backends[1].conf.fromCp.role: must not contain `/`\n\
          warning: mtls.backends[1].conf.fromCp.auth.token.inlineString: secret material in plain sight: everyone \
          who may read this resource has it; keep it in a secret of the mesh and name that here\n\
-         mtls.backends[1].dpCert.rotation.expiration: must be set: Vault needs the lifetime of every certificate \
-         that is asked for\n\
          mtls.enabledBackend: no backend is called `other`: it is `ca-1`"
     );
 
