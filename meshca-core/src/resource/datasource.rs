@@ -65,7 +65,13 @@ enum SecureType {
 
 /// How a [`SecureDataSource`] is written.
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        description = "Where a certificate or key comes from: `type` and the setting that belongs to it"
+    )
+)]
 #[serde(tag = "type", rename_all_fields = "camelCase")]
 enum SecureWire {
     File { file: FilePath },
@@ -77,6 +83,7 @@ enum SecureWire {
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct FilePath {
+    #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^/")))]
     path: PathBuf,
 }
 

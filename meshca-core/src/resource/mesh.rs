@@ -14,6 +14,8 @@ use super::metadata::{
     self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
 };
 use super::provider::{self, BackendSettingsWire, Dialect, Provider};
+#[cfg(feature = "schema")]
+use super::schema;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
 use crate::{Error, ErrorKind, Result};
 
@@ -180,7 +182,11 @@ fn service(workload: &Workload) -> Result<(&'static str, &str)> {
 
 /// How the content of a `Mesh` is written.
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(description = "The CAs of the mesh, and sections that are not judged here")
+)]
 pub(super) struct SpecWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
     mtls: Option<&'w Mtls>,
@@ -301,7 +307,6 @@ impl RootChain {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct BackendWire<'w> {
     name: &'w str,
@@ -318,7 +323,11 @@ struct BackendWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Mode")
+)]
 #[serde(rename_all = "UPPERCASE")]
 enum ModeWire {
     Strict,
@@ -332,7 +341,11 @@ impl ModeWire {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "DpCert")
+)]
 #[serde(rename_all = "camelCase")]
 struct DpCertWire {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -341,30 +354,38 @@ struct DpCertWire {
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     request_timeout: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Rotation")
+)]
 struct RotationWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     expiration: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "RootChain")
+)]
 #[serde(rename_all = "camelCase")]
 struct TimeoutWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     request_timeout: Option<Duration>,
 }
 
@@ -403,7 +424,7 @@ impl schemars::JsonSchema for Backend {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        BackendWire::json_schema(generator)
+        schema::backend::<ModeWire, DpCertWire, TimeoutWire>(generator)
     }
 }
 

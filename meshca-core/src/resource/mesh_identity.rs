@@ -13,6 +13,8 @@ use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
 use super::provider::{self, Dialect, Provider, SettingsWire};
+#[cfg(feature = "schema")]
+use super::schema;
 use super::selector::{self, Selector, SelectorWire};
 use super::template;
 use crate::spiffe::{
@@ -216,8 +218,9 @@ pub enum BundledCa {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum MeshTrustCreation {
-    /// One is to exist under the name of the MeshIdentity. meshca only reads the wish: the control
-    /// plane that embeds it makes the MeshTrust, from the issuer's
+    /// It is, under the name of the MeshIdentity.
+    ///
+    /// meshca only reads the wish. The control plane that embeds it makes the MeshTrust, from the issuer's
     /// [`trust_bundle`](crate::Issuer::trust_bundle) with
     /// [`MeshTrust::from_trust_bundle`](super::MeshTrust::from_trust_bundle), and keeps it up to date.
     #[default]
@@ -287,7 +290,11 @@ pub(super) struct SpecWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "SpiffeId")
+)]
 #[serde(rename_all = "camelCase")]
 struct SpiffeIdWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -297,7 +304,11 @@ struct SpiffeIdWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Provider")
+)]
 #[serde(tag = "type")]
 enum ProviderWire<'w> {
     Bundled {
@@ -313,7 +324,11 @@ enum ProviderWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Bundled")
+)]
 #[serde(rename_all = "camelCase")]
 struct BundledWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -329,14 +344,22 @@ struct BundledWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Autogenerate")
+)]
 struct AutogenerateWire {
     #[serde(skip_serializing_if = "may_be_absent")]
     enabled: bool,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "BundledCa")
+)]
 #[serde(rename_all = "camelCase")]
 struct CaWire<'w> {
     certificate: &'w SecureDataSource,
@@ -344,49 +367,69 @@ struct CaWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "CertificateParameters")
+)]
 struct CertificateParametersWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_go"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::GoDuration>"))]
     expiry: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Spire")
+)]
 struct SpireWire {
     #[serde(skip_serializing_if = "may_be_absent")]
     agent: AgentWire,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "SpireAgent")
+)]
 struct AgentWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_go"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::GoDuration>"))]
     timeout: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct ExtensionWire<'w> {
     name: &'w str,
-    #[serde(skip_serializing_if = "may_be_absent")]
     config: ConfigWire<'w>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct ConfigWire<'w> {
     #[serde(skip_serializing_if = "ExtensionMode::is_default")]
     mode: ExtensionMode,
     #[serde(flatten)]
     settings: SettingsWire<'w>,
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for ExtensionWire<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        "Extension".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schema::extension(generator)
+    }
 }
 
 impl IdentityProvider {

@@ -171,7 +171,11 @@ enum BundleWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Pem")
+)]
 struct PemWire<'w> {
     value: &'w str,
 }
