@@ -11,13 +11,13 @@ use std::fmt;
 use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
 use super::violation::{Location, Report, Severity, Violation};
+use super::words::MAX_LISTED;
+pub(crate) use super::words::{Clip, List, OneOf, nearest};
 
 /// How often a name that was probably meant is looked for.
 const MAX_SUGGESTIONS: usize = 1000;
 /// In a mapping of more fields than anyone writes, nobody looks for misspelt ones that are missing.
 const MAX_FIELDS: usize = 64;
-/// How many names a message lists.
-const MAX_LISTED: usize = 12;
 
 /// What all readers of one input share.
 pub(crate) struct Context<'o> {
@@ -605,77 +605,5 @@ impl Drop for Fields<'_> {
     /// What is missing is reported even if the reader gave up before it judged the other fields.
     fn drop(&mut self) {
         self.report_missing(&[]);
-    }
-}
-
-pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
-    if text.len() > 64 {
-        return None;
-    }
-    let mut best: Option<(usize, &str)> = None;
-    let mut tied = false;
-    for name in names.iter().copied().filter(|name| *name != text) {
-        let distance = if name.eq_ignore_ascii_case(text) {
-            0
-        } else {
-            strsim::osa_distance(text, name)
-        };
-        if distance > name.len().max(text.len()) / 3 {
-            continue;
-        }
-        match best {
-            Some((least, _)) if distance > least => {}
-            Some((least, _)) if distance == least => tied = true,
-            _ => (best, tied) = (Some((distance, name)), false),
-        }
-    }
-    best.filter(|_| !tied).map(|(_, name)| name)
-}
-
-/// `` `a`, `b` and `c` ``
-pub(crate) struct List<'l>(pub(crate) &'l [&'l str]);
-
-impl fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, self.0, "and")
-    }
-}
-
-/// `` `a`, `b` or `c` ``
-pub(crate) struct OneOf<'l>(pub(crate) &'l [&'l str]);
-
-impl fmt::Display for OneOf<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, self.0, "or")
-    }
-}
-
-fn join(f: &mut fmt::Formatter<'_>, names: &[&str], last: &str) -> fmt::Result {
-    for (index, name) in names.iter().enumerate() {
-        match index {
-            0 => {}
-            MAX_LISTED => return write!(f, " {last} {} others", names.len() - index),
-            _ if index + 1 == names.len() => write!(f, " {last} ")?,
-            _ => f.write_str(", ")?,
-        }
-        write!(f, "`{name}`")?;
-    }
-    Ok(())
-}
-
-/// A value from outside, short enough for one line and without control characters.
-pub(crate) struct Clip<'t>(pub(crate) &'t str);
-
-impl fmt::Display for Clip<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut characters = self.0.chars();
-        for character in characters.by_ref().take(64) {
-            write!(f, "{}", character.escape_debug())?;
-        }
-        if characters.next().is_some() {
-            f.write_str("…")
-        } else {
-            Ok(())
-        }
     }
 }

@@ -137,6 +137,7 @@ mod selector;
 mod settings;
 mod template;
 mod violation;
+mod words;
 
 pub use datasource::{DataSource, SecureDataSource};
 pub use free_form::FreeForm;
