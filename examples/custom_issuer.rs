@@ -20,9 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use clap::Parser;
-use meshca::registry::{
-    BackendConfig, BackendSettings, BuildContext, classic_spiffe_id, classic_trust_domain,
-};
+use meshca::registry::{BackendConfig, BackendSettings, BuildContext};
 use meshca::resource::{DataSource, OtherConf, ParseOptions, Provider, Resource};
 use meshca::spiffe::{TrustDomainInputs, Workload};
 use meshca::wrap::{Audited, JsonLinesSink, Rate, RateLimited, Retrying, SyncPolicy, TimeLimited};
@@ -379,8 +377,8 @@ async fn run(args: &Args) -> std::result::Result<(), Box<dyn StdError>> {
                 (
                     format!("Mesh {}, backend {}", mesh.metadata.name, backend.name),
                     BackendConfig::classic(backend),
-                    classic_trust_domain(mesh)?,
-                    classic_spiffe_id(mesh, &workload)?,
+                    mesh.trust_domain()?,
+                    mesh.spiffe_id_of(&workload)?,
                 )
             }
             Resource::MeshIdentity(identity) => {

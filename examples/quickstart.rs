@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use meshca::registry::{BackendConfig, BuildContext, classic_spiffe_id, classic_trust_domain};
+use meshca::registry::{BackendConfig, BuildContext};
 use meshca::resource::{Form, Mesh, MeshIdentity, ParseOptions, Resource, SecretResource};
 use meshca::spiffe::{Environment, Workload};
 use meshca::{
@@ -211,8 +211,8 @@ impl Resources {
                         backend.provider.type_name()
                     ),
                     mesh: mesh.metadata.name.clone(),
-                    trust_domain: classic_trust_domain(mesh)?,
-                    spiffe_id: classic_spiffe_id(mesh, workload)?,
+                    trust_domain: mesh.trust_domain()?,
+                    spiffe_id: mesh.spiffe_id_of(workload)?,
                     backend: BackendConfig::classic(backend),
                 });
             }

@@ -12,7 +12,7 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use meshca::registry::{BackendConfig, BuildContext, classic_spiffe_id, classic_trust_domain};
+//! use meshca::registry::{BackendConfig, BuildContext};
 //! use meshca::resource::Resource;
 //! use meshca::spiffe::Workload;
 //! use meshca::{IssuerExt, MemorySecretStore, SystemClock};
@@ -34,11 +34,11 @@
 //!
 //! let clock = Arc::new(SystemClock::new());
 //! let secrets = Arc::new(MemorySecretStore::new());
-//! let context = BuildContext::new("default", classic_trust_domain(&mesh)?, secrets, clock.clone());
+//! let context = BuildContext::new("default", mesh.trust_domain()?, secrets, clock.clone());
 //! let backend = BackendConfig::classic(backend);
 //! let issuer = meshca::backend_registry().build(&backend, &context).await?;
 //!
-//! let spec = backend.certificate_spec(classic_spiffe_id(&mesh, &workload)?, &workload)?;
+//! let spec = backend.certificate_spec(mesh.spiffe_id_of(&workload)?, &workload)?;
 //! let identity = issuer.issue(&spec, &*clock).await?;
 //! assert_eq!(identity.spiffe_id().to_string(), "spiffe://default/cart");
 //! # Ok(())

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::resource::{
-    Backend, Bundled, Extension, ExtensionMode, IdentityProvider, Mesh, MeshIdentity, Provider,
-    labels,
+    Backend, Bundled, Extension, ExtensionMode, IdentityProvider, MeshIdentity, Provider,
 };
 use crate::secret::{LocalSources, SecretStore, SourceReader};
 use crate::spiffe::{NameTemplate, Workload};
@@ -130,8 +130,44 @@ impl BackendConfig {
         self.lifetime
     }
 
+    /// The settings of a type that meshca does not know, as the factory's own type.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] that names the field (`conf.url: expected a string, …`, and `config.url` for an
+    /// extension); [`ErrorKind::Unsupported`] if the type is known here: then [`settings`](Self::settings) has them, read
+    /// already.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        match &self.settings {
+            BackendSettings::Provider(Provider::Other(other)) => {
+                other.conf.decode_field(match self.model {
+                    Model::Classic => "conf",
+                    Model::Modern => "config",
+                })
+            }
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the settings of the type `{}` are known to meshca: take them from `settings()`",
+                    self.type_name()
+                ),
+            )),
+        }
+    }
+
     /// What to ask the CA for: this identity, with the lifetime and the names that the resource
     /// adds to it.
+    ///
+    /// | | classic | modern |
+    /// |---|---|---|
+    /// | lifetime | `dpCert.rotation.expiration`, or 24 h | `certificateParameters.expiry`, or 24 h |
+    /// | a longer one than asked for | refused, but cert-manager decides if `expiration` is absent | refused |
+    /// | common name | `commonName` | `commonName` |
+    /// | DNS names | `dnsNames` of cert-manager | `dnsNames` of cert-manager |
+    /// | URIs beside the SPIFFE ID | `kuma://<tag>/<value>`, one for each value of each tag | none |
+    ///
+    /// Since a classic certificate carries the tags, an issuer for the classic model needs
+    /// [`Capabilities::with_extra_uris(true)`](crate::Capabilities::with_extra_uris).
     ///
     /// # Errors
     ///
@@ -170,50 +206,6 @@ impl BackendConfig {
         }
         Ok(spec)
     }
-}
-
-/// The SPIFFE ID of the classic model: `spiffe://<mesh>/<service>`, the service being the one value
-/// of the tag `kuma.io/service`, or the label of that name.
-///
-/// # Errors
-///
-/// [`ErrorKind::InvalidRequest`] if there is no service or several, or if it is no single segment of a SPIFFE ID;
-/// [`ErrorKind::InvalidConfig`] if the mesh's name is no trust domain.
-pub fn classic_spiffe_id(mesh: &Mesh, workload: &Workload) -> Result<SpiffeId> {
-    let template = if workload.tags().contains_key(labels::SERVICE) {
-        CLASSIC_BY_TAG
-    } else {
-        CLASSIC_BY_LABEL
-    };
-    let service = NameTemplate::parse(template)?.render(workload)?;
-    let trust_domain = classic_trust_domain(mesh)?;
-    SpiffeId::from_segments(trust_domain, &[service.as_str()]).map_err(|error| {
-        Error::new(
-            ErrorKind::InvalidRequest,
-            "the service cannot be part of a SPIFFE ID",
-        )
-        .with_context("service", service.escape_debug())
-        .with_source(error)
-    })
-}
-
-const CLASSIC_BY_TAG: &str = r#"{{ tag "kuma.io/service" }}"#;
-const CLASSIC_BY_LABEL: &str = r#"{{ label "kuma.io/service" }}"#;
-
-/// The trust domain of the classic model: the name of the mesh.
-///
-/// # Errors
-///
-/// [`ErrorKind::InvalidConfig`] if the mesh's name is no trust domain.
-pub fn classic_trust_domain(mesh: &Mesh) -> Result<TrustDomain> {
-    TrustDomain::new(&mesh.metadata.name).map_err(|error| {
-        Error::new(
-            ErrorKind::InvalidConfig,
-            "the mesh's name cannot be a trust domain",
-        )
-        .with_context("mesh", &mesh.metadata.name)
-        .with_source(error)
-    })
 }
 
 fn policy(issuer_decides: bool) -> LifetimePolicy {
@@ -294,7 +286,79 @@ impl BuildContext {
 ///
 /// This is the door through which every provider comes in, ours and yours. Settings of a type
 /// that meshca does not know arrive as [`Provider::Other`], to be
-/// [decoded](crate::resource::FreeForm::decode) into the provider's own.
+/// [decoded](BackendConfig::decode) into the provider's own.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use async_trait::async_trait;
+/// use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, IssuerFactory};
+/// use meshca_core::resource::{DataSource, Resource};
+/// # use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
+/// # use meshca_core::{ErrorKind, MemorySecretStore, SecretKey, SecretStore, Expect, SystemClock};
+/// use meshca_core::{Issuer, Result, SecretValue};
+///
+/// /// `conf` of a backend, or `config` of an extension. A misspelt field is an error.
+/// #[derive(serde::Deserialize)]
+/// #[serde(deny_unknown_fields, rename_all = "camelCase")]
+/// struct Settings {
+///     url: String,
+///     /// One of `secret`, `file`, `inline` and `inlineString`.
+///     token: DataSource,
+/// }
+///
+/// #[derive(Debug)]
+/// struct StepFactory;
+///
+/// #[async_trait]
+/// impl IssuerFactory for StepFactory {
+///     fn types(&self) -> Vec<String> {
+///         vec!["step-ca".to_owned()]
+///     }
+///
+///     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<Arc<dyn Issuer>> {
+///         let conf: Settings = config.decode()?;
+///         let token: SecretValue = context.sources()?.read(&conf.token).await?;
+///         connect(&conf.url, token, context).await
+///     }
+/// }
+/// # async fn connect(_: &str, _: SecretValue, context: &BuildContext) -> Result<Arc<dyn Issuer>> {
+/// #     // Stands for a client of the CA.
+/// #     let settings = CaSettings::new(context.trust_domain().clone(), CaSecrets::for_backend("default", "ca")?);
+/// #     let issuer = BuiltinIssuer::load_or_create(settings, context.secrets().clone(), context.clock().clone()).await?;
+/// #     Ok(Arc::new(issuer))
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+/// let text = "
+///     type: Mesh
+///     name: default
+///     mtls:
+///       enabledBackend: corporate
+///       backends:
+///       - name: corporate
+///         type: step-ca
+///         conf: {url: 'https://ca.example', token: {secret: step-token}}
+/// ";
+/// # let secrets = Arc::new(MemorySecretStore::new());
+/// # secrets.put(&SecretKey::new("default", "step-token")?, "hush".into(), Expect::Absent).await?;
+/// let build = async |text: &str| -> std::result::Result<_, Box<dyn std::error::Error>> {
+///     let documents = Resource::parse(text)?;
+///     let Some(Resource::Mesh(mesh)) = documents.iter().next() else { return Err("no Mesh".into()) };
+///     let backend = BackendConfig::classic(mesh.enabled_backend().ok_or("mTLS is off")?);
+///     // `secrets` is the control plane's `SecretStore`.
+///     let context = BuildContext::new("default", mesh.trust_domain()?, secrets.clone(), Arc::new(SystemClock::new()));
+///     Ok(BackendRegistry::new().with(StepFactory).build(&backend, &context).await?)
+/// };
+/// let issuer = build(text).await?;
+/// # drop(issuer);
+///
+/// let error = build(&text.replace("url:", "urll:")).await.unwrap_err();
+/// assert!(error.to_string().starts_with("the settings do not fit: conf.urll: unknown field, did you mean `url`?"));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
     /// The types that it builds, as [`BackendConfig::type_name`] spells them.

@@ -5,9 +5,10 @@ use std::path::{Component, Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::Error as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+use super::de;
 use super::decode::{self, Cursor};
 use crate::SecretValue;
 
@@ -16,6 +17,8 @@ use crate::SecretValue;
 ///
 /// It says where the bytes are; reading them is another step. Inline bytes are wiped on drop and not
 /// printed by `Debug`, but they are written out again with the resource.
+///
+/// It can be a field of a third party's own settings: [`IssuerFactory`](crate::IssuerFactory) has an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -36,6 +39,8 @@ pub enum DataSource {
 }
 
 /// A data source of the modern model (`MeshIdentity`): `type` and the setting that belongs to it.
+///
+/// Like [`DataSource`] it can be a field of a third party's own settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "SecureWire")]
 #[non_exhaustive]
@@ -60,7 +65,13 @@ enum SecureType {
 
 /// How a [`SecureDataSource`] is written.
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        description = "Where a certificate or key comes from: `type` and the setting that belongs to it"
+    )
+)]
 #[serde(tag = "type", rename_all_fields = "camelCase")]
 enum SecureWire {
     File { file: FilePath },
@@ -72,6 +83,7 @@ enum SecureWire {
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct FilePath {
+    #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^/")))]
     path: PathBuf,
 }
 
@@ -132,6 +144,20 @@ impl schemars::JsonSchema for SecureDataSource {
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         SecureWire::json_schema(generator)
+    }
+}
+
+/// By the rules that hold in resources.
+impl<'de> Deserialize<'de> for DataSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        de::part(deserializer, public)
+    }
+}
+
+/// By the rules that hold in resources.
+impl<'de> Deserialize<'de> for SecureDataSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        de::part(deserializer, secure_public)
     }
 }
 

@@ -11,11 +11,13 @@ use std::fmt;
 use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
 use super::violation::{Location, Report, Severity, Violation};
+use super::words::MAX_LISTED;
+pub(crate) use super::words::{Clip, List, OneOf, nearest};
 
 /// How often a name that was probably meant is looked for.
 const MAX_SUGGESTIONS: usize = 1000;
-/// How many names a message lists.
-const MAX_LISTED: usize = 12;
+/// In a mapping of more fields than anyone writes, nobody looks for misspelt ones that are missing.
+const MAX_FIELDS: usize = 64;
 
 /// What all readers of one input share.
 pub(crate) struct Context<'o> {
@@ -58,10 +60,9 @@ impl<'o> Context<'o> {
         at: Location,
         message: impl fmt::Display,
     ) {
-        let severity = if self.lenient.get() {
-            Severity::Warning
-        } else {
-            severity
+        let severity = match self.lenient.get() {
+            true => Severity::Warning,
+            false => severity,
         };
         self.report.borrow_mut().push_with(severity, || {
             Violation::new(severity, path.to_string(), at, message.to_string())
@@ -174,6 +175,7 @@ impl<'c> Cursor<'c> {
                 cursor: self,
                 entries,
                 known: Vec::with_capacity(8),
+                missing: RefCell::default(),
             }),
             _ => self.expected("a mapping"),
         }
@@ -251,7 +253,15 @@ pub(crate) fn non_empty(at: Cursor<'_>) -> Option<String> {
 pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
     match at.node.value {
         Value::Bool(value) => Some(value),
-        Value::Str(_) => at.error("expected true or false, without quotes, found a string"),
+        Value::Str(ref text) => match text.as_ref() {
+            "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => at.error(format_args!(
+                "expected true or false, and `{text}` is a string: write `true`"
+            )),
+            "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => at.error(format_args!(
+                "expected true or false, and `{text}` is a string: write `false`"
+            )),
+            _ => at.error("expected true or false, without quotes, found a string"),
+        },
         _ => at.expected("true or false"),
     }
 }
@@ -301,6 +311,18 @@ pub(crate) struct Fields<'c> {
     pub(crate) cursor: Cursor<'c>,
     entries: &'c [Entry<'c>],
     known: Vec<&'static str>,
+    missing: RefCell<Vec<Missing>>,
+}
+
+/// An error about something that is not there. It is held back until it is known which fields nobody
+/// asked for: if one of those is a misspelling of what is missing, it alone is worth reporting.
+struct Missing {
+    /// The fields that would have prevented the error.
+    names: Vec<&'static str>,
+    lenient: bool,
+    path: String,
+    at: Location,
+    message: String,
 }
 
 impl<'c> Fields<'c> {
@@ -310,7 +332,7 @@ impl<'c> Fields<'c> {
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
-        self.known.push(name);
+        self.know(&[name]);
         let node = self.peek(name)?;
         let path = Path {
             parent: Some(self.cursor.path),
@@ -330,15 +352,32 @@ impl<'c> Fields<'c> {
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
         if !self.has(name) {
-            self.known.push(name);
+            self.know(&[name]);
             return self.missing(name, "must be set");
+        }
+        self.opt(name, read)
+    }
+
+    /// The default for a field that is absent, `None` for one that is there and wrong.
+    pub(crate) fn value_or_default<T: Default>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(name) {
+            self.know(&[name]);
+            return Some(T::default());
         }
         self.opt(name, read)
     }
 
     /// Fields that are read elsewhere or not judged.
     pub(crate) fn know(&mut self, names: &[&'static str]) {
-        self.known.extend_from_slice(names);
+        for name in names {
+            if !self.known.contains(name) {
+                self.known.push(name);
+            }
+        }
     }
 
     /// A list that may be absent, which is the same as empty.
@@ -364,16 +403,84 @@ impl<'c> Fields<'c> {
     }
 
     /// Records an error about a field (or a path of fields) that is not there, at this mapping.
-    pub(crate) fn missing<T>(&self, name: &str, message: impl fmt::Display) -> Option<T> {
+    pub(crate) fn missing<T>(&self, name: &'static str, message: impl fmt::Display) -> Option<T> {
+        self.hold_back(&[name], Some(name), self.cursor.node.at, message)
+    }
+
+    /// Records an error about this mapping that any of these fields would have prevented.
+    pub(crate) fn missing_any<T>(
+        &self,
+        names: &[&'static str],
+        message: impl fmt::Display,
+    ) -> Option<T> {
+        self.hold_back(names, None, self.cursor.node.at, message)
+    }
+
+    /// Records an error at a field that another field would have prevented.
+    pub(crate) fn refuse_without<T>(
+        &self,
+        name: &'static str,
+        other: &'static str,
+        message: impl fmt::Display,
+    ) -> Option<T> {
+        let at = self.peek(name).map_or(self.cursor.node.at, |node| node.at);
+        self.hold_back(&[other], Some(name), at, message)
+    }
+
+    fn hold_back<T>(
+        &self,
+        names: &[&'static str],
+        field: Option<&str>,
+        at: Location,
+        message: impl fmt::Display,
+    ) -> Option<T> {
         let mut path = self.cursor.path.to_string();
-        if !path.is_empty() {
-            path.push('.');
+        if let Some(field) = field {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(field);
         }
-        path.push_str(name);
-        self.cursor
-            .context
-            .record(Severity::Error, path, self.cursor.node.at, message);
+        if !self.may_be_misspelt(names) {
+            self.cursor
+                .context
+                .record(Severity::Error, path, at, message);
+            return None;
+        }
+        self.missing.borrow_mut().push(Missing {
+            names: names.to_vec(),
+            lenient: self.cursor.context.is_lenient(),
+            path,
+            at,
+            message: message.to_string(),
+        });
         None
+    }
+
+    /// Whether a field is near enough to one of these to be meant for it.
+    fn may_be_misspelt(&self, names: &[&'static str]) -> bool {
+        self.entries.len() <= MAX_FIELDS
+            && self.entries.iter().any(|entry| {
+                names
+                    .iter()
+                    .any(|name| nearest(&entry.key, &[first(name)]).is_some())
+            })
+    }
+
+    /// Reports what is missing, unless it is there under one of these misspelt names.
+    fn report_missing(&self, misspelt: &[&str]) {
+        for missing in self.missing.take() {
+            let explained = missing
+                .names
+                .iter()
+                .any(|name| misspelt.contains(&first(name)));
+            if !explained {
+                let context = self.cursor.context;
+                context.leniently(missing.lenient, || {
+                    context.record(Severity::Error, missing.path, missing.at, missing.message);
+                });
+            }
+        }
     }
 
     /// Records an error at a field's key; the field counts as known.
@@ -382,7 +489,7 @@ impl<'c> Fields<'c> {
         name: &'static str,
         message: impl fmt::Display,
     ) -> Option<T> {
-        self.known.push(name);
+        self.know(&[name]);
         if let Some(entry) = self.entries.iter().find(|entry| entry.key == name) {
             self.refuse_entry(entry, message);
         }
@@ -401,7 +508,7 @@ impl<'c> Fields<'c> {
 
     /// Exactly one of these fields must be there; it can be read if so and also if not.
     pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
-        self.known.extend_from_slice(names);
+        self.know(names);
         let given: Vec<_> = names
             .iter()
             .copied()
@@ -409,9 +516,10 @@ impl<'c> Fields<'c> {
             .collect();
         match given.as_slice() {
             [_] => Some(()),
-            [] => self
-                .cursor
-                .error(format_args!("exactly one of {} must be set", List(names))),
+            [] => self.missing_any(
+                names,
+                format_args!("exactly one of {} must be set", List(names)),
+            ),
             several => self.cursor.error(format_args!(
                 "exactly one of {} must be set, here are {}",
                 List(names),
@@ -422,8 +530,15 @@ impl<'c> Fields<'c> {
 
     /// Every field that nobody asked for is a violation.
     pub(crate) fn finish(&self) {
-        for entry in self.leftovers() {
-            match self.cursor.context.nearest(&entry.key, &self.known) {
+        let context = self.cursor.context;
+        let unknown: Vec<_> = self
+            .leftovers()
+            .map(|entry| (entry, context.nearest(&entry.key, &self.known)))
+            .collect();
+        let misspelt: Vec<_> = unknown.iter().filter_map(|(_, meant)| *meant).collect();
+        self.report_missing(&misspelt);
+        for (entry, meant) in unknown {
+            match meant {
                 Some(name) => {
                     self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"))
                 }
@@ -438,6 +553,11 @@ impl<'c> Fields<'c> {
         }
     }
 
+    /// Whether there is no field that nobody asked for.
+    pub(crate) fn all_known(&self) -> bool {
+        self.leftovers().next().is_none()
+    }
+
     fn leftovers(&self) -> impl Iterator<Item = &'c Entry<'c>> {
         self.entries
             .iter()
@@ -446,6 +566,7 @@ impl<'c> Fields<'c> {
 
     /// Keeps what nobody asked for, except near misses of fields of ours.
     pub(crate) fn rest(&self, ours: &[&str], theirs: &[&str]) -> FreeForm {
+        self.report_missing(&[]);
         FreeForm::from_entries(self.leftovers().filter(|entry| {
             let close = ours.iter().find(|name| {
                 !theirs.contains(&entry.key.as_ref())
@@ -461,7 +582,7 @@ impl<'c> Fields<'c> {
 
     /// Keeps those of the leftovers that are named, and counts them as known.
     pub(crate) fn keep(&mut self, names: &[&'static str]) -> FreeForm {
-        self.known.extend_from_slice(names);
+        self.know(names);
         FreeForm::from_entries(
             self.entries
                 .iter()
@@ -475,74 +596,14 @@ impl<'c> Fields<'c> {
     }
 }
 
-fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
-    if text.len() > 64 {
-        return None;
-    }
-    let mut best: Option<(usize, &str)> = None;
-    let mut tied = false;
-    for name in names.iter().copied().filter(|name| *name != text) {
-        let distance = if name.eq_ignore_ascii_case(text) {
-            0
-        } else {
-            strsim::osa_distance(text, name)
-        };
-        if distance > name.len().max(text.len()) / 3 {
-            continue;
-        }
-        match best {
-            Some((least, _)) if distance > least => {}
-            Some((least, _)) if distance == least => tied = true,
-            _ => (best, tied) = (Some((distance, name)), false),
-        }
-    }
-    best.filter(|_| !tied).map(|(_, name)| name)
+/// The first field of a path.
+fn first(path: &'static str) -> &'static str {
+    path.split('.').next().unwrap_or_default()
 }
 
-/// `` `a`, `b` and `c` ``
-pub(crate) struct List<'l>(pub(crate) &'l [&'l str]);
-
-impl fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, self.0, "and")
-    }
-}
-
-/// `` `a`, `b` or `c` ``
-pub(crate) struct OneOf<'l>(pub(crate) &'l [&'l str]);
-
-impl fmt::Display for OneOf<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, self.0, "or")
-    }
-}
-
-fn join(f: &mut fmt::Formatter<'_>, names: &[&str], last: &str) -> fmt::Result {
-    for (index, name) in names.iter().enumerate() {
-        match index {
-            0 => {}
-            MAX_LISTED => return write!(f, " {last} {} others", names.len() - index),
-            _ if index + 1 == names.len() => write!(f, " {last} ")?,
-            _ => f.write_str(", ")?,
-        }
-        write!(f, "`{name}`")?;
-    }
-    Ok(())
-}
-
-/// A value from outside, short enough for one line and without control characters.
-pub(crate) struct Clip<'t>(pub(crate) &'t str);
-
-impl fmt::Display for Clip<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut characters = self.0.chars();
-        for character in characters.by_ref().take(64) {
-            write!(f, "{}", character.escape_debug())?;
-        }
-        if characters.next().is_some() {
-            f.write_str("…")
-        } else {
-            Ok(())
-        }
+impl Drop for Fields<'_> {
+    /// What is missing is reported even if the reader gave up before it judged the other fields.
+    fn drop(&mut self) {
+        self.report_missing(&[]);
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::mem;
 
-use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
+use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, StructureStyle, Tag};
 use serde_json::Value as Json;
 
 use super::decode;
@@ -218,6 +218,8 @@ pub(super) type Failure = (Location, String);
 struct Open<'a> {
     at: Location,
     anchor: usize,
+    /// The bracket that opened it, if it has one.
+    bracket: Option<char>,
     content: Content<'a>,
 }
 
@@ -255,21 +257,23 @@ impl<'a> Builder<'a, '_> {
         options.set_emit_comments(false);
         for event in Parser::new_from_str_with_options(text, options) {
             let (event, span) =
-                event.map_err(|error| (location(error.marker()), explain(error.kind())))?;
+                event.map_err(|error| (location(error.marker()), self.explain(error.kind())))?;
             let at = location(&span.start);
             match event {
                 Event::Scalar(text, style, anchor, tag) => {
                     self.scalar(text, style, anchor, tag.as_deref(), at)?
                 }
-                Event::SequenceStart(_, anchor, tag) => {
+                Event::SequenceStart(style, anchor, tag) => {
                     check_tag(tag.as_deref(), "seq", at)?;
-                    self.start(at, anchor, Content::Seq(Vec::new()))?;
+                    let bracket = (style == StructureStyle::Flow).then_some('[');
+                    self.start(at, anchor, bracket, Content::Seq(Vec::new()))?;
                 }
-                Event::MappingStart(_, anchor, tag) => {
+                Event::MappingStart(style, anchor, tag) => {
                     check_tag(tag.as_deref(), "map", at)?;
                     self.start(
                         at,
                         anchor,
+                        (style == StructureStyle::Flow).then_some('{'),
                         Content::Map {
                             entries: Vec::new(),
                             key: None,
@@ -286,6 +290,47 @@ impl<'a> Builder<'a, '_> {
         Ok(())
     }
 
+    fn explain(&self, kind: &ErrorKind) -> String {
+        let unclosed = match kind {
+            ErrorKind::RecursionLimitExceeded => return too_deep(),
+            // What the parser stumbles over may be sound, and stand where it does not expect it only because
+            // a bracket or a quote is still open.
+            ErrorKind::InvalidColonPlacement
+            | ErrorKind::ExpectedFlowMappingSeparator
+            | ErrorKind::ExpectedFlowSequenceSeparator
+            | ErrorKind::UnexpectedEofImplicitFlowMapping
+            | ErrorKind::FlowMappingValueAdjacentCollection
+            | ErrorKind::BlockEntryInFlowCollection
+            | ErrorKind::InvalidIndentation
+            | ErrorKind::InvalidFlowScalarIndent
+            | ErrorKind::InvalidQuotedScalarIndent
+            | ErrorKind::InvalidTrailingSingleQuotedScalar
+            | ErrorKind::InvalidTrailingDoubleQuotedScalar
+            | ErrorKind::DocumentIndicatorInQuotedScalar
+            | ErrorKind::MappingKeyNotAllowed
+            | ErrorKind::MappingValueNotAllowed
+            | ErrorKind::SimpleKeyExpected
+            | ErrorKind::PlainScalarStartsWithDashFlowIndicator => true,
+            _ => false,
+        };
+        let opened = self
+            .open
+            .iter()
+            .rev()
+            .find_map(|open| open.bracket.map(|bracket| (bracket, open.at)));
+        match (unclosed, opened) {
+            (true, Some((bracket, at))) => format!(
+                "syntax error: {kind}, or the `{bracket}` in line {}, column {} was not closed",
+                at.line(),
+                at.column()
+            ),
+            (true, None) => {
+                format!("syntax error: {kind}, or something opened before it was not closed")
+            }
+            (false, _) => format!("syntax error: {kind}"),
+        }
+    }
+
     fn count(&mut self, at: Location) -> Result<(), Failure> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -294,7 +339,13 @@ impl<'a> Builder<'a, '_> {
         Ok(())
     }
 
-    fn start(&mut self, at: Location, anchor: usize, content: Content<'a>) -> Result<(), Failure> {
+    fn start(
+        &mut self,
+        at: Location,
+        anchor: usize,
+        bracket: Option<char>,
+        content: Content<'a>,
+    ) -> Result<(), Failure> {
         self.count(at)?;
         if self.open.len() >= MAX_DEPTH {
             return Err((at, too_deep()));
@@ -305,6 +356,7 @@ impl<'a> Builder<'a, '_> {
         self.open.push(Open {
             at,
             anchor,
+            bracket,
             content,
         });
         Ok(())
@@ -402,6 +454,7 @@ impl<'a> Builder<'a, '_> {
             at,
             anchor,
             content,
+            ..
         }) = self.open.pop()
         else {
             return Err((Location::NONE, "an end without a start".to_owned()));
@@ -576,11 +629,4 @@ fn depth(node: &Node<'_>) -> usize {
 
 fn location(marker: &Marker) -> Location {
     Location::new(marker.line(), marker.col() + 1)
-}
-
-fn explain(kind: &ErrorKind) -> String {
-    match kind {
-        ErrorKind::RecursionLimitExceeded => too_deep(),
-        _ => format!("syntax error: {kind}"),
-    }
 }

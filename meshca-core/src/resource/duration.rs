@@ -187,6 +187,28 @@ pub(crate) fn go_lifetime(at: Cursor<'_>) -> Option<Duration> {
     go(at).and_then(|duration| positive(at, duration))
 }
 
+/// The schema of what [`mesh`] reads.
+#[cfg(feature = "schema")]
+#[derive(schemars::JsonSchema)]
+#[schemars(
+    transparent,
+    description = "One whole number and one unit: `24h`, `30d`",
+    extend("pattern" = "^[0-9]+(ms|s|m|h|d|w|y)$")
+)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) struct MeshDuration(String);
+
+/// The schema of what [`go`] reads.
+#[cfg(feature = "schema")]
+#[derive(schemars::JsonSchema)]
+#[schemars(
+    transparent,
+    description = "A duration as Go writes it: `24h`, `1h30m`",
+    extend("pattern" = "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$")
+)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) struct GoDuration(String);
+
 fn write<S: Serializer>(text: Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     match text {
         Some(text) => serializer.serialize_str(&text),

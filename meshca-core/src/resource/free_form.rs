@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
 use super::document::Entry;
+use super::settings::{self, SettingsError};
 use crate::{Error, ErrorKind, Result};
 
 /// A mapping whose fields are not ours: the other sections of a `Mesh`, the settings of a third-party
@@ -71,14 +72,31 @@ impl FreeForm {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` with what the type has to say about it.
+    /// `InvalidConfig` that names the field and what is wrong with it. The value is not repeated: it may be
+    /// a secret.
+    ///
+    /// ```
+    /// # use meshca_core::resource::FreeForm;
+    /// # use std::collections::BTreeMap;
+    /// #[derive(Debug, serde::Deserialize)]
+    /// struct Settings {
+    ///     url: String,
+    /// }
+    ///
+    /// let free_form = FreeForm::from_serialize(&BTreeMap::from([("url", 8080)]))?;
+    /// assert_eq!(
+    ///     free_form.decode::<Settings>().unwrap_err().to_string(),
+    ///     "the settings do not fit: url: expected a string, found a number"
+    /// );
+    /// # Ok::<(), meshca_core::Error>(())
+    /// ```
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.0).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("the settings do not fit: {error}"),
-            )
-        })
+        settings::decode(&self.0).map_err(does_not_fit)
+    }
+
+    /// The same where the content is that of a field.
+    pub(crate) fn decode_field<T: DeserializeOwned>(&self, field: &str) -> Result<T> {
+        settings::decode(&self.0).map_err(|error| does_not_fit(error.inside(field)))
     }
 
     /// The names of the fields.
@@ -90,6 +108,13 @@ impl FreeForm {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+fn does_not_fit(error: SettingsError) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!("the settings do not fit: {error}"),
+    )
 }
 
 impl fmt::Debug for FreeForm {

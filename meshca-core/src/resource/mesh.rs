@@ -9,10 +9,15 @@ use serde::{Serialize, Serializer};
 use super::decode::{self, Clip, Cursor, Fields, OneOf};
 use super::duration;
 use super::free_form::FreeForm;
+use super::labels;
 use super::metadata::{
     self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
 };
 use super::provider::{self, BackendSettingsWire, Dialect, Provider};
+#[cfg(feature = "schema")]
+use super::schema;
+use crate::spiffe::{SpiffeId, TrustDomain, Workload};
+use crate::{Error, ErrorKind, Result};
 
 /// The lifetime of a workload's certificate where nothing says otherwise: 24 hours.
 pub const DEFAULT_EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -60,11 +65,76 @@ impl Mesh {
         self.mtls.as_ref()?.enabled()
     }
 
+    /// The trust domain of the classic model: the name of the mesh.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the name is no trust domain (SPIFFE-ID §2.1).
+    pub fn trust_domain(&self) -> Result<TrustDomain> {
+        let name = &self.metadata.name;
+        match TrustDomain::new(name) {
+            // The library takes the trust domain out of a whole SPIFFE ID as well.
+            Ok(domain) if domain.as_ref() == name => Ok(domain),
+            refused => {
+                let error = Error::new(
+                    ErrorKind::InvalidConfig,
+                    "the mesh's name cannot be a trust domain: up to 255 lower-case letters, digits, `.`, `-` and `_`",
+                )
+                .with_context("mesh", name.escape_debug());
+                Err(match refused {
+                    Ok(_) => error,
+                    Err(source) => error.with_source(source),
+                })
+            }
+        }
+    }
+
+    /// The SPIFFE ID of the classic model: `spiffe://<mesh>/<service>`, the service being the one value
+    /// of the tag `kuma.io/service`, or without that tag the label of that name.
+    ///
+    /// ```
+    /// use meshca_core::resource::{Mesh, Metadata};
+    /// use meshca_core::spiffe::Workload;
+    ///
+    /// let mesh = Mesh::new(Metadata::universal("default"));
+    /// let workload = Workload::new().with_tag("kuma.io/service", "backend_shop_svc_80");
+    /// assert_eq!(mesh.spiffe_id_of(&workload)?.to_string(), "spiffe://default/backend_shop_svc_80");
+    /// # Ok::<(), meshca_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) if there is no service or several, or if it is no single
+    /// segment of a SPIFFE ID (SPIFFE-ID §2.2) of at most 255 characters; those of [`trust_domain`](Self::trust_domain).
+    pub fn spiffe_id_of(&self, workload: &Workload) -> Result<SpiffeId> {
+        let (what, service) = service(workload)?;
+        let segment = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let sound = (1..=MAX_SERVICE).contains(&service.len())
+            && service.bytes().all(segment)
+            && !matches!(service, "." | "..");
+        let unfit = || {
+            Error::new(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "the {what} `{}` is `{}`, which cannot be part of a SPIFFE ID: write 1 to {MAX_SERVICE} letters, \
+                     digits, `.`, `-` and `_`, and neither `.` nor `..` alone",
+                    labels::SERVICE,
+                    Clip(service)
+                ),
+            )
+        };
+        if !sound {
+            return Err(unfit());
+        }
+        SpiffeId::from_segments(self.trust_domain()?, &[service])
+            .map_err(|error| unfit().with_source(error))
+    }
+
     pub(super) fn write<S: Serializer>(
         &self,
         form: Form,
         serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    ) -> std::result::Result<S::Ok, S::Error> {
         let Self {
             metadata,
             mtls,
@@ -86,9 +156,37 @@ impl Mesh {
     }
 }
 
+/// The longest service in a SPIFFE ID, in characters.
+const MAX_SERVICE: usize = 255;
+
+/// The one service of a workload, and whether a tag or a label says so.
+fn service(workload: &Workload) -> Result<(&'static str, &str)> {
+    let invalid = |message: String| Err(Error::new(ErrorKind::InvalidRequest, message));
+    let mut tags = workload.tags().get(labels::SERVICE).into_iter().flatten();
+    match (tags.next(), tags.next(), workload.label(labels::SERVICE)) {
+        (Some(service), None, _) => Ok(("tag", service)),
+        (Some(first), Some(second), _) => invalid(format!(
+            "the classic SPIFFE ID needs one value of the tag `{}`; this workload has several values of the tag, \
+             `{}` and `{}` among them",
+            labels::SERVICE,
+            Clip(first),
+            Clip(second)
+        )),
+        (None, _, Some(service)) => Ok(("label", service)),
+        (None, _, None) => invalid(format!(
+            "the classic SPIFFE ID needs the tag (or label) `{}`; this workload has neither",
+            labels::SERVICE
+        )),
+    }
+}
+
 /// How the content of a `Mesh` is written.
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(description = "The CAs of the mesh, and sections that are not judged here")
+)]
 pub(super) struct SpecWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
     mtls: Option<&'w Mtls>,
@@ -209,7 +307,6 @@ impl RootChain {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct BackendWire<'w> {
     name: &'w str,
@@ -226,7 +323,11 @@ struct BackendWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Mode")
+)]
 #[serde(rename_all = "UPPERCASE")]
 enum ModeWire {
     Strict,
@@ -240,7 +341,11 @@ impl ModeWire {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "DpCert")
+)]
 #[serde(rename_all = "camelCase")]
 struct DpCertWire {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,35 +354,43 @@ struct DpCertWire {
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     request_timeout: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Rotation")
+)]
 struct RotationWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     expiration: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "RootChain")
+)]
 #[serde(rename_all = "camelCase")]
 struct TimeoutWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     request_timeout: Option<Duration>,
 }
 
 impl Serialize for Backend {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let DpCert {
             expiration,
             request_timeout,
@@ -311,7 +424,7 @@ impl schemars::JsonSchema for Backend {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        BackendWire::json_schema(generator)
+        schema::backend::<ModeWire, DpCertWire, TimeoutWire>(generator)
     }
 }
 

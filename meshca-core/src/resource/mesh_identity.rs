@@ -13,6 +13,8 @@ use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
 use super::provider::{self, Dialect, Provider, SettingsWire};
+#[cfg(feature = "schema")]
+use super::schema;
 use super::selector::{self, Selector, SelectorWire};
 use super::template;
 use crate::spiffe::{
@@ -155,7 +157,7 @@ pub enum IdentityProvider {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Bundled {
-    /// Whether a MeshTrust is made from the CA.
+    /// Whether the control plane is to make a MeshTrust from the CA.
     pub mesh_trust_creation: MeshTrustCreation,
     /// Whether the CA may be its own root.
     pub insecure_allow_self_signed: bool,
@@ -211,12 +213,16 @@ pub enum BundledCa {
     },
 }
 
-/// Whether a [`MeshTrust`](super::MeshTrust) is made from the CA of a [`MeshIdentity`].
+/// Whether the control plane is to make a [`MeshTrust`](super::MeshTrust) from the CA of a [`MeshIdentity`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum MeshTrustCreation {
     /// It is, under the name of the MeshIdentity.
+    ///
+    /// meshca only reads the wish. The control plane that embeds it makes the MeshTrust, from the issuer's
+    /// [`trust_bundle`](crate::Issuer::trust_bundle) with
+    /// [`MeshTrust::from_trust_bundle`](super::MeshTrust::from_trust_bundle), and keeps it up to date.
     #[default]
     Enabled,
     /// Trust is distributed in another way.
@@ -284,7 +290,11 @@ pub(super) struct SpecWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "SpiffeId")
+)]
 #[serde(rename_all = "camelCase")]
 struct SpiffeIdWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -294,7 +304,11 @@ struct SpiffeIdWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Provider")
+)]
 #[serde(tag = "type")]
 enum ProviderWire<'w> {
     Bundled {
@@ -310,7 +324,11 @@ enum ProviderWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Bundled")
+)]
 #[serde(rename_all = "camelCase")]
 struct BundledWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -326,14 +344,22 @@ struct BundledWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Autogenerate")
+)]
 struct AutogenerateWire {
     #[serde(skip_serializing_if = "may_be_absent")]
     enabled: bool,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "BundledCa")
+)]
 #[serde(rename_all = "camelCase")]
 struct CaWire<'w> {
     certificate: &'w SecureDataSource,
@@ -341,49 +367,69 @@ struct CaWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "CertificateParameters")
+)]
 struct CertificateParametersWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_go"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::GoDuration>"))]
     expiry: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Spire")
+)]
 struct SpireWire {
     #[serde(skip_serializing_if = "may_be_absent")]
     agent: AgentWire,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "SpireAgent")
+)]
 struct AgentWire {
     #[serde(
         skip_serializing_if = "may_be_absent",
         serialize_with = "duration::serialize_go"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::GoDuration>"))]
     timeout: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct ExtensionWire<'w> {
     name: &'w str,
-    #[serde(skip_serializing_if = "may_be_absent")]
     config: ConfigWire<'w>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct ConfigWire<'w> {
     #[serde(skip_serializing_if = "ExtensionMode::is_default")]
     mode: ExtensionMode,
     #[serde(flatten)]
     settings: SettingsWire<'w>,
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for ExtensionWire<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        "Extension".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schema::extension(generator)
+    }
 }
 
 impl IdentityProvider {
@@ -524,6 +570,10 @@ fn provider(at: Cursor<'_>) -> Option<IdentityProvider> {
     provider
 }
 
+/// Said here and, for a resource that nobody validated, by the factory.
+pub(crate) const SELF_SIGNED_NOT_ALLOWED: &str = "self-signed certificates are not allowed, and an autogenerated CA is one; \
+     set `insecureAllowSelfSigned: true` or provide a `ca`";
+
 fn bundled(at: Cursor<'_>) -> Option<Bundled> {
     let mut f = at.fields()?;
     let mesh_trust_creation = f.opt("meshTrustCreation", |at| {
@@ -532,21 +582,14 @@ fn bundled(at: Cursor<'_>) -> Option<Bundled> {
             ("Disabled", MeshTrustCreation::Disabled),
         ])
     });
-    let insecure_allow_self_signed = f
-        .opt("insecureAllowSelfSigned", decode::boolean)
-        .unwrap_or_default();
-    let autogenerate = f.opt("autogenerate", |at| {
+    let allow_self_signed = f.value_or_default("insecureAllowSelfSigned", decode::boolean);
+    let autogenerate = f.value_or_default("autogenerate", |at| {
         let mut f = at.fields()?;
-        let enabled = f.opt("enabled", decode::boolean).unwrap_or_default();
+        let enabled = f.value_or_default("enabled", decode::boolean);
         f.finish();
-        if enabled && !insecure_allow_self_signed {
-            at.warn(
-                "the CA that is made signs itself, which is refused unless `insecureAllowSelfSigned` is true",
-            );
-        }
-        Some(enabled)
+        // A misspelt `enabled` was reported; what it says is not known.
+        enabled.filter(|_| f.all_known())
     });
-    let autogenerate = autogenerate.unwrap_or_default();
     let provided = f.opt("ca", |at| {
         let mut f = at.fields()?;
         let certificate = f.required("certificate", datasource::secure_public);
@@ -558,12 +601,19 @@ fn bundled(at: Cursor<'_>) -> Option<Bundled> {
         })
     });
     let ca = match (autogenerate, f.has("ca")) {
-        (true, true) => f.refuse("ca", "excludes `autogenerate`: keep one of them"),
-        (true, false) => Some(BundledCa::Autogenerate),
-        (false, true) => provided,
-        (false, false) => f
-            .cursor
-            .error("either `ca` must be set or `autogenerate.enabled` be true: there is no CA"),
+        (Some(true), true) => f.refuse("ca", "excludes `autogenerate`: keep one of them"),
+        (Some(true), false) if allow_self_signed == Some(false) => f.refuse_without(
+            "autogenerate",
+            "insecureAllowSelfSigned",
+            SELF_SIGNED_NOT_ALLOWED,
+        ),
+        (Some(true), false) => Some(BundledCa::Autogenerate),
+        (_, true) => provided,
+        (Some(false), false) => f.missing_any(
+            &["ca", "autogenerate"],
+            "either `ca` must be set or `autogenerate.enabled` be true: there is no CA",
+        ),
+        (None, false) => None,
     };
     let expiry = f.opt("certificateParameters", |at| {
         let mut f = at.fields()?;
@@ -574,7 +624,7 @@ fn bundled(at: Cursor<'_>) -> Option<Bundled> {
     f.finish();
     Some(Bundled {
         mesh_trust_creation: mesh_trust_creation.unwrap_or_default(),
-        insecure_allow_self_signed,
+        insecure_allow_self_signed: allow_self_signed?,
         ca: ca?,
         expiry,
     })

@@ -262,7 +262,11 @@ impl TlsCipher {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Mode")
+)]
 enum ModeWire {
     Strict,
     Permissive,
@@ -289,13 +293,21 @@ pub(super) struct SpecWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Rule")
+)]
 struct RuleWire<'w> {
     default: &'w TlsRule,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "From")
+)]
 #[serde(rename_all = "camelCase")]
 struct FromWire<'w> {
     target_ref: FromTarget,

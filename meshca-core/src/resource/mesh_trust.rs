@@ -10,8 +10,8 @@ use super::decode::{Cursor, Fields};
 use super::free_form::FreeForm;
 use super::kri::Kri;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
-use crate::pem;
 use crate::spiffe::TrustDomain;
+use crate::{Error, ErrorKind, Result, TrustBundle, pem};
 
 /// The longest trust domain, in characters: the product's limit, two below that of SPIFFE.
 const MAX_TRUST_DOMAIN: usize = 253;
@@ -44,11 +44,80 @@ impl MeshTrust {
         }
     }
 
+    /// From a trust bundle, such as that of an [issuer](crate::Issuer::trust_bundle), with one [`CaBundle`] for each root:
+    /// where roots change one at a time, so do the entries of the list.
+    ///
+    /// The sequence number and the refresh hint of the bundle have no place here.
+    ///
+    /// ```
+    /// use meshca_core::resource::{MeshTrust, Metadata};
+    /// use meshca_core::{TrustBundle, TrustDomain};
+    ///
+    /// let pem = include_str!("../../tests/data/root.pem");
+    /// let bundle = TrustBundle::from_pem(TrustDomain::new("example.org").expect("a trust domain"), pem)?;
+    /// let trust = MeshTrust::from_trust_bundle(Metadata::universal("id").with_mesh("default"), &bundle)?;
+    /// assert_eq!(trust.to_trust_bundle()?, bundle);
+    /// # Ok::<(), meshca_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for what a MeshTrust cannot say: no root at all, or a trust
+    /// domain of more than 253 characters.
+    pub fn from_trust_bundle(metadata: Metadata, bundle: &TrustBundle) -> Result<Self> {
+        let trust_domain = bundle.trust_domain().clone();
+        let refuse = |message: String| {
+            Err(Error::new(ErrorKind::InvalidConfig, message)
+                .with_context("trust domain", &trust_domain))
+        };
+        if bundle.is_empty() {
+            return refuse(
+                "a MeshTrust needs at least one root, and the bundle has none".to_owned(),
+            );
+        }
+        if trust_domain.as_ref().len() > MAX_TRUST_DOMAIN {
+            return refuse(format!(
+                "the trust domain of a MeshTrust must not be longer than {MAX_TRUST_DOMAIN} characters"
+            ));
+        }
+        Ok(Self {
+            metadata,
+            ca_bundles: bundle
+                .roots()
+                .iter()
+                .map(|root| CaBundle::Pem(pem::encode("CERTIFICATE", root.der())))
+                .collect(),
+            trust_domain,
+            origin: None,
+            status: FreeForm::default(),
+        })
+    }
+
+    /// The roots of all bundles as one, in their order and without repetition.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) naming the bundle if a certificate in it is none of a CA, which
+    /// reading the resource does not check.
+    pub fn to_trust_bundle(&self) -> Result<TrustBundle> {
+        let mut all = TrustBundle::new(self.trust_domain.clone(), [])?;
+        for (index, CaBundle::Pem(text)) in self.ca_bundles.iter().enumerate() {
+            let bundle =
+                TrustBundle::from_pem(self.trust_domain.clone(), text).map_err(|error| {
+                    error
+                        .with_context("field", format!("caBundles[{index}].pem.value"))
+                        .with_context("MeshTrust", &self.metadata.name)
+                })?;
+            all = all.union(&bundle)?;
+        }
+        Ok(all)
+    }
+
     pub(super) fn write<S: Serializer>(
         &self,
         form: Form,
         serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    ) -> std::result::Result<S::Ok, S::Error> {
         let Self {
             metadata,
             trust_domain,
@@ -102,13 +171,17 @@ enum BundleWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Pem")
+)]
 struct PemWire<'w> {
     value: &'w str,
 }
 
 impl Serialize for CaBundle {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let Self::Pem(value) = self;
         BundleWire::Pem {
             pem: PemWire { value },

@@ -97,7 +97,6 @@
 //! assert_eq!(report.to_string(), "\
 //! mesh.yaml:4:19: mtls.enabledBackend: no backend is called `vualt-ca`, did you mean `vault-ca`?
 //! mesh.yaml:6:5: mtls.backends[0].dpCert.rotation.expiration: must be set: Vault needs the lifetime of every certificate that is asked for
-//! mesh.yaml:10:9: mtls.backends[0].conf.fromCp.address: must be set
 //! mesh.yaml:10:9: mtls.backends[0].conf.fromCp.role: must be set
 //! mesh.yaml:10:9: mtls.backends[0].conf.fromCp.adress: unknown field, did you mean `address`?
 //! mesh.yaml:12:18: mtls.backends[0].conf.fromCp.auth.token: exactly one of `secret`, `file`, `inline` and `inlineString` must be set, here are `secret` and `file`");
@@ -135,13 +134,17 @@ mod scalar;
 mod schema;
 mod secret;
 mod selector;
+mod settings;
 mod template;
 mod violation;
+mod words;
 
 pub use datasource::{DataSource, SecureDataSource};
 pub use free_form::FreeForm;
 pub use kri::Kri;
 pub use mesh::{Backend, DEFAULT_EXPIRATION, DpCert, Mesh, Mode, Mtls, RootChain};
+#[cfg(feature = "builtin")]
+pub(crate) use mesh_identity::SELF_SIGNED_NOT_ALLOWED;
 pub use mesh_identity::{
     Bundled, BundledCa, Extension, ExtensionMode, IdentityProvider, MeshIdentity,
     MeshTrustCreation, Spire,

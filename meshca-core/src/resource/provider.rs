@@ -13,6 +13,9 @@ mod acm;
 mod cert_manager;
 mod vault;
 
+#[cfg(feature = "schema")]
+pub(crate) use cert_manager::Wire as CertManagerWire;
+
 pub use acm::{AcmConf, AwsCredentials};
 pub use cert_manager::{CertManagerConf, IssuerRef};
 pub use vault::{
@@ -67,7 +70,11 @@ pub struct BuiltinConf {
 
 /// Settings of a CA whose certificate and key are provided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "ProvidedSettings")
+)]
 #[non_exhaustive]
 pub struct ProvidedConf {
     /// The CA's certificate, with the intermediates that lead to its root if it is not one itself.
@@ -146,8 +153,8 @@ impl Dialect {
 }
 
 /// The types whose settings are known in the modern model, in both spellings.
-const EXTENSIONS: [&str; 5] = ["vault", "acmpca", "acm", "certmanager", "cert-manager"];
-const BACKENDS: [&str; 7] = [
+pub(crate) const EXTENSIONS: [&str; 5] = ["vault", "acmpca", "acm", "certmanager", "cert-manager"];
+pub(crate) const BACKENDS: [&str; 7] = [
     "builtin",
     "provided",
     "vault",
@@ -313,7 +320,6 @@ fn provided(f: &mut Fields<'_>) -> Option<ProvidedConf> {
 
 /// How settings are written.
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub(crate) enum SettingsWire<'w> {
     Builtin(BuiltinWire),
@@ -325,7 +331,11 @@ pub(crate) enum SettingsWire<'w> {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "BuiltinSettings")
+)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BuiltinWire {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -333,20 +343,29 @@ pub(crate) struct BuiltinWire {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "BuiltinCaCert")
+)]
 struct CaCertWire {
     #[serde(rename = "RSAbits", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = [2048, 3072, 4096, null])))]
     rsa_bits: Option<u32>,
     #[serde(
         skip_serializing_if = "Option::is_none",
         serialize_with = "duration::serialize_mesh"
     )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     expiration: Option<Duration>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "VaultSettings")
+)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct VaultWire<'w> {
     from_cp: &'w VaultConf,
@@ -354,7 +373,6 @@ pub(crate) struct VaultWire<'w> {
 
 /// The fields of a backend that hold its settings: exactly one is set, if there are any.
 #[derive(Default, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BackendSettingsWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,30 +1,36 @@
 //! JSON Schema of the kinds, for editors and for whoever generates code.
 
-use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value as Json, json};
 
-use super::Form;
 use super::metadata::{API_VERSION, OBJECT_META, UNIVERSAL_META};
+use super::provider::{BACKENDS, BuiltinWire, CertManagerWire, EXTENSIONS, VaultWire};
 use super::secret::KUBERNETES_TYPE;
 use super::{
-    Mesh, MeshIdentity, MeshTls, MeshTrust, SecretResource, mesh, mesh_identity, mesh_tls,
-    mesh_trust,
+    AcmConf, ExtensionMode, Form, Mesh, MeshIdentity, MeshTls, MeshTrust, ProvidedConf,
+    SecretResource, mesh, mesh_identity, mesh_tls, mesh_trust,
 };
 
 /// The schema of a kind whose content is in `spec`, in Universal form perhaps beside the name.
 fn of<S: JsonSchema>(kind: &str, form: Form, flat_universal: bool) -> String {
     let mut generator = generator();
-    let spec = S::json_schema(&mut generator);
+    let mut spec = S::json_schema(&mut generator).to_value();
+    if kind == "MeshTrust" {
+        // Older versions kept it here.
+        let kri = closed(json!({ "kri": { "type": "string" } }), &[]);
+        add_property(&mut spec, "origin", kri);
+    }
     let mut properties = Map::new();
     match form {
         Form::Kubernetes => {
-            properties.insert("spec".into(), spec.to_value());
+            properties.insert("spec".into(), spec);
+            let namespaced = kind != "Mesh";
             kubernetes(
                 kind,
                 API_VERSION,
-                kind != "Mesh",
-                kind != "Mesh",
+                namespaced,
+                namespaced,
                 properties,
                 generator,
             )
@@ -33,13 +39,278 @@ fn of<S: JsonSchema>(kind: &str, form: Form, flat_universal: bool) -> String {
             if let Some(Json::Object(content)) = spec.get("properties") {
                 properties.extend(content.clone());
             }
+            // Flat is the rule, but documents with a `spec` exist.
+            properties.insert("spec".into(), spec);
             universal(kind, false, None, properties, true, generator)
         }
         Form::Universal => {
-            properties.insert("spec".into(), spec.to_value());
+            properties.insert("spec".into(), spec);
             universal(kind, true, Some("spec"), properties, false, generator)
         }
     }
+}
+
+/// An object with these fields and no others.
+fn closed(properties: Json, required: &[&str]) -> Json {
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn add_property(schema: &mut Json, name: &str, property: Json) {
+    if let Some(Json::Object(properties)) = schema.get_mut("properties") {
+        properties.insert(name.to_owned(), property);
+    }
+}
+
+/// Where the settings of a backend can be.
+const BLOCKS: [&str; 3] = ["conf", "acm", "certManager"];
+
+/// What holds if `field` says one of these types.
+fn when(field: &str, types: &[&str], then: Json) -> Json {
+    json!({
+        "if": { "properties": { field: { "enum": types } }, "required": [field] },
+        "then": then,
+    })
+}
+
+/// What holds for a type of which nothing is known here.
+fn otherwise(field: &str, known: &[&str], then: Json) -> Json {
+    json!({
+        "if": { "properties": { field: { "not": { "enum": known } } }, "required": [field] },
+        "then": then,
+    })
+}
+
+/// The settings in exactly one of these fields, and in none of the other blocks.
+fn settings_in(fields: &[&str], settings: &Json) -> Json {
+    let places: Vec<_> = fields
+        .iter()
+        .map(|field| {
+            let mut properties = Map::new();
+            for block in BLOCKS {
+                let content = match (block == *field, fields.contains(&block)) {
+                    (true, _) => settings.clone(),
+                    (false, true) => json!({ "type": "null" }),
+                    (false, false) => json!(false),
+                };
+                properties.insert(block.to_owned(), content);
+            }
+            json!({ "properties": properties, "required": [field] })
+        })
+        .collect();
+    match places.as_slice() {
+        [only] => only.clone(),
+        _ => json!({ "oneOf": places }),
+    }
+}
+
+/// A CA of the classic model: what is in `conf` depends on `type`.
+pub(super) fn backend<M: JsonSchema, C: JsonSchema, R: JsonSchema>(
+    generator: &mut SchemaGenerator,
+) -> Schema {
+    let builtin = generator.subschema_for::<Option<BuiltinWire>>().to_value();
+    let provided = generator.subschema_for::<ProvidedConf>().to_value();
+    let vault = generator.subschema_for::<VaultWire<'static>>().to_value();
+    let acm = generator.subschema_for::<AcmConf>().to_value();
+    let cert_manager = generator
+        .subschema_for::<CertManagerWire<'static>>()
+        .to_value();
+    let only_conf =
+        |conf: Json| json!({ "properties": { "conf": conf, "acm": false, "certManager": false } });
+    json_schema!({
+        "description": "A CA of the mesh. The settings depend on its type.",
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" },
+            "type": {
+                "description": "A type that is known here, or one that the control plane has registered.",
+                "anyOf": [{ "enum": BACKENDS }, { "type": "string", "minLength": 1 }],
+            },
+            "mode": generator.subschema_for::<M>(),
+            "dpCert": generator.subschema_for::<C>(),
+            "rootChain": generator.subschema_for::<R>(),
+            "conf": { "type": ["object", "null"] },
+            "acm": { "type": ["object", "null"] },
+            "certManager": { "type": ["object", "null"] },
+        },
+        "required": ["name", "type"],
+        "additionalProperties": false,
+        "allOf": [
+            when("type", &["builtin"], only_conf(builtin)),
+            when("type", &["provided"], settings_in(&["conf"], &provided)),
+            when("type", &["vault"], settings_in(&["conf"], &vault)),
+            when("type", &["acmpca", "acm"], settings_in(&["conf", "acm"], &acm)),
+            when(
+                "type",
+                &["certmanager", "cert-manager"],
+                settings_in(&["conf", "certManager"], &cert_manager),
+            ),
+            otherwise("type", &BACKENDS, only_conf(json!({ "type": ["object", "null"] }))),
+        ],
+    })
+}
+
+/// A CA of the modern model that is named: what is in `config` depends on `name`.
+pub(super) fn extension(generator: &mut SchemaGenerator) -> Schema {
+    let mode = generator
+        .subschema_for::<Option<ExtensionMode>>()
+        .to_value();
+    let config = |settings: Schema| {
+        let mut settings = settings.to_value();
+        add_property(&mut settings, "mode", mode.clone());
+        json!({ "properties": { "config": settings }, "required": ["config"] })
+    };
+    let vault = config(VaultWire::json_schema(generator));
+    let acm = config(AcmConf::json_schema(generator));
+    let cert_manager = config(CertManagerWire::json_schema(generator));
+    json_schema!({
+        "description": "A CA outside, by name. The settings depend on the name.",
+        "type": "object",
+        "properties": {
+            "name": {
+                "description": "A name that is known here, or one that the control plane has registered.",
+                "anyOf": [{ "enum": EXTENSIONS }, { "type": "string", "minLength": 1 }],
+            },
+            "config": { "type": ["object", "null"] },
+        },
+        "required": ["name"],
+        "additionalProperties": false,
+        "allOf": [
+            when("name", &["vault"], vault),
+            when("name", &["acmpca", "acm"], acm),
+            when("name", &["certmanager", "cert-manager"], cert_manager),
+            otherwise(
+                "name",
+                &EXTENSIONS,
+                json!({ "properties": { "config": { "properties": { "mode": mode } } } }),
+            ),
+        ],
+    })
+}
+
+/// Makes a schema as strict as reading is, and as lenient: what is not free form has no further fields,
+/// and a field that may be absent may be null.
+fn tighten(schema: &mut Json) {
+    let Json::Object(schema) = schema else {
+        return;
+    };
+    if let Some(Json::String(description)) = schema.get_mut("description") {
+        // What follows the first paragraph is for users of the Rust types.
+        let first = description.split("\n\n").next().unwrap_or_default();
+        *description = without_links(first).replace('\n', " ");
+    }
+    let required: Vec<_> = match schema.get("required") {
+        Some(Json::Array(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    if let Some(Json::Object(properties)) = schema.get_mut("properties") {
+        for (name, property) in properties.iter_mut() {
+            tighten(property);
+            if !required.iter().any(|needed| needed == name) {
+                allow_null(property);
+            }
+        }
+        schema
+            .entry("additionalProperties")
+            .or_insert(Json::Bool(false));
+    }
+    for keyword in ["items", "additionalProperties"] {
+        if let Some(schema) = schema.get_mut(keyword) {
+            tighten(schema);
+        }
+    }
+    for keyword in ["oneOf", "anyOf"] {
+        if let Some(Json::Array(schemas)) = schema.get_mut(keyword) {
+            schemas.iter_mut().for_each(tighten);
+        }
+    }
+    if let Some(Json::Array(conditions)) = schema.get_mut("allOf") {
+        for condition in conditions {
+            if let Some(then) = condition.get_mut("then") {
+                tighten_condition(then);
+            }
+        }
+    }
+}
+
+/// A condition adds to an object whose fields are known already; only their content is whole.
+fn tighten_condition(then: &mut Json) {
+    if let Some(Json::Object(properties)) = then.get_mut("properties") {
+        for property in properties.values_mut() {
+            let whole = property.get("type").is_some() || property.get("anyOf").is_some();
+            if whole {
+                tighten(property);
+            }
+        }
+    }
+}
+
+fn allow_null(schema: &mut Json) {
+    let absent = json!({ "type": "null" });
+    let Json::Object(fields) = schema else {
+        return;
+    };
+    match fields.get_mut("type") {
+        Some(Json::Array(_)) => return,
+        Some(Json::String(name)) => {
+            let name = name.clone();
+            if !fields.contains_key("enum") && !fields.contains_key("const") {
+                fields.insert("type".into(), json!([name, "null"]));
+                return;
+            }
+        }
+        _ => {}
+    }
+    if fields.is_empty() {
+        return;
+    }
+    if let Some(Json::Array(schemas)) = fields.get_mut("anyOf") {
+        if !schemas.contains(&absent) {
+            schemas.push(absent);
+        }
+        return;
+    }
+    let description = fields.remove("description");
+    let mut wrapped = json!({ "anyOf": [fields, absent] });
+    if let (Some(description), Json::Object(wrapped)) = (description, &mut wrapped) {
+        wrapped.insert("description".into(), description);
+    }
+    *schema = wrapped;
+}
+
+/// Rustdoc's links mean nothing in a schema: their texts remain.
+fn without_links(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('[') {
+        plain.push_str(before);
+        let link = after.split_once(']').and_then(|(label, after)| {
+            let target = after
+                .strip_prefix('(')
+                .and_then(|after| after.split_once(')'));
+            match target {
+                Some((_, after)) => Some((label, after)),
+                None if label.starts_with('`') => Some((label, after)),
+                None => None,
+            }
+        });
+        match link {
+            Some((label, after)) => {
+                plain.push_str(label);
+                rest = after;
+            }
+            None => {
+                plain.push('[');
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// What is written is what may be read, so the schema is that of writing.
@@ -137,15 +408,18 @@ fn text(
     open: bool,
     mut generator: SchemaGenerator,
 ) -> String {
-    let schema = json!({
+    let mut definitions = generator.take_definitions(true);
+    definitions.values_mut().for_each(tighten);
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": kind,
         "type": "object",
         "properties": properties,
         "required": required,
         "additionalProperties": open,
-        "$defs": generator.take_definitions(true),
+        "$defs": definitions,
     });
+    tighten(&mut schema);
     format!("{schema:#}")
 }
 
@@ -156,8 +430,12 @@ macro_rules! schema {
         impl $type {
             #[doc = concat!("The JSON Schema (draft 2020-12) of a `", $kind, "` in the given form, as JSON text.")]
             ///
-            /// It says which fields there are and what they look like. Rules between fields are beyond it:
-            /// reading the document checks those.
+            /// It refuses what reading refuses in the shape of the document: unknown fields, wrong types and words,
+            /// two data sources, settings that do not belong to the type of the CA. It does not know the rules between
+            /// fields (`enabledBackend` names a backend, Vault needs `expiration`, `ca` or `autogenerate`), those
+            /// within a text (templates, certificates, names), a near miss of `mtls` among the sections of a `Mesh`
+            /// that are not ours, and `skipValidation`, under which reading only warns about the settings of a backend.
+            /// A document that fits it should still be read.
             pub fn json_schema($form: Form) -> String {
                 $schema
             }
@@ -175,22 +453,18 @@ fn secret(form: Form) -> String {
     let generator = generator();
     match form {
         Form::Kubernetes => {
-            let value = json!({ "type": "object", "properties": { "value": { "type": "string" } }, "required": ["value"] });
+            let value = closed(json!({ "value": { "type": "string" } }), &["value"]);
             let content = json!({
                 "type": { "const": KUBERNETES_TYPE }, "immutable": { "type": "boolean" }, "data": value, "stringData": value,
             });
             kubernetes("Secret", "v1", true, false, object(content), generator)
         }
         Form::Universal => {
-            let content = json!({ "data": { "type": "string", "contentEncoding": "base64" } });
-            universal(
-                "Secret",
-                true,
-                Some("data"),
-                object(content),
-                false,
-                generator,
-            )
+            let data = json!({ "type": "string", "contentEncoding": "base64" });
+            // The data is beside the name, but documents with a `spec` exist.
+            let content =
+                json!({ "data": data, "spec": closed(json!({ "data": data }), &["data"]) });
+            universal("Secret", true, None, object(content), false, generator)
         }
     }
 }

@@ -73,14 +73,22 @@ impl Selector {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "Selector")
+)]
 pub(super) struct SelectorWire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dataplane: Option<DataplaneWire<'w>>,
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "DataplaneSelector")
+)]
 #[serde(rename_all = "camelCase")]
 struct DataplaneWire<'w> {
     match_labels: &'w BTreeMap<String, String>,

@@ -7,6 +7,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod conversions;
 mod hostile;
 mod read;
 mod round_trip;

@@ -502,6 +502,8 @@ fn identity() -> BoxedStrategy<Resource> {
     let go = (1..=i64::MAX as u64).prop_map(Duration::from_nanos);
     let bundled = (ca, any::<bool>(), creation, option::of(go.clone())).prop_map(
         |(ca, self_signed, creation, expiry)| {
+            // A CA that is made signs itself.
+            let self_signed = self_signed || ca == BundledCa::Autogenerate;
             let mut bundled = Bundled::self_signed(ca);
             (
                 bundled.insecure_allow_self_signed,

@@ -9,11 +9,19 @@ use crate::spiffe::NameTemplate;
 
 /// Which CA of AWS Private CA signs, and how to log in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "AcmSettings")
+)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AcmConf {
     /// The CA: `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`. The region is in it.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("pattern" = "^arn:[^:]+:acm-pca:[^:]+:[^:]+:certificate-authority/[^:]+$"))
+    )]
     pub arn: String,
     /// A template for the certificate's common name. No common name if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +74,11 @@ impl AwsCredentials {
 }
 
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "AcmAuth")
+)]
 #[serde(rename_all = "camelCase")]
 struct Auth<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -102,7 +102,14 @@ impl IssuerRef {
 
 /// How the settings are written: with `issuerRef` or with `issuerName`.
 #[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        rename = "CertManagerSettings",
+        description = "Which issuer of cert-manager signs: by `issuerRef`, or by `issuerName` and its companions"
+    )
+)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Wire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]

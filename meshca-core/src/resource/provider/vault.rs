@@ -14,11 +14,16 @@ use crate::spiffe::NameTemplate;
 /// In the document these settings are in `fromCp`, which says that the control plane asks, not the
 /// proxies.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "VaultFromCp")
+)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct VaultConf {
     /// The server: `https://vault.example:8200`.
+    #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^https?://")))]
     pub address: String,
     /// A Vault agent to ask instead of the server.
     #[serde(skip_serializing_if = "Option::is_none")]
