@@ -115,7 +115,9 @@ fn judge(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>, request: &Cert
     assert_eq!(leaf.public_key().raw, request.public_key().as_ref());
 
     let (mut uris, mut dns) = (Vec::new(), Vec::new());
-    let names = leaf.subject_alternative_name().expect("names that can be read");
+    let names = leaf
+        .subject_alternative_name()
+        .expect("names that can be read");
     for name in names.iter().flat_map(|names| &names.value.general_names) {
         match name {
             GeneralName::URI(uri) => uris.push((*uri).to_owned()),
@@ -159,10 +161,16 @@ fn judge(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>, request: &Cert
     let now = unix(now());
     for (index, certificate) in parsed.iter().enumerate() {
         let validity = certificate.validity();
-        assert!(validity.not_before.timestamp() <= now + 60, "begins too late");
+        assert!(
+            validity.not_before.timestamp() <= now + 60,
+            "begins too late"
+        );
         assert!(validity.not_after.timestamp() > now, "has ended");
         assert!(validity.not_after >= leaf.validity().not_after, "outlived");
-        assert!(index == 0 || certificate.is_ca(), "signed without being a CA");
+        assert!(
+            index == 0 || certificate.is_ca(),
+            "signed without being a CA"
+        );
     }
     if spec.lifetime_policy() == LifetimePolicy::AtMostRequested {
         let lifetime = i64::try_from(spec.lifetime().as_secs()).expect("a lifetime");
@@ -172,7 +180,10 @@ fn judge(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>, request: &Cert
         let (below, above) = (&pair[0], &pair[1]);
         assert_eq!(below.issuer().as_raw(), above.subject().as_raw());
         // All keys of this PKI are Ed25519, and what it signs can only chain by such signatures.
-        assert_eq!(below.signature_algorithm.algorithm.to_id_string(), "1.3.101.112");
+        assert_eq!(
+            below.signature_algorithm.algorithm.to_id_string(),
+            "1.3.101.112"
+        );
         aws_lc_rs::signature::UnparsedPublicKey::new(
             &aws_lc_rs::signature::ED25519,
             &above.public_key().subject_public_key.data,
@@ -244,7 +255,10 @@ fn params(request: &CertificateRequest) -> CertificateParams {
     }
     let ascii = |name: &str| name.try_into().expect("an ASCII name");
     let uris = spec.all_uris().map(|uri| SanType::URI(ascii(&uri)));
-    let dns = spec.dns_names().iter().map(|name| SanType::DnsName(ascii(name)));
+    let dns = spec
+        .dns_names()
+        .iter()
+        .map(|name| SanType::DnsName(ascii(name)));
     params.subject_alt_names = uris.chain(dns).collect();
     params.serial_number = Some(SerialNumber::from(vec![0x4d]));
     params.not_before = (now() - Duration::from_secs(10)).into();

@@ -34,8 +34,16 @@ pub fn template(data: &[u8]) -> bool {
         .map(|key| ((*key).to_owned(), "q0".to_owned()))
         .collect();
 
-    let domain = trust_domain(template, &TrustDomainInputs::new(mesh, zone).with_labels(&labels));
-    let workload: Workload = labels.iter().collect::<Vec<_>>().into_iter().map(own).collect();
+    let domain = trust_domain(
+        template,
+        &TrustDomainInputs::new(mesh, zone).with_labels(&labels),
+    );
+    let workload: Workload = labels
+        .iter()
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(own)
+        .collect();
     let path = path(
         template,
         &workload,
@@ -80,7 +88,10 @@ fn path(text: &str, workload: &Workload, benign: &Workload) -> bool {
     let id = match template.render(&domain, workload) {
         Ok(id) => id,
         Err(error) => {
-            assert!(path.is_err(), "only the path is accepted: {path:?}, {error}");
+            assert!(
+                path.is_err(),
+                "only the path is accepted: {path:?}, {error}"
+            );
             return false;
         }
     };
