@@ -165,12 +165,31 @@ pub fn sign(content: &[u8], key: &PrivateKey) -> Vec<u8> {
     tlv(0x30, &[content, &algorithm, &tlv(0x03, &bits)].concat())
 }
 
+/// The values in a DER value, each with its header.
+pub fn values(der: &[u8]) -> Vec<&[u8]> {
+    let (header, end) = measure(der).expect("a DER value");
+    assert_eq!(end, der.len(), "something follows");
+    let mut rest = &der[header..];
+    let mut values = Vec::new();
+    while !rest.is_empty() {
+        let (_, end) = measure(rest).expect("a DER value");
+        let (value, next) = rest.split_at(end);
+        values.push(value);
+        rest = next;
+    }
+    values
+}
+
+/// What a bit string of whole bytes holds.
+pub fn bits(der: &[u8]) -> &[u8] {
+    let (header, end) = measure(der).expect("a DER value");
+    assert_eq!((der[0], der[header]), (0x03, 0), "a bit string");
+    &der[header + 1..end]
+}
+
 /// What is signed of a certificate or a request.
 pub fn signed_part(der: &[u8]) -> Vec<u8> {
-    let (header, end) = measure(der).expect("a DER value");
-    let inner = &der[header..end];
-    let (_, end) = measure(inner).expect("a DER value");
-    inner[..end].to_vec()
+    values(der)[0].to_vec()
 }
 
 /// A root with a new key of this type, which is not Ed25519.
