@@ -1,7 +1,8 @@
 //! What the other modules need to know of a certificate, read once.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use der::asn1::ObjectIdentifier;
+use der::asn1::{BitStringRef, ObjectIdentifier};
+use der::oid::AssociatedOid;
 use der::{Decode, Encode};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use x509_cert::Certificate;
@@ -36,8 +37,12 @@ impl Parsed {
             validity.not_after.to_system_time(),
         )
         .map_err(|error| error.to_string())?;
-        let public_key = tbs
-            .subject_public_key_info()
+        let public_key = tbs.subject_public_key_info();
+        // With another number of bits, one key would have several encodings.
+        if public_key.subject_public_key.as_bytes().is_none() {
+            return Err("its public key cannot be read: it does not end with a byte".to_owned());
+        }
+        let public_key = public_key
             .to_der()
             .map_err(|error| format!("its public key cannot be read: {error}"))?
             .into();
@@ -107,6 +112,18 @@ impl Parsed {
     }
 
     pub(crate) fn key_usage(&self) -> Result<Option<KeyUsage>, der::Error> {
+        // The reader of `KeyUsage` sees usages in bits that the value says it does not have. Others
+        // ignore those bits or refuse the certificate (X.690 §11.2.1: they are zero).
+        if let Some(bits) = self.extension::<RawKeyUsage<'_>>()? {
+            let unused = (1_u16 << bits.0.unused_bits()) - 1;
+            let last = bits.0.raw_bytes().last().copied().unwrap_or_default();
+            if u16::from(last) & unused != 0 {
+                return Err(der::ErrorKind::Value {
+                    tag: der::Tag::BitString,
+                }
+                .into());
+            }
+        }
         self.extension()
     }
 
@@ -149,7 +166,7 @@ impl Parsed {
 
     fn extension<'a, T>(&'a self) -> Result<Option<T>, der::Error>
     where
-        T: Decode<'a, Error = der::Error> + der::oid::AssociatedOid,
+        T: Decode<'a, Error = der::Error> + AssociatedOid,
     {
         Ok(self
             .certificate
@@ -157,6 +174,25 @@ impl Parsed {
             .get_extension::<T>()?
             .map(|(_, value)| value))
     }
+}
+
+/// The bits of a `KeyUsage` as they are written.
+struct RawKeyUsage<'a>(BitStringRef<'a>);
+
+impl AssociatedOid for RawKeyUsage<'_> {
+    const OID: ObjectIdentifier = KeyUsage::OID;
+}
+
+impl<'a> der::DecodeValue<'a> for RawKeyUsage<'a> {
+    type Error = der::Error;
+
+    fn decode_value<R: der::Reader<'a>>(reader: &mut R, header: der::Header) -> der::Result<Self> {
+        BitStringRef::decode_value(reader, header).map(Self)
+    }
+}
+
+impl der::FixedTag for RawKeyUsage<'_> {
+    const TAG: der::Tag = der::Tag::BitString;
 }
 
 /// SHA-256 of the DER form: what `openssl x509 -fingerprint -sha256` prints, without colons.
@@ -230,7 +266,11 @@ fn verify_with(
     if candidates.peek().is_none() {
         return Err("its signature algorithm is not supported");
     }
-    let public = spki.subject_public_key.raw_bytes();
+    // Keys are whole bytes; with another number of bits, one key would have several encodings.
+    let public = spki
+        .subject_public_key
+        .as_bytes()
+        .ok_or("the public key cannot be read")?;
     if candidates.any(|candidate| {
         candidate
             .verify_signature(public, message, signature)

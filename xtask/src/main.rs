@@ -1,6 +1,7 @@
 //! Development tasks of the meshca workspace; run `cargo xtask help`.
 
 mod cargo;
+mod fuzz;
 mod gates;
 mod process;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
         /// Only these gates; all of them when none is named
         names: Vec<gates::Gate>,
     },
+    /// Run the fuzz targets
+    Fuzz(fuzz::Arguments),
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test => test::run(),
         Task::Gates { names } => gates::run(&names),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Tools => tools::install(),
     };
     match result {

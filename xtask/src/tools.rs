@@ -7,8 +7,8 @@ use crate::cargo;
 use crate::process::{self, Result};
 
 /// The toolchain whose rustdoc JSON [`EXTERNAL_TYPES`] reads. The two belong together: the format
-/// has no stability promise, so a newer nightly needs a newer tool.
-pub(crate) const RUSTDOC_JSON_TOOLCHAIN: &str = "nightly-2026-03-20";
+/// has no stability promise, so a newer nightly needs a newer tool. The fuzz targets are built with it, too.
+pub(crate) const NIGHTLY: &str = "nightly-2026-03-20";
 
 /// Licences, bans, sources, advisories.
 pub(crate) const DENY: Tool = Tool {
@@ -28,8 +28,14 @@ pub(crate) const EXTERNAL_TYPES: Tool = Tool {
     version: "0.5.0",
     ask: &["--version"],
 };
+/// The fuzz targets.
+pub(crate) const FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+    ask: &["--version"],
+};
 
-const ALL: [Tool; 3] = [DENY, HACK, EXTERNAL_TYPES];
+const ALL: [Tool; 4] = [DENY, HACK, EXTERNAL_TYPES, FUZZ];
 
 /// A cargo subcommand from crates.io; the crate and the program have the same name.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +121,7 @@ pub(crate) fn install() -> Result<ExitCode> {
             process::run(Command::new("rustup").args(["component", "add", component]))?;
         }
     }
-    for toolchain in [cargo::msrv_toolchain()?.as_str(), RUSTDOC_JSON_TOOLCHAIN] {
+    for toolchain in [cargo::msrv_toolchain()?.as_str(), NIGHTLY] {
         if need_toolchain(toolchain).is_ok() {
             println!("Rust {toolchain}: there");
             continue;

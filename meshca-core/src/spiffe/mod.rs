@@ -94,7 +94,19 @@
 //! This is checked after the last `replace` of an action, and the result is checked once more as a
 //! whole.
 //!
-//! One thing is left to the author: two values side by side in one segment can be told apart only by
+//! # Other readers
+//!
+//! Tests have go-spiffe read every ID that a template makes, and see that it refuses what we refuse. It differs in this:
+//!
+//! - `SpiffeId` and `TrustDomain` read a scheme and a trust domain in upper case and make them lower case;
+//!   go-spiffe refuses them. Nothing here writes any.
+//! - go-spiffe does not limit the length of what it reads (§2.1, §2.3).
+//! - It takes a certificate with further URIs beside the SPIFFE ID, such as those of the classic model, for no
+//!   X.509-SVID (X.509-SVID §2): for peers that use it, ask for none.
+//!
+//! # What is left to the author
+//!
+//! Two values side by side in one segment can be told apart only by
 //! what stands between them. `/{{ label "team" }}-{{ label "app" }}` gives `a-b-c` for team `a` with
 //! app `b-c` and for team `a-b` with app `c`. Give each value that matters a segment of its own.
 

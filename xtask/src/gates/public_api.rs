@@ -7,7 +7,7 @@ use crate::process::{self, Result};
 use crate::tools;
 
 pub(super) fn check() -> Result<LeftOut> {
-    tools::need_toolchain(tools::RUSTDOC_JSON_TOOLCHAIN)?;
+    tools::need_toolchain(tools::NIGHTLY)?;
     let mut failures = Vec::new();
     for package in cargo::packages()?
         .iter()
@@ -16,7 +16,7 @@ pub(super) fn check() -> Result<LeftOut> {
         println!("  {}", package.name);
         let mut command = tools::EXTERNAL_TYPES.command()?;
         command
-            .env("RUSTUP_TOOLCHAIN", tools::RUSTDOC_JSON_TOOLCHAIN)
+            .env("RUSTUP_TOOLCHAIN", tools::NIGHTLY)
             .env_remove("CARGO")
             .args(["check-external-types", "--all-features", "--manifest-path"])
             .arg(&package.manifest);

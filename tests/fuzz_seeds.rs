@@ -1,0 +1,91 @@
+//! The seeds of the fuzz targets, through the functions that the targets call.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests, and targets shared with `fuzz/`"
+)]
+
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+
+use std::fs;
+use std::path::Path;
+
+fn feed(target: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(target);
+    let (_, entry) = fuzz::TARGETS
+        .into_iter()
+        .find(|(name, _)| *name == target)
+        .unwrap();
+    for file in fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        // A seed that is refused at once leads nowhere, unless that is what it is for.
+        assert_eq!(
+            entry(&fs::read(&path).unwrap()),
+            !REFUSED.contains(&(target, name)),
+            "{target}/{name}"
+        );
+    }
+}
+
+/// Seeds that must be refused.
+const REFUSED: [(&str, &str); 5] = [
+    ("csr", "key-of-odd-bits"),
+    ("pem_bundle", "key-of-odd-bits"),
+    ("returned_chain", "foreign"),
+    ("returned_chain", "key-usage-beyond-its-bits"),
+    ("template", "liar"),
+];
+
+#[test]
+fn csr() {
+    feed("csr");
+}
+
+#[test]
+fn jwks_bundle() {
+    feed("jwks_bundle");
+}
+
+#[test]
+fn pem_bundle() {
+    feed("pem_bundle");
+}
+
+#[test]
+fn resource() {
+    feed("resource");
+}
+
+#[test]
+fn returned_chain() {
+    feed("returned_chain");
+}
+
+#[test]
+fn template() {
+    feed("template");
+}
+
+#[test]
+fn every_target_stands_any_short_input() {
+    for (name, entry) in fuzz::TARGETS {
+        for first in 0..=255_u8 {
+            for data in [&[first][..], &[first, 0x30, 0x80], &[first, 0xff, 0xff, 0]] {
+                assert!(
+                    !entry(data) || name == "template" || name == "resource",
+                    "{name} accepts {data:?}"
+                );
+            }
+        }
+    }
+}

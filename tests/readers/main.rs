@@ -1,0 +1,18 @@
+//! What other people's code says of the certificates, IDs and bundles that we write, and of the
+//! templates that we read.
+//!
+//! Tests that need a program live in the module of its name; without it they say so and end.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod emit;
+mod go;
+mod openssl;
