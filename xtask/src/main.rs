@@ -1,5 +1,6 @@
 //! Development tasks of the meshca workspace; run `cargo xtask help`.
 
+mod bench;
 mod cargo;
 mod gates;
 mod process;
@@ -29,6 +30,8 @@ enum Task {
         /// Only these gates; all of them when none is named
         names: Vec<gates::Gate>,
     },
+    /// Measure the speed against peers and limits; writes `bench.json` into the target directory
+    Bench(bench::Options),
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test => test::run(),
         Task::Gates { names } => gates::run(&names),
+        Task::Bench(options) => bench::run(&options),
         Task::Tools => tools::install(),
     };
     match result {
