@@ -34,7 +34,10 @@ fn main() -> Result<()> {
 
 fn answer(line: &str, ready: &mut BTreeMap<String, Box<dyn Case>>) -> Result<String> {
     if let Some(file) = line.strip_prefix("documents ") {
-        std::fs::write(file, serde_json::to_string(&cases::documents()?)?)?;
+        std::fs::write(
+            file,
+            serde_json::to_string(&cases::resources::documents()?)?,
+        )?;
         return Ok("written".to_owned());
     }
     let words: Vec<&str> = line.split(' ').collect();

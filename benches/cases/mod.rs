@@ -1,7 +1,7 @@
 //! What is measured: each case is set up once and then repeated as often as is asked for.
 
 mod issue;
-mod resources;
+pub(crate) mod resources;
 mod template;
 mod verify;
 
@@ -9,8 +9,6 @@ use std::error::Error;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-
-pub(crate) use resources::documents;
 
 /// What went wrong, for whoever started the benchmark.
 pub(crate) type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
