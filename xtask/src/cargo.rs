@@ -77,6 +77,51 @@ fn package(value: &Value) -> Result<Package> {
     })
 }
 
+/// The directory that cargo builds into.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let text = process::output(cargo().args([
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--locked",
+    ]))?;
+    serde_json::from_str::<Value>(&text)
+        .ok()
+        .and_then(|metadata| {
+            metadata
+                .get("target_directory")?
+                .as_str()
+                .map(PathBuf::from)
+        })
+        .ok_or_else(|| "the answer of `cargo metadata` names no target directory".to_owned())
+}
+
+/// Builds a benchmark of the facade and returns its program. Quickly: with what the tests are built of;
+/// otherwise as a release.
+pub(crate) fn bench_executable(name: &str, quickly: bool) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--locked", "--bench", name]);
+    if quickly {
+        command.args(["--workspace", "--all-features"]);
+    } else {
+        command.args(["--package", "meshca", "--profile", "bench"]);
+    }
+    let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
+    executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
+}
+
+/// The program of this target in the messages of a build.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let target = message.get("target")?;
+        let ours = target.get("name")?.as_str() == Some(name);
+        let path = message.get("executable")?.as_str()?;
+        ours.then(|| path.into())
+    })
+}
+
 /// The toolchain of the oldest Rust that every member promises to build with.
 pub(crate) fn msrv_toolchain() -> Result<String> {
     let packages = packages()?;
@@ -109,6 +154,21 @@ mod tests {
     fn toolchains_are_named_in_full() {
         assert_eq!(toolchain_name("1.89"), "1.89.0");
         assert_eq!(toolchain_name("1.89.1"), "1.89.1");
+    }
+
+    #[test]
+    fn the_program_of_a_benchmark_is_found_in_what_cargo_says() {
+        let messages = concat!(
+            "not JSON\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"speed"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"other"},"executable":"target/other"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"speed"},"executable":"target/speed-1"}"#,
+            "\n",
+        );
+        assert_eq!(executable(messages, "speed"), Some("target/speed-1".into()));
+        assert_eq!(executable(messages, "none"), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Development tasks of the meshca workspace; run `cargo xtask help`.
 
+mod bench;
 mod cargo;
 mod fuzz;
 mod gates;
@@ -32,6 +33,8 @@ enum Task {
     },
     /// Run the fuzz targets
     Fuzz(fuzz::Arguments),
+    /// Measure the speed against peers and limits; writes `bench.json` into the target directory
+    Bench(bench::Options),
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Gates { names } => gates::run(&names),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Bench(options) => bench::run(&options),
         Task::Tools => tools::install(),
     };
     match result {

@@ -35,6 +35,14 @@ pub(crate) const FUZZ: Tool = Tool {
     ask: &["--version"],
 };
 
+/// Instruction counts. No gate needs it, so it is not installed with the others; its version is that of
+/// the crate `gungraun` in `Cargo.toml`.
+pub(crate) const GUNGRAUN_RUNNER: Tool = Tool {
+    name: "gungraun-runner",
+    version: "0.20.0",
+    ask: &["--version"],
+};
+
 const ALL: [Tool; 4] = [DENY, HACK, EXTERNAL_TYPES, FUZZ];
 
 /// A cargo subcommand from crates.io; the crate and the program have the same name.
@@ -71,9 +79,14 @@ impl Tool {
 
     fn missing(self) -> String {
         let Self { name, version, .. } = self;
+        let with_the_others = if ALL.iter().any(|tool| tool.name == name) {
+            "`cargo xtask tools`, or with "
+        } else {
+            ""
+        };
         format!(
-            "{name} {version} not found: install it with `cargo xtask tools`, or with \
-             `cargo install --locked {name} --version {version}`"
+            "{name} {version} not found: install it with {with_the_others}`cargo install --locked {name} \
+             --version {version}`"
         )
     }
 }

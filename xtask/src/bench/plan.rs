@@ -1,0 +1,262 @@
+//! What is measured, against what, and what is wanted of it.
+
+use std::collections::BTreeSet;
+
+use crate::process::Result;
+
+/// A program that measures its own cases when it is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Program {
+    /// `benches/speed.rs`: ours, and the bare Rust libraries.
+    Ours,
+    /// `benches/peers/control-plane`: what a control plane in Go does.
+    ControlPlane,
+    /// `benches/peers/step-ca`.
+    StepCa,
+}
+
+impl Program {
+    /// What is missing without it.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Self::Ours => "everything",
+            Self::ControlPlane => "the comparisons with Go",
+            Self::StepCa => "the comparison with step-ca",
+        }
+    }
+}
+
+/// Somebody who does what a case is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contender {
+    /// The name in the table.
+    pub(super) name: &'static str,
+    /// Which program measures it, under which name, on how many threads.
+    pub(super) program: Program,
+    pub(super) case: &'static str,
+    pub(super) threads: u32,
+}
+
+/// A comparison of ours with a contender or a limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Against {
+    pub(super) what: What,
+    /// The ratio that we want to reach; reported, and nothing fails below it.
+    pub(super) wanted: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    Contender(Contender),
+    /// Nanoseconds for one operation.
+    Limit(f64),
+}
+
+/// Cases of `benches/instructions.rs`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    pub(super) ours: &'static str,
+    /// The bare library that bounds ours, and its case.
+    pub(super) bare: Option<(&'static str, &'static str)>,
+}
+
+/// One of ours, and everything that it is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bench {
+    pub(super) bench: &'static str,
+    pub(super) case: &'static str,
+    /// What the numbers are in, and how many nanoseconds that is.
+    pub(super) unit: (&'static str, f64),
+    pub(super) ours: Contender,
+    pub(super) against: &'static [Against],
+    /// Its instruction counts, where the processor is all that matters.
+    pub(super) counted: Option<Counted>,
+}
+
+impl Bench {
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.bench, self.case)
+    }
+
+    /// Ours first, then the others.
+    pub(super) fn contenders(&self) -> impl Iterator<Item = &Contender> {
+        let others = self
+            .against
+            .iter()
+            .filter_map(|against| match &against.what {
+                What::Contender(contender) => Some(contender),
+                What::Limit(_) => None,
+            });
+        std::iter::once(&self.ours).chain(others)
+    }
+}
+
+const fn ours(case: &'static str) -> Contender {
+    Contender {
+        name: "meshca",
+        program: Program::Ours,
+        case,
+        threads: 1,
+    }
+}
+
+const fn against(name: &'static str, program: Program, case: &'static str, wanted: f64) -> Against {
+    Against {
+        what: What::Contender(Contender {
+            name,
+            program,
+            case,
+            threads: 1,
+        }),
+        wanted: if wanted > 0.0 { Some(wanted) } else { None },
+    }
+}
+
+const fn counted(
+    ours: &'static str,
+    bare: Option<(&'static str, &'static str)>,
+) -> Option<Counted> {
+    Some(Counted { ours, bare })
+}
+
+/// For [`against`]: nothing in particular is wanted.
+const NOTHING: f64 = 0.0;
+
+const BENCHES: &[Bench] = &[
+    Bench {
+        bench: "issue",
+        case: "builtin-p256",
+        unit: ("µs", 1e3),
+        ours: ours("issue"),
+        against: &[
+            against("aws-lc-rs", Program::Ours, "issue-aws-lc-rs", 0.85),
+            against("go", Program::ControlPlane, "issue", 5.0),
+            against(
+                "go-ca-kept",
+                Program::ControlPlane,
+                "issue-ca-kept",
+                NOTHING,
+            ),
+            against("step-ca", Program::StepCa, "issue", NOTHING),
+        ],
+        counted: counted("issue", Some(("aws-lc-rs", "issue_aws_lc_rs"))),
+    },
+    Bench {
+        bench: "issue",
+        case: "builtin-p256-2-threads",
+        unit: ("µs", 1e3),
+        ours: Contender {
+            threads: 2,
+            ..ours("issue")
+        },
+        against: &[
+            against("1-thread", Program::Ours, "issue", 1.8),
+            // What the machine itself gives: less than two cores leave less than twice as much.
+            Against {
+                what: What::Contender(Contender {
+                    name: "aws-lc-rs-2-threads",
+                    program: Program::Ours,
+                    case: "issue-aws-lc-rs",
+                    threads: 2,
+                }),
+                wanted: None,
+            },
+        ],
+        counted: None,
+    },
+    Bench {
+        bench: "template",
+        case: "path",
+        unit: ("ns", 1.0),
+        ours: ours("template"),
+        against: &[
+            Against {
+                what: What::Limit(200.0),
+                wanted: Some(1.0),
+            },
+            against("go-parsed", Program::ControlPlane, "template-parsed", 5.0),
+            against(
+                "go-per-call",
+                Program::ControlPlane,
+                "template-per-call",
+                NOTHING,
+            ),
+        ],
+        counted: counted("template", None),
+    },
+    Bench {
+        bench: "resources",
+        case: "parse-validate",
+        unit: ("ms", 1e6),
+        ours: ours("resources"),
+        against: &[against("go", Program::ControlPlane, "resources", 2.0)],
+        counted: counted("resources", None),
+    },
+    Bench {
+        bench: "verify",
+        case: "leaf",
+        unit: ("µs", 1e3),
+        ours: ours("verify"),
+        against: &[against("webpki", Program::Ours, "verify-webpki", 0.9)],
+        counted: counted("verify", Some(("webpki", "verify_webpki"))),
+    },
+];
+
+/// The benches whose names start as one of these; all if there are none.
+pub(super) fn chosen(names: &[String]) -> Result<Vec<Bench>> {
+    for name in names {
+        if !BENCHES.iter().any(|bench| bench.name().starts_with(name)) {
+            let all: Vec<String> = BENCHES.iter().map(Bench::name).collect();
+            return Err(format!(
+                "no benchmark starts with `{name}`; there are {}",
+                all.join(", ")
+            ));
+        }
+    }
+    Ok(BENCHES
+        .iter()
+        .filter(|bench| names.is_empty() || names.iter().any(|name| bench.name().starts_with(name)))
+        .copied()
+        .collect())
+}
+
+/// The programs that these need, ours first: it writes what the others read.
+pub(super) fn programs(benches: &[Bench]) -> BTreeSet<Program> {
+    benches
+        .iter()
+        .flat_map(Bench::contenders)
+        .map(|contender| contender.program)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_choose_by_how_they_start() {
+        let names = |given: &[&str]| -> Vec<String> {
+            let given: Vec<String> = given.iter().map(|&name| name.to_owned()).collect();
+            chosen(&given).unwrap().iter().map(Bench::name).collect()
+        };
+        assert_eq!(names(&[]).len(), BENCHES.len());
+        assert_eq!(names(&["verify"]), ["verify/leaf"]);
+        assert_eq!(
+            names(&["verify/leaf", "issue"]),
+            [
+                "issue/builtin-p256",
+                "issue/builtin-p256-2-threads",
+                "verify/leaf"
+            ]
+        );
+        let error = chosen(&["manager".to_owned()]).unwrap_err();
+        assert!(error.contains("template/path"), "{error}");
+    }
+
+    #[test]
+    fn only_the_programs_that_are_needed_are_started() {
+        let benches = chosen(&["verify".to_owned()]).unwrap();
+        assert_eq!(Vec::from_iter(programs(&benches)), [Program::Ours]);
+        assert_eq!(programs(BENCHES).len(), 3);
+    }
+}

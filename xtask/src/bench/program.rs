@@ -1,0 +1,177 @@
+//! The programs that measure: built, started, and asked for one turn after the other.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use super::plan::{Contender, Program};
+use crate::cargo;
+use crate::process::{self, Result};
+
+/// Why a program cannot be run here, and what to do about it.
+pub(super) struct Missing(pub(super) String);
+
+impl From<String> for Missing {
+    fn from(why: String) -> Self {
+        Self(why)
+    }
+}
+
+/// A program that waits for its turn. It ends when it is dropped.
+pub(super) struct Running {
+    pub(super) executable: PathBuf,
+    child: Child,
+    /// Closed to end it.
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+}
+
+/// Builds and starts a program. Ours leaves the documents that the others read.
+pub(super) fn start(
+    program: Program,
+    smoke: bool,
+    target: &Path,
+    documents: &Path,
+) -> Result<Running, Missing> {
+    match program {
+        Program::Ours => {
+            println!("building meshca's side");
+            let executable = cargo::bench_executable("speed", smoke)?;
+            let mut running = Running::start(executable, &[])?;
+            if let Some(directory) = documents.parent() {
+                fs::create_dir_all(directory)
+                    .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+            }
+            running.ask(&format!("documents {}", documents.display()))?;
+            Ok(running)
+        }
+        Program::ControlPlane => {
+            let executable = build_peer("control-plane", target)?;
+            Ok(Running::start(executable, &[documents])?)
+        }
+        Program::StepCa => Ok(Running::start(build_peer("step-ca", target)?, &[])?),
+    }
+}
+
+/// The Go command: on `PATH`, or where Go's own installer puts it.
+pub(super) fn go() -> Option<PathBuf> {
+    process::on_path("go").or_else(|| {
+        let installed = PathBuf::from("/usr/local/go/bin/go");
+        installed.is_file().then_some(installed)
+    })
+}
+
+fn build_peer(name: &str, target: &Path) -> Result<PathBuf, Missing> {
+    let Some(go) = go() else {
+        return Err(Missing(
+            "Go not found; install it from https://go.dev/dl or with the system's packages"
+                .to_owned(),
+        ));
+    };
+    println!("building the peer {name}");
+    let executable = target
+        .join("bench")
+        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let mut build = Command::new(go);
+    build
+        .current_dir(cargo::root().join("benches").join("peers"))
+        .arg("build")
+        .arg("-o")
+        .arg(&executable)
+        .arg(format!("./{name}"));
+    process::run(&mut build).map_err(|failure| {
+        format!("{failure}; its modules come over the network the first time, see above")
+    })?;
+    Ok(executable)
+}
+
+impl Running {
+    fn start(executable: PathBuf, arguments: &[&Path]) -> Result<Self> {
+        let mut command = Command::new(&executable);
+        command
+            .args(arguments)
+            // A Go program would otherwise collect its garbage on a second core.
+            .env("GOMAXPROCS", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|error| process::not_started(&command, &error))?;
+        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(format!("cannot talk to {}", executable.display()));
+        };
+        Ok(Self {
+            executable,
+            child,
+            to: Some(to),
+            from: BufReader::new(from),
+        })
+    }
+
+    /// Nanoseconds for one operation of this contender, over one turn.
+    pub(super) fn turn(&mut self, contender: &Contender, turn: Duration) -> Result<f64> {
+        let Contender { case, threads, .. } = contender;
+        let answer = self.ask(&format!("{case} {} {threads}", turn.as_nanos()))?;
+        per_operation(&answer)
+            .ok_or_else(|| format!("{}: cannot read `{answer}`", self.executable.display()))
+    }
+
+    fn ask(&mut self, question: &str) -> Result<String> {
+        let lost = |error: std::io::Error| {
+            format!(
+                "lost {} at `{question}`: {error}",
+                self.executable.display()
+            )
+        };
+        let mut answer = String::new();
+        if let Some(to) = &mut self.to {
+            writeln!(to, "{question}").map_err(lost)?;
+            to.flush().map_err(lost)?;
+        }
+        self.from.read_line(&mut answer).map_err(lost)?;
+        match answer.trim_end() {
+            "" => Err(format!(
+                "{} ended at `{question}`; what it said is above",
+                self.executable.display()
+            )),
+            answer => match answer.strip_prefix("error ") {
+                Some(message) => Err(format!(
+                    "{} at `{question}`: {message}",
+                    self.executable.display()
+                )),
+                None => Ok(answer.to_owned()),
+            },
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.to = None;
+        // It has nothing left to read, so it ends; how, nobody needs to know any more.
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads `OPERATIONS NANOSECONDS`.
+fn per_operation(answer: &str) -> Option<f64> {
+    let (operations, nanoseconds) = answer.split_once(' ')?;
+    let (operations, nanoseconds): (f64, f64) =
+        (operations.parse().ok()?, nanoseconds.parse().ok()?);
+    (operations > 0.0 && nanoseconds > 0.0).then(|| nanoseconds / operations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_operations_and_nanoseconds() {
+        assert_eq!(per_operation("4 1000"), Some(250.0));
+        for answer in ["", "4", "0 1000", "4 -1", "written"] {
+            assert_eq!(per_operation(answer), None, "{answer}");
+        }
+    }
+}
