@@ -19,11 +19,13 @@ use crate::{
 pub struct SignedChain {
     certificates: Vec<CertificateDer<'static>>,
     notes: Vec<String>,
+    #[cfg(feature = "builtin")]
     constructed: Option<Box<Constructed>>,
 }
 
 /// What the CA in this process knows of a certificate because it has just built it. Only core can
 /// make one, which is why it may stand in for reading the certificate back.
+#[cfg(feature = "builtin")]
 #[derive(Clone, Debug)]
 pub(crate) struct Constructed {
     pub(crate) request: CertificateRequest,
@@ -38,6 +40,7 @@ impl SignedChain {
         Self {
             certificates: certificates.into_iter().collect(),
             notes: Vec::new(),
+            #[cfg(feature = "builtin")]
             constructed: None,
         }
     }
@@ -100,6 +103,7 @@ impl SignedChain {
         }
     }
 
+    #[cfg(feature = "builtin")]
     pub(crate) fn construction(&self) -> Option<&Constructed> {
         self.constructed.as_deref()
     }
