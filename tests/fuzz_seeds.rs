@@ -38,9 +38,10 @@ fn feed(target: &str) {
 }
 
 /// Seeds that must be refused.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 6] = [
     ("csr", "key-of-odd-bits"),
     ("pem_bundle", "key-of-odd-bits"),
+    ("pem_bundle", "lone-carriage-returns"),
     ("returned_chain", "foreign"),
     ("returned_chain", "key-usage-beyond-its-bits"),
     ("template", "liar"),

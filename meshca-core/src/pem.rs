@@ -79,6 +79,13 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
     for (index, full) in text.split_inclusive('\n').enumerate() {
         let (number, line) = (index + 1, full.trim());
         let end = start + full.len();
+        // The decoder ends a line there, and would find blocks that we do not.
+        if line.contains('\r') {
+            return Err(PemError::new(
+                number,
+                "a carriage return within a line; lines end with a line feed, or with both",
+            ));
+        }
         if line.starts_with("-----BEGIN ") {
             if let Some((begun, ..)) = open {
                 return Err(PemError::new(
@@ -285,6 +292,10 @@ mod tests {
             (
                 "-----BEGIN CERTIFICATE-----\nAAAA".to_owned(),
                 "line 1: the CERTIFICATE block that begins here has no end",
+            ),
+            (
+                good.replace("bm90", "bm90\r\r-----BEGIN CERTIFICATE-----\r"),
+                "line 2: a carriage return within a line; lines end with a line feed, or with both",
             ),
             (
                 encode("PRIVATE KEY", b"k"),

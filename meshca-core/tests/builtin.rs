@@ -212,12 +212,7 @@ async fn intermediates_can_be_signed_two_levels_deep_and_no_deeper() {
         2,
         "the intermediate is delivered with the leaf"
     );
-    verified_like_anyone_elses(
-        &upper,
-        &CertificateRequest::for_key(spec(), &key, start()).unwrap(),
-        start(),
-    )
-    .await;
+    verified_like_anyone_elses(&upper, &common::request(identity.key()), start()).await;
 
     let lower = CertificateSpec::intermediate(&domain(), "lower").unwrap();
     upper.issue(&lower, &clock).await.unwrap();

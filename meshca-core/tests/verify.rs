@@ -568,6 +568,45 @@ fn intermediates_are_proven_with_their_own_key() {
     assert!(error.to_string().contains("path length"), "{error}");
 }
 
+#[test]
+fn a_certificate_is_not_proven_by_another_for_the_same_key() {
+    let (root, foreign, key) = (Ca::root("root"), Ca::root("foreign"), key());
+    let spec = CertificateSpec::intermediate(&domain(), "mesh ca")
+        .unwrap()
+        .with_lifetime(30 * DAY);
+    let intermediate = CertificateRequest::for_key(spec, &key, start()).unwrap();
+    let below = |ca: &Ca| {
+        ca.leaf(&intermediate, |params| {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "mesh ca");
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.extended_key_usages.clear();
+        })
+    };
+    let workload = request(&key);
+    let cases = [
+        (&intermediate, below(&root), below(&foreign)),
+        (
+            &workload,
+            root.leaf(&workload, |_| {}),
+            foreign.leaf(&workload, |_| {}),
+        ),
+    ];
+    for (request, proven, unproven) in cases {
+        for chain in [
+            vec![proven.clone(), unproven.clone()],
+            vec![unproven.clone(), proven.clone()],
+        ] {
+            let issued = verify(chain, request, &root.bundle()).unwrap();
+            assert_eq!(issued.chain(), std::slice::from_ref(&proven));
+        }
+        let error = verify(vec![unproven], request, &root.bundle()).unwrap_err();
+        assert!(error.to_string().contains("root unknown"), "{error}");
+    }
+}
+
 /// Returns what it is told to, and counts how often it was asked for trust.
 #[derive(Debug)]
 struct Scripted {

@@ -3,7 +3,7 @@
 //! | rule | source |
 //! |---|---|
 //! | at most [`MAX_CERTIFICATES`] certificates came back, each of them readable | bounded work |
-//! | one of them is for the key of the request, and is the leaf | RFC 2986 §1 |
+//! | one of them is for the key of the request, and is the leaf; of several, the first that satisfies the rules, each standing for itself | RFC 2986 §1 |
 //! | its URI names are exactly those requested, among them the one SPIFFE ID; so are its DNS names; there are no others | SPIFFE X.509-SVID §2 |
 //! | its common name is the one requested, if one was | |
 //! | a workload's: it is no CA (no BasicConstraints counts as none), may sign (`digitalSignature`), may not sign certificates or CRLs | SPIFFE X.509-SVID §4 |
@@ -137,43 +137,45 @@ fn verify_signatures(
         .iter()
         .filter(|certificate| seen.insert(&certificate.der))
         .collect();
-    let mut observations = notes(chain);
-    let mut ours = distinct
-        .iter()
-        .copied()
-        .filter(|certificate| certificate.public_key == *request.public_key())
-        .peekable();
-    if ours.peek().is_none() {
+    let (leaves, others): (Vec<&Parsed>, Vec<&Parsed>) = distinct
+        .into_iter()
+        .partition(|certificate| certificate.public_key == *request.public_key());
+    if leaves.is_empty() {
         return Err(bad(format!(
             "none of the {} certificates that the CA returned is for the key of the request",
             sent.len()
         ))
         .into());
     }
-    // A CA may send an older certificate for the same key along; the order says nothing.
-    let mut refused = None;
-    let mut accepted = None;
-    for candidate in ours {
-        match check_leaf(candidate, request, now) {
-            Ok(seen) => {
-                accepted = Some((candidate, seen));
-                break;
+    // A CA may certify one key twice, or send an older certificate along. None proves another: what
+    // an intermediate's key signs would lead to the root by way of any of them.
+    let mut refused: Option<Refusal> = None;
+    for leaf in leaves {
+        match verify_leaf(leaf, &others, chain, request, bundle, now) {
+            Ok(issued) => return Ok(issued),
+            Err(refusal) => {
+                let root_unknown = refusal.root_unknown;
+                refused.get_or_insert(refusal).root_unknown |= root_unknown;
             }
-            Err(error) => refused = refused.or(Some(error)),
         }
     }
-    let Some((leaf, seen)) = accepted else {
-        return Err(refused
-            .unwrap_or_else(|| bad("the CA returned no usable certificate"))
-            .into());
-    };
-    observations.extend(seen);
+    Err(refused.unwrap_or_else(|| bad("the CA returned no usable certificate").into()))
+}
 
-    let others: Vec<&Parsed> = distinct
-        .into_iter()
-        .filter(|other| other.der != leaf.der)
-        .collect();
-    let path = path::prove(leaf, &others, request, bundle, now)?;
+fn verify_leaf(
+    leaf: &Parsed,
+    others: &[&Parsed],
+    chain: &SignedChain,
+    request: &CertificateRequest,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<IssuedCertificate, Refusal> {
+    let mut observations = notes(chain);
+    check_names(leaf, request, &mut observations)?;
+    check_purpose(leaf, request, &mut observations)?;
+    check_lifetime(leaf.validity, request, now, &mut observations)?;
+
+    let path = path::prove(leaf, others, request, bundle, now)?;
     let delivered: Vec<&Parsed> = std::iter::once(leaf)
         .chain(path.intermediates.iter().copied())
         .collect();
@@ -212,18 +214,6 @@ fn verify_signatures(
         proof: Proof::Signatures,
         observations,
     })
-}
-
-fn check_leaf(
-    leaf: &Parsed,
-    request: &CertificateRequest,
-    now: SystemTime,
-) -> Result<Vec<Observation>, Error> {
-    let mut observations = Vec::new();
-    check_names(leaf, request, &mut observations)?;
-    check_purpose(leaf, request, &mut observations)?;
-    check_lifetime(leaf.validity, request, now, &mut observations)?;
-    Ok(observations)
 }
 
 fn read_all(chain: &SignedChain) -> Result<Vec<Parsed>, Error> {
