@@ -38,10 +38,13 @@ fn feed(target: &str) {
 }
 
 /// Seeds that must be refused.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 9] = [
     ("csr", "key-of-odd-bits"),
+    ("jwks_bundle", "keys-that-are-lists"),
+    ("jwks_bundle", "list-for-an-object"),
     ("pem_bundle", "key-of-odd-bits"),
     ("pem_bundle", "lone-carriage-returns"),
+    ("pem_bundle", "text-behind-the-end"),
     ("returned_chain", "foreign"),
     ("returned_chain", "key-usage-beyond-its-bits"),
     ("template", "liar"),

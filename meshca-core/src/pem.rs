@@ -102,7 +102,15 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
             }
             open = Some((number, label(number, line)?, start));
         } else if let Some((begun, label, from)) = open {
-            if line.starts_with("-----END ") {
+            if let Some(closing) = line.strip_prefix("-----END ") {
+                // The decoder does not look at what follows: the next block, where files were put
+                // together without a line feed between them.
+                if closing.strip_suffix("-----") != Some(label) {
+                    return Err(PemError::new(
+                        number,
+                        format!("expected `-----END {label}-----` and nothing else in the line"),
+                    ));
+                }
                 let text = text.get(from..end).unwrap_or_default();
                 found.push(Block {
                     line: begun,
@@ -296,6 +304,14 @@ mod tests {
             (
                 good.replace("bm90", "bm90\r\r-----BEGIN CERTIFICATE-----\r"),
                 "line 2: a carriage return within a line; lines end with a line feed, or with both",
+            ),
+            (
+                format!("{}{good}", good.trim_end()),
+                "line 3: expected `-----END CERTIFICATE-----` and nothing else in the line",
+            ),
+            (
+                good.replace("END CERT", "END X509 CERT"),
+                "line 3: expected `-----END CERTIFICATE-----` and nothing else in the line",
             ),
             (
                 encode("PRIVATE KEY", b"k"),

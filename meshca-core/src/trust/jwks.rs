@@ -43,10 +43,17 @@ pub(super) fn read(trust_domain: TrustDomain, json: &str) -> Result<TrustBundle>
         )
         .with_context("trust domain", &trust_domain)
     };
+    // Derived readers take a list of values for a mapping of fields; nobody else does.
+    if json.trim_start().starts_with('[') {
+        return Err(invalid("expected a JSON object, found a list".to_owned()));
+    }
     let set: KeySet = serde_json::from_str(json).map_err(|error| invalid(error.to_string()))?;
     let mut roots = Vec::new();
     for (index, key) in set.keys.into_iter().enumerate() {
         let at = |why: String| invalid(format!("keys[{index}]: {why}"));
+        if !key.is_object() {
+            return Err(at("expected a JSON object".to_owned()));
+        }
         let key: Key = serde_json::from_value(key).map_err(|error| at(error.to_string()))?;
         // "If the use parameter is omitted or unrecognised, the client must ignore the key" (Bundle §4.2.2).
         if key.key_use.as_deref() != Some(USE_X509_SVID) {
