@@ -436,13 +436,8 @@ mod encoding {
     use rustls_pki_types::SubjectPublicKeyInfoDer;
     use zeroize::Zeroizing;
 
+    use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
     use crate::{Error, ErrorKind, KeyType, Result};
-
-    const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-    const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-    const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-    const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-    const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
     /// RFC 5280 §4.1.1.2.
     #[derive(Sequence)]

@@ -21,6 +21,7 @@ use crate::certificate::Constructed;
 use crate::key::Signer;
 use crate::request::subject_names;
 use crate::time::{rfc3339, whole_seconds};
+use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
 use crate::x509::{self, Parsed};
 use crate::{
     CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey, Profile, Result,
@@ -604,12 +605,6 @@ struct SubjectKey<'a> {
 
 impl<'a> SubjectKey<'a> {
     fn of(request: &'a CertificateRequest) -> Result<Self> {
-        const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-        const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-        const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-        const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-        const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-
         let spki = request.public_key();
         let refused = || {
             Error::new(

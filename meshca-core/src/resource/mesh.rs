@@ -20,7 +20,7 @@ use crate::spiffe::{SpiffeId, TrustDomain, Workload};
 use crate::{Error, ErrorKind, Result};
 
 /// The lifetime of a workload's certificate where nothing says otherwise: 24 hours.
-pub const DEFAULT_EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DEFAULT_EXPIRATION: Duration = crate::DEFAULT_LIFETIME;
 
 /// Sections of a `Mesh` that are not ours, so that they are not taken for a misspelt `mtls`.
 const FOREIGN: [&str; 8] = [

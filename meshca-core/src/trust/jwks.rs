@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use spiffe::TrustDomain;
 
 use super::{TrustBundle, TrustRoot};
+use crate::x509::key_oid::{ED25519, P256, P384, P521, RSA};
 use crate::{Error, ErrorKind, Result};
 
 /// How a certificate's key is marked (SPIFFE X.509-SVID §6).
@@ -103,12 +104,6 @@ struct RsaPublicKey<'a> {
     e: UintRef<'a>,
 }
 
-const EC_P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const EC_P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-const EC_P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-
 /// The public key as JSON Web Keys write it (RFC 7518 §6, RFC 8037 §2). A type that these do not
 /// know still gets its `kty`, the certificate being what counts.
 fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Value> {
@@ -142,9 +137,9 @@ fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Va
         _ => {
             key.insert("kty".into(), "EC".into());
             let named = curve().and_then(|oid| match oid {
-                EC_P256 => Some("P-256"),
-                EC_P384 => Some("P-384"),
-                EC_P521 => Some("P-521"),
+                P256 => Some("P-256"),
+                P384 => Some("P-384"),
+                P521 => Some("P-521"),
                 _ => None,
             });
             // An uncompressed point: 4, then both coordinates at full length (SEC 1 §2.3.3).

@@ -100,7 +100,22 @@ struct Prover<'a> {
     candidates: Vec<&'a Parsed>,
     bundle: &'a TrustBundle,
     /// Why the last path that webpki would have taken was not good enough.
-    why_not: RefCell<Option<String>>,
+    why_not: RefCell<Option<Unfit>>,
+}
+
+/// Why a path is not good enough, and whether newer roots might give a better one.
+struct Unfit {
+    why: String,
+    root_unknown: bool,
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Self {
+            why,
+            root_unknown: false,
+        }
+    }
 }
 
 impl<'a> Prover<'a> {
@@ -116,15 +131,19 @@ impl<'a> Prover<'a> {
                 .unwrap_or_default(),
         );
         let end_entity = EndEntityCert::try_from(end_entity).map_err(explain)?;
-        // An error here makes webpki look for another path.
+        let found = RefCell::new(None);
+        // An error here makes webpki look for another path; it takes the first that has none.
         let good_enough = |path: &VerifiedPath<'_>| match self.examine(path, at) {
-            Ok(_) => Ok(()),
+            Ok(path) => {
+                *found.borrow_mut() = Some(path);
+                Ok(())
+            }
             Err(why) => {
                 *self.why_not.borrow_mut() = Some(why);
                 Err(webpki::Error::UnknownIssuer)
             }
         };
-        let proven = end_entity
+        end_entity
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
                 self.bundle.anchors(),
@@ -135,13 +154,15 @@ impl<'a> Prover<'a> {
                 Some(&good_enough),
             )
             .map_err(explain)?;
-        self.examine(&proven, at).map_err(|why| bad(why).into())
+        found
+            .take()
+            .ok_or_else(|| bad("the path was not examined").into())
     }
 
     /// What webpki leaves out, and Envoy, Go and OpenSSL look at: key usages of CAs, and everything
     /// about a root but its name, key and name constraints (RFC 5280 §6.1.4; a trust anchor need
     /// not be a certificate for RFC 5280, but it is one for them). And that nothing outlives its issuer.
-    fn examine(&self, path: &VerifiedPath<'_>, at: SystemTime) -> Result<Path<'a>, String> {
+    fn examine(&self, path: &VerifiedPath<'_>, at: SystemTime) -> Result<Path<'a>, Unfit> {
         let cas: Vec<&'a Parsed> = path
             .intermediate_certificates()
             .filter_map(|used| {
@@ -161,13 +182,19 @@ impl<'a> Prover<'a> {
             .filter(|(_, anchor)| *anchor == path.anchor())
             .map(|(root, _)| root)
             .max_by_key(|root| root.validity().not_after())
-            .ok_or("root unknown")?;
+            .ok_or_else(|| Unfit {
+                why: "root unknown".to_owned(),
+                root_unknown: true,
+            })?;
         if !root.validity().contains(at) {
-            return Err(format!(
-                "root unknown: the root `{}` in the trust bundle is valid only from {}",
-                root.subject(),
-                root.validity()
-            ));
+            return Err(Unfit {
+                why: format!(
+                    "root unknown: the root `{}` in the trust bundle is valid only from {}",
+                    root.subject(),
+                    root.validity()
+                ),
+                root_unknown: true,
+            });
         }
         check_ca(root.parsed())?;
         check_purposes(root.parsed())?;
@@ -183,44 +210,57 @@ impl<'a> Prover<'a> {
         })
     }
 
-    /// Says in words what the library says in codes.
     fn refusal(&self, error: webpki::Error, at: SystemTime) -> Refusal {
-        use webpki::Error as E;
-        let why_not = self.why_not.take();
-        let root_unknown = match error {
-            E::UnknownIssuer => why_not
-                .as_ref()
-                .is_none_or(|why| why.starts_with("root unknown")),
-            E::InvalidSignatureForPublicKey => true,
-            _ => false,
+        let (what, root_unknown) = match (&error, self.why_not.take()) {
+            (webpki::Error::UnknownIssuer, Some(unfit)) => (unfit.why, unfit.root_unknown),
+            (webpki::Error::UnknownIssuer, None) => {
+                let why = explain_unknown_issuer(self.leaf, &self.candidates, self.bundle, at);
+                (why, true)
+            }
+            (webpki::Error::InvalidSignatureForPublicKey, _) => (in_words(&error).to_owned(), true),
+            _ => (in_words(&error).to_owned(), false),
         };
-        let what = match &error {
-        E::UnknownIssuer => why_not.unwrap_or_else(|| {
-                explain_unknown_issuer(self.leaf, &self.candidates, self.bundle, at)
-            }),
-        E::InvalidSignatureForPublicKey => {
-            "a signature in the chain does not verify: a certificate was altered, or a CA was replaced by another of the same name".to_owned()
-        }
-        E::CertExpired { .. } => "a certificate in the chain has expired".to_owned(),
-        E::CertNotValidYet { .. } => "a certificate in the chain is not valid yet: compare the clocks".to_owned(),
-        E::NameConstraintViolation => {
-            "a CA in the chain is constrained to other names (URI constraints are not supported and count as a violation)".to_owned()
-        }
-        E::PathLenConstraintViolated => "a CA in the chain may not have a CA below it (path length)".to_owned(),
-        E::EndEntityUsedAsCa => "a certificate in the chain signed another without being a CA".to_owned(),
-        E::RequiredEkuNotFoundContext(_) => "a CA in the chain is restricted to other purposes than server and client authentication".to_owned(),
-        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            "a certificate in the chain is signed with an algorithm that is not accepted (SHA-1 and RSA below 2048 bits are not)".to_owned()
-        }
-        E::UnsupportedCriticalExtension => {
-            "a certificate in the chain has a critical extension that is not understood, such as certificate policies marked critical; have the CA leave it out or not mark it".to_owned()
-        }
-        _ => "the certificate does not lead to the trust bundle".to_owned(),
-    };
         Refusal {
             error: bad(what).with_source(error),
             root_unknown,
         }
+    }
+}
+
+/// Says in words what the library says in codes.
+fn in_words(error: &webpki::Error) -> &'static str {
+    use webpki::Error as E;
+    match error {
+        E::InvalidSignatureForPublicKey => {
+            "a signature in the chain does not verify: a certificate was altered, or a CA was \
+             replaced by another of the same name"
+        }
+        E::CertExpired { .. } => "a certificate in the chain has expired",
+        E::CertNotValidYet { .. } => {
+            "a certificate in the chain is not valid yet: compare the clocks"
+        }
+        E::NameConstraintViolation => {
+            "a CA in the chain is constrained to other names (URI constraints are not supported \
+             and count as a violation)"
+        }
+        E::PathLenConstraintViolated => {
+            "a CA in the chain may not have a CA below it (path length)"
+        }
+        E::EndEntityUsedAsCa => "a certificate in the chain signed another without being a CA",
+        E::RequiredEkuNotFoundContext(_) => {
+            "a CA in the chain is restricted to other purposes than server and client \
+             authentication"
+        }
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "a certificate in the chain is signed with an algorithm that is not accepted (SHA-1 \
+             and RSA below 2048 bits are not)"
+        }
+        E::UnsupportedCriticalExtension => {
+            "a certificate in the chain has a critical extension that is not understood, such as \
+             certificate policies marked critical; have the CA leave it out or not mark it"
+        }
+        _ => "the certificate does not lead to the trust bundle",
     }
 }
 

@@ -107,7 +107,7 @@ mod tests {
             "https://vault.example/v1/pki/root/sign-intermediate",
             "format!(\"{mount}/root/generate\")",
             "$HOME/build/out",
-            "../work/notes",
+            "../home/notes",
             "spiffe://example.org/home/kitchen",
             "a / b, and/or",
             "`/home/`",
