@@ -34,6 +34,7 @@ pub struct BackendConfig {
     mode: ExtensionMode,
     lifetime: Duration,
     lifetime_policy: LifetimePolicy,
+    request_timeout: Option<Duration>,
     model: Model,
 }
 
@@ -65,6 +66,7 @@ impl BackendConfig {
             mode: ExtensionMode::Leaf,
             lifetime: backend.dp_cert.lifetime(),
             lifetime_policy: policy(issuer_decides),
+            request_timeout: backend.dp_cert.request_timeout,
             model: Model::Classic,
         }
     }
@@ -98,6 +100,7 @@ impl BackendConfig {
             mode,
             lifetime,
             lifetime_policy,
+            request_timeout: None,
             model: Model::Modern,
         })
     }
@@ -128,6 +131,16 @@ impl BackendConfig {
     /// How long its certificates are to live.
     pub fn lifetime(&self) -> Duration {
         self.lifetime
+    }
+
+    /// How long the CA has to answer one request, if the resource says: `dpCert.requestTimeout`.
+    pub fn request_timeout(&self) -> Option<Duration> {
+        self.request_timeout
+    }
+
+    /// Whether its certificates carry `kuma://<tag>/<value>` URIs beside the SPIFFE ID, as in the classic model.
+    pub fn has_tag_uris(&self) -> bool {
+        self.model == Model::Classic
     }
 
     /// The settings of a type that meshca does not know, as the factory's own type.

@@ -124,6 +124,12 @@ impl SourceReader {
         self
     }
 
+    /// Whether files and environment variables are read: what else belongs to the control plane, such as its own
+    /// identity, is for those resources only that may read these.
+    pub fn local_sources(&self) -> LocalSources {
+        self.local
+    }
+
     /// Fetches the value that a data source names.
     ///
     /// - A secret is read from the store, in the reader's mesh.

@@ -1,0 +1,180 @@
+//! Vault's answers, as far as we read them, and the requests that [`vaultrs`] knows.
+//!
+//! Every field that a version or a fork of Vault may leave out is optional.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use http::Method;
+use meshca_core::{Error, ErrorKind, Result};
+use rustify::endpoint::Endpoint;
+use rustify::enums::RequestMethod;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::transport::Call;
+
+/// What surrounds every answer.
+#[derive(Deserialize)]
+pub(crate) struct Envelope<'a, T> {
+    pub(crate) data: Option<T>,
+    #[serde(borrow)]
+    pub(crate) auth: Option<AuthInfo<'a>>,
+    pub(crate) warnings: Option<Vec<String>>,
+    wrap_info: Option<IgnoredAny>,
+}
+
+impl<T> Envelope<'_, T> {
+    /// Whether a policy, or something in between, had the answer wrapped into a token of its own.
+    pub(crate) fn is_wrapped(&self) -> bool {
+        self.wrap_info.is_some() && self.data.is_none() && self.auth.is_none()
+    }
+}
+
+/// What a login or a renewal gives. The token is borrowed from the answer, whose memory is wiped.
+#[derive(Deserialize)]
+pub(crate) struct AuthInfo<'a> {
+    #[serde(borrow)]
+    pub(crate) client_token: Cow<'a, str>,
+    #[serde(default)]
+    pub(crate) lease_duration: u64,
+    #[serde(default)]
+    pub(crate) renewable: bool,
+}
+
+impl fmt::Debug for AuthInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthInfo")
+            .field("lease_duration", &self.lease_duration)
+            .field("renewable", &self.renewable)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to `auth/token/lookup-self`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TokenInfo {
+    pub(crate) ttl: u64,
+    #[serde(default)]
+    pub(crate) renewable: bool,
+    /// `null` for a token that does not end.
+    pub(crate) expire_time: Option<String>,
+}
+
+/// The answer to `sign` and `sign-intermediate`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Signed {
+    pub(crate) certificate: String,
+    #[serde(default)]
+    pub(crate) issuing_ca: String,
+    /// Absent, `null`, or a list with or without the root.
+    pub(crate) ca_chain: Option<Vec<String>>,
+}
+
+impl Signed {
+    /// Everything in it that is a certificate, as one PEM text.
+    pub(crate) fn pem(&self) -> String {
+        let chain = self.ca_chain.iter().flatten();
+        let mut text = String::new();
+        for part in [&self.certificate, &self.issuing_ca]
+            .into_iter()
+            .chain(chain)
+        {
+            text.push_str(part.trim());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// The answer to `LIST issuers`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Keys {
+    pub(crate) keys: Vec<String>,
+}
+
+/// The answer to `issuer/<ref>/json` and `cert/ca_chain`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct IssuerInfo {
+    #[serde(default)]
+    pub(crate) certificate: String,
+    pub(crate) ca_chain: Option<Chain>,
+}
+
+/// A list where an issuer is asked for, one text where the mount is.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Chain {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl IssuerInfo {
+    /// Everything in it that is a certificate, as one PEM text.
+    pub(crate) fn pem(&self) -> String {
+        let chain: &[String] = match &self.ca_chain {
+            None => &[],
+            Some(Chain::Text(text)) => std::slice::from_ref(text),
+            Some(Chain::List(list)) => list,
+        };
+        let parts = std::iter::once(&self.certificate).chain(chain);
+        let mut text = String::new();
+        for part in parts
+            .map(|part| part.trim())
+            .filter(|part| !part.is_empty())
+        {
+            text.push_str(part);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// The answer to `roles/<name>`: what makes a difference to a SPIFFE certificate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Role {
+    pub(crate) allowed_uri_sans: Vec<String>,
+    pub(crate) allowed_uri_sans_template: bool,
+    pub(crate) require_cn: Option<bool>,
+    pub(crate) use_csr_sans: Option<bool>,
+    pub(crate) server_flag: Option<bool>,
+    pub(crate) client_flag: Option<bool>,
+    pub(crate) key_type: Option<String>,
+    /// In seconds; 0 leaves it to the mount.
+    pub(crate) max_ttl: u64,
+    pub(crate) no_store: bool,
+    pub(crate) generate_lease: bool,
+}
+
+/// A request as vaultrs describes it: its method, its path and its body. The rest of vaultrs is left alone; see the
+/// crate's architecture notes.
+pub(crate) fn call(endpoint: &impl Endpoint) -> Result<Call> {
+    let unusable = |error| {
+        Error::new(ErrorKind::Internal, "a request to Vault cannot be written").with_source(error)
+    };
+    let method = match endpoint.method() {
+        RequestMethod::GET => Method::GET,
+        RequestMethod::DELETE => Method::DELETE,
+        RequestMethod::HEAD => Method::HEAD,
+        RequestMethod::LIST => Method::from_bytes(b"LIST").map_err(|error| {
+            Error::new(ErrorKind::Internal, "LIST is no method").with_source(error)
+        })?,
+        _ => Method::POST,
+    };
+    Ok(Call {
+        method,
+        path: endpoint.path().trim().trim_start_matches('/').to_owned(),
+        body: Bytes::from(endpoint.body().map_err(unusable)?.unwrap_or_default()),
+    })
+}
+
+/// A request of our own.
+pub(crate) fn get(path: impl Into<String>) -> Call {
+    Call {
+        method: Method::GET,
+        path: path.into(),
+        body: Bytes::new(),
+    }
+}

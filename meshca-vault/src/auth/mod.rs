@@ -1,0 +1,272 @@
+//! The ways to a token.
+
+#[cfg(feature = "aws-auth")]
+pub(crate) mod aws;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
+use meshca_core::resource::{AppRoleAuth, DataSource, KubernetesAuth, VaultAuth};
+use meshca_core::secret::SourceRef;
+use meshca_core::{Error, ErrorKind, Result, Retry, SecretValue};
+use serde::Serialize;
+use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
+use zeroize::Zeroizing;
+
+use crate::api::{self, TokenInfo};
+use crate::client::{Failure, VaultClient, ttl};
+use crate::refusal::Refusal;
+use crate::session::{Authority, Grant, Lease};
+use crate::token::Token;
+use crate::transport::Call;
+
+/// Where Kubernetes mounts the token of a pod's service account.
+pub(crate) const SERVICE_ACCOUNT_TOKEN: &str =
+    "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// Logs in at a Vault in the way that the settings say.
+pub(crate) struct Login {
+    pub(crate) client: Arc<VaultClient>,
+    #[cfg(feature = "aws-auth")]
+    pub(crate) aws: aws::Signer,
+}
+
+#[async_trait]
+impl Authority for Login {
+    async fn log_in(&self) -> Result<Grant> {
+        match &self.client.conf().auth {
+            VaultAuth::Token(source) => self.given(source).await,
+            VaultAuth::Tls(_) => self.certificate().await,
+            VaultAuth::Kubernetes(auth) => self.kubernetes(auth).await,
+            VaultAuth::AppRole(auth) => self.app_role(auth).await,
+            #[cfg(feature = "aws-auth")]
+            VaultAuth::Aws(auth) => self.aws(auth).await,
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                "this way to log in to Vault is not built in: turn on the feature `aws-auth` of `meshca-vault`, or use another one",
+            )),
+        }
+    }
+
+    async fn renew(&self, token: &Token) -> Result<Option<Lease>> {
+        let call = api::call(&RenewTokenSelfRequest::default())?;
+        match self.client.authenticate(&call, Some(token), None).await {
+            Ok((_, lease)) => Ok(Some(lease)),
+            // Dead, not renewable (any more), or not allowed to.
+            Err(Failure::Refused(Refusal { status, .. }))
+                if matches!(status.as_u16(), 400 | 403) =>
+            {
+                Ok(None)
+            }
+            Err(failure) => Err(failure.into_error("renew the token")),
+        }
+    }
+
+    async fn look_up(&self, token: &Token) -> Result<Option<Lease>> {
+        let call = api::call(&LookupTokenSelfRequest::default())?;
+        match self.client.ask::<TokenInfo>(&call, Some(token)).await {
+            Ok(told) => Ok(Some(Lease {
+                // A token at the very end of its life has `ttl: 0`, like one without an end.
+                ttl: match told.data.expire_time {
+                    Some(_) => Some(std::time::Duration::from_secs(told.data.ttl)),
+                    None => ttl(told.data.ttl),
+                },
+                renewable: told.data.renewable,
+            })),
+            Err(Failure::Refused(Refusal { status, .. })) if status.as_u16() == 403 => Ok(None),
+            Err(failure) => Err(failure.into_error("look up the token")),
+        }
+    }
+
+    async fn reload(&self, token: Option<&Token>) -> Result<bool> {
+        self.client.reload().await?;
+        match (&self.client.conf().auth, token) {
+            (VaultAuth::Token(source), Some(used)) => Ok(self.given(source).await?.token != *used),
+            _ => Ok(false),
+        }
+    }
+
+    fn only_given(&self) -> bool {
+        matches!(self.client.conf().auth, VaultAuth::Token(_))
+    }
+
+    fn dead(&self) -> Error {
+        let place = match &self.client.conf().auth {
+            VaultAuth::Token(source) => SourceRef::from(source).to_string(),
+            _ => "what Vault gave".to_owned(),
+        };
+        Error::new(
+            ErrorKind::Unauthenticated,
+            format!(
+                "Vault does not know the token in {place} (any more): put a new one there; it is read again without a restart"
+            ),
+        )
+        .with_retry(Retry::Backoff)
+    }
+}
+
+impl Login {
+    async fn read(&self, source: &DataSource, setting: &'static str) -> Result<SecretValue> {
+        let value = self.client.sources().read(source).await;
+        value.map_err(|error| error.with_context("setting", setting))
+    }
+
+    /// `auth.token`: nobody is asked.
+    async fn given(&self, source: &DataSource) -> Result<Grant> {
+        let value = self.read(source, "auth.token").await?;
+        let token = Token::new(value.expose());
+        Ok(Grant {
+            token: token.map_err(|error| error.with_context("source", SourceRef::from(source)))?,
+            lease: None,
+        })
+    }
+
+    /// `auth.tls`: the connection says who we are.
+    async fn certificate(&self) -> Result<Grant> {
+        // The certificate may have been renewed since the connection was set up.
+        self.client.reload().await?;
+        #[derive(Serialize)]
+        struct Body {}
+        let hint = "is the certificate, or the CA that issued it, registered there (`vault write auth/cert/certs/…`), and unexpired?";
+        self.log_in_at("cert", "cert", &Body {}, None, hint).await
+    }
+
+    /// `auth.kubernetes`: the API server vouches for our service account.
+    async fn kubernetes(&self, auth: &KubernetesAuth) -> Result<Grant> {
+        let path = auth.service_account_token_path.as_deref();
+        let path = path.unwrap_or(Path::new(SERVICE_ACCOUNT_TOKEN));
+        // Each time: the kubelet replaces it before it expires.
+        let jwt = self.client.sources().read(SourceRef::File(path)).await;
+        let jwt = jwt.map_err(|error| {
+            error.with_context("setting", "auth.kubernetes.serviceAccountTokenPath")
+        })?;
+        let jwt = text(&jwt, "the service account's token")?;
+        #[derive(Serialize)]
+        struct Body<'a> {
+            role: &'a str,
+            jwt: &'a str,
+        }
+        let role = auth.role.as_str();
+        let hint = format!(
+            "is its config right (`kubernetes_host`, `token_reviewer_jwt`), and does its role `{role}` name this service account, its namespace and the token's audience?"
+        );
+        let mount = auth.mount_path.as_deref().unwrap_or("kubernetes");
+        self.log_in_at(mount, "kubernetes", &Body { role, jwt }, Some(jwt), &hint)
+            .await
+    }
+
+    /// `auth.appRole`.
+    async fn app_role(&self, auth: &AppRoleAuth) -> Result<Grant> {
+        let secret = self.read(&auth.secret_id, "auth.appRole.secretId").await?;
+        let secret_id = text(&secret, "the secret ID")?;
+        #[derive(Serialize)]
+        struct Body<'a> {
+            role_id: &'a str,
+            secret_id: &'a str,
+        }
+        let body = Body {
+            role_id: &auth.role_id,
+            secret_id,
+        };
+        let hint = "is `roleId` the role's, and is the secret ID one of it that is neither expired nor used up?";
+        let mount = auth.mount_path.as_deref().unwrap_or("approle");
+        self.log_in_at(mount, "approle", &body, Some(secret_id), hint)
+            .await
+    }
+
+    /// `auth.aws`: AWS vouches for the signature under a request to it, which Vault sends on.
+    #[cfg(feature = "aws-auth")]
+    async fn aws(&self, auth: &meshca_core::resource::AwsAuth) -> Result<Grant> {
+        let body = self.aws.login(auth).await?;
+        let role = auth.role.as_deref().unwrap_or("(none set)");
+        let hint = format!(
+            "is this principal bound to its role `{role}` (`bound_iam_principal_arn`), and `iamServerIdHeader` what its config asks for?"
+        );
+        self.log_in_at("aws", "aws", &body, None, &hint).await
+    }
+
+    /// `secret`: what no message may repeat. `hint`: what to look at if the credentials are refused.
+    async fn log_in_at(
+        &self,
+        mount: &str,
+        kind: &str,
+        body: &impl Serialize,
+        secret: Option<&str>,
+        hint: &str,
+    ) -> Result<Grant> {
+        let call = Call {
+            method: Method::POST,
+            path: format!("auth/{}/login", mount.trim_matches('/')),
+            body: secret_body(body)?,
+        };
+        match self.client.authenticate(&call, None, secret).await {
+            Ok((token, lease)) => Ok(Grant {
+                token,
+                lease: Some(lease),
+            }),
+            Err(Failure::Error(error)) => Err(error.with_context("login", &call.path)),
+            Err(Failure::Refused(refusal)) => Err(match refusal.status.as_u16() {
+                400 | 401 | 403 => refusal
+                    .error(
+                        ErrorKind::Unauthenticated,
+                        &format!(
+                            "Vault refused the login at `auth/{mount}`: {hint} Is the auth method enabled there?"
+                        ),
+                    )
+                    // The credentials are read again each time, so a corrected one is found.
+                    .with_retry(Retry::Backoff),
+                404 | 405 => refusal.error(
+                    ErrorKind::NotFound,
+                    &format!(
+                        "Vault has no auth method at `auth/{mount}`: enable it with `vault auth enable -path={mount} {kind}`, or set `mountPath`"
+                    ),
+                )
+                .with_retry(Retry::Backoff),
+                _ => refusal.into_error("log us in"),
+            }),
+        }
+    }
+}
+
+/// A secret that is to go into JSON. A line break at its end is how files end.
+fn text<'s>(secret: &'s SecretValue, what: &str) -> Result<&'s str> {
+    match secret.expose_str().map(str::trim) {
+        Some(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(text),
+        _ => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("{what} is empty, not text, or more than one line"),
+        )),
+    }
+}
+
+/// JSON in memory that is wiped after the last use, and is written nowhere else on the way.
+fn secret_body(body: &impl Serialize) -> Result<Bytes> {
+    /// Grows without leaving copies behind.
+    struct Wiped(Zeroizing<Vec<u8>>);
+
+    impl std::io::Write for Wiped {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            if self.0.capacity() - self.0.len() < data.len() {
+                let mut larger =
+                    Zeroizing::new(Vec::with_capacity((self.0.len() + data.len()) * 2));
+                larger.extend_from_slice(&self.0);
+                self.0 = larger;
+            }
+            self.0.extend_from_slice(data);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut json = Wiped(Zeroizing::new(Vec::with_capacity(4096)));
+    serde_json::to_writer(&mut json, body).map_err(|error| {
+        Error::new(ErrorKind::Internal, "a login cannot be written as JSON").with_source(error)
+    })?;
+    Ok(Bytes::from_owner(json.0))
+}

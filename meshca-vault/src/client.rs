@@ -1,0 +1,305 @@
+//! A Vault that is called, and whose answers are read.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use meshca_core::resource::{VaultAuth, VaultConf};
+use meshca_core::secret::SourceReader;
+use meshca_core::{Error, ErrorKind, Result, SecretValue};
+use rustls_pki_types::ServerName;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::api::{AuthInfo, Envelope};
+use crate::refusal::Refusal;
+use crate::session::Lease;
+use crate::tls::Material;
+use crate::token::Token;
+use crate::transport::{Answer, Call, Transport};
+
+/// Why there is no answer to work with.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nothing sound came back.
+    Error(Error),
+    /// Vault, or a proxy, said no.
+    Refused(Refusal),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Failure {
+    /// `doing`: as in "Vault refused to …".
+    pub(crate) fn into_error(self, doing: &str) -> Error {
+        match self {
+            Self::Error(error) => error,
+            Self::Refused(refusal) => refusal.into_error(doing),
+        }
+    }
+}
+
+/// An answer's data, and what Vault says beside it.
+#[derive(Debug)]
+pub(crate) struct Told<T> {
+    pub(crate) data: T,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One Vault as the settings describe it. TLS is set up at the first call, and anew when its sources change.
+pub(crate) struct VaultClient {
+    base: Url,
+    namespace: Option<HeaderValue>,
+    server_name: Option<ServerName<'static>>,
+    conf: VaultConf,
+    sources: SourceReader,
+    timeout: Duration,
+    transport: Mutex<Option<(Material, Transport)>>,
+}
+
+impl fmt::Debug for VaultClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultClient")
+            .field("base", &self.base.as_str())
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VaultClient {
+    pub(crate) fn new(conf: VaultConf, sources: SourceReader, timeout: Duration) -> Result<Self> {
+        let address = conf.agent_address.as_ref().unwrap_or(&conf.address);
+        let base = base(address)?;
+        let namespace = conf.namespace.as_deref().map(namespace).transpose()?;
+        let server_name = conf.tls.as_ref().and_then(|tls| tls.server_name.clone());
+        let server_name = server_name.map(ServerName::try_from).transpose();
+        Ok(Self {
+            base,
+            namespace,
+            server_name: server_name.map_err(|error| {
+                Error::new(
+                    ErrorKind::InvalidConfig,
+                    "`tls.serverName` is neither a DNS name nor an IP address",
+                )
+                .with_source(error)
+            })?,
+            conf,
+            sources,
+            timeout,
+            transport: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn conf(&self) -> &VaultConf {
+        &self.conf
+    }
+
+    pub(crate) fn sources(&self) -> &SourceReader {
+        &self.sources
+    }
+
+    /// The address that is called, for messages.
+    pub(crate) fn address(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Reads the sources of the TLS settings again, and uses what changed.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read or used; what is in use stays in use.
+    pub(crate) async fn reload(&self) -> Result<()> {
+        let material = self.material().await?;
+        let mut transport = self
+            .transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if transport.as_ref().is_none_or(|(used, _)| *used != material) {
+            let new = self.connect(&material)?;
+            *transport = Some((material, new));
+        }
+        Ok(())
+    }
+
+    async fn material(&self) -> Result<Material> {
+        let read = async |source: &_, setting: &'static str| -> Result<SecretValue> {
+            let value = self.sources.read(source).await;
+            value.map_err(|error| error.with_context("setting", setting))
+        };
+        let mut material = Material::default();
+        if let Some(tls) = &self.conf.tls {
+            material.skip_verify = tls.skip_verify;
+            if let Some(source) = &tls.ca_cert {
+                material.ca_cert = Some(read(source, "tls.caCert").await?);
+            }
+        }
+        if let VaultAuth::Tls(auth) = &self.conf.auth {
+            let certificate = read(&auth.client_cert, "auth.tls.clientCert").await?;
+            let key = read(&auth.client_key, "auth.tls.clientKey").await?;
+            material.client = Some((certificate, key));
+        }
+        Ok(material)
+    }
+
+    fn connect(&self, material: &Material) -> Result<Transport> {
+        Ok(Transport::new(
+            self.base.clone(),
+            self.namespace.clone(),
+            material.config()?,
+            self.server_name.clone(),
+            self.timeout,
+        ))
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        let transport = self
+            .transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        transport.as_ref().map(|(_, transport)| transport.clone())
+    }
+
+    /// Makes a call, whatever comes back.
+    pub(crate) async fn send(&self, call: &Call, token: Option<&Token>) -> Result<Answer> {
+        let transport = match self.transport() {
+            Some(transport) => transport,
+            None => {
+                self.reload().await?;
+                self.transport().ok_or_else(|| {
+                    Error::new(ErrorKind::Internal, "there is no connection to Vault")
+                })?
+            }
+        };
+        transport.send(call, token).await
+    }
+
+    /// Makes a call that is answered with data.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        token: Option<&Token>,
+    ) -> Result<Told<T>, Failure> {
+        let answer = self.success(call, token, None).await?;
+        let envelope: Envelope<'_, T> = read(&answer, call)?;
+        let warnings = envelope.warnings.unwrap_or_default();
+        let data = envelope
+            .data
+            .ok_or_else(|| unreadable(call, "there is no `data` in it"))?;
+        Ok(Told { data, warnings })
+    }
+
+    /// Makes a call that is answered with a token and its lease. `secret`: what no message may repeat.
+    pub(crate) async fn authenticate(
+        &self,
+        call: &Call,
+        token: Option<&Token>,
+        secret: Option<&str>,
+    ) -> Result<(Token, Lease), Failure> {
+        let answer = self.success(call, token, secret).await?;
+        let envelope: Envelope<'_, serde::de::IgnoredAny> = read(&answer, call)?;
+        let AuthInfo {
+            client_token,
+            lease_duration,
+            renewable,
+        } = envelope
+            .auth
+            .ok_or_else(|| unreadable(call, "there is no `auth` in it"))?;
+        let lease = Lease {
+            ttl: ttl(lease_duration),
+            renewable,
+        };
+        Ok((Token::new(client_token.as_bytes())?, lease))
+    }
+
+    async fn success(
+        &self,
+        call: &Call,
+        token: Option<&Token>,
+        secret: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let answer = self.send(call, token).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let secret = secret.or(token.map(Token::expose));
+        Err(Failure::Refused(Refusal::read(&answer, secret)))
+    }
+}
+
+/// Vault's 0 is a lease that does not end.
+pub(crate) fn ttl(seconds: u64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+fn read<'a, T: Deserialize<'a>>(answer: &'a Answer, call: &Call) -> Result<Envelope<'a, T>> {
+    let envelope: Envelope<'a, T> = serde_json::from_slice(&answer.body).map_err(|error| {
+        // The text is not repeated, since it may be a secret's; where it breaks off is enough.
+        unreadable(
+            call,
+            &format!(
+                "it is not the JSON that Vault answers with ({:?} at line {}, column {})",
+                error.classify(),
+                error.line(),
+                error.column()
+            ),
+        )
+    })?;
+    match envelope.is_wrapped() {
+        true => Err(unreadable(
+            call,
+            "it is wrapped: a policy with `min_wrapping_ttl`, or a proxy that sets `X-Vault-Wrap-TTL`, must leave this path alone",
+        )),
+        false => Ok(envelope),
+    }
+}
+
+fn unreadable(call: &Call, why: &str) -> Error {
+    Error::new(
+        ErrorKind::BadResponse,
+        format!(
+            "Vault's answer to `{}` cannot be used: {why}",
+            call.describe()
+        ),
+    )
+    .with_retry(meshca_core::Retry::Backoff)
+}
+
+fn base(address: &str) -> Result<Url> {
+    let wrong = |what: &str| {
+        Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("the address {what}: it must be one such as `https://vault.example:8200`"),
+        ))
+    };
+    match Url::parse(address) {
+        Err(_) => wrong("is no URL"),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            wrong("is neither `https://` nor `http://`")
+        }
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            wrong("holds a user name or password")
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            wrong("holds more than a host, a port and a path")
+        }
+        Ok(url) => Ok(url),
+    }
+}
+
+fn namespace(name: &str) -> Result<HeaderValue> {
+    let graphic = name.bytes().all(|byte| byte.is_ascii_graphic());
+    let value = HeaderValue::from_str(name.trim_matches('/'));
+    match value {
+        Ok(value) if graphic && !value.is_empty() => Ok(value),
+        _ => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "`namespace` must be a path of plain segments, such as `teams/mesh`",
+        )),
+    }
+}

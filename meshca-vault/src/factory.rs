@@ -1,0 +1,60 @@
+//! The door through which the registry gets the issuer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use meshca_core::resource::{ExtensionMode, Provider};
+use meshca_core::{Error, ErrorKind, Issuer, Result};
+
+use crate::issuer::VaultIssuer;
+use crate::settings::VaultSettings;
+
+/// Builds issuers of the type `vault`.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct VaultFactory;
+
+/// For [`BackendRegistry::with`](meshca_core::BackendRegistry::with).
+///
+/// ```
+/// use meshca_core::BackendRegistry;
+///
+/// let registry = BackendRegistry::new().with(meshca_vault::factory());
+/// assert_eq!(registry.types().collect::<Vec<_>>(), ["vault"]);
+/// ```
+pub fn factory() -> VaultFactory {
+    VaultFactory
+}
+
+#[async_trait]
+impl IssuerFactory for VaultFactory {
+    fn types(&self) -> Vec<String> {
+        vec!["vault".to_owned()]
+    }
+
+    async fn build(
+        &self,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Issuer>> {
+        let BackendSettings::Provider(Provider::Vault(conf)) = config.settings() else {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "these are settings of `{}`, not of `vault`",
+                    config.type_name()
+                ),
+            ));
+        };
+        let mut settings = VaultSettings::new(conf.clone(), context.trust_domain().clone())
+            .with_lifetime(config.lifetime())
+            .with_tag_uris(config.has_tag_uris())
+            .with_intermediates(config.mode() == ExtensionMode::Intermediate);
+        if let Some(timeout) = config.request_timeout() {
+            settings = settings.with_request_timeout(timeout);
+        }
+        let issuer = VaultIssuer::new(settings, context.sources()?, Arc::clone(context.clock()))?;
+        Ok(Arc::new(issuer))
+    }
+}

@@ -1,0 +1,424 @@
+//! The token that requests are made with, kept alive and replaced when it is dead.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use meshca_core::{Error, Result, Retry};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::flight::Flight;
+use crate::token::Token;
+
+/// A token is renewed, or replaced, after a share of its lifetime between these two: about two thirds of it, and
+/// not at the same moment in every replica that started with us.
+const RENEW_AFTER: (f64, f64) = (0.61, 0.72);
+
+/// How often credentials are read again, so that a changed one is noticed without a restart.
+pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What is left of a given token when renewing it is given up: its maximum is reached.
+const LAST_RENEWAL: Duration = Duration::from_secs(5);
+
+/// How long a failed login, or renewal, is left alone: from the first to the second, twice as long each time.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Where tokens come from.
+#[async_trait]
+pub(crate) trait Authority: Send + Sync + 'static {
+    /// A token.
+    async fn log_in(&self) -> Result<Grant>;
+
+    /// A longer life for the token; `None` if Vault does not know it (any more).
+    async fn renew(&self, token: &Token) -> Result<Option<Lease>>;
+
+    /// What is left of the token; `None` if Vault does not know it (any more).
+    async fn look_up(&self, token: &Token) -> Result<Option<Lease>>;
+
+    /// Reads the credentials again; whether they are others than those of the token.
+    async fn reload(&self, token: Option<&Token>) -> Result<bool>;
+
+    /// Whether the token is given to us: then there is no other one to log in for.
+    fn only_given(&self) -> bool;
+
+    /// The error that says that the credentials still give the token which Vault no longer takes.
+    fn dead(&self) -> Error;
+}
+
+/// What a login gives.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) token: Token,
+    /// `None` if the login did not tell.
+    pub(crate) lease: Option<Lease>,
+}
+
+/// How long a token lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// What is left; `None` if it does not end.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) renewable: bool,
+}
+
+/// What a refused request is to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Verdict {
+    /// The token was dead; here is another one. Try once more.
+    Replaced(Arc<Token>),
+    /// The token is alive, so it is a policy that refuses.
+    Refused,
+}
+
+/// The token in use.
+#[derive(Debug)]
+struct Current {
+    token: Arc<Token>,
+    /// When it is to be looked up, renewed or replaced; `None` for never.
+    due: Option<Instant>,
+    /// When it is dead; `None` for never, as far as we know.
+    ends: Option<Instant>,
+    lease: Option<Lease>,
+    /// The longest lease that it had: less of it means that its maximum is near.
+    longest: Option<Duration>,
+    /// What failed in a row.
+    failures: u32,
+}
+
+impl Current {
+    fn new(token: Token, lease: Option<Lease>) -> Self {
+        let mut current = Self {
+            token: Arc::new(token),
+            due: Some(Instant::now()),
+            ends: None,
+            lease: None,
+            longest: None,
+            failures: 0,
+        };
+        if let Some(lease) = lease {
+            current.extend(lease);
+        }
+        current
+    }
+
+    fn extend(&mut self, lease: Lease) {
+        let now = Instant::now();
+        let (earliest, latest) = RENEW_AFTER;
+        let share = earliest + (latest - earliest) * fastrand::f64();
+        self.due = lease.ttl.map(|ttl| now + ttl.mul_f64(share));
+        self.ends = lease.ttl.map(|ttl| now + ttl);
+        self.lease = Some(lease);
+        self.longest = self.longest.max(lease.ttl);
+        self.failures = 0;
+    }
+
+    fn alive(&self) -> bool {
+        self.ends.is_none_or(|ends| Instant::now() < ends)
+    }
+
+    /// Not yet: it failed.
+    fn put_off(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.due = Some(Instant::now() + backoff(self.failures));
+    }
+
+    /// What is due, if anything is.
+    fn chore(&self, only_given: bool) -> Option<Chore> {
+        if self.due.is_none_or(|due| Instant::now() < due) {
+            return None;
+        }
+        let Some(Lease { ttl, renewable }) = self.lease else {
+            return Some(Chore::LookUp);
+        };
+        // A lease that shrinks ends for good: better a new login now than a dead token then.
+        let shrunk = ttl < self.longest.map(|longest| longest / 2);
+        Some(match (renewable, only_given) {
+            (true, true) if ttl > Some(LAST_RENEWAL) => Chore::Renew,
+            (true, false) if !shrunk => Chore::Renew,
+            (_, true) => Chore::Warn,
+            (_, false) => Chore::LogIn,
+        })
+    }
+}
+
+/// What the keeper has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chore {
+    LookUp,
+    Renew,
+    LogIn,
+    Warn,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    /// What Vault no longer takes: getting it once more is no login.
+    dead: Option<Arc<Token>>,
+    failed: Option<Failed>,
+}
+
+/// The last login, if it failed.
+#[derive(Debug)]
+struct Failed {
+    error: Error,
+    /// When the next one may be made.
+    next: Instant,
+    /// How many failed in a row.
+    times: u32,
+}
+
+struct Inner {
+    authority: Arc<dyn Authority>,
+    /// For messages.
+    name: String,
+    state: Mutex<State>,
+    logins: Flight<Arc<Token>>,
+    verdicts: Flight<Verdict>,
+    /// Tells the keeper that there is a new token.
+    changed: Arc<Notify>,
+}
+
+/// The sessions of one issuer: one token at a time, and one login at a time.
+///
+/// A task keeps the token alive; it ends with the sessions.
+pub(crate) struct Sessions {
+    inner: Arc<Inner>,
+    keeper: AbortHandle,
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Sessions {
+    /// Must be called inside a tokio runtime with time.
+    pub(crate) fn start(authority: Arc<dyn Authority>, name: String) -> Self {
+        let inner = Arc::new(Inner {
+            authority,
+            name,
+            state: Mutex::default(),
+            logins: Flight::default(),
+            verdicts: Flight::default(),
+            changed: Arc::default(),
+        });
+        let keeper = tokio::spawn(keep(Arc::downgrade(&inner), Arc::clone(&inner.changed)));
+        Self {
+            inner,
+            keeper: keeper.abort_handle(),
+        }
+    }
+
+    /// The token, from a login if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the login. After a failed one, everyone gets its error until the next may be made.
+    pub(crate) async fn token(&self) -> Result<Arc<Token>> {
+        self.inner.token().await
+    }
+
+    /// What to do about an answer that this token is not allowed something.
+    ///
+    /// # Errors
+    ///
+    /// Those of the login, if the token is dead.
+    pub(crate) async fn refused(&self, used: &Arc<Token>) -> Result<Verdict> {
+        let inner = &self.inner;
+        if let Some(newer) = inner.newer_than(used) {
+            return Ok(Verdict::Replaced(newer));
+        }
+        let (call, used) = (Arc::clone(inner), Arc::clone(used));
+        inner.verdicts.join(|| call.judge(used)).await
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn token(self: &Arc<Self>) -> Result<Arc<Token>> {
+        if let Some(current) = &self.state().current
+            && current.alive()
+        {
+            return Ok(Arc::clone(&current.token));
+        }
+        self.log_in().await
+    }
+
+    fn newer_than(&self, used: &Arc<Token>) -> Option<Arc<Token>> {
+        let state = self.state();
+        let current = state.current.as_ref().filter(|current| current.alive())?;
+        (!Arc::ptr_eq(&current.token, used)).then(|| Arc::clone(&current.token))
+    }
+
+    async fn log_in(self: &Arc<Self>) -> Result<Arc<Token>> {
+        let call = Arc::clone(self);
+        self.logins.join(|| call.log_in_now()).await
+    }
+
+    async fn log_in_now(self: Arc<Self>) -> Result<Arc<Token>> {
+        if let Some(failed) = &self.state().failed {
+            let wait = failed.next.saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                return Err(failed.error.clone().with_retry(Retry::After(wait)));
+            }
+        }
+        let granted = self.authority.log_in().await;
+        let mut state = self.state();
+        let granted = granted.and_then(|grant| match &state.dead {
+            Some(dead) if **dead == grant.token => Err(self.authority.dead()),
+            _ => Ok(grant),
+        });
+        match granted {
+            Ok(Grant { token, lease }) => {
+                let current = Current::new(token, lease);
+                let token = Arc::clone(&current.token);
+                *state = State {
+                    current: Some(current),
+                    dead: None,
+                    failed: None,
+                };
+                self.changed.notify_one();
+                Ok(token)
+            }
+            Err(error) => {
+                let times = state.failed.take().map_or(1, |failed| failed.times + 1);
+                state.failed = Some(Failed {
+                    error: error.clone(),
+                    next: Instant::now() + backoff(times),
+                    times,
+                });
+                Err(error)
+            }
+        }
+    }
+
+    async fn judge(self: Arc<Self>, used: Arc<Token>) -> Result<Verdict> {
+        if self.authority.look_up(&used).await?.is_some() {
+            return Ok(Verdict::Refused);
+        }
+        {
+            let mut state = self.state();
+            state
+                .current
+                .take_if(|current| Arc::ptr_eq(&current.token, &used));
+            state.dead = Some(used);
+        }
+        self.log_in().await.map(Verdict::Replaced)
+    }
+
+    /// Changes the token in use, if it still is this one.
+    fn update(&self, token: &Arc<Token>, change: impl FnOnce(&mut Current)) {
+        let mut state = self.state();
+        if let Some(current) = &mut state.current
+            && Arc::ptr_eq(&current.token, token)
+        {
+            change(current);
+        }
+    }
+
+    /// Reads the credentials again.
+    async fn reload(&self) {
+        let token = self
+            .state()
+            .current
+            .as_ref()
+            .map(|it| Arc::clone(&it.token));
+        match self.authority.reload(token.as_deref()).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let mut state = self.state();
+                // What failed with the old credentials says nothing about the new ones.
+                state.failed = None;
+                state.current = None;
+            }
+            Err(error) => {
+                tracing::warn!(issuer = %self.name, %error, "the credentials for Vault cannot be read; those in use stay in use");
+            }
+        }
+    }
+
+    /// Does what is due.
+    async fn tend(self: &Arc<Self>) {
+        let only_given = self.authority.only_given();
+        let todo = {
+            let state = self.state();
+            match &state.current {
+                Some(current) => current
+                    .chore(only_given)
+                    .map(|chore| Some((Arc::clone(&current.token), chore))),
+                // A token that was given is kept alive from the beginning; others wait for the first request.
+                None => (only_given && state.failed.is_none()).then_some(None),
+            }
+        };
+        let (token, chore) = match todo {
+            None => return,
+            Some(None) => {
+                // An error reaches whoever makes the first request.
+                let _ = self.log_in().await;
+                return;
+            }
+            Some(Some(todo)) => todo,
+        };
+        let done = match chore {
+            Chore::LookUp => self.authority.look_up(&token).await,
+            Chore::Renew => self.authority.renew(&token).await,
+            Chore::LogIn => return self.replace(&token).await,
+            Chore::Warn => {
+                tracing::warn!(issuer = %self.name, "the Vault token cannot be renewed any more: replace it before it ends");
+                return self.update(&token, |current| current.due = None);
+            }
+        };
+        match done {
+            Ok(Some(lease)) => self.update(&token, |current| current.extend(lease)),
+            // It is dead or may not do this to itself: the next request shows which.
+            Ok(None) if only_given => self.update(&token, |current| current.due = None),
+            Ok(None) => self.replace(&token).await,
+            Err(error) => {
+                tracing::warn!(issuer = %self.name, %error, "the Vault token was not renewed yet");
+                self.update(&token, Current::put_off);
+            }
+        }
+    }
+
+    async fn replace(self: &Arc<Self>, token: &Arc<Token>) {
+        if let Err(error) = self.log_in().await {
+            tracing::warn!(issuer = %self.name, %error, "no new Vault token yet");
+            self.update(token, Current::put_off);
+        }
+    }
+}
+
+/// Keeps the token alive for as long as there are sessions.
+async fn keep(inner: Weak<Inner>, changed: Arc<Notify>) {
+    let mut next_reload = Instant::now() + RELOAD_INTERVAL;
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        if Instant::now() >= next_reload {
+            inner.reload().await;
+            next_reload = Instant::now() + RELOAD_INTERVAL;
+        }
+        inner.tend().await;
+        let due = inner.state().current.as_ref().and_then(|it| it.due);
+        drop(inner);
+        let wake = due.map_or(next_reload, |due| due.min(next_reload));
+        let _ = timeout(
+            wake.saturating_duration_since(Instant::now()),
+            changed.notified(),
+        )
+        .await;
+    }
+}
+
+/// Twice as long each time, and not the same for everyone.
+fn backoff(times: u32) -> Duration {
+    let (first, last) = BACKOFF;
+    let doubled = first.saturating_mul(1 << times.saturating_sub(1).min(16));
+    doubled.min(last).mul_f64(0.5 + fastrand::f64() / 2.0)
+}

@@ -1,0 +1,86 @@
+//! A Vault token, wiped when the last request with it is done.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use meshca_core::{Error, ErrorKind, Result};
+use zeroize::Zeroizing;
+
+/// A token, in the form in which every request carries it.
+#[derive(Clone)]
+pub(crate) struct Token(HeaderValue);
+
+impl Token {
+    /// A token from wherever it is kept; white space around it is not part of it.
+    pub(crate) fn new(text: &[u8]) -> Result<Self> {
+        let token = text.trim_ascii();
+        let unusable = |what: &'static str| Error::new(ErrorKind::InvalidConfig, what);
+        if token.is_empty() {
+            return Err(unusable("the token is empty"));
+        }
+        if !token.iter().all(u8::is_ascii_graphic) {
+            return Err(unusable(
+                "the token holds characters that none has, such as a line break: it must be the token and nothing else",
+            ));
+        }
+        header(token).map(Self)
+    }
+
+    pub(crate) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        // Graphic ASCII, see `new`.
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// Constant time is not needed: both sides are ours.
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Token {}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token([redacted])")
+    }
+}
+
+/// A header that nobody prints and whose memory is wiped with its last copy.
+fn header(value: &[u8]) -> Result<HeaderValue> {
+    let wiped = Bytes::from_owner(Zeroizing::new(value.to_vec()));
+    let mut value = HeaderValue::from_maybe_shared(wiped).map_err(|error| {
+        Error::new(ErrorKind::InvalidConfig, "no header can carry the token").with_source(error)
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_as_it_is_kept() {
+        for text in ["hvs.abc", "hvs.abc\n", " hvs.abc\r\n"] {
+            assert_eq!(Token::new(text.as_bytes()).unwrap().expose(), "hvs.abc");
+        }
+        for text in ["", " \n", "hvs.a\nbc", "hvs.ä", "two words"] {
+            let error = Token::new(text.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{text}");
+            assert!(!error.to_string().contains("hvs"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        let token = Token::new(b"hvs.abc").unwrap();
+        assert!(!format!("{token:?} {:?}", token.header()).contains("abc"));
+    }
+}

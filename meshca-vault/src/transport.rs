@@ -1,0 +1,392 @@
+//! HTTP to one address: what connects, what trusts, what gives up.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::{self, Client, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use meshca_core::{Error, ErrorKind, Result, Retry};
+use rustls_pki_types::ServerName;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::token::Token;
+
+/// Larger answers are refused: a chain has a few KiB, the list of a mount's issuers a few more.
+const MAX_ANSWER: usize = 1 << 20;
+/// A connection that was idle for longer is not used again: whatever stands between may have forgotten it.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// Below `/v1/`, as segments that are not encoded yet.
+    pub(crate) path: String,
+    /// JSON.
+    pub(crate) body: Bytes,
+}
+
+impl Call {
+    /// The method and path, for messages.
+    pub(crate) fn describe(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+/// What came back, whatever the status.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    headers: HeaderMap,
+    /// May hold a token.
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// How long the server says to wait. A date instead of seconds is not understood: whoever waits knows better.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
+        seconds.trim().parse().ok().map(Duration::from_secs)
+    }
+
+    pub(crate) fn content_type(&self) -> &str {
+        let value = self.headers.get(CONTENT_TYPE);
+        value.and_then(|it| it.to_str().ok()).unwrap_or("no type")
+    }
+
+    fn location(&self) -> Option<&str> {
+        self.headers.get(LOCATION)?.to_str().ok()
+    }
+}
+
+/// Not what is in it.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer({}, {} bytes)", self.status, self.body.len())
+    }
+}
+
+/// The connections to one Vault.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    base: Url,
+    namespace: Option<HeaderValue>,
+    timeout: Duration,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        base: Url,
+        namespace: Option<HeaderValue>,
+        tls: rustls::ClientConfig,
+        server_name: Option<ServerName<'static>>,
+        timeout: Duration,
+    ) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(timeout));
+        tcp.set_keepalive(Some(IDLE));
+        let builder = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http();
+        let connector = match server_name {
+            Some(name) => builder
+                .with_server_name_resolver(FixedServerNameResolver::new(name))
+                .enable_http1()
+                .wrap_connector(tcp),
+            None => builder.enable_http1().wrap_connector(tcp),
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Self {
+            client,
+            base,
+            namespace,
+            timeout,
+        }
+    }
+
+    /// Makes the request, and follows a standby's redirect to the active node.
+    ///
+    /// # Errors
+    ///
+    /// If nothing, or nothing whole, comes back. Any status is an answer.
+    pub(crate) async fn send(&self, call: &Call, token: Option<&Token>) -> Result<Answer> {
+        let url = self.url(call)?;
+        let answer = self.attempt(call, &url, token).await?;
+        if !matches!(
+            answer.status,
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        ) {
+            return Ok(answer);
+        }
+        let active = redirect(&url, answer.location())?;
+        let answer = self.attempt(call, &active, token).await?;
+        if answer.status.is_redirection() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the node {} that a standby node named as the active one redirects, too: the cluster is without a leader",
+                    authority(&active)
+                ),
+            ));
+        }
+        Ok(answer)
+    }
+
+    fn url(&self, call: &Call) -> Result<Url> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| Error::new(ErrorKind::InvalidConfig, "the address cannot have a path"))?
+            .pop_if_empty()
+            .push("v1")
+            .extend(call.path.split('/'));
+        Ok(url)
+    }
+
+    async fn attempt(&self, call: &Call, url: &Url, token: Option<&Token>) -> Result<Answer> {
+        let mut request = Request::builder()
+            .method(&call.method)
+            .uri(url.as_str())
+            // An agent's listener may insist on it, as a guard against forged requests.
+            .header("x-vault-request", "true");
+        if !call.body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        // Not for `sys/`, which is above all namespaces.
+        if let Some(namespace) = &self.namespace
+            && !call.path.starts_with("sys/health")
+        {
+            request = request.header("x-vault-namespace", namespace);
+        }
+        if let Some(token) = token {
+            request = request.header("x-vault-token", token.header());
+        }
+        let request = request
+            .body(Full::new(call.body.clone()))
+            .map_err(|error| {
+                Error::new(ErrorKind::InvalidConfig, "no such request can be made")
+                    .with_source(error)
+            })?;
+        debug_assert!(!request.headers().contains_key(HOST));
+        match tokio::time::timeout(self.timeout, self.exchange(request, url)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "no answer from {} within {} ms: is it overloaded, or the network broken?",
+                    authority(url),
+                    self.timeout.as_millis()
+                ),
+            )),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, url: &Url) -> Result<Answer> {
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| unreachable(error, url))?;
+        let (parts, body) = response.into_parts();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
+        let mut body = Limited::new(body, MAX_ANSWER);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => Error::new(
+                    ErrorKind::BadResponse,
+                    format!(
+                        "the answer of {} is larger than {MAX_ANSWER} bytes: is that Vault?",
+                        authority(url)
+                    ),
+                ),
+                false => Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the answer of {} broke off", authority(url)),
+                )
+                .with_source(error),
+            })?;
+            if let Some(data) = frame.data_ref() {
+                grow(&mut bytes, data);
+            }
+        }
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: bytes,
+        })
+    }
+}
+
+/// Appends without leaving unwiped copies of what was there behind.
+fn grow(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
+    if bytes.capacity() - bytes.len() < data.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + data.len()) * 2));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(data);
+}
+
+/// The host and port, for messages.
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port_or_known_default() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Where a standby node sends us: to the same path of the active node, never from TLS to none.
+fn redirect(from: &Url, location: Option<&str>) -> Result<Url> {
+    let refuse = |why: &str| {
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "{} redirects {why}: set `api_addr` of the Vault nodes, or use the address of a load balancer",
+                authority(from)
+            ),
+        )
+        .with_retry(Retry::Backoff))
+    };
+    let Some(to) = location.and_then(|location| from.join(location).ok()) else {
+        return refuse("without saying where");
+    };
+    if to.scheme() != from.scheme() {
+        return refuse("to another protocol, to which no token is sent");
+    }
+    if to.path() != from.path() || to.query().is_some() || !to.username().is_empty() {
+        return refuse("to something that is not the same request at another node");
+    }
+    Ok(to)
+}
+
+/// The words for a connection that failed.
+fn unreachable(error: legacy::Error, url: &Url) -> Error {
+    let host = authority(url);
+    if let Some(tls) = find::<rustls::Error>(&error) {
+        return distrust(tls, &host).with_source(error);
+    }
+    let (what, next) = match (error.is_connect(), find::<std::io::Error>(&error)) {
+        (true, Some(io)) => (
+            format!("cannot connect to {host}: {}", said(io)),
+            "is it running, and the address right?",
+        ),
+        (true, None) => (format!("cannot connect to {host}"), "is the address right?"),
+        (false, _) => (
+            format!("the connection to {host} broke before the answer"),
+            "whether it was carried out is unknown",
+        ),
+    };
+    Error::new(ErrorKind::Unavailable, format!("{what} ({next})")).with_source(error)
+}
+
+/// What the system says, without the number.
+fn said(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
+}
+
+fn distrust(error: &rustls::Error, host: &str) -> Error {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
+    let (kind, message) = match error {
+        Tls::InvalidCertificate(Bad::UnknownIssuer) => (
+            ErrorKind::InvalidConfig,
+            format!(
+                "the certificate of {host} is not from a CA that is trusted: set `tls.caCert` to the one that issued it"
+            ),
+        ),
+        Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => (
+            ErrorKind::InvalidConfig,
+            format!(
+                "the certificate of {host} is for another name: set `tls.serverName` to the name that it has"
+            ),
+        ),
+        Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => (
+            ErrorKind::Unavailable,
+            format!("the certificate of {host} has expired: renew the one of the Vault listener"),
+        ),
+        Tls::InvalidCertificate(_) => (
+            ErrorKind::Unavailable,
+            format!("the certificate of {host} is not sound"),
+        ),
+        Tls::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired,
+        ) => (
+            ErrorKind::Unauthenticated,
+            format!(
+                "{host} refuses our certificate: set `auth.tls` to one that its listener trusts"
+            ),
+        ),
+        Tls::InvalidMessage(_) => (
+            ErrorKind::InvalidConfig,
+            format!("{host} does not speak TLS: is the address one of `http://`?"),
+        ),
+        _ => (
+            ErrorKind::Unavailable,
+            format!("no TLS connection to {host}: {error}"),
+        ),
+    };
+    // A secret or the server may be about to change.
+    Error::new(kind, message).with_retry(Retry::Backoff)
+}
+
+/// The first error of this type in the chain of causes. `io::Error` hides what it carries from that chain.
+fn find<'e, E: std::error::Error + 'static>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            && let Some(found) = find(inner)
+        {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_is_followed_to_the_same_request_only() {
+        let from = Url::parse("https://standby.example:8200/v1/pki/sign/mesh").unwrap();
+        let same = "https://active.example:8200/v1/pki/sign/mesh";
+        assert_eq!(redirect(&from, Some(same)).unwrap().as_str(), same);
+        for location in [
+            None,
+            Some("http://active.example:8200/v1/pki/sign/mesh"),
+            Some("https://active.example:8200/v1/pki/sign/other"),
+            Some("https://active.example:8200/v1/pki/sign/mesh?token=x"),
+            Some("https://user@active.example:8200/v1/pki/sign/mesh"),
+            Some("https://[broken"),
+        ] {
+            let error = redirect(&from, location).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{location:?}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The roots of a mount.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::StatusCode;
+use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
+
+use crate::api::{self, IssuerInfo, Keys};
+use crate::client::{Failure, Told, VaultClient};
+use crate::flight::Flight;
+use crate::session::Sessions;
+use crate::transport::Call;
+
+/// How many issuers of a mount are read at the same time.
+const AT_ONCE: usize = 8;
+
+/// Finds the roots that the mount's issuers lead to, and remembers them.
+pub(crate) struct Trust {
+    trust_domain: TrustDomain,
+    client: Arc<VaultClient>,
+    sessions: Arc<Sessions>,
+    refresh_after: Duration,
+    /// The bundle and when it is to be asked for again.
+    known: Mutex<Option<(TrustBundle, Instant)>>,
+    flight: Flight<TrustBundle>,
+}
+
+impl Trust {
+    pub(crate) fn new(
+        trust_domain: TrustDomain,
+        client: Arc<VaultClient>,
+        sessions: Arc<Sessions>,
+        refresh_after: Duration,
+    ) -> Self {
+        Self {
+            trust_domain,
+            client,
+            sessions,
+            refresh_after,
+            known: Mutex::default(),
+            flight: Flight::default(),
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<(TrustBundle, Instant)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The roots, from memory; old ones are asked for again meanwhile.
+    pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
+        let Some((bundle, due)) = self.remembered() else {
+            return self.refresh().await;
+        };
+        if due {
+            let trust = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Err(error) = trust.refresh().await {
+                    tracing::warn!(%error, "the roots of Vault's PKI could not be read again; those known stay trusted");
+                }
+            });
+        }
+        Ok(bundle)
+    }
+
+    /// What is known, and whether it is to be asked for again.
+    fn remembered(&self) -> Option<(TrustBundle, bool)> {
+        let now = Instant::now();
+        let mut known = self.known();
+        let (bundle, next) = known.as_mut()?;
+        let due = *next <= now;
+        if due {
+            // Whatever comes of it, the next one waits its turn: an outage is no reason to ask for every certificate.
+            *next = now + self.refresh_after;
+        }
+        Some((bundle.clone(), due))
+    }
+
+    /// The roots, from Vault.
+    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<TrustBundle> {
+        let trust = Arc::clone(self);
+        self.flight
+            .join(|| async move { trust.fetch().await })
+            .await
+    }
+
+    async fn fetch(&self) -> Result<TrustBundle> {
+        let mount = self.client.conf().mount();
+        let bundle = match self.issuers(mount).await? {
+            Some(texts) => self.roots(&texts),
+            // Vault before 1.11, or a policy that hides the list.
+            None => {
+                let call = api::get(format!("{mount}/cert/ca_chain"));
+                let told: Told<IssuerInfo> = self
+                    .ask(&call)
+                    .await
+                    .map_err(|failure| failure.into_error(&format!("give the CA of `{mount}`")))?;
+                self.roots(&[told.data.pem()])
+            }
+        }?;
+        *self.known() = Some((bundle.clone(), Instant::now() + self.refresh_after));
+        Ok(bundle)
+    }
+
+    /// What the issuers of the mount are made of, if they may be listed.
+    async fn issuers(&self, mount: &str) -> Result<Option<Vec<String>>> {
+        let list = api::call(&ListIssuersRequest {
+            mount: mount.to_owned(),
+        })?;
+        let keys = match self.ask::<Keys>(&list).await {
+            Ok(told) => told.data.keys,
+            Err(Failure::Refused(refusal)) if matches!(refusal.status.as_u16(), 403..=405) => {
+                return Ok(None);
+            }
+            Err(failure) => {
+                return Err(failure.into_error(&format!("list the issuers of `{mount}`")));
+            }
+        };
+        let texts = stream::iter(keys)
+            .map(|issuer| async move {
+                let call = api::call(&ReadIssuerCertificateRequest {
+                    mount: mount.to_owned(),
+                    issuer,
+                })?;
+                match self.ask::<IssuerInfo>(&call).await {
+                    Ok(told) => Ok(Some(told.data.pem())),
+                    // Deleted since it was listed.
+                    Err(Failure::Refused(refusal)) if refusal.status == StatusCode::NOT_FOUND => {
+                        Ok(None)
+                    }
+                    Err(failure) => {
+                        Err(failure.into_error(&format!("give the issuers of `{mount}`")))
+                    }
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_filter_map(|text| async move { Ok(text) })
+            .try_collect()
+            .await?;
+        Ok(Some(texts))
+    }
+
+    /// These paths are open to everyone, unless a proxy or a custom policy says otherwise: no login for trust alone.
+    async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<Told<T>, Failure> {
+        match self.client.ask(call, None).await {
+            Err(Failure::Refused(refusal)) if matches!(refusal.status.as_u16(), 401 | 403) => {
+                let token = self.sessions.token().await?;
+                self.client.ask(call, Some(&token)).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn roots(&self, texts: &[String]) -> Result<TrustBundle> {
+        let mut roots = TrustBundle::new(self.trust_domain.clone(), [])?;
+        let mut others = Vec::new();
+        for text in texts.iter().filter(|text| !text.is_empty()) {
+            for certificate in SignedChain::from_pem(text)?.certificates() {
+                // One that cannot be a root is no reason to do without the others.
+                match TrustBundle::new(self.trust_domain.clone(), [certificate.clone()]) {
+                    Ok(one) => match one.roots() {
+                        [root] if root.is_self_signed() => roots = roots.union(&one)?,
+                        rest => others.extend(rest.iter().map(|it| it.subject())),
+                    },
+                    Err(error) => {
+                        tracing::warn!(%error, "a certificate of Vault's PKI cannot be a root and is left out");
+                    }
+                }
+            }
+        }
+        if roots.is_empty() {
+            return Err(self.rootless(&others));
+        }
+        Ok(roots)
+    }
+
+    fn rootless(&self, others: &[String]) -> Error {
+        let mount = self.client.conf().mount();
+        let message = match others {
+            [] => format!(
+                "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
+            ),
+            [first, ..] => format!(
+                "the PKI engine at `{mount}` holds the intermediate CA `{first}` and not the root that it leads to: import the root's certificate with `vault write {mount}/issuers/import/cert pem_bundle=@root.pem`"
+            ),
+        };
+        Error::new(ErrorKind::InvalidConfig, message).with_retry(Retry::Backoff)
+    }
+}
