@@ -12,6 +12,8 @@
 //! - `http` and `relay`, each behind the feature of its name: a server that gives canned HTTP
 //!   answers, sound or broken; a TCP relay that delays, cuts, resets and goes silent. Both on
 //!   loopback, for the fault tests of clients.
+//! - `servers`, behind the feature of its name: the real Vault, Kubernetes API server and moto, for the main paths of
+//!   issuers on them.
 //!
 //! **The API is not stable.** Checks are added and sharpened in any release, patch releases included: an
 //! issuer that passed may fail the next one, which is what it is for. Depend on one exact version, in
@@ -125,6 +127,9 @@ pub mod pki;
 #[cfg(feature = "relay")]
 #[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
 pub mod relay;
+#[cfg(feature = "servers")]
+#[cfg_attr(docsrs, doc(cfg(feature = "servers")))]
+pub mod servers;
 
 pub use clock::FakeClock;
 pub use faulty::{Fault, FaultyIssuer};

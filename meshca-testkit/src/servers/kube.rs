@@ -1,0 +1,250 @@
+//! A Kubernetes API server on etcd, without nodes.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use super::leash::{Folder, Leash};
+use super::{Missing, Result, STARTUP, free_address, program, text};
+
+/// Who may do everything (`--token-auth-file`).
+const ADMIN_TOKEN: &str = "admin-of-a-test";
+
+/// A running API server: RBAC, service accounts with real tokens, no controllers.
+#[derive(Debug)]
+pub struct Kube {
+    // Before the folder that they write to.
+    apiserver: Option<Leash>,
+    _etcd: Leash,
+    program: PathBuf,
+    etcd_url: String,
+    address: SocketAddr,
+    client: Client,
+    ca_pem: String,
+    version: String,
+    folder: Folder,
+}
+
+impl Kube {
+    /// The programs, from `MESHCA_KUBE_APISERVER_BIN` and `MESHCA_ETCD_BIN`.
+    ///
+    /// # Errors
+    ///
+    /// If a variable is not set, or names no file.
+    pub fn programs() -> Result<(PathBuf, PathBuf), Missing> {
+        Ok((
+            program("MESHCA_KUBE_APISERVER_BIN")?,
+            program("MESHCA_ETCD_BIN")?,
+        ))
+    }
+
+    /// Starts both.
+    ///
+    /// # Errors
+    ///
+    /// If there is no program, or one does not come up; with the end of its log.
+    pub async fn start() -> Result<Self> {
+        let (program, etcd) = Self::programs()?;
+        let folder = Folder::new("kube")?;
+        let at = |name: &str| folder.path().join(name);
+
+        let certificate =
+            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+        let ca_pem = certificate.cert.pem();
+        std::fs::write(at("tls.pem"), &ca_pem)?;
+        std::fs::write(at("tls.key"), certificate.signing_key.serialize_pem())?;
+        std::fs::write(at("accounts.key"), rcgen::KeyPair::generate()?.serialize_pem())?;
+        std::fs::write(at("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+
+        let (clients, peers) = (free_address()?, free_address()?);
+        let etcd_url = format!("http://{clients}");
+        let peer_url = format!("http://{peers}");
+        let mut command = Command::new(etcd);
+        command
+            .arg(format!("--data-dir={}", at("etcd").display()))
+            .arg(format!("--listen-client-urls={etcd_url}"))
+            .arg(format!("--advertise-client-urls={etcd_url}"))
+            .arg(format!("--listen-peer-urls={peer_url}"))
+            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
+            .arg(format!("--initial-cluster=default={peer_url}"))
+            .arg("--unsafe-no-fsync");
+        let etcd = Leash::start("etcd", &command, &at("etcd.log"))?;
+
+        let root = reqwest::Certificate::from_pem(ca_pem.as_bytes())?;
+        let client = Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .tls_certs_only([root])
+            .build()?;
+        let mut kube = Self {
+            apiserver: None,
+            _etcd: etcd,
+            program,
+            etcd_url,
+            address: free_address()?,
+            client,
+            ca_pem,
+            version: String::new(),
+            folder,
+        };
+        kube.start_apiserver().await?;
+        let (_, version) = kube.request(ADMIN_TOKEN, "GET", "version", None).await?;
+        kube.version = text(&version, "/gitVersion")?;
+        Ok(kube)
+    }
+
+    async fn start_apiserver(&mut self) -> Result<()> {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let mut command = Command::new(&self.program);
+        command
+            .arg(format!("--etcd-servers={}", self.etcd_url))
+            .arg("--bind-address=127.0.0.1")
+            .arg(format!("--secure-port={}", self.address.port()))
+            .arg(format!("--cert-dir={}", at("certs")))
+            .arg(format!("--tls-cert-file={}", at("tls.pem")))
+            .arg(format!("--tls-private-key-file={}", at("tls.key")))
+            .arg(format!("--service-account-key-file={}", at("accounts.key")))
+            .arg(format!("--service-account-signing-key-file={}", at("accounts.key")))
+            .arg("--service-account-issuer=https://kubernetes.default.svc")
+            .arg(format!("--token-auth-file={}", at("tokens.csv")))
+            .arg("--authorization-mode=RBAC")
+            .arg("--service-cluster-ip-range=10.0.0.0/24")
+            .arg("--endpoint-reconciler-type=none")
+            .arg("--disable-admission-plugins=ServiceAccount");
+        let log = self.folder.path().join("kube-apiserver.log");
+        let leash = Leash::start("kube-apiserver", &command, &log)?;
+        let ready = async {
+            loop {
+                // `default` comes last, when the hooks that make the RBAC roles have run.
+                let ready = self.request(ADMIN_TOKEN, "GET", "readyz", None).await;
+                let namespace = self
+                    .request(ADMIN_TOKEN, "GET", "api/v1/namespaces/default", None)
+                    .await;
+                if matches!((ready, namespace), (Ok((200, _)), Ok((200, _)))) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(STARTUP, ready).await.is_err() {
+            return Err(format!("the API server is not ready; {}", leash.complaint()).into());
+        }
+        self.apiserver = Some(leash);
+        Ok(())
+    }
+
+    /// Ends the API server as SIGKILL does; etcd keeps what it knew.
+    pub fn kill_apiserver(&mut self) {
+        self.apiserver = None;
+    }
+
+    /// Starts the API server again, at the same address.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up.
+    pub async fn restart_apiserver(&mut self) -> Result<()> {
+        self.kill_apiserver();
+        self.start_apiserver().await
+    }
+
+    /// `https://127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Where the API server listens.
+    pub fn socket_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The CA of the API server's certificate.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// May do everything.
+    pub fn admin_token(&self) -> &str {
+        ADMIN_TOKEN
+    }
+
+    /// Its version, as it says.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Makes any request, and returns the status and the body; what is not JSON as a string.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    pub async fn request(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
+        let method = Method::from_bytes(method.as_bytes())?;
+        let url = format!("https://{}/{path}", self.address);
+        let mut request = self.client.request(method, url).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let text = response.text().await?;
+        let answer = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok((status, answer))
+    }
+
+    /// Makes an object, as the admin.
+    ///
+    /// # Errors
+    ///
+    /// The API server's own, with the path.
+    pub async fn create(&self, path: &str, object: Value) -> Result<Value> {
+        match self.request(ADMIN_TOKEN, "POST", path, Some(object)).await? {
+            (200..=299, answer) => Ok(answer),
+            (status, answer) => Err(format!("POST {path}: {status} {answer}").into()),
+        }
+    }
+
+    /// Makes a service account.
+    ///
+    /// # Errors
+    ///
+    /// The API server's own.
+    pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
+        let path = format!("api/v1/namespaces/{namespace}/serviceaccounts");
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        self.create(&path, account).await.map(drop)
+    }
+
+    /// A token of a service account, by the TokenRequest API; for the API server itself if no audience is named. It lives for at
+    /// least ten minutes.
+    ///
+    /// # Errors
+    ///
+    /// The API server's own.
+    pub async fn token_for(
+        &self,
+        namespace: &str,
+        name: &str,
+        audiences: &[&str],
+        lifetime: Duration,
+    ) -> Result<String> {
+        let path = format!("api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": audiences, "expirationSeconds": lifetime.as_secs()},
+        });
+        let answer = self.create(&path, request).await?;
+        text(&answer, "/status/token")
+    }
+}

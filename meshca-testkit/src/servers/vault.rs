@@ -1,0 +1,302 @@
+//! HashiCorp Vault.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::leash::{Folder, Leash};
+use super::{Missing, Result, STARTUP, free_address, program, text};
+
+/// What a [`Vault`] is started with.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VaultOptions {
+    tls: bool,
+}
+
+impl VaultOptions {
+    /// Plain HTTP.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// HTTPS, with a certificate for `127.0.0.1` and `localhost` from a CA of its own; clients may show certificates.
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+}
+
+/// A running Vault, initialised and unsealed, with nothing mounted yet.
+///
+/// The methods that take a path are the operator's: they use the root token.
+#[derive(Debug)]
+pub struct Vault {
+    // Before the folder that it writes to.
+    leash: Option<Leash>,
+    program: PathBuf,
+    address: SocketAddr,
+    url: String,
+    client: Client,
+    ca_pem: Option<String>,
+    root_token: String,
+    unseal_key: String,
+    version: String,
+    folder: Folder,
+}
+
+impl Vault {
+    /// The program, from `MESHCA_VAULT_BIN`.
+    ///
+    /// # Errors
+    ///
+    /// If the variable is not set, or names no file.
+    pub fn program() -> Result<PathBuf, Missing> {
+        program("MESHCA_VAULT_BIN")
+    }
+
+    /// Starts one that speaks plain HTTP.
+    ///
+    /// # Errors
+    ///
+    /// If there is no program, or it does not come up; with the end of its log.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(VaultOptions::new()).await
+    }
+
+    /// Starts one with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_with(options: VaultOptions) -> Result<Self> {
+        let program = Self::program()?;
+        let folder = Folder::new("vault")?;
+        let address = free_address()?;
+        let mut client = Client::builder().no_proxy().timeout(Duration::from_secs(30));
+        let mut listener = json!({"address": address.to_string(), "tls_disable": true});
+        let mut ca_pem = None;
+        let mut scheme = "http";
+        if options.tls {
+            scheme = "https";
+            let (certificate, key) = (folder.path().join("tls.pem"), folder.path().join("tls.key"));
+            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+            std::fs::write(&certificate, made.cert.pem())?;
+            std::fs::write(&key, made.signing_key.serialize_pem())?;
+            listener = json!({
+                "address": address.to_string(),
+                "tls_cert_file": certificate,
+                "tls_key_file": key,
+            });
+            client = client.tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes())?]);
+            ca_pem = Some(made.cert.pem());
+        }
+        let url = format!("{scheme}://{address}");
+        let config = json!({
+            "storage": {"file": {"path": folder.path().join("data")}},
+            "listener": {"tcp": listener},
+            "disable_mlock": true,
+            "api_addr": url,
+            "log_level": "info",
+        });
+        std::fs::write(folder.path().join("vault.json"), config.to_string())?;
+        let mut vault = Self {
+            leash: None,
+            program,
+            address,
+            url,
+            client: client.build()?,
+            ca_pem,
+            root_token: String::new(),
+            unseal_key: String::new(),
+            version: String::new(),
+            folder,
+        };
+        let health = vault.launch().await?;
+        vault.version = text(&health, "/version")?;
+        let shares = json!({"secret_shares": 1, "secret_threshold": 1});
+        let (_, made) = vault.request("", Method::PUT.as_str(), "sys/init", Some(shares)).await?;
+        vault.root_token = text(&made, "/root_token")?;
+        vault.unseal_key = text(&made, "/keys_base64/0")?;
+        vault.unseal().await?;
+        Ok(vault)
+    }
+
+    /// Starts the process and waits until it answers.
+    async fn launch(&mut self) -> Result<Value> {
+        let config = self.folder.path().join("vault.json");
+        let mut command = Command::new(&self.program);
+        command.args(["server", &format!("-config={}", config.display())]);
+        let leash = Leash::start("vault", &command, &self.folder.path().join("vault.log"))?;
+        let outcome = tokio::time::timeout(STARTUP, async {
+            loop {
+                if let Ok((_, health)) = self.request("", "GET", "sys/health", None).await {
+                    return health;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let health = outcome.map_err(|_| format!("Vault does not answer; {}", leash.complaint()))?;
+        self.leash = Some(leash);
+        Ok(health)
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://…`.
+    pub fn address(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it listens.
+    pub fn socket_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// May do everything.
+    pub fn root_token(&self) -> &str {
+        &self.root_token
+    }
+
+    /// Its version, as it says.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The CA of its own certificate, if it speaks TLS.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// Ends it as SIGKILL does. Its data stays.
+    pub fn kill(&mut self) {
+        self.leash = None;
+    }
+
+    /// Starts it again, after [`kill`](Self::kill) or not, at the same address and with the same data; unsealed.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.restart_sealed().await?;
+        self.unseal().await
+    }
+
+    /// The same, but it stays sealed.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up.
+    pub async fn restart_sealed(&mut self) -> Result<()> {
+        self.kill();
+        self.launch().await.map(drop)
+    }
+
+    /// Seals it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be reached.
+    pub async fn seal(&self) -> Result<()> {
+        self.write("sys/seal", json!({})).await.map(drop)
+    }
+
+    /// Unseals it, and waits until it works.
+    ///
+    /// # Errors
+    ///
+    /// If it does not within a minute.
+    pub async fn unseal(&self) -> Result<()> {
+        let key = json!({"key": self.unseal_key});
+        self.request("", "PUT", "sys/unseal", Some(key)).await?;
+        let active = async {
+            loop {
+                if let Ok((200, _)) = self.request("", "GET", "sys/health", None).await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        Ok(tokio::time::timeout(STARTUP, active)
+            .await
+            .map_err(|_| "Vault was unsealed and does not become active")?)
+    }
+
+    /// Reads a path.
+    ///
+    /// # Errors
+    ///
+    /// Vault's own, with the path.
+    pub async fn read(&self, path: &str) -> Result<Value> {
+        self.ask("GET", path, None).await
+    }
+
+    /// Writes to a path.
+    ///
+    /// # Errors
+    ///
+    /// Vault's own, with the path.
+    pub async fn write(&self, path: &str, body: Value) -> Result<Value> {
+        self.ask("POST", path, Some(body)).await
+    }
+
+    /// Lists a path.
+    ///
+    /// # Errors
+    ///
+    /// Vault's own, with the path.
+    pub async fn list(&self, path: &str) -> Result<Value> {
+        self.ask("LIST", path, None).await
+    }
+
+    /// Deletes a path.
+    ///
+    /// # Errors
+    ///
+    /// Vault's own, with the path.
+    pub async fn delete(&self, path: &str) -> Result<Value> {
+        self.ask("DELETE", path, None).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        match self.request(&self.root_token, method, path, body).await? {
+            (200..=299, answer) => Ok(answer),
+            (status, answer) => Err(format!("{method} {path}: {status} {answer}").into()),
+        }
+    }
+
+    /// Makes any request, with any token or none, and returns the status and the body.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    pub async fn request(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
+        let method = Method::from_bytes(method.as_bytes())?;
+        let mut request = self.client.request(method, format!("{}/v1/{path}", self.url));
+        if !token.is_empty() {
+            request = request.header("x-vault-token", token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let bytes = response.bytes().await?;
+        let answer = match bytes.is_empty() || status == StatusCode::NO_CONTENT {
+            true => Value::Null,
+            false => serde_json::from_slice(&bytes)?,
+        };
+        Ok((status.as_u16(), answer))
+    }
+}
