@@ -73,18 +73,21 @@ pub(crate) struct Signed {
 }
 
 impl Signed {
-    /// Everything in it that is a certificate, as one PEM text.
+    /// Everything in it that is a certificate, once, as one PEM text.
     pub(crate) fn pem(&self) -> String {
         let chain = self.ca_chain.iter().flatten();
-        let mut text = String::new();
+        let mut parts: Vec<&str> = Vec::new();
+        // The issuing CA is in the chain as well, but for some versions and forks.
         for part in [&self.certificate, &self.issuing_ca]
             .into_iter()
             .chain(chain)
         {
-            text.push_str(part.trim());
-            text.push('\n');
+            let part = part.trim();
+            if !part.is_empty() && !parts.contains(&part) {
+                parts.push(part);
+            }
         }
-        text
+        parts.join("\n")
     }
 }
 

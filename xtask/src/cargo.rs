@@ -111,6 +111,16 @@ pub(crate) fn bench_executable(name: &str, quickly: bool) -> Result<PathBuf> {
     executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
 }
 
+/// Builds an example of a member, with some of its features, and returns its program.
+pub(crate) fn example_executable(package: &str, name: &str, features: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command
+        .args(["build", "--locked", "--package", package])
+        .args(["--example", name, "--features", features]);
+    let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
+    executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
+}
+
 /// The program of this target in the messages of a build.
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages.lines().find_map(|line| {

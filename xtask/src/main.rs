@@ -5,6 +5,7 @@ mod cargo;
 mod fuzz;
 mod gates;
 mod process;
+mod servers;
 mod test;
 mod tools;
 
@@ -24,7 +25,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Run every test and doc test and build every example; say what was left out, and why
+    /// Run every test and doc test, against real servers, and build every example; say what was left out, and why
     Test,
     /// Prove what the project promises: dependencies, public API, MSRV, features, docs, licences
     Gates {
@@ -35,6 +36,11 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Measure the speed against peers and limits; writes `bench.json` into the target directory
     Bench(bench::Options),
+    /// Get the real servers that the tests use; keep some up for interactive work
+    Servers {
+        #[command(subcommand)]
+        action: servers::Action,
+    },
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
 }
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
         Task::Gates { names } => gates::run(&names),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(options) => bench::run(&options),
+        Task::Servers { action } => servers::run(&action),
         Task::Tools => tools::install(),
     };
     match result {

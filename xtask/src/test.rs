@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::cargo::{self, cargo};
 use crate::process::{self, Result};
+use crate::servers;
 
 /// A program by which tests read what meshca wrote, so that not only our own code says it is right.
 struct Reader {
@@ -60,6 +61,15 @@ impl Reader {
     }
 }
 
+/// What is not here, and what cannot be proven without it.
+struct Missing {
+    /// The module in which the tests that need it live.
+    module: &'static str,
+    why: String,
+    proves: &'static str,
+    install: &'static str,
+}
+
 /// The kinds of target a name filter can be about; doc tests have no module names.
 const UNIT_AND_INTEGRATION: [&str; 3] = ["--lib", "--bins", "--tests"];
 
@@ -69,7 +79,26 @@ pub(crate) fn run() -> Result<ExitCode> {
     for reader in READERS {
         match reader.find() {
             Ok(version) => println!("{} found: {version}", reader.name),
-            Err(why) => missing.push((reader, why)),
+            Err(why) => missing.push(Missing {
+                module: reader.name,
+                why,
+                proves: reader.proves,
+                install: reader.install,
+            }),
+        }
+    }
+    let mut servers = Vec::new();
+    for program in servers::PROGRAMS {
+        match program.obtain() {
+            Ok(path) => servers.push((program.variable, path)),
+            // Once for all programs of a server.
+            Err(_) if missing.iter().any(|it| it.module == program.module()) => {}
+            Err(why) => missing.push(Missing {
+                module: program.module(),
+                why,
+                proves: "issuers against the real server",
+                install: "see above",
+            }),
         }
     }
 
@@ -78,11 +107,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     if !missing.is_empty() {
         println!("looking which tests need what is missing");
         let names = test_names()?;
-        for (reader, why) in &missing {
-            let mine: Vec<_> = names
-                .iter()
-                .filter(|name| needs(name, reader.name))
-                .collect();
+        for Missing {
+            module,
+            why,
+            proves,
+            install,
+        } in &missing
+        {
+            let mine: Vec<_> = names.iter().filter(|name| needs(name, module)).collect();
             let count = mine.len();
             skipped.extend(mine.into_iter().cloned());
             if count == 0 {
@@ -90,10 +122,8 @@ pub(crate) fn run() -> Result<ExitCode> {
                 continue;
             }
             let note = format!(
-                "{why}: {count} {} of {} left out; {}",
+                "{why}: {count} {} of {proves} left out; {install}",
                 if count == 1 { "test" } else { "tests" },
-                reader.proves,
-                reader.install
             );
             println!("WARNING: {note}");
             left_out.push(note);
@@ -101,6 +131,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     }
 
     let mut command = cargo();
+    command.envs(servers);
     command.args([
         "test",
         "--workspace",

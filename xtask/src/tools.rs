@@ -181,15 +181,20 @@ pub(crate) fn install() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where tools are built and kept: a cache folder, outside the repository.
+/// Where tools are built and kept.
 fn directory() -> Result<PathBuf> {
+    Ok(cache()?.join("tools"))
+}
+
+/// What is built once is kept here: a cache folder, outside the repository.
+pub(crate) fn cache() -> Result<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(cache) => PathBuf::from(cache),
         None => std::env::home_dir()
-            .ok_or("no home directory: set XDG_CACHE_HOME to where tools may be kept")?
+            .ok_or("no home directory: set XDG_CACHE_HOME to where tools and servers may be kept")?
             .join(".cache"),
     };
-    Ok(cache.join("meshca").join("tools"))
+    Ok(cache.join("meshca"))
 }
 
 #[cfg(test)]

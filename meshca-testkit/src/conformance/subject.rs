@@ -68,6 +68,7 @@ pub struct Subject<'a> {
     pub(super) rotation: Option<&'a dyn Rotation>,
     pub(super) any_order: bool,
     pub(super) clock_ahead: Duration,
+    pub(super) server: Option<String>,
 }
 
 impl<'a> Subject<'a> {
@@ -95,7 +96,15 @@ impl<'a> Subject<'a> {
             rotation: None,
             any_order: false,
             clock_ahead: Duration::ZERO,
+            server: None,
         }
+    }
+
+    /// What is behind the issuer, with its version, for the report: `Vault 1.21.0`.
+    #[must_use]
+    pub fn with_server(mut self, server: impl Into<String>) -> Self {
+        self.server = Some(server.into());
+        self
     }
 
     /// A SPIFFE ID of a trust domain that it must not sign for. By default the same path in
@@ -191,6 +200,9 @@ impl<'a> Subject<'a> {
             ),
             format!("it declares {capabilities:?}"),
         ];
+        if let Some(server) = &self.server {
+            about.push(format!("server: {server}"));
+        }
         if self.any_order {
             about.push("declared: its chains come in no particular order".to_owned());
         }

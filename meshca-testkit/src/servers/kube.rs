@@ -9,7 +9,7 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, STARTUP, free_address, program, text};
+use super::{Missing, Result, free_address, program, text};
 
 /// Who may do everything (`--token-auth-file`).
 const ADMIN_TOKEN: &str = "admin-of-a-test";
@@ -57,8 +57,13 @@ impl Kube {
         let ca_pem = certificate.cert.pem();
         std::fs::write(at("tls.pem"), &ca_pem)?;
         std::fs::write(at("tls.key"), certificate.signing_key.serialize_pem())?;
-        std::fs::write(at("accounts.key"), rcgen::KeyPair::generate()?.serialize_pem())?;
-        std::fs::write(at("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+        let accounts = rcgen::KeyPair::generate()?;
+        std::fs::write(at("accounts.key"), accounts.serialize_pem())?;
+        std::fs::write(at("accounts.pub"), accounts.public_key_pem())?;
+        std::fs::write(
+            at("tokens.csv"),
+            format!("{ADMIN_TOKEN},admin,admin,system:masters\n"),
+        )?;
 
         let (clients, peers) = (free_address()?, free_address()?);
         let etcd_url = format!("http://{clients}");
@@ -107,8 +112,11 @@ impl Kube {
             .arg(format!("--cert-dir={}", at("certs")))
             .arg(format!("--tls-cert-file={}", at("tls.pem")))
             .arg(format!("--tls-private-key-file={}", at("tls.key")))
-            .arg(format!("--service-account-key-file={}", at("accounts.key")))
-            .arg(format!("--service-account-signing-key-file={}", at("accounts.key")))
+            .arg(format!("--service-account-key-file={}", at("accounts.pub")))
+            .arg(format!(
+                "--service-account-signing-key-file={}",
+                at("accounts.key")
+            ))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--token-auth-file={}", at("tokens.csv")))
             .arg("--authorization-mode=RBAC")
@@ -116,25 +124,20 @@ impl Kube {
             .arg("--endpoint-reconciler-type=none")
             .arg("--disable-admission-plugins=ServiceAccount");
         let log = self.folder.path().join("kube-apiserver.log");
-        let leash = Leash::start("kube-apiserver", &command, &log)?;
-        let ready = async {
-            loop {
-                // `default` comes last, when the hooks that make the RBAC roles have run.
-                let ready = self.request(ADMIN_TOKEN, "GET", "readyz", None).await;
-                let namespace = self
-                    .request(ADMIN_TOKEN, "GET", "api/v1/namespaces/default", None)
-                    .await;
-                if matches!((ready, namespace), (Ok((200, _)), Ok((200, _)))) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        if tokio::time::timeout(STARTUP, ready).await.is_err() {
-            return Err(format!("the API server is not ready; {}", leash.complaint()).into());
-        }
+        let mut leash = Leash::start("kube-apiserver", &command, &log)?;
+        // `default` comes last, when the hooks that make the RBAC roles have run.
+        leash
+            .until(async || {
+                self.is_ok("readyz").await && self.is_ok("api/v1/namespaces/default").await
+            })
+            .await?;
         self.apiserver = Some(leash);
         Ok(())
+    }
+
+    async fn is_ok(&self, path: &str) -> bool {
+        let answer = self.request(ADMIN_TOKEN, "GET", path, None).await;
+        matches!(answer, Ok((200, _)))
     }
 
     /// Ends the API server as SIGKILL does; etcd keeps what it knew.
@@ -208,7 +211,10 @@ impl Kube {
     ///
     /// The API server's own, with the path.
     pub async fn create(&self, path: &str, object: Value) -> Result<Value> {
-        match self.request(ADMIN_TOKEN, "POST", path, Some(object)).await? {
+        match self
+            .request(ADMIN_TOKEN, "POST", path, Some(object))
+            .await?
+        {
             (200..=299, answer) => Ok(answer),
             (status, answer) => Err(format!("POST {path}: {status} {answer}").into()),
         }
@@ -221,7 +227,8 @@ impl Kube {
     /// The API server's own.
     pub async fn create_service_account(&self, namespace: &str, name: &str) -> Result<()> {
         let path = format!("api/v1/namespaces/{namespace}/serviceaccounts");
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
         self.create(&path, account).await.map(drop)
     }
 

@@ -1,19 +1,25 @@
 //! A process that does not outlive us.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
-use super::Result;
+use super::{Result, STARTUP};
 
-/// Runs what its arguments say until its standard input ends: until whoever holds the other end of that pipe closes it, or
-/// is gone. A shell's background process would ignore an interrupt, hence the traps.
-const SCRIPT: &str = r#""$@" </dev/null &
+/// Runs what its arguments say until that ends, or until the standard input does: until whoever holds the other end of that
+/// pipe closes it, or is gone. A shell's background process would ignore an interrupt, hence the traps.
+const SCRIPT: &str = r#"exec 3<&0
+"$@" </dev/null 3<&- &
 program=$!
-trap 'kill -9 $program 2>/dev/null' EXIT
+{ cat <&3 >/dev/null; kill -9 $program; } 2>/dev/null &
+leash=$!
+exec 3<&-
+trap 'kill -9 $program $leash 2>/dev/null' EXIT
 trap 'exit 1' INT TERM HUP
-cat >/dev/null
+wait $program
 "#;
 
 /// A program on a pipe.
@@ -58,8 +64,26 @@ impl Leash {
         let _ = self.shell.wait();
     }
 
+    /// Waits until it is up, which `ready` tells; an error, with what it said, if it ends before or takes too long.
+    pub(super) async fn until<F: Future<Output = bool>>(
+        &mut self,
+        mut ready: impl FnMut() -> F,
+    ) -> Result<()> {
+        let begun = tokio::time::Instant::now();
+        while !ready().await {
+            if self.shell.try_wait()?.is_some() {
+                return Err(format!("it ended; {}", self.complaint()).into());
+            }
+            if begun.elapsed() > STARTUP {
+                return Err(format!("it does not answer; {}", self.complaint()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// What the program said last, and where the rest is.
-    pub(super) fn complaint(&self) -> String {
+    fn complaint(&self) -> String {
         let mut text = String::new();
         let read = File::open(&self.log).and_then(|mut log| log.read_to_string(&mut text));
         if let Err(error) = read {
@@ -98,7 +122,9 @@ impl Folder {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), tempfile::TempDir::path)
+        self.0
+            .as_ref()
+            .map_or(Path::new(""), tempfile::TempDir::path)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, STARTUP, free_address, program};
+use super::{Missing, Result, free_address, program};
 
 /// A running moto: STS, IAM and AWS Private CA, each as far as it goes.
 #[derive(Debug)]
@@ -38,20 +37,42 @@ impl Moto {
         let address = free_address()?;
         let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-        let leash = Leash::start("moto", &command, &folder.path().join("moto.log"))?;
-        let up = async {
-            while tokio::net::TcpStream::connect(address).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        if tokio::time::timeout(STARTUP, up).await.is_err() {
-            return Err(format!("moto does not answer; {}", leash.complaint()).into());
-        }
+        let mut leash = Leash::start("moto", &command, &folder.path().join("moto.log"))?;
+        leash
+            .until(async || tokio::net::TcpStream::connect(address).await.is_ok())
+            .await?;
         Ok(Self {
             _leash: leash,
             address,
             _folder: folder,
         })
+    }
+
+    /// Calls an API of AWS that takes a form, such as IAM's, and returns its XML. moto checks no signature.
+    ///
+    /// # Errors
+    ///
+    /// moto's own, or if there is no answer.
+    pub async fn form(&self, service: &str, form: &str) -> Result<String> {
+        let scope = format!("Credential=test/20000101/us-east-1/{service}/aws4_request");
+        let answer = reqwest::Client::builder()
+            .no_proxy()
+            .build()?
+            .post(self.address())
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header(
+                "authorization",
+                format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=none"),
+            )
+            .body(form.to_owned())
+            .send()
+            .await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        match status.is_success() {
+            true => Ok(text),
+            false => Err(format!("{service} {form}: {status} {text}").into()),
+        }
     }
 
     /// `http://127.0.0.1:PORT`.

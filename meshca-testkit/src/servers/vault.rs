@@ -78,14 +78,19 @@ impl Vault {
         let program = Self::program()?;
         let folder = Folder::new("vault")?;
         let address = free_address()?;
-        let mut client = Client::builder().no_proxy().timeout(Duration::from_secs(30));
+        let mut client = Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(30));
         let mut listener = json!({"address": address.to_string(), "tls_disable": true});
         let mut ca_pem = None;
         let mut scheme = "http";
         if options.tls {
             scheme = "https";
             let (certificate, key) = (folder.path().join("tls.pem"), folder.path().join("tls.key"));
-            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+            let made = rcgen::generate_simple_self_signed([
+                "127.0.0.1".to_owned(),
+                "localhost".to_owned(),
+            ])?;
             std::fs::write(&certificate, made.cert.pem())?;
             std::fs::write(&key, made.signing_key.serialize_pem())?;
             listener = json!({
@@ -93,7 +98,8 @@ impl Vault {
                 "tls_cert_file": certificate,
                 "tls_key_file": key,
             });
-            client = client.tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes())?]);
+            client = client
+                .tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes())?]);
             ca_pem = Some(made.cert.pem());
         }
         let url = format!("{scheme}://{address}");
@@ -120,7 +126,9 @@ impl Vault {
         let health = vault.launch().await?;
         vault.version = text(&health, "/version")?;
         let shares = json!({"secret_shares": 1, "secret_threshold": 1});
-        let (_, made) = vault.request("", Method::PUT.as_str(), "sys/init", Some(shares)).await?;
+        let (_, made) = vault
+            .request("", Method::PUT.as_str(), "sys/init", Some(shares))
+            .await?;
         vault.root_token = text(&made, "/root_token")?;
         vault.unseal_key = text(&made, "/keys_base64/0")?;
         vault.unseal().await?;
@@ -132,18 +140,14 @@ impl Vault {
         let config = self.folder.path().join("vault.json");
         let mut command = Command::new(&self.program);
         command.args(["server", &format!("-config={}", config.display())]);
-        let leash = Leash::start("vault", &command, &self.folder.path().join("vault.log"))?;
-        let outcome = tokio::time::timeout(STARTUP, async {
-            loop {
-                if let Ok((_, health)) = self.request("", "GET", "sys/health", None).await {
-                    return health;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        let health = outcome.map_err(|_| format!("Vault does not answer; {}", leash.complaint()))?;
+        let mut leash = Leash::start("vault", &command, &self.folder.path().join("vault.log"))?;
+        leash.until(async || self.health().await.is_ok()).await?;
         self.leash = Some(leash);
+        self.health().await
+    }
+
+    async fn health(&self) -> Result<Value> {
+        let (_, health) = self.request("", "GET", "sys/health", None).await?;
         Ok(health)
     }
 
@@ -283,7 +287,9 @@ impl Vault {
         body: Option<Value>,
     ) -> Result<(u16, Value)> {
         let method = Method::from_bytes(method.as_bytes())?;
-        let mut request = self.client.request(method, format!("{}/v1/{path}", self.url));
+        let mut request = self
+            .client
+            .request(method, format!("{}/v1/{path}", self.url));
         if !token.is_empty() {
             request = request.header("x-vault-token", token);
         }

@@ -209,6 +209,13 @@ impl Login {
             }),
             Err(Failure::Error(error)) => Err(error.with_context("login", &call.path)),
             Err(Failure::Refused(refusal)) => Err(match refusal.status.as_u16() {
+                // Vault calls it an internal error: it names identities after the common name.
+                500 if refusal.says("missing name in alias") => refusal
+                    .error(
+                        ErrorKind::Unauthenticated,
+                        "Vault needs a common name in our certificate, by which it names us: use another one for `auth.tls`",
+                    )
+                    .with_retry(Retry::Backoff),
                 400 | 401 | 403 => refusal
                     .error(
                         ErrorKind::Unauthenticated,

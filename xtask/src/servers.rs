@@ -1,0 +1,165 @@
+//! Real servers for the tests: found or built once, kept in a cache, started by whoever needs them.
+//!
+//! The tests start the servers themselves (`meshca-testkit`, feature `servers`), each with its own data and port. Here
+//! the programs come from: a variable, `PATH`, or a build of `testenv/`.
+
+mod build;
+mod keep;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::process::{self, Result};
+
+#[derive(Subcommand)]
+pub(crate) enum Action {
+    /// Start them and leave them running; print how to reach them
+    Up,
+    /// Stop what `up` started
+    Down,
+    /// Say what `up` left running
+    Status,
+    /// Only build what is missing
+    Build,
+}
+
+/// A program that tests start.
+pub(crate) struct Program {
+    /// The variable that tests take it from, and that overrides where it comes from.
+    pub(crate) variable: &'static str,
+    /// Its name on `PATH`, and in the build.
+    name: &'static str,
+    /// How it tells its version.
+    version: &'static [&'static str],
+    server: &'static Server,
+}
+
+/// What is built together.
+struct Server {
+    /// Its folder in `testenv/`, and the module in which tests that need it live.
+    name: &'static str,
+    recipe: Recipe,
+}
+
+enum Recipe {
+    /// Packages of the Go module, and flags for the linker.
+    Go {
+        packages: &'static [&'static str],
+        ldflags: &'static str,
+    },
+    /// What `requirements.txt` names, in a virtual environment.
+    Python,
+}
+
+static VAULT: Server = Server {
+    name: "vault",
+    recipe: Recipe::Go {
+        packages: &["."],
+        ldflags: "-s -w",
+    },
+};
+static KUBE: Server = Server {
+    name: "kube",
+    recipe: Recipe::Go {
+        packages: &[
+            "go.etcd.io/etcd/server/v3",
+            "k8s.io/kubernetes/cmd/kube-apiserver",
+        ],
+        // Clients, cert-manager among them, read the version; without this it is none.
+        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
+    },
+};
+static MOTO: Server = Server {
+    name: "moto",
+    recipe: Recipe::Python,
+};
+
+pub(crate) static PROGRAMS: &[Program] = &[
+    Program {
+        variable: "MESHCA_VAULT_BIN",
+        name: "vault",
+        version: &["version"],
+        server: &VAULT,
+    },
+    Program {
+        variable: "MESHCA_KUBE_APISERVER_BIN",
+        name: "kube-apiserver",
+        version: &["--version"],
+        server: &KUBE,
+    },
+    Program {
+        variable: "MESHCA_ETCD_BIN",
+        name: "etcd",
+        version: &["--version"],
+        server: &KUBE,
+    },
+    Program {
+        variable: "MESHCA_MOTO_BIN",
+        name: "moto_server",
+        version: &["--help"],
+        server: &MOTO,
+    },
+];
+
+impl Program {
+    /// The module in which tests that need it live.
+    pub(crate) fn module(&self) -> &'static str {
+        self.server.name
+    }
+
+    /// Where it is, having built it if need be; or why it is nowhere, and what to do.
+    pub(crate) fn obtain(&self) -> Result<PathBuf> {
+        let path = match std::env::var_os(self.variable).filter(|path| !path.is_empty()) {
+            Some(path) => {
+                let path = PathBuf::from(path);
+                if !path.is_file() {
+                    return Err(format!(
+                        "{} names {}, which is no file",
+                        self.variable,
+                        path.display()
+                    ));
+                }
+                path
+            }
+            // Python's is a script that belongs to its environment.
+            None => match self.on_path() {
+                Some(path) => path,
+                None => build::obtain(self.server)
+                    .map_err(|why| format!("{why}; or set {} to the program", self.variable))?
+                    .join(self.name),
+            },
+        };
+        let version = process::probe(&path, self.version).ok_or_else(|| {
+            format!(
+                "{} does not run: `{} {}` fails",
+                self.name,
+                path.display(),
+                self.version.join(" ")
+            )
+        })?;
+        let version = version.lines().next().unwrap_or_default();
+        println!("{}: {version} ({})", self.name, path.display());
+        Ok(path)
+    }
+
+    fn on_path(&self) -> Option<PathBuf> {
+        process::on_path(self.name)
+    }
+}
+
+/// Runs one of the actions.
+pub(crate) fn run(action: &Action) -> Result<ExitCode> {
+    match action {
+        Action::Build => {
+            for program in PROGRAMS {
+                program.obtain()?;
+            }
+        }
+        Action::Up => keep::up()?,
+        Action::Down => keep::down()?,
+        Action::Status => keep::status()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
