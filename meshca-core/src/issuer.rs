@@ -291,7 +291,7 @@ impl Capabilities {
     /// Refuses early, and in words, what the CA would refuse late or silently leave out.
     fn check(&self, request: &CertificateRequest) -> Result<()> {
         let spec = request.spec();
-        if let Some(key_type) = KeyType::of(request.public_key())
+        if let Some(key_type) = request.key_type()
             && !self.key_types.contains(&key_type)
         {
             return Err(Error::new(

@@ -372,7 +372,11 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl KeyMaterial {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         let failed = |_| Error::new(ErrorKind::Internal, "could not sign with a private key");
         let random = SystemRandom::new();
         match &self.pair {

@@ -134,6 +134,7 @@
 pub mod builtin;
 pub mod certificate;
 mod csr;
+mod encode;
 pub mod error;
 mod identity;
 pub mod issuer;
@@ -144,7 +145,6 @@ pub mod request;
 pub mod resource;
 pub mod secret;
 pub mod spiffe;
-mod subject;
 pub mod time;
 pub mod trust;
 pub mod verify;

@@ -396,6 +396,14 @@ impl CertificateRequest {
         }
     }
 
+    /// The type of that key, unless it is none of those that are known here.
+    pub(crate) fn key_type(&self) -> Option<KeyType> {
+        match &self.0.key {
+            RequestKey::Held { key, .. } => Some(key.key_type()),
+            RequestKey::Proved(csr) => KeyType::of(csr.public_key()),
+        }
+    }
+
     /// The CSR: always the same one, so that a retry is byte for byte the same request.
     ///
     /// It carries the names of the spec, for an intermediate the BasicConstraints, and no key
@@ -459,32 +467,26 @@ fn request_id(spec: &CertificateSpec, public_key: &SubjectPublicKeyInfoDer<'_>) 
     RequestId(x509::hex(digest.as_ref().get(..16).unwrap_or_default()))
 }
 
-/// The names of a spec in rcgen's terms; shared by the CSR and the built-in CA.
-pub(crate) fn subject_names(spec: &CertificateSpec) -> Result<(DistinguishedName, Vec<SanType>)> {
-    let mut subject = DistinguishedName::new();
-    if let Some(name) = &spec.common_name {
-        subject.push(DnType::CommonName, name.as_str());
-    }
+fn build_csr(spec: &CertificateSpec, key: &KeyMaterial) -> Result<Csr> {
     let ascii = |name: String| {
         name.as_str().try_into().map_err(|error| {
             Error::new(ErrorKind::InvalidRequest, "a name is not ASCII").with_source(error)
         })
     };
-    let mut names = Vec::with_capacity(1 + spec.uris.len() + spec.dns_names.len());
+    let mut params = CertificateParams::default();
+    // rcgen's default is a name of its own.
+    params.distinguished_name = DistinguishedName::new();
+    if let Some(name) = &spec.common_name {
+        let subject = &mut params.distinguished_name;
+        subject.push(DnType::CommonName, name.as_str());
+    }
     for uri in spec.all_uris() {
-        names.push(SanType::URI(ascii(uri)?));
+        params.subject_alt_names.push(SanType::URI(ascii(uri)?));
     }
     for name in &spec.dns_names {
-        names.push(SanType::DnsName(ascii(name.clone())?));
+        let name = SanType::DnsName(ascii(name.clone())?);
+        params.subject_alt_names.push(name);
     }
-    Ok((subject, names))
-}
-
-fn build_csr(spec: &CertificateSpec, key: &KeyMaterial) -> Result<Csr> {
-    let (subject, names) = subject_names(spec)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = subject;
-    params.subject_alt_names = names;
     if let Profile::Intermediate { path_len } = spec.profile {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
     }

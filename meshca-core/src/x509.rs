@@ -143,7 +143,6 @@ impl Parsed {
         self.extension()
     }
 
-    #[cfg(feature = "builtin")]
     pub(crate) fn subject_key_identifier(&self) -> Option<Vec<u8>> {
         self.extension::<x509_cert::ext::pkix::SubjectKeyIdentifier>()
             .ok()

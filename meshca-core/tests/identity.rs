@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{FakeClock, domain, request, spec, start};
+use common::{FakeClock, domain, request, start};
 use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
 use meshca_core::{ErrorKind, Identity, IssuerExt, KeyType, MemorySecretStore, PrivateKey};
 

@@ -1,31 +1,29 @@
 //! One CA: a certificate, what leads from it to its root, and something that signs.
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use der::Decode;
-use der::asn1::ObjectIdentifier;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose, SanType,
+    SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::certificate::Constructed;
+use crate::encode::{Contents, Template};
 use crate::key::Signer;
-use crate::request::subject_names;
 use crate::time::{rfc3339, whole_seconds};
-use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
+use crate::x509::key_oid::RSA;
 use crate::x509::{self, Parsed};
 use crate::{
     CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey, Profile, Result,
-    SignedChain, TrustBundle, Validity, pem, subject,
+    SignedChain, TrustBundle, Validity, pem,
 };
 
 /// How far before now a certificate begins, so that peers whose clock is behind accept it at once: ten seconds, as Kuma, SPIRE and Linkerd do.
@@ -115,8 +113,7 @@ pub(super) struct Authority {
     key_is_ours: bool,
     /// Whether a CA on the way to the root may sign some names only.
     constrained: bool,
-    /// What rcgen repeats of the CA in everything that it signs.
-    issuer: CertificateParams,
+    template: Template,
     /// When the first of all its certificates ends.
     not_after: SystemTime,
     path_len: Option<u8>,
@@ -204,19 +201,13 @@ impl Authority {
         let (Some(own), Some(root), Some(not_after)) = (chain.first(), root, not_after) else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
-        let mut issuer = CertificateParams::default();
-        issuer.distinguished_name = subject::to_rcgen(own)?;
-        issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        if let Some(identifier) = own.subject_key_identifier() {
-            issuer.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
-        }
         let path_len = own
             .basic_constraints()
             .ok()
             .flatten()
             .and_then(|constraints| constraints.path_len_constraint);
         Ok(Self {
-            issuer,
+            template: Template::of(own, signer.key_type())?,
             not_after,
             path_len,
             subject: own.subject(),
@@ -250,7 +241,7 @@ impl Authority {
         )];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(random_serial()?);
+        params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
         let not_after = now
             .checked_add(lifetime)
             .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's lifetime is too long"))?;
@@ -350,32 +341,15 @@ impl Authority {
         latest: SystemTime,
     ) -> Result<SignedChain> {
         let spec = request.spec();
-        let key = SubjectKey::of(request)?;
-        let (subject, names) = subject_names(spec)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject;
-        params.subject_alt_names = names;
-        params.use_authority_key_identifier_extension = true;
-        match spec.profile() {
-            Profile::Workload => {
-                params.is_ca = IsCa::ExplicitNoCa;
-                params.key_usages = key.leaf_usages();
-                params.extended_key_usages = vec![
-                    ExtendedKeyUsagePurpose::ServerAuth,
-                    ExtendedKeyUsagePurpose::ClientAuth,
-                ];
-            }
-            Profile::Intermediate { path_len } => {
-                if !self.allows_intermediate(path_len) {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "the CA's own path length allows no such CA below it",
-                    )
-                    .with_context("path length", path_len));
-                }
-                params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
-                params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-            }
+        let is_rsa = is_rsa(request)?;
+        if let Profile::Intermediate { path_len } = spec.profile()
+            && !self.allows_intermediate(path_len)
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the CA's own path length allows no such CA below it",
+            )
+            .with_context("path length", path_len));
         }
 
         let wanted = now.checked_add(spec.lifetime()).unwrap_or(latest);
@@ -401,30 +375,22 @@ impl Authority {
                 ),
             ));
         }
-        set_validity(&mut params, not_before, not_after)?;
         let serial = random_serial()?;
-        let serial_hex = x509::hex(serial.as_ref())
-            .trim_start_matches("00")
-            .to_owned();
-        params.serial_number = Some(serial);
-
-        let signer = RcgenSigner {
-            signer: &*self.signer,
-            failure: OnceCell::new(),
+        let uris: Vec<String> = spec.all_uris().collect();
+        let contents = Contents {
+            serial: &serial,
+            not_before,
+            not_after,
+            common_name: spec.common_name(),
+            uris: &uris,
+            dns_names: spec.dns_names(),
+            public_key: request.public_key(),
+            is_rsa,
+            profile: spec.profile(),
         };
-        let issuer = rcgen::Issuer::from_params(&self.issuer, signer);
-        let certificate = match params.signed_by(&key, &issuer) {
-            Ok(certificate) => certificate,
-            Err(error) => {
-                return Err(issuer
-                    .key()
-                    .failure
-                    .get()
-                    .cloned()
-                    .unwrap_or_else(|| internal(error)));
-            }
-        };
-        let leaf = certificate.der().clone();
+        let leaf = self
+            .template
+            .sign(&contents, |message| self.signer.sign(message))?;
         // A CA that is its own root is not sent along: peers have it.
         let above = self
             .chain
@@ -442,7 +408,7 @@ impl Authority {
             certificates,
             Constructed {
                 request: request.clone(),
-                serial: serial_hex,
+                serial: x509::hex(&serial).trim_start_matches("00").to_owned(),
                 validity: Validity::new(not_before, not_after)?,
                 root: self.root.der.clone(),
             },
@@ -587,105 +553,30 @@ fn set_validity(
 }
 
 /// 128 random bits (RFC 5280 §4.1.2.2 allows 160; CA/Browser Forum asks for 64).
-fn random_serial() -> Result<SerialNumber> {
+fn random_serial() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| Error::new(ErrorKind::Internal, "no randomness for a serial number"))?;
-    Ok(SerialNumber::from_slice(&bytes))
+    Ok(bytes)
 }
 
-/// The key that a certificate is for, as rcgen wants it.
-struct SubjectKey<'a> {
-    spki: &'a SubjectPublicKeyInfoDer<'static>,
-    bits: &'a [u8],
-    algorithm: &'static rcgen::SignatureAlgorithm,
-    is_rsa: bool,
-}
-
-impl<'a> SubjectKey<'a> {
-    fn of(request: &'a CertificateRequest) -> Result<Self> {
-        let spki = request.public_key();
-        let refused = || {
-            Error::new(
-                ErrorKind::InvalidRequest,
-                "the key is of a type that the CA does not sign for; use P-256, P-384, Ed25519 or RSA",
-            )
-        };
-        let read = SubjectPublicKeyInfoRef::from_der(spki)
-            .map_err(|error| refused().with_source(error))?;
-        let curve = || {
-            read.algorithm
-                .parameters
-                .and_then(|any| any.decode_as::<ObjectIdentifier>().ok())
-        };
-        let key_type = match read.algorithm.oid {
-            EC if curve() == Some(P256) => KeyType::P256,
-            EC if curve() == Some(P384) => KeyType::P384,
-            ED25519 => KeyType::Ed25519,
-            RSA => KeyType::Rsa2048,
-            _ => return Err(refused()),
-        };
-        Ok(Self {
-            spki,
-            bits: read.subject_public_key.raw_bytes(),
-            algorithm: key_type.rcgen_algorithm(),
-            is_rsa: key_type.is_rsa(),
-        })
+/// Whether the key that a certificate is for is one of RSA; an error if the CA does not sign for such a key.
+fn is_rsa(request: &CertificateRequest) -> Result<bool> {
+    if let Some(key_type) = request.key_type() {
+        return Ok(key_type.is_rsa());
     }
-
-    /// RSA keys may be asked to encrypt a key (TLS 1.2 without forward secrecy); others cannot
-    /// (RFC 8410 §5, RFC 5480 §3).
-    fn leaf_usages(&self) -> Vec<KeyUsagePurpose> {
-        let mut usages = vec![KeyUsagePurpose::DigitalSignature];
-        if self.is_rsa {
-            usages.push(KeyUsagePurpose::KeyEncipherment);
-        }
-        usages
-    }
-}
-
-impl PublicKeyData for SubjectKey<'_> {
-    fn subject_public_key_info(&self) -> Vec<u8> {
-        self.spki.to_vec()
-    }
-
-    fn der_bytes(&self) -> &[u8] {
-        self.bits
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.algorithm
-    }
-}
-
-/// Lets rcgen sign with whatever holds the CA's key.
-struct RcgenSigner<'a> {
-    signer: &'a dyn Signer,
-    /// What the signer said when it failed, for which rcgen's error has no room.
-    failure: OnceCell<Error>,
-}
-
-impl PublicKeyData for RcgenSigner<'_> {
-    fn subject_public_key_info(&self) -> Vec<u8> {
-        self.signer.public_key().to_vec()
-    }
-
-    fn der_bytes(&self) -> &[u8] {
-        SubjectPublicKeyInfoRef::from_der(self.signer.public_key())
-            .map_or(&[], |spki| spki.subject_public_key.raw_bytes())
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.signer.key_type().rcgen_algorithm()
-    }
-}
-
-impl rcgen::SigningKey for RcgenSigner<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.signer.sign(message).map_err(|error| {
-            let _ = self.failure.set(error);
-            rcgen::Error::RemoteKeyError
-        })
+    let refused = || {
+        Error::new(
+            ErrorKind::InvalidRequest,
+            "the key is of a type that the CA does not sign for; use P-256, P-384, Ed25519 or RSA",
+        )
+    };
+    let read = SubjectPublicKeyInfoRef::from_der(request.public_key())
+        .map_err(|error| refused().with_source(error))?;
+    match read.algorithm.oid {
+        // Of a size that is not made here.
+        RSA => Ok(true),
+        _ => Err(refused()),
     }
 }

@@ -4,9 +4,6 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
-};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
@@ -14,6 +11,7 @@ use webpki::{
 };
 
 use super::{CLOCK_SKEW, Refusal, bad};
+use crate::encode::{Contents, Template};
 use crate::key::KeyMaterial;
 use crate::time::rfc3339;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
@@ -331,26 +329,19 @@ fn sign_throwaway(
     key: &KeyMaterial,
     request: &CertificateRequest,
 ) -> Result<CertificateDer<'static>, Error> {
-    let failed = |error: rcgen::Error| bad("the intermediate cannot sign").with_source(error);
-    let mut issuer = CertificateParams::default();
-    issuer.distinguished_name = crate::subject::to_rcgen(intermediate)?;
-    issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let mut leaf = CertificateParams::default();
-    leaf.distinguished_name = DistinguishedName::new();
     let id = format!("spiffe://{}/throwaway", request.spiffe_id().trust_domain());
-    leaf.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(failed)?)];
-    leaf.is_ca = IsCa::ExplicitNoCa;
-    leaf.not_before = intermediate.validity.not_before().into();
-    leaf.not_after = intermediate.validity.not_after().into();
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    let certificate = leaf
-        .signed_by(key, &rcgen::Issuer::from_params(&issuer, key))
-        .map_err(failed)?;
-    Ok(certificate.der().clone())
+    let contents = Contents {
+        serial: &[1],
+        not_before: intermediate.validity.not_before(),
+        not_after: intermediate.validity.not_after(),
+        common_name: None,
+        uris: &[id],
+        dns_names: &[],
+        public_key: key.public_key(),
+        is_rsa: false,
+        profile: Profile::Workload,
+    };
+    Template::of(intermediate, key.key_type())?.sign(&contents, |message| key.sign(message))
 }
 
 /// Follows the names from the leaf upwards and says where the trail ends.
