@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType,
-    Profile, Result, SignedChain, TrustBundle,
+    Profile, Result, Retry, SignedChain, TrustBundle,
 };
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
@@ -197,9 +197,13 @@ impl VaultIssuer {
                 ErrorKind::NotFound,
                 &format!("Vault has no role `{role}` in `{mount}`: create it with `vault write {mount}/roles/{role} …`"),
             ),
-            400 if refusal.says("unable to find PKI issuer") || refusal.says("no default issuer") => refusal.error(
+            // Vault calls it an internal error.
+            _ if refusal.says("no default issuer") => {
+                refusal.error(ErrorKind::InvalidConfig, &without_ca(mount)).with_retry(Retry::Backoff)
+            }
+            400 if refusal.says("unable to find PKI issuer") => refusal.error(
                 ErrorKind::NotFound,
-                &format!("the PKI engine at `{mount}` has no such issuer: make or import its CA, or correct `issuer`"),
+                &format!("the PKI engine at `{mount}` has no such issuer: import its CA, or correct `issuer`"),
             ),
             400 if refusal.says("URI") => denied(format!(
                 "the role `{role}` does not allow these URIs: its `allowed_uri_sans` must hold `spiffe://{trust_domain}/*`{}",
@@ -298,6 +302,13 @@ impl Issuer for VaultIssuer {
     async fn check(&self) -> Result<CheckReport> {
         crate::check::check(self).await
     }
+}
+
+/// The words for a mount that is empty.
+pub(crate) fn without_ca(mount: &str) -> String {
+    format!(
+        "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
+    )
 }
 
 fn expired_ca(failure: Failure) -> Error {

@@ -422,3 +422,6 @@ fn backoff(times: u32) -> Duration {
     let doubled = first.saturating_mul(1 << times.saturating_sub(1).min(16));
     doubled.min(last).mul_f64(0.5 + fastrand::f64() / 2.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,10 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    fn only_reads(&self) -> bool {
+        self.method == Method::GET || self.method.as_str() == "LIST"
+    }
+
     /// The method and path, for messages.
     pub(crate) fn describe(&self) -> String {
         format!("{} {}", self.method, self.path)
@@ -115,14 +119,20 @@ impl Transport {
         }
     }
 
-    /// Makes the request, and follows a standby's redirect to the active node.
+    /// Makes the request, and follows a standby's redirect to the active node. What only reads is tried a second time when
+    /// the connection breaks: it may have been one that the server had closed already.
     ///
     /// # Errors
     ///
     /// If nothing, or nothing whole, comes back. Any status is an answer.
     pub(crate) async fn send(&self, call: &Call, token: Option<&Token>) -> Result<Answer> {
         let url = self.url(call)?;
-        let answer = self.attempt(call, &url, token).await?;
+        let answer = match self.attempt(call, &url, token).await {
+            Err(error) if call.only_reads() && error.kind() == ErrorKind::Unavailable => {
+                self.attempt(call, &url, token).await
+            }
+            outcome => outcome,
+        }?;
         if !matches!(
             answer.status,
             StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT

@@ -13,6 +13,7 @@ use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateReque
 use crate::api::{self, IssuerInfo, Keys};
 use crate::client::{Failure, Told, VaultClient};
 use crate::flight::Flight;
+use crate::issuer::without_ca;
 use crate::session::Sessions;
 use crate::transport::Call;
 
@@ -181,9 +182,7 @@ impl Trust {
     fn rootless(&self, others: &[String]) -> Error {
         let mount = self.client.conf().mount();
         let message = match others {
-            [] => format!(
-                "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
-            ),
+            [] => without_ca(mount),
             [first, ..] => format!(
                 "the PKI engine at `{mount}` holds the intermediate CA `{first}` and not the root that it leads to: import the root's certificate with `vault write {mount}/issuers/import/cert pem_bundle=@root.pem`"
             ),
