@@ -135,7 +135,7 @@ impl Current {
         // A lease that shrinks ends for good: better a new login now than a dead token then.
         let shrunk = ttl < self.longest.map(|longest| longest / 2);
         Some(match (renewable, only_given) {
-            (true, true) if ttl > Some(LAST_RENEWAL) => Chore::Renew,
+            (true, true) if !shrunk || ttl > Some(LAST_RENEWAL) => Chore::Renew,
             (true, false) if !shrunk => Chore::Renew,
             (_, true) => Chore::Warn,
             (_, false) => Chore::LogIn,

@@ -1,6 +1,7 @@
 //! HTTP to one address: what connects, what trusts, what gives up.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,10 +76,14 @@ impl fmt::Debug for Answer {
     }
 }
 
+type Pool = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// The connections to one Vault.
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    connector: HttpsConnector<HttpConnector>,
+    /// The pool and its number, which tells whether somebody else replaced it already.
+    pool: Arc<Mutex<(u64, Pool)>>,
     base: Url,
     namespace: Option<HeaderValue>,
     timeout: Duration,
@@ -107,12 +112,9 @@ impl Transport {
                 .wrap_connector(tcp),
             None => builder.enable_http1().wrap_connector(tcp),
         };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
         Self {
-            client,
+            pool: Arc::new(Mutex::new((0, pool(&connector)))),
+            connector,
             base,
             namespace,
             timeout,
@@ -188,53 +190,75 @@ impl Transport {
                     .with_source(error)
             })?;
         debug_assert!(!request.headers().contains_key(HOST));
-        match tokio::time::timeout(self.timeout, self.exchange(request, url)).await {
+        let (number, pool) = self.pool().clone();
+        match tokio::time::timeout(self.timeout, exchange(&pool, request, url)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                format!(
-                    "no answer from {} within {} ms: is it overloaded, or the network broken?",
-                    authority(url),
-                    self.timeout.as_millis()
-                ),
-            )),
+            Err(_) => {
+                self.replace(number);
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "no answer from {} within {} ms: is it overloaded, or the network broken?",
+                        authority(url),
+                        self.timeout.as_millis()
+                    ),
+                ))
+            }
         }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, url: &Url) -> Result<Answer> {
-        let response = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| unreachable(error, url))?;
-        let (parts, body) = response.into_parts();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
-        let mut body = Limited::new(body, MAX_ANSWER);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
-                true => Error::new(
-                    ErrorKind::BadResponse,
-                    format!(
-                        "the answer of {} is larger than {MAX_ANSWER} bytes: is that Vault?",
-                        authority(url)
-                    ),
-                ),
-                false => Error::new(
-                    ErrorKind::Unavailable,
-                    format!("the answer of {} broke off", authority(url)),
-                )
-                .with_source(error),
-            })?;
-            if let Some(data) = frame.data_ref() {
-                grow(&mut bytes, data);
-            }
-        }
-        Ok(Answer {
-            status: parts.status,
-            headers: parts.headers,
-            body: bytes,
-        })
+    fn pool(&self) -> MutexGuard<'_, (u64, Pool)> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Leaves all connections behind: where one is dead without having been closed, the others are, too.
+    fn replace(&self, number: u64) {
+        let mut current = self.pool();
+        if current.0 == number {
+            *current = (number.wrapping_add(1), pool(&self.connector));
+        }
+    }
+}
+
+fn pool(connector: &HttpsConnector<HttpConnector>) -> Pool {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .build(connector.clone())
+}
+
+async fn exchange(pool: &Pool, request: Request<Full<Bytes>>, url: &Url) -> Result<Answer> {
+    let response = pool
+        .request(request)
+        .await
+        .map_err(|error| unreachable(error, url))?;
+    let (parts, body) = response.into_parts();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
+    let mut body = Limited::new(body, MAX_ANSWER);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => Error::new(
+                ErrorKind::BadResponse,
+                format!(
+                    "the answer of {} is larger than {MAX_ANSWER} bytes: is that Vault?",
+                    authority(url)
+                ),
+            ),
+            false => Error::new(
+                ErrorKind::Unavailable,
+                format!("the answer of {} broke off", authority(url)),
+            )
+            .with_source(error),
+        })?;
+        if let Some(data) = frame.data_ref() {
+            grow(&mut bytes, data);
+        }
+    }
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: bytes,
+    })
 }
 
 /// Appends without leaving unwiped copies of what was there behind.
