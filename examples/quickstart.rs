@@ -8,8 +8,10 @@
 //! cargo run --example quickstart -- --workload app=flight-control,k8s.kuma.io/namespace=ops,… --out certs
 //! ```
 
+#[path = "common/files.rs"]
+mod files;
+
 use std::error::Error;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use meshca::resource::{Form, Mesh, MeshIdentity, ParseOptions, Resource, SecretR
 use meshca::spiffe::{Environment, Workload};
 use meshca::{
     CertificateRequest, Clock, DirSecretStore, Expect, Identity, IssuerExt, PrivateKey, SecretKey,
-    SecretStore, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
+    SecretStore, SignedChain, SpiffeId, SystemClock, TrustDomain,
 };
 
 /// Issues one workload certificate from mesh resources.
@@ -111,7 +113,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         );
     }
     if let Some(folder) = &args.out {
-        write_out(folder, &Identity::new(certificate, key)?, &bundle)?;
+        files::write_out(folder, &Identity::new(certificate, key)?, &bundle)?;
         println!(
             "written      {}",
             ["cert.pem", "key.pem", "bundle.pem"]
@@ -260,41 +262,4 @@ async fn keep(secret: &SecretResource, store: &dyn SecretStore) -> meshca::Resul
         .put(&key, secret.data.clone(), expect)
         .await
         .map(|_| ())
-}
-
-fn write_out(
-    folder: &Path,
-    identity: &Identity,
-    bundle: &TrustBundle,
-) -> Result<(), Box<dyn Error>> {
-    std::fs::create_dir_all(folder)?;
-    write_file(
-        folder,
-        "key.pem",
-        identity.expose_key_pem()?.expose(),
-        false,
-    )?;
-    write_file(folder, "cert.pem", identity.chain_pem().as_bytes(), true)?;
-    write_file(folder, "bundle.pem", bundle.to_pem().as_bytes(), true)
-}
-
-/// All of a file or nothing of it. Temporary files are for their owner only from the start.
-fn write_file(
-    folder: &Path,
-    name: &str,
-    content: &[u8],
-    public: bool,
-) -> Result<(), Box<dyn Error>> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
-    #[cfg(unix)]
-    if public {
-        use std::os::unix::fs::PermissionsExt as _;
-        file.as_file()
-            .set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    }
-    #[cfg(not(unix))]
-    let _ = public;
-    file.persist(folder.join(name))?;
-    Ok(())
 }

@@ -53,6 +53,7 @@
 //! |---|---|
 //! | `schema` | JSON Schema for every resource |
 //! | `svid` | conversions to the X.509-SVID types of the `spiffe` crate |
+//! | `vault` | HashiCorp Vault: the type `vault`, and the module of the same name |
 //! | `retry` | issuer wrapper: tries again as the error advises |
 //! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
 //! | `timeout` | issuer wrapper: gives up on a CA that does not answer |
@@ -61,13 +62,17 @@
 //! | `audit-tracing` | a sink that hands audit records to `tracing` |
 //! | `metrics` | issuer wrapper: counts and times operations through the `metrics` facade |
 //!
-//! The wrappers are in the module `wrap`, which says how they stack. They need tokio, which nothing else here links.
+//! The wrappers are in the module `wrap`, which says how they stack. They need tokio, which of the rest only the providers link.
 //!
 //! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
-//! of your own.
+//! of your own, `vault` how to have HashiCorp Vault sign.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use meshca_core::*;
+#[cfg(feature = "vault")]
+#[cfg_attr(docsrs, doc(cfg(feature = "vault")))]
+#[doc(inline)]
+pub use meshca_vault as vault;
 
 #[cfg(any(
     feature = "audit",
@@ -83,5 +88,8 @@ pub mod wrap;
 ///
 /// Add your own with [`BackendRegistry::with`].
 pub fn backend_registry() -> BackendRegistry {
-    BackendRegistry::new().with(builtin::factory())
+    let registry = BackendRegistry::new().with(builtin::factory());
+    #[cfg(feature = "vault")]
+    let registry = registry.with(meshca_vault::factory());
+    registry
 }

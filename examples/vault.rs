@@ -1,0 +1,249 @@
+//! A workload certificate from HashiCorp Vault.
+//!
+//! Without an address, it starts a Vault of its own and sets that up as the guide of `meshca-vault` tells operators to; the
+//! program is what `MESHCA_VAULT_BIN` names (`cargo xtask servers build` makes one).
+//!
+//! ```text
+//! cargo run --example vault --features vault -- --out certs
+//! cargo run --example vault --features vault -- --address https://vault.example:8200 --ca-cert ca.pem \\
+//!     --trust-domain default --auth kubernetes --auth-role control-plane
+//! ```
+
+#[path = "common/files.rs"]
+mod files;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use meshca::resource::{
+    AppRoleAuth, AwsAuth, AwsAuthType, DataSource, KubernetesAuth, TlsAuth, VaultAuth, VaultConf,
+    VaultTls,
+};
+use meshca::secret::SourceReader;
+use meshca::vault::{VaultIssuer, VaultSettings};
+use meshca::{
+    CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain,
+};
+use meshca_testkit::servers::Vault;
+use serde_json::json;
+
+/// Has Vault sign one workload certificate.
+#[derive(Parser)]
+struct Args {
+    /// The server. Without it, one is started.
+    #[arg(long)]
+    address: Option<String>,
+    /// The Vault namespace.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Where the PKI engine is mounted.
+    #[arg(long, default_value = VaultConf::DEFAULT_MOUNT)]
+    mount: String,
+    /// The role of the PKI engine to sign under.
+    #[arg(long, default_value = "mesh-dp")]
+    role: String,
+    /// A file with the CA of the server's certificate; otherwise those that this system trusts.
+    #[arg(long)]
+    ca_cert: Option<PathBuf>,
+    /// How to log in.
+    #[arg(long, value_enum, default_value = "token")]
+    auth: Auth,
+    /// The role to log in as: of Kubernetes or AWS, or the role ID of an AppRole.
+    #[arg(long, default_value = "control-plane")]
+    auth_role: String,
+    /// A file with the secret to log in with: the token, the secret ID, the service account's token, or the client's key.
+    #[arg(long)]
+    secret_file: Option<PathBuf>,
+    /// A file with the client certificate to log in with.
+    #[arg(long)]
+    client_cert: Option<PathBuf>,
+    /// The trust domain that Vault signs for.
+    #[arg(long, default_value = "default")]
+    trust_domain: String,
+    /// The path of the workload's SPIFFE ID.
+    #[arg(long, default_value = "/ns/kong-air/sa/flight-control")]
+    path: String,
+    /// How long the certificate is to live, in minutes.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Where to write cert.pem (leaf, then intermediates), key.pem (0600) and bundle.pem.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    Token,
+    AppRole,
+    Kubernetes,
+    Tls,
+    Aws,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  caused by: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let trust_domain = TrustDomain::new(&args.trust_domain)?;
+    // Kept until the end: a Vault of our own goes with it.
+    let (conf, _own) = match &args.address {
+        Some(address) => (conf(args, address)?, None),
+        None => {
+            let vault = Vault::start().await.map_err(own_vault)?;
+            println!("started      Vault {}", vault.version());
+            let token = set_up(&vault, args)
+                .await
+                .map_err(|error| error as Box<dyn Error>)?;
+            let token = VaultAuth::Token(DataSource::InlineString(token.as_str().into()));
+            (base(args, vault.address(), token), Some(vault))
+        }
+    };
+
+    let clock = Arc::new(SystemClock::new());
+    let lifetime = Duration::from_secs(args.minutes * 60);
+    let settings = VaultSettings::new(conf, trust_domain).with_lifetime(lifetime);
+    // A control plane has its own store here; this example names files.
+    let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
+    let issuer = VaultIssuer::new(settings, sources, clock.clone())?;
+    for warning in issuer.check().await?.warnings {
+        println!("warning      {warning}");
+    }
+
+    let id = SpiffeId::new(format!("spiffe://{}{}", args.trust_domain, args.path))?;
+    let spec = CertificateSpec::workload(id).with_lifetime(lifetime);
+    let identity = issuer.issue(&spec, &*clock).await?;
+    let bundle = issuer.trust_bundle().await?;
+
+    let certificate = identity.certificate();
+    println!("SPIFFE ID    {}", certificate.spiffe_id());
+    println!("issuer       {} ({issuer})", certificate.issuer());
+    println!("serial       {}", certificate.serial());
+    println!("valid        {}", certificate.validity());
+    println!("chain        {}", certificate.path().join(" <- "));
+    println!("verified     {}", certificate.proof());
+    for observation in certificate.observations() {
+        println!("note         {observation}");
+    }
+    for root in bundle.roots() {
+        println!(
+            "trust        {} (sha256 {})",
+            root.subject(),
+            root.fingerprint()
+        );
+    }
+    if let Some(folder) = &args.out {
+        files::write_out(folder, &identity, &bundle)?;
+        println!(
+            "written      cert.pem, key.pem, bundle.pem in {}",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// The settings that a Mesh would hold in `conf.fromCp`.
+fn conf(args: &Args, address: &str) -> Result<VaultConf, Box<dyn Error>> {
+    let file = |path: &Option<PathBuf>, option: &str| {
+        let path = path
+            .as_ref()
+            .ok_or(format!("{option} is needed for this --auth"))?;
+        Ok::<_, Box<dyn Error>>(DataSource::File(std::path::absolute(path)?))
+    };
+    let secret = || file(&args.secret_file, "--secret-file");
+    let role = args.auth_role.as_str();
+    let auth = match args.auth {
+        Auth::Token => VaultAuth::Token(secret()?),
+        Auth::AppRole => VaultAuth::AppRole(AppRoleAuth::new(role, secret()?)),
+        Auth::Tls => VaultAuth::Tls(TlsAuth::new(
+            secret()?,
+            file(&args.client_cert, "--client-cert")?,
+        )),
+        Auth::Kubernetes => {
+            let mut auth = KubernetesAuth::new(role);
+            if let Some(path) = &args.secret_file {
+                auth.service_account_token_path = Some(std::path::absolute(path)?);
+            }
+            VaultAuth::Kubernetes(auth)
+        }
+        Auth::Aws => {
+            let mut auth = AwsAuth::new(AwsAuthType::Iam);
+            auth.role = Some(role.to_owned());
+            VaultAuth::Aws(auth)
+        }
+    };
+    let mut conf = base(args, address, auth);
+    if args.ca_cert.is_some() {
+        let mut tls = VaultTls::default();
+        tls.ca_cert = Some(file(&args.ca_cert, "--ca-cert")?);
+        conf.tls = Some(tls);
+    }
+    Ok(conf)
+}
+
+fn base(args: &Args, address: &str, auth: VaultAuth) -> VaultConf {
+    let mut conf = VaultConf::new(address, &args.role, auth);
+    conf.namespace.clone_from(&args.namespace);
+    conf.pki = Some(args.mount.clone());
+    conf
+}
+
+fn own_vault(error: meshca_testkit::servers::Error) -> Box<dyn Error> {
+    format!(
+        "{error}; build one with `cargo xtask servers build` and set MESHCA_VAULT_BIN to it, or name a Vault of yours with --address"
+    )
+    .into()
+}
+
+/// What the guide tells an operator to do; returns a token that may do no more than the policy says.
+async fn set_up(vault: &Vault, args: &Args) -> Result<String, meshca_testkit::servers::Error> {
+    let (mount, role, domain) = (&args.mount, &args.role, &args.trust_domain);
+    let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
+    vault.write(&format!("sys/mounts/{mount}"), engine).await?;
+    let root = json!({"common_name": "Example root", "key_type": "ec", "ttl": "87600h"});
+    vault
+        .write(&format!("{mount}/root/generate/internal"), root)
+        .await?;
+    let settings = json!({
+        "allowed_uri_sans": format!("spiffe://{domain}/*,kuma://*"),
+        "require_cn": false,
+        "use_csr_sans": false,
+        "use_csr_common_name": false,
+        "key_type": "any",
+        "max_ttl": "720h",
+        "no_store": true,
+    });
+    vault
+        .write(&format!("{mount}/roles/{role}"), settings)
+        .await?;
+    let policy = format!(
+        "path \"{mount}/sign/{role}\" {{ capabilities = [\"update\"] }}\n\
+         path \"{mount}/roles/{role}\" {{ capabilities = [\"read\"] }}"
+    );
+    vault
+        .write("sys/policies/acl/mesh", json!({"policy": policy}))
+        .await?;
+    let token = vault
+        .write("auth/token/create", json!({"policies": ["mesh"]}))
+        .await?;
+    let token = token
+        .pointer("/auth/client_token")
+        .and_then(|token| token.as_str());
+    Ok(token.ok_or("Vault gave no token")?.to_owned())
+}
