@@ -31,8 +31,8 @@ pub(crate) struct Program {
     pub(crate) variable: &'static str,
     /// Its name on `PATH`, and in the build.
     name: &'static str,
-    /// How it tells its version.
-    version: &'static [&'static str],
+    /// How it tells its version, if it does.
+    version: Option<&'static [&'static str]>,
     server: &'static Server,
 }
 
@@ -80,25 +80,25 @@ pub(crate) static PROGRAMS: &[Program] = &[
     Program {
         variable: "MESHCA_VAULT_BIN",
         name: "vault",
-        version: &["version"],
+        version: Some(&["version"]),
         server: &VAULT,
     },
     Program {
         variable: "MESHCA_KUBE_APISERVER_BIN",
         name: "kube-apiserver",
-        version: &["--version"],
+        version: Some(&["--version"]),
         server: &KUBE,
     },
     Program {
         variable: "MESHCA_ETCD_BIN",
         name: "etcd",
-        version: &["--version"],
+        version: Some(&["--version"]),
         server: &KUBE,
     },
     Program {
         variable: "MESHCA_MOTO_BIN",
         name: "moto_server",
-        version: &["--help"],
+        version: None,
         server: &MOTO,
     },
 ];
@@ -123,7 +123,6 @@ impl Program {
                 }
                 path
             }
-            // Python's is a script that belongs to its environment.
             None => match self.on_path() {
                 Some(path) => path,
                 None => build::obtain(self.server)
@@ -131,21 +130,29 @@ impl Program {
                     .join(self.name),
             },
         };
-        let version = process::probe(&path, self.version).ok_or_else(|| {
+        let Some(version) = self.version else {
+            println!("{}: {}", self.name, path.display());
+            return Ok(path);
+        };
+        let told = process::probe(&path, version).ok_or_else(|| {
             format!(
                 "{} does not run: `{} {}` fails",
                 self.name,
                 path.display(),
-                self.version.join(" ")
+                version.join(" ")
             )
         })?;
-        let version = version.lines().next().unwrap_or_default();
-        println!("{}: {version} ({})", self.name, path.display());
+        let told = told.lines().next().unwrap_or_default();
+        println!("{}: {told} ({})", self.name, path.display());
         Ok(path)
     }
 
+    /// Python's is a script of some environment, which may not have what we need; so that is always our own.
     fn on_path(&self) -> Option<PathBuf> {
-        process::on_path(self.name)
+        match self.server.recipe {
+            Recipe::Go { .. } => process::on_path(self.name),
+            Recipe::Python => None,
+        }
     }
 }
 
