@@ -169,3 +169,81 @@ impl Emitter {
         });
     }
 }
+
+/// What a real Vault signs, under a root and under an intermediate; `None` where there is no Vault.
+#[cfg(feature = "vault")]
+pub(crate) static VAULT: LazyLock<Option<Vec<Emitted>>> = LazyLock::new(|| {
+    if let Err(missing) = meshca_testkit::servers::Vault::program() {
+        eprintln!(
+            "\n*** {missing}: what others say of certificates from Vault was NOT tested. ***\n"
+        );
+        return None;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let emitted = { runtime }
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(from_vault());
+    Some(emitted)
+});
+
+#[cfg(feature = "vault")]
+async fn from_vault() -> Vec<Emitted> {
+    use meshca::resource::{DataSource, VaultAuth, VaultConf};
+    use meshca::secret::SourceReader;
+    use meshca::vault::{VaultIssuer, VaultSettings};
+    use serde_json::json;
+
+    let vault = meshca_testkit::servers::Vault::start().await.unwrap();
+    let write = async |path: &str, body| vault.write(path, body).await.unwrap();
+    for mount in ["root", "pki"] {
+        let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
+        write(&format!("sys/mounts/{mount}"), engine).await;
+        let role = json!({
+            "allowed_uri_sans": "spiffe://prod.eu-1.mesh.local/*",
+            "require_cn": false,
+            "use_csr_sans": false,
+            "key_type": "any",
+            "no_store": true,
+        });
+        write(&format!("{mount}/roles/mesh"), role).await;
+    }
+    let root = json!({"common_name": "root", "key_type": "ec", "ttl": "87600h"});
+    let root = write("root/root/generate/internal", root).await;
+    let names = json!({"common_name": "issuing", "key_type": "ec"});
+    let csr = write("pki/intermediate/generate/internal", names).await;
+    let request = json!({"csr": csr["data"]["csr"], "common_name": "issuing", "ttl": "43800h"});
+    let signed = write("root/root/sign-intermediate", request).await;
+    let certificate = json!({"certificate": signed["data"]["certificate"]});
+    write("pki/intermediate/set-signed", certificate).await;
+    let root = json!({"pem_bundle": root["data"]["certificate"]});
+    write("pki/issuers/import/cert", root).await;
+
+    let clock = Arc::new(SystemClock::new());
+    let mut all = Vec::new();
+    for (mount, intermediates) in [("root", 0), ("pki", 1)] {
+        let token = VaultAuth::Token(DataSource::InlineString(vault.root_token().into()));
+        let mut conf = VaultConf::new(vault.address(), "mesh", token);
+        conf.pki = Some(mount.to_owned());
+        let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap();
+        let settings = VaultSettings::new(conf, domain());
+        let issuer = VaultIssuer::new(settings, sources, clock.clone()).unwrap();
+        for key_type in [KeyType::P256, KeyType::Ed25519, KeyType::Rsa2048] {
+            let key = PrivateKey::generate(key_type).unwrap();
+            let request = CertificateRequest::for_key(workload(), &key, clock.now()).unwrap();
+            let issued = issuer.issue_for(&request, &*clock).await.unwrap();
+            all.push(Emitted {
+                name: format!("{key_type} from Vault, {intermediates} CAs below the root"),
+                request,
+                issued,
+                key_pem: key.expose_pem().unwrap().expose_str().unwrap().to_owned(),
+                key_type,
+                ca_key_type: KeyType::P256,
+                bundle: issuer.trust_bundle().await.unwrap(),
+                intermediates,
+            });
+        }
+    }
+    all
+}

@@ -137,3 +137,47 @@ fn go_spiffe_reads_every_svid_with_its_key() {
         assert_eq!(read, expected, "{name}");
     }
 }
+
+#[cfg(feature = "vault")]
+mod vault {
+    use super::*;
+
+    #[test]
+    fn go_reads_what_vault_signs() {
+        let (Some(go), Some(all)) = (readers(), emit::VAULT.as_ref()) else {
+            return;
+        };
+        let question = |ask: &str, emitted: &emit::Emitted| {
+            json!({
+                "ask": ask,
+                "trust_domain": emit::domain().as_str(),
+                "chain": emitted.issued.chain_pem(),
+                "key": emitted.key_pem,
+                "roots": emitted.bundle.to_pem(),
+            })
+        };
+        let questions: Vec<_> = all
+            .iter()
+            .flat_map(|emitted| [question("certificate", emitted), question("svid", emitted)])
+            .collect();
+        let answers = ask(go, &questions);
+        for (emitted, answers) in all.iter().zip(answers.chunks(2)) {
+            let name = &emitted.name;
+            let id = emitted.issued.spiffe_id().to_string();
+            let read = answers[0]
+                .as_ref()
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(read["uris"], json!([id]), "{name}");
+            assert_eq!(
+                read["purposes"],
+                json!(["clientAuth", "serverAuth"]),
+                "{name}"
+            );
+            assert_eq!(read["path"], json!(2 + emitted.intermediates), "{name}");
+            let read = answers[1]
+                .as_ref()
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(read["id"], json!(id), "{name}");
+        }
+    }
+}
