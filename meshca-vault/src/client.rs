@@ -148,10 +148,14 @@ impl VaultClient {
     }
 
     fn connect(&self, material: &Material) -> Result<Transport> {
+        let tls = match self.base.scheme() {
+            "https" => material.config()?,
+            _ => Material::no_config()?,
+        };
         Ok(Transport::new(
             self.base.clone(),
             self.namespace.clone(),
-            material.config()?,
+            tls,
             self.server_name.clone(),
             self.timeout,
         ))

@@ -20,6 +20,16 @@ pub(crate) struct Material {
 }
 
 impl Material {
+    /// Trusts nobody: for a connection without TLS, which needs no CAs in memory.
+    pub(crate) fn no_config() -> Result<ClientConfig> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(internal)?
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth())
+    }
+
     pub(crate) fn config(&self) -> Result<ClientConfig> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))

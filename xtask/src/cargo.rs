@@ -99,13 +99,15 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 
 /// Builds a benchmark of the facade and returns its program. Quickly: with what the tests are built of;
 /// otherwise as a release.
-pub(crate) fn bench_executable(name: &str, quickly: bool) -> Result<PathBuf> {
+pub(crate) fn bench_executable(name: &str, features: &[&str], quickly: bool) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--locked", "--bench", name]);
     if quickly {
         command.args(["--workspace", "--all-features"]);
     } else {
-        command.args(["--package", "meshca", "--profile", "bench"]);
+        command
+            .args(["--package", "meshca", "--profile", "bench"])
+            .args(["--features", &features.join(",")]);
     }
     let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
     executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))

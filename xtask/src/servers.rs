@@ -156,6 +156,14 @@ impl Program {
     }
 }
 
+/// The program that this variable is to name.
+pub(crate) fn obtain(variable: &str) -> Result<PathBuf> {
+    let program = PROGRAMS.iter().find(|program| program.variable == variable);
+    program
+        .ok_or_else(|| format!("no server is named by {variable}"))?
+        .obtain()
+}
+
 /// Runs one of the actions.
 pub(crate) fn run(action: &Action) -> Result<ExitCode> {
     match action {

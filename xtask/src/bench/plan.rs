@@ -13,6 +13,8 @@ pub(super) enum Program {
     ControlPlane,
     /// `benches/peers/step-ca`.
     StepCa,
+    /// `benches/providers.rs`: issuers on real servers, and bare clients of these.
+    Providers,
 }
 
 impl Program {
@@ -22,6 +24,7 @@ impl Program {
             Self::Ours => "everything",
             Self::ControlPlane => "the comparisons with Go",
             Self::StepCa => "the comparison with step-ca",
+            Self::Providers => "the providers",
         }
     }
 }
@@ -200,7 +203,70 @@ const BENCHES: &[Bench] = &[
         against: &[against("webpki", Program::Ours, "verify-webpki", 0.9)],
         counted: counted("verify", Some(("webpki", "verify_webpki"))),
     },
+    vault("vault-sign-1", 1, &[bare_http(1, None)]),
+    vault("vault-sign-8", 8, &[bare_http(8, None)]),
+    vault("vault-sign-64", 64, &[bare_http(64, Some(0.95))]),
+    Bench {
+        bench: "providers",
+        case: "vault-issue-64",
+        unit: ("µs", 1e3),
+        ours: Contender {
+            name: "meshca",
+            program: Program::Providers,
+            case: "vault-issue",
+            threads: 64,
+        },
+        against: &[bare_http(64, None)],
+        counted: None,
+    },
+    Bench {
+        bench: "providers",
+        case: "vault-idle-issuer",
+        // The program answers with bytes where the others answer with nanoseconds.
+        unit: ("KiB", 1024.0),
+        ours: Contender {
+            name: "meshca",
+            program: Program::Providers,
+            case: "vault-memory",
+            threads: 1,
+        },
+        against: &[Against {
+            what: What::Limit(128.0 * 1024.0),
+            wanted: None,
+        }],
+        counted: None,
+    },
 ];
+
+/// Vault's signatures, with this many requests in flight.
+const fn vault(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
+    Bench {
+        bench: "providers",
+        case,
+        unit: ("µs", 1e3),
+        ours: Contender {
+            name: "meshca",
+            program: Program::Providers,
+            case: "vault",
+            threads: at_once,
+        },
+        against,
+        counted: None,
+    }
+}
+
+/// A client of Vault that does no more than post what ours posts.
+const fn bare_http(at_once: u32, wanted: Option<f64>) -> Against {
+    Against {
+        what: What::Contender(Contender {
+            name: "bare-http",
+            program: Program::Providers,
+            case: "vault-bare",
+            threads: at_once,
+        }),
+        wanted,
+    }
+}
 
 /// The benches whose names start as one of these; all if there are none.
 pub(super) fn chosen(names: &[String]) -> Result<Vec<Bench>> {
@@ -257,6 +323,6 @@ mod tests {
     fn only_the_programs_that_are_needed_are_started() {
         let benches = chosen(&["verify".to_owned()]).unwrap();
         assert_eq!(Vec::from_iter(programs(&benches)), [Program::Ours]);
-        assert_eq!(programs(BENCHES).len(), 3);
+        assert_eq!(programs(BENCHES).len(), 4);
     }
 }

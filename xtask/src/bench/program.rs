@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::plan::{Contender, Program};
 use crate::cargo;
 use crate::process::{self, Result};
+use crate::servers;
 
 /// Why a program cannot be run here, and what to do about it.
 pub(super) struct Missing(pub(super) String);
@@ -38,8 +39,8 @@ pub(super) fn start(
     match program {
         Program::Ours => {
             println!("building meshca's side");
-            let executable = cargo::bench_executable("speed", smoke)?;
-            let mut running = Running::start(executable, &[])?;
+            let executable = cargo::bench_executable("speed", &[], smoke)?;
+            let mut running = Running::start(Command::new(executable))?;
             if let Some(directory) = documents.parent() {
                 fs::create_dir_all(directory)
                     .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
@@ -49,10 +50,29 @@ pub(super) fn start(
         }
         Program::ControlPlane => {
             let executable = build_peer("control-plane", target)?;
-            Ok(Running::start(executable, &[documents])?)
+            let mut command = on_one_core(executable);
+            command.arg(documents);
+            Ok(Running::start(command)?)
         }
-        Program::StepCa => Ok(Running::start(build_peer("step-ca", target)?, &[])?),
+        Program::StepCa => Ok(Running::start(Command::new(build_peer(
+            "step-ca", target,
+        )?))?),
+        Program::Providers => {
+            let vault = servers::obtain("MESHCA_VAULT_BIN").map_err(Missing)?;
+            println!("building the providers");
+            let mut command =
+                Command::new(cargo::bench_executable("providers", &["vault"], smoke)?);
+            command.env("MESHCA_VAULT_BIN", vault);
+            Ok(Running::start(command)?)
+        }
     }
+}
+
+/// A Go program, which would otherwise collect its garbage on a second core.
+fn on_one_core(executable: PathBuf) -> Command {
+    let mut command = Command::new(executable);
+    command.env("GOMAXPROCS", "1");
+    command
 }
 
 /// The Go command: on `PATH`, or where Go's own installer puts it.
@@ -88,14 +108,9 @@ fn build_peer(name: &str, target: &Path) -> Result<PathBuf, Missing> {
 }
 
 impl Running {
-    fn start(executable: PathBuf, arguments: &[&Path]) -> Result<Self> {
-        let mut command = Command::new(&executable);
-        command
-            .args(arguments)
-            // A Go program would otherwise collect its garbage on a second core.
-            .env("GOMAXPROCS", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+    fn start(mut command: Command) -> Result<Self> {
+        let executable = PathBuf::from(command.get_program());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command
             .spawn()
             .map_err(|error| process::not_started(&command, &error))?;
