@@ -1,4 +1,4 @@
-//! The programs that the gates need, each in the one version that is known to work.
+//! The programs that the gates and the fuzz targets need, each in the one version that is known to work.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -28,7 +28,7 @@ pub(crate) const EXTERNAL_TYPES: Tool = Tool {
     version: "0.5.0",
     ask: &["--version"],
 };
-/// The fuzz targets. No gate needs it, so it is not installed with the others.
+/// The fuzz targets.
 pub(crate) const FUZZ: Tool = Tool {
     name: "cargo-fuzz",
     version: "0.13.2",
@@ -43,7 +43,7 @@ pub(crate) const GUNGRAUN_RUNNER: Tool = Tool {
     ask: &["--version"],
 };
 
-const ALL: [Tool; 3] = [DENY, HACK, EXTERNAL_TYPES];
+const ALL: [Tool; 4] = [DENY, HACK, EXTERNAL_TYPES, FUZZ];
 
 /// A cargo subcommand from crates.io; the crate and the program have the same name.
 #[derive(Clone, Copy, Debug)]
