@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use meshca_testkit::servers::{Error, Kube, Moto, Vault};
+use meshca_testkit::servers::{CertManager, Error, Kube, Moto, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -43,14 +43,21 @@ async fn main() -> Result<(), Error> {
             None
         }
     };
+    let kubeconfig = path.with_extension("kubeconfig");
+    let mut _certmanager = None;
     if let Some(kube) = &kube {
+        let mut file = secret(&kubeconfig)?;
+        file.set_len(0)?;
+        file.write_all(kube.kubeconfig(kube.admin_token()).as_bytes())?;
         writeln!(text, "# Kubernetes {}", kube.version())?;
-        writeln!(
-            text,
-            "alias kubectl='kubectl --server={} --token={} --insecure-skip-tls-verify'",
-            kube.address(),
-            kube.admin_token()
-        )?;
+        writeln!(text, "export KUBECONFIG={}", kubeconfig.display())?;
+        match CertManager::program() {
+            Ok(_) => {
+                _certmanager = Some(CertManager::start(kube).await?);
+                writeln!(text, "# with cert-manager in it")?;
+            }
+            Err(missing) => writeln!(text, "no cert-manager: {missing}")?,
+        }
     }
     let moto = match Moto::program() {
         Ok(_) => Some(Moto::start().await?),
@@ -69,19 +76,24 @@ async fn main() -> Result<(), Error> {
     while path.exists() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let _ = std::fs::remove_file(kubeconfig);
     Ok(())
 }
 
 /// The file, which is nobody else's.
 fn lock(path: &Path) -> Result<File, Error> {
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(false);
-    // It will hold tokens.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path)?;
+    let file = secret(path)?;
     file.try_lock()
         .map_err(|_| format!("{} is in use: they run already", path.display()))?;
     file.set_len(0)?;
     Ok(file)
+}
+
+/// A file that will hold tokens.
+fn secret(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    Ok(options.open(path)?)
 }

@@ -48,9 +48,22 @@ enum Recipe {
     Go {
         packages: &'static [&'static str],
         ldflags: &'static str,
+        /// What else comes from a module that it is built of, and belongs beside the programs.
+        files: Option<Files>,
     },
     /// What `requirements.txt` names, in a virtual environment.
     Python,
+}
+
+/// Files of a Go module.
+#[derive(Hash)]
+struct Files {
+    module: &'static str,
+    /// Their folder in the module, and how their names start.
+    folder: &'static str,
+    prefix: &'static str,
+    /// Their folder beside the programs.
+    to: &'static str,
 }
 
 static VAULT: Server = Server {
@@ -58,6 +71,7 @@ static VAULT: Server = Server {
     recipe: Recipe::Go {
         packages: &["."],
         ldflags: "-s -w",
+        files: None,
     },
 };
 static KUBE: Server = Server {
@@ -69,6 +83,21 @@ static KUBE: Server = Server {
         ],
         // Clients, cert-manager among them, read the version; without this it is none.
         ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
+        files: None,
+    },
+};
+static CERTMANAGER: Server = Server {
+    name: "certmanager",
+    recipe: Recipe::Go {
+        packages: &["."],
+        ldflags: "-s -w",
+        files: Some(Files {
+            module: "github.com/cert-manager/cert-manager",
+            folder: "deploy/crds",
+            // Not those for ACME, which it does not do.
+            prefix: "cert-manager.io_",
+            to: "crds",
+        }),
     },
 };
 static MOTO: Server = Server {
@@ -94,6 +123,12 @@ pub(crate) static PROGRAMS: &[Program] = &[
         name: "etcd",
         version: Some(&["--version"]),
         server: &KUBE,
+    },
+    Program {
+        variable: "MESHCA_CERTMANAGER_BIN",
+        name: "certmanager",
+        version: Some(&["version"]),
+        server: &CERTMANAGER,
     },
     Program {
         variable: "MESHCA_MOTO_BIN",

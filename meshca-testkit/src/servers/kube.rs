@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -173,6 +175,24 @@ impl Kube {
     /// May do everything.
     pub fn admin_token(&self) -> &str {
         ADMIN_TOKEN
+    }
+
+    /// A kubeconfig for the bearer of a token.
+    pub fn kubeconfig(&self, token: &str) -> String {
+        let ca = STANDARD.encode(&self.ca_pem);
+        // JSON is YAML.
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{
+                "name": "test",
+                "cluster": {"server": self.address(), "certificate-authority-data": ca},
+            }],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "current-context": "test",
+        });
+        format!("{config:#}\n")
     }
 
     /// Its version, as it says.

@@ -1,12 +1,13 @@
 //! Real servers for tests, each with its own data and port, on loopback, gone when it is dropped.
 //!
 //! A mock of a CA does what its author believed the CA does. These are the CAs themselves: HashiCorp Vault, a
-//! Kubernetes API server with etcd, and moto, which stands for AWS.
+//! Kubernetes API server with etcd, cert-manager, and moto, which stands for AWS.
 //!
 //! | server | program | also needs |
 //! |---|---|---|
 //! | [`Vault`] | `MESHCA_VAULT_BIN` | |
 //! | [`Kube`] | `MESHCA_KUBE_APISERVER_BIN` | `MESHCA_ETCD_BIN` |
+//! | [`CertManager`] | `MESHCA_CERTMANAGER_BIN` | a [`Kube`], and the folder `crds` beside the program |
 //! | [`Moto`] | `MESHCA_MOTO_BIN` | |
 //!
 //! The variables name programs; nothing is looked for, downloaded or built here. In meshca's own repository
@@ -33,6 +34,7 @@
 //! hangs on a pipe that the system closes. Its log is kept, and its place printed, if the test that
 //! used it panics.
 
+mod certmanager;
 mod kube;
 mod leash;
 mod moto;
@@ -43,6 +45,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use certmanager::CertManager;
 pub use kube::Kube;
 pub use moto::Moto;
 pub use vault::{Vault, VaultOptions};

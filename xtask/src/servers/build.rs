@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use super::{Recipe, Server};
+use super::{Files, Recipe, Server};
 use crate::cargo;
 use crate::process::{self, Result};
 use crate::tools;
@@ -66,7 +66,16 @@ fn digest(server: &Server, source: &Path, toolchain: &Toolchain) -> Result<u64> 
     let mut hasher = DefaultHasher::new();
     toolchain.version.hash(&mut hasher);
     match &server.recipe {
-        Recipe::Go { packages, ldflags } => (packages, ldflags).hash(&mut hasher),
+        Recipe::Go {
+            packages,
+            ldflags,
+            files,
+        } => {
+            (packages, ldflags).hash(&mut hasher);
+            if let Some(files) = files {
+                files.hash(&mut hasher);
+            }
+        }
         Recipe::Python => {}
     }
     let mut files: Vec<PathBuf> = fs::read_dir(source)
@@ -135,17 +144,15 @@ impl Recipe {
 
     fn build(&self, name: &str, source: &Path, folder: &Path, toolchain: &Toolchain) -> Result<()> {
         match self {
-            Self::Go { packages, ldflags } => {
+            Self::Go {
+                packages,
+                ldflags,
+                files,
+            } => {
                 let bin = self.programs(folder);
                 fs::create_dir_all(&bin).map_err(|error| format!("{}: {error}", bin.display()))?;
-                let mut command = Command::new(&toolchain.program);
+                let mut command = go(toolchain, source);
                 command
-                    .current_dir(source)
-                    // As `testenv/` says, and not as this machine happens to be set up.
-                    .env("CGO_ENABLED", "0")
-                    .env("GOFLAGS", "-mod=readonly")
-                    .env("GOTOOLCHAIN", "local")
-                    .env("GOWORK", "off")
                     .args(["build", "-trimpath", "-ldflags", ldflags, "-o"])
                     .arg(bin.join(""))
                     .args(*packages);
@@ -156,6 +163,9 @@ impl Recipe {
                 let server = bin.join("server");
                 if server.is_file() {
                     fs::rename(&server, bin.join("etcd")).map_err(|error| error.to_string())?;
+                }
+                if let Some(files) = files {
+                    files.copy(&mut go(toolchain, source), &bin)?;
                 }
                 Ok(())
             }
@@ -180,6 +190,54 @@ impl Recipe {
                     format!("{why}; its packages come over the network the first time")
                 })
             }
+        }
+    }
+}
+
+/// Go, as `testenv/` says, and not as this machine happens to be set up.
+fn go(toolchain: &Toolchain, source: &Path) -> Command {
+    let mut command = Command::new(&toolchain.program);
+    command
+        .current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOTOOLCHAIN", "local")
+        .env("GOWORK", "off");
+    command
+}
+
+impl Files {
+    /// Copies them from where Go keeps the module; not with their permissions, for there nobody may write to them.
+    fn copy(&self, go: &mut Command, bin: &Path) -> Result<()> {
+        let module = process::output(go.args(["list", "-m", "-f", "{{.Dir}}", self.module]))?;
+        let (from, to) = (
+            Path::new(module.trim()).join(self.folder),
+            bin.join(self.to),
+        );
+        let copy = || -> std::io::Result<usize> {
+            fs::create_dir_all(&to)?;
+            let mut copied = 0;
+            for entry in fs::read_dir(&from)? {
+                let entry = entry?;
+                if entry
+                    .file_name()
+                    .as_encoded_bytes()
+                    .starts_with(self.prefix.as_bytes())
+                {
+                    fs::write(to.join(entry.file_name()), fs::read(entry.path())?)?;
+                    copied += 1;
+                }
+            }
+            Ok(copied)
+        };
+        match copy() {
+            Ok(0) => Err(format!(
+                "{}: no file there is {}…",
+                from.display(),
+                self.prefix
+            )),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{} to {}: {error}", from.display(), to.display())),
         }
     }
 }

@@ -1,0 +1,137 @@
+//! cert-manager's controllers.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::leash::{Folder, Leash};
+use super::{Kube, Missing, Result, program};
+
+/// Where the secrets of its ClusterIssuers are; the namespace exists when [`CertManager::start`] returns.
+const NAMESPACE: &str = "cert-manager";
+
+/// cert-manager in a [`Kube`]: its API, the issuers of kind CA and SelfSigned, and the approver, which approves every request.
+///
+/// It does not keep the API server: whoever owns both drops this one first, and it survives restarts of the other.
+#[derive(Debug)]
+pub struct CertManager {
+    // Before the folder that it writes to.
+    leash: Option<Leash>,
+    program: PathBuf,
+    controllers: String,
+    folder: Folder,
+}
+
+impl CertManager {
+    /// The program, from `MESHCA_CERTMANAGER_BIN`; its CustomResourceDefinitions are in the folder `crds` beside it.
+    ///
+    /// # Errors
+    ///
+    /// If the variable is not set, or names no file.
+    pub fn program() -> Result<PathBuf, Missing> {
+        program("MESHCA_CERTMANAGER_BIN")
+    }
+
+    /// Installs it, and waits until its API can be used.
+    ///
+    /// # Errors
+    ///
+    /// If there is no program, or it does not come up; with the end of its log.
+    pub async fn start(kube: &Kube) -> Result<Self> {
+        Self::start_without(kube, &[]).await
+    }
+
+    /// The same, without some of its controllers, by their names: without `certificaterequests-approver`, requests wait for
+    /// somebody else's approval.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_without(kube: &Kube, controllers: &[&str]) -> Result<Self> {
+        let program = Self::program()?;
+        let folder = Folder::new("certmanager")?;
+        let config = kube.kubeconfig(kube.admin_token());
+        std::fs::write(folder.path().join("kubeconfig"), config)?;
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE},
+        });
+        let path = "api/v1/namespaces";
+        let made = kube
+            .request(kube.admin_token(), "POST", path, Some(namespace))
+            .await?;
+        // An earlier cert-manager on this API server may have left it.
+        if !matches!(made.0, 201 | 409) {
+            return Err(format!("POST {path}: {} {}", made.0, made.1).into());
+        }
+        let mut all = "*".to_owned();
+        for name in controllers {
+            all.push_str(",-");
+            all.push_str(name);
+        }
+        let mut this = Self {
+            leash: None,
+            program,
+            controllers: all,
+            folder,
+        };
+        this.launch(kube).await?;
+        Ok(this)
+    }
+
+    async fn launch(&mut self, kube: &Kube) -> Result<()> {
+        let crds = self.program.with_file_name("crds");
+        let kubeconfig = self.folder.path().join("kubeconfig");
+        let mut command = Command::new(&self.program);
+        command
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--crds={}", crds.display()))
+            .arg(format!("--cluster-resource-namespace={NAMESPACE}"))
+            .arg(format!("--controllers={}", self.controllers));
+        let log = self.folder.path().join("cert-manager.log");
+        let mut leash = Leash::start("cert-manager", &command, &log)?;
+        leash.until(async || serves_its_api(kube).await).await?;
+        self.leash = Some(leash);
+        Ok(())
+    }
+
+    /// Ends it as SIGKILL does. What is in the API server stays.
+    pub fn kill(&mut self) {
+        self.leash = None;
+    }
+
+    /// Starts it again, after [`kill`](Self::kill) or not.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up.
+    pub async fn restart(&mut self, kube: &Kube) -> Result<()> {
+        self.kill();
+        self.launch(kube).await
+    }
+
+    /// The namespace of the secrets that ClusterIssuers name.
+    pub fn namespace(&self) -> &str {
+        NAMESPACE
+    }
+}
+
+/// Whether the API server has all of the definitions at work, and not only the first of them.
+async fn serves_its_api(kube: &Kube) -> bool {
+    let path = "apis/cert-manager.io/v1";
+    let Ok((200, answer)) = kube.request(kube.admin_token(), "GET", path, None).await else {
+        return false;
+    };
+    let names: Vec<_> = answer
+        .pointer("/resources")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|resource| resource.get("name")?.as_str())
+        .collect();
+    ["certificaterequests", "clusterissuers", "issuers"]
+        .iter()
+        .all(|name| names.contains(name))
+}
