@@ -10,7 +10,6 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -55,11 +54,10 @@ type config struct {
 	Storage  map[string]map[string]string `json:"storage"`
 	Listener struct {
 		TCP struct {
-			Address         string `json:"address"`
-			TLSDisable      bool   `json:"tls_disable"`
-			TLSCertFile     string `json:"tls_cert_file"`
-			TLSKeyFile      string `json:"tls_key_file"`
-			TLSClientCAFile string `json:"tls_client_ca_file"`
+			Address     string `json:"address"`
+			TLSDisable  bool   `json:"tls_disable"`
+			TLSCertFile string `json:"tls_cert_file"`
+			TLSKeyFile  string `json:"tls_key_file"`
 		} `json:"tcp"`
 	} `json:"listener"`
 	DisableMlock bool   `json:"disable_mlock"`
@@ -174,15 +172,6 @@ func listen(config config) (net.Listener, error) {
 	}
 	// As the real listener: the auth method `cert` judges what the client shows.
 	settings := &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}
-	if tcp.TLSClientCAFile != "" {
-		text, err := os.ReadFile(tcp.TLSClientCAFile)
-		if err != nil {
-			return nil, err
-		}
-		settings.ClientCAs = x509.NewCertPool()
-		settings.ClientCAs.AppendCertsFromPEM(text)
-		settings.ClientAuth = tls.VerifyClientCertIfGiven
-	}
 	return tls.NewListener(listener, settings), nil
 }
 

@@ -199,13 +199,26 @@ pub(crate) fn obtain(variable: &str) -> Result<PathBuf> {
         .obtain()
 }
 
+/// All programs by their variables; an error tells everything that is missing.
+fn obtain_all() -> Result<Vec<(&'static str, PathBuf)>> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for program in PROGRAMS {
+        match program.obtain() {
+            Ok(path) => found.push((program.variable, path)),
+            Err(why) => missing.push(why),
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(found),
+        false => Err(missing.join("\nerror: ")),
+    }
+}
+
 /// Runs one of the actions.
 pub(crate) fn run(action: &Action) -> Result<ExitCode> {
     match action {
         Action::Build => {
-            for program in PROGRAMS {
-                program.obtain()?;
-            }
+            obtain_all()?;
         }
         Action::Up => keep::up()?,
         Action::Down => keep::down()?,

@@ -5,16 +5,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use base64::Engine as _;
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
 use super::{Missing, Result, free_address, program, text};
-
-/// Who may do everything (`--token-auth-file`).
-const ADMIN_TOKEN: &str = "admin-of-a-test";
 
 /// A running API server: RBAC, service accounts with real tokens, no controllers.
 #[derive(Debug)]
@@ -27,6 +26,8 @@ pub struct Kube {
     address: SocketAddr,
     client: Client,
     ca_pem: String,
+    /// Who may do everything (`--token-auth-file`): unknown to others on this machine.
+    admin_token: String,
     version: String,
     folder: Folder,
 }
@@ -62,9 +63,14 @@ impl Kube {
         let accounts = rcgen::KeyPair::generate()?;
         std::fs::write(at("accounts.key"), accounts.serialize_pem())?;
         std::fs::write(at("accounts.pub"), accounts.public_key_pem())?;
+        let mut random = [0; 16];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| "no randomness")?;
+        let admin_token = BASE64_URL_SAFE_NO_PAD.encode(random);
         std::fs::write(
             at("tokens.csv"),
-            format!("{ADMIN_TOKEN},admin,admin,system:masters\n"),
+            format!("{admin_token},admin,admin,system:masters\n"),
         )?;
 
         let (clients, peers) = (free_address()?, free_address()?);
@@ -95,11 +101,14 @@ impl Kube {
             address: free_address()?,
             client,
             ca_pem,
+            admin_token,
             version: String::new(),
             folder,
         };
         kube.start_apiserver().await?;
-        let (_, version) = kube.request(ADMIN_TOKEN, "GET", "version", None).await?;
+        let (_, version) = kube
+            .request(&kube.admin_token, "GET", "version", None)
+            .await?;
         kube.version = text(&version, "/gitVersion")?;
         Ok(kube)
     }
@@ -138,7 +147,7 @@ impl Kube {
     }
 
     async fn is_ok(&self, path: &str) -> bool {
-        let answer = self.request(ADMIN_TOKEN, "GET", path, None).await;
+        let answer = self.request(&self.admin_token, "GET", path, None).await;
         matches!(answer, Ok((200, _)))
     }
 
@@ -174,7 +183,7 @@ impl Kube {
 
     /// May do everything.
     pub fn admin_token(&self) -> &str {
-        ADMIN_TOKEN
+        &self.admin_token
     }
 
     /// A kubeconfig for the bearer of a token.
@@ -232,7 +241,7 @@ impl Kube {
     /// The API server's own, with the path.
     pub async fn create(&self, path: &str, object: Value) -> Result<Value> {
         match self
-            .request(ADMIN_TOKEN, "POST", path, Some(object))
+            .request(&self.admin_token, "POST", path, Some(object))
             .await?
         {
             (200..=299, answer) => Ok(answer),

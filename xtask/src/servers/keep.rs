@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::PROGRAMS;
 use crate::cargo;
 use crate::process::{self, Result};
 
@@ -64,9 +63,7 @@ pub(super) fn up() -> Result<()> {
     }
     let executable = cargo::example_executable("meshca-testkit", "servers", "servers")?;
     let mut command = Command::new(executable);
-    for program in PROGRAMS {
-        command.env(program.variable, program.obtain()?);
-    }
+    command.envs(super::obtain_all()?);
     let log =
         File::create(&files.log).map_err(|error| format!("{}: {error}", files.log.display()))?;
     let errors = log.try_clone().map_err(|error| error.to_string())?;
@@ -84,7 +81,7 @@ pub(super) fn up() -> Result<()> {
     files.wait_until(|| {
         files.running().is_some_and(|state| !state.is_empty()) || child_ended(&mut child)
     });
-    match files.running() {
+    match files.running().filter(|state| !state.is_empty()) {
         Some(state) => {
             println!("{state}\nthey stay up until `cargo xtask servers down`");
             Ok(())
