@@ -44,8 +44,7 @@ struct Tbs<'a> {
     #[allow(dead_code, reason = "read because it has to be readable")]
     version: Version,
     serial: SerialNumber,
-    #[allow(dead_code, reason = "read because it has to be readable")]
-    algorithm: AlgorithmIdentifierRef<'a>,
+    algorithm: Tlv<'a>,
     issuer: NameRef<'a>,
     validity: x509_cert::time::Validity,
     subject: NameRef<'a>,
@@ -94,27 +93,16 @@ impl<'a> Decode<'a> for Tlv<'a> {
     }
 }
 
-/// A distinguished name in DER, well-formed. Compared byte for byte, as path building does.
+/// A distinguished name in DER (RFC 5280 §4.1.2.4), well-formed. Compared byte for byte, as path building does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NameRef<'a>(&'a [u8]);
-
-/// RFC 5280 §4.1.2.4.
-#[derive(DecodeValue)]
-struct AttributeRef<'a> {
-    oid: ObjectIdentifier,
-    value: AnyRef<'a>,
-}
-
-impl FixedTag for AttributeRef<'_> {
-    const TAG: Tag = Tag::Sequence;
-}
 
 impl<'a> Decode<'a> for NameRef<'a> {
     type Error = der::Error;
 
     fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
         let name = Self(reader.tlv_bytes()?);
-        name.for_each(drop)?;
+        name.for_each(|_, _| ())?;
         Ok(name)
     }
 }
@@ -124,18 +112,21 @@ impl<'a> NameRef<'a> {
         self.0
     }
 
-    fn for_each(self, mut found: impl FnMut(AttributeRef<'a>)) -> der::Result<()> {
-        AnyRef::from_der(self.0)?.sequence(|rdns| {
-            while !rdns.is_finished() {
-                let rdn = AnyRef::decode(rdns)?;
-                rdn.tag().assert_eq(Tag::Set)?;
-                let mut attributes = SliceReader::new(rdn.value())?;
-                while !attributes.is_finished() {
-                    found(attributes.decode()?);
-                }
+    fn for_each(self, mut found: impl FnMut(ObjectIdentifier, AnyRef<'a>)) -> der::Result<()> {
+        let content = |any: AnyRef<'a>, tag: Tag| {
+            any.tag().assert_eq(tag)?;
+            SliceReader::new(any.value())
+        };
+        let mut rdns = content(AnyRef::from_der(self.0)?, Tag::Sequence)?;
+        while !rdns.is_finished() {
+            let mut rdn = content(AnyRef::decode(&mut rdns)?, Tag::Set)?;
+            while !rdn.is_finished() {
+                let mut attribute = content(AnyRef::decode(&mut rdn)?, Tag::Sequence)?;
+                found(attribute.decode()?, attribute.decode()?);
+                attribute.finish()?;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     /// As RFC 4514 writes it, in the certificate's own order.
@@ -163,8 +154,12 @@ impl<'a> Parsed<'a> {
     pub(crate) fn read(der: &'a CertificateDer<'static>) -> Result<Self, String> {
         let unreadable = |error| format!("not an X.509 certificate: {error}");
         let signed = Signed::from_der(der).map_err(unreadable)?;
-        AlgorithmIdentifierRef::from_der(signed.algorithm.0).map_err(unreadable)?;
         let tbs = Tbs::from_der(signed.tbs.0).map_err(unreadable)?;
+        AlgorithmIdentifierRef::from_der(signed.algorithm.0).map_err(unreadable)?;
+        // The same by rule (RFC 5280 §4.1.1.2), so the second is seldom read.
+        if tbs.algorithm != signed.algorithm {
+            AlgorithmIdentifierRef::from_der(tbs.algorithm.0).map_err(unreadable)?;
+        }
         let validity = Validity::new(
             tbs.validity.not_before.to_system_time(),
             tbs.validity.not_after.to_system_time(),
@@ -278,9 +273,9 @@ impl<'a> Parsed<'a> {
         const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
         const UNREADABLE: &str = "(a common name that cannot be read)";
         let mut names = Vec::new();
-        let read = self.tbs.subject.for_each(|attribute| {
-            if attribute.oid == COMMON_NAME {
-                let text = attribute.value.decode_as::<DirectoryString>();
+        let read = self.tbs.subject.for_each(|attribute, value| {
+            if attribute == COMMON_NAME {
+                let text = value.decode_as::<DirectoryString>();
                 names.push(
                     text.map_or_else(|_| UNREADABLE.to_owned(), |text| text.value().into_owned()),
                 );

@@ -180,10 +180,8 @@ fn verify_leaf(
     check_lifetime(leaf.validity, request, now, &mut observations)?;
 
     let path = path::prove(leaf, others, request, bundle, now)?;
-    let delivered: Vec<&Parsed<'_>> = std::iter::once(leaf)
-        .chain(path.intermediates.iter().copied())
-        .collect();
-    let expected = delivered.iter().map(|certificate| certificate.der);
+    let delivered = || std::iter::once(leaf).chain(path.intermediates.iter().copied());
+    let expected = delivered().map(|certificate| certificate.der);
     // The root behind its chain is common and nothing to report; anything else that differs is.
     if !expected.clone().eq(chain.certificates())
         && !expected.chain([path.root.der()]).eq(chain.certificates())
@@ -191,7 +189,7 @@ fn verify_leaf(
         observations.push(Observation::ChainRebuilt);
     }
     // A chain is valid when all of it is.
-    let begins = delivered.iter().map(|certificate| certificate.validity);
+    let begins = delivered().map(|certificate| certificate.validity);
     let begins = begins.chain([path.root.validity()]);
     let begins = begins.map(|validity| validity.not_before());
     let usable_from = begins.max().unwrap_or(now).max(now);
@@ -201,8 +199,7 @@ fn verify_leaf(
         observations.push(Observation::NotYetValid { wait });
     }
     Ok(IssuedCertificate {
-        chain: delivered
-            .into_iter()
+        chain: delivered()
             .map(|certificate| certificate.der.clone())
             .collect(),
         spiffe_id: request.spiffe_id().clone(),
