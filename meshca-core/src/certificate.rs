@@ -300,8 +300,8 @@ impl IssuedCertificate {
     }
 
     /// Names are for logs and consoles; a million certificates need not carry them around.
-    fn read_names(&self, name: impl Fn(&Parsed) -> String) -> Vec<String> {
-        let all = self.chain.iter().chain([self.root.der()]).cloned();
+    fn read_names(&self, name: impl Fn(&Parsed<'_>) -> String) -> Vec<String> {
+        let all = self.chain.iter().chain([self.root.der()]);
         all.filter_map(|der| Parsed::read(der).ok())
             .map(|read| name(&read))
             .collect()

@@ -60,11 +60,11 @@ pub(crate) struct Contents<'a> {
 
 impl Template {
     /// What a CA with this certificate, and a key of this type, repeats.
-    pub(crate) fn of(ca: &Parsed, key_type: KeyType) -> Result<Self> {
+    pub(crate) fn of(ca: &Parsed<'_>, key_type: KeyType) -> Result<Self> {
         Self::new(ca, key_type).map_err(internal)
     }
 
-    fn new(ca: &Parsed, key_type: KeyType) -> der::Result<Self> {
+    fn new(ca: &Parsed<'_>, key_type: KeyType) -> der::Result<Self> {
         // A CA without an identifier is named by the one that it would have.
         let identifier = match ca.subject_key_identifier() {
             Some(identifier) => identifier,
@@ -82,7 +82,7 @@ impl Template {
         let usage = |usages| extension(true, &KeyUsage(usages));
         let leaf_usage = |usages| Ok::<_, der::Error>([usage(usages)?, purposes.clone()].concat());
         Ok(Self {
-            issuer: ca.certificate.tbs_certificate().subject().to_der()?,
+            issuer: ca.subject_name().der().to_owned(),
             algorithm: signature_algorithm(key_type)?,
             authority_key_identifier: extension(false, &authority)?,
             leaf_usage: leaf_usage(KeyUsages::DigitalSignature.into())?,
@@ -301,7 +301,7 @@ mod tests {
         subject
     }
 
-    fn ca(key: &PrivateKey, with_identifier: bool) -> (CertificateParams, Parsed) {
+    fn ca(key: &PrivateKey, with_identifier: bool) -> (CertificateParams, CertificateDer<'static>) {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&[
             (DnType::OrganizationName, "Ünicode"),
@@ -315,8 +315,7 @@ mod tests {
         };
         params.key_identifier_method = KeyIdMethod::PreSpecified(vec![7; 8]);
         let certificate = params.self_signed(&**key.material()).unwrap();
-        let parsed = Parsed::read(certificate.der().clone()).unwrap();
-        (params, parsed)
+        (params, certificate.der().clone())
     }
 
     /// Another library writes the same certificate, byte for byte.
@@ -351,7 +350,8 @@ mod tests {
             .flat_map(|ca| keys.iter().map(move |key| (ca, key, true)))
             .chain([(&keys[0], &keys[1], false)])
         {
-            let (issuer, parsed) = ca(ca_key, with_identifier);
+            let (issuer, certificate) = ca(ca_key, with_identifier);
+            let parsed = Parsed::read(&certificate).unwrap();
             let template = Template::of(&parsed, ca_key.key_type()).unwrap();
             let public_key: &'static _ = Box::leak(Box::new(subject_key.public_key().clone()));
             let base = |profile| Contents {
@@ -403,7 +403,7 @@ mod tests {
                     )),
                     "{contents:?}"
                 );
-                let read = Parsed::read(written).unwrap();
+                let read = Parsed::read(&written).unwrap();
                 assert!(read.is_signed_by(ca_key.public_key()), "{contents:?}");
             }
         }

@@ -1,15 +1,16 @@
 //! What the other modules need to know of a certificate, read once.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use der::asn1::{BitStringRef, ObjectIdentifier};
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef};
 use der::oid::AssociatedOid;
-use der::{Decode, Encode};
+use der::{Decode, DecodeValue, Encode, FixedTag, Reader, SliceReader, Tag, Tagged};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
-use x509_cert::Certificate;
-use x509_cert::ext::pkix::name::DirectoryString;
-use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::certificate::Version;
+use x509_cert::ext::pkix::name::{DirectoryString, GeneralName};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
-use x509_cert::spki::SubjectPublicKeyInfoRef;
+use x509_cert::name::Name;
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use crate::Validity;
 
@@ -28,63 +29,179 @@ pub(crate) mod key_oid {
 pub(crate) const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 pub(crate) const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 
-/// A certificate and what was read from it. Nothing in here says that anybody vouches for it.
-#[derive(Clone, Debug)]
-pub(crate) struct Parsed {
-    pub(crate) der: CertificateDer<'static>,
-    pub(crate) certificate: Certificate,
-    pub(crate) validity: Validity,
-    pub(crate) public_key: SubjectPublicKeyInfoDer<'static>,
+/// RFC 5280 §4.1.1.
+#[derive(Clone, Debug, DecodeValue)]
+struct Signed<'a> {
+    tbs: Tlv<'a>,
+    algorithm: Tlv<'a>,
+    signature: BitStringRef<'a>,
 }
 
-impl Parsed {
+/// RFC 5280 §4.1.2, as x509-cert reads it, but without a copy of every string in it.
+#[derive(Clone, Debug, DecodeValue)]
+struct Tbs<'a> {
+    #[asn1(context_specific = "0", default = "Default::default")]
+    #[allow(dead_code, reason = "read because it has to be readable")]
+    version: Version,
+    serial: SerialNumber,
+    algorithm: Tlv<'a>,
+    issuer: NameRef<'a>,
+    validity: x509_cert::time::Validity,
+    subject: NameRef<'a>,
+    public_key: Tlv<'a>,
+    #[asn1(context_specific = "1", tag_mode = "IMPLICIT", optional = "true")]
+    #[allow(dead_code, reason = "read because it has to be readable")]
+    issuer_unique_id: Option<BitStringRef<'a>>,
+    #[asn1(context_specific = "2", tag_mode = "IMPLICIT", optional = "true")]
+    #[allow(dead_code, reason = "read because it has to be readable")]
+    subject_unique_id: Option<BitStringRef<'a>>,
+    #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
+    extensions: Option<Vec<ExtensionRef<'a>>>,
+}
+
+impl FixedTag for Signed<'_> {
+    const TAG: Tag = Tag::Sequence;
+}
+
+impl FixedTag for Tbs<'_> {
+    const TAG: Tag = Tag::Sequence;
+}
+
+/// RFC 5280 §4.1.2.9.
+#[derive(Clone, Debug, DecodeValue)]
+struct ExtensionRef<'a> {
+    id: ObjectIdentifier,
+    #[asn1(default = "Default::default")]
+    #[allow(dead_code, reason = "read because it has to be readable")]
+    critical: bool,
+    value: &'a OctetStringRef,
+}
+
+impl FixedTag for ExtensionRef<'_> {
+    const TAG: Tag = Tag::Sequence;
+}
+
+/// A whole value as it stands in the certificate, header included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tlv<'a>(&'a [u8]);
+
+impl<'a> Decode<'a> for Tlv<'a> {
+    type Error = der::Error;
+
+    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
+        reader.tlv_bytes().map(Self)
+    }
+}
+
+/// A distinguished name in DER (RFC 5280 §4.1.2.4), well-formed. Compared byte for byte, as path building does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NameRef<'a>(&'a [u8]);
+
+impl<'a> Decode<'a> for NameRef<'a> {
+    type Error = der::Error;
+
+    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
+        let name = Self(reader.tlv_bytes()?);
+        name.for_each(|_, _| ())?;
+        Ok(name)
+    }
+}
+
+impl<'a> NameRef<'a> {
+    pub(crate) fn der(self) -> &'a [u8] {
+        self.0
+    }
+
+    fn for_each(self, mut found: impl FnMut(ObjectIdentifier, AnyRef<'a>)) -> der::Result<()> {
+        let content = |any: AnyRef<'a>, tag: Tag| {
+            any.tag().assert_eq(tag)?;
+            SliceReader::new(any.value())
+        };
+        let mut rdns = content(AnyRef::from_der(self.0)?, Tag::Sequence)?;
+        while !rdns.is_finished() {
+            let mut rdn = content(AnyRef::decode(&mut rdns)?, Tag::Set)?;
+            while !rdn.is_finished() {
+                let mut attribute = content(AnyRef::decode(&mut rdn)?, Tag::Sequence)?;
+                found(attribute.decode()?, attribute.decode()?);
+                attribute.finish()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As RFC 4514 writes it, in the certificate's own order.
+    fn display(self) -> String {
+        match Name::from_der(self.0) {
+            Ok(name) if name.is_empty() => "(empty)".to_owned(),
+            Ok(name) => name.to_string(),
+            Err(_) => "(a name that cannot be read)".to_owned(),
+        }
+    }
+}
+
+/// A certificate and what was read from it, in place. Nothing in here says that anybody vouches for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed<'a> {
+    pub(crate) der: &'a CertificateDer<'static>,
+    pub(crate) validity: Validity,
+    pub(crate) public_key: SubjectPublicKeyInfoDer<'a>,
+    signed: Signed<'a>,
+    tbs: Tbs<'a>,
+}
+
+impl<'a> Parsed<'a> {
     /// Reads a certificate; the error says in a few words why it is none.
-    pub(crate) fn read(der: CertificateDer<'static>) -> Result<Self, String> {
-        let certificate = Certificate::from_der(&der)
-            .map_err(|error| format!("not an X.509 certificate: {error}"))?;
-        let tbs = certificate.tbs_certificate();
-        let validity = tbs.validity();
+    pub(crate) fn read(der: &'a CertificateDer<'static>) -> Result<Self, String> {
+        let unreadable = |error| format!("not an X.509 certificate: {error}");
+        let signed = Signed::from_der(der).map_err(unreadable)?;
+        let tbs = Tbs::from_der(signed.tbs.0).map_err(unreadable)?;
+        AlgorithmIdentifierRef::from_der(signed.algorithm.0).map_err(unreadable)?;
+        // The same by rule (RFC 5280 §4.1.1.2), so the second is seldom read.
+        if tbs.algorithm != signed.algorithm {
+            AlgorithmIdentifierRef::from_der(tbs.algorithm.0).map_err(unreadable)?;
+        }
         let validity = Validity::new(
-            validity.not_before.to_system_time(),
-            validity.not_after.to_system_time(),
+            tbs.validity.not_before.to_system_time(),
+            tbs.validity.not_after.to_system_time(),
         )
         .map_err(|error| error.to_string())?;
-        let public_key = tbs.subject_public_key_info();
+        let public_key = SubjectPublicKeyInfoRef::from_der(tbs.public_key.0).map_err(unreadable)?;
         // With another number of bits, one key would have several encodings.
         if public_key.subject_public_key.as_bytes().is_none() {
             return Err("its public key cannot be read: it does not end with a byte".to_owned());
         }
-        let public_key = public_key
-            .to_der()
-            .map_err(|error| format!("its public key cannot be read: {error}"))?
-            .into();
         Ok(Self {
-            certificate,
-            validity,
-            public_key,
             der,
+            validity,
+            public_key: tbs.public_key.0.into(),
+            signed,
+            tbs,
         })
     }
 
     pub(crate) fn subject(&self) -> String {
-        display_name(self.certificate.tbs_certificate().subject())
+        self.tbs.subject.display()
     }
 
     pub(crate) fn issuer(&self) -> String {
-        display_name(self.certificate.tbs_certificate().issuer())
+        self.tbs.issuer.display()
+    }
+
+    pub(crate) fn subject_name(&self) -> NameRef<'a> {
+        self.tbs.subject
+    }
+
+    pub(crate) fn issuer_name(&self) -> NameRef<'a> {
+        self.tbs.issuer
     }
 
     /// Colon-free lower-case hex, as `openssl x509 -serial` prints it (in upper case).
     pub(crate) fn serial(&self) -> String {
-        hex(self
-            .certificate
-            .tbs_certificate()
-            .serial_number()
-            .as_bytes())
+        hex(self.tbs.serial.as_bytes())
     }
 
     pub(crate) fn is_self_issued(&self) -> bool {
-        self.certificate.tbs_certificate().subject() == self.certificate.tbs_certificate().issuer()
+        self.tbs.subject == self.tbs.issuer
     }
 
     /// Whether its own key made its signature: what makes a root a root.
@@ -94,16 +211,11 @@ impl Parsed {
 
     /// Whether the holder of this key signed it. One signature verification.
     pub(crate) fn is_signed_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
-        let Ok(tbs) = self.certificate.tbs_certificate().to_der() else {
+        let Some(signature) = self.signed.signature.as_bytes() else {
             return false;
         };
-        let Some(signature) = self.certificate.signature().as_bytes() else {
-            return false;
-        };
-        let Ok(algorithm) = self.certificate.signature_algorithm().to_der() else {
-            return false;
-        };
-        verify(key, &algorithm, &tbs, signature).is_ok()
+        let (tbs, algorithm) = (self.signed.tbs.0, self.signed.algorithm.0);
+        verify(key, algorithm, tbs, signature).is_ok()
     }
 
     /// `None` where the extension is absent, which counts as "not a CA".
@@ -114,8 +226,7 @@ impl Parsed {
     #[cfg(feature = "builtin")]
     pub(crate) fn has_name_constraints(&self) -> bool {
         const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
-        let extensions = self.certificate.tbs_certificate().extensions();
-        extensions.is_some_and(|all| all.iter().any(|one| one.extn_id == NAME_CONSTRAINTS))
+        self.extensions().any(|one| one.id == NAME_CONSTRAINTS)
     }
 
     #[cfg(feature = "builtin")]
@@ -160,30 +271,39 @@ impl Parsed {
     /// All of them: a second one is how a name is smuggled in.
     pub(crate) fn common_names(&self) -> Vec<String> {
         const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-        let subject = self.certificate.tbs_certificate().subject();
-        let names = subject
-            .iter()
-            .filter(|attribute| attribute.oid == COMMON_NAME);
+        const UNREADABLE: &str = "(a common name that cannot be read)";
+        let mut names = Vec::new();
+        let read = self.tbs.subject.for_each(|attribute, value| {
+            if attribute == COMMON_NAME {
+                let text = value.decode_as::<DirectoryString>();
+                names.push(
+                    text.map_or_else(|_| UNREADABLE.to_owned(), |text| text.value().into_owned()),
+                );
+            }
+        });
+        if read.is_err() {
+            names.push(UNREADABLE.to_owned());
+        }
         names
-            .map(|name| {
-                let text = name.value.decode_as::<DirectoryString>();
-                text.map_or_else(
-                    |_| "(a common name that cannot be read)".to_owned(),
-                    |text| text.value().into_owned(),
-                )
-            })
-            .collect()
     }
 
-    fn extension<'a, T>(&'a self) -> Result<Option<T>, der::Error>
+    fn extensions(&self) -> impl Iterator<Item = &ExtensionRef<'a>> {
+        self.tbs.extensions.iter().flatten()
+    }
+
+    /// At most one of a kind: a second one is an error.
+    fn extension<T>(&self) -> Result<Option<T>, der::Error>
     where
         T: Decode<'a, Error = der::Error> + AssociatedOid,
     {
-        Ok(self
-            .certificate
-            .tbs_certificate()
-            .get_extension::<T>()?
-            .map(|(_, value)| value))
+        let mut found = self.extensions().filter(|one| one.id == T::OID);
+        let Some(extension) = found.next() else {
+            return Ok(None);
+        };
+        if found.next().is_some() {
+            return Err(der::ErrorKind::Failed.into());
+        }
+        T::from_der(extension.value.as_bytes()).map(Some)
     }
 }
 
@@ -213,19 +333,12 @@ pub(crate) fn fingerprint(der: &[u8]) -> String {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
-    let digits = bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
-    digits.collect()
-}
-
-/// A distinguished name as RFC 4514 writes it, in the certificate's own order.
-fn display_name(name: &x509_cert::name::Name) -> String {
-    if name.is_empty() {
-        "(empty)".to_owned()
-    } else {
-        name.to_string()
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        digits.push(digit(byte >> 4));
+        digits.push(digit(byte & 15));
     }
+    digits
 }
 
 /// Verifies a signature whose algorithm is given as a DER `AlgorithmIdentifier`.

@@ -106,8 +106,12 @@ pub(super) fn refuse_foreign(
 /// A CA that is ready to sign.
 pub(super) struct Authority {
     /// The CA's own certificate, then those above it; without the root unless it is one itself.
-    chain: Vec<Parsed>,
-    root: Parsed,
+    chain: Vec<CertificateDer<'static>>,
+    root: CertificateDer<'static>,
+    /// Of its own certificate.
+    validity: Validity,
+    /// The SPIFFE IDs in its own certificate.
+    spiffe_ids: Vec<String>,
     signer: Arc<dyn Signer>,
     /// Whether the key is in our memory, so that a signature is known to be good without looking.
     key_is_ours: bool,
@@ -135,7 +139,7 @@ impl Authority {
                 ),
             ));
         }
-        let chain = linked(provided.chain, &*provided.signer, now)?;
+        let chain = linked(&provided.chain, &*provided.signer, now)?;
         let (Some((_, first)), Some((last_line, last))) = (chain.first(), chain.last()) else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
@@ -156,11 +160,7 @@ impl Authority {
             )
             .with_context("subject", first.subject()));
         }
-        let chain: Vec<Parsed> = chain
-            .into_iter()
-            .map(|(_, certificate)| certificate)
-            .collect();
-        Self::assemble(chain, provided.signer, provided.key_is_ours)
+        Self::assemble(&chain, provided.signer, provided.key_is_ours)
     }
 
     /// A CA that was verified when it was issued: its certificate, what leads from it to its root, and the root, which
@@ -169,53 +169,56 @@ impl Authority {
         chain: Vec<(usize, CertificateDer<'static>)>,
         signer: Arc<dyn Signer>,
     ) -> Result<Self> {
-        let chain = linked(chain, &*signer, None)?;
+        let chain = linked(&chain, &*signer, None)?;
         if chain.len() < 2 {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "the CA is refused: its chain lacks the root",
             ));
         }
-        let chain = chain
-            .into_iter()
-            .map(|(_, certificate)| certificate)
-            .collect();
-        Self::assemble(chain, signer, true)
+        Self::assemble(&chain, signer, true)
     }
 
     fn assemble(
-        mut chain: Vec<Parsed>,
+        linked: &[(usize, Parsed<'_>)],
         signer: Arc<dyn Signer>,
         key_is_ours: bool,
     ) -> Result<Self> {
-        let not_after = chain
-            .iter()
-            .map(|certificate| certificate.validity.not_after())
-            .min();
-        let constrained = chain.iter().any(Parsed::has_name_constraints);
-        let root = if chain.len() > 1 {
-            chain.pop()
-        } else {
-            chain.first().cloned()
-        };
-        let (Some(own), Some(root), Some(not_after)) = (chain.first(), root, not_after) else {
+        let all = || linked.iter().map(|(_, certificate)| certificate);
+        let not_after = all().map(|certificate| certificate.validity.not_after());
+        let (Some(own), Some(root), Some(not_after)) =
+            (all().next(), all().next_back(), not_after.min())
+        else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
+        let without_root = all().take(linked.len().saturating_sub(1).max(1));
         let path_len = own
             .basic_constraints()
             .ok()
             .flatten()
             .and_then(|constraints| constraints.path_len_constraint);
+        let names = own.subject_alt_names().unwrap_or_default();
+        let uris = names.iter().filter_map(|name| match name {
+            GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
+            _ => None,
+        });
         Ok(Self {
             template: Template::of(own, signer.key_type())?,
             not_after,
             path_len,
             subject: own.subject(),
-            constrained,
-            root,
+            validity: own.validity,
+            spiffe_ids: uris
+                .filter(|uri| uri.starts_with("spiffe://"))
+                .map(str::to_owned)
+                .collect(),
+            constrained: all().any(Parsed::has_name_constraints),
+            chain: without_root
+                .map(|certificate| certificate.der.clone())
+                .collect(),
+            root: root.der.clone(),
             signer,
             key_is_ours,
-            chain,
         })
     }
 
@@ -251,7 +254,7 @@ impl Authority {
     }
 
     pub(super) fn root(&self) -> &CertificateDer<'static> {
-        &self.root.der
+        &self.root
     }
 
     pub(super) fn subject(&self) -> &str {
@@ -271,7 +274,7 @@ impl Authority {
         let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(60));
         let key = PrivateKey::generate(KeyType::P256)?;
         let request = CertificateRequest::for_key(spec, &key, now)?;
-        let bundle = TrustBundle::new(trust_domain.clone(), [self.root.der.clone()])?;
+        let bundle = TrustBundle::new(trust_domain.clone(), [self.root.clone()])?;
         let signed = self.sign(&request, now, self.not_after)?;
         SignedChain::new(signed.certificates().iter().cloned())
             .verify(&request, &bundle, now)
@@ -291,15 +294,7 @@ impl Authority {
     /// A SPIFFE ID in the CA's own certificate that is not the trust domain's.
     pub(super) fn foreign_id(&self, trust_domain: &TrustDomain) -> Option<String> {
         let own = format!("spiffe://{trust_domain}");
-        let names = self.chain.first()?.subject_alt_names().ok()?;
-        names.iter().find_map(|name| match name {
-            GeneralName::UniformResourceIdentifier(uri)
-                if uri.as_str().starts_with("spiffe://") && uri.as_str() != own =>
-            {
-                Some(uri.as_str().to_owned())
-            }
-            _ => None,
-        })
+        self.spiffe_ids.iter().find(|id| **id != own).cloned()
     }
 
     /// Whether the signer holds the key that the certificate names. Nothing to find out for a key of ours.
@@ -323,9 +318,7 @@ impl Authority {
     }
 
     pub(super) fn validity(&self) -> Validity {
-        self.chain
-            .first()
-            .map_or(self.root.validity, |own| own.validity)
+        self.validity
     }
 
     /// Whether a CA with this path length may stand below it (RFC 5280 §4.2.1.9).
@@ -392,12 +385,7 @@ impl Authority {
             .template
             .sign(&contents, |message| self.signer.sign(message))?;
         // A CA that is its own root is not sent along: peers have it.
-        let above = self
-            .chain
-            .iter()
-            .map(|certificate| &certificate.der)
-            .filter(|der| **der != self.root.der)
-            .cloned();
+        let above = self.chain.iter().filter(|der| **der != self.root).cloned();
         let certificates = std::iter::once(leaf).chain(above).collect();
         if spec.profile() != Profile::Workload || !self.key_is_ours || self.constrained {
             // A device may sign with another key, or badly; a constrained CA may not sign every
@@ -410,7 +398,7 @@ impl Authority {
                 request: request.clone(),
                 serial: x509::hex(&serial).trim_start_matches("00").to_owned(),
                 validity: Validity::new(not_before, not_after)?,
-                root: self.root.der.clone(),
+                root: self.root.clone(),
             },
         ))
     }
@@ -438,13 +426,14 @@ fn refuse(line: usize, why: String) -> Error {
 
 /// Reads a chain in which each certificate is a CA and was signed by the next, and the first
 /// belongs to the signer; with `now`, each must be valid then.
-fn linked(
-    certificates: Vec<(usize, CertificateDer<'static>)>,
+fn linked<'a>(
+    certificates: &'a [(usize, CertificateDer<'static>)],
     signer: &dyn Signer,
     now: Option<SystemTime>,
-) -> Result<Vec<(usize, Parsed)>> {
-    let mut chain: Vec<(usize, Parsed)> = Vec::with_capacity(certificates.len());
+) -> Result<Vec<(usize, Parsed<'a>)>> {
+    let mut chain: Vec<(usize, Parsed<'a>)> = Vec::with_capacity(certificates.len());
     for (line, der) in certificates {
+        let line = *line;
         let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
         check_ca(&certificate)
             .and_then(|()| now.map_or(Ok(()), |now| check_time(&certificate, now)))
@@ -475,12 +464,12 @@ fn linked(
     }
 }
 
-fn same_name(below: &Parsed, above: &Parsed) -> bool {
-    below.certificate.tbs_certificate().issuer() == above.certificate.tbs_certificate().subject()
+fn same_name(below: &Parsed<'_>, above: &Parsed<'_>) -> bool {
+    below.issuer_name() == above.subject_name()
 }
 
 /// The field's rules for a provided CA: it is a CA, may sign certificates, and its key is for nothing else.
-fn check_ca(certificate: &Parsed) -> Result<(), String> {
+fn check_ca(certificate: &Parsed<'_>) -> Result<(), String> {
     if !certificate.is_ca() {
         return Err("is not a CA (BasicConstraints cA is not set)".to_owned());
     }
@@ -507,7 +496,7 @@ fn check_ca(certificate: &Parsed) -> Result<(), String> {
     Ok(())
 }
 
-fn check_time(certificate: &Parsed, now: SystemTime) -> Result<(), String> {
+fn check_time(certificate: &Parsed<'_>, now: SystemTime) -> Result<(), String> {
     if certificate.validity.not_after() <= now {
         return Err(format!(
             "ended at {}; renew it",

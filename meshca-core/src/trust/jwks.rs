@@ -9,6 +9,7 @@ use der::{Decode, Sequence};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use spiffe::TrustDomain;
+use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use super::{TrustBundle, TrustRoot};
 use crate::x509::key_oid::{ED25519, P256, P384, P521, RSA};
@@ -107,20 +108,18 @@ struct RsaPublicKey<'a> {
 /// The public key as JSON Web Keys write it (RFC 7518 §6, RFC 8037 §2). A type that these do not
 /// know still gets its `kty`, the certificate being what counts.
 fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Value> {
-    let spki = root
-        .parsed()
-        .certificate
-        .tbs_certificate()
-        .subject_public_key_info();
+    let mut key = serde_json::Map::new();
+    let Ok(spki) = SubjectPublicKeyInfoRef::from_der(root.public_key()) else {
+        key.insert("kty".into(), "EC".into());
+        return key;
+    };
     let public = spki.subject_public_key.raw_bytes();
     let curve = || {
         spki.algorithm
             .parameters
-            .as_ref()
             .and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok())
     };
     let encode = |bytes: &[u8]| serde_json::Value::from(URL_SAFE_NO_PAD.encode(bytes));
-    let mut key = serde_json::Map::new();
     match spki.algorithm.oid {
         RSA => {
             key.insert("kty".into(), "RSA".into());

@@ -7,11 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use spiffe::TrustDomain;
 
 use crate::x509::{self, Parsed};
-use crate::{Error, ErrorKind, Result, Validity, pem};
+use crate::{Error, ErrorKind, Result, Validity, pem, verify};
 
 /// The CA certificates that vouch for one trust domain, without repetition, in the order given.
 ///
@@ -45,8 +45,14 @@ pub struct TrustBundle {
 pub struct TrustRoot(Arc<RootInner>);
 
 struct RootInner {
-    parsed: Parsed,
+    der: CertificateDer<'static>,
+    subject: String,
+    name: Vec<u8>,
+    public_key: SubjectPublicKeyInfoDer<'static>,
+    validity: Validity,
     fingerprint: String,
+    authority: Result<(), String>,
+    path_len: Option<u8>,
 }
 
 impl TrustBundle {
@@ -290,10 +296,10 @@ impl fmt::Debug for TrustBundle {
 
 impl TrustRoot {
     fn new(der: CertificateDer<'static>) -> Result<Self, String> {
-        let parsed = Parsed::read(der)?;
+        let parsed = Parsed::read(&der)?;
         let subject = parsed.subject();
-        match parsed.basic_constraints() {
-            Ok(Some(constraints)) if constraints.ca => {}
+        let path_len = match parsed.basic_constraints() {
+            Ok(Some(constraints)) if constraints.ca => constraints.path_len_constraint,
             Ok(_) => {
                 return Err(format!(
                     "`{subject}` is not a CA (BasicConstraints cA is not set)"
@@ -304,27 +310,32 @@ impl TrustRoot {
                     "`{subject}` has a damaged BasicConstraints extension: {error}"
                 ));
             }
-        }
-        let fingerprint = x509::fingerprint(&parsed.der);
+        };
         Ok(Self(Arc::new(RootInner {
-            parsed,
-            fingerprint,
+            subject,
+            name: parsed.subject_name().der().to_owned(),
+            public_key: parsed.public_key.to_vec().into(),
+            validity: parsed.validity,
+            fingerprint: x509::fingerprint(&der),
+            authority: verify::check_root(&parsed),
+            path_len,
+            der,
         })))
     }
 
     /// The certificate.
     pub fn der(&self) -> &CertificateDer<'static> {
-        &self.0.parsed.der
+        &self.0.der
     }
 
     /// Its subject.
     pub fn subject(&self) -> String {
-        self.0.parsed.subject()
+        self.0.subject.clone()
     }
 
     /// From when to when it is valid.
     pub fn validity(&self) -> Validity {
-        self.0.parsed.validity
+        self.0.validity
     }
 
     /// SHA-256 of the certificate in lower-case hex.
@@ -334,11 +345,26 @@ impl TrustRoot {
 
     /// Whether it is self-signed, as a root is; an intermediate may be a trust anchor as well.
     pub fn is_self_signed(&self) -> bool {
-        self.0.parsed.is_self_signed()
+        Parsed::read(&self.0.der).is_ok_and(|root| root.is_self_signed())
     }
 
-    pub(crate) fn parsed(&self) -> &Parsed {
-        &self.0.parsed
+    /// Its subject in DER.
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.0.name
+    }
+
+    pub(crate) fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        &self.0.public_key
+    }
+
+    /// Whether its usages allow it to vouch for mesh certificates, and why not.
+    pub(crate) fn authority(&self) -> &Result<(), String> {
+        &self.0.authority
+    }
+
+    /// How many CAs may be below it.
+    pub(crate) fn path_len(&self) -> Option<u8> {
+        self.0.path_len
     }
 }
 

@@ -24,7 +24,8 @@
 
 mod path;
 
-use std::collections::HashSet;
+pub(crate) use path::check_root;
+
 use std::time::{Duration, SystemTime};
 
 use x509_cert::ext::pkix::name::GeneralName;
@@ -132,14 +133,17 @@ fn verify_signatures(
     now: SystemTime,
 ) -> Result<IssuedCertificate, Refusal> {
     let sent = read_all(chain)?;
-    let mut seen = HashSet::new();
-    let distinct: Vec<&Parsed> = sent
-        .iter()
-        .filter(|certificate| seen.insert(&certificate.der))
-        .collect();
-    let (leaves, others): (Vec<&Parsed>, Vec<&Parsed>) = distinct
-        .into_iter()
-        .partition(|certificate| certificate.public_key == *request.public_key());
+    let (mut leaves, mut others): (Vec<&Parsed<'_>>, Vec<&Parsed<'_>>) = Default::default();
+    for certificate in &sent {
+        let group = if certificate.public_key == *request.public_key() {
+            &mut leaves
+        } else {
+            &mut others
+        };
+        if group.iter().all(|known| known.der != certificate.der) {
+            group.push(certificate);
+        }
+    }
     if leaves.is_empty() {
         return Err(bad(format!(
             "none of the {} certificates that the CA returned is for the key of the request",
@@ -163,8 +167,8 @@ fn verify_signatures(
 }
 
 fn verify_leaf(
-    leaf: &Parsed,
-    others: &[&Parsed],
+    leaf: &Parsed<'_>,
+    others: &[&Parsed<'_>],
     chain: &SignedChain,
     request: &CertificateRequest,
     bundle: &TrustBundle,
@@ -176,23 +180,18 @@ fn verify_leaf(
     check_lifetime(leaf.validity, request, now, &mut observations)?;
 
     let path = path::prove(leaf, others, request, bundle, now)?;
-    let delivered: Vec<&Parsed> = std::iter::once(leaf)
-        .chain(path.intermediates.iter().copied())
-        .collect();
+    let delivered = || std::iter::once(leaf).chain(path.intermediates.iter().copied());
+    let expected = delivered().map(|certificate| certificate.der);
     // The root behind its chain is common and nothing to report; anything else that differs is.
-    let with_root = delivered.iter().copied().chain([path.root.parsed()]);
-    let sent_in_order = |expected: &mut dyn Iterator<Item = &Parsed>| {
-        expected
-            .map(|certificate| &certificate.der)
-            .eq(chain.certificates())
-    };
-    if !sent_in_order(&mut delivered.iter().copied()) && !sent_in_order(&mut with_root.into_iter())
+    if !expected.clone().eq(chain.certificates())
+        && !expected.chain([path.root.der()]).eq(chain.certificates())
     {
         observations.push(Observation::ChainRebuilt);
     }
     // A chain is valid when all of it is.
-    let begins = delivered.iter().copied().chain([path.root.parsed()]);
-    let begins = begins.map(|certificate| certificate.validity.not_before());
+    let begins = delivered().map(|certificate| certificate.validity);
+    let begins = begins.chain([path.root.validity()]);
+    let begins = begins.map(|validity| validity.not_before());
     let usable_from = begins.max().unwrap_or(now).max(now);
     if let Ok(wait) = usable_from.duration_since(now)
         && !wait.is_zero()
@@ -200,12 +199,11 @@ fn verify_leaf(
         observations.push(Observation::NotYetValid { wait });
     }
     Ok(IssuedCertificate {
-        chain: delivered
-            .into_iter()
+        chain: delivered()
             .map(|certificate| certificate.der.clone())
             .collect(),
         spiffe_id: request.spiffe_id().clone(),
-        public_key: leaf.public_key.clone(),
+        public_key: request.public_key().clone(),
         serial: leaf.serial(),
         validity: leaf.validity,
         issued_at: now,
@@ -216,7 +214,7 @@ fn verify_leaf(
     })
 }
 
-fn read_all(chain: &SignedChain) -> Result<Vec<Parsed>, Error> {
+fn read_all(chain: &SignedChain) -> Result<Vec<Parsed<'_>>, Error> {
     let count = chain.certificates().len();
     if count == 0 {
         return Err(bad("the CA returned no certificate"));
@@ -231,7 +229,7 @@ fn read_all(chain: &SignedChain) -> Result<Vec<Parsed>, Error> {
         .iter()
         .enumerate()
         .map(|(index, der)| {
-            Parsed::read(der.clone()).map_err(|why| {
+            Parsed::read(der).map_err(|why| {
                 bad(format!(
                     "certificate {} of the {count} that the CA returned: {why}",
                     index + 1
@@ -242,7 +240,7 @@ fn read_all(chain: &SignedChain) -> Result<Vec<Parsed>, Error> {
 }
 
 fn check_names(
-    leaf: &Parsed,
+    leaf: &Parsed<'_>,
     request: &CertificateRequest,
     observations: &mut Vec<Observation>,
 ) -> Result<(), Error> {
@@ -253,8 +251,8 @@ fn check_names(
     let (mut uris, mut dns) = (Vec::new(), Vec::new());
     for name in &names {
         match name {
-            GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str().to_owned()),
-            GeneralName::DnsName(name) => dns.push(name.as_str().to_owned()),
+            GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str()),
+            GeneralName::DnsName(name) => dns.push(name.as_str()),
             other => {
                 return Err(bad(format!(
                     "the certificate has a name that was not requested: {}",
@@ -290,11 +288,14 @@ fn check_names(
 /// As sets, but for the number: a CA that repeats a name has a defect that we would rather see.
 fn compare_names(
     kind: &str,
-    found: &[String],
+    found: &[&str],
     wanted: &[String],
     optional: bool,
 ) -> Result<(), Error> {
-    if let Some(extra) = found.iter().find(|name| !wanted.contains(name)) {
+    if let Some(extra) = found
+        .iter()
+        .find(|name| wanted.iter().all(|wanted| wanted != *name))
+    {
         return Err(bad(format!(
             "the certificate has the {kind} `{}` that was not requested",
             extra.escape_debug()
@@ -303,7 +304,7 @@ fn compare_names(
     if found.len() > wanted.len() {
         return Err(bad(format!("the certificate repeats a {kind}")));
     }
-    match wanted.iter().find(|name| !found.contains(name)) {
+    match wanted.iter().find(|name| !found.contains(&name.as_str())) {
         Some(missing) if !optional => Err(bad(format!(
             "the certificate lacks the requested {kind} `{}`; does the CA take names from the CSR, and does its policy allow this one?",
             missing.escape_debug()
@@ -327,7 +328,7 @@ fn kind_of(name: &GeneralName) -> String {
 }
 
 fn check_purpose(
-    leaf: &Parsed,
+    leaf: &Parsed<'_>,
     request: &CertificateRequest,
     observations: &mut Vec<Observation>,
 ) -> Result<(), Error> {

@@ -15,11 +15,11 @@ use crate::encode::{Contents, Template};
 use crate::key::KeyMaterial;
 use crate::time::rfc3339;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
-use crate::{CertificateRequest, Error, ErrorKind, Profile, TrustBundle, TrustRoot};
+use crate::{CertificateRequest, Error, ErrorKind, Profile, TrustBundle, TrustRoot, Validity};
 
 /// The way from a leaf to the root, the leaf left out.
 pub(super) struct Path<'a> {
-    pub(super) intermediates: Vec<&'a Parsed>,
+    pub(super) intermediates: Vec<&'a Parsed<'a>>,
     pub(super) root: &'a TrustRoot,
 }
 
@@ -51,15 +51,15 @@ impl ExtendedKeyUsageValidator for ServerAndClient {
 }
 
 pub(super) fn prove<'a>(
-    leaf: &'a Parsed,
-    others: &[&'a Parsed],
+    leaf: &'a Parsed<'a>,
+    others: &[&'a Parsed<'a>],
     request: &CertificateRequest,
     bundle: &'a TrustBundle,
     now: SystemTime,
 ) -> Result<Path<'a>, Refusal> {
     let throwaway;
     let (end_entity, candidates) = match (request.spec().profile(), request.held_key()) {
-        (Profile::Workload, _) => (&leaf.der, others.to_vec()),
+        (Profile::Workload, _) => (leaf.der, others.to_vec()),
         (Profile::Intermediate { .. }, Some(key)) => {
             throwaway = sign_throwaway(leaf, key, request)?;
             (
@@ -83,9 +83,10 @@ pub(super) fn prove<'a>(
     };
     // What begins a moment from now is proven for that moment: the caller holds it back until then.
     let soon = now.checked_add(CLOCK_SKEW).unwrap_or(now);
-    let roots = bundle.roots().iter().map(TrustRoot::parsed);
-    let begins = others.iter().copied().chain([leaf]).chain(roots);
-    let begins = begins.map(|certificate| certificate.validity.not_before());
+    let roots = bundle.roots().iter().map(TrustRoot::validity);
+    let sent = others.iter().copied().chain([leaf]);
+    let begins = sent.map(|certificate| certificate.validity).chain(roots);
+    let begins = begins.map(|validity| validity.not_before());
     let moment = begins.filter(|begin| *begin <= soon).max().unwrap_or(now);
     match prover.prove(end_entity, leaf.validity.not_before().max(now)) {
         Err(_) if moment > now => prover.prove(end_entity, moment),
@@ -94,8 +95,8 @@ pub(super) fn prove<'a>(
 }
 
 struct Prover<'a> {
-    leaf: &'a Parsed,
-    candidates: Vec<&'a Parsed>,
+    leaf: &'a Parsed<'a>,
+    candidates: Vec<&'a Parsed<'a>>,
     bundle: &'a TrustBundle,
     /// Why the last path that webpki would have taken was not good enough.
     why_not: RefCell<Option<Unfit>>,
@@ -122,7 +123,7 @@ impl<'a> Prover<'a> {
         let intermediates: Vec<CertificateDer<'_>> = self
             .candidates
             .iter()
-            .map(|candidate| candidate.der.clone())
+            .map(|candidate| CertificateDer::from(candidate.der.as_ref()))
             .collect();
         let time = UnixTime::since_unix_epoch(
             at.duration_since(SystemTime::UNIX_EPOCH)
@@ -161,18 +162,18 @@ impl<'a> Prover<'a> {
     /// about a root but its name, key and name constraints (RFC 5280 §6.1.4; a trust anchor need
     /// not be a certificate for RFC 5280, but it is one for them). And that nothing outlives its issuer.
     fn examine(&self, path: &VerifiedPath<'_>, at: SystemTime) -> Result<Path<'a>, Unfit> {
-        let cas: Vec<&'a Parsed> = path
+        let cas: Vec<&'a Parsed<'a>> = path
             .intermediate_certificates()
             .filter_map(|used| {
                 self.candidates
                     .iter()
                     .copied()
-                    .find(|candidate| candidate.der == used.der())
+                    .find(|candidate| *candidate.der == used.der())
             })
             .collect();
         for ca in &cas {
             check_ca(ca)?;
-            check_end(self.leaf, ca)?;
+            check_end(self.leaf, ca.validity, || ca.subject())?;
         }
         // A renewed root has the name and key of the one it renews: the one that lasts longest decides.
         let fitting = self.bundle.roots().iter().zip(self.bundle.anchors());
@@ -194,10 +195,9 @@ impl<'a> Prover<'a> {
                 root_unknown: true,
             });
         }
-        check_ca(root.parsed())?;
-        check_purposes(root.parsed())?;
-        check_path_length(root.parsed(), &cas)?;
-        check_end(self.leaf, root.parsed())?;
+        root.authority().clone()?;
+        check_path_length(root, &cas)?;
+        check_end(self.leaf, root.validity(), || root.subject())?;
         let intermediates = cas
             .into_iter()
             .filter(|ca| ca.der != self.leaf.der)
@@ -262,7 +262,13 @@ fn in_words(error: &webpki::Error) -> &'static str {
     }
 }
 
-fn check_ca(ca: &Parsed) -> Result<(), String> {
+/// What can be said of a root once and for all: its usages.
+pub(crate) fn check_root(root: &Parsed<'_>) -> Result<(), String> {
+    check_ca(root)?;
+    check_purposes(root)
+}
+
+fn check_ca(ca: &Parsed<'_>) -> Result<(), String> {
     match ca.key_usage() {
         Ok(None) => Ok(()),
         Ok(Some(usage)) if usage.key_cert_sign() => Ok(()),
@@ -277,7 +283,7 @@ fn check_ca(ca: &Parsed) -> Result<(), String> {
     }
 }
 
-fn check_purposes(root: &Parsed) -> Result<(), String> {
+fn check_purposes(root: &Parsed<'_>) -> Result<(), String> {
     match root.extended_key_usage() {
         Ok(None) => Ok(()),
         Ok(Some(purposes))
@@ -295,14 +301,9 @@ fn check_purposes(root: &Parsed) -> Result<(), String> {
 }
 
 /// Self-issued certificates do not count (RFC 5280 §6.1.4 (l)).
-fn check_path_length(root: &Parsed, below: &[&Parsed]) -> Result<(), String> {
-    let most = root
-        .basic_constraints()
-        .ok()
-        .flatten()
-        .and_then(|constraints| constraints.path_len_constraint);
+fn check_path_length(root: &TrustRoot, below: &[&Parsed<'_>]) -> Result<(), String> {
     let count = below.iter().filter(|ca| !ca.is_self_issued()).count();
-    match most {
+    match root.path_len() {
         Some(most) if count > usize::from(most) => Err(format!(
             "the root `{}` may have {most} CAs below it, and {count} are (path length)",
             root.subject()
@@ -311,21 +312,25 @@ fn check_path_length(root: &Parsed, below: &[&Parsed]) -> Result<(), String> {
     }
 }
 
-fn check_end(leaf: &Parsed, ca: &Parsed) -> Result<(), String> {
-    if leaf.validity.not_after() <= ca.validity.not_after() {
+fn check_end(
+    leaf: &Parsed<'_>,
+    issuer: Validity,
+    subject: impl FnOnce() -> String,
+) -> Result<(), String> {
+    if leaf.validity.not_after() <= issuer.not_after() {
         return Ok(());
     }
     Err(format!(
         "the certificate outlives its issuer `{}`: peers will refuse it from {} on; renew the CA or ask for a shorter lifetime",
-        ca.subject(),
-        rfc3339(ca.validity.not_after()),
+        subject(),
+        rfc3339(issuer.not_after()),
     ))
 }
 
 /// A leaf under the new intermediate, signed with its key and thrown away: it proves key, names,
 /// path length, constraints and chain at once.
 fn sign_throwaway(
-    intermediate: &Parsed,
+    intermediate: &Parsed<'_>,
     key: &KeyMaterial,
     request: &CertificateRequest,
 ) -> Result<CertificateDer<'static>, Error> {
@@ -346,19 +351,18 @@ fn sign_throwaway(
 
 /// Follows the names from the leaf upwards and says where the trail ends.
 fn explain_unknown_issuer(
-    leaf: &Parsed,
-    others: &[&Parsed],
+    leaf: &Parsed<'_>,
+    others: &[&Parsed<'_>],
     bundle: &TrustBundle,
     at: SystemTime,
 ) -> String {
-    let name = |certificate: &Parsed| certificate.certificate.tbs_certificate().issuer().clone();
     let mut last = leaf;
     for _ in 0..others.len() {
-        let issuer = name(last);
+        let issuer = last.issuer_name();
         let next = others
             .iter()
             .copied()
-            .find(|other| *other.certificate.tbs_certificate().subject() == issuer);
+            .find(|other| other.subject_name() == issuer);
         match next {
             Some(next) if !next.is_self_issued() => last = next,
             Some(root) => {
@@ -369,11 +373,11 @@ fn explain_unknown_issuer(
         }
     }
     let mut text = String::from("root unknown: ");
-    let expected = name(last);
+    let expected = last.issuer_name();
     let roots_of_that_name: Vec<_> = bundle
         .roots()
         .iter()
-        .filter(|root| *root.parsed().certificate.tbs_certificate().subject() == expected)
+        .filter(|root| root.name() == expected.der())
         .collect();
     let _ = if let Some(root) = roots_of_that_name
         .iter()
