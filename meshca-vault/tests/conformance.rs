@@ -23,7 +23,7 @@ mod vault {
         CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, PrivateKey, Result,
         SpiffeId,
     };
-    use meshca_testkit::conformance::{self, Report, Rotation, Subject};
+    use meshca_testkit::conformance::{self, Rotation, Subject};
     use meshca_testkit::servers::{Vault, VaultOptions};
     use meshca_vault::VaultSettings;
     use serde_json::json;
@@ -31,7 +31,13 @@ mod vault {
     use crate::common::*;
     use crate::needs;
 
-    async fn prove(vault: &Vault, issuer: &dyn Issuer, rotation: Option<&dyn Rotation>) -> Report {
+    /// `name`: of the report, which `cargo xtask test` has kept.
+    async fn prove(
+        name: &str,
+        vault: &Vault,
+        issuer: &dyn Issuer,
+        rotation: Option<&dyn Rotation>,
+    ) {
         let clock = clock();
         let elsewhere = SpiffeId::new("spiffe://example.com/ns/shop/sa/cart").unwrap();
         let mut subject = rsa_keys()
@@ -49,8 +55,10 @@ mod vault {
         }
         let report = conformance::run_all(&subject).await;
         println!("{report}");
+        if let Some(folder) = std::env::var_os("MESHCA_CONFORMANCE_REPORTS") {
+            report.save(folder, &format!("vault-{name}")).unwrap();
+        }
         report.assert_passed();
-        report
     }
 
     /// As operators replace a root in one mount: the next one first, then as the default.
@@ -83,7 +91,13 @@ mod vault {
             let vault = Vault::start().await.unwrap();
             set_up(&vault, key_type).await;
             let issuer = with_token(&vault).await;
-            prove(&vault, &issuer, Some(&NextRoot(&vault))).await;
+            prove(
+                &format!("root-{key_type}"),
+                &vault,
+                &issuer,
+                Some(&NextRoot(&vault)),
+            )
+            .await;
         }
     }
 
@@ -140,7 +154,7 @@ mod vault {
             .write("pki/issuers/import/cert", json!({"pem_bundle": root}))
             .await
             .unwrap();
-        prove(&vault, &issuer, None).await;
+        prove("intermediate", &vault, &issuer, None).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +176,7 @@ mod vault {
         )
         .await
         .unwrap();
-        prove(&vault, &issuer, None).await;
+        prove("delegated", &vault, &issuer, None).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +207,7 @@ mod vault {
             DataSource::Secret("secret-id".to_owned()),
         ));
         let issuer = issuer(settings(vault.address(), auth), &store);
-        prove(&vault, &issuer, None).await;
+        prove("approle", &vault, &issuer, None).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +251,7 @@ mod vault {
         tls.ca_cert = Some(secret("vault-ca"));
         conf.tls = Some(tls);
         let settings = VaultSettings::new(conf, domain());
-        prove(&vault, &issuer(settings.clone(), &store), None).await;
+        prove("tls", &vault, &issuer(settings.clone(), &store), None).await;
 
         // Vault answers such a one with an internal error.
         let (certificate, key) = client(spec());
@@ -314,7 +328,13 @@ mod vault {
             auth.service_account_token_path = Some(path.clone());
             let settings = settings(vault.address(), VaultAuth::Kubernetes(auth.clone()));
             let store = secrets(&[]).await;
-            prove(&vault, &issuer(settings.clone(), &store), None).await;
+            prove(
+                "kubernetes",
+                &vault,
+                &issuer(settings.clone(), &store),
+                None,
+            )
+            .await;
 
             // The token of somebody else.
             let other = kube
@@ -395,7 +415,7 @@ mod vault {
                 )
             };
             let store = secrets(&[]).await;
-            prove(&vault, &issuer(log_in(&auth), &store), None).await;
+            prove("aws", &vault, &issuer(log_in(&auth), &store), None).await;
 
             auth.iam_server_id_header = None;
             let error = issuer(log_in(&auth), &store).check().await.unwrap_err();

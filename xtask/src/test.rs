@@ -1,8 +1,10 @@
 //! `cargo xtask test`: every test, and an honest account of what did not run.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::ops::AddAssign;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::cargo::{self, cargo};
@@ -130,8 +132,12 @@ pub(crate) fn run() -> Result<ExitCode> {
         }
     }
 
+    let reports = cargo::target_directory()?.join("conformance");
+    let _ = fs::remove_dir_all(&reports);
     let mut command = cargo();
-    command.envs(servers);
+    command
+        .envs(servers)
+        .env("MESHCA_CONFORMANCE_REPORTS", &reports);
     command.args([
         "test",
         "--workspace",
@@ -167,6 +173,9 @@ pub(crate) fn run() -> Result<ExitCode> {
 
     println!("\nsummary of `cargo xtask test`");
     println!("  ran: {} passed, {} failed", total.passed, total.failed);
+    for line in conformance(&reports) {
+        println!("  conformance: {line}");
+    }
     if total.ignored > 0 {
         println!(
             "  left out: {} tests are marked as ignored; the output above names them",
@@ -183,6 +192,29 @@ pub(crate) fn run() -> Result<ExitCode> {
         println!("  FAILED ({status}): the output above says where");
     }
     Ok(exit_code(status.code()))
+}
+
+/// What the conformance reports of issuers on real servers say, one in a line.
+fn conformance(folder: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let report = fs::read_to_string(entry.path()).ok()?;
+            let server = report
+                .lines()
+                .find_map(|line| line.trim().strip_prefix("server: "));
+            let verdict = report.lines().next_back()?.trim();
+            Some(format!(
+                "{verdict} against {}: {}",
+                server.unwrap_or("a server that it does not name"),
+                entry.path().display()
+            ))
+        })
+        .collect();
+    lines.sort();
+    lines
 }
 
 /// Cargo's exit code, or failure if a signal ended it.

@@ -40,6 +40,7 @@ mod stress;
 mod subject;
 
 use std::fmt;
+use std::path::Path;
 
 pub use checks::{
     checks_itself, errors_classified, foreign_trust_domain, further_names, intermediates,
@@ -118,6 +119,19 @@ impl Report {
     /// Whether every check passed.
     pub fn passed(&self) -> bool {
         self.outcomes.iter().all(|(_, outcome)| outcome.passed())
+    }
+
+    /// Writes it into a folder, under a name that says what was tested.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn save(&self, folder: impl AsRef<Path>, name: &str) -> std::io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(
+            folder.as_ref().join(format!("{name}.txt")),
+            format!("{self}\n"),
+        )
     }
 
     /// What it ran against: the `Display` of the issuer.
