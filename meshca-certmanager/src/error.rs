@@ -1,0 +1,62 @@
+//! What an answer of the API server means.
+
+use std::time::Duration;
+
+use kube::Error as KubeError;
+use meshca_core::{Error, ErrorKind, Retry};
+
+/// The status of an answer, if there was one.
+pub(crate) fn code(error: &KubeError) -> Option<u16> {
+    match error {
+        KubeError::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// `doing`: as in "the API server refused to …". `verb`, `resource`: what the rule has to grant.
+pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &str) -> Error {
+    let KubeError::Api(status) = &error else {
+        return Error::new(
+            ErrorKind::Unavailable,
+            format!("the Kubernetes API server cannot be reached to {doing}"),
+        )
+        .with_source(error);
+    };
+    let said = status.message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let new = |kind, text: String| Error::new(kind, format!("{text} (Kubernetes: {said})"));
+    match status.code {
+        401 => new(
+            ErrorKind::Unauthenticated,
+            format!("the API server does not accept our credentials to {doing}"),
+        )
+        .with_retry(Retry::Backoff),
+        403 => new(
+            ErrorKind::Denied,
+            format!("we may not {doing}: add the verb `{verb}` on `{resource}` to the control plane's role"),
+        ),
+        404 => new(
+            ErrorKind::NotFound,
+            format!("the API server could not {doing}: is cert-manager installed, and does the namespace exist?"),
+        )
+        .with_retry(Retry::Backoff),
+        409 => new(ErrorKind::Conflict, format!("the API server could not {doing}")),
+        400 | 413 | 422 => new(
+            ErrorKind::InvalidRequest,
+            format!("the API server, or a webhook of it, refused to {doing}"),
+        ),
+        429 => {
+            let seconds = status.details.as_ref().map_or(0, |it| it.retry_after_seconds);
+            let retry = match seconds {
+                0 => Retry::Backoff,
+                seconds => Retry::After(Duration::from_secs(u64::from(seconds))),
+            };
+            new(ErrorKind::RateLimited, format!("the API server has no time to {doing}"))
+                .with_retry(retry)
+        }
+        500..=599 => new(ErrorKind::Unavailable, format!("the API server failed to {doing}")),
+        code => new(
+            ErrorKind::BadResponse,
+            format!("the API server answered {code} when asked to {doing}"),
+        ),
+    }
+}
