@@ -65,7 +65,7 @@ async fn an_identity_as_the_spiffe_crates_svid() {
         KeyType::Rsa2048,
     ] {
         let identity = issuer
-            .issue(&spec().with_key_type(key_type), &clock)
+            .issue(&common::spec().with_key_type(key_type), &clock)
             .await
             .unwrap();
         let svid = identity.to_x509_svid().unwrap();
