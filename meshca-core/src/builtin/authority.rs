@@ -369,6 +369,8 @@ impl Authority {
             ));
         }
         let serial = random_serial()?;
+        let significant = serial.iter().position(|byte| *byte != 0);
+        let significant = significant.and_then(|first| serial.get(first..));
         let uris: Vec<String> = spec.all_uris().collect();
         let contents = Contents {
             serial: &serial,
@@ -396,7 +398,7 @@ impl Authority {
             certificates,
             Constructed {
                 request: request.clone(),
-                serial: x509::hex(&serial).trim_start_matches("00").to_owned(),
+                serial: x509::hex(significant.unwrap_or_default()),
                 validity: Validity::new(not_before, not_after)?,
                 root: self.root.clone(),
             },
