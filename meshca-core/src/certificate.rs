@@ -1,6 +1,7 @@
 //! From what a CA returned to what may be handed out.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
@@ -31,7 +32,7 @@ pub(crate) struct Constructed {
     pub(crate) request: CertificateRequest,
     pub(crate) serial: String,
     pub(crate) validity: Validity,
-    pub(crate) root: CertificateDer<'static>,
+    pub(crate) root: Arc<CertificateDer<'static>>,
 }
 
 impl SignedChain {

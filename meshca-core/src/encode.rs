@@ -40,6 +40,8 @@ pub(crate) struct Template {
     leaf_usage_rsa: Vec<u8>,
     leaf_constraints: Vec<u8>,
     ca_usage: Vec<u8>,
+    /// The extension with the key identifier, up to the identifier.
+    key_identifier: Vec<u8>,
 }
 
 /// What one certificate says beside that.
@@ -89,6 +91,7 @@ impl Template {
             leaf_usage_rsa: leaf_usage(KeyUsages::DigitalSignature | KeyUsages::KeyEncipherment)?,
             leaf_constraints: extension(true, &no_ca)?,
             ca_usage: usage(KeyUsages::KeyCertSign | KeyUsages::CRLSign)?,
+            key_identifier: before_key_identifier()?,
         })
     }
 
@@ -115,10 +118,7 @@ impl Template {
         let validity = validity.to_der()?;
         let subject = subject(contents.common_name)?;
         let names = names(contents)?;
-        let key_identifier = extension_of::<SubjectKeyIdentifier>(
-            false,
-            &OctetStringRef::new(&key_identifier(contents.public_key))?.to_der()?,
-        )?;
+        let key_identifier = key_identifier(contents.public_key);
         let limit;
         let (usage, constraints) = match contents.profile {
             Profile::Workload if contents.is_rsa => (&self.leaf_usage_rsa, &self.leaf_constraints),
@@ -139,6 +139,7 @@ impl Template {
                 &self.authority_key_identifier,
                 &names,
                 usage,
+                &self.key_identifier,
                 &key_identifier,
                 constraints,
             ]),
@@ -208,14 +209,14 @@ fn extension_of<E: AssociatedOid>(critical: bool, value: &[u8]) -> der::Result<V
 /// Empty, or a common name.
 fn subject(common_name: Option<&str>) -> der::Result<Vec<u8>> {
     const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-    let mut attributes = Vec::new();
-    if let Some(name) = common_name {
-        attributes.push(SetOfVec::try_from([AttributeTypeAndValue {
-            oid: COMMON_NAME,
-            value: AnyRef::from(Utf8StringRef::new(name)?).into(),
-        }])?);
-    }
-    attributes.to_der()
+    let Some(name) = common_name else {
+        return Parts(&[]).to_der();
+    };
+    let attribute = AttributeTypeAndValue {
+        oid: COMMON_NAME,
+        value: AnyRef::from(Utf8StringRef::new(name)?).into(),
+    };
+    vec![SetOfVec::try_from([attribute])?].to_der()
 }
 
 /// The subject alternative names, which are critical where there is no other name (RFC 5280 §4.2.1.6).
@@ -239,9 +240,19 @@ fn names(contents: &Contents<'_>) -> der::Result<Vec<u8>> {
     extension_of::<SubjectAltName>(contents.common_name.is_none(), &names.to_der()?)
 }
 
+/// An identifier has always the same length, so all that is before it is the same, too.
+fn before_key_identifier() -> der::Result<Vec<u8>> {
+    let any = OctetStringRef::new(&[0; KEY_IDENTIFIER])?.to_der()?;
+    let mut extension = extension_of::<SubjectKeyIdentifier>(false, &any)?;
+    extension.truncate(extension.len().saturating_sub(KEY_IDENTIFIER));
+    Ok(extension)
+}
+
+const KEY_IDENTIFIER: usize = 20;
+
 /// Which key a certificate is for: a short hash of it (RFC 7093 §2, method 1).
-fn key_identifier(public_key: &SubjectPublicKeyInfoDer<'_>) -> [u8; 20] {
-    let mut identifier = [0; 20];
+fn key_identifier(public_key: &SubjectPublicKeyInfoDer<'_>) -> [u8; KEY_IDENTIFIER] {
+    let mut identifier = [0; KEY_IDENTIFIER];
     for (to, from) in identifier
         .iter_mut()
         .zip(digest(&SHA256, public_key).as_ref())

@@ -436,24 +436,18 @@ impl rcgen::SigningKey for KeyMaterial {
 mod encoding {
     use der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
     use der::oid::ObjectIdentifier;
-    use der::{Decode, Encode, Sequence};
-    use rustls_pki_types::SubjectPublicKeyInfoDer;
+    use der::{Decode, Encode, Sequence, Tag};
+    use rustls_pki_types::{AlgorithmIdentifier, SubjectPublicKeyInfoDer, alg_id};
+    use x509_cert::spki::SubjectPublicKeyInfoRef;
     use zeroize::Zeroizing;
 
     use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
     use crate::{Error, ErrorKind, KeyType, Result};
 
-    /// RFC 5280 §4.1.1.2.
-    #[derive(Sequence)]
-    struct Algorithm<'a> {
-        oid: ObjectIdentifier,
-        parameters: Option<AnyRef<'a>>,
-    }
-
     /// RFC 5280 §4.1.2.7.
     #[derive(Sequence)]
     struct PublicKeyInfo<'a> {
-        algorithm: Algorithm<'a>,
+        algorithm: AnyRef<'a>,
         key: BitStringRef<'a>,
     }
 
@@ -468,7 +462,7 @@ mod encoding {
     #[derive(Sequence)]
     struct PrivateKeyInfo<'a> {
         version: u8,
-        algorithm: Algorithm<'a>,
+        algorithm: AnyRef<'a>,
         key: &'a OctetStringRef,
     }
 
@@ -481,18 +475,19 @@ mod encoding {
         public: BitStringRef<'a>,
     }
 
-    fn algorithm(key_type: KeyType) -> Algorithm<'static> {
-        let (oid, parameters) = match key_type {
-            KeyType::P256 => (EC, Some(AnyRef::from(&P256))),
-            KeyType::P384 => (EC, Some(AnyRef::from(&P384))),
-            KeyType::Ed25519 => (ED25519, None),
-            KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => (RSA, Some(AnyRef::NULL)),
+    fn algorithm(key_type: KeyType) -> der::Result<AnyRef<'static>> {
+        let algorithm: &'static AlgorithmIdentifier = match key_type {
+            KeyType::P256 => &alg_id::ECDSA_P256,
+            KeyType::P384 => &alg_id::ECDSA_P384,
+            KeyType::Ed25519 => &alg_id::ED25519,
+            KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => &alg_id::RSA_ENCRYPTION,
         };
-        Algorithm { oid, parameters }
+        // pki-types keeps the content of the AlgorithmIdentifier sequence, without its header.
+        AnyRef::new(Tag::Sequence, algorithm)
     }
 
     pub(super) fn key_type(public_key: &[u8]) -> Option<KeyType> {
-        let info = PublicKeyInfo::from_der(public_key).ok()?;
+        let info = SubjectPublicKeyInfoRef::from_der(public_key).ok()?;
         let curve = || {
             info.algorithm
                 .parameters?
@@ -507,7 +502,7 @@ mod encoding {
             },
             ED25519 => Some(KeyType::Ed25519),
             RSA => {
-                let key = RsaPublicKey::from_der(info.key.raw_bytes()).ok()?;
+                let key = RsaPublicKey::from_der(info.subject_public_key.raw_bytes()).ok()?;
                 u32::try_from(key.modulus.as_bytes().len() * 8)
                     .ok()
                     .and_then(KeyType::rsa)
@@ -526,7 +521,7 @@ mod encoding {
     ) -> Result<SubjectPublicKeyInfoDer<'static>> {
         let key = BitStringRef::from_bytes(bits).map_err(failed)?;
         let info = PublicKeyInfo {
-            algorithm: algorithm(key_type),
+            algorithm: algorithm(key_type).map_err(failed)?,
             key,
         };
         Ok(info.to_der().map_err(failed)?.into())
@@ -546,7 +541,7 @@ mod encoding {
         let inner = Zeroizing::new(inner.to_der().map_err(failed)?);
         let info = PrivateKeyInfo {
             version: 0,
-            algorithm: algorithm(key_type),
+            algorithm: algorithm(key_type).map_err(failed)?,
             key: OctetStringRef::new(&inner).map_err(failed)?,
         };
         info.to_der().map_err(failed)

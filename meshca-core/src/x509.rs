@@ -405,3 +405,55 @@ fn verify_with(
         Err("its signature does not verify")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_cert::Certificate;
+
+    use super::*;
+
+    /// What is read in place is what x509-cert reads into copies: nothing is accepted that it refuses.
+    #[test]
+    fn damage_is_noticed_wherever_x509_cert_notices_it() {
+        let mut params = rcgen::CertificateParams::new(vec!["cart.mesh".to_owned()]).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(1));
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let key = crate::PrivateKey::generate(crate::KeyType::P256).unwrap();
+        let sound = params.self_signed(&**key.material()).unwrap();
+        let sound = sound.der().to_vec();
+        let (mut refused, mut accepted) = (0, 0);
+        for at in 0..sound.len() {
+            for bit in 0..8 {
+                let mut damaged = sound.clone();
+                damaged[at] ^= 1 << bit;
+                let damaged = CertificateDer::from(damaged);
+                let expected = Certificate::from_der(&damaged);
+                match (Parsed::read(&damaged), expected) {
+                    (Ok(read), Ok(expected)) => {
+                        accepted += 1;
+                        let tbs = expected.tbs_certificate();
+                        let place = format!("bit {bit} of byte {at}");
+                        let names = (tbs.subject().to_der(), tbs.issuer().to_der());
+                        assert_eq!(read.subject_name().der(), names.0.unwrap(), "{place}");
+                        assert_eq!(read.issuer_name().der(), names.1.unwrap(), "{place}");
+                        let key = tbs.subject_public_key_info().to_der().unwrap();
+                        assert_eq!(read.public_key.as_ref(), key, "{place}");
+                        assert_eq!(
+                            read.serial(),
+                            hex(tbs.serial_number().as_bytes()),
+                            "{place}"
+                        );
+                        let usage = tbs.get_extension::<BasicConstraints>();
+                        let usage = usage.map(|found| found.map(|(_, value)| value));
+                        assert_eq!(read.basic_constraints().ok(), usage.ok(), "{place}");
+                    }
+                    (Ok(_), Err(error)) => panic!("bit {bit} of byte {at}: {error}"),
+                    (Err(_), _) => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 1000 && accepted > 1000, "{refused} {accepted}");
+    }
+}

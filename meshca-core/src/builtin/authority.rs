@@ -107,7 +107,7 @@ pub(super) fn refuse_foreign(
 pub(super) struct Authority {
     /// The CA's own certificate, then those above it; without the root unless it is one itself.
     chain: Vec<CertificateDer<'static>>,
-    root: CertificateDer<'static>,
+    root: Arc<CertificateDer<'static>>,
     /// Of its own certificate.
     validity: Validity,
     /// The SPIFFE IDs in its own certificate.
@@ -216,7 +216,7 @@ impl Authority {
             chain: without_root
                 .map(|certificate| certificate.der.clone())
                 .collect(),
-            root: root.der.clone(),
+            root: Arc::new(root.der.clone()),
             signer,
             key_is_ours,
         })
@@ -274,7 +274,7 @@ impl Authority {
         let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(60));
         let key = PrivateKey::generate(KeyType::P256)?;
         let request = CertificateRequest::for_key(spec, &key, now)?;
-        let bundle = TrustBundle::new(trust_domain.clone(), [self.root.clone()])?;
+        let bundle = TrustBundle::new(trust_domain.clone(), [self.root().clone()])?;
         let signed = self.sign(&request, now, self.not_after)?;
         SignedChain::new(signed.certificates().iter().cloned())
             .verify(&request, &bundle, now)
@@ -369,6 +369,8 @@ impl Authority {
             ));
         }
         let serial = random_serial()?;
+        let significant = serial.iter().position(|byte| *byte != 0);
+        let significant = significant.and_then(|first| serial.get(first..));
         let uris: Vec<String> = spec.all_uris().collect();
         let contents = Contents {
             serial: &serial,
@@ -385,7 +387,7 @@ impl Authority {
             .template
             .sign(&contents, |message| self.signer.sign(message))?;
         // A CA that is its own root is not sent along: peers have it.
-        let above = self.chain.iter().filter(|der| **der != self.root).cloned();
+        let above = self.chain.iter().filter(|der| **der != *self.root).cloned();
         let certificates = std::iter::once(leaf).chain(above).collect();
         if spec.profile() != Profile::Workload || !self.key_is_ours || self.constrained {
             // A device may sign with another key, or badly; a constrained CA may not sign every
@@ -396,9 +398,9 @@ impl Authority {
             certificates,
             Constructed {
                 request: request.clone(),
-                serial: x509::hex(&serial).trim_start_matches("00").to_owned(),
+                serial: x509::hex(significant.unwrap_or_default()),
                 validity: Validity::new(not_before, not_after)?,
-                root: self.root.clone(),
+                root: Arc::clone(&self.root),
             },
         ))
     }
