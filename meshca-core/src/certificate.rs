@@ -1,6 +1,7 @@
 //! From what a CA returned to what may be handed out.
 
 use std::fmt;
+#[cfg(feature = "builtin")]
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
