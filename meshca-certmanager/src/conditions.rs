@@ -44,7 +44,11 @@ pub(crate) fn progress(status: Option<&Status>) -> Progress {
         Some(ready) if ready.status == "True" => match &status.certificate {
             Some(certificate) if !certificate.0.is_empty() => Progress::Ready {
                 certificate: certificate.0.clone(),
-                ca: status.ca.as_ref().map(|ca| ca.0.clone()).filter(|ca| !ca.is_empty()),
+                ca: status
+                    .ca
+                    .as_ref()
+                    .map(|ca| ca.0.clone())
+                    .filter(|ca| !ca.is_empty()),
             },
             // An issuer that sets them one after the other.
             _ => Progress::Pending(Wait::Issuer(words(ready))),
@@ -68,10 +72,7 @@ fn words(condition: &Condition) -> String {
         ("", message) => message.to_owned(),
         (reason, message) => format!("{reason}: {message}"),
     };
-    let line: String = text
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars().filter(|c| !c.is_control()).take(500).collect()
 }
 
@@ -114,7 +115,11 @@ mod tests {
         for (conditions, certificate, expected) in [
             (vec![], None, Pending(Wait::Approval)),
             (vec![approved], None, at_issuer("")),
-            (vec![approved, pending], None, at_issuer("Pending: issuer not found")),
+            (
+                vec![approved, pending],
+                None,
+                at_issuer("Pending: issuer not found"),
+            ),
             (vec![pending], None, Pending(Wait::Approval)),
             (vec![approved, ready], Some("pem"), issued.clone()),
             (vec![ready], Some("pem"), issued),
@@ -122,15 +127,46 @@ mod tests {
             (vec![approved, ready], Some(""), at_issuer("Issued: done")),
             // The bytes alone are not the word of the issuer.
             (vec![approved], Some("pem"), at_issuer("")),
-            (vec![approved, failed], None, Failed("Failed: boom".to_owned())),
-            (vec![denied], None, Denied("policy: no such name".to_owned())),
-            (vec![denied, ready], Some("pem"), Denied("policy: no such name".to_owned())),
-            (vec![("Ready", "False", "Denied", "")], None, Denied("Denied".to_owned())),
+            (
+                vec![approved, failed],
+                None,
+                Failed("Failed: boom".to_owned()),
+            ),
+            (
+                vec![denied],
+                None,
+                Denied("policy: no such name".to_owned()),
+            ),
+            (
+                vec![denied, ready],
+                Some("pem"),
+                Denied("policy: no such name".to_owned()),
+            ),
+            (
+                vec![("Ready", "False", "Denied", "")],
+                None,
+                Denied("Denied".to_owned()),
+            ),
             // `Ready` is never set then.
-            (vec![approved, invalid], None, Invalid("BadCSR: no CSR".to_owned())),
-            (vec![("Denied", "False", "", ""), ("InvalidRequest", "Unknown", "", "")], None, Pending(Wait::Approval)),
+            (
+                vec![approved, invalid],
+                None,
+                Invalid("BadCSR: no CSR".to_owned()),
+            ),
+            (
+                vec![
+                    ("Denied", "False", "", ""),
+                    ("InvalidRequest", "Unknown", "", ""),
+                ],
+                None,
+                Pending(Wait::Approval),
+            ),
         ] {
-            assert_eq!(progress(Some(&status(&conditions, certificate))), expected, "{conditions:?}");
+            assert_eq!(
+                progress(Some(&status(&conditions, certificate))),
+                expected,
+                "{conditions:?}"
+            );
         }
         assert_eq!(progress(None), Pending(Wait::Approval));
     }

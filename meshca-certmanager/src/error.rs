@@ -22,7 +22,11 @@ pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &st
         )
         .with_source(error);
     };
-    let said = status.message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = status
+        .message
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     let new = |kind, text: String| Error::new(kind, format!("{text} (Kubernetes: {said})"));
     match status.code {
         401 => new(

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::ByteString;
@@ -118,11 +117,16 @@ impl Inner {
         let issuer = &self.settings.conf.issuer;
         let spec = request.spec();
         let usages: &[&str] = match spec.profile() {
-            Profile::Workload => &["digital signature", "key encipherment", "server auth", "client auth"],
+            Profile::Workload => &[
+                "digital signature",
+                "key encipherment",
+                "server auth",
+                "client auth",
+            ],
             _ => &["cert sign", "crl sign", "digital signature"],
         };
         Ok(Spec {
-            request: ByteString(request.csr()?.to_pem().into_bytes()),
+            request: ByteString(request.named_csr()?.to_pem().into_bytes()),
             issuer_ref: ObjectReference {
                 name: issuer.name.clone(),
                 kind: Some(issuer.kind().to_owned()),
@@ -144,10 +148,16 @@ impl Inner {
             if object.spec.request != spec.request || object.spec.issuer_ref != spec.issuer_ref {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    format!("the certificate request `{name}` is there already, and is another one: delete it"),
+                    format!(
+                        "the certificate request `{name}` is there already, and is another one: delete it"
+                    ),
                 ));
             }
-            let ours = object.metadata.labels.as_ref().and_then(|labels| labels.get(INSTANCE))
+            let ours = object
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(INSTANCE))
                 == Some(&self.settings.instance);
             attempt.object = Some((name.clone(), object.metadata.uid.clone().filter(|_| ours)));
             self.remember(request.id(), attempt.clone());
@@ -163,7 +173,9 @@ impl Inner {
             if attempt.number >= MAX_ATTEMPTS {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    format!("there are {MAX_ATTEMPTS} failed certificate requests like `{name}`: delete them"),
+                    format!(
+                        "there are {MAX_ATTEMPTS} failed certificate requests like `{name}`: delete them"
+                    ),
                 ));
             }
         }
@@ -190,11 +202,21 @@ impl Inner {
                     Ok(Some(existing)) => return Ok(existing),
                     Ok(None) => {}
                     Err(error) => {
-                        return Err(from_kube(error, "read a certificate request", "get", RESOURCE));
+                        return Err(from_kube(
+                            error,
+                            "read a certificate request",
+                            "get",
+                            RESOURCE,
+                        ));
                     }
                 },
                 Err(error) => {
-                    return Err(from_kube(error, "create a certificate request", "create", RESOURCE));
+                    return Err(from_kube(
+                        error,
+                        "create a certificate request",
+                        "create",
+                        RESOURCE,
+                    ));
                 }
             }
         }
@@ -286,7 +308,9 @@ impl Inner {
             Progress::Ready { certificate, ca } => return Ok(Answer { certificate, ca }),
             Progress::Denied(said) => Error::new(
                 ErrorKind::Denied,
-                format!("an approver of cert-manager denied the request (`{said}`): its policy must allow this issuer and these names"),
+                format!(
+                    "an approver of cert-manager denied the request (`{said}`): its policy must allow this issuer and these names"
+                ),
             ),
             Progress::Invalid(said) => Error::new(
                 ErrorKind::InvalidRequest,
@@ -296,7 +320,10 @@ impl Inner {
                 ErrorKind::Unavailable,
                 format!("the issuer failed (`{said}`); cert-manager does not say whether for good"),
             ),
-            Progress::Pending(_) => Error::new(ErrorKind::Internal, "a pending request was taken for a decided one"),
+            Progress::Pending(_) => Error::new(
+                ErrorKind::Internal,
+                "a pending request was taken for a decided one",
+            ),
         };
         // Final for this object, so the next try is another one.
         let attempt = self.attempt(request.id());
@@ -347,7 +374,10 @@ impl Issuer for CertManagerIssuer {
         if *trust_domain != settings.trust_domain {
             return Err(Error::new(
                 ErrorKind::Denied,
-                format!("this issuer signs for the trust domain `{}` only", settings.trust_domain),
+                format!(
+                    "this issuer signs for the trust domain `{}` only",
+                    settings.trust_domain
+                ),
             )
             .with_context("asked for", trust_domain));
         }
@@ -368,11 +398,7 @@ impl Issuer for CertManagerIssuer {
         crate::check::check(&self.inner).await
     }
 
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        _: Result<&IssuedCertificate, &Error>,
-    ) {
+    async fn settled(&self, request: &CertificateRequest, _: Result<&IssuedCertificate, &Error>) {
         // Whatever came of it: what was verified is not needed any more, and what was refused must not be found again.
         self.inner.settled(request).await;
     }
@@ -388,7 +414,9 @@ impl Answer {
         };
         let known = |one: &_| chain.certificates().contains(one);
         let above = ca.certificates().iter().filter(|one| !known(one)).cloned();
-        Ok(SignedChain::new(chain.certificates().iter().cloned().chain(above)))
+        Ok(SignedChain::new(
+            chain.certificates().iter().cloned().chain(above),
+        ))
     }
 }
 
@@ -398,9 +426,6 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<SignedChain> {
     })?;
     SignedChain::from_pem(text)
 }
-
-/// For the keeper of names: how long one waits for a single call.
-pub(crate) const CALL: Duration = Duration::from_secs(10);
 
 impl fmt::Display for CertManagerIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

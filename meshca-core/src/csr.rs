@@ -2,9 +2,13 @@
 
 use std::fmt;
 
+use der::asn1::ObjectIdentifier;
+use der::oid::AssociatedOid;
 use der::{Decode, Encode};
 use rustls_pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
-use x509_cert::request::CertReq;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::{DirectoryString, GeneralName};
+use x509_cert::request::{CertReq, ExtensionReq};
 
 use crate::{Error, ErrorKind, Result, pem, x509};
 
@@ -78,6 +82,45 @@ impl Csr {
     /// The PEM form, as CAs want it.
     pub fn to_pem(&self) -> String {
         pem::encode("CERTIFICATE REQUEST", &self.der)
+    }
+
+    /// The common names, URIs and DNS names that it asks for; `None` if it asks for anything else or cannot be read.
+    pub(crate) fn names(&self) -> Option<(Vec<String>, Vec<String>, Vec<String>)> {
+        const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+        let request = CertReq::from_der(&self.der).ok()?;
+        let mut common_names = Vec::new();
+        for attribute in request.info.subject.iter() {
+            if attribute.oid != COMMON_NAME {
+                return None;
+            }
+            let text = attribute.value.decode_as::<DirectoryString>().ok()?;
+            common_names.push(text.value().into_owned());
+        }
+        let (mut uris, mut dns_names) = (Vec::new(), Vec::new());
+        for attribute in request.info.attributes.iter() {
+            if attribute.oid != ExtensionReq::OID {
+                continue;
+            }
+            for value in attribute.values.iter() {
+                let extensions = value.decode_as::<ExtensionReq>().ok()?.0;
+                let named = extensions
+                    .iter()
+                    .filter(|one| one.extn_id == SubjectAltName::OID);
+                for extension in named {
+                    let names = SubjectAltName::from_der(extension.extn_value.as_bytes()).ok()?;
+                    for name in names.0 {
+                        match name {
+                            GeneralName::UniformResourceIdentifier(uri) => {
+                                uris.push(uri.to_string())
+                            }
+                            GeneralName::DnsName(name) => dns_names.push(name.to_string()),
+                            _ => return None,
+                        }
+                    }
+                }
+            }
+        }
+        Some((common_names, uris, dns_names))
     }
 
     /// The public key that it proves possession of.

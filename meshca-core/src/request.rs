@@ -407,6 +407,37 @@ impl CertificateRequest {
         }
     }
 
+    /// The CSR, for a CA that takes the names from it, as cert-manager and AWS do.
+    ///
+    /// # Errors
+    ///
+    /// As [`csr`](Self::csr); and [`ErrorKind::InvalidRequest`] if the CSR is somebody else's and asks for other names than
+    /// the spec: such a CA would certify those.
+    pub fn named_csr(&self) -> Result<&Csr> {
+        let csr = self.csr()?;
+        // One that was made here has the names of the spec.
+        if let RequestKey::Held { .. } = self.0.key {
+            return Ok(csr);
+        }
+        let sorted = |mut names: Vec<String>| {
+            names.sort_unstable();
+            names
+        };
+        let spec = &self.0.spec;
+        let same = csr.names().is_some_and(|(common_names, uris, dns_names)| {
+            common_names == Vec::from_iter(spec.common_name.clone())
+                && sorted(uris) == sorted(spec.all_uris().collect())
+                && sorted(dns_names) == sorted(spec.dns_names.clone())
+        });
+        match same {
+            true => Ok(csr),
+            false => Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the CSR asks for other names than this identity has, and this CA takes the names from it: have it made anew",
+            )),
+        }
+    }
+
     /// The CSR: always the same one, so that a retry is byte for byte the same request.
     ///
     /// It carries the names of the spec, for an intermediate the BasicConstraints, and no key

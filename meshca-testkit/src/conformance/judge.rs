@@ -42,6 +42,7 @@ pub(super) struct Expected<'a> {
     pub(super) max_lifetime: Option<Duration>,
     pub(super) any_order: bool,
     pub(super) clock_ahead: Duration,
+    pub(super) any_path_length: bool,
 }
 
 /// What was found.
@@ -146,7 +147,7 @@ pub(super) fn judge(chain: &[CertificateDer<'static>], expected: &Expected<'_>) 
     }
     let faults = &mut verdict.faults;
     check_names(leaf, expected.request, faults);
-    check_purpose(leaf, expected.request.spec().profile(), faults);
+    check_purpose(leaf, expected, faults);
     check_lifetime(leaf, expected, faults);
     verdict.serial = check_serial(leaf, faults);
     verdict.not_after = Some(leaf.not_after());
@@ -250,7 +251,8 @@ fn compare(
     }
 }
 
-fn check_purpose(leaf: &Read, profile: Profile, faults: &mut Vec<String>) {
+fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>) {
+    let profile = expected.request.spec().profile();
     const SERVER_AUTH: der::oid::ObjectIdentifier =
         der::oid::ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
     const CLIENT_AUTH: der::oid::ObjectIdentifier =
@@ -279,6 +281,7 @@ fn check_purpose(leaf: &Read, profile: Profile, faults: &mut Vec<String>) {
         }
         match constraints.and_then(|constraints| constraints.path_len_constraint) {
             Some(granted) if granted <= path_len => {}
+            None if expected.any_path_length => {}
             granted => faults.push(format!(
                 "the intermediate has the path length {} where {path_len} was requested",
                 granted.map_or("none".to_owned(), |granted| granted.to_string())

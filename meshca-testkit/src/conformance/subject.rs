@@ -68,6 +68,7 @@ pub struct Subject<'a> {
     pub(super) rotation: Option<&'a dyn Rotation>,
     pub(super) any_order: bool,
     pub(super) clock_ahead: Duration,
+    pub(super) any_path_length: bool,
     pub(super) server: Option<String>,
 }
 
@@ -96,6 +97,7 @@ impl<'a> Subject<'a> {
             rotation: None,
             any_order: false,
             clock_ahead: Duration::ZERO,
+            any_path_length: false,
             server: None,
         }
     }
@@ -181,6 +183,14 @@ impl<'a> Subject<'a> {
         self
     }
 
+    /// Declares that the CA sets no path length in the intermediates that it signs. Core reports it, since the key is
+    /// ours; but by default the kit wants to hear of it.
+    #[must_use]
+    pub fn with_unlimited_path_lengths(mut self) -> Self {
+        self.any_path_length = true;
+        self
+    }
+
     /// Declares that the CA's clock is ahead of ours by up to this much. Core waits until a
     /// certificate begins, but by default the kit wants to hear of it.
     #[must_use]
@@ -205,6 +215,9 @@ impl<'a> Subject<'a> {
         }
         if self.any_order {
             about.push("declared: its chains come in no particular order".to_owned());
+        }
+        if self.any_path_length {
+            about.push("declared: it sets no path length in intermediates".to_owned());
         }
         if !self.clock_ahead.is_zero() {
             about.push(format!(
@@ -351,6 +364,7 @@ impl<'a> Subject<'a> {
                 max_lifetime: capabilities.max_lifetime().filter(|_| workload),
                 any_order: self.any_order,
                 clock_ahead: self.clock_ahead,
+                any_path_length: self.any_path_length,
             },
         )
     }

@@ -1,0 +1,144 @@
+//! Tells an operator what is wrong before the first proxy asks.
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::core::GroupVersionKind;
+use meshca_core::resource::IssuerRef;
+use meshca_core::{CheckReport, Error, ErrorKind, Result};
+
+use crate::error::{code, from_kube};
+use crate::issuer::Inner;
+
+/// What the control plane does with requests.
+const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
+
+pub(crate) async fn check(inner: &Inner) -> Result<CheckReport> {
+    let mut report = CheckReport::new();
+    let namespace = &inner.settings.namespace;
+    let mut missing = Vec::new();
+    for verb in VERBS {
+        if !allowed(inner, verb).await? {
+            missing.push(verb);
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "the control plane may not do what it has to: add the verbs `{}` on `certificaterequests` of the group `cert-manager.io` to its role in the namespace `{namespace}`",
+                missing.join("`, `")
+            ),
+        ));
+    }
+    if let Some(warning) = issuer(inner).await? {
+        report = report.with_warning(warning);
+    }
+    if inner.settings.conf.ca_cert.is_none() {
+        report = report.with_warning(
+            "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
+        );
+    }
+    Ok(report)
+}
+
+async fn allowed(inner: &Inner, verb: &str) -> Result<bool> {
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                group: Some("cert-manager.io".to_owned()),
+                resource: Some("certificaterequests".to_owned()),
+                namespace: Some(inner.settings.namespace.clone()),
+                verb: Some(verb.to_owned()),
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let api: Api<SelfSubjectAccessReview> = Api::all(inner.client.clone());
+    let answer = api
+        .create(&PostParams::default(), &review)
+        .await
+        .map_err(|error| {
+            from_kube(
+                error,
+                "ask what we may do",
+                "create",
+                "selfsubjectaccessreviews.authorization.k8s.io",
+            )
+        })?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+/// Whether the issuer is there and ready; a warning where that cannot be seen.
+async fn issuer(inner: &Inner) -> Result<Option<String>> {
+    let wanted = &inner.settings.conf.issuer;
+    let (kind, name, group) = (wanted.kind(), wanted.name.as_str(), wanted.group());
+    if group != IssuerRef::DEFAULT_GROUP {
+        return Ok(Some(format!(
+            "whether the {kind} `{name}` of `{group}` is ready cannot be seen from here: external issuers differ"
+        )));
+    }
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+    let plural = resource.plural.clone();
+    let api: Api<DynamicObject> = match kind {
+        "ClusterIssuer" => Api::all_with(inner.client.clone(), &resource),
+        _ => Api::namespaced_with(inner.client.clone(), &inner.settings.namespace, &resource),
+    };
+    let object = match api.get(name).await {
+        Ok(object) => object,
+        Err(error) if code(&error) == Some(403) => {
+            return Ok(Some(format!(
+                "whether the {kind} `{name}` is ready cannot be seen: to have that, add the verb `get` on `{plural}.{group}` to the control plane's role"
+            )));
+        }
+        Err(error) if code(&error) == Some(404) => {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "there is no {kind} `{name}`{}: create it, correct `issuerRef`, or install cert-manager if its resources are missing",
+                    match kind {
+                        "ClusterIssuer" => String::new(),
+                        _ => format!(" in the namespace `{}`", inner.settings.namespace),
+                    }
+                ),
+            ));
+        }
+        Err(error) => {
+            return Err(from_kube(
+                error,
+                "read the issuer",
+                "get",
+                &format!("{plural}.{group}"),
+            ));
+        }
+    };
+    let conditions = object
+        .data
+        .pointer("/status/conditions")
+        .and_then(|it| it.as_array());
+    let text = |condition: &serde_json::Value, field: &str| {
+        let value = condition.get(field).and_then(|value| value.as_str());
+        value.unwrap_or_default().to_owned()
+    };
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| text(condition, "type") == "Ready");
+    match ready {
+        Some(ready) if text(ready, "status") == "True" => Ok(None),
+        Some(ready) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the {kind} `{name}` is not ready: {}",
+                text(ready, "message")
+            ),
+        )),
+        None => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the {kind} `{name}` is not ready yet: is cert-manager's controller running?"),
+        )),
+    }
+}

@@ -1,0 +1,174 @@
+//! A cluster as an operator sets it up, and issuers on it that may do what `rbac.yaml` says and nothing else.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
+use meshca_core::resource::{CertManagerConf, IssuerRef};
+use meshca_core::secret::SourceReader;
+use meshca_core::{
+    CertificateSpec, KeyType, MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustDomain,
+};
+use meshca_testkit::servers::{CertManager, Kube};
+use serde_json::{Value, json};
+
+/// Where the control plane is, and its requests.
+pub(crate) const NAMESPACE: &str = "mesh-system";
+/// Where cert-manager keeps the secrets of ClusterIssuers.
+pub(crate) const CERT_MANAGER: &str = "cert-manager";
+
+/// Skips a test whose server is missing; `cargo xtask test` counts these by their names.
+#[macro_export]
+macro_rules! needs {
+    () => {
+        if let Err(missing) = Kube::programs().and_then(|_| CertManager::program()) {
+            eprintln!("left out: {missing}");
+            return;
+        }
+    };
+}
+
+pub(crate) fn domain() -> TrustDomain {
+    TrustDomain::new("example.org").unwrap()
+}
+
+pub(crate) fn id() -> SpiffeId {
+    SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").unwrap()
+}
+
+pub(crate) fn spec() -> CertificateSpec {
+    CertificateSpec::workload(id()).with_lifetime(Duration::from_secs(3600))
+}
+
+pub(crate) fn clock() -> Arc<SystemClock> {
+    Arc::new(SystemClock::new())
+}
+
+/// RSA keys take seconds to make, and these tests are about CAs.
+pub(crate) fn rsa_keys() -> &'static [PrivateKey] {
+    static KEYS: OnceLock<Vec<PrivateKey>> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        KeyType::ALL
+            .into_iter()
+            .filter(|key_type| key_type.is_rsa())
+            .map(|key_type| PrivateKey::generate(key_type).unwrap())
+            .collect()
+    })
+}
+
+/// The control plane's namespace, service account and rights, from the file that we ship.
+pub(crate) async fn set_up(kube: &Kube) {
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    kube.create("api/v1/namespaces", namespace).await.unwrap();
+    kube.create_service_account(NAMESPACE, "control-plane")
+        .await
+        .unwrap();
+    let rbac = include_str!("../../../examples/resources/rbac.yaml");
+    for document in rbac.split("\n---\n") {
+        let object: Value = serde_saphyr::from_str(document).unwrap();
+        let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+        let path = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => {
+                format!("apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}")
+            }
+            None => format!("apis/rbac.authorization.k8s.io/v1/{plural}"),
+        };
+        kube.create(&path, object).await.unwrap();
+    }
+}
+
+/// A client that is the control plane, by a token from the TokenRequest API.
+pub(crate) async fn client(kube: &Kube) -> Client {
+    let hour = Duration::from_secs(3600);
+    let token = kube
+        .token_for(NAMESPACE, "control-plane", &[], hour)
+        .await
+        .unwrap();
+    let config = Kubeconfig::from_yaml(&kube.kubeconfig(&token)).unwrap();
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    Client::try_from(config).unwrap()
+}
+
+/// A CA for an issuer: the secret with its certificate, its key, and its root.
+pub(crate) async fn ca_secret(kube: &Kube, namespace: &str, ca: &meshca_testkit::pki::TestCa) {
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": "ca"},
+        "stringData": {
+            "tls.crt": ca.chain_pem(),
+            "tls.key": ca.key_pem().unwrap(),
+            "ca.crt": meshca_testkit::pki::to_pem(ca.root_certificate()),
+        },
+    });
+    kube.create(&format!("api/v1/namespaces/{namespace}/secrets"), secret)
+        .await
+        .unwrap();
+}
+
+/// `kind` is `Issuer` or `ClusterIssuer`; its CA is in the secret `ca`.
+pub(crate) async fn issuer_object(kube: &Kube, kind: &str) {
+    let object = json!({
+        "apiVersion": "cert-manager.io/v1",
+        "kind": kind,
+        "metadata": {"name": "mesh-ca"},
+        "spec": {"ca": {"secretName": "ca"}},
+    });
+    let path = match kind {
+        "Issuer" => format!("apis/cert-manager.io/v1/namespaces/{NAMESPACE}/issuers"),
+        _ => "apis/cert-manager.io/v1/clusterissuers".to_owned(),
+    };
+    kube.create(&path, object).await.unwrap();
+    let path = format!("{path}/mesh-ca");
+    let ready = async {
+        loop {
+            let (_, object) = kube
+                .request(kube.admin_token(), "GET", &path, None)
+                .await
+                .unwrap();
+            let conditions = object["status"]["conditions"].as_array();
+            let ready = conditions
+                .into_iter()
+                .flatten()
+                .any(|it| it["type"] == "Ready" && it["status"] == "True");
+            if ready {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ready)
+        .await
+        .unwrap();
+}
+
+pub(crate) fn conf(kind: &str) -> CertManagerConf {
+    let mut issuer = IssuerRef::new("mesh-ca");
+    issuer.kind = Some(kind.to_owned());
+    CertManagerConf::new(issuer)
+}
+
+pub(crate) fn settings(conf: CertManagerConf) -> CertManagerSettings {
+    CertManagerSettings::new(conf, domain(), NAMESPACE, "replica-1").unwrap()
+}
+
+pub(crate) fn issuer(settings: CertManagerSettings, client: Client) -> CertManagerIssuer {
+    let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap();
+    CertManagerIssuer::new(settings, client, sources, clock())
+}
+
+/// How many requests there are.
+pub(crate) async fn requests(kube: &Kube) -> usize {
+    let path = format!("apis/cert-manager.io/v1/namespaces/{NAMESPACE}/certificaterequests");
+    let (_, list) = kube
+        .request(kube.admin_token(), "GET", &path, None)
+        .await
+        .unwrap();
+    list["items"].as_array().unwrap().len()
+}
