@@ -37,7 +37,9 @@ pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &st
         403 => new(
             ErrorKind::Denied,
             format!("we may not {doing}: add the verb `{verb}` on `{resource}` to the control plane's role"),
-        ),
+        )
+        // An API server that has just started does not know the roles yet.
+        .with_retry(Retry::Backoff),
         404 => new(
             ErrorKind::NotFound,
             format!("the API server could not {doing}: is cert-manager installed, and does the namespace exist?"),

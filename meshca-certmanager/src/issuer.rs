@@ -383,7 +383,12 @@ impl Issuer for CertManagerIssuer {
         }
         let answer = self.inner.sign(request).await?;
         self.trust.learn(&answer);
-        answer.chain()
+        let chain = answer.chain();
+        if chain.is_err() {
+            // Nobody will verify it, and the next try must not find it.
+            self.inner.settled(request).await;
+        }
+        chain
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
