@@ -1,5 +1,6 @@
 //! cert-manager keeps the contract, as the service account that our RBAC makes.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

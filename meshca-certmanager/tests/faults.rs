@@ -1,5 +1,6 @@
 //! What goes wrong between us, the API server, cert-manager and its approvers.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

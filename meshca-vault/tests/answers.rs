@@ -1,5 +1,6 @@
 //! What each answer means: those that a healthy Vault cannot be made to give are canned.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

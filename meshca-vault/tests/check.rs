@@ -1,5 +1,6 @@
 //! `check()` tells an operator what to do before the first proxy asks.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -1,5 +1,6 @@
 //! Vault keeps the contract: with every kind of CA, by every way to log in.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

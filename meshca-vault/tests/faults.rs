@@ -1,5 +1,6 @@
 //! What goes wrong between us and a real Vault: killed, sealed, revoked, cut off, silent.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -1,5 +1,6 @@
 //! From what an operator wrote to a certificate from Vault.
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
 //! A cluster as an operator sets it up, and issuers on it that may do what `rbac.yaml` says and nothing else.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use meshca_core::secret::SourceReader;
 use meshca_core::{
     CertificateSpec, KeyType, MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustDomain,
 };
-use meshca_testkit::servers::{CertManager, Kube};
+use meshca_testkit::servers::Kube;
 use serde_json::{Value, json};
 
 /// Where the control plane is, and its requests.

@@ -1,4 +1,5 @@
 //! A Vault as an operator sets it up, and issuers on it.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

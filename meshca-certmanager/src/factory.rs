@@ -1,0 +1,82 @@
+//! The door through which the registry gets the issuer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kube::Client;
+use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use meshca_core::resource::Provider;
+use meshca_core::{Error, ErrorKind, Issuer, Result};
+
+use crate::issuer::CertManagerIssuer;
+use crate::settings::CertManagerSettings;
+
+/// Builds issuers of the type `certmanager` (or `cert-manager`).
+#[derive(Clone)]
+pub struct CertManagerFactory {
+    client: Client,
+    namespace: String,
+    instance: String,
+}
+
+/// For [`BackendRegistry::with`](meshca_core::BackendRegistry::with): a factory of issuers that act through this client,
+/// make their requests in this namespace, and are this instance of the control plane (see [`CertManagerSettings::new`]).
+pub fn factory(
+    client: Client,
+    namespace: impl Into<String>,
+    instance: impl Into<String>,
+) -> CertManagerFactory {
+    CertManagerFactory {
+        client,
+        namespace: namespace.into(),
+        instance: instance.into(),
+    }
+}
+
+impl fmt::Debug for CertManagerFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertManagerFactory")
+            .field("namespace", &self.namespace)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl IssuerFactory for CertManagerFactory {
+    fn types(&self) -> Vec<String> {
+        vec!["certmanager".to_owned()]
+    }
+
+    async fn build(
+        &self,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Issuer>> {
+        let BackendSettings::Provider(Provider::CertManager(conf)) = config.settings() else {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "these are settings of `{}`, not of `certmanager`",
+                    config.type_name()
+                ),
+            ));
+        };
+        let mut settings = CertManagerSettings::new(
+            conf.clone(),
+            context.trust_domain().clone(),
+            &self.namespace,
+            &self.instance,
+        )?;
+        if let Some(timeout) = config.request_timeout() {
+            settings = settings.with_timeout(timeout);
+        }
+        Ok(Arc::new(CertManagerIssuer::new(
+            settings,
+            self.client.clone(),
+            context.sources()?,
+            Arc::clone(context.clock()),
+        )))
+    }
+}
