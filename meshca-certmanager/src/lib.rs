@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! With resources, add the [factory] to a registry instead.
+//! With resources, add the [`factory`](crate::factory()) to a registry instead.
 //!
 //! # What it takes care of
 //!
@@ -54,9 +54,8 @@
 //! A store for secrets on Kubernetes, and cleaning up what a control plane that was killed has left. Objects that it left have
 //! the label `app.kubernetes.io/managed-by=meshca`.
 //!
-//! | feature | default | adds |
-//! |---|---|---|
-//! | `k8s-latest` | yes | the newest Kubernetes API that `k8s-openapi` knows; off where the program chooses a version |
+//! [`k8s-openapi`](https://docs.rs/k8s-openapi) builds for exactly one version of Kubernetes, which your program chooses: add it to your
+//! dependencies with a feature such as `latest` or `v1_36`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod check;

@@ -12,7 +12,7 @@
 //!
 //! # From a resource
 //!
-//! A control plane that reads resources adds the [factory] to its registry, and is done: backends of the type `vault`
+//! A control plane that reads resources adds the [`factory`](crate::factory()) to its registry, and is done: backends of the type `vault`
 //! (or extensions of that name) are then built like any other. The facade `meshca` does it with its feature `vault`.
 //!
 //! ```

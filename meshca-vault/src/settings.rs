@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "aws-auth")]
+use meshca_core::SecretValue;
 use meshca_core::resource::VaultConf;
-use meshca_core::{DEFAULT_LIFETIME, SecretValue, TrustDomain};
+use meshca_core::{DEFAULT_LIFETIME, TrustDomain};
 
 /// Vault's settings, and what the control plane adds to them.
 ///
