@@ -60,6 +60,8 @@ pub(crate) struct TokenInfo {
     pub(crate) renewable: bool,
     /// `null` for a token that does not end.
     pub(crate) expire_time: Option<String>,
+    /// Seconds; such a token can be renewed for ever.
+    pub(crate) period: Option<u64>,
 }
 
 /// The answer to `sign` and `sign-intermediate`.

@@ -6,8 +6,9 @@ use meshca_core::resource::VaultAuth;
 use meshca_core::{CheckReport, Error, ErrorKind, Issuer, Profile, Result};
 use std::time::Duration;
 use vaultrs::api::pki::requests::ReadRoleRequest;
+use vaultrs::api::token::requests::LookupTokenSelfRequest;
 
-use crate::api::{self, Role};
+use crate::api::{self, Role, TokenInfo};
 use crate::client::Failure;
 use crate::issuer::VaultIssuer;
 use crate::transport::Call;
@@ -28,10 +29,27 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
             report = report.with_warning(warning);
         }
     }
-    issuer.refresh_trust_bundle().await?;
-    if let VaultAuth::Token(_) = issuer.client.conf().auth {
+    let now = issuer.clock.now();
+    for root in issuer.refresh_trust_bundle().await?.roots() {
+        let left = root.validity().remaining(now);
+        if left < ROOT_NEARLY_OVER {
+            report = report.with_warning(format!(
+                "the root `{}` ends in {} days: make the next one, and remove this one once nothing needs it",
+                root.subject(),
+                left.as_secs() / (24 * 3600)
+            ));
+        }
+    }
+    if let VaultAuth::Token(_) = issuer.client.conf().auth
+        && ends(issuer).await
+    {
         report = report.with_warning(
-            "`auth.token` needs somebody who replaces the token before its maximum lifetime ends: the other ways to log in do not",
+            "the token of `auth.token` has a maximum lifetime, and somebody must replace it before that ends: use one with a `period`, or another way to log in",
+        );
+    }
+    if issuer.client.is_open() {
+        report = report.with_warning(
+            "the connection is not encrypted, so the token can be read on the way: use `https://`",
         );
     }
     if issuer
@@ -46,6 +64,22 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
         );
     }
     Ok(report)
+}
+
+/// A root that lives no longer is worth a word.
+const ROOT_NEARLY_OVER: Duration = Duration::from_secs(60 * 24 * 3600);
+
+/// Whether the token ends for good some day. One that may not look itself up is not suspected.
+async fn ends(issuer: &VaultIssuer) -> bool {
+    let Ok(call) = api::call(&LookupTokenSelfRequest::default()) else {
+        return false;
+    };
+    match issuer.ask::<TokenInfo>(&call).await {
+        Ok(told) => {
+            told.data.expire_time.is_some() && told.data.period.is_none_or(|period| period == 0)
+        }
+        Err(_) => false,
+    }
 }
 
 /// `sys/health` answers without a login, and with a status of its own for each state.

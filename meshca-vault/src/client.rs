@@ -11,7 +11,7 @@ use meshca_core::{Error, ErrorKind, Result, SecretValue};
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use url::Url;
+use url::{Host, Url};
 
 use crate::api::{AuthInfo, Envelope};
 use crate::refusal::Refusal;
@@ -107,6 +107,17 @@ impl VaultClient {
     /// The address that is called, for messages.
     pub(crate) fn address(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Whether others on the way can read along.
+    pub(crate) fn is_open(&self) -> bool {
+        let here = match self.base.host() {
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        self.base.scheme() == "http" && !here
     }
 
     /// Reads the sources of the TLS settings again, and uses what changed.
@@ -232,7 +243,11 @@ impl VaultClient {
             return Ok(answer);
         }
         let secret = secret.or(token.map(Token::expose));
-        Err(Failure::Refused(Refusal::read(&answer, secret)))
+        let refusal = Refusal::read(&answer, secret);
+        match refusal.somebody_elses(self.address()) {
+            Some(error) => Err(Failure::Error(error)),
+            None => Err(Failure::Refused(refusal)),
+        }
     }
 }
 

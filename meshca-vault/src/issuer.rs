@@ -13,6 +13,7 @@ use meshca_core::{
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::AbortHandle;
 use vaultrs::api::pki::requests::{SignCertificateRequest, SignIntermediateRequest};
 
 use crate::api::{self, Signed};
@@ -29,14 +30,21 @@ const CA_END_MARGIN: Duration = Duration::from_secs(5);
 
 /// An issuer that has a role of Vault's PKI engine sign.
 ///
-/// It lives in a tokio runtime: a task of its own keeps the token alive, and ends when the issuer is dropped. See the
+/// It lives in a tokio runtime: tasks of its own keep the token alive and follow the roots, and end when the issuer is dropped. See the
 /// [crate] for what it does, and [`VaultSettings`] for what it can be told.
 pub struct VaultIssuer {
     pub(crate) settings: VaultSettings,
     pub(crate) client: Arc<VaultClient>,
     pub(crate) sessions: Arc<Sessions>,
     trust: Arc<Trust>,
-    clock: Arc<dyn Clock>,
+    follower: AbortHandle,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Drop for VaultIssuer {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
 }
 
 impl VaultIssuer {
@@ -75,6 +83,9 @@ impl VaultIssuer {
             settings.trust_domain.clone(),
             Arc::clone(&client),
             Arc::clone(&sessions),
+        ));
+        let follower = tokio::spawn(Trust::follow(
+            Arc::downgrade(&trust),
             settings.trust_refresh,
         ));
         Ok(Self {
@@ -82,6 +93,7 @@ impl VaultIssuer {
             client,
             sessions,
             trust,
+            follower: follower.abort_handle(),
             clock,
         })
     }
@@ -185,7 +197,7 @@ impl VaultIssuer {
         let denied = |message: String| refusal.error(ErrorKind::Denied, &message);
         match refusal.status.as_u16() {
             403 => denied(format!(
-                "Vault refused to sign: a policy of the token must grant `update` on `{path}`"
+                "Vault refused to sign: a policy of the token must grant `update` on `{path}`, unless `pki` or `role` is misspelt, which Vault does not tell apart"
             )),
             404 | 405 => refusal.error(
                 ErrorKind::NotFound,
@@ -285,10 +297,12 @@ impl Issuer for VaultIssuer {
             }
         };
         let chain = SignedChain::from_pem(&told.data.pem())?;
-        Ok(notes
-            .into_iter()
-            .chain(told.warnings)
-            .fold(chain, SignedChain::with_note))
+        for warning in told.warnings {
+            if !notes.contains(&warning) {
+                notes.push(warning);
+            }
+        }
+        Ok(notes.into_iter().fold(chain, SignedChain::with_note))
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
@@ -300,7 +314,8 @@ impl Issuer for VaultIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        crate::check::check(self).await
+        let checked = crate::check::check(self).await;
+        checked.map_err(|error| error.with_context("issuer", self))
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Refusal {
     /// What Vault gave as the reasons, cleaned up; nothing that a proxy said.
     pub(crate) reasons: String,
     retry_after: Option<Duration>,
+    /// Whether it is of the form in which Vault says no.
+    vaults: bool,
 }
 
 #[derive(Deserialize)]
@@ -28,7 +30,9 @@ struct Body {
 impl Refusal {
     /// `secret`: what was sent to identify us. No message repeats it, whatever the server does.
     pub(crate) fn read(answer: &Answer, secret: Option<&str>) -> Self {
-        let reasons = match serde_json::from_slice::<Body>(&answer.body) {
+        let body = serde_json::from_slice::<Body>(&answer.body);
+        let vaults = body.is_ok();
+        let reasons = match body {
             Ok(Body { errors }) => clean(&errors.join("; "), secret),
             Err(_) if answer.body.is_empty() => String::new(),
             // Somebody else's text, of which nobody knows what it repeats.
@@ -42,7 +46,21 @@ impl Refusal {
             status: answer.status,
             reasons,
             retry_after: answer.retry_after(),
+            vaults,
         }
+    }
+
+    /// An error that says so, if somebody else than Vault says no to the request itself. What a proxy says of Vault's health, or of
+    /// its own, is as good as Vault's word.
+    pub(crate) fn somebody_elses(&self, address: &str) -> Option<Error> {
+        let of_request = matches!(self.status.as_u16(), 400..=411 | 413..=428);
+        (of_request && !self.vaults).then(|| {
+            let what = format!(
+                "what answers at {address} is not Vault, or does not let us through to it (status {}): is the address right, with `https://` where Vault speaks TLS, and without `/v1` or `/ui`?",
+                self.status.as_u16()
+            );
+            self.error(ErrorKind::InvalidConfig, &what).with_retry(Retry::Backoff)
+        })
     }
 
     /// Whether one of the reasons says this. Vault has no codes for them.

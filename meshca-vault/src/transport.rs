@@ -339,22 +339,24 @@ fn distrust(error: &rustls::Error, host: &str) -> Error {
         Tls::InvalidCertificate(Bad::UnknownIssuer) => (
             ErrorKind::InvalidConfig,
             format!(
-                "the certificate of {host} is not from a CA that is trusted: set `tls.caCert` to the one that issued it"
+                "the certificate of {host} is not from a CA that is trusted: `tls.caCert` must hold the one that issued it"
             ),
         ),
         Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => (
             ErrorKind::InvalidConfig,
             format!(
-                "the certificate of {host} is for another name: set `tls.serverName` to the name that it has"
+                "the certificate of {host} is for another name: correct the address, or set `tls.serverName` to the name that it has"
             ),
         ),
         Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => (
             ErrorKind::Unavailable,
             format!("the certificate of {host} has expired: renew the one of the Vault listener"),
         ),
-        Tls::InvalidCertificate(_) => (
+        Tls::InvalidCertificate(bad) => (
             ErrorKind::Unavailable,
-            format!("the certificate of {host} is not sound"),
+            format!(
+                "the certificate of {host} is not sound ({bad}): give the listener one that a CA issued for its name"
+            ),
         ),
         Tls::AlertReceived(
             Alert::CertificateRequired

@@ -1,13 +1,12 @@
 //! The roots of a mount.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
 use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain};
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
 
 use crate::api::{self, IssuerInfo, Keys};
@@ -25,9 +24,7 @@ pub(crate) struct Trust {
     trust_domain: TrustDomain,
     client: Arc<VaultClient>,
     sessions: Arc<Sessions>,
-    refresh_after: Duration,
-    /// The bundle and when it is to be asked for again.
-    known: Mutex<Option<(TrustBundle, Instant)>>,
+    known: Mutex<Option<TrustBundle>>,
     flight: Flight<TrustBundle>,
 }
 
@@ -36,49 +33,42 @@ impl Trust {
         trust_domain: TrustDomain,
         client: Arc<VaultClient>,
         sessions: Arc<Sessions>,
-        refresh_after: Duration,
     ) -> Self {
         Self {
             trust_domain,
             client,
             sessions,
-            refresh_after,
             known: Mutex::default(),
             flight: Flight::default(),
         }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<(TrustBundle, Instant)>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<TrustBundle>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The roots, from memory; old ones are asked for again meanwhile.
+    /// The roots, from memory; from Vault the first time.
     pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
-        let Some((bundle, due)) = self.remembered() else {
-            return self.refresh().await;
-        };
-        if due {
-            let trust = Arc::clone(self);
-            tokio::spawn(async move {
-                if let Err(error) = trust.refresh().await {
-                    tracing::warn!(%error, "the roots of Vault's PKI could not be read again; those known stay trusted");
-                }
-            });
+        let known = self.known().clone();
+        match known {
+            Some(bundle) => Ok(bundle),
+            None => self.refresh().await,
         }
-        Ok(bundle)
     }
 
-    /// What is known, and whether it is to be asked for again.
-    fn remembered(&self) -> Option<(TrustBundle, bool)> {
-        let now = Instant::now();
-        let mut known = self.known();
-        let (bundle, next) = known.as_mut()?;
-        let due = *next <= now;
-        if due {
-            // Whatever comes of it, the next one waits its turn: an outage is no reason to ask for every certificate.
-            *next = now + self.refresh_after;
+    /// Asks for the roots again and again, once somebody wanted them, for as long as there is somebody who might: a root that is
+    /// added must be known before it signs, however seldom certificates are issued.
+    pub(crate) async fn follow(trust: Weak<Self>, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            let Some(trust) = trust.upgrade() else { return };
+            if trust.known().is_none() {
+                continue;
+            }
+            if let Err(error) = trust.refresh().await {
+                tracing::warn!(%error, "the roots of Vault's PKI could not be read again; those known stay trusted");
+            }
         }
-        Some((bundle.clone(), due))
     }
 
     /// The roots, from Vault.
@@ -103,7 +93,7 @@ impl Trust {
                 self.roots(&[told.data.pem()])
             }
         }?;
-        *self.known() = Some((bundle.clone(), Instant::now() + self.refresh_after));
+        *self.known() = Some(bundle.clone());
         Ok(bundle)
     }
 

@@ -37,6 +37,7 @@ mod vault {
         let issuer = with_token(&vault).await;
         let report = issuer.check().await.unwrap();
         assert_eq!(report.warnings.len(), 1, "{report:?}");
+        assert!(report.warnings[0].contains("`period`"), "{report:?}");
 
         // What is changed in the role, and what is said about it.
         for (change, kind, words) in [
@@ -284,7 +285,7 @@ mod vault {
             says(
                 &with(address, ca, &plain).check().await.unwrap_err(),
                 ErrorKind::InvalidConfig,
-                &["not from a CA that is trusted", "set `tls.caCert`"],
+                &["not from a CA that is trusted", "`tls.caCert` must hold"],
             );
         }
         says(
@@ -302,7 +303,7 @@ mod vault {
                 .await
                 .unwrap_err(),
             ErrorKind::InvalidConfig,
-            &["for another name", "set `tls.serverName`"],
+            &["for another name", "`tls.serverName`"],
         );
         let localhost = |tls: &mut VaultTls| tls.server_name = Some("localhost".to_owned());
         with(address, Some("right"), &localhost)
@@ -328,12 +329,37 @@ mod vault {
             &["does not speak TLS"],
         );
         let http = address.replace("https://", "http://");
-        let error = with(&http, None, &plain).check().await.unwrap_err();
-        println!("{error}");
+        says(
+            &with(&http, None, &plain).check().await.unwrap_err(),
+            ErrorKind::InvalidConfig,
+            &["is not Vault", "with `https://` where Vault speaks TLS"],
+        );
 
         // A CA that is replaced in the store is picked up.
         put(&store, "wrong", vault.ca_pem().unwrap()).await;
         with(address, Some("wrong"), &plain).check().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_a_token_that_lives_for_ever() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let periodic = token(&vault, json!({"period": "24h"})).await;
+        let store = secrets(&[("vault-token", &periodic)]).await;
+        let issuer = issuer(settings(vault.address(), token_auth()), &store);
+        assert_eq!(issuer.check().await.unwrap().warnings, [""; 0]);
+
+        let ending = json!({"common_name": "Ending root", "key_type": "ec", "ttl": "720h"});
+        vault
+            .write("pki/root/rotate/internal", ending)
+            .await
+            .unwrap();
+        let report = issuer.check().await.unwrap();
+        assert!(
+            report.warnings[0].contains("the root `CN=Ending root` ends in 29 days"),
+            "{report:?}"
+        );
     }
 
     #[tokio::test]
