@@ -1,12 +1,13 @@
 //! A workload certificate from HashiCorp Vault.
 //!
-//! Without an address, it starts a Vault of its own and sets that up as the guide of `meshca-vault` tells operators to; the
-//! program is what `MESHCA_VAULT_BIN` names (`cargo xtask servers build` makes one).
+//! Without an address, it starts a Vault of its own and sets that up as the guide of `meshca-vault` tells operators to. The program is
+//! what `MESHCA_VAULT_BIN` names; `cargo xtask servers build` makes one, and prints where it is.
 //!
 //! ```text
-//! cargo run --example vault --features vault -- --out certs
-//! cargo run --example vault --features vault -- --address https://vault.example:8200 --ca-cert ca.pem \\
-//!     --trust-domain default --auth kubernetes --auth-role control-plane
+//! MESHCA_VAULT_BIN=… cargo run --example vault --features vault -- --out certs
+//!
+//! cargo run --example vault --features vault -- --address https://vault.example:8200 --ca-cert ca.pem \
+//!     --mount kmesh-pki --auth kubernetes --auth-role control-plane
 //! ```
 
 #[path = "common/files.rs"]
@@ -206,7 +207,7 @@ fn base(args: &Args, address: &str, auth: VaultAuth) -> VaultConf {
 
 fn own_vault(error: meshca_testkit::servers::Error) -> Box<dyn Error> {
     format!(
-        "{error}; build one with `cargo xtask servers build` and set MESHCA_VAULT_BIN to it, or name a Vault of yours with --address"
+        "no Vault can be started: {error}. Name one of yours with --address, or build one with `cargo xtask servers build`"
     )
     .into()
 }

@@ -78,7 +78,8 @@
 //! # Retrying
 //!
 //! A call that fails says by its [`retry`](meshca_core::Error::retry) whether another try can help; it is not repeated here, but for
-//! the cases above. Put the wrapper `Retrying` of `meshca` around the issuer, or use a manager that retries.
+//! the cases above. Put the wrapper `Retrying` of `meshca` around the issuer, or use a manager that retries. When to renew a certificate
+//! is for [`RenewalPolicy`](meshca_core::RenewalPolicy) to say.
 //!
 //! # For operators
 //!

@@ -73,7 +73,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variable = self.variable;
         match &self.path {
-            None => write!(f, "{variable} names no program: `cargo xtask test` sets it"),
+            None => write!(f, "{variable} is not set"),
             Some(path) => write!(f, "{variable} names {}, which is no file", path.display()),
         }
     }
