@@ -20,7 +20,7 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
     if let Some(warning) = health(issuer).await? {
         report = report.with_warning(warning);
     }
-    issuer.sessions.token().await?;
+    issuer.sessions.token_now().await?;
     if issuer.settings.intermediates {
         probe(issuer, Profile::Intermediate { path_len: 0 }).await?;
     } else {
@@ -114,7 +114,9 @@ async fn probe(issuer: &VaultIssuer, profile: Profile) -> Result<()> {
     };
     match issuer.ask::<serde::de::IgnoredAny>(&call).await {
         Ok(_) => Ok(()),
-        Err(Failure::Refused(refusal)) if refusal.status.as_u16() == 400 && refusal.says("csr") => {
+        Err(Failure::Refused(refusal))
+            if refusal.status.as_u16() == 400 && refusal.says("\"csr\" is empty") =>
+        {
             Ok(())
         }
         Err(failure) => Err(issuer.refused(failure, profile)),

@@ -1,7 +1,7 @@
 //! One call at a time, however many want its result.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -9,12 +9,29 @@ use meshca_core::{Error, ErrorKind, Result};
 
 /// Whoever comes while a call is under way waits for that one's result.
 ///
-/// The call is a task of its own: a caller that gives up does not take it away from the others.
-pub(crate) struct Flight<T: Clone>(Mutex<Option<Shared<BoxFuture<'static, Result<T>>>>>);
+/// The call is a task of its own: a caller that gives up does not take it away from the others. When it ends it is forgotten,
+/// whether anybody still waits or not: its result is of that moment, and may hold a token.
+pub(crate) struct Flight<T: Clone>(Slot<T>);
+
+type Slot<T> = Arc<Mutex<Option<(u64, Call<T>)>>>;
+type Call<T> = Shared<BoxFuture<'static, Result<T>>>;
 
 impl<T: Clone> Default for Flight<T> {
     fn default() -> Self {
-        Self(Mutex::new(None))
+        Self(Arc::new(Mutex::new(None)))
+    }
+}
+
+/// Empties the slot when the call ends, be it by a panic.
+struct Forget<T: Clone> {
+    slot: Slot<T>,
+    number: u64,
+}
+
+impl<T: Clone> Drop for Forget<T> {
+    fn drop(&mut self) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.take_if(|(number, _)| *number == self.number);
     }
 }
 
@@ -24,25 +41,31 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let call = self.current_or(start);
-        let result = call.await;
-        // What is finished is not kept: it may hold a token.
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        current.take_if(|call| call.peek().is_some());
-        result
+        self.current_or(start).await
     }
 
-    fn current_or<F>(&self, start: impl FnOnce() -> F) -> Shared<BoxFuture<'static, Result<T>>>
+    fn current_or<F>(&self, start: impl FnOnce() -> F) -> Call<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(call) = current.as_ref()
-            && call.peek().is_none()
-        {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, call)) = slot.as_ref() {
             return call.clone();
         }
-        let task = tokio::spawn(start());
+        // Of any two that are in the slot one after the other; the address of the call would do, if it had one.
+        let number = fastrand::u64(..);
+        let (work, forget) = (
+            start(),
+            Forget {
+                slot: Arc::clone(&self.0),
+                number,
+            },
+        );
+        // It cannot end before it is in the slot, whose lock is held here.
+        let task = tokio::spawn(async move {
+            let _forget = forget;
+            work.await
+        });
         let call = async move {
             task.await.unwrap_or_else(|error| {
                 Err(Error::new(
@@ -54,7 +77,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         }
         .boxed()
         .shared();
-        current.replace(call.clone());
+        slot.replace((number, call.clone()));
         call
     }
 }
@@ -92,5 +115,26 @@ mod tests {
         }
         assert_eq!(join().await.unwrap().unwrap(), 1);
         assert!(flight.0.lock().unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_nobody_waits_for_is_not_served_later() {
+        let flight = Flight::default();
+        let slow = |value: u32| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(value)
+        };
+        let given_up = tokio::time::timeout(Duration::from_millis(5), flight.join(|| slow(1)));
+        given_up.await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(
+            flight.0.lock().unwrap().is_none(),
+            "what it returned lingers"
+        );
+        assert_eq!(flight.join(|| slow(2)).await.unwrap(), 2);
+
+        let panics = flight.join(|| async { panic!("on purpose") }).await;
+        assert_eq!(panics.unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(flight.join(|| slow(3)).await.unwrap(), 3);
     }
 }

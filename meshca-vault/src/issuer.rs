@@ -19,13 +19,12 @@ use vaultrs::api::pki::requests::{SignCertificateRequest, SignIntermediateReques
 use crate::api::{self, Signed};
 use crate::auth::Login;
 use crate::client::{Failure, Told, VaultClient};
-use crate::refusal::Refusal;
-use crate::session::{Sessions, Verdict};
+use crate::session::Sessions;
 use crate::settings::VaultSettings;
 use crate::transport::Call;
 use crate::trust::Trust;
 
-/// What Vault needs between our clock and its own, and for the way there, where a certificate is to end with the CA.
+/// What the second request may be later than the first, where a certificate is to end with the CA.
 const CA_END_MARGIN: Duration = Duration::from_secs(5);
 
 /// An issuer that has a role of Vault's PKI engine sign.
@@ -172,18 +171,7 @@ impl VaultIssuer {
 
     /// Makes a call with the token, and with another one if that turns out to be dead.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<Told<T>, Failure> {
-        let token = self.sessions.token().await?;
-        let failure = match self.client.ask(call, Some(&token)).await {
-            Err(failure @ Failure::Refused(Refusal { status, .. })) if status.as_u16() == 403 => {
-                failure
-            }
-            outcome => return outcome,
-        };
-        match self.sessions.refused(&token).await? {
-            Verdict::Refused => Err(failure),
-            // Refused again, it is the policy; there is no third try.
-            Verdict::Replaced(token) => self.client.ask(call, Some(&token)).await,
-        }
+        self.sessions.ask(&self.client, call).await
     }
 
     pub(crate) fn refused(&self, failure: Failure, profile: Profile) -> Error {
@@ -232,18 +220,28 @@ impl VaultIssuer {
     }
 }
 
-/// The end of the CA, if that is why Vault refuses.
-fn ca_end(failure: &Failure) -> Option<OffsetDateTime> {
+/// The lifetime that fits, if Vault refuses because its CA ends before.
+///
+/// "cannot satisfy request, as TTL would result in notAfter of X that is beyond the expiration of the CA certificate at
+/// Y": both times are by Vault's clock, and ours is not needed.
+fn fitting(failure: &Failure, lifetime: Duration) -> Option<Duration> {
     let Failure::Refused(refusal) = failure else {
         return None;
     };
-    // "cannot satisfy request, as TTL would result in notAfter of … that is beyond the expiration of the CA
-    // certificate at 2026-11-24T12:00:00Z"
-    let (_, end) = refusal
+    let (before, end) = refusal
         .reasons
-        .split_once("beyond the expiration of the CA certificate at ")?;
-    let end = end.split_whitespace().next()?;
-    OffsetDateTime::parse(end.trim_end_matches([';', ',', '.']), &Rfc3339).ok()
+        .split_once(" that is beyond the expiration of the CA certificate at ")?;
+    let (_, wanted) = before.rsplit_once("notAfter of ")?;
+    let time = |text: &str| {
+        let text = text.trim_end_matches([';', ',', '.']);
+        OffsetDateTime::parse(text, &Rfc3339).ok()
+    };
+    let beyond = time(wanted)? - time(end.split_whitespace().next()?)?;
+    let fitting = lifetime
+        .checked_sub(beyond.try_into().ok()?)
+        .and_then(|left| left.checked_sub(CA_END_MARGIN))
+        .unwrap_or_default();
+    Some(Duration::from_secs(fitting.as_secs()))
 }
 
 #[async_trait]
@@ -276,15 +274,10 @@ impl Issuer for VaultIssuer {
         let told: Told<Signed> = match self.ask(&self.call(request, lifetime)?).await {
             Ok(told) => told,
             Err(failure) => {
-                let Some(end) = ca_end(&failure) else {
+                let Some(left) = fitting(&failure, lifetime) else {
                     return Err(self.refused(failure, profile));
                 };
-                let left = (end - OffsetDateTime::from(self.clock.now()))
-                    .try_into()
-                    .unwrap_or(Duration::ZERO)
-                    .saturating_sub(CA_END_MARGIN);
-                let left = Duration::from_secs(left.as_secs());
-                if left.is_zero() || left >= lifetime {
+                if left.is_zero() {
                     return Err(expired_ca(failure));
                 }
                 notes.push(format!(

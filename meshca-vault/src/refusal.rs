@@ -53,7 +53,7 @@ impl Refusal {
     /// An error that says so, if somebody else than Vault says no to the request itself. What a proxy says of Vault's health, or of
     /// its own, is as good as Vault's word.
     pub(crate) fn somebody_elses(&self, address: &str) -> Option<Error> {
-        let of_request = matches!(self.status.as_u16(), 400..=411 | 413..=428);
+        let of_request = matches!(self.status.as_u16(), 300..=399 | 400..=411 | 413..=428);
         (of_request && !self.vaults).then(|| {
             let what = format!(
                 "what answers at {address} is not Vault, or does not let us through to it (status {}): is the address right, with `https://` where Vault speaks TLS, and without `/v1` or `/ui`?",

@@ -4,13 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshca_core::{Error, Result, Retry};
+use meshca_core::{Error, ErrorKind, Result, Retry};
+use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::client::{Failure, Told, VaultClient};
 use crate::flight::Flight;
+use crate::refusal::Refusal;
 use crate::token::Token;
+use crate::transport::Call;
 
 /// A token is renewed, or replaced, after a share of its lifetime between these two: about two thirds of it, and
 /// not at the same moment in every replica that started with us.
@@ -18,6 +22,12 @@ const RENEW_AFTER: (f64, f64) = (0.61, 0.72);
 
 /// How often credentials are read again, so that a changed one is noticed without a restart.
 pub(crate) const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
+
+/// As good as for ever.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// How long a login, or reading the credentials, may take: longer than any answer of Vault or AWS, for stores that hang.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What is left of a given token when renewing it is given up: its maximum is reached.
 const LAST_RENEWAL: Duration = Duration::from_secs(5);
@@ -34,8 +44,8 @@ pub(crate) trait Authority: Send + Sync + 'static {
     /// A longer life for the token; `None` if Vault does not know it (any more).
     async fn renew(&self, token: &Token) -> Result<Option<Lease>>;
 
-    /// What is left of the token; `None` if Vault does not know it (any more).
-    async fn look_up(&self, token: &Token) -> Result<Option<Lease>>;
+    /// What Vault knows of the token.
+    async fn look_up(&self, token: &Token) -> Result<Known>;
 
     /// Reads the credentials again; whether they are others than those of the token.
     async fn reload(&self, token: Option<&Token>) -> Result<bool>;
@@ -63,6 +73,15 @@ pub(crate) struct Lease {
     pub(crate) renewable: bool,
 }
 
+/// What Vault knows of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Alive(Lease),
+    Dead,
+    /// It may not ask: dead, in the words of an old Vault, or without the right to look itself up.
+    Untold,
+}
+
 /// What a refused request is to do.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
@@ -76,6 +95,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 struct Current {
     token: Arc<Token>,
+    since: Instant,
     /// When it is to be looked up, renewed or replaced; `None` for never.
     due: Option<Instant>,
     /// When it is dead; `None` for never, as far as we know.
@@ -91,6 +111,7 @@ impl Current {
     fn new(token: Token, lease: Option<Lease>) -> Self {
         let mut current = Self {
             token: Arc::new(token),
+            since: Instant::now(),
             due: Some(Instant::now()),
             ends: None,
             lease: None,
@@ -107,8 +128,11 @@ impl Current {
         let now = Instant::now();
         let (earliest, latest) = RENEW_AFTER;
         let share = earliest + (latest - earliest) * fastrand::f64();
-        self.due = lease.ttl.map(|ttl| now + ttl.mul_f64(share));
-        self.ends = lease.ttl.map(|ttl| now + ttl);
+        // Vault's numbers have no bound; a clock has.
+        let ttl = lease.ttl.map(|ttl| ttl.min(CENTURY));
+        // However short a lease is, Vault is not asked again at once.
+        self.due = ttl.map(|ttl| now + ttl.mul_f64(share).max(BACKOFF.0));
+        self.ends = ttl.map(|ttl| now + ttl);
         self.lease = Some(lease);
         self.longest = self.longest.max(lease.ttl);
         self.failures = 0;
@@ -222,6 +246,36 @@ impl Sessions {
         self.inner.token().await
     }
 
+    /// The same as it is now: a login that failed a moment ago is made again.
+    ///
+    /// # Errors
+    ///
+    /// Those of the login.
+    pub(crate) async fn token_now(&self) -> Result<Arc<Token>> {
+        self.inner.forgive();
+        self.inner.token().await
+    }
+
+    /// Makes a call with the token, and with another one if that turns out to be dead.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        client: &VaultClient,
+        call: &Call,
+    ) -> Result<Told<T>, Failure> {
+        let token = self.token().await?;
+        let failure = match client.ask(call, Some(&token)).await {
+            Err(failure @ Failure::Refused(Refusal { status, .. })) if status.as_u16() == 403 => {
+                failure
+            }
+            outcome => return outcome,
+        };
+        match self.refused(&token).await? {
+            Verdict::Refused => Err(failure),
+            // Refused again, it is the policy; there is no third try.
+            Verdict::Replaced(token) => client.ask(call, Some(&token)).await,
+        }
+    }
+
     /// What to do about an answer that this token is not allowed something.
     ///
     /// # Errors
@@ -266,15 +320,28 @@ impl Inner {
         if let Some(failed) = &self.state().failed {
             let wait = failed.next.saturating_duration_since(Instant::now());
             if !wait.is_zero() {
-                return Err(failed.error.clone().with_retry(Retry::After(wait)));
+                let error = failed.error.clone();
+                return Err(match error.kind() {
+                    ErrorKind::Unsupported => error,
+                    _ => error.with_retry(Retry::After(wait)),
+                });
             }
         }
-        let granted = self.authority.log_in().await;
-        let mut state = self.state();
-        let granted = granted.and_then(|grant| match &state.dead {
-            Some(dead) if **dead == grant.token => Err(self.authority.dead()),
-            _ => Ok(grant),
+        let granted = match timeout(DEADLINE, self.grant()).await {
+            Ok(granted) => granted,
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                "logging in to Vault took too long: does the secret store, or AWS' metadata service, answer?",
+            )),
+        };
+        let granted = granted.map_err(|error| match (error.kind(), error.retry()) {
+            // Credentials are read again each time, so another try may find better ones.
+            (kind, Retry::Never) if kind != ErrorKind::Unsupported => {
+                error.with_retry(Retry::Backoff)
+            }
+            _ => error,
         });
+        let mut state = self.state();
         match granted {
             Ok(Grant { token, lease }) => {
                 let current = Current::new(token, lease);
@@ -299,9 +366,29 @@ impl Inner {
         }
     }
 
+    /// A token that Vault takes, as far as we know.
+    async fn grant(&self) -> Result<Grant> {
+        let grant = self.authority.log_in().await?;
+        let dead = self.state().dead.clone();
+        if dead.is_some_and(|dead| *dead == grant.token)
+            && self.authority.look_up(&grant.token).await? == Known::Dead
+        {
+            return Err(self.authority.dead());
+        }
+        Ok(grant)
+    }
+
     async fn judge(self: Arc<Self>, used: Arc<Token>) -> Result<Verdict> {
-        if self.authority.look_up(&used).await?.is_some() {
-            return Ok(Verdict::Refused);
+        match self.authority.look_up(&used).await? {
+            Known::Alive(_) => return Ok(Verdict::Refused),
+            // A new one would be refused as well, if it is the policy; so that is not tried all the time.
+            Known::Untold if self.authority.only_given() || !self.is_old(&used) => {
+                return Ok(Verdict::Refused);
+            }
+            Known::Untold | Known::Dead => {}
+        }
+        if let Some(newer) = self.newer_than(&used) {
+            return Ok(Verdict::Replaced(newer));
         }
         {
             let mut state = self.state();
@@ -311,6 +398,17 @@ impl Inner {
             state.dead = Some(used);
         }
         self.log_in().await.map(Verdict::Replaced)
+    }
+
+    fn is_old(&self, token: &Arc<Token>) -> bool {
+        let state = self.state();
+        let current = state.current.as_ref();
+        current.is_none_or(|it| !Arc::ptr_eq(&it.token, token) || it.since.elapsed() > BACKOFF.1)
+    }
+
+    /// Forgets that a login failed: somebody wants to know how it is now.
+    fn forgive(&self) {
+        self.state().failed = None;
     }
 
     /// Changes the token in use, if it still is this one.
@@ -330,7 +428,8 @@ impl Inner {
             .current
             .as_ref()
             .map(|it| Arc::clone(&it.token));
-        match self.authority.reload(token.as_deref()).await {
+        let reloaded = timeout(DEADLINE, self.authority.reload(token.as_deref())).await;
+        match reloaded.unwrap_or(Ok(false)) {
             Ok(false) => {}
             Ok(true) => {
                 let mut state = self.state();
@@ -354,7 +453,13 @@ impl Inner {
                     .chore(only_given)
                     .map(|chore| Some((Arc::clone(&current.token), chore))),
                 // A token that was given is kept alive from the beginning; others wait for the first request.
-                None => (only_given && state.failed.is_none()).then_some(None),
+                None => {
+                    let due = state
+                        .failed
+                        .as_ref()
+                        .is_none_or(|it| it.next <= Instant::now());
+                    (only_given && due).then_some(None)
+                }
             }
         };
         let (token, chore) = match todo {
@@ -368,7 +473,11 @@ impl Inner {
         };
         let done = match chore {
             Chore::LookUp => self.authority.look_up(&token).await,
-            Chore::Renew => self.authority.renew(&token).await,
+            Chore::Renew => self.authority.renew(&token).await.map(|lease| match lease {
+                Some(lease) => Known::Alive(lease),
+                None if only_given => Known::Untold,
+                None => Known::Dead,
+            }),
             Chore::LogIn => return self.replace(&token).await,
             Chore::Warn => {
                 tracing::warn!(issuer = %self.name, "the Vault token cannot be renewed any more: replace it before it ends");
@@ -376,10 +485,20 @@ impl Inner {
             }
         };
         match done {
-            Ok(Some(lease)) => self.update(&token, |current| current.extend(lease)),
-            // It is dead or may not do this to itself: the next request shows which.
-            Ok(None) if only_given => self.update(&token, |current| current.due = None),
-            Ok(None) => self.replace(&token).await,
+            Ok(Known::Alive(lease)) => self.update(&token, |current| {
+                if only_given && lease.ttl < current.longest.map(|longest| longest / 2) {
+                    tracing::warn!(issuer = %self.name, left = ?lease.ttl, "the Vault token nears its maximum lifetime: replace it before it ends");
+                }
+                current.extend(lease);
+            }),
+            Ok(Known::Untold) if chore == Chore::Renew => {
+                tracing::warn!(issuer = %self.name, "Vault does not renew the token: replace it before it ends, or grant `update` on `auth/token/renew-self`");
+                self.update(&token, Current::put_off);
+            }
+            // It may not ask, so nobody knows when it ends; the next request shows whether it is dead.
+            Ok(Known::Untold) => self.update(&token, |current| current.due = None),
+            Ok(Known::Dead) if only_given => self.update(&token, |current| current.due = None),
+            Ok(Known::Dead) => self.replace(&token).await,
             Err(error) => {
                 tracing::warn!(issuer = %self.name, %error, "the Vault token was not renewed yet");
                 self.update(&token, Current::put_off);

@@ -20,11 +20,12 @@ use crate::token::Token;
 
 /// Larger answers are refused: a chain has a few KiB, the list of a mount's issuers a few more.
 const MAX_ANSWER: usize = 1 << 20;
+/// No server knows today what it will be able to do after longer than this.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// A connection that was idle for longer is not used again: whatever stands between may have forgotten it.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// One request.
-#[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     /// Below `/v1/`, as segments that are not encoded yet.
@@ -44,6 +45,13 @@ impl Call {
     }
 }
 
+/// Not what is in it.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({}, {} bytes)", self.describe(), self.body.len())
+    }
+}
+
 /// What came back, whatever the status.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -56,7 +64,8 @@ impl Answer {
     /// How long the server says to wait. A date instead of seconds is not understood: whoever waits knows better.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let seconds = self.headers.get(RETRY_AFTER)?.to_str().ok()?;
-        seconds.trim().parse().ok().map(Duration::from_secs)
+        let wait = seconds.trim().parse().ok().map(Duration::from_secs);
+        wait.map(|wait| wait.min(MAX_WAIT))
     }
 
     pub(crate) fn content_type(&self) -> &str {

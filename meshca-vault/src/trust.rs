@@ -90,7 +90,15 @@ impl Trust {
                     .ask(&call)
                     .await
                     .map_err(|failure| failure.into_error(&format!("give the CA of `{mount}`")))?;
-                self.roots(&[told.data.pem()])
+                let mut texts = vec![told.data.pem()];
+                if let Some(issuer) = &self.client.conf().issuer {
+                    let call = api::get(format!("{mount}/issuer/{issuer}/json"));
+                    let told: Told<IssuerInfo> = self.ask(&call).await.map_err(|failure| {
+                        failure.into_error(&format!("give the issuer `{issuer}` of `{mount}`"))
+                    })?;
+                    texts.push(told.data.pem());
+                }
+                self.roots(&texts)
             }
         }?;
         *self.known() = Some(bundle.clone());
@@ -128,7 +136,7 @@ impl Trust {
                     }
                 }
             })
-            .buffer_unordered(AT_ONCE)
+            .buffered(AT_ONCE)
             .try_filter_map(|text| async move { Ok(text) })
             .try_collect()
             .await?;
@@ -139,8 +147,7 @@ impl Trust {
     async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<Told<T>, Failure> {
         match self.client.ask(call, None).await {
             Err(Failure::Refused(refusal)) if matches!(refusal.status.as_u16(), 401 | 403) => {
-                let token = self.sessions.token().await?;
-                self.client.ask(call, Some(&token)).await
+                self.sessions.ask(&self.client, call).await
             }
             outcome => outcome,
         }

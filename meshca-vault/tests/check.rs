@@ -335,9 +335,11 @@ mod vault {
             &["is not Vault", "with `https://` where Vault speaks TLS"],
         );
 
-        // A CA that is replaced in the store is picked up.
+        // A CA that is replaced in the store is picked up by an issuer that is there already.
+        let issuer = with(address, Some("wrong"), &plain);
+        issuer.check().await.unwrap_err();
         put(&store, "wrong", vault.ca_pem().unwrap()).await;
-        with(address, Some("wrong"), &plain).check().await.unwrap();
+        issuer.check().await.unwrap();
     }
 
     #[tokio::test]

@@ -96,8 +96,8 @@ mod vault {
     #[tokio::test(flavor = "multi_thread")]
     async fn two_hundred_at_once_while_everything_breaks() {
         needs!(Vault::program());
-        const ISSUERS: usize = 4;
-        const TASKS: usize = 50;
+        const ISSUERS: usize = 200;
+        const TASKS: usize = 1;
         let mut vault = Vault::start().await.unwrap();
         set_up(&vault, "ec").await;
         let (auth, secret_id) = app_role(&vault).await;
@@ -205,8 +205,16 @@ mod vault {
             "{} signed, errors {errors:?}, {logins} logins and {look_ups} look-ups of {ISSUERS} issuers with {TASKS} tasks each",
             signed.load(Ordering::SeqCst)
         );
-        assert!(!errors.contains_key(&ErrorKind::BadResponse), "{errors:?}");
-        assert!(!errors.contains_key(&ErrorKind::Internal), "{errors:?}");
+        // A role that is gone, an answer that is late, a server that is away; and nothing else.
+        let expected = [
+            ErrorKind::NotFound,
+            ErrorKind::Timeout,
+            ErrorKind::Unavailable,
+        ];
+        assert!(
+            errors.keys().all(|kind| expected.contains(kind)),
+            "{errors:?}"
+        );
         // Once at the start and once when the tokens were revoked; a little more where an answer was lost.
         assert!(logins <= ISSUERS * 5, "{logins} logins");
         assert!(look_ups <= ISSUERS * 8, "{look_ups} look-ups");
@@ -293,11 +301,11 @@ mod vault {
         needs!(Vault::program());
         let vault = Vault::start().await.unwrap();
         set_up(&vault, "ec").await;
-        let short = token(&vault, json!({"ttl": "3s", "renewable": true})).await;
+        let short = token(&vault, json!({"ttl": "10s", "renewable": true})).await;
         let store = secrets(&[("vault-token", &short)]).await;
         let issuer = issuer(settings(vault.address(), token_auth()), &store);
         // Nobody asks for anything in the meantime.
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        tokio::time::sleep(Duration::from_secs(13)).await;
         issue(&issuer).await.unwrap();
     }
 
@@ -429,6 +437,48 @@ mod vault {
         conf.issuer = Some("gone".to_owned());
         let issuer = issuer(meshca_vault::VaultSettings::new(conf, domain()), &store);
         let error = issuer.check().await.unwrap_err();
-        println!("{error}");
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(
+            error.to_string().contains("`pki/issuer/gone/sign/mesh-dp`"),
+            "{error}"
+        );
+    }
+
+    /// Hardened: a token that may sign, and not even look itself up.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_without_the_default_policy_works_and_is_not_thrown_away() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let hardened = token(&vault, json!({"no_default_policy": true})).await;
+        let store = secrets(&[("vault-token", &hardened)]).await;
+        let issuer = issuer(settings(vault.address(), token_auth()), &store);
+        issue(&issuer).await.unwrap();
+        let none = json!({"policy": "path \"nothing\" { capabilities = [\"read\"] }"});
+        vault.write("sys/policies/acl/mesh", none).await.unwrap();
+        for _ in 0..5 {
+            let error = issue(&issuer).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        }
+        roles(&vault).await;
+        issue(&issuer).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_order_of_roots_stays() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        for number in 0..5 {
+            let root =
+                json!({"common_name": format!("Root {number}"), "key_type": "ec", "ttl": "87600h"});
+            vault.write("pki/root/rotate/internal", root).await.unwrap();
+        }
+        let issuer = with_token(&vault).await;
+        let bundle = issuer.trust_bundle().await.unwrap();
+        assert_eq!(bundle.roots().len(), 6);
+        for _ in 0..20 {
+            assert_eq!(issuer.refresh_trust_bundle().await.unwrap(), bundle);
+        }
     }
 }

@@ -20,6 +20,8 @@ use reqsign_aws_v4::{Credential, DefaultCredentialProvider, RequestSigner};
 use reqsign_core::{Context, FileRead, HttpSend, OsEnv, ProvideCredential, SignRequest};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
+use zeroize::Zeroize;
 
 use crate::tls::Material;
 
@@ -83,12 +85,14 @@ impl Signer {
             .map_err(|error| internal().with_source(error))?
             .into_parts();
         let context = context()?;
-        let credential = self.credential(&context).await?;
-        RequestSigner::new("sts", region)
+        let mut credential = self.credential(&context).await?;
+        let signed = RequestSigner::new("sts", region)
             .with_standard_session_token()
             .sign_request(&context, &mut parts, Some(&credential), None)
-            .await
-            .map_err(|error| internal().with_source(error))?;
+            .await;
+        credential.secret_access_key.zeroize();
+        credential.session_token.zeroize();
+        signed.map_err(|error| internal().with_source(error))?;
         let mut headers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, value) in &parts.headers {
             let value = value
@@ -199,6 +203,9 @@ impl Metadata {
     }
 }
 
+/// How long AWS' services have for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// More than any answer of the metadata services or STS.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -210,7 +217,9 @@ impl HttpSend for Metadata {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             reqsign_core::Error::unexpected("no answer from AWS").with_source(Opaque(error))
         };
-        let response = self.0.request(request.map(Full::new)).await;
+        // None of these takes long where it is there at all; where it is not, packets may just vanish.
+        let answer = tokio::time::timeout(ANSWER, self.0.request(request.map(Full::new)));
+        let response = answer.await.map_err(|late| failed(late.into()))?;
         let (parts, body) = response.map_err(|error| failed(error.into()))?.into_parts();
         let body = Limited::new(body, MAX_ANSWER)
             .collect()

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::api::{self, TokenInfo};
 use crate::client::{Failure, VaultClient, ttl};
 use crate::refusal::Refusal;
-use crate::session::{Authority, Grant, Lease};
+use crate::session::{Authority, Grant, Known, Lease};
 use crate::token::Token;
 use crate::transport::Call;
 
@@ -65,10 +65,10 @@ impl Authority for Login {
         }
     }
 
-    async fn look_up(&self, token: &Token) -> Result<Option<Lease>> {
+    async fn look_up(&self, token: &Token) -> Result<Known> {
         let call = api::call(&LookupTokenSelfRequest::default())?;
         match self.client.ask::<TokenInfo>(&call, Some(token)).await {
-            Ok(told) => Ok(Some(Lease {
+            Ok(told) => Ok(Known::Alive(Lease {
                 // A token at the very end of its life has `ttl: 0`, like one without an end.
                 ttl: match told.data.expire_time {
                     Some(_) => Some(std::time::Duration::from_secs(told.data.ttl)),
@@ -76,7 +76,13 @@ impl Authority for Login {
                 },
                 renewable: told.data.renewable,
             })),
-            Err(Failure::Refused(Refusal { status, .. })) if status.as_u16() == 403 => Ok(None),
+            // "2 errors occurred: * permission denied * invalid token"; without the second, a policy may be the reason.
+            Err(Failure::Refused(refusal)) if refusal.status.as_u16() == 403 => {
+                Ok(match refusal.says("invalid token") {
+                    true => Known::Dead,
+                    false => Known::Untold,
+                })
+            }
             Err(failure) => Err(failure.into_error("look up the token")),
         }
     }

@@ -29,6 +29,8 @@ struct FakeState {
     renewed: VecDeque<Result<Option<Duration>>>,
     renewable: bool,
     down: bool,
+    /// Tokens may not look themselves up.
+    untold: bool,
 }
 
 impl Fake {
@@ -95,18 +97,26 @@ impl Authority for Fake {
         })
     }
 
-    async fn look_up(&self, token: &Token) -> Result<Option<Lease>> {
+    async fn look_up(&self, token: &Token) -> Result<Known> {
         tokio::time::sleep(Duration::from_millis(10)).await;
         self.set(|state| {
             state.look_ups += 1;
             if state.down {
                 return Err(down());
             }
+            if state.untold {
+                return Ok(Known::Untold);
+            }
             let alive = !state.dead.contains(&token.expose().to_owned());
-            Ok(alive.then_some(Lease {
+            let lease = Lease {
                 ttl: state.ttl,
                 renewable: state.renewable,
-            }))
+            };
+            Ok(if alive {
+                Known::Alive(lease)
+            } else {
+                Known::Dead
+            })
         })
     }
 
@@ -399,4 +409,66 @@ async fn the_keeper_ends_with_the_sessions() {
     assert_eq!(Arc::strong_count(&fake), 1);
     wait(HOUR * 10).await;
     assert_eq!(fake.set(|state| (state.renewals, state.reloads)), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_may_not_be_looked_up_is_no_reason_to_log_in_all_the_time() {
+    let fake = Fake::new(None, false);
+    fake.set(|state| state.untold = true);
+    let sessions = fake.sessions();
+    for _ in 0..1000 {
+        let token = sessions.token().await.unwrap();
+        sessions.refused(&token).await.unwrap();
+        wait(Duration::from_millis(100)).await;
+    }
+    // A hundred seconds: not more than one in thirty.
+    let logins = fake.set(|state| state.logins);
+    assert!((2..=5).contains(&logins), "{logins}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_give_up_leave_no_old_verdict_behind() {
+    let fake = Fake::new(Some(HOUR), true);
+    let sessions = fake.sessions();
+    let given_up = timeout(Duration::from_millis(5), sessions.token()).await;
+    given_up.unwrap_err();
+    wait(Duration::from_secs(900)).await;
+    let token = sessions.token().await.unwrap();
+    timeout(Duration::from_millis(5), sessions.refused(&token))
+        .await
+        .unwrap_err();
+    wait(Duration::from_secs(60)).await;
+    fake.set(|state| state.dead.push("token-1".to_owned()));
+    let Verdict::Replaced(newer) = sessions.refused(&token).await.unwrap() else {
+        panic!("it is dead by now")
+    };
+    assert_eq!(newer.expose(), "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_given_token_that_was_dead_and_lives_again_is_used() {
+    let fake = Fake::new(None, false);
+    fake.set(|state| {
+        state.given = Some("one".to_owned());
+        state.dead.push("one".to_owned());
+    });
+    let sessions = fake.sessions();
+    let token = sessions.token().await.unwrap();
+    sessions.refused(&token).await.unwrap_err();
+    // A proxy said so, for a moment.
+    fake.set(|state| state.dead.clear());
+    wait(BACKOFF.1).await;
+    assert_eq!(sessions.token().await.unwrap().expose(), "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_any_length_is_survived() {
+    for ttl in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::ZERO] {
+        let fake = Fake::new(Some(ttl), true);
+        let sessions = fake.sessions();
+        let _ = sessions.token().await;
+        wait(HOUR).await;
+        let _ = sessions.token().await;
+        assert!(!sessions.keeper.is_finished(), "{ttl:?}");
+    }
 }

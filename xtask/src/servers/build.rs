@@ -14,6 +14,8 @@ use crate::tools;
 
 /// Written last: a folder without it is of a build that did not end.
 const COMPLETE: &str = "complete";
+/// How long a build is kept that nobody uses.
+const UNUSED: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How often a build says that it is still at it.
 const PROGRESS: Duration = Duration::from_secs(30);
 
@@ -32,6 +34,8 @@ pub(super) fn obtain(server: &Server) -> Result<PathBuf> {
     let programs = server.recipe.programs(&folder);
     let complete = folder.join(COMPLETE);
     if complete.is_file() {
+        // Its time says when it was used last.
+        let _ = fs::write(&complete, "\n");
         return Ok(programs);
     }
 
@@ -56,7 +60,7 @@ pub(super) fn obtain(server: &Server) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).map_err(failed(&folder))?;
     server.recipe.build(name, &source, &folder, &toolchain)?;
-    File::create(&complete).map_err(failed(&complete))?;
+    fs::write(&complete, "\n").map_err(failed(&complete))?;
     forget_others(&cache, name, &folder);
     Ok(programs)
 }
@@ -93,7 +97,7 @@ fn digest(server: &Server, source: &Path, toolchain: &Toolchain) -> Result<u64> 
     Ok(hasher.finish())
 }
 
-/// Removes what earlier versions of `testenv/` were built into. Others may use it right now; then it stays.
+/// Removes what other versions of `testenv/` were built into, once nobody has used it for days: another checkout may be testing with it now.
 fn forget_others(cache: &Path, name: &str, keep: &Path) {
     let entries = fs::read_dir(cache).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
@@ -102,7 +106,9 @@ fn forget_others(cache: &Path, name: &str, keep: &Path) {
                 .and_then(|file| file.strip_prefix(name))
                 .is_some_and(|rest| rest.starts_with('-'))
         });
-        if other && path != keep && path.is_dir() {
+        let used = fs::metadata(path.join(COMPLETE)).and_then(|it| it.modified());
+        let unused = used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > UNUSED));
+        if other && path != keep && unused {
             println!("{name}: removing {}, which is out of date", path.display());
             let _ = fs::remove_dir_all(path);
         }

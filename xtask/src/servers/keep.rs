@@ -86,11 +86,16 @@ pub(super) fn up() -> Result<()> {
             println!("{state}\nthey stay up until `cargo xtask servers down`");
             Ok(())
         }
-        None => Err(format!(
-            "they did not come up; the end of {}:\n{}",
-            files.log.display(),
-            fs::read_to_string(&files.log).unwrap_or_default()
-        )),
+        None => {
+            // Or they come up after all, when nobody expects it.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(format!(
+                "they did not come up; the end of {}:\n{}",
+                files.log.display(),
+                fs::read_to_string(&files.log).unwrap_or_default()
+            ))
+        }
     }
 }
 
