@@ -20,6 +20,9 @@ const MAX_NODES: usize = 500_000;
 /// How many of them may be copies that anchors and aliases make. People use them for a handful of
 /// fields; only an attacker needs more.
 const MAX_COPIES: usize = 20_000;
+/// How long a field's name may be as JSON writes it, quotes and escapes included. A reader of YAML need not look further
+/// for the colon (YAML 1.2 §7.4.2: 1024 characters), so a longer one could be read and not be written.
+const MAX_NAME: usize = 1000;
 /// From this size on, a set finds duplicate keys instead of comparing each with each.
 const SMALL_MAPPING: usize = 16;
 
@@ -232,6 +235,19 @@ enum Content<'a> {
     },
 }
 
+fn field(name: Cow<'_, str>, at: Location) -> Result<Key<'_>, Failure> {
+    // An escape has six characters at most.
+    let long = name.len() > MAX_NAME / 6
+        && serde_json::to_string(&name).is_ok_and(|json| json.chars().count() > MAX_NAME);
+    match long {
+        false => Ok(Key::Field(name, at)),
+        true => Err((
+            at,
+            format!("a field name of more than {MAX_NAME} characters, quotes and escapes included"),
+        )),
+    }
+}
+
 /// A key whose value has not been read yet.
 enum Key<'a> {
     Field(Cow<'a, str>, Location),
@@ -405,11 +421,7 @@ impl<'a> Builder<'a, '_> {
                     ),
                 );
             }
-            *key = Some(if merge {
-                Key::Merge
-            } else {
-                Key::Field(text, at)
-            });
+            *key = Some(if merge { Key::Merge } else { field(text, at)? });
             return Ok(());
         }
         let value = match tag {
@@ -440,7 +452,7 @@ impl<'a> Builder<'a, '_> {
                 ..
             }) => match node.value {
                 Value::Str(text) => {
-                    *key = Some(Key::Field(text, at));
+                    *key = Some(field(text, at)?);
                     Ok(())
                 }
                 _ => Err((at, "a field name must be a string".to_owned())),

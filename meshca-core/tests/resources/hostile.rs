@@ -67,6 +67,9 @@ fn too_deep() {
         );
     }
     assert!(quickly_refused("? ".repeat(10_000)).contains("1:"));
+    // After a `?`, a name may be as long as it likes; but nobody writes it like that.
+    let name = format!("type: Mesh\nname: a\n? {}\n: 1\n", "n".repeat(1200));
+    assert!(quickly_refused(name).contains("a field name of more than 1000 characters"));
     assert!(quickly_refused("!".repeat(10_000)).contains("1:1: "));
 }
 
