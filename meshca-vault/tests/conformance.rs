@@ -103,15 +103,15 @@ mod vault {
     }
 
     /// A mount whose CA is an intermediate under the root of another mount; the root's certificate.
-    async fn set_up_intermediate(vault: &Vault) -> String {
+    async fn set_up_intermediate(vault: &Vault, key_type: &str) -> String {
         mount(vault, "root").await;
         mount(vault, "pki").await;
-        let root = json!({"common_name": "Offline root", "key_type": "ec", "ttl": "87600h"});
+        let root = json!({"common_name": "Offline root", "key_type": key_type, "ttl": "87600h"});
         let root = vault
             .write("root/root/generate/internal", root)
             .await
             .unwrap();
-        let csr = json!({"common_name": "Issuing CA", "key_type": "ec"});
+        let csr = json!({"common_name": "Issuing CA", "key_type": key_type});
         let csr = vault
             .write("pki/intermediate/generate/internal", csr)
             .await
@@ -134,50 +134,60 @@ mod vault {
     #[tokio::test(flavor = "multi_thread")]
     async fn with_an_intermediate_whose_root_is_imported() {
         needs!(Vault::program());
-        let vault = Vault::start().await.unwrap();
-        let root = set_up_intermediate(&vault).await;
-        let issuer = with_token(&vault).await;
+        for key_type in ["ec", "rsa", "ed25519"] {
+            let vault = Vault::start().await.unwrap();
+            let root = set_up_intermediate(&vault, key_type).await;
+            let issuer = with_token(&vault).await;
 
-        for error in [
-            issuer.trust_bundle().await.unwrap_err(),
-            issuer.check().await.unwrap_err(),
-        ] {
-            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-            let text = error.to_string();
-            assert!(text.contains("intermediate CA `CN=Issuing CA`"), "{text}");
-            assert!(
-                text.contains("vault write pki/issuers/import/cert pem_bundle=@root.pem"),
-                "{text}"
-            );
+            for error in [
+                issuer.trust_bundle().await.unwrap_err(),
+                issuer.check().await.unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+                let text = error.to_string();
+                assert!(text.contains("intermediate CA `CN=Issuing CA`"), "{text}");
+                assert!(
+                    text.contains("vault write pki/issuers/import/cert pem_bundle=@root.pem"),
+                    "{text}"
+                );
+            }
+
+            vault
+                .write("pki/issuers/import/cert", json!({"pem_bundle": root}))
+                .await
+                .unwrap();
+            prove(&format!("intermediate-{key_type}"), &vault, &issuer, None).await;
         }
-
-        vault
-            .write("pki/issuers/import/cert", json!({"pem_bundle": root}))
-            .await
-            .unwrap();
-        prove("intermediate", &vault, &issuer, None).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn under_a_delegated_issuer() {
         needs!(Vault::program());
-        let vault = Vault::start().await.unwrap();
-        set_up(&vault, "ec").await;
-        let store = secrets(&[("vault-token", &token(&vault, json!({})).await)]).await;
-        let settings = settings(vault.address(), token_auth()).with_intermediates(true);
-        let upstream = issuer(settings, &store);
-        let issuer = DelegatedIssuer::load_or_create(
-            DelegatedSettings::new(
-                domain(),
-                DelegatedSecrets::for_identity(MESH, "delegated").unwrap(),
-            ),
-            Arc::new(upstream),
-            store,
-            clock(),
-        )
-        .await
-        .unwrap();
-        prove("delegated", &vault, &issuer, None).await;
+        for (name, below_a_root) in [("delegated-root", true), ("delegated-intermediate", false)] {
+            let vault = Vault::start().await.unwrap();
+            if below_a_root {
+                set_up(&vault, "ec").await;
+            } else {
+                let root = set_up_intermediate(&vault, "ec").await;
+                let root = json!({"pem_bundle": root});
+                vault.write("pki/issuers/import/cert", root).await.unwrap();
+            }
+            let store = secrets(&[("vault-token", &token(&vault, json!({})).await)]).await;
+            let settings = settings(vault.address(), token_auth()).with_intermediates(true);
+            let upstream = issuer(settings, &store);
+            let issuer = DelegatedIssuer::load_or_create(
+                DelegatedSettings::new(
+                    domain(),
+                    DelegatedSecrets::for_identity(MESH, "delegated").unwrap(),
+                ),
+                Arc::new(upstream),
+                store,
+                clock(),
+            )
+            .await
+            .unwrap();
+            prove(name, &vault, &issuer, None).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
