@@ -62,7 +62,7 @@ pub(crate) struct Answer {
 impl CertManagerIssuer {
     /// An issuer that has asked nobody yet.
     ///
-    /// `client` acts as the control plane's service account; the role that it needs is in `examples/resources/rbac.yaml`.
+    /// `client` acts as the control plane's service account; the role that it needs is in `examples/resources/cert-manager/rbac.yaml`.
     pub fn new(
         settings: CertManagerSettings,
         client: Client,

@@ -46,7 +46,7 @@
 //!
 //! # What the control plane may do
 //!
-//! `examples/resources/rbac.yaml` of the repository: create, get, list, watch and delete requests in one namespace, and read issuers. Never
+//! `examples/resources/cert-manager/rbac.yaml` of the repository: create, get, list, watch and delete requests in one namespace, and read issuers. Never
 //! approve them.
 //!
 //! # Not here yet

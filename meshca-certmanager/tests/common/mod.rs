@@ -67,7 +67,7 @@ pub(crate) async fn set_up(kube: &Kube) {
     kube.create_service_account(NAMESPACE, "control-plane")
         .await
         .unwrap();
-    let rbac = include_str!("../../../examples/resources/rbac.yaml");
+    let rbac = include_str!("../../../examples/resources/cert-manager/rbac.yaml");
     for document in rbac.split("\n---\n") {
         let object: Value = serde_saphyr::from_str(document).unwrap();
         let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
