@@ -38,13 +38,14 @@ fn feed(target: &str) {
 }
 
 /// Seeds that must be refused.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 11] = [
     ("csr", "key-of-odd-bits"),
     ("jwks_bundle", "keys-that-are-lists"),
     ("jwks_bundle", "list-for-an-object"),
     ("pem_bundle", "key-of-odd-bits"),
     ("pem_bundle", "lone-carriage-returns"),
     ("pem_bundle", "text-behind-the-end"),
+    ("resource", "envelope-in-spec"),
     ("resource", "long-field-name"),
     ("returned_chain", "foreign"),
     ("returned_chain", "key-usage-beyond-its-bits"),

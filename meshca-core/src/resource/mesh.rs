@@ -34,6 +34,9 @@ const FOREIGN: [&str; 8] = [
     "tracing",
 ];
 
+/// Fields of a resource in Universal form that are not those of its content.
+const ENVELOPE: [&str; 5] = ["type", "name", "mesh", "labels", "status"];
+
 /// A mesh of the classic model. What concerns its CAs is in [`mtls`](Self::mtls); everything else
 /// (`meshServices`, `logging`, `routing`, …) is kept in [`rest`](Self::rest) and written back.
 #[derive(Clone, Debug, PartialEq)]
@@ -440,7 +443,19 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
     let (mtls, rest) = if form == Form::Universal && !f.has("spec") {
         content(f, name)
     } else {
-        let content = f.opt("spec", |at| Some(content(&mut at.fields()?, name)));
+        let content = f.opt("spec", |at| {
+            let mut f = at.fields()?;
+            // In Universal form it would stand beside the field of the same name.
+            for field in ENVELOPE.iter().chain(&metadata::UNIVERSAL_META) {
+                if f.has(field) {
+                    f.refuse::<()>(
+                        field,
+                        format_args!("a Mesh has no such field in its `spec`: is it a field of the resource itself?"),
+                    );
+                }
+            }
+            Some(content(&mut f, name))
+        });
         f.finish();
         content.unwrap_or_default()
     };
