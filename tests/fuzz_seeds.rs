@@ -38,7 +38,7 @@ fn feed(target: &str) {
 }
 
 /// Seeds that must be refused.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 12] = [
     ("csr", "key-of-odd-bits"),
     ("jwks_bundle", "keys-that-are-lists"),
     ("jwks_bundle", "list-for-an-object"),
@@ -47,6 +47,7 @@ const REFUSED: [(&str, &str); 11] = [
     ("pem_bundle", "text-behind-the-end"),
     ("resource", "envelope-in-spec"),
     ("resource", "long-field-name"),
+    ("resource", "mesh-in-a-mesh"),
     ("returned_chain", "foreign"),
     ("returned_chain", "key-usage-beyond-its-bits"),
     ("template", "liar"),

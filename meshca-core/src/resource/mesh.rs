@@ -441,6 +441,9 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     // Flat is the rule in Universal form, but documents with a `spec` exist.
     let (mtls, rest) = if form == Form::Universal && !f.has("spec") {
+        if f.has("mesh") {
+            f.refuse::<()>("mesh", "a Mesh is in no mesh: remove this field");
+        }
         content(f, name)
     } else {
         let content = f.opt("spec", |at| {

@@ -120,6 +120,18 @@ impl Resource {
         self.to_yaml_as(self.metadata().form)
     }
 
+    fn fits(&self, form: Form) -> Result<()> {
+        let name = &self.metadata().name;
+        match form == Form::Kubernetes && name.contains('_') {
+            false => Ok(()),
+            true => Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "a name on Kubernetes has no underscores: give the resource another one",
+            )
+            .with_context("name", name)),
+        }
+    }
+
     /// Writes the resource as one YAML document, in the given form.
     ///
     /// What the other form has no place for is left out: namespace and annotations in Universal form,
@@ -127,8 +139,10 @@ impl Resource {
     ///
     /// # Errors
     ///
-    /// As for [`to_yaml`](Self::to_yaml).
+    /// As for [`to_yaml`](Self::to_yaml); and [`ErrorKind::InvalidRequest`] for a name with an underscore, which a resource in
+    /// Universal form may have and one on Kubernetes may not.
     pub fn to_yaml_as(&self, form: Form) -> Result<String> {
+        self.fits(form)?;
         let yaml = serde_saphyr::to_string(&InForm(self, form))
             .map_err(|error| cannot_write(self, error))?;
         // The library writes some characters that YAML forbids as they are. JSON is YAML, too.
@@ -154,6 +168,7 @@ impl Resource {
     ///
     /// As for [`to_yaml`](Self::to_yaml).
     pub fn to_json_as(&self, form: Form) -> Result<String> {
+        self.fits(form)?;
         let json = serde_json::to_string_pretty(&InForm(self, form))
             .map_err(|error| cannot_write(self, error))?;
         if json.chars().all(is_printable) {
