@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use meshca_core::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
 
 /// Whoever comes while a call is under way waits for that one's result.
 ///
@@ -13,7 +14,7 @@ use meshca_core::{Error, ErrorKind, Result};
 /// whether anybody still waits or not: its result is of that moment, and may hold a token.
 pub(crate) struct Flight<T: Clone>(Slot<T>);
 
-type Slot<T> = Arc<Mutex<Option<(u64, Call<T>)>>>;
+type Slot<T> = Arc<Mutex<Option<Call<T>>>>;
 type Call<T> = Shared<BoxFuture<'static, Result<T>>>;
 
 impl<T: Clone> Default for Flight<T> {
@@ -23,15 +24,12 @@ impl<T: Clone> Default for Flight<T> {
 }
 
 /// Empties the slot when the call ends, be it by a panic.
-struct Forget<T: Clone> {
-    slot: Slot<T>,
-    number: u64,
-}
+struct Forget<T: Clone>(Slot<T>);
 
 impl<T: Clone> Drop for Forget<T> {
     fn drop(&mut self) {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.take_if(|(number, _)| *number == self.number);
+        // It is this call's: there is no other before the slot is empty.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -41,45 +39,37 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        self.current_or(start).await
+        let (call, task) = {
+            let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match slot.as_ref() {
+                Some(call) => (call.clone(), None),
+                None => {
+                    let (done, result) = oneshot::channel();
+                    let call = async move { result.await.unwrap_or_else(|_| Err(dropped())) };
+                    let call = call.boxed().shared();
+                    *slot = Some(call.clone());
+                    let (work, forget) = (start(), Forget(Arc::clone(&self.0)));
+                    let task = async move {
+                        let _forget = forget;
+                        let _ = done.send(work.await);
+                    };
+                    (call, Some(task))
+                }
+            }
+        };
+        // Without the lock: a runtime that shuts down drops the task at once, and that empties the slot.
+        if let Some(task) = task {
+            tokio::spawn(task);
+        }
+        call.await
     }
+}
 
-    fn current_or<F>(&self, start: impl FnOnce() -> F) -> Call<T>
-    where
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, call)) = slot.as_ref() {
-            return call.clone();
-        }
-        // Of any two that are in the slot one after the other; the address of the call would do, if it had one.
-        let number = fastrand::u64(..);
-        let (work, forget) = (
-            start(),
-            Forget {
-                slot: Arc::clone(&self.0),
-                number,
-            },
-        );
-        // It cannot end before it is in the slot, whose lock is held here.
-        let task = tokio::spawn(async move {
-            let _forget = forget;
-            work.await
-        });
-        let call = async move {
-            task.await.unwrap_or_else(|error| {
-                Err(Error::new(
-                    ErrorKind::Internal,
-                    "a call to Vault was dropped before it ended: is the runtime shutting down?",
-                )
-                .with_source(error))
-            })
-        }
-        .boxed()
-        .shared();
-        slot.replace((number, call.clone()));
-        call
-    }
+fn dropped() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "a call to Vault was dropped before it ended: is the runtime shutting down?",
+    )
 }
 
 #[cfg(test)]

@@ -271,7 +271,7 @@ async fn exchange(pool: &Pool, request: Request<Full<Bytes>>, url: &Url) -> Resu
 }
 
 /// Appends without leaving unwiped copies of what was there behind.
-fn grow(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
+pub(crate) fn grow(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
     if bytes.capacity() - bytes.len() < data.len() {
         let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + data.len()) * 2));
         larger.extend_from_slice(bytes);

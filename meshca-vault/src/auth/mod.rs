@@ -21,7 +21,7 @@ use crate::client::{Failure, VaultClient, ttl};
 use crate::refusal::Refusal;
 use crate::session::{Authority, Grant, Known, Lease};
 use crate::token::Token;
-use crate::transport::Call;
+use crate::transport::{Call, grow};
 
 /// Where Kubernetes mounts the token of a pod's service account.
 pub(crate) const SERVICE_ACCOUNT_TOKEN: &str =
@@ -262,13 +262,7 @@ fn secret_body(body: &impl Serialize) -> Result<Bytes> {
 
     impl std::io::Write for Wiped {
         fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-            if self.0.capacity() - self.0.len() < data.len() {
-                let mut larger =
-                    Zeroizing::new(Vec::with_capacity((self.0.len() + data.len()) * 2));
-                larger.extend_from_slice(&self.0);
-                self.0 = larger;
-            }
-            self.0.extend_from_slice(data);
+            grow(&mut self.0, data);
             Ok(data.len())
         }
 
