@@ -1,15 +1,14 @@
 //! Tells an operator what is wrong before the first proxy asks.
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
-use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use meshca_core::resource::IssuerRef;
 use meshca_core::{CheckReport, Error, ErrorKind, Result};
 
+use crate::crd::GROUP;
 use crate::error::{code, from_kube};
 use crate::issuer::Inner;
+use crate::rights::missing_verbs;
 
 /// What the control plane does with requests.
 const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
@@ -17,12 +16,8 @@ const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
 pub(crate) async fn check(inner: &Inner) -> Result<CheckReport> {
     let mut report = CheckReport::new();
     let namespace = &inner.settings.namespace;
-    let mut missing = Vec::new();
-    for verb in VERBS {
-        if !allowed(inner, verb).await? {
-            missing.push(verb);
-        }
-    }
+    let resource = (GROUP, "certificaterequests");
+    let missing = missing_verbs(&inner.client, namespace, resource, &VERBS).await?;
     if !missing.is_empty() {
         return Err(Error::new(
             ErrorKind::Denied,
@@ -41,35 +36,6 @@ pub(crate) async fn check(inner: &Inner) -> Result<CheckReport> {
         );
     }
     Ok(report)
-}
-
-async fn allowed(inner: &Inner, verb: &str) -> Result<bool> {
-    let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec {
-            resource_attributes: Some(ResourceAttributes {
-                group: Some("cert-manager.io".to_owned()),
-                resource: Some("certificaterequests".to_owned()),
-                namespace: Some(inner.settings.namespace.clone()),
-                verb: Some(verb.to_owned()),
-                ..ResourceAttributes::default()
-            }),
-            ..SelfSubjectAccessReviewSpec::default()
-        },
-        ..SelfSubjectAccessReview::default()
-    };
-    let api: Api<SelfSubjectAccessReview> = Api::all(inner.client.clone());
-    let answer = api
-        .create(&PostParams::default(), &review)
-        .await
-        .map_err(|error| {
-            from_kube(
-                error,
-                "ask what we may do",
-                "create",
-                "selfsubjectaccessreviews.authorization.k8s.io",
-            )
-        })?;
-    Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
 /// Whether the issuer is there and ready; a warning where that cannot be seen.

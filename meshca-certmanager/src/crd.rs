@@ -8,7 +8,7 @@ use kube::Resource;
 use kube::core::NamespaceResourceScope;
 use serde::{Deserialize, Serialize};
 
-const GROUP: &str = "cert-manager.io";
+pub(crate) const GROUP: &str = "cert-manager.io";
 const VERSION: &str = "v1";
 
 /// A request to an issuer for one certificate.

@@ -5,6 +5,24 @@ use std::time::Duration;
 use kube::Error as KubeError;
 use meshca_core::{Error, ErrorKind, Retry};
 
+/// How long an answer of the API server may take. kube itself waits for minutes.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gives up on a server that does not answer.
+pub(crate) async fn limited<T>(
+    call: impl Future<Output = Result<T, KubeError>>,
+) -> Result<T, KubeError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let seconds = CALL_TIMEOUT.as_secs();
+            Err(KubeError::Service(
+                format!("no answer within {seconds} s").into(),
+            ))
+        }
+    }
+}
+
 /// The status of an answer, if there was one.
 pub(crate) fn code(error: &KubeError) -> Option<u16> {
     match error {
@@ -42,7 +60,10 @@ pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &st
         .with_retry(Retry::Backoff),
         404 => new(
             ErrorKind::NotFound,
-            format!("the API server could not {doing}: is cert-manager installed, and does the namespace exist?"),
+            format!("the API server could not {doing}: does the namespace exist{}?", match resource {
+                "secrets" => "",
+                _ => ", and is cert-manager installed",
+            }),
         )
         .with_retry(Retry::Backoff),
         409 => new(ErrorKind::Conflict, format!("the API server could not {doing}")),

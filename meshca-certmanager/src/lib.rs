@@ -64,10 +64,13 @@ mod crd;
 mod error;
 mod factory;
 mod issuer;
+mod rights;
+mod secret_store;
 mod settings;
 mod trust;
 mod watch;
 
 pub use factory::{CertManagerFactory, factory};
 pub use issuer::CertManagerIssuer;
+pub use secret_store::KubeSecretStore;
 pub use settings::{CertManagerSettings, DEFAULT_TIMEOUT};

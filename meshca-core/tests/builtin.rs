@@ -11,7 +11,7 @@ mod common;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -1125,7 +1125,7 @@ async fn an_outage_of_the_store_shortens_certificates_before_it_stops_them() {
     .unwrap();
     link.1.store(true, Ordering::SeqCst);
     let spec = spec().with_lifetime(DAY);
-    for (hours, granted) in [(0, 24 * 3600), (12, 12 * 3600 + 300), (24, 300)] {
+    for (hours, granted) in [(0, 24 * 3600), (12, 12 * 3600 + 270), (24, 270)] {
         clock.set(start() + hours * HOUR);
         let validity = issuer
             .issue(&spec, &clock)
@@ -1144,6 +1144,43 @@ async fn an_outage_of_the_store_shortens_certificates_before_it_stops_them() {
     link.1.store(false, Ordering::SeqCst);
     clock.advance(Duration::from_secs(10));
     issuer.issue(&spec, &clock).await.unwrap();
+}
+
+/// A store that is told of changes.
+#[derive(Debug, Default)]
+struct Told(MemorySecretStore, AtomicU64);
+
+#[async_trait]
+impl SecretStore for Told {
+    async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &SecretKey, value: SecretValue, expect: Expect) -> Result<Version> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.put(key, value, expect).await
+    }
+
+    async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.delete(key, version).await
+    }
+
+    fn revision(&self) -> Option<u64> {
+        Some(self.1.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_the_store_tells_of_is_seen_within_seconds() {
+    let clock = FakeClock::new();
+    let store: Arc<dyn SecretStore> = Arc::new(Told::default());
+    let one = load(settings(), Arc::clone(&store), &clock).await.unwrap();
+    let other = load(settings(), store, &clock).await.unwrap();
+    let published = one.prepare_next().await.unwrap();
+    assert_ne!(other.trust_bundle().await.unwrap(), published);
+    clock.advance(Duration::from_secs(6));
+    assert_eq!(other.trust_bundle().await.unwrap(), published);
 }
 
 #[test]

@@ -62,7 +62,7 @@
 //! lost its store may sign on with what it has, and nothing that it signs is ever without its root.
 //!
 //! Replicas whose upstreams differ, during a change of configuration, each find the other's intermediate abandoned and replace it, every
-//! [`RELOAD_INTERVAL`] at most. All that they sign is trusted; bring the change out quickly.
+//! [`RELOAD_INTERVAL`](super::RELOAD_INTERVAL) at most. All that they sign is trusted; bring the change out quickly.
 //!
 //! # Defaults
 //!
@@ -91,7 +91,6 @@ use async_trait::async_trait;
 
 use self::obtain::{Obtained, check_upstream, obtain, roots_of};
 use self::state::{DelegatedStore, Next, State, as_pem, seconds, time};
-use super::RELOAD_INTERVAL;
 use super::authority::{Authority, refuse_foreign};
 use super::follow::AskLimit;
 use crate::time::rfc3339;
@@ -284,7 +283,7 @@ impl DelegatedIssuer {
     /// Has the next intermediate sign from now on. The old root stays in the bundle until the old intermediate has ended.
     ///
     /// That every peer holds a new root is for the caller to know. That every *replica* publishes it is known here:
-    /// activation is refused until [`RELOAD_INTERVAL`] has passed since preparation, unless the root is the same.
+    /// activation is refused until [`RELOAD_INTERVAL`](super::RELOAD_INTERVAL) has passed since preparation, unless the root is the same.
     ///
     /// # Errors
     ///
@@ -355,18 +354,18 @@ impl DelegatedIssuer {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What to sign with: read again when it is old, but kept when that fails. An outage of the
+    /// What to sign with: read again when it is old or has changed, but kept when that fails. An outage of the
     /// store must not stop a CA that needs nothing from it.
     async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot> {
         let snapshot = self.snapshot();
-        let age = now.duration_since(snapshot.loaded_at).unwrap_or_default();
-        if age < RELOAD_INTERVAL || !self.asked.may_ask(now) {
-            return snapshot;
+        let due = self.asked.due(now, snapshot.loaded_at, &self.store.store);
+        if let Some(due) = due
+            && self.reload().await.is_ok()
+        {
+            self.asked.read(&due);
+            return self.snapshot();
         }
-        match self.reload().await {
-            Ok(()) => self.snapshot(),
-            Err(_) => snapshot,
-        }
+        snapshot
     }
 
     /// Why there is nothing to sign with, if that is so.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use spiffe::TrustDomain;
 
 use super::authority::{Authority, ProvidedCa, refuse_foreign};
-use super::follow::AskLimit;
+use super::follow::{AskLimit, KNOWN_FOR};
 use super::store::{CaSecrets, CaStore, Next, Retiring, Rotation, seconds, time};
 use crate::time::rfc3339;
 use crate::{
@@ -432,21 +432,21 @@ impl BuiltinIssuer {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What to sign with: read again when it is old, but kept when that fails. An outage of the
+    /// What to sign with: read again when it is old or has changed, but kept when that fails. An outage of the
     /// store must not stop a CA that needs nothing from it.
     async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot> {
         let snapshot = self.snapshot();
-        // A clock that was set back says nothing about the age.
-        let fresh = now
-            .duration_since(snapshot.loaded_at)
-            .is_ok_and(|age| age < RELOAD_INTERVAL);
-        if fresh || !self.asked.may_ask(now) {
+        let Source::Stored { store, .. } = &self.source else {
             return snapshot;
+        };
+        let due = self.asked.due(now, snapshot.loaded_at, &store.store);
+        if let Some(due) = due
+            && self.reload().await.is_ok()
+        {
+            self.asked.read(&due);
+            return self.snapshot();
         }
-        match self.reload().await {
-            Ok(()) => self.snapshot(),
-            Err(_) => snapshot,
-        }
+        snapshot
     }
 
     fn kind(&self) -> &'static str {
@@ -497,7 +497,7 @@ impl Issuer for BuiltinIssuer {
             // Counted from when the store was read: if another replica has put this CA out of
             // use since, the trust in it ends then.
             (Source::Stored { .. }, Profile::Workload) => {
-                let trusted = RELOAD_INTERVAL.saturating_add(self.max_leaf_lifetime);
+                let trusted = KNOWN_FOR.saturating_add(self.max_leaf_lifetime);
                 let allowed = now.checked_add(self.max_leaf_lifetime).unwrap_or(now);
                 snapshot
                     .loaded_at

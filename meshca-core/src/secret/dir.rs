@@ -136,7 +136,7 @@ impl DirSecretStore {
         self.check_present()?;
         let dir = self.mesh_dir(key);
         if !file::check_dir(&dir, false)? {
-            super::check_expected(key, None, expect)?;
+            expect.check(key, None)?;
             file::create_dir(&dir, false)?;
             file::check_dir(&dir, false)?;
         }
@@ -163,7 +163,7 @@ impl DirSecretStore {
 
     fn check(&self, key: &SecretKey, expect: &Expect) -> Result<()> {
         let current = self.read(key)?.map(|stored| stored.version);
-        super::check_expected(key, current.as_ref(), expect)
+        expect.check(key, current.as_ref())
     }
 
     fn check_present(&self) -> Result<()> {

@@ -69,7 +69,7 @@ impl SecretStore for MemorySecretStore {
         super::check_size(key, &value)?;
         let mut state = self.state();
         let current = state.secrets.get(key).map(|stored| &stored.version);
-        super::check_expected(key, current, &expect)?;
+        expect.check(key, current)?;
         state.last_version += 1;
         let version = Version::new(state.last_version.to_string());
         state
@@ -81,7 +81,7 @@ impl SecretStore for MemorySecretStore {
     async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
         let mut state = self.state();
         let current = state.secrets.get(key).map(|stored| &stored.version);
-        super::check_expected(key, current, &Expect::Version(version.clone()))?;
+        Expect::Version(version.clone()).check(key, current)?;
         state.secrets.remove(key);
         Ok(())
     }

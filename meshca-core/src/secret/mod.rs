@@ -72,6 +72,7 @@ mod source;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use zeroize::Zeroizing;
@@ -83,6 +84,9 @@ use crate::{Error, ErrorKind, Result, Retry};
 
 /// The largest secret that a store takes, in bytes: 1 MiB, as in Kubernetes.
 pub const MAX_SECRET_SIZE: usize = 1024 * 1024;
+
+/// How far a store may be behind what others have written: 30 seconds. See [`SecretStore`].
+pub const MAX_STORE_LAG: Duration = Duration::from_secs(30);
 
 /// The longest mesh or secret name, in bytes: that of a Kubernetes object.
 const MAX_NAME_LEN: usize = 253;
@@ -283,8 +287,10 @@ pub enum Expect {
 /// # What an implementor owes
 ///
 /// - Comparing and writing is one step for everyone who uses the same store, in whatever process.
-/// - After `put` has returned, every `get` finds that value or a later one, also after a crash.
-///   A `get` beside a `put` finds the old value or the new one, never a mixture.
+/// - After `put` has returned, every `get` through the same store finds that value or a later one, also after a crash.
+///   A `get` through another store on the same secrets may be behind, by no more than [`MAX_STORE_LAG`]; writes never
+///   are. A `get` beside a `put` finds the old value or the new one, never a mixture.
+/// - After a conflict, `get` finds what it was about.
 /// - After an error other than a conflict, the write may or may not have happened.
 /// - "There is no such secret" (`None`) is said only if that is certain. Whoever reads `None` may
 ///   make a new CA, so a store that is not reachable or not mounted answers with an error.
@@ -314,6 +320,15 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// As in [`put`](SecretStore::put).
     async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()>;
+
+    /// A number that changes when the store learns that a secret has changed, whoever changed it. It costs next to nothing, so
+    /// whoever keeps what was read compares it at each use, and reads again at once.
+    ///
+    /// `None`, the default: this store is not told. The same number is no promise: a store may miss a change, or hear of
+    /// it late, so read again from time to time as well.
+    fn revision(&self) -> Option<u64> {
+        None
+    }
 }
 
 const _: fn(&dyn SecretStore) = |_| {};
@@ -338,6 +353,10 @@ macro_rules! forward {
 
             async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
                 (**self).delete(key, version).await
+            }
+
+            fn revision(&self) -> Option<u64> {
+                (**self).revision()
             }
         }
     };
@@ -389,20 +408,26 @@ pub trait SecretStoreExt: SecretStore {
 
 impl<S: SecretStore + ?Sized> SecretStoreExt for S {}
 
-/// Whether a secret that is now in the state `current` may be written or deleted.
-fn check_expected(key: &SecretKey, current: Option<&Version>, expect: &Expect) -> Result<()> {
-    let message = match (expect, current) {
-        (Expect::Absent, None) => return Ok(()),
-        (Expect::Version(expected), Some(current)) if expected == current => return Ok(()),
-        (Expect::Absent, Some(_)) => "the secret exists already: read it, and use or change it",
-        (Expect::Version(_), Some(_)) => {
-            "someone else changed the secret: read it again, and repeat the change from there"
-        }
-        (Expect::Version(_), None) => {
-            "the secret was deleted: read again, and decide anew whether to create it"
-        }
-    };
-    Err(Error::new(ErrorKind::Conflict, message).with_context("secret", key))
+impl Expect {
+    /// For implementors of [`SecretStore`]: whether a secret that is now in the state `current` may be written or deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conflict`], which tells the caller what to do.
+    pub fn check(&self, key: &SecretKey, current: Option<&Version>) -> Result<()> {
+        let message = match (self, current) {
+            (Expect::Absent, None) => return Ok(()),
+            (Expect::Version(expected), Some(current)) if expected == current => return Ok(()),
+            (Expect::Absent, Some(_)) => "the secret exists already: read it, and use or change it",
+            (Expect::Version(_), Some(_)) => {
+                "someone else changed the secret: read it again, and repeat the change from there"
+            }
+            (Expect::Version(_), None) => {
+                "the secret was deleted: read again, and decide anew whether to create it"
+            }
+        };
+        Err(Error::new(ErrorKind::Conflict, message).with_context("secret", key))
+    }
 }
 
 fn check_size(key: &SecretKey, value: &SecretValue) -> Result<()> {

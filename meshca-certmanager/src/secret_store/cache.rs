@@ -1,0 +1,112 @@
+//! What is known of the secrets, from wherever it was heard: the newest state wins.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use meshca_core::secret::MAX_STORE_LAG;
+use tokio::time::Instant;
+
+use super::object::Object;
+
+/// How long the watch may be silent before its word is not enough. What was heard just before travels for some seconds, too.
+const FRESH: Duration = MAX_STORE_LAG.saturating_sub(Duration::from_secs(5));
+
+/// A cache that whoever hears of something fills.
+pub(super) type Known = Mutex<Cache>;
+
+pub(super) fn lock(known: &Known) -> MutexGuard<'_, Cache> {
+    // Every change is whole, even if a holder of the lock panicked.
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The states of all secrets of the namespace, as far as they are known.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    states: HashMap<String, State>,
+    /// When the watch last proved that it hears of everything.
+    heard_at: Option<Instant>,
+    revision: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    at: ResourceVersion,
+    /// Nothing: it was deleted. Kept until the next list, or else a late word of an older state would revive it.
+    object: Option<Object>,
+}
+
+/// A `resourceVersion`: a decimal number that grows with each change of anything.
+///
+/// Kubernetes promises the order since 1.35 (KEP-5504); etcd, which is behind every API server before, has always had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ResourceVersion(u64);
+
+impl ResourceVersion {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
+}
+
+impl Cache {
+    /// Takes note of a state. Nothing of one whose place in the order is unknown: it will have to be asked for.
+    pub(super) fn apply(&mut self, object: Object) {
+        let name = object.metadata.name.clone();
+        match ResourceVersion::parse(&object.metadata.resource_version) {
+            Some(at) => self.set(name, at, Some(object)),
+            None => self.forget(&name),
+        }
+    }
+
+    /// Takes note of a deletion; `at` as the watch has it, or as the last state was.
+    pub(super) fn delete(&mut self, name: &str, at: &str) {
+        match ResourceVersion::parse(at) {
+            Some(at) => self.set(name.to_owned(), at, None),
+            None => self.forget(name),
+        }
+    }
+
+    fn set(&mut self, name: String, at: ResourceVersion, object: Option<Object>) {
+        // A deletion that we made ourselves has the number of the state that it ended.
+        let newer = self.states.get(&name).is_none_or(|state| {
+            at > state.at || at == state.at && object.is_none() && state.object.is_some()
+        });
+        if newer {
+            self.states.insert(name, State { at, object });
+            self.revision = self.revision.wrapping_add(1);
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &str) {
+        self.states.remove(name);
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    /// Takes note of everything that there was at one time. What was heard of later stays.
+    pub(super) fn replace(&mut self, objects: Vec<Object>, at: &str) {
+        let at = ResourceVersion::parse(at);
+        self.states
+            .retain(|_, state| at.is_some_and(|at| state.at > at));
+        self.revision = self.revision.wrapping_add(1);
+        for object in objects {
+            self.apply(object);
+        }
+    }
+
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+    }
+
+    /// A secret that is certainly there, or was a moment ago.
+    pub(super) fn get(&self, name: &str, now: Instant) -> Option<&Object> {
+        let heard_at = self.heard_at?;
+        if now.duration_since(heard_at) > FRESH {
+            return None;
+        }
+        self.states.get(name)?.object.as_ref()
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+}

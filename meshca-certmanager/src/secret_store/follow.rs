@@ -1,0 +1,120 @@
+//! Hears of every change, by a list and a watch from there on.
+//!
+//! kube's own `watcher` does not say that it is alive while nothing changes, and a cache that is served must know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::runtime::watcher::DefaultBackoff;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::api::Api;
+use super::cache::{Known, lock};
+use super::object::{Object, TYPE};
+use crate::error::{CALL_TIMEOUT, code, limited};
+
+/// How long one watch lasts. The next one is the proof that nothing was missed, if nothing was heard.
+const WATCH: Duration = Duration::from_secs(20);
+/// The longest pause after a failure: a change is to be seen within seconds.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Secrets on a page of a list; each may have a megabyte.
+const PAGE: u32 = 20;
+
+/// Never ends.
+pub(super) async fn follow(api: Api, known: Arc<Known>) {
+    let mut pauses = DefaultBackoff::default();
+    loop {
+        let end = match list(&api, &known).await {
+            Ok(from) => watch(&api, &known, from, &mut pauses).await,
+            Err(error) => Some(error),
+        };
+        if let Some(error) = end {
+            tracing::warn!(
+                namespace = %api.namespace(),
+                error = %error,
+                "secrets are read one by one: they cannot be watched"
+            );
+            pause(&mut pauses).await;
+        }
+    }
+}
+
+async fn pause(pauses: &mut DefaultBackoff) {
+    let pause = pauses.next().unwrap_or(MAX_PAUSE);
+    sleep(pause.min(MAX_PAUSE)).await;
+}
+
+fn selector() -> String {
+    format!("type={TYPE}")
+}
+
+/// Everything that there is, and the state to watch from.
+async fn list(api: &Api, known: &Known) -> Result<String, kube::Error> {
+    let mut objects = Vec::new();
+    let mut parameters = ListParams::default().fields(&selector()).limit(PAGE);
+    let at = loop {
+        let page = api.list(&parameters).await?;
+        objects.extend(page.items);
+        match page.metadata.next.filter(|next| !next.is_empty()) {
+            Some(next) => parameters.continue_token = Some(next),
+            None => break page.metadata.resource_version,
+        }
+    };
+    let mut known = lock(known);
+    known.replace(objects, &at);
+    known.heard(Instant::now());
+    Ok(at)
+}
+
+/// Watches for as long as each watch can begin where the last one ended. Says what was wrong, if it was more than that.
+async fn watch(
+    api: &Api,
+    known: &Known,
+    mut from: String,
+    pauses: &mut DefaultBackoff,
+) -> Option<kube::Error> {
+    let seconds = u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX);
+    let parameters = WatchParams::default().fields(&selector()).timeout(seconds);
+    loop {
+        let events = match limited(api.watch(&parameters, &from)).await {
+            Ok(events) => events,
+            Err(error) if code(&error) == Some(410) => return None,
+            Err(error) => return Some(error),
+        };
+        lock(known).heard(Instant::now());
+        let mut events = std::pin::pin!(events);
+        loop {
+            // The server ends it; this is for one that cannot say so any more.
+            let event = match timeout(WATCH + CALL_TIMEOUT, events.try_next()).await {
+                Ok(Ok(Some(event))) => event,
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) if code(&error) == Some(410) => return None,
+                Ok(Err(_)) | Err(_) => {
+                    pause(pauses).await;
+                    break;
+                }
+            };
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    from.clone_from(&object.metadata.resource_version);
+                    lock(known).apply(object);
+                }
+                WatchEvent::Deleted(Object { metadata, .. }) => {
+                    lock(known).delete(&metadata.name, &metadata.resource_version);
+                    from = metadata.resource_version;
+                }
+                WatchEvent::Bookmark(bookmark) => from = bookmark.metadata.resource_version,
+                // Too old, mostly. A list says it better than we could guess.
+                WatchEvent::Error(status) => {
+                    return match status.code {
+                        410 => None,
+                        _ => Some(kube::Error::Api(status)),
+                    };
+                }
+            }
+            lock(known).heard(Instant::now());
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Secrets of Kubernetes as they travel: no more is read of them than is needed, and values are wiped.
+//!
+//! [`k8s_openapi`]'s own type would keep copies of the value in plain vectors, and all annotations with it: `kubectl apply` writes the
+//! whole secret into one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use meshca_core::{SecretKey, SecretValue, Version};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+/// The type of the secrets that a mesh's resources name, as Kuma has it.
+pub(super) const TYPE: &str = "system.kuma.io/secret";
+/// The label that names the mesh.
+const MESH_LABEL: &str = "kuma.io/mesh";
+/// The mesh of a secret without the label.
+const DEFAULT_MESH: &str = "default";
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Object {
+    pub(super) metadata: Meta,
+    #[serde(default, rename = "type")]
+    pub(super) type_: String,
+    #[serde(default)]
+    data: Option<Data>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Meta {
+    pub(super) name: String,
+    pub(super) resource_version: String,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Data {
+    #[serde(default)]
+    value: Option<Base64>,
+}
+
+/// A page of a list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    pub(super) metadata: PageMeta,
+    #[serde(default)]
+    pub(super) items: Vec<Object>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct PageMeta {
+    pub(super) resource_version: String,
+    #[serde(rename = "continue")]
+    pub(super) next: Option<String>,
+}
+
+impl Object {
+    pub(super) fn mesh(&self) -> &str {
+        let label = self.metadata.labels.as_ref();
+        label
+            .and_then(|labels| labels.get(MESH_LABEL))
+            .map_or(DEFAULT_MESH, String::as_str)
+    }
+
+    pub(super) fn value(&self) -> Option<&SecretValue> {
+        self.data.as_ref()?.value.as_ref().map(|value| &value.0)
+    }
+}
+
+/// Wiped, as a whole and in parts.
+#[derive(Clone, Debug)]
+struct Base64(SecretValue);
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Base64;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("base64")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Base64, E> {
+                // The library's own message shows the offending bytes.
+                let bytes = STANDARD.decode(text);
+                let bytes = bytes.map_err(|_| E::custom("the value of a secret is not base64"))?;
+                Ok(Base64(SecretValue::new(bytes)))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = Zeroizing::new(String::new());
+        STANDARD.encode_string(self.0.expose(), &mut text);
+        serializer.serialize_str(&text)
+    }
+}
+
+/// A secret that is created.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct New<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(rename = "type")]
+    type_: &'static str,
+    metadata: NewMeta<'a>,
+    data: Data,
+}
+
+#[derive(Serialize)]
+struct NewMeta<'a> {
+    name: &'a str,
+    labels: BTreeMap<&'static str, &'a str>,
+}
+
+impl<'a> New<'a> {
+    pub(super) fn new(key: &'a SecretKey, value: SecretValue) -> Self {
+        Self {
+            api_version: "v1",
+            kind: "Secret",
+            type_: TYPE,
+            metadata: NewMeta {
+                name: key.name(),
+                labels: BTreeMap::from([(MESH_LABEL, key.mesh())]),
+            },
+            data: Data::from(value),
+        }
+    }
+}
+
+/// The merge patch that changes a secret if it is in this state.
+#[derive(Serialize)]
+pub(super) struct Change<'a> {
+    metadata: ChangeMeta<'a>,
+    data: Data,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeMeta<'a> {
+    resource_version: &'a str,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(version: &'a Version, value: SecretValue) -> Self {
+        Self {
+            metadata: ChangeMeta {
+                resource_version: version.as_str(),
+            },
+            data: Data::from(value),
+        }
+    }
+}
+
+impl From<SecretValue> for Data {
+    fn from(value: SecretValue) -> Self {
+        Self {
+            value: Some(Base64(value)),
+        }
+    }
+}
