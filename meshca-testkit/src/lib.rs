@@ -5,6 +5,7 @@
 //!
 //! - [`conformance`]: the contract as a suite of checks against any `&dyn Issuer`, each of which says
 //!   in words what is wrong. It judges certificates itself and does not ask core.
+//! - [`secret_store`]: the same for a [`SecretStore`](meshca_core::SecretStore).
 //! - [`FaultyIssuer`]: a CA that misbehaves [as told](Fault), to prove that whatever stands on top of an
 //!   issuer – a wrapper, a manager, core itself – copes with it.
 //! - [`pki`]: roots, intermediates, cross-signed, renewed, expired and constrained CAs with keys of any
@@ -127,6 +128,7 @@ pub mod pki;
 #[cfg(feature = "relay")]
 #[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
 pub mod relay;
+pub mod secret_store;
 #[cfg(feature = "servers")]
 #[cfg_attr(docsrs, doc(cfg(feature = "servers")))]
 pub mod servers;

@@ -110,3 +110,97 @@ impl Cache {
         self.revision
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str, at: u64) -> Object {
+        let json = json!({
+            "metadata": {"name": name, "resourceVersion": at.to_string()},
+            "type": "system.kuma.io/secret",
+            "data": {"value": "eA=="},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn version(cache: &Cache, now: Instant) -> Option<String> {
+        let object = cache.get("a", now)?;
+        Some(object.metadata.resource_version.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_heard_of_any_more_is_not_served() {
+        let mut cache = Cache::default();
+        cache.apply(object("a", 1));
+        assert_eq!(version(&cache, Instant::now()), None, "nobody watches");
+        cache.heard(Instant::now());
+        tokio::time::advance(FRESH).await;
+        assert_eq!(version(&cache, Instant::now()).as_deref(), Some("1"));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(version(&cache, Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_deleted_is_not_revived_by_late_news() {
+        let mut cache = Cache::default();
+        let now = Instant::now();
+        cache.heard(now);
+        cache.apply(object("a", 5));
+        // We deleted it; the watch has yet to say what came before.
+        cache.delete("a", "5");
+        cache.apply(object("a", 4));
+        cache.apply(object("a", 5));
+        assert_eq!(version(&cache, now), None);
+        cache.delete("a", "6");
+        cache.apply(object("a", 7));
+        assert_eq!(version(&cache, now).as_deref(), Some("7"));
+        // A list from before does not take away what we wrote since.
+        cache.replace(vec![object("b", 3)], "6");
+        assert_eq!(version(&cache, now).as_deref(), Some("7"));
+        cache.replace(Vec::new(), "8");
+        assert_eq!(version(&cache, now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_without_a_place_in_the_order_is_asked_for_each_time() {
+        let mut cache = Cache::default();
+        let now = Instant::now();
+        cache.heard(now);
+        cache.apply(object("a", 1));
+        let mut strange = object("a", 2);
+        strange.metadata.resource_version = "two".to_owned();
+        let before = cache.revision();
+        cache.apply(strange);
+        assert_eq!(version(&cache, now), None);
+        assert_ne!(cache.revision(), before);
+    }
+
+    proptest! {
+        /// However often and in whatever order the states of one secret are heard of, the last one is what is known.
+        #[test]
+        fn the_newest_state_wins(
+            (deleted, order) in (1..12_u64).prop_flat_map(|count| {
+                let numbers: Vec<u64> = (1..=count).chain(1..=count).collect();
+                (prop::collection::vec(any::<bool>(), numbers.len()), Just(numbers).prop_shuffle())
+            })
+        ) {
+            let mut cache = Cache::default();
+            let now = Instant::now();
+            cache.heard(now);
+            let last = order.iter().copied().max().unwrap_or(0);
+            for at in order {
+                if deleted[usize::try_from(at).unwrap() - 1] {
+                    cache.delete("a", &at.to_string());
+                } else {
+                    cache.apply(object("a", at));
+                }
+            }
+            let expected = (!deleted[usize::try_from(last).unwrap() - 1]).then(|| last.to_string());
+            prop_assert_eq!(version(&cache, now), expected);
+        }
+    }
+}

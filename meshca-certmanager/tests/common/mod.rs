@@ -1,9 +1,11 @@
 //! A cluster as an operator sets it up, and issuers on it that may do what `rbac.yaml` says and nothing else.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
@@ -83,16 +85,19 @@ pub(crate) async fn set_up(kube: &Kube) {
 
 /// A client that is the control plane, by a token from the TokenRequest API.
 pub(crate) async fn client(kube: &Kube) -> Client {
+    Client::try_from(config(kube).await).unwrap()
+}
+
+async fn config(kube: &Kube) -> Config {
     let hour = Duration::from_secs(3600);
     let token = kube
         .token_for(NAMESPACE, "control-plane", &[], hour)
         .await
         .unwrap();
     let config = Kubeconfig::from_yaml(&kube.kubeconfig(&token)).unwrap();
-    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+    Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
         .await
-        .unwrap();
-    Client::try_from(config).unwrap()
+        .unwrap()
 }
 
 /// A CA for an issuer: the secret with its certificate, its key, and its root.
@@ -172,4 +177,19 @@ pub(crate) async fn requests(kube: &Kube) -> usize {
         .await
         .unwrap();
     list["items"].as_array().unwrap().len()
+}
+
+/// The same client, and how many requests it has made.
+pub(crate) async fn counting_client(kube: &Kube) -> (Client, impl Fn() -> usize + use<>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    let counting = tower::util::MapRequestLayer::new(move |request| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        request
+    });
+    let client = ClientBuilder::try_from(config(kube).await)
+        .unwrap()
+        .with_layer(&counting)
+        .build();
+    (client, move || count.load(Ordering::Relaxed))
 }
