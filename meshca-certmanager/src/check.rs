@@ -7,17 +7,17 @@ use meshca_core::{CheckReport, Error, ErrorKind, Result};
 
 use crate::crd::GROUP;
 use crate::error::{code, from_kube};
-use crate::issuer::Inner;
 use crate::rights::missing_verbs;
+use crate::signing::Signing;
 
 /// What the control plane does with requests.
 const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
 
-pub(crate) async fn check(inner: &Inner) -> Result<CheckReport> {
+pub(crate) async fn check(signing: &Signing) -> Result<CheckReport> {
     let mut report = CheckReport::new();
-    let namespace = &inner.settings.namespace;
+    let namespace = &signing.settings.namespace;
     let resource = (GROUP, "certificaterequests");
-    let missing = missing_verbs(&inner.client, namespace, resource, &VERBS).await?;
+    let missing = missing_verbs(&signing.client, namespace, resource, &VERBS).await?;
     if !missing.is_empty() {
         return Err(Error::new(
             ErrorKind::Denied,
@@ -27,10 +27,10 @@ pub(crate) async fn check(inner: &Inner) -> Result<CheckReport> {
             ),
         ));
     }
-    if let Some(warning) = issuer(inner).await? {
+    if let Some(warning) = issuer(signing).await? {
         report = report.with_warning(warning);
     }
-    if inner.settings.conf.ca_cert.is_none() {
+    if signing.settings.conf.ca_cert.is_none() {
         report = report.with_warning(
             "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
         );
@@ -39,8 +39,8 @@ pub(crate) async fn check(inner: &Inner) -> Result<CheckReport> {
 }
 
 /// Whether the issuer is there and ready; a warning where that cannot be seen.
-async fn issuer(inner: &Inner) -> Result<Option<String>> {
-    let wanted = &inner.settings.conf.issuer;
+async fn issuer(signing: &Signing) -> Result<Option<String>> {
+    let wanted = &signing.settings.conf.issuer;
     let (kind, name, group) = (wanted.kind(), wanted.name.as_str(), wanted.group());
     if group != IssuerRef::DEFAULT_GROUP {
         return Ok(Some(format!(
@@ -50,8 +50,12 @@ async fn issuer(inner: &Inner) -> Result<Option<String>> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
     let plural = resource.plural.clone();
     let api: Api<DynamicObject> = match kind {
-        "ClusterIssuer" => Api::all_with(inner.client.clone(), &resource),
-        _ => Api::namespaced_with(inner.client.clone(), &inner.settings.namespace, &resource),
+        "ClusterIssuer" => Api::all_with(signing.client.clone(), &resource),
+        _ => Api::namespaced_with(
+            signing.client.clone(),
+            &signing.settings.namespace,
+            &resource,
+        ),
     };
     let object = match api.get(name).await {
         Ok(object) => object,
@@ -67,7 +71,7 @@ async fn issuer(inner: &Inner) -> Result<Option<String>> {
                     "there is no {kind} `{name}`{}: create it, correct `issuerRef`, or install cert-manager if its resources are missing",
                     match kind {
                         "ClusterIssuer" => String::new(),
-                        _ => format!(" in the namespace `{}`", inner.settings.namespace),
+                        _ => format!(" in the namespace `{}`", signing.settings.namespace),
                     }
                 ),
             ));

@@ -58,6 +58,7 @@
 //! dependencies with a feature such as `latest` or `v1_36`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod attempts;
 mod check;
 mod conditions;
 mod crd;
@@ -67,10 +68,11 @@ mod issuer;
 mod rights;
 mod secret_store;
 mod settings;
+mod signing;
 mod trust;
 mod watch;
 
 pub use factory::{CertManagerFactory, factory};
 pub use issuer::CertManagerIssuer;
 pub use secret_store::KubeSecretStore;
-pub use settings::{CertManagerSettings, DEFAULT_TIMEOUT};
+pub use settings::{CertManagerSettings, DEFAULT_MAX_PENDING, DEFAULT_TIMEOUT};

@@ -1,5 +1,6 @@
 //! What a [`CertManagerIssuer`](crate::CertManagerIssuer) is made from.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use meshca_core::resource::CertManagerConf;
@@ -8,11 +9,16 @@ use meshca_core::{Error, ErrorKind, Result, TrustDomain};
 /// How long a request may wait for approval and signature, where the settings do not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How many requests may be there at the same time, where the settings do not say.
+pub const DEFAULT_MAX_PENDING: NonZeroUsize = NonZeroUsize::new(100).unwrap();
+
 /// cert-manager's settings, and what the control plane adds to them.
 ///
-/// | setting | default |
-/// |---|---|
-/// | [`with_timeout`](Self::with_timeout) | 60 s ([`DEFAULT_TIMEOUT`]) |
+/// | setting | default | test |
+/// |---|---|---|
+/// | [`with_timeout`](Self::with_timeout) | 60 s ([`DEFAULT_TIMEOUT`]) | `the_defaults_of_the_settings` |
+/// | [`with_max_pending`](Self::with_max_pending) | 100 ([`DEFAULT_MAX_PENDING`]) | `the_defaults_of_the_settings` |
+/// | [`with_owner`](Self::with_owner) | nobody | `the_defaults_of_the_settings` |
 #[derive(Clone, Debug)]
 pub struct CertManagerSettings {
     pub(crate) conf: CertManagerConf,
@@ -20,6 +26,9 @@ pub struct CertManagerSettings {
     pub(crate) namespace: String,
     pub(crate) instance: String,
     pub(crate) timeout: Duration,
+    pub(crate) max_pending: NonZeroUsize,
+    /// Name and UID of a pod.
+    pub(crate) owner: Option<(String, String)>,
 }
 
 impl CertManagerSettings {
@@ -58,14 +67,67 @@ impl CertManagerSettings {
             namespace: namespace.into(),
             instance,
             timeout: DEFAULT_TIMEOUT,
+            max_pending: DEFAULT_MAX_PENDING,
+            owner: None,
         })
     }
 
-    /// How long a request may wait for approval and signature. What waits longer stays there, and the next call for the same
-    /// request finds it.
+    /// How long a request may wait for approval and signature. What waits longer stays there for as long again, and a call for
+    /// the same request finds it; then it is deleted.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// How many `CertificateRequest`s may be there at the same time. Further calls wait their turn, which does not count
+    /// against the timeout: cert-manager's own limits decide how fast it goes.
+    #[must_use]
+    pub fn with_max_pending(mut self, max: NonZeroUsize) -> Self {
+        self.max_pending = max;
+        self
+    }
+
+    /// The pod that the control plane runs in, by its name and UID (which the downward API gives). It must be in the namespace of the
+    /// requests.
+    ///
+    /// What a process that was killed has left is cleaned up by the next one of the same instance. Where pods come and go under
+    /// ever new names, no such one may come; with an owner, Kubernetes deletes what the pod left when it is gone.
+    #[must_use]
+    pub fn with_owner(mut self, pod: impl Into<String>, uid: impl Into<String>) -> Self {
+        self.owner = Some((pod.into(), uid.into()));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshca_core::resource::IssuerRef;
+
+    use super::*;
+
+    fn settings(instance: &str) -> Result<CertManagerSettings> {
+        let conf = CertManagerConf::new(IssuerRef::new("mesh-ca"));
+        CertManagerSettings::new(conf, TrustDomain::new("default").unwrap(), "mesh", instance)
+    }
+
+    #[test]
+    fn the_defaults_of_the_settings() {
+        let settings = settings("replica-1").unwrap();
+        assert_eq!(settings.timeout, Duration::from_secs(60));
+        assert_eq!(settings.max_pending.get(), 100);
+        assert_eq!(settings.owner, None);
+    }
+
+    #[test]
+    fn an_instance_is_the_value_of_a_label() {
+        for sound in ["a", "A.b_c-9", &"x".repeat(63)] {
+            settings(sound).unwrap();
+        }
+        for broken in ["", "-a", "a.", "a b", "ä", "a/b", &"x".repeat(64)] {
+            let error = settings(broken).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(error.to_string().contains("fit for a label"), "{error}");
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! One watch for all requests that wait.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -20,7 +23,8 @@ pub(crate) const INSTANCE: &str = "meshca.io/instance";
 /// What is known of our requests, kept up to date by a task that ends with this.
 pub(crate) struct Requests {
     store: Store<CertificateRequest>,
-    changes: watch::Receiver<u64>,
+    namespace: String,
+    waiting: Arc<Waiting>,
     task: AbortHandle,
 }
 
@@ -32,9 +36,9 @@ impl Drop for Requests {
 
 impl Requests {
     /// Must be called inside a tokio runtime.
-    pub(crate) fn watch(api: Api<CertificateRequest>, name: String) -> Self {
+    pub(crate) fn watch(api: Api<CertificateRequest>, namespace: &str, issuer: String) -> Self {
         let (store, writer) = reflector::store();
-        let (changed, changes) = watch::channel(0_u64);
+        let waiting = Arc::new(Waiting::default());
         let (label, value) = MANAGED_BY;
         let config = watcher::Config::default().labels(&format!("{label}={value}"));
         let events = watcher(api, config)
@@ -42,33 +46,108 @@ impl Requests {
             // What is not needed is not kept.
             .modify(|request| request.metadata = slim(&request.metadata))
             .reflect(writer);
+        let told = Arc::clone(&waiting);
         let task = tokio::spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(_) => changed.send_modify(|count| *count = count.wrapping_add(1)),
+                    Ok(Event::Apply(request) | Event::Delete(request)) => {
+                        told.tell(request.metadata.name.as_deref().unwrap_or_default());
+                    }
+                    Ok(Event::InitDone) => told.tell_all(),
+                    Ok(Event::Init | Event::InitApply(_)) => {}
                     // It goes on by itself: relisting after 410 Gone, with pauses that grow.
                     Err(error) => {
-                        tracing::warn!(issuer = %name, %error, "the watch on certificate requests was interrupted");
+                        tracing::warn!(%issuer, %error, "the watch on certificate requests was interrupted");
                     }
                 }
             }
         });
         Self {
             store,
-            changes,
+            namespace: namespace.to_owned(),
+            waiting,
             task: task.abort_handle(),
         }
     }
 
-    /// Waits for the next change of any of them, after what `seen` has seen.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+    /// For whoever waits for news of one.
+    pub(crate) fn news_of(&self, name: &str) -> News {
+        let mut senders = self.waiting.lock();
+        let receiver = match senders.entry(name.to_owned()) {
+            Entry::Occupied(sender) => sender.get().subscribe(),
+            Entry::Vacant(place) => place.insert(watch::Sender::new(())).subscribe(),
+        };
+        News {
+            name: name.to_owned(),
+            receiver,
+            waiting: Arc::clone(&self.waiting),
+        }
     }
 
     /// What is known of one; `None` if it is not there (yet).
-    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<CertificateRequest>> {
-        self.store.get(&ObjectRef::new(name).within(namespace))
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<CertificateRequest>> {
+        self.store
+            .get(&ObjectRef::new(name).within(&self.namespace))
+    }
+
+    /// All that are known.
+    pub(crate) fn all(&self) -> Vec<Arc<CertificateRequest>> {
+        self.store.state()
+    }
+}
+
+/// Who waits for news of which object. Not one signal for all: of a thousand that wait, one is meant.
+#[derive(Default)]
+struct Waiting(Mutex<HashMap<String, watch::Sender<()>>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, name: &str) {
+        if let Some(sender) = self.lock().get(name) {
+            sender.send_replace(());
+        }
+    }
+
+    fn tell_all(&self) {
+        for sender in self.lock().values() {
+            sender.send_replace(());
+        }
+    }
+}
+
+/// News of one object, for as long as this lives.
+pub(crate) struct News {
+    name: String,
+    receiver: watch::Receiver<()>,
+    waiting: Arc<Waiting>,
+}
+
+impl News {
+    /// What is looked at from now on needs no news.
+    pub(crate) fn look(&mut self) {
+        self.receiver.borrow_and_update();
+    }
+
+    /// Waits for something after the last [`look`](Self::look).
+    pub(crate) async fn wait(&mut self) {
+        // The sender is there for as long as we are.
+        drop(self.receiver.changed().await);
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        let mut senders = self.waiting.lock();
+        if let Entry::Occupied(sender) = senders.entry(std::mem::take(&mut self.name))
+            // Ours.
+            && sender.get().receiver_count() <= 1
+        {
+            sender.remove();
+        }
     }
 }
 

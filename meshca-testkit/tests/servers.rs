@@ -179,7 +179,7 @@ mod certmanager {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
     use serde_json::Value;
 
-    use meshca_testkit::servers::{CertManager, Kube};
+    use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
 
     use super::*;
 
@@ -187,8 +187,8 @@ mod certmanager {
     const REQUESTS: &str = "apis/cert-manager.io/v1/namespaces/default/certificaterequests";
 
     /// Starts it, with a CA as ClusterIssuer `mesh`.
-    async fn started(kube: &Kube, without: &[&str]) -> CertManager {
-        let certmanager = CertManager::start_without(kube, without).await.unwrap();
+    async fn started(kube: &Kube, options: CertManagerOptions) -> CertManager {
+        let certmanager = CertManager::start_with(kube, options).await.unwrap();
         let key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -265,7 +265,7 @@ mod certmanager {
         needs!(Kube::programs());
         needs!(CertManager::program());
         let mut kube = Kube::start().await.unwrap();
-        let mut certmanager = started(&kube, &[]).await;
+        let mut certmanager = started(&kube, CertManagerOptions::new()).await;
         request(&kube, "first").await;
         let signed = until(&kube, &format!("{REQUESTS}/first"), "Ready", "True").await;
         assert!(signed["status"]["certificate"].is_string(), "{signed:#}");
@@ -286,7 +286,11 @@ mod certmanager {
         needs!(Kube::programs());
         needs!(CertManager::program());
         let kube = Kube::start().await.unwrap();
-        let _certmanager = started(&kube, &["certificaterequests-approver"]).await;
+        let _certmanager = started(
+            &kube,
+            CertManagerOptions::new().without("certificaterequests-approver"),
+        )
+        .await;
         for (name, decision, ready) in [("yes", "Approved", "True"), ("no", "Denied", "False")] {
             request(&kube, name).await;
             let path = format!("{REQUESTS}/{name}");

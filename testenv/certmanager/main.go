@@ -5,6 +5,7 @@
 // and leader election. Its flags are those of the real one, but for --crds:
 //
 //	certmanager --kubeconfig=FILE [--crds=FOLDER] [--cluster-resource-namespace=NAME] [--controllers=LIST]
+//	    [--kube-api-qps=20] [--kube-api-burst=50]
 //	certmanager version
 //
 // --controllers takes names, `*` for all, and `-name` for all but this one: without the approver, for one, requests wait
@@ -80,6 +81,8 @@ func run() error {
 	crds := flag.String("crds", "", "folder with the CustomResourceDefinitions to create first")
 	namespace := flag.String("cluster-resource-namespace", "kube-system", "where the secrets of ClusterIssuers are")
 	list := flag.String("controllers", "*", "which to run")
+	qps := flag.Float64("kube-api-qps", 20, "requests to the API server per second, of each controller")
+	burst := flag.Int("kube-api-burst", 50, "how many of them at once")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("what is %q? All settings are flags", flag.Arg(0))
@@ -100,8 +103,8 @@ func run() error {
 	}
 	factory, err := controller.NewContextFactory(ctx, controller.ContextOptions{
 		Kubeconfig:         *kubeconfig,
-		KubernetesAPIQPS:   20,
-		KubernetesAPIBurst: 50,
+		KubernetesAPIQPS:   float32(*qps),
+		KubernetesAPIBurst: *burst,
 		IssuerOptions:      controller.IssuerOptions{ClusterResourceNamespace: *namespace},
 	})
 	if err != nil {

@@ -100,9 +100,8 @@ async fn config(kube: &Kube) -> Config {
         .unwrap()
 }
 
-/// A CA for an issuer: the secret with its certificate, its key, and its root.
-pub(crate) async fn ca_secret(kube: &Kube, namespace: &str, ca: &meshca_testkit::pki::TestCa) {
-    let secret = json!({
+fn secret_with(ca: &meshca_testkit::pki::TestCa) -> Value {
+    json!({
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/tls",
@@ -112,10 +111,27 @@ pub(crate) async fn ca_secret(kube: &Kube, namespace: &str, ca: &meshca_testkit:
             "tls.key": ca.key_pem().unwrap(),
             "ca.crt": meshca_testkit::pki::to_pem(ca.root_certificate()),
         },
-    });
-    kube.create(&format!("api/v1/namespaces/{namespace}/secrets"), secret)
-        .await
-        .unwrap();
+    })
+}
+
+/// A CA for an issuer: the secret with its certificate, its key, and its root.
+pub(crate) async fn ca_secret(kube: &Kube, namespace: &str, ca: &meshca_testkit::pki::TestCa) {
+    let path = format!("api/v1/namespaces/{namespace}/secrets");
+    kube.create(&path, secret_with(ca)).await.unwrap();
+}
+
+/// The same, whether there is one or not.
+pub(crate) async fn replace_ca_secret(
+    kube: &Kube,
+    namespace: &str,
+    ca: &meshca_testkit::pki::TestCa,
+) {
+    let path = format!("api/v1/namespaces/{namespace}/secrets/ca");
+    let secret = Some(secret_with(ca));
+    let answer = kube.request(kube.admin_token(), "PUT", &path, secret).await;
+    if answer.unwrap().0 == 404 {
+        ca_secret(kube, namespace, ca).await;
+    }
 }
 
 /// `kind` is `Issuer` or `ClusterIssuer`; its CA is in the secret `ca`.
@@ -165,8 +181,24 @@ pub(crate) fn settings(conf: CertManagerConf) -> CertManagerSettings {
 }
 
 pub(crate) fn issuer(settings: CertManagerSettings, client: Client) -> CertManagerIssuer {
-    let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap();
+    issuer_with(settings, client, Arc::new(MemorySecretStore::new()))
+}
+
+pub(crate) fn issuer_with(
+    settings: CertManagerSettings,
+    client: Client,
+    store: Arc<MemorySecretStore>,
+) -> CertManagerIssuer {
+    let sources = SourceReader::new(store, "default").unwrap();
     CertManagerIssuer::new(settings, client, sources, clock())
+}
+
+pub(crate) async fn delete_requests(kube: &Kube) {
+    let path = format!("apis/cert-manager.io/v1/namespaces/{NAMESPACE}/certificaterequests");
+    let answer = kube
+        .request(kube.admin_token(), "DELETE", &path, None)
+        .await;
+    assert_eq!(answer.unwrap().0, 200);
 }
 
 /// How many requests there are.

@@ -19,8 +19,46 @@ pub struct CertManager {
     // Before the folder that it writes to.
     leash: Option<Leash>,
     program: PathBuf,
-    controllers: String,
+    options: CertManagerOptions,
     folder: Folder,
+}
+
+/// How cert-manager runs.
+#[derive(Clone, Debug, Default)]
+pub struct CertManagerOptions {
+    without: Vec<String>,
+    api_rate: Option<u32>,
+}
+
+impl CertManagerOptions {
+    /// As it comes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Leaves out one of its controllers, by its name: without `certificaterequests-approver`, requests wait for somebody else's
+    /// approval.
+    #[must_use]
+    pub fn without(mut self, controller: impl Into<String>) -> Self {
+        self.without.push(controller.into());
+        self
+    }
+
+    /// Requests to the API server per second. By default 20, as operators have it, which is some seven certificates.
+    #[must_use]
+    pub fn with_api_rate(mut self, qps: u32) -> Self {
+        self.api_rate = Some(qps);
+        self
+    }
+
+    fn controllers(&self) -> String {
+        let mut all = "*".to_owned();
+        for name in &self.without {
+            all.push_str(",-");
+            all.push_str(name);
+        }
+        all
+    }
 }
 
 impl CertManager {
@@ -39,16 +77,15 @@ impl CertManager {
     ///
     /// If there is no program, or it does not come up; with the end of its log.
     pub async fn start(kube: &Kube) -> Result<Self> {
-        Self::start_without(kube, &[]).await
+        Self::start_with(kube, CertManagerOptions::default()).await
     }
 
-    /// The same, without some of its controllers, by their names: without `certificaterequests-approver`, requests wait for
-    /// somebody else's approval.
+    /// The same, with options.
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start).
-    pub async fn start_without(kube: &Kube, controllers: &[&str]) -> Result<Self> {
+    pub async fn start_with(kube: &Kube, options: CertManagerOptions) -> Result<Self> {
         let program = Self::program()?;
         let folder = Folder::new("certmanager")?;
         let config = kube.kubeconfig(kube.admin_token());
@@ -66,15 +103,10 @@ impl CertManager {
         if !matches!(made.0, 201 | 409) {
             return Err(format!("POST {path}: {} {}", made.0, made.1).into());
         }
-        let mut all = "*".to_owned();
-        for name in controllers {
-            all.push_str(",-");
-            all.push_str(name);
-        }
         let mut this = Self {
             leash: None,
             program,
-            controllers: all,
+            options,
             folder,
         };
         this.launch(kube).await?;
@@ -89,7 +121,12 @@ impl CertManager {
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--crds={}", crds.display()))
             .arg(format!("--cluster-resource-namespace={NAMESPACE}"))
-            .arg(format!("--controllers={}", self.controllers));
+            .arg(format!("--controllers={}", self.options.controllers()));
+        if let Some(qps) = self.options.api_rate {
+            command
+                .arg(format!("--kube-api-qps={qps}"))
+                .arg(format!("--kube-api-burst={qps}"));
+        }
         let log = self.folder.path().join("cert-manager.log");
         let mut leash = Leash::start("cert-manager", &command, &log)?;
         leash.until(async || serves_its_api(kube).await).await?;

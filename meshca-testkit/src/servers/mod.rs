@@ -45,7 +45,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use certmanager::CertManager;
+pub use certmanager::{CertManager, CertManagerOptions};
 pub use kube::Kube;
 pub use moto::Moto;
 pub use vault::{Vault, VaultOptions};

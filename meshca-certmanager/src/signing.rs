@@ -1,0 +1,414 @@
+//! A request becomes a `CertificateRequest`, and its status an answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Client;
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use meshca_core::{
+    CertificateRequest, Error, ErrorKind, LifetimePolicy, Profile, RequestId, Result, Retry,
+    SignedChain,
+};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::attempts::{Attempt, Attempts, Leftovers, Object};
+use crate::conditions::{Progress, Wait, progress};
+use crate::crd::{self, ObjectReference, Spec};
+use crate::error::{code, from_kube, limited};
+use crate::settings::CertManagerSettings;
+use crate::watch::{INSTANCE, MANAGED_BY, Requests};
+
+const RESOURCE: &str = "certificaterequests.cert-manager.io";
+/// How many useless objects of one request are stepped over before that is an error of its own.
+const MAX_ATTEMPTS: u32 = 100;
+
+/// Has certificates signed, and cleans up. What it returns is unverified.
+pub(crate) struct Signing {
+    pub(crate) settings: CertManagerSettings,
+    pub(crate) client: Client,
+    api: Api<crd::CertificateRequest>,
+    attempts: Arc<Attempts>,
+    pending: Semaphore,
+    work: OnceLock<Work>,
+}
+
+/// What goes on in the background, from the first request on.
+struct Work {
+    requests: Requests,
+    cleaning: AbortHandle,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.cleaning.abort();
+    }
+}
+
+/// What an issuer answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) ca: Option<Vec<u8>>,
+}
+
+impl Signing {
+    pub(crate) fn new(settings: CertManagerSettings, client: Client) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), &settings.namespace),
+            pending: Semaphore::new(settings.max_pending.get()),
+            settings,
+            client,
+            attempts: Arc::default(),
+            work: OnceLock::new(),
+        }
+    }
+
+    /// Must be called inside a tokio runtime.
+    pub(crate) fn requests(self: &Arc<Self>) -> &Requests {
+        let work = self.work.get_or_init(|| {
+            let cleaning = tokio::spawn(clean_up(Arc::downgrade(self), self.settings.timeout));
+            Work {
+                requests: Requests::watch(self.api.clone(), &self.settings.namespace, self.name()),
+                cleaning: cleaning.abort_handle(),
+            }
+        });
+        &work.requests
+    }
+
+    pub(crate) fn name(&self) -> String {
+        let issuer = &self.settings.conf.issuer;
+        format!(
+            "cert-manager ({} {} of {}, requests in {})",
+            issuer.kind(),
+            issuer.name,
+            issuer.group(),
+            self.settings.namespace
+        )
+    }
+
+    fn issuer_ref(&self) -> ObjectReference {
+        let issuer = &self.settings.conf.issuer;
+        ObjectReference {
+            name: issuer.name.clone(),
+            kind: Some(issuer.kind().to_owned()),
+            group: Some(issuer.group().to_owned()),
+        }
+    }
+
+    fn spec(&self, request: &CertificateRequest) -> Result<Spec> {
+        let spec = request.spec();
+        let usages: &[&str] = match spec.profile() {
+            Profile::Workload => &[
+                "digital signature",
+                "key encipherment",
+                "server auth",
+                "client auth",
+            ],
+            _ => &["cert sign", "crl sign", "digital signature"],
+        };
+        Ok(Spec {
+            request: ByteString(request.named_csr()?.to_pem().into_bytes()),
+            issuer_ref: self.issuer_ref(),
+            duration: match spec.lifetime_policy() {
+                LifetimePolicy::AcceptIssuer => None,
+                _ => Some(format!("{}s", spec.lifetime().as_secs())),
+            },
+            is_ca: spec.profile() != Profile::Workload,
+            usages: usages.iter().map(|&usage| usage.to_owned()).collect(),
+        })
+    }
+
+    /// The object of this request: the one that is outstanding, or a new one. What is of no use is stepped over.
+    async fn submit(&self, request: &CertificateRequest) -> Result<crd::CertificateRequest> {
+        let spec = self.spec(request)?;
+        let mut number = self.attempts.get(request.id()).number;
+        while number < MAX_ATTEMPTS {
+            let name = object_name(request.id(), number);
+            let object = self.create(&name, spec.clone()).await?;
+            number += 1;
+            // The same request, made to another issuer before the settings were changed.
+            if object.spec.request != spec.request || object.spec.issuer_ref != spec.issuer_ref {
+                continue;
+            }
+            let mine = self.object(&object);
+            // An earlier process left it: what failed cannot be tried again.
+            if matches!(progress(object.status.as_ref()), Progress::Failed(_)) {
+                self.delete(&mine).await;
+                continue;
+            }
+            let attempt = Attempt {
+                number: number - 1,
+                object: Some(mine),
+            };
+            self.attempts.set(request.id(), attempt);
+            return Ok(object);
+        }
+        let name = object_name(request.id(), 0);
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "there are {MAX_ATTEMPTS} certificate requests like `{name}` that failed, or are for other issuers: delete them"
+            ),
+        ))
+    }
+
+    /// How to find it again, and whether it is ours to delete.
+    fn object(&self, object: &crd::CertificateRequest) -> Object {
+        let metadata = &object.metadata;
+        let labels = metadata.labels.as_ref();
+        Object {
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            ours: labels.and_then(|labels| labels.get(INSTANCE)) == Some(&self.settings.instance),
+        }
+    }
+
+    async fn create(&self, name: &str, spec: Spec) -> Result<crd::CertificateRequest> {
+        let (label, value) = MANAGED_BY;
+        let labels = BTreeMap::from([
+            (label.to_owned(), value.to_owned()),
+            (INSTANCE.to_owned(), self.settings.instance.clone()),
+        ]);
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(self.settings.namespace.clone()),
+            labels: Some(labels),
+            owner_references: self.settings.owner.as_ref().map(|(pod, uid)| {
+                vec![OwnerReference {
+                    api_version: "v1".to_owned(),
+                    kind: "Pod".to_owned(),
+                    name: pod.clone(),
+                    uid: uid.clone(),
+                    ..OwnerReference::default()
+                }]
+            }),
+            ..ObjectMeta::default()
+        };
+        let object = crd::CertificateRequest::new(metadata, spec);
+        // Once more for what is deleted between the two calls.
+        for _ in 0..3 {
+            match limited(self.api.create(&PostParams::default(), &object)).await {
+                Ok(created) => return Ok(created),
+                Err(error) if code(&error) == Some(409) => {
+                    match limited(self.api.get_opt(name)).await {
+                        Ok(Some(existing)) => return Ok(existing),
+                        Ok(None) => {}
+                        Err(error) => {
+                            return Err(from_kube(
+                                error,
+                                "read a certificate request",
+                                "get",
+                                RESOURCE,
+                            ));
+                        }
+                    }
+                }
+                Err(error) => {
+                    return Err(from_kube(
+                        error,
+                        "create a certificate request",
+                        "create",
+                        RESOURCE,
+                    ));
+                }
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the certificate request `{name}` comes and goes: who else makes it?"),
+        )
+        .with_retry(Retry::Backoff))
+    }
+
+    /// Waits until somebody decided.
+    async fn decided(self: &Arc<Self>, object: &crd::CertificateRequest) -> Result<Progress> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let requests = self.requests();
+        let mut news = requests.news_of(name);
+        let deadline = Instant::now() + self.settings.timeout;
+        let mut last = progress(object.status.as_ref());
+        let mut seen = false;
+        loop {
+            news.look();
+            match requests.get(name) {
+                // An object of that name that was there before is not this one.
+                Some(known) if known.metadata.uid == object.metadata.uid => {
+                    seen = true;
+                    last = progress(known.status.as_ref());
+                }
+                None if seen => {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "the certificate request was deleted while it was pending: who else cleans up?",
+                    )
+                    .with_context("request", name));
+                }
+                _ => {}
+            }
+            if !matches!(last, Progress::Pending(_)) {
+                return Ok(last);
+            }
+            if timeout_at(deadline, news.wait()).await.is_err() {
+                return Err(self.late(last, name));
+            }
+        }
+    }
+
+    fn late(&self, last: Progress, name: &str) -> Error {
+        let seconds = self.settings.timeout.as_secs_f32();
+        let why = match last {
+            Progress::Pending(Wait::Approval) => {
+                "nobody approved it: is cert-manager's approver running, or does a policy have to allow this issuer?".to_owned()
+            }
+            Progress::Pending(Wait::Issuer(said)) if !said.is_empty() => {
+                format!("it was approved, and the issuer says `{said}`")
+            }
+            _ => "it was approved, and the issuer did nothing: is its controller running?".to_owned(),
+        };
+        Error::new(
+            ErrorKind::Timeout,
+            format!("the certificate request was not decided within {seconds} s: {why}"),
+        )
+        .with_context("request", name)
+    }
+
+    /// Deletes an object, if it is ours. What cannot be deleted now is cleaned up later.
+    async fn delete(&self, object: &Object) {
+        if !object.ours {
+            return;
+        }
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(object.uid.clone()),
+                ..Preconditions::default()
+            }),
+            ..DeleteParams::default()
+        };
+        let name = &object.name;
+        if let Err(error) = limited(self.api.delete(name, &parameters)).await
+            && !matches!(code(&error), Some(404 | 409))
+        {
+            tracing::warn!(request = %name, %error, "a certificate request could not be deleted");
+        }
+    }
+
+    /// Has one signed, without having it verified.
+    pub(crate) async fn sign(self: &Arc<Self>, request: &CertificateRequest) -> Result<Answer> {
+        // The watch before the object: no change is missed.
+        self.requests();
+        let _permit = self.pending.acquire().await.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the issuer is shut down").with_source(error)
+        })?;
+        let _caller = self.attempts.enter(request.id());
+        let object = self.submit(request).await?;
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let error = match self.decided(&object).await? {
+            Progress::Ready { certificate, ca } => return Ok(Answer { certificate, ca }),
+            Progress::Denied(said) => Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "an approver of cert-manager denied the request (`{said}`): its policy must allow this issuer and these names"
+                ),
+            ),
+            Progress::Invalid(said) => Error::new(
+                ErrorKind::InvalidRequest,
+                format!("the issuer says that the request is invalid (`{said}`)"),
+            ),
+            Progress::Failed(said) => Error::new(
+                ErrorKind::Unavailable,
+                format!("the issuer failed (`{said}`); cert-manager does not say whether for good"),
+            ),
+            Progress::Pending(_) => Error::new(
+                ErrorKind::Internal,
+                "a pending request was taken for a decided one",
+            ),
+        };
+        // Final for this object, so the next try is another one.
+        let mut attempt = self.attempts.get(request.id());
+        if let Some(object) = attempt.object.take() {
+            self.delete(&object).await;
+            attempt.number += 1;
+            self.attempts.set(request.id(), attempt);
+        }
+        Err(error.with_context("request", name))
+    }
+
+    /// Whatever came of it: what was verified is not needed any more, and what was refused must not be found again.
+    pub(crate) async fn settled(&self, request: &CertificateRequest) {
+        if let Some(object) = self.attempts.settle(request.id()) {
+            self.delete(&object).await;
+        }
+    }
+
+    /// Our objects that are on this issuer, as far as they are known.
+    fn present(&self) -> Vec<Object> {
+        let Some(work) = self.work.get() else {
+            return Vec::new();
+        };
+        let (all, issuer_ref) = (work.requests.all(), self.issuer_ref());
+        all.iter()
+            .filter(|object| object.spec.issuer_ref == issuer_ref)
+            .map(|object| self.object(object))
+            .filter(|object| object.ours)
+            .collect()
+    }
+}
+
+/// Deletes from time to time what callers gave up, what could not be deleted before, and what an earlier process of this instance left.
+async fn clean_up(signing: Weak<Signing>, every: Duration) {
+    let mut leftovers = Leftovers::default();
+    loop {
+        sleep(every).await;
+        let Some(signing) = signing.upgrade() else {
+            return;
+        };
+        let now = Instant::now();
+        let mut due = signing.attempts.abandoned(now, every);
+        due.extend(leftovers.due(signing.present(), &signing.attempts, now, every));
+        for object in &due {
+            signing.delete(object).await;
+        }
+        if !due.is_empty() {
+            tracing::info!(
+                issuer = %signing.name(),
+                deleted = due.len(),
+                "certificate requests that nobody waits for were deleted"
+            );
+        }
+    }
+}
+
+fn object_name(id: &RequestId, attempt: u32) -> String {
+    match attempt {
+        0 => format!("meshca-{id}"),
+        attempt => format!("meshca-{id}-{attempt}"),
+    }
+}
+
+impl Answer {
+    /// Everything in it that is a certificate.
+    pub(crate) fn chain(&self) -> Result<SignedChain> {
+        let chain = certificates(&self.certificate)?;
+        let ca = match &self.ca {
+            Some(ca) => certificates(ca)?,
+            None => SignedChain::new([]),
+        };
+        let known = |one: &_| chain.certificates().contains(one);
+        let above = ca.certificates().iter().filter(|one| !known(one)).cloned();
+        Ok(SignedChain::new(
+            chain.certificates().iter().cloned().chain(above),
+        ))
+    }
+}
+
+pub(crate) fn certificates(pem: &[u8]) -> Result<SignedChain> {
+    let text = std::str::from_utf8(pem).map_err(|error| {
+        Error::new(ErrorKind::BadResponse, "the issuer did not return PEM").with_source(error)
+    })?;
+    SignedChain::from_pem(text)
+}
