@@ -9,6 +9,9 @@
 //! cargo run --example custom_issuer --features retry,rate-limit,timeout,audit
 //! ```
 
+#[path = "common/outcome.rs"]
+mod outcome;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -334,18 +337,7 @@ struct Args {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprintln!("  caused by: {cause}");
-                source = cause.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit_code(run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> std::result::Result<(), Box<dyn StdError>> {

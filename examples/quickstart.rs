@@ -10,6 +10,8 @@
 
 #[path = "common/files.rs"]
 mod files;
+#[path = "common/outcome.rs"]
+mod outcome;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -51,18 +53,7 @@ struct Args {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprintln!("  caused by: {cause}");
-                source = cause.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit_code(run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> Result<(), Box<dyn Error>> {

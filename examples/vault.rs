@@ -12,6 +12,8 @@
 
 #[path = "common/files.rs"]
 mod files;
+#[path = "common/outcome.rs"]
+mod outcome;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -87,18 +89,7 @@ enum Auth {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprintln!("  caused by: {cause}");
-                source = cause.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit_code(run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> Result<(), Box<dyn Error>> {

@@ -54,6 +54,7 @@
 //! | `schema` | JSON Schema for every resource |
 //! | `svid` | conversions to the X.509-SVID types of the `spiffe` crate |
 //! | `vault` | HashiCorp Vault: the type `vault`, and the module of the same name |
+//! | `certmanager` | cert-manager, and secrets in Kubernetes: the module of the same name |
 //! | `retry` | issuer wrapper: tries again as the error advises |
 //! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
 //! | `timeout` | issuer wrapper: gives up on a CA that does not answer |
@@ -65,9 +66,13 @@
 //! The wrappers are in the module `wrap`, which says how they stack. They need tokio, which of the rest only the providers link.
 //!
 //! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
-//! of your own, `vault` how to have HashiCorp Vault sign.
+//! of your own, `vault` how to have HashiCorp Vault sign, and `certmanager` the same for cert-manager.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "certmanager")]
+#[cfg_attr(docsrs, doc(cfg(feature = "certmanager")))]
+#[doc(inline)]
+pub use meshca_certmanager as certmanager;
 pub use meshca_core::*;
 #[cfg(feature = "vault")]
 #[cfg_attr(docsrs, doc(cfg(feature = "vault")))]
@@ -84,9 +89,10 @@ pub use meshca_vault as vault;
 ))]
 pub mod wrap;
 
-/// A registry with the built-in CA and every provider whose feature is on.
+/// A registry with the built-in CA and every provider whose feature is on, and which needs nothing but that: cert-manager
+/// is reached through the control plane's own Kubernetes client, so add `certmanager::factory(client, namespace, instance)`.
 ///
-/// Add your own with [`BackendRegistry::with`].
+/// Add your own in the same way, with [`BackendRegistry::with`].
 pub fn backend_registry() -> BackendRegistry {
     let registry = BackendRegistry::new().with(builtin::factory());
     #[cfg(feature = "vault")]

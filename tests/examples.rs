@@ -444,3 +444,42 @@ fn a_third_partys_issuer_keeps_the_contract() {
     assert_eq!(text.matches("checks hold").count(), 2, "{text}");
     assert!(text.contains("spiffe://default/checkout"), "{text}");
 }
+
+#[cfg(feature = "certmanager")]
+mod certmanager {
+    mod kube {
+        use meshca_testkit::servers::{CertManager, Kube};
+
+        use super::super::*;
+
+        /// As the guide has it: an API server with cert-manager in it, and nothing else.
+        #[tokio::test(flavor = "multi_thread")]
+        async fn the_example_sets_up_an_empty_cluster_and_gets_a_certificate() {
+            if let Err(missing) = Kube::programs().and_then(|_| CertManager::program()) {
+                eprintln!("left out: {missing}");
+                return;
+            }
+            let kube = Kube::start().await.unwrap();
+            let cert_manager = CertManager::start(&kube).await.unwrap();
+            let scratch = Scratch::new();
+            let config = scratch.write("kubeconfig", kube.kubeconfig(kube.admin_token()));
+            let run = |arguments: &[&str]| {
+                let mut command = example("certmanager");
+                command.env("KUBECONFIG", &config).args(arguments);
+                command
+            };
+            for kind in ["Issuer", "ClusterIssuer"] {
+                let out = scratch.path("out");
+                let text = succeeds(run(&["--set-up", "--kind", kind, "--out"]).arg(&out));
+                assert_eq!(
+                    printed(&text, "SPIFFE ID"),
+                    "spiffe://default/ns/kong-air/sa/flight-control"
+                );
+                assert!(scratch.out("cert.pem").contains("BEGIN CERTIFICATE"));
+            }
+            let text = fails(&mut run(&["--issuer", "gone"]));
+            assert!(text.contains("there is no Issuer `gone`"), "{text}");
+            drop(cert_manager);
+        }
+    }
+}

@@ -30,29 +30,56 @@
 //!
 //! With resources, add the [`factory`](crate::factory()) to a registry instead.
 //!
+//! # From a resource
+//!
+//! A control plane that reads resources adds the [`factory`](crate::factory()) to its registry, and is done: backends of the type
+//! `certmanager` (or extensions of that name) are then built like any other.
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
+//! # use meshca_core::resource::Mesh;
+//! # use meshca_core::{SecretStore, SystemClock};
+//!
+//! # async fn run(client: kube::Client, mesh: Mesh) -> Result<(), Box<dyn std::error::Error>> {
+//! let secrets = Arc::new(meshca_certmanager::KubeSecretStore::new(client.clone(), "mesh-system"));
+//! let registry = BackendRegistry::new()
+//!     .with(meshca_certmanager::factory(client, "mesh-system", "control-plane-0"));
+//! let context = BuildContext::new("default", mesh.trust_domain()?, secrets, Arc::new(SystemClock::new()));
+//! let backend = mesh.enabled_backend().ok_or("mTLS is off")?;
+//! let issuer = registry.build(&BackendConfig::classic(backend), &context).await?;
+//! # drop(issuer);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it takes care of
 //!
 //! - **One object for each request**, named after its digest: a call that is repeated, by a restarted control plane as well,
 //!   finds the outstanding one. What has *failed* is final for cert-manager, so the next try is another object.
 //! - **One watch for all**, which survives restarts of the API server; not one for each request.
 //! - **Every ending**: denied, invalid (where `Ready` is never set), failed, not approved, deleted. Each says what to do.
-//! - **Nothing is left behind**: an object is deleted once its certificate was verified, or refused.
+//! - **Nothing is left behind.** An object is deleted once its certificate was verified, or refused; what callers give up, or a process
+//!   that was killed has left, is deleted after the timeout, by the instance that made it and no other.
+//! - **Bounds.** At most 100 objects at once; further calls wait their turn. A call of the API server has ten seconds.
 //! - **Names come from the CSR** with cert-manager, so a CSR that asks for other names than the identity has is refused.
 //!
 //! # Trust
 //!
-//! `caCert` decides which roots certificates lead to. Without it, a root that an issuer names in `status.ca` is trusted (an intermediate is
-//! not); before the first certificate, one that nobody uses is asked for, to see it. Issuers that name none need `caCert`.
+//! `caCert` decides which roots certificates lead to; it is read again every half minute. Without it, a root that an issuer names in `status.ca` is
+//! trusted (an intermediate is not); before the first certificate, one that nobody uses is asked for, to see it. Issuers that name none
+//! need `caCert`.
 //!
-//! # What the control plane may do
+//! # Secrets
 //!
-//! `examples/resources/cert-manager/rbac.yaml` of the repository: create, get, list, watch and delete requests in one namespace, and read issuers. Never
-//! approve them.
+//! [`KubeSecretStore`] keeps the secrets of the control plane where Kuma keeps them, for all replicas: the built-in CA, tokens, roots.
 //!
-//! # Not here yet
+//! # For operators
 //!
-//! A store for secrets on Kubernetes, and cleaning up what a control plane that was killed has left. Objects that it left have
-//! the label `app.kubernetes.io/managed-by=meshca`.
+//! The [guide] leads from an empty cluster to the first certificate, with the issuer and the control plane's rights, which are
+//! to create, get, list, watch and delete requests in one namespace, and to read issuers. Never to approve them.
+//!
+//! # The version of Kubernetes
 //!
 //! [`k8s-openapi`](https://docs.rs/k8s-openapi) builds for exactly one version of Kubernetes, which your program chooses: add it to your
 //! dependencies with a feature such as `latest` or `v1_36`.
@@ -71,6 +98,9 @@ mod settings;
 mod signing;
 mod trust;
 mod watch;
+
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
 
 pub use factory::{CertManagerFactory, factory};
 pub use issuer::CertManagerIssuer;
