@@ -13,7 +13,7 @@ pub(super) enum Program {
     ControlPlane,
     /// `benches/peers/step-ca`.
     StepCa,
-    /// `benches/providers.rs`: issuers on real servers, and bare clients of these.
+    /// `benches/providers`: issuers on real servers, and bare clients of these.
     Providers,
 }
 
@@ -236,7 +236,56 @@ const BENCHES: &[Bench] = &[
         }],
         counted: None,
     },
+    certmanager("certmanager-1", 1, &[bare_kube(1, None)]),
+    certmanager("certmanager-64", 64, &[bare_kube(64, Some(0.9))]),
+    Bench {
+        bench: "providers",
+        case: "certmanager-calls",
+        // The program answers with calls of the API server.
+        unit: ("calls", 1.0),
+        ours: Contender {
+            name: "meshca",
+            program: Program::Providers,
+            case: "certmanager-calls",
+            threads: 64,
+        },
+        against: &[Against {
+            what: What::Limit(2.2),
+            wanted: Some(1.0),
+        }],
+        counted: None,
+    },
 ];
+
+/// Certificates from cert-manager, with this many requests in flight.
+const fn certmanager(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
+    Bench {
+        bench: "providers",
+        case,
+        unit: ("µs", 1e3),
+        ours: Contender {
+            name: "meshca",
+            program: Program::Providers,
+            case: "certmanager",
+            threads: at_once,
+        },
+        against,
+        counted: None,
+    }
+}
+
+/// A loop that creates requests, waits for them by a watch, and deletes them.
+const fn bare_kube(at_once: u32, wanted: Option<f64>) -> Against {
+    Against {
+        what: What::Contender(Contender {
+            name: "bare-kube",
+            program: Program::Providers,
+            case: "certmanager-bare",
+            threads: at_once,
+        }),
+        wanted,
+    }
+}
 
 /// Vault's signatures, with this many requests in flight.
 const fn vault(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {

@@ -11,6 +11,14 @@ use crate::cargo;
 use crate::process::{self, Result};
 use crate::servers;
 
+/// What the providers are started from.
+const SERVERS: [&str; 4] = [
+    "MESHCA_CERTMANAGER_BIN",
+    "MESHCA_ETCD_BIN",
+    "MESHCA_KUBE_APISERVER_BIN",
+    "MESHCA_VAULT_BIN",
+];
+
 /// Why a program cannot be run here, and what to do about it.
 pub(super) struct Missing(pub(super) String);
 
@@ -58,11 +66,14 @@ pub(super) fn start(
             "step-ca", target,
         )?))?),
         Program::Providers => {
-            let vault = servers::obtain("MESHCA_VAULT_BIN").map_err(Missing)?;
+            let mut variables = Vec::new();
+            for variable in SERVERS {
+                variables.push((variable, servers::obtain(variable).map_err(Missing)?));
+            }
             println!("building the providers");
-            let mut command =
-                Command::new(cargo::bench_executable("providers", &["vault"], smoke)?);
-            command.env("MESHCA_VAULT_BIN", vault);
+            let features = ["certmanager", "vault"];
+            let mut command = Command::new(cargo::bench_executable("providers", &features, smoke)?);
+            command.envs(variables);
             Ok(Running::start(command)?)
         }
     }

@@ -1,7 +1,4 @@
-//! Our side of `cargo xtask bench providers`: issuers on real servers, and a bare HTTP client beside them.
-//!
-//! It speaks like `speed.rs`: `CASE NANOSECONDS AT-ONCE` is answered with `OPERATIONS NANOSECONDS`, what goes wrong with
-//! `error MESSAGE`. The server is started here (`MESHCA_VAULT_BIN`); client and server share the machine's cores.
+//! HashiCorp Vault, and a bare HTTP client beside it.
 //!
 //! | case | what |
 //! |---|---|
@@ -10,11 +7,10 @@
 //! | `vault-issue` | key, CSR, `sign`, verification |
 //! | `vault-memory` | bytes, not time: what an issuer holds that has signed once and waits |
 
-use std::error::Error;
-use std::io::{BufRead as _, Write as _};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
@@ -30,60 +26,12 @@ use meshca::{
 use meshca_testkit::servers::Vault;
 use serde_json::json;
 
-type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+use crate::{Provider, Result};
 
 /// Issuers of which the memory of one is told.
 const IDLE_ISSUERS: usize = 100;
 
-fn main() -> Result<()> {
-    // As a control plane that gives it one of its threads.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let bench = Arc::new(Bench::new().await?);
-        let mut to = std::io::stdout();
-        for line in std::io::stdin().lock().lines() {
-            match answer(&bench, &line?).await {
-                Ok(answer) => writeln!(to, "{answer}")?,
-                Err(error) => writeln!(to, "error {error}")?,
-            }
-            to.flush()?;
-        }
-        Ok(())
-    })
-}
-
-async fn answer(bench: &Arc<Bench>, line: &str) -> Result<String> {
-    let words: Vec<&str> = line.split(' ').collect();
-    let [case, nanoseconds, at_once] = *words else {
-        return Err(format!("`{line}` is not `CASE NANOSECONDS AT-ONCE`").into());
-    };
-    if case == "vault-memory" {
-        return Ok(format!("1 {}", bench.memory().await?));
-    }
-    let span = Duration::from_nanos(nanoseconds.parse()?);
-    let begun = now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..at_once.parse()? {
-        let (bench, case) = (Arc::clone(bench), case.to_owned());
-        tasks.spawn(async move {
-            let mut operations = 0;
-            while begun.elapsed() < span {
-                bench.run(&case).await?;
-                operations += 1;
-            }
-            Ok::<u64, Box<dyn Error + Send + Sync>>(operations)
-        });
-    }
-    let mut operations = 0;
-    while let Some(done) = tasks.join_next().await {
-        operations += done??;
-    }
-    Ok(format!("{operations} {}", begun.elapsed().as_nanos()))
-}
-
-struct Bench {
+pub(crate) struct Bench {
     vault: Vault,
     issuer: VaultIssuer,
     request: CertificateRequest,
@@ -94,7 +42,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new() -> Result<Self> {
+    pub(crate) async fn new() -> Result<Self> {
         let vault = Vault::start().await?;
         let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
         vault.write("sys/mounts/pki", engine).await?;
@@ -128,6 +76,26 @@ impl Bench {
         })
     }
 
+    /// Bytes that an issuer holds, by what the process holds with many of them.
+    async fn memory(&self) -> Result<usize> {
+        let make = async |count: usize| {
+            for _ in 0..count {
+                let issuer = issuer(&self.vault)?;
+                issuer.sign(&self.request).await?;
+                self.idle.lock().map_err(|_| "poisoned")?.push(issuer);
+            }
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        // The first ones warm up what is made once.
+        make(10).await?;
+        let before = resident()?;
+        make(IDLE_ISSUERS).await?;
+        Ok(resident()?.saturating_sub(before) / IDLE_ISSUERS)
+    }
+}
+
+#[async_trait]
+impl Provider for Bench {
     async fn run(&self, case: &str) -> Result<()> {
         match case {
             "vault" => {
@@ -153,21 +121,11 @@ impl Bench {
         Ok(())
     }
 
-    /// Bytes that an issuer holds, by what the process holds with many of them.
-    async fn memory(&self) -> Result<usize> {
-        let make = async |count: usize| {
-            for _ in 0..count {
-                let issuer = issuer(&self.vault)?;
-                issuer.sign(&self.request).await?;
-                self.idle.lock().map_err(|_| "poisoned")?.push(issuer);
-            }
-            Ok::<_, Box<dyn Error + Send + Sync>>(())
-        };
-        // The first ones warm up what is made once.
-        make(10).await?;
-        let before = resident()?;
-        make(IDLE_ISSUERS).await?;
-        Ok(resident()?.saturating_sub(before) / IDLE_ISSUERS)
+    async fn count(&self, case: &str) -> Result<Option<(usize, usize)>> {
+        match case {
+            "vault-memory" => Ok(Some((1, self.memory().await?))),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -193,12 +151,4 @@ fn resident() -> Result<usize> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
     let pages: usize = text.split(' ').nth(1).ok_or("no resident size")?.parse()?;
     Ok(pages * 4096)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what a benchmark is for is to take the time"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
