@@ -172,12 +172,16 @@ async fn set_up(mut config: Config, args: &Args) -> Result<Config, Box<dyn Error
     let key = rcgen::KeyPair::generate()?;
     let certificate = root.self_signed(&key)?.pem();
     let name = format!("{}-example", args.issuer);
-    let mut secret = core("Secret", json!({"name": name, "namespace": secrets}));
-    secret["type"] = json!("kubernetes.io/tls");
-    secret["stringData"] = json!({
-        "tls.crt": certificate,
-        "tls.key": key.serialize_pem(),
-        "ca.crt": certificate,
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": name, "namespace": secrets},
+        "stringData": {
+            "tls.crt": certificate,
+            "tls.key": key.serialize_pem(),
+            "ca.crt": certificate,
+        },
     });
     apply(&client, secret).await?;
     let issuer = json!({

@@ -36,7 +36,7 @@ pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &st
     let KubeError::Api(status) = &error else {
         return Error::new(
             ErrorKind::Unavailable,
-            format!("the Kubernetes API server cannot be reached to {doing}"),
+            format!("the Kubernetes API server cannot be reached, or has no time, to {doing}"),
         )
         .with_source(error);
     };

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use self::api::Api;
 use self::cache::{Known, lock};
 use self::follow::follow;
-use self::object::{Change, New, Object, TYPE};
+use self::object::{Change, NewSecret, Object, TYPE};
 use crate::error::{code, from_kube};
 use crate::rights::missing_verbs;
 
@@ -202,7 +202,7 @@ impl SecretStore for KubeSecretStore {
         }
         let (written, doing, verb) = match &expect {
             Expect::Absent => {
-                let secret = New::new(key, value);
+                let secret = NewSecret::new(key, value);
                 (self.api.create(&secret).await, "create a secret", "create")
             }
             Expect::Version(version) if is_version(version) => {

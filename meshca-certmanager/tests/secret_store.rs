@@ -359,7 +359,8 @@ mod kube {
         let put = write(&*stores[0], "count", "0", Expect::Absent);
         let _: Version = put.await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
-        for store in stores.iter().cloned() {
+        for store in &stores {
+            let store = Arc::clone(store);
             tasks.spawn(async move {
                 for _ in 0..50 {
                     loop {

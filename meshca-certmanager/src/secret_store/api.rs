@@ -9,7 +9,7 @@ use kube::core::Request;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::object::{Change, New, Object, Page};
+use super::object::{Change, NewSecret, Object, Page};
 use crate::error::limited;
 
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl Api {
         self.call(request.map_err(kube::Error::BuildRequest)?).await
     }
 
-    pub(super) async fn create(&self, secret: &New<'_>) -> Result<Object, kube::Error> {
+    pub(super) async fn create(&self, secret: &NewSecret<'_>) -> Result<Object, kube::Error> {
         let body = serde_json::to_vec(secret).map_err(kube::Error::SerdeError)?;
         let request = self.request.create(&PostParams::default(), body);
         self.call(request.map_err(kube::Error::BuildRequest)?).await

@@ -110,7 +110,7 @@ impl Serialize for Base64 {
 /// A secret that is created.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct New<'a> {
+pub(super) struct NewSecret<'a> {
     api_version: &'static str,
     kind: &'static str,
     #[serde(rename = "type")]
@@ -125,7 +125,7 @@ struct NewMeta<'a> {
     labels: BTreeMap<&'static str, &'a str>,
 }
 
-impl<'a> New<'a> {
+impl<'a> NewSecret<'a> {
     pub(super) fn new(key: &'a SecretKey, value: SecretValue) -> Self {
         Self {
             api_version: "v1",
