@@ -16,7 +16,7 @@ use meshca_core::secret::{
     DirSecretStore, Expect, MAX_SECRET_SIZE, MemorySecretStore, SecretKey, SecretStore,
     SecretStoreExt, SecretValue, SourceReader, SourceRef, StoredSecret, Version,
 };
-use meshca_core::{Error, ErrorKind, Retry};
+use meshca_core::{Error, ErrorKind};
 use proptest::prelude::*;
 
 fn key(name: &str) -> SecretKey {

@@ -9,6 +9,7 @@
 //! | [`Kube`] | `MESHCA_KUBE_APISERVER_BIN` | `MESHCA_ETCD_BIN` |
 //! | [`CertManager`] | `MESHCA_CERTMANAGER_BIN` | a [`Kube`], and the folder `crds` beside the program |
 //! | [`Moto`] | `MESHCA_MOTO_BIN` | |
+//! | [`Aws`] | `MESHCA_MOTO_BIN` | `python3` beside the program |
 //!
 //! The variables name programs; nothing is looked for, downloaded or built here. In meshca's own repository
 //! `cargo xtask test` sets them. Where one is not set, [`Missing`] says so, and a test that needs the server leaves itself out:
@@ -34,6 +35,7 @@
 //! hangs on a pipe that the system closes. Its log is kept, and its place printed, if the test that
 //! used it panics.
 
+mod aws;
 mod certmanager;
 mod kube;
 mod leash;
@@ -45,6 +47,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use aws::{Aws, AwsCaOptions};
 pub use certmanager::{CertManager, CertManagerOptions};
 pub use kube::Kube;
 pub use moto::Moto;
