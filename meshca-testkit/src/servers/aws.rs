@@ -121,13 +121,27 @@ impl Aws {
     ///
     /// If there is no program, or it does not come up; with the end of its log.
     pub async fn start() -> Result<Self> {
-        let program = Self::program()?;
         let folder = Folder::new("aws")?;
         let plugin = folder.path().join("aws.py");
         std::fs::write(&plugin, PLUGIN)?;
-        let address = free_address()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(Self::program()?);
         command.arg(plugin);
+        Self::run(command, folder).await
+    }
+
+    /// Starts moto without the plugin, to see what it makes of requests by itself: certificates for a year, from CAs with RSA keys.
+    /// There is nothing that could be [told](Self::control), and nothing is [counted](Self::calls).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_plain() -> Result<Self> {
+        let command = Command::new(program("MESHCA_MOTO_BIN")?);
+        Self::run(command, Folder::new("aws")?).await
+    }
+
+    async fn run(mut command: Command, folder: Folder) -> Result<Self> {
+        let address = free_address()?;
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
         let mut leash = Leash::start("aws", &command, &folder.path().join("aws.log"))?;
         leash

@@ -1,0 +1,242 @@
+//! What the CA is: its key, its state, its end, and the root that it leads to.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_acmpca::Client;
+use aws_sdk_acmpca::types::{
+    CertificateAuthorityStatus, CertificateAuthorityUsageMode, KeyAlgorithm, SigningAlgorithm,
+};
+use meshca_core::secret::SourceReader;
+use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle};
+use tokio::time::Instant;
+
+use crate::error::{from_sdk, present};
+use crate::settings::AcmSettings;
+
+/// How long `caCert` is not read again.
+const CA_CERT_FRESH: Duration = Duration::from_secs(30);
+
+/// What is known of the CA, and how old that is.
+pub(crate) struct Authority {
+    settings: AcmSettings,
+    client: Client,
+    sources: SourceReader,
+    known: Mutex<Option<(Arc<Facts>, Instant)>>,
+    pinned: Mutex<Option<(TrustBundle, Instant)>>,
+    /// One asks, and the others wait for what it hears.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) signing_algorithm: SigningAlgorithm,
+    pub(crate) short_lived: bool,
+    /// When the CA's own certificate ends.
+    pub(crate) not_after: Option<SystemTime>,
+    /// The CA's certificate and those above it.
+    pub(crate) chain: SignedChain,
+}
+
+impl Authority {
+    pub(crate) fn new(settings: AcmSettings, client: Client, sources: SourceReader) -> Self {
+        Self {
+            settings,
+            client,
+            sources,
+            known: Mutex::default(),
+            pinned: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Arc<Facts>, Instant)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn since(&self, oldest: Option<Instant>) -> Option<Arc<Facts>> {
+        let known = self.known();
+        let (facts, _) = known.as_ref().filter(|(_, at)| Some(*at) >= oldest)?;
+        Some(Arc::clone(facts))
+    }
+
+    /// What is known; asked for when that is nothing, or old.
+    pub(crate) async fn facts(&self) -> Result<Arc<Facts>> {
+        let oldest = Instant::now().checked_sub(self.settings.ca_refresh);
+        if let Some(fresh) = self.since(oldest) {
+            return Ok(fresh);
+        }
+        match (self.refresh().await, self.since(None)) {
+            (Err(error), Some(known)) => {
+                tracing::warn!(ca = %self.settings.arn, %error, "the CA could not be looked at again; what is known of it is used");
+                // Not again with every call.
+                *self.known() = Some((Arc::clone(&known), Instant::now()));
+                Ok(known)
+            }
+            (asked, _) => asked,
+        }
+    }
+
+    /// Has it looked at again by the next caller: something that was tried does not fit what is known.
+    pub(crate) fn doubt(&self) {
+        *self.known() = None;
+    }
+
+    pub(crate) async fn refresh(&self) -> Result<Arc<Facts>> {
+        let called = Instant::now();
+        let _turn = self.asking.lock().await;
+        if let Some(fresh) = self.since(Some(called)) {
+            return Ok(fresh);
+        }
+        let facts = Arc::new(self.ask().await?);
+        *self.known() = Some((Arc::clone(&facts), Instant::now()));
+        Ok(facts)
+    }
+
+    async fn ask(&self) -> Result<Facts> {
+        let arn = &self.settings.arn;
+        let described = self
+            .client
+            .describe_certificate_authority()
+            .certificate_authority_arn(arn.as_str())
+            .send()
+            .await
+            .map_err(|error| from_sdk(error, "DescribeCertificateAuthority", arn))?;
+        let ca = present(described.certificate_authority(), "CA")?;
+        if let Some(status) = ca.status()
+            && *status != CertificateAuthorityStatus::Active
+        {
+            return Err(not_active(status));
+        }
+        let configuration = ca.certificate_authority_configuration();
+        let configuration = present(configuration, "configuration of the CA")?;
+        let answer = self
+            .client
+            .get_certificate_authority_certificate()
+            .certificate_authority_arn(arn.as_str())
+            .send()
+            .await
+            .map_err(|error| from_sdk(error, "GetCertificateAuthorityCertificate", arn))?;
+        let mut pem = present(answer.certificate(), "certificate of the CA")?.to_owned();
+        if let Some(above) = answer.certificate_chain() {
+            pem.push('\n');
+            pem.push_str(above);
+        }
+        Ok(Facts {
+            signing_algorithm: signing_algorithm(configuration.key_algorithm())?,
+            short_lived: ca.usage_mode()
+                == Some(&CertificateAuthorityUsageMode::ShortLivedCertificate),
+            not_after: ca
+                .not_after()
+                .and_then(|end| SystemTime::try_from(*end).ok()),
+            chain: SignedChain::from_pem(&pem)?,
+        })
+    }
+
+    /// The roots of `caCert`, which decides; else the root that the CA leads to.
+    pub(crate) async fn bundle(&self, again: bool) -> Result<TrustBundle> {
+        let Some(source) = &self.settings.conf.ca_cert else {
+            let facts = match again {
+                true => self.refresh().await?,
+                false => self.facts().await?,
+            };
+            return self.root_of(&facts);
+        };
+        let known = {
+            let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+            pinned.clone()
+        };
+        if let Some((bundle, at)) = &known
+            && !again
+            && at.elapsed() < CA_CERT_FRESH
+        {
+            return Ok(bundle.clone());
+        }
+        let located = |error: Error| error.with_context("setting", "caCert");
+        let read = async {
+            let pem = self.sources.read(source).await?;
+            let text = pem.expose_str().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidConfig,
+                    "the value is no text: it must be PEM",
+                )
+            })?;
+            TrustBundle::from_pem(self.settings.trust_domain.clone(), text)
+        };
+        let bundle = match (read.await.map_err(located), known) {
+            (Ok(bundle), _) => bundle,
+            (Err(error), Some((known, _))) if !again => {
+                tracing::warn!(%error, "`caCert` could not be read again; what is known stays trusted");
+                known
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        *pinned = Some((bundle.clone(), Instant::now()));
+        Ok(bundle)
+    }
+
+    /// By what it is, not by where it stands: a chain that was imported without its root ends in an intermediate.
+    fn root_of(&self, facts: &Facts) -> Result<TrustBundle> {
+        let domain = &self.settings.trust_domain;
+        let mut roots: Option<TrustBundle> = None;
+        for certificate in facts.chain.certificates() {
+            let one = TrustBundle::new(domain.clone(), [certificate.clone()])?;
+            if one
+                .roots()
+                .iter()
+                .all(meshca_core::TrustRoot::is_self_signed)
+            {
+                roots = Some(match roots {
+                    Some(all) => all.union(&one)?,
+                    None => one,
+                });
+            }
+        }
+        roots.ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "the chain that was imported with the CA has no root: set `caCert` to the root that it leads to",
+            )
+            .with_retry(Retry::Backoff)
+        })
+    }
+}
+
+pub(crate) fn not_active(status: &CertificateAuthorityStatus) -> Error {
+    use CertificateAuthorityStatus::{Creating, Deleted, Disabled, Expired, PendingCertificate};
+    let advice = match status {
+        Creating => "wait until AWS has made it",
+        PendingCertificate => {
+            "install its certificate (`acm-pca:ImportCertificateAuthorityCertificate`)"
+        }
+        Disabled => "enable it (`aws acm-pca update-certificate-authority --status ACTIVE`)",
+        Expired => "renew its certificate",
+        Deleted => "restore it (`aws acm-pca restore-certificate-authority`), or use another one",
+        _ => "see what AWS' console says of it",
+    };
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the CA is not active but {}: {advice}", status.as_str()),
+    )
+    .with_retry(Retry::Backoff)
+}
+
+/// It must be of the family of the CA's key (`IssueCertificate` of the API reference).
+fn signing_algorithm(key: &KeyAlgorithm) -> Result<SigningAlgorithm> {
+    match key {
+        KeyAlgorithm::EcPrime256v1 => Ok(SigningAlgorithm::Sha256Withecdsa),
+        KeyAlgorithm::EcSecp384r1 => Ok(SigningAlgorithm::Sha384Withecdsa),
+        KeyAlgorithm::EcSecp521r1 => Ok(SigningAlgorithm::Sha512Withecdsa),
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => {
+            Ok(SigningAlgorithm::Sha256Withrsa)
+        }
+        other => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the key of the CA is {}, whose signatures proxies cannot verify: use a CA with an EC or RSA key",
+                other.as_str()
+            ),
+        )),
+    }
+}

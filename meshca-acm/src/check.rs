@@ -1,0 +1,171 @@
+//! Tells an operator what is wrong before the first proxy asks, without a certificate that is billed.
+
+use std::time::Duration;
+
+use aws_sdk_acmpca::error::ProvideErrorMetadata as _;
+use aws_sdk_acmpca::primitives::Blob;
+use aws_sdk_acmpca::types::{Validity, ValidityPeriodType};
+use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result, TrustBundle};
+
+use crate::error::from_sdk;
+use crate::issuer::AcmIssuer;
+
+/// How many certificates a CA signs in its life, unless AWS has raised it ("AWS Private CA endpoints and quotas").
+const LIFETIME_QUOTA: f64 = 1_000_000.0;
+/// A quota that is used up sooner is worth a word.
+const SOON: Duration = Duration::from_secs(365 * 24 * 3600);
+/// So is a CA that lives no longer.
+const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The part of its life after which a certificate is renewed.
+const RENEWED_AFTER: f64 = 0.55;
+
+pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
+    let facts = issuer.authority.refresh().await?;
+    let bundle = issuer.authority.bundle(true).await?;
+    let settings = &issuer.settings;
+    let profile = match settings.intermediates {
+        true => Profile::Intermediate { path_len: 0 },
+        false => Profile::Workload,
+    };
+    let template = issuer.template(profile, &facts)?;
+    may_issue(issuer, &template).await?;
+    may_fetch(issuer).await?;
+
+    let mut report = CheckReport::new();
+    if settings.conf.ca_cert.is_some() && !leads_to(&bundle, &facts) {
+        report = report.with_warning(
+            "none of the certificates above the CA is in `caCert`: what it signs will be refused unless it sends the missing ones",
+        );
+    }
+    if let Some(end) = facts.not_after
+        && let Ok(left) = end.duration_since(issuer.now())
+        && left < NEARLY_OVER
+    {
+        report = report.with_warning(format!(
+            "the CA ends in {} days: renew it",
+            left.as_secs() / (24 * 3600)
+        ));
+    }
+    if !settings.intermediates {
+        if facts.short_lived && settings.lifetime > Duration::from_secs(7 * 24 * 3600) {
+            report = report.with_warning(
+                "the CA is for short-lived certificates: they live for seven days at most, and not as long as is asked for",
+            );
+        }
+        if let Some(warning) = burn(settings.fleet, settings.lifetime) {
+            report = report.with_warning(warning);
+        }
+    }
+    Ok(report)
+}
+
+fn leads_to(bundle: &TrustBundle, facts: &crate::authority::Facts) -> bool {
+    let mut certificates = facts.chain.certificates().iter();
+    certificates.any(|certificate| bundle.contains(certificate))
+}
+
+/// When the CA's quota is used up, if that is soon.
+fn burn(fleet: Option<u64>, lifetime: Duration) -> Option<String> {
+    let Some(fleet) = fleet else {
+        return Some(
+            "AWS bills each certificate, and a CA signs 1,000,000 in its life unless the quota is raised: for more than a few hundred workloads use `mode: Intermediate`"
+                .to_owned(),
+        );
+    };
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let per_second = fleet as f64 / (lifetime.as_secs_f64() * RENEWED_AFTER).max(1.0);
+    let lasts = LIFETIME_QUOTA / per_second.max(f64::MIN_POSITIVE);
+    (lasts < SOON.as_secs_f64()).then(|| {
+        format!(
+            "{fleet} workloads with certificates for {} hours take about {:.0} certificates a day, each of which is billed: the CA's quota of 1,000,000 is used up in {:.0} days. Use `mode: Intermediate`",
+            lifetime.as_secs() / 3600,
+            per_second * 86_400.0,
+            (lasts / 86_400.0).floor()
+        )
+    })
+}
+
+/// Asks for a certificate with a CSR that is none. Who may issue is told so; who may not is told that first.
+async fn may_issue(issuer: &AcmIssuer, template: &str) -> Result<()> {
+    let arn = &issuer.settings.arn;
+    let validity = Validity::builder()
+        .r#type(ValidityPeriodType::Days)
+        .value(1)
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Internal, "no validity").with_source(error))?;
+    let facts = issuer.authority.facts().await?;
+    let answer = issuer
+        .client
+        .issue_certificate()
+        .certificate_authority_arn(arn.as_str())
+        .csr(Blob::new("no CSR: a check of permissions"))
+        .signing_algorithm(facts.signing_algorithm.clone())
+        .template_arn(template)
+        .validity(validity)
+        .send()
+        .await;
+    match answer {
+        Err(error)
+            if matches!(
+                error.code(),
+                Some("MalformedCSRException" | "InvalidArgsException" | "ValidationException")
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(from_sdk(error, "IssueCertificate", arn)),
+        Ok(_) => Err(Error::new(
+            ErrorKind::BadResponse,
+            "AWS has issued a certificate for a CSR that is none",
+        )),
+    }
+}
+
+/// Asks for a certificate that there is not.
+async fn may_fetch(issuer: &AcmIssuer) -> Result<()> {
+    let arn = &issuer.settings.arn;
+    let answer = issuer
+        .client
+        .get_certificate()
+        .certificate_authority_arn(arn.as_str())
+        .certificate_arn(arn.no_certificate())
+        .send()
+        .await;
+    match answer {
+        Err(error)
+            if matches!(
+                error.code(),
+                Some("ResourceNotFoundException" | "InvalidArnException" | "ValidationException")
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(from_sdk(error, "GetCertificate", arn)),
+        Ok(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quota_is_reckoned_with() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        for (fleet, lifetime, words) in [
+            (None, hours(24), Some("few hundred workloads")),
+            (Some(10), hours(24), None),
+            // The example of AWS' users: three weeks at half the lifetime.
+            (Some(1000), hours(1), Some("43636 certificates a day")),
+            (Some(1000), hours(1), Some("in 22 days")),
+            (Some(100_000), hours(24), Some("in 5 days")),
+            (Some(0), hours(24), None),
+        ] {
+            let warning = burn(fleet, lifetime);
+            match words {
+                Some(words) => assert!(warning.clone().unwrap().contains(words), "{warning:?}"),
+                None => assert_eq!(warning, None),
+            }
+        }
+    }
+}

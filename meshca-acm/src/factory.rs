@@ -1,0 +1,109 @@
+//! The door through which the registry gets the issuer.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use meshca_core::resource::{ExtensionMode, Provider};
+use meshca_core::{Error, ErrorKind, Issuer, Result};
+
+use crate::issuer::AcmIssuer;
+use crate::pace::Paces;
+use crate::settings::{AcmSettings, Rates};
+
+/// Builds issuers of the type `acmpca` (or `acm`). All that are for CAs of one account in one region share its rates, for so do
+/// their quotas at AWS.
+#[derive(Debug, Default)]
+pub struct AcmFactory {
+    rates: Rates,
+    fleet: Option<u64>,
+    endpoint: Option<String>,
+    /// By account and region.
+    paces: Mutex<HashMap<(String, String), Arc<Paces>>>,
+}
+
+/// For [`BackendRegistry::with`](meshca_core::BackendRegistry::with).
+pub fn factory() -> AcmFactory {
+    AcmFactory::default()
+}
+
+impl AcmFactory {
+    /// See [`AcmSettings::with_issue_rate`] and [`AcmSettings::with_fetch_rate`].
+    #[must_use]
+    pub fn with_rates(mut self, issue: NonZeroU32, fetch: NonZeroU32) -> Self {
+        self.rates = Rates { issue, fetch };
+        self
+    }
+
+    /// See [`AcmSettings::with_fleet`].
+    #[must_use]
+    pub fn with_fleet(mut self, workloads: u64) -> Self {
+        self.fleet = Some(workloads);
+        self
+    }
+
+    /// See [`AcmSettings::with_endpoint`].
+    #[must_use]
+    pub fn with_endpoint(mut self, url: impl Into<String>) -> Self {
+        self.endpoint = Some(url.into());
+        self
+    }
+}
+
+#[async_trait]
+impl IssuerFactory for AcmFactory {
+    fn types(&self) -> Vec<String> {
+        vec!["acmpca".to_owned()]
+    }
+
+    async fn build(
+        &self,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<Arc<dyn Issuer>> {
+        let BackendSettings::Provider(Provider::Acm(conf)) = config.settings() else {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "these are settings of `{}`, not of `acmpca`",
+                    config.type_name()
+                ),
+            ));
+        };
+        let mut settings = AcmSettings::new(conf.clone(), context.trust_domain().clone())?
+            .with_issue_rate(self.rates.issue)
+            .with_fetch_rate(self.rates.fetch)
+            .with_lifetime(config.lifetime())
+            .with_intermediates(config.mode() == ExtensionMode::Intermediate);
+        if let Some(fleet) = self.fleet {
+            settings = settings.with_fleet(fleet);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            settings = settings.with_endpoint(endpoint);
+        }
+        if let Some(timeout) = config.request_timeout() {
+            settings = settings.with_timeout(timeout);
+        }
+        let paces = {
+            let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (
+                settings.arn.account().to_owned(),
+                settings.arn.region().to_owned(),
+            );
+            Arc::clone(
+                paces
+                    .entry(key)
+                    .or_insert_with(|| Arc::new(Paces::new(self.rates))),
+            )
+        };
+        let clock = Arc::clone(context.clock());
+        Ok(Arc::new(AcmIssuer::with_paces(
+            settings,
+            context.sources()?,
+            clock,
+            paces,
+        )?))
+    }
+}

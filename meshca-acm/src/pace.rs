@@ -1,0 +1,98 @@
+//! Not faster than a quota of AWS allows.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+
+use crate::settings::Rates;
+
+/// What all issuers of one account in one region share.
+#[derive(Debug)]
+pub(crate) struct Paces {
+    pub(crate) issue: Pace,
+    pub(crate) fetch: Pace,
+}
+
+impl Paces {
+    pub(crate) fn new(rates: Rates) -> Self {
+        Self {
+            issue: Pace::new(rates.issue),
+            fetch: Pace::new(rates.fetch),
+        }
+    }
+}
+
+/// One after the other, first come first served: governor says whether one may go, but not in which order those who wait do.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Duration>>,
+    line: Mutex<()>,
+}
+
+impl Pace {
+    fn new(per_second: NonZeroU32) -> Self {
+        // No burst beyond a fifth of a second: AWS counts as well, and not from the same moment as we do.
+        let burst = NonZeroU32::new(per_second.get() / 5).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(per_second).allow_burst(burst);
+        Self {
+            limiter: RateLimiter::direct_with_clock(quota, TokioClock(Instant::now())),
+            line: Mutex::default(),
+        }
+    }
+
+    pub(crate) async fn turn(&self) {
+        let _first = self.line.lock().await;
+        while let Err(early) = self.limiter.check() {
+            sleep(early.wait_time_from(self.limiter.clock().now())).await;
+        }
+    }
+}
+
+/// tokio's time, which tests can pause.
+#[derive(Clone, Copy, Debug)]
+struct TokioClock(Instant);
+
+impl Clock for TokioClock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_go_one_after_the_other() {
+        let pace = Arc::new(Pace::new(NonZeroU32::new(25).unwrap()));
+        let begun = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let pace = Arc::clone(&pace);
+            tasks.spawn(async move {
+                pace.turn().await;
+                begun.elapsed()
+            });
+        }
+        let mut at = tasks.join_all().await;
+        at.sort();
+        // In no second more than the quota and a small burst.
+        for window in at.windows(31) {
+            assert!(
+                window[30] - window[0] >= Duration::from_secs(1),
+                "{window:?}"
+            );
+        }
+        assert!(at[999] < Duration::from_secs(41), "{:?}", at[999]);
+    }
+}
