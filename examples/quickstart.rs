@@ -105,12 +105,6 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     if let Some(folder) = &args.out {
         files::write_out(folder, &Identity::new(certificate, key)?, &bundle)?;
-        println!(
-            "written      {}",
-            ["cert.pem", "key.pem", "bundle.pem"]
-                .map(|name| folder.join(name).display().to_string())
-                .join(", ")
-        );
     }
     Ok(())
 }

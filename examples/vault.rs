@@ -14,6 +14,8 @@
 mod files;
 #[path = "common/outcome.rs"]
 mod outcome;
+#[path = "common/report.rs"]
+mod report;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -123,29 +125,9 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let identity = issuer.issue(&spec, &*clock).await?;
     let bundle = issuer.trust_bundle().await?;
 
-    let certificate = identity.certificate();
-    println!("SPIFFE ID    {}", certificate.spiffe_id());
-    println!("issuer       {} ({issuer})", certificate.issuer());
-    println!("serial       {}", certificate.serial());
-    println!("valid        {}", certificate.validity());
-    println!("chain        {}", certificate.path().join(" <- "));
-    println!("verified     {}", certificate.proof());
-    for observation in certificate.observations() {
-        println!("note         {observation}");
-    }
-    for root in bundle.roots() {
-        println!(
-            "trust        {} (sha256 {})",
-            root.subject(),
-            root.fingerprint()
-        );
-    }
+    report::print(&identity, &bundle, &issuer);
     if let Some(folder) = &args.out {
         files::write_out(folder, &identity, &bundle)?;
-        println!(
-            "written      cert.pem, key.pem, bundle.pem in {}",
-            folder.display()
-        );
     }
     Ok(())
 }

@@ -54,6 +54,7 @@
 //! | `schema` | JSON Schema for every resource |
 //! | `svid` | conversions to the X.509-SVID types of the `spiffe` crate |
 //! | `vault` | HashiCorp Vault: the type `vault`, and the module of the same name |
+//! | `acm` | AWS Private CA: the type `acmpca`, and the module `acm` |
 //! | `certmanager` | cert-manager, and secrets in Kubernetes: the module of the same name |
 //! | `retry` | issuer wrapper: tries again as the error advises |
 //! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
@@ -66,9 +67,13 @@
 //! The wrappers are in the module `wrap`, which says how they stack. They need tokio, which of the rest only the providers link.
 //!
 //! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
-//! of your own, `vault` how to have HashiCorp Vault sign, and `certmanager` the same for cert-manager.
+//! of your own, `vault` how to have HashiCorp Vault sign, and `certmanager` and `acm` the same for cert-manager and AWS Private CA.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "acm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "acm")))]
+#[doc(inline)]
+pub use meshca_acm as acm;
 #[cfg(feature = "certmanager")]
 #[cfg_attr(docsrs, doc(cfg(feature = "certmanager")))]
 #[doc(inline)]
@@ -95,6 +100,8 @@ pub mod wrap;
 /// Add your own in the same way, with [`BackendRegistry::with`].
 pub fn backend_registry() -> BackendRegistry {
     let registry = BackendRegistry::new().with(builtin::factory());
+    #[cfg(feature = "acm")]
+    let registry = registry.with(meshca_acm::factory());
     #[cfg(feature = "vault")]
     let registry = registry.with(meshca_vault::factory());
     registry

@@ -483,3 +483,72 @@ mod certmanager {
         }
     }
 }
+
+#[cfg(feature = "acm")]
+mod acm {
+    mod moto {
+        use meshca_testkit::servers::{Aws, AwsCaOptions};
+
+        use super::super::*;
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn the_example_gets_a_certificate_under_the_identity_of_its_environment() {
+            if let Err(missing) = Aws::program() {
+                eprintln!("left out: {missing}");
+                return;
+            }
+            let aws = Aws::start().await.unwrap();
+            let arn = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
+            let scratch = Scratch::new();
+            let run = |environment: &[(&str, &str)], arguments: &[&str]| {
+                let mut command = example("acm");
+                command
+                    .env_clear()
+                    // Nothing of this machine, and no metadata service.
+                    .env("HOME", scratch.path("home"))
+                    .env("AWS_EC2_METADATA_DISABLED", "true")
+                    .envs(environment.iter().copied())
+                    .args(["--arn", &arn, "--endpoint", &aws.address()])
+                    .args(arguments);
+                command
+            };
+            let keys = [
+                ("AWS_ACCESS_KEY_ID", "any"),
+                ("AWS_SECRET_ACCESS_KEY", "any-secret"),
+            ];
+            let out = scratch.path("out");
+            let mut command = run(&keys, &["--fleet", "1000", "--out"]);
+            let text = succeeds(command.arg(&out));
+            assert_eq!(
+                printed(&text, "SPIFFE ID"),
+                "spiffe://default/ns/kong-air/sa/flight-control"
+            );
+            assert!(text.contains("is used up in 22 days"), "{text}");
+            assert!(scratch.out("cert.pem").contains("BEGIN CERTIFICATE"));
+
+            let key = scratch.write("key", "any\n");
+            let secret = scratch.write("secret", "any-secret\n");
+            let mut command = run(&[], &["--access-key-file"]);
+            succeeds(command.arg(&key).arg("--secret-file").arg(&secret));
+
+            // Which of the places failed.
+            let text = fails(&mut run(&[], &[]));
+            for place in [
+                "environment",
+                "profile",
+                "web identity",
+                "container",
+                "instance",
+            ] {
+                assert!(text.contains(place), "no `{place}` in:\n{text}");
+            }
+            let broken = [
+                ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/x"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token"),
+            ];
+            let text = fails(&mut run(&broken, &[]));
+            assert!(text.contains("web identity (EKS)` failed"), "{text}");
+            assert!(!text.contains("any-secret"), "{text}");
+        }
+    }
+}

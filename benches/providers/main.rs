@@ -4,6 +4,7 @@
 //! `error MESSAGE`. A server is started here with the first case that is about it (`MESHCA_VAULT_BIN` and so on); client and server
 //! share the machine's cores.
 
+mod acm;
 mod certmanager;
 mod vault;
 
@@ -54,6 +55,7 @@ async fn answer(providers: &mut HashMap<String, Arc<dyn Provider>>, line: &str) 
     let name = case.split('-').next().unwrap_or_default();
     if !providers.contains_key(name) {
         let provider: Arc<dyn Provider> = match name {
+            "acm" => Arc::new(acm::Bench::new().await?),
             "certmanager" => Arc::new(certmanager::Bench::new().await?),
             "vault" => Arc::new(vault::Bench::new().await?),
             _ => return Err(format!("there is no case `{case}`").into()),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use meshca::{Identity, TrustBundle};
 
-/// Writes an identity and the roots that its peers need into a folder.
+/// Writes an identity and the roots that its peers need into a folder, and says so.
 pub(crate) fn write_out(
     folder: &Path,
     identity: &Identity,
@@ -20,7 +20,12 @@ pub(crate) fn write_out(
         false,
     )?;
     write_file(folder, "cert.pem", identity.chain_pem().as_bytes(), true)?;
-    write_file(folder, "bundle.pem", bundle.to_pem().as_bytes(), true)
+    write_file(folder, "bundle.pem", bundle.to_pem().as_bytes(), true)?;
+    println!(
+        "written      cert.pem, key.pem, bundle.pem in {}",
+        folder.display()
+    );
+    Ok(())
 }
 
 /// All of a file or nothing of it. Temporary files are for their owner only from the start.

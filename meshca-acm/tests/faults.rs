@@ -294,7 +294,10 @@ mod moto {
             .as_str()
             .unwrap()
             .to_owned();
-        let unknown = format!("{}{}", &arn[..arn.len() - 8], "00000000");
+        let unknown = {
+            let (before, _) = arn.rsplit_once('-').unwrap();
+            format!("{before}-000000000000")
+        };
         let deleted = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
         aws.set_status(&deleted, "DISABLED").await.unwrap();
         aws.call(

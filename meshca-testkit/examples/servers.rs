@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use meshca_testkit::servers::{CertManager, Error, Kube, Moto, Vault};
+use meshca_testkit::servers::{Aws, AwsCaOptions, CertManager, Error, Kube, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -59,16 +59,18 @@ async fn main() -> Result<(), Error> {
             Err(missing) => writeln!(text, "no cert-manager: {missing}")?,
         }
     }
-    let moto = match Moto::program() {
-        Ok(_) => Some(Moto::start().await?),
+    let aws = match Aws::program() {
+        Ok(_) => Some(Aws::start().await?),
         Err(missing) => {
             writeln!(text, "no moto: {missing}")?;
             None
         }
     };
-    if let Some(moto) = &moto {
-        writeln!(text, "# moto, for AWS")?;
-        writeln!(text, "export AWS_ENDPOINT_URL={}", moto.address())?;
+    if let Some(aws) = &aws {
+        let arn = aws.create_ca(&AwsCaOptions::new()).await?;
+        writeln!(text, "# moto, for AWS, with a CA in AWS Private CA")?;
+        writeln!(text, "export AWS_ENDPOINT_URL={}", aws.address())?;
+        writeln!(text, "export MESHCA_AWS_CA_ARN={arn}")?;
     }
     file.write_all(text.as_bytes())?;
     file.flush()?;

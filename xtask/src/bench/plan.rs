@@ -236,6 +236,8 @@ const BENCHES: &[Bench] = &[
         }],
         counted: None,
     },
+    acm("acm-1", 1, &[bare_sdk(1, None)]),
+    acm("acm-64", 64, &[bare_sdk(64, Some(0.95))]),
     certmanager("certmanager-1", 1, &[bare_kube(1, None)]),
     certmanager("certmanager-64", 64, &[bare_kube(64, Some(0.9))]),
     Bench {
@@ -257,38 +259,43 @@ const BENCHES: &[Bench] = &[
     },
 ];
 
+/// Certificates from what stands for AWS, with this many requests in flight.
+const fn acm(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
+    provider(case, "acm", at_once, against)
+}
+
+/// A loop of the SDK's two calls.
+const fn bare_sdk(at_once: u32, wanted: Option<f64>) -> Against {
+    bare("bare-sdk", "acm-bare", at_once, wanted)
+}
+
 /// Certificates from cert-manager, with this many requests in flight.
 const fn certmanager(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
-    Bench {
-        bench: "providers",
-        case,
-        unit: ("µs", 1e3),
-        ours: Contender {
-            name: "meshca",
-            program: Program::Providers,
-            case: "certmanager",
-            threads: at_once,
-        },
-        against,
-        counted: None,
-    }
+    provider(case, "certmanager", at_once, against)
 }
 
 /// A loop that creates requests, waits for them by a watch, and deletes them.
 const fn bare_kube(at_once: u32, wanted: Option<f64>) -> Against {
-    Against {
-        what: What::Contender(Contender {
-            name: "bare-kube",
-            program: Program::Providers,
-            case: "certmanager-bare",
-            threads: at_once,
-        }),
-        wanted,
-    }
+    bare("bare-kube", "certmanager-bare", at_once, wanted)
 }
 
 /// Vault's signatures, with this many requests in flight.
 const fn vault(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
+    provider(case, "vault", at_once, against)
+}
+
+/// A client of Vault that does no more than post what ours posts.
+const fn bare_http(at_once: u32, wanted: Option<f64>) -> Against {
+    bare("bare-http", "vault-bare", at_once, wanted)
+}
+
+/// One of ours on a real server: `case` in the table, `run` in the program.
+const fn provider(
+    case: &'static str,
+    run: &'static str,
+    at_once: u32,
+    against: &'static [Against],
+) -> Bench {
     Bench {
         bench: "providers",
         case,
@@ -296,7 +303,7 @@ const fn vault(case: &'static str, at_once: u32, against: &'static [Against]) ->
         ours: Contender {
             name: "meshca",
             program: Program::Providers,
-            case: "vault",
+            case: run,
             threads: at_once,
         },
         against,
@@ -304,13 +311,13 @@ const fn vault(case: &'static str, at_once: u32, against: &'static [Against]) ->
     }
 }
 
-/// A client of Vault that does no more than post what ours posts.
-const fn bare_http(at_once: u32, wanted: Option<f64>) -> Against {
+/// A bare client of the same server.
+const fn bare(name: &'static str, run: &'static str, at_once: u32, wanted: Option<f64>) -> Against {
     Against {
         what: What::Contender(Contender {
-            name: "bare-http",
+            name,
             program: Program::Providers,
-            case: "vault-bare",
+            case: run,
             threads: at_once,
         }),
         wanted,

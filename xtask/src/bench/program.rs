@@ -12,10 +12,11 @@ use crate::process::{self, Result};
 use crate::servers;
 
 /// What the providers are started from.
-const SERVERS: [&str; 4] = [
+const SERVERS: [&str; 5] = [
     "MESHCA_CERTMANAGER_BIN",
     "MESHCA_ETCD_BIN",
     "MESHCA_KUBE_APISERVER_BIN",
+    "MESHCA_MOTO_BIN",
     "MESHCA_VAULT_BIN",
 ];
 
@@ -71,7 +72,7 @@ pub(super) fn start(
                 variables.push((variable, servers::obtain(variable).map_err(Missing)?));
             }
             println!("building the providers");
-            let features = ["certmanager", "vault"];
+            let features = ["acm", "certmanager", "vault"];
             let mut command = Command::new(cargo::bench_executable("providers", &features, smoke)?);
             command.envs(variables);
             Ok(Running::start(command)?)

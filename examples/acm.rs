@@ -1,0 +1,108 @@
+//! A workload certificate from AWS Private CA.
+//!
+//! It acts under the AWS identity that is found where the SDK looks: environment, profile, web identity (EKS), container (ECS), instance
+//! (EC2); or by the access key in two files.
+//!
+//! ```text
+//! cargo run --example acm --features acm -- --arn arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/…
+//!
+//! cargo xtask servers up            # prints the address of a stand-in for AWS, and the ARN of a CA in it
+//! AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any \
+//!     cargo run --example acm --features acm -- --arn $MESHCA_AWS_CA_ARN --endpoint $AWS_ENDPOINT_URL --out certs
+//! ```
+
+#[path = "common/files.rs"]
+mod files;
+#[path = "common/outcome.rs"]
+mod outcome;
+#[path = "common/report.rs"]
+mod report;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use meshca::acm::{AcmIssuer, AcmSettings};
+use meshca::resource::{AcmConf, AwsCredentials, DataSource};
+use meshca::secret::SourceReader;
+use meshca::{
+    CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain,
+};
+
+/// Has AWS Private CA sign one workload certificate. It is billed.
+#[derive(Parser)]
+struct Args {
+    /// The CA.
+    #[arg(long)]
+    arn: String,
+    /// Another address than AWS' own: a VPC endpoint, or a test server.
+    #[arg(long)]
+    endpoint: Option<String>,
+    /// A file with the ID of an access key; otherwise the credentials that this process has.
+    #[arg(long, requires = "secret_file")]
+    access_key_file: Option<PathBuf>,
+    /// A file with the access key itself.
+    #[arg(long)]
+    secret_file: Option<PathBuf>,
+    /// A file with the root that the CA leads to; otherwise the CA is believed.
+    #[arg(long)]
+    ca_cert: Option<PathBuf>,
+    /// The trust domain that the CA signs for.
+    #[arg(long, default_value = "default")]
+    trust_domain: String,
+    /// The path of the workload's SPIFFE ID.
+    #[arg(long, default_value = "/ns/kong-air/sa/flight-control")]
+    path: String,
+    /// How long the certificate is to live, in minutes.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// How many workloads there will be: says what that costs.
+    #[arg(long)]
+    fleet: Option<u64>,
+    /// Where to write cert.pem (leaf, then intermediates), key.pem (0600) and bundle.pem.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    outcome::exit_code(run(&Args::parse()).await)
+}
+
+async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let file = |path: &PathBuf| std::path::absolute(path).map(DataSource::File);
+    let mut conf = AcmConf::new(&args.arn);
+    conf.ca_cert = args.ca_cert.as_ref().map(file).transpose()?;
+    if let (Some(id), Some(secret)) = (&args.access_key_file, &args.secret_file) {
+        conf.credentials = Some(AwsCredentials::new(file(id)?, file(secret)?));
+    }
+    let lifetime = Duration::from_secs(args.minutes * 60);
+    let trust_domain = TrustDomain::new(&args.trust_domain)?;
+    let mut settings = AcmSettings::new(conf, trust_domain)?.with_lifetime(lifetime);
+    if let Some(endpoint) = &args.endpoint {
+        settings = settings.with_endpoint(endpoint);
+    }
+    if let Some(fleet) = args.fleet {
+        settings = settings.with_fleet(fleet);
+    }
+    let clock = Arc::new(SystemClock::new());
+    // A control plane has its own store here; this example names files.
+    let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
+    let issuer = AcmIssuer::new(settings, sources, clock.clone())?;
+    for warning in issuer.check().await?.warnings {
+        println!("warning      {warning}");
+    }
+
+    let id = SpiffeId::new(format!("spiffe://{}{}", args.trust_domain, args.path))?;
+    let spec = CertificateSpec::workload(id).with_lifetime(lifetime);
+    let identity = issuer.issue(&spec, &*clock).await?;
+    let bundle = issuer.trust_bundle().await?;
+    report::print(&identity, &bundle, &issuer);
+    if let Some(folder) = &args.out {
+        files::write_out(folder, &identity, &bundle)?;
+    }
+    Ok(())
+}
