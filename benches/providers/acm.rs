@@ -2,11 +2,14 @@
 //!
 //! | case | what |
 //! |---|---|
-//! | `acm` | key, CSR, `IssueCertificate`, `GetCertificate`, verification: `IssuerExt::issue` through `meshca-acm` |
-//! | `acm-bare` | the same two calls by the SDK, with a CSR that was made before: no key, no verification |
+//! | `acm` | CSR, `IssueCertificate`, `GetCertificate`: `Issuer::sign` through `meshca-acm`, for a new request each time |
+//! | `acm-bare` | the same two calls by the SDK, with the same in them, and a CSR that was made before |
+//! | `acm-issue` | key, CSR, both calls, verification: `IssuerExt::issue` |
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_acmpca::config::{BehaviorVersion, Config, Credentials, Region};
@@ -16,18 +19,22 @@ use meshca::acm::{AcmIssuer, AcmSettings};
 use meshca::resource::{AcmConf, AwsCredentials, DataSource};
 use meshca::secret::SourceReader;
 use meshca::{
-    CertificateRequest, CertificateSpec, Clock as _, IssuerExt as _, KeyType, MemorySecretStore,
-    PrivateKey, SpiffeId, SystemClock, TrustDomain,
+    CertificateRequest, CertificateSpec, Clock as _, Error, ErrorKind, Issuer as _, IssuerExt as _,
+    KeyType, MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustDomain,
 };
 use meshca_testkit::servers::{Aws, AwsCaOptions};
 
 use crate::{Provider, Result};
 
+const LIFETIME: Duration = Duration::from_secs(3600);
+
 pub(crate) struct Bench {
     issuer: AcmIssuer,
     bare: aws_sdk_acmpca::Client,
     arn: String,
+    key: PrivateKey,
     csr: Blob,
+    number: AtomicU64,
     _aws: Aws,
 }
 
@@ -66,23 +73,30 @@ impl Bench {
             issuer,
             bare: aws_sdk_acmpca::Client::from_conf(config),
             arn,
+            key,
             csr: Blob::new(request.csr()?.to_pem()),
+            number: AtomicU64::new(0),
             _aws: aws,
         })
     }
 
     async fn bare(&self) -> Result<()> {
+        let end = SystemClock::new().now() + LIFETIME;
+        let end = end.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let validity = Validity::builder()
-            .r#type(ValidityPeriodType::Days)
-            .value(1)
+            .r#type(ValidityPeriodType::Absolute)
+            .value(end.try_into()?)
             .build()?;
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
         let issued = self
             .bare
             .issue_certificate()
             .certificate_authority_arn(&self.arn)
             .csr(self.csr.clone())
             .signing_algorithm(SigningAlgorithm::Sha256Withecdsa)
+            .template_arn("arn:aws:acm-pca:::template/EndEntityCertificate/V1")
             .validity(validity)
+            .idempotency_token(format!("bare-{number:031}"))
             .send()
             .await?;
         self.bare
@@ -100,6 +114,18 @@ impl Provider for Bench {
     async fn run(&self, case: &str) -> Result<()> {
         match case {
             "acm" => {
+                let now = SystemClock::new().now();
+                // Its identifier is that of its content, so the content must be new: it would be found otherwise.
+                let number = self.number.fetch_add(1, Ordering::Relaxed);
+                let spec = spec()?.with_uri(format!("kuma://bench/{number}"));
+                let request = CertificateRequest::for_key(spec, &self.key, now)?;
+                let chain = self.issuer.sign(&request).await;
+                let outcome = chain.as_ref().map(drop);
+                let unverified = Error::new(ErrorKind::Internal, "nobody looked at it");
+                self.issuer.settled(&request, Err(&unverified)).await;
+                Ok(outcome.map_err(Clone::clone)?)
+            }
+            "acm-issue" => {
                 self.issuer.issue(&spec()?, &SystemClock::new()).await?;
                 Ok(())
             }
@@ -115,5 +141,5 @@ impl Provider for Bench {
 
 fn spec() -> Result<CertificateSpec> {
     let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?;
-    Ok(CertificateSpec::workload(id).with_lifetime(std::time::Duration::from_secs(3600)))
+    Ok(CertificateSpec::workload(id).with_lifetime(LIFETIME))
 }

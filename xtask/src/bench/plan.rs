@@ -206,19 +206,7 @@ const BENCHES: &[Bench] = &[
     vault("vault-sign-1", 1, &[bare_http(1, None)]),
     vault("vault-sign-8", 8, &[bare_http(8, None)]),
     vault("vault-sign-64", 64, &[bare_http(64, Some(0.95))]),
-    Bench {
-        bench: "providers",
-        case: "vault-issue-64",
-        unit: ("µs", 1e3),
-        ours: Contender {
-            name: "meshca",
-            program: Program::Providers,
-            case: "vault-issue",
-            threads: 64,
-        },
-        against: &[bare_http(64, None)],
-        counted: None,
-    },
+    provider("vault-issue-64", "vault-issue", 64, &[bare_http(64, None)]),
     Bench {
         bench: "providers",
         case: "vault-idle-issuer",
@@ -236,8 +224,9 @@ const BENCHES: &[Bench] = &[
         }],
         counted: None,
     },
-    acm("acm-1", 1, &[bare_sdk(1, None)]),
-    acm("acm-64", 64, &[bare_sdk(64, Some(0.95))]),
+    acm("acm-sign-1", 1, &[bare_sdk(1, None)]),
+    acm("acm-sign-64", 64, &[bare_sdk(64, Some(0.95))]),
+    provider("acm-issue-64", "acm-issue", 64, &[bare_sdk(64, None)]),
     certmanager("certmanager-1", 1, &[bare_kube(1, None)]),
     certmanager("certmanager-64", 64, &[bare_kube(64, Some(0.9))]),
     Bench {
@@ -259,7 +248,7 @@ const BENCHES: &[Bench] = &[
     },
 ];
 
-/// Certificates from what stands for AWS, with this many requests in flight.
+/// Signatures of what stands for AWS, with this many requests in flight.
 const fn acm(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
     provider(case, "acm", at_once, against)
 }
