@@ -138,7 +138,7 @@ spec:
 
     #[test]
     fn arns_are_judged_where_they_are_written() {
-        let error = Resource::parse(&seed("arn:aws:acm:eu-central-1:1:certificate/1")).unwrap_err();
+        let error = Resource::parse(seed("arn:aws:acm:eu-central-1:1:certificate/1")).unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("10:12") && text.contains("is not the ARN of a CA"),
