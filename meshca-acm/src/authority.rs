@@ -22,10 +22,18 @@ pub(crate) struct Authority {
     settings: AcmSettings,
     client: Client,
     sources: SourceReader,
-    known: Mutex<Option<(Arc<Facts>, Instant)>>,
+    known: Mutex<Option<Known>>,
     pinned: Mutex<Option<(TrustBundle, Instant)>>,
     /// One asks, and the others wait for what it hears.
     asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Known {
+    facts: Arc<Facts>,
+    at: Instant,
+    /// Something that was tried did not fit.
+    doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -50,46 +58,54 @@ impl Authority {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(Arc<Facts>, Instant)>> {
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn since(&self, oldest: Option<Instant>) -> Option<Arc<Facts>> {
-        let known = self.known();
-        let (facts, _) = known.as_ref().filter(|(_, at)| Some(*at) >= oldest)?;
-        Some(Arc::clone(facts))
+    fn set(&self, facts: Arc<Facts>) {
+        *self.known() = Some(Known {
+            facts,
+            at: Instant::now(),
+            doubtful: false,
+        });
     }
 
-    /// What is known; asked for when that is nothing, or old.
+    /// What is known; asked for when that is nothing, old or doubtful. An outage of AWS takes nothing away.
     pub(crate) async fn facts(&self) -> Result<Arc<Facts>> {
-        let oldest = Instant::now().checked_sub(self.settings.ca_refresh);
-        if let Some(fresh) = self.since(oldest) {
-            return Ok(fresh);
+        let known = self.known().clone();
+        if let Some(known) = &known
+            && !known.doubtful
+            && known.at.elapsed() < self.settings.ca_refresh
+        {
+            return Ok(Arc::clone(&known.facts));
         }
-        match (self.refresh().await, self.since(None)) {
+        match (self.refresh().await, known) {
             (Err(error), Some(known)) => {
                 tracing::warn!(ca = %self.settings.arn, %error, "the CA could not be looked at again; what is known of it is used");
                 // Not again with every call.
-                *self.known() = Some((Arc::clone(&known), Instant::now()));
-                Ok(known)
+                self.set(Arc::clone(&known.facts));
+                Ok(known.facts)
             }
             (asked, _) => asked,
         }
     }
 
-    /// Has it looked at again by the next caller: something that was tried does not fit what is known.
+    /// Has it looked at again by the next caller.
     pub(crate) fn doubt(&self) {
-        *self.known() = None;
+        if let Some(known) = &mut *self.known() {
+            known.doubtful = true;
+        }
     }
 
     pub(crate) async fn refresh(&self) -> Result<Arc<Facts>> {
         let called = Instant::now();
         let _turn = self.asking.lock().await;
-        if let Some(fresh) = self.since(Some(called)) {
-            return Ok(fresh);
+        // Another caller has asked while we waited for our turn.
+        if let Some(known) = self.known().as_ref().filter(|known| known.at >= called) {
+            return Ok(Arc::clone(&known.facts));
         }
         let facts = Arc::new(self.ask().await?);
-        *self.known() = Some((Arc::clone(&facts), Instant::now()));
+        self.set(Arc::clone(&facts));
         Ok(facts)
     }
 

@@ -17,7 +17,7 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use meshca_core::secret::SourceReader;
 use meshca_core::{
     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, IssuedCertificate,
-    Issuer, KeyType, Profile, RequestId, Result, SignedChain, TrustBundle,
+    Issuer, KeyType, Profile, RequestId, Result, Retry, SignedChain, TrustBundle,
 };
 use tokio::time::{Instant, sleep};
 
@@ -357,8 +357,15 @@ impl Issuer for AcmIssuer {
         checked.map_err(|error| error.with_context("issuer", self))
     }
 
-    async fn settled(&self, request: &CertificateRequest, _: Result<&IssuedCertificate, &Error>) {
-        self.issued().remove(request.id());
+    async fn settled(
+        &self,
+        request: &CertificateRequest,
+        outcome: Result<&IssuedCertificate, &Error>,
+    ) {
+        // What may be good after all, once the trust in it can be looked up, is not bought again.
+        if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
+            self.issued().remove(request.id());
+        }
     }
 }
 

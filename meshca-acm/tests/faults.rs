@@ -435,9 +435,12 @@ mod moto {
         relay.restore();
         issuer.issue(&spec(), &*clock()).await.unwrap();
         // Nobody there at all.
+        let bundle = issuer.trust_bundle().await.unwrap();
         drop(aws);
         let error = issuer.issue(&spec(), &*clock()).await.unwrap_err();
         assert_eq!(error.retry(), Retry::Backoff, "{error}");
+        // Whom to trust is known all the same.
+        assert_eq!(issuer.trust_bundle().await.unwrap(), bundle);
     }
 
     /// What no AWS would say.

@@ -254,12 +254,20 @@ impl Signing {
                 return Ok(last);
             }
             if timeout_at(deadline, news.wait()).await.is_err() {
-                return Err(self.late(last, name));
+                // For want of news, perhaps: then it is looked at once more.
+                let now = limited(self.api.get_opt(name)).await.ok().flatten();
+                if let Some(now) = now.filter(|now| now.metadata.uid == object.metadata.uid) {
+                    last = progress(now.status.as_ref());
+                }
+                return match last {
+                    Progress::Pending(_) => Err(self.late(last, name, requests.trouble())),
+                    decided => Ok(decided),
+                };
             }
         }
     }
 
-    fn late(&self, last: Progress, name: &str) -> Error {
+    fn late(&self, last: Progress, name: &str, trouble: Option<String>) -> Error {
         let seconds = self.settings.timeout.as_secs_f32();
         let why = match last {
             Progress::Pending(Wait::Approval) => {
@@ -270,11 +278,15 @@ impl Signing {
             }
             _ => "it was approved, and the issuer did nothing: is its controller running?".to_owned(),
         };
-        Error::new(
+        let error = Error::new(
             ErrorKind::Timeout,
             format!("the certificate request was not decided within {seconds} s: {why}"),
         )
-        .with_context("request", name)
+        .with_context("request", name);
+        match trouble {
+            Some(trouble) => error.with_context("the watch on requests", trouble),
+            None => error,
+        }
     }
 
     /// Deletes an object, if it is ours. What cannot be deleted now is cleaned up later.

@@ -25,6 +25,7 @@ pub(crate) struct Requests {
     store: Store<CertificateRequest>,
     namespace: String,
     waiting: Arc<Waiting>,
+    trouble: Arc<Mutex<Option<String>>>,
     task: AbortHandle,
 }
 
@@ -47,9 +48,12 @@ impl Requests {
             .modify(|request| request.metadata = slim(&request.metadata))
             .reflect(writer);
         let told = Arc::clone(&waiting);
+        let trouble = Arc::default();
+        let noted = Arc::clone(&trouble);
         let task = tokio::spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
+                note(&noted, event.as_ref().err());
                 match event {
                     Ok(Event::Apply(request) | Event::Delete(request)) => {
                         told.tell(request.metadata.name.as_deref().unwrap_or_default());
@@ -67,6 +71,7 @@ impl Requests {
             store,
             namespace: namespace.to_owned(),
             waiting,
+            trouble,
             task: task.abort_handle(),
         }
     }
@@ -91,10 +96,21 @@ impl Requests {
             .get(&ObjectRef::new(name).within(&self.namespace))
     }
 
+    /// Why nothing is heard of them, if that is so.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All that are known.
     pub(crate) fn all(&self) -> Vec<Arc<CertificateRequest>> {
         self.store.state()
     }
+}
+
+fn note(trouble: &Mutex<Option<String>>, error: Option<&watcher::Error>) {
+    let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+    *trouble = error.map(ToString::to_string);
 }
 
 /// Who waits for news of which object. Not one signal for all: of a thousand that wait, one is meant.

@@ -579,5 +579,29 @@ mod certmanager {
                 .unwrap();
             assert_eq!(error.retry(), Retry::Backoff, "{error}");
         }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn without_the_right_to_watch() {
+            needs!();
+            let cluster = Cluster::start(&[], Duration::from_secs(3)).await;
+            let kube = &cluster.kube;
+            let path =
+                format!("apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/meshca");
+            let admin = kube.admin_token();
+            let (_, mut role) = kube.request(admin, "GET", &path, None).await.unwrap();
+            role["rules"][0]["verbs"] = json!(["create", "get", "delete"]);
+            kube.request(admin, "PUT", &path, Some(role)).await.unwrap();
+            let missing = async {
+                while cluster.issuer.check().await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), missing)
+                .await
+                .unwrap();
+            // It takes as long as the request may wait, but what was signed meanwhile is not lost.
+            cluster.issue().await.unwrap();
+            cluster.gone().await;
+        }
     }
 }

@@ -25,17 +25,23 @@ const PAGE: u32 = 20;
 /// Never ends.
 pub(super) async fn follow(api: Api, known: Arc<Known>) {
     let mut pauses = DefaultBackoff::default();
+    let mut said = String::new();
     loop {
         let end = match list(&api, &known).await {
             Ok(from) => watch(&api, &known, from, &mut pauses).await,
             Err(error) => Some(error),
         };
         if let Some(error) = end {
-            tracing::warn!(
-                namespace = %api.namespace(),
-                error = %error,
-                "secrets are read one by one: they cannot be watched"
-            );
+            let error = error.to_string();
+            // Once, and not every few seconds for as long as a right is missing.
+            if error != said {
+                tracing::warn!(
+                    namespace = %api.namespace(),
+                    %error,
+                    "secrets are read one by one: they cannot be watched"
+                );
+                said = error;
+            }
             pause(&mut pauses).await;
         }
     }
