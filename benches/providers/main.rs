@@ -73,11 +73,14 @@ async fn answer(providers: &mut HashMap<String, Arc<dyn Provider>>, line: &str) 
         let (provider, case) = (Arc::clone(provider), case.to_owned());
         tasks.spawn(async move {
             let mut operations = 0;
-            while begun.elapsed() < span {
+            // One at least, however short the turn.
+            loop {
                 provider.run(&case).await?;
                 operations += 1;
+                if begun.elapsed() >= span {
+                    return Result::<u64>::Ok(operations);
+                }
             }
-            Result::<u64>::Ok(operations)
         });
     }
     let mut operations = 0;
