@@ -547,7 +547,10 @@ mod acm {
                 ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token"),
             ];
             let text = fails(&mut run(&broken, &[]));
-            assert!(text.contains("web identity (EKS)` failed"), "{text}");
+            assert!(
+                text.contains("`web identity (EKS)` is set up and failed"),
+                "{text}"
+            );
             assert!(!text.contains("any-secret"), "{text}");
         }
     }

@@ -193,7 +193,7 @@ impl Authority {
     }
 
     /// By what it is, not by where it stands: a chain that was imported without its root ends in an intermediate.
-    fn root_of(&self, facts: &Facts) -> Result<TrustBundle> {
+    pub(crate) fn root_of(&self, facts: &Facts) -> Result<TrustBundle> {
         let domain = &self.settings.trust_domain;
         let mut roots: Option<TrustBundle> = None;
         for certificate in facts.chain.certificates() {
@@ -226,9 +226,13 @@ pub(crate) fn not_active(status: &CertificateAuthorityStatus) -> Error {
         PendingCertificate => {
             "install its certificate (`acm-pca:ImportCertificateAuthorityCertificate`)"
         }
-        Disabled => "enable it (`aws acm-pca update-certificate-authority --status ACTIVE`)",
+        Disabled => {
+            "enable it (`aws acm-pca update-certificate-authority --status ACTIVE --certificate-authority-arn …`)"
+        }
         Expired => "renew its certificate",
-        Deleted => "restore it (`aws acm-pca restore-certificate-authority`), or use another one",
+        Deleted => {
+            "restore it (`aws acm-pca restore-certificate-authority --certificate-authority-arn …`), or use another one"
+        }
         _ => "see what AWS' console says of it",
     };
     Error::new(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_sdk_acmpca::error::ProvideErrorMetadata as _;
 use aws_sdk_acmpca::primitives::Blob;
 use aws_sdk_acmpca::types::{Validity, ValidityPeriodType};
-use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result, TrustBundle};
+use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result};
 
 use crate::error::from_sdk;
 use crate::issuer::AcmIssuer;
@@ -31,12 +31,21 @@ pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
     may_issue(issuer, &template).await?;
     may_fetch(issuer).await?;
 
-    let mut report = CheckReport::new();
-    if settings.conf.ca_cert.is_some() && !leads_to(&bundle, &facts) {
-        report = report.with_warning(
-            "none of the certificates above the CA is in `caCert`: what it signs will be refused unless it sends the missing ones",
-        );
+    // Where the chain goes up to a root, that is the only one that certificates can lead to.
+    if let Ok(roots) = issuer.authority.root_of(&facts)
+        && !roots.roots().iter().any(|root| bundle.contains(root.der()))
+    {
+        let root = roots.roots().first().map(|root| root.subject());
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "the CA leads to `{}`, which is not in `caCert`: correct `caCert`, or all that the CA signs is refused",
+                root.unwrap_or_default()
+            ),
+        ));
     }
+
+    let mut report = CheckReport::new();
     if let Some(end) = facts.not_after
         && let Ok(left) = end.duration_since(issuer.now())
         && left < NEARLY_OVER
@@ -57,11 +66,6 @@ pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
         }
     }
     Ok(report)
-}
-
-fn leads_to(bundle: &TrustBundle, facts: &crate::authority::Facts) -> bool {
-    let mut certificates = facts.chain.certificates().iter();
-    certificates.any(|certificate| bundle.contains(certificate))
 }
 
 /// When the CA's quota is used up, if that is soon.

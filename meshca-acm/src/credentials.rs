@@ -19,6 +19,11 @@ use meshca_core::resource::{AwsCredentials, DataSource};
 use meshca_core::secret::{LocalSources, SourceReader};
 use meshca_core::{Clock, Error, ErrorKind, SecretValue};
 
+use crate::error::in_words;
+
+/// The metadata service of EC2.
+const INSTANCE: &str = "instance (EC2)";
+
 /// How long an access key is used before it is read again, so that a replaced one is noticed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -139,7 +144,7 @@ impl Chain {
                 ),
             ),
             named(
-                "instance (EC2)",
+                INSTANCE,
                 SharedCredentialsProvider::new(
                     ImdsCredentialsProvider::builder().configure(&conf).build(),
                 ),
@@ -153,22 +158,21 @@ impl Chain {
             match provider.provide_credentials().await {
                 Ok(credentials) => return Ok(credentials),
                 Err(CredentialsError::CredentialsNotLoaded(_)) => without.push(*name),
+                // Nobody sets it up, and where it is not there it fails in many ways.
+                Err(_) if *name == INSTANCE => without.push(*name),
                 // One that is set up and fails: another identity instead of it would surprise.
                 Err(error) => {
-                    return Err(CredentialsError::provider_error(
-                        Error::new(
-                            ErrorKind::Unauthenticated,
-                            format!("the credentials of the control plane from `{name}` failed"),
-                        )
-                        .with_source(error),
-                    ));
+                    return Err(CredentialsError::provider_error(Error::new(
+                        ErrorKind::Unauthenticated,
+                        format!("`{name}` is set up and failed: {}", in_words(&error)),
+                    )));
                 }
             }
         }
         Err(CredentialsError::not_loaded(Error::new(
             ErrorKind::Unauthenticated,
             format!(
-                "the control plane has no AWS credentials: none from {}",
+                "none from {}: set one of these up, or name an access key as `auth.awsCredentials`",
                 without.join(", ")
             ),
         )))

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_acmpca::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_acmpca::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_acmpca::operation::issue_certificate::IssueCertificateError;
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -171,11 +171,14 @@ fn credentials_error(error: &(dyn StdError + 'static)) -> Option<Error> {
         Some(kind) => kind,
         None => ErrorKind::Unauthenticated,
     };
-    let error = Error::new(kind, "there are no AWS credentials to ask with");
-    let error = match ours {
-        Some(ours) => error.with_source(ours.clone()),
-        None => error.with_source(Said(DisplayErrorContext(failed).to_string())),
+    let why = match ours {
+        Some(ours) => in_words(ours),
+        None => in_words(failed),
     };
+    let error = Error::new(
+        kind,
+        format!("there are no AWS credentials to ask with: {why}"),
+    );
     Some(error.with_retry(Retry::Backoff))
 }
 
@@ -202,14 +205,27 @@ where
         }
         SdkError::ConstructionFailure(_) => {
             new(ErrorKind::InvalidConfig, "the SDK cannot make a request of")
-                .with_source(Said(DisplayErrorContext(&error).to_string()))
+                .with_source(Said(in_words(&error)))
         }
         _ => new(
             ErrorKind::Unavailable,
             "AWS cannot be reached (is there a way to the endpoint of its region?) for",
         )
-        .with_source(Said(DisplayErrorContext(&error).to_string())),
+        .with_source(Said(in_words(&error))),
     }
+}
+
+/// With its causes, each of which says something new. What the SDK has for that prints whole requests.
+pub(crate) fn in_words(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// An error of the SDK in words: its own type holds requests and answers.

@@ -11,13 +11,14 @@ use meshca_core::{Error, ErrorKind, Issuer, Result};
 
 use crate::issuer::AcmIssuer;
 use crate::pace::Paces;
-use crate::settings::{AcmSettings, Rates};
+use crate::settings::{AcmSettings, Rates, Template};
 
 /// Builds issuers of the type `acmpca` (or `acm`). All that are for CAs of one account in one region share its rates, for so do
 /// their quotas at AWS.
 #[derive(Debug, Default)]
 pub struct AcmFactory {
     rates: Rates,
+    template: Template,
     fleet: Option<u64>,
     endpoint: Option<String>,
     /// By account and region.
@@ -37,7 +38,14 @@ impl AcmFactory {
         self
     }
 
-    /// See [`AcmSettings::with_fleet`].
+    /// See [`AcmSettings::with_template`].
+    #[must_use]
+    pub fn with_template(mut self, template: Template) -> Self {
+        self.template = template;
+        self
+    }
+
+    /// See [`AcmSettings::with_fleet`]; for each of its issuers.
     #[must_use]
     pub fn with_fleet(mut self, workloads: u64) -> Self {
         self.fleet = Some(workloads);
@@ -73,6 +81,7 @@ impl IssuerFactory for AcmFactory {
             ));
         };
         let mut settings = AcmSettings::new(conf.clone(), context.trust_domain().clone())?
+            .with_template(self.template)
             .with_issue_rate(self.rates.issue)
             .with_fetch_rate(self.rates.fetch)
             .with_lifetime(config.lifetime())

@@ -63,7 +63,8 @@ impl AcmIssuer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] if the settings name no credentials, and `sources` may not read what is the control plane's own.
+    /// [`ErrorKind::Denied`] if the settings name no credentials, and `sources` may not read what is the control plane's own;
+    /// [`ErrorKind::InvalidConfig`] if the endpoint is no address.
     pub fn new(
         settings: AcmSettings,
         sources: SourceReader,
@@ -79,6 +80,16 @@ impl AcmIssuer {
         clock: Arc<dyn Clock>,
         paces: Arc<Paces>,
     ) -> Result<Self> {
+        if let Some(endpoint) = &settings.endpoint
+            && !endpoint.starts_with("https://")
+            && !endpoint.starts_with("http://")
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "the endpoint must begin with `https://` or `http://`",
+            )
+            .with_context("endpoint", endpoint.escape_debug()));
+        }
         let credentials = provider(
             settings.conf.credentials.as_ref(),
             &sources,

@@ -160,8 +160,8 @@ impl AcmSettings {
         self
     }
 
-    /// How many workloads there are, about; only [`check`](meshca_core::Issuer::check) uses it, to say when the CA's quota is
-    /// used up.
+    /// How many workloads there are, about; only [`check`](meshca_core::Issuer::check) uses it, and warns if the CA's quota is
+    /// used up within a year.
     #[must_use]
     pub fn with_fleet(mut self, workloads: u64) -> Self {
         self.fleet = Some(workloads);
@@ -176,8 +176,7 @@ impl AcmSettings {
         self
     }
 
-    /// Calls another address than AWS' own for the region: a VPC endpoint, or a test server. Without `http://` or `https://` at
-    /// its beginning every call fails.
+    /// Calls another address than AWS' own for the region: a VPC endpoint, or a test server. It begins with `https://` or `http://`.
     #[must_use]
     pub fn with_endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());

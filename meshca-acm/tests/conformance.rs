@@ -15,11 +15,13 @@ mod moto {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use meshca_acm::Template;
     use meshca_core::builtin::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
     use meshca_core::{
-        CertificateSpec, Clock, ErrorKind, Issuer, IssuerExt, LifetimePolicy, MemorySecretStore,
-        Observation, SpiffeId,
+        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, IssuerExt, KeyType,
+        LifetimePolicy, MemorySecretStore, Observation, PrivateKey, SpiffeId,
     };
     use meshca_testkit::conformance::{self, Subject};
     use meshca_testkit::pki::TestCa;
@@ -189,11 +191,9 @@ mod moto {
         let error = issuer.issue(&spec(), &*clock()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
         assert!(error.to_string().contains("root"), "{error}");
-        let report = issuer.check().await.unwrap();
-        assert!(
-            report.warnings.iter().any(|it| it.contains("caCert")),
-            "{report:?}"
-        );
+        let error = issuer.check().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        assert!(error.to_string().contains("is not in `caCert`"), "{error}");
     }
 
     /// moto by itself gives 365 days, whatever was asked for.
@@ -208,14 +208,46 @@ mod moto {
         assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
         assert!(error.to_string().contains("lives for"), "{error}");
 
+        // moto gives its CA a year as well, which is over before that of a leaf: so the CA is renewed in between.
         let accepted = spec().with_lifetime_policy(LifetimePolicy::AcceptIssuer);
-        let identity = issuer.issue(&accepted, &*clock()).await.unwrap();
-        let seen = identity.certificate().observations();
+        let key = PrivateKey::generate(KeyType::P256).unwrap();
+        let request = CertificateRequest::for_key(accepted, &key, clock().now()).unwrap();
+        let chain = issuer.sign(&request).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        renew(&moto, &arn).await;
+        let bundle = issuer.refresh_trust_bundle().await.unwrap();
+        let certificate = chain.verify(&request, &bundle, clock().now()).unwrap();
+        let seen = certificate.observations();
         assert!(
             seen.iter()
                 .any(|it| matches!(it, Observation::LongerLifetime { .. })),
             "{seen:?}"
         );
+    }
+
+    /// Another certificate for the same key.
+    async fn renew(moto: &Aws, arn: &str) {
+        let named = json!({"CertificateAuthorityArn": arn});
+        let csr = moto
+            .call("GetCertificateAuthorityCsr", named)
+            .await
+            .unwrap();
+        let order = json!({
+            "CertificateAuthorityArn": arn,
+            "Csr": STANDARD.encode(csr["Csr"].as_str().unwrap()),
+            "SigningAlgorithm": "SHA256WITHRSA",
+            "TemplateArn": "arn:aws:acm-pca:::template/RootCACertificate/V1",
+            "Validity": {"Type": "DAYS", "Value": 3650},
+        });
+        let issued = moto.call("IssueCertificate", order).await.unwrap();
+        let issued = issued["CertificateArn"].as_str().unwrap();
+        let issued = moto.certificate(arn, issued).await.unwrap();
+        let import = json!({
+            "CertificateAuthorityArn": arn,
+            "Certificate": STANDARD.encode(issued["Certificate"].as_str().unwrap()),
+        });
+        let imported = moto.call("ImportCertificateAuthorityCertificate", import);
+        imported.await.unwrap();
     }
 
     /// The real service, with the credentials of the environment. It bills one certificate.

@@ -402,7 +402,7 @@ mod moto {
                 .await
                 .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error:?}");
-            let text = format!("{error:?}");
+            let text = error.to_string();
             assert!(text.contains(words), "{text}");
             assert!(text.contains("awsCredentials"), "{text}");
         }

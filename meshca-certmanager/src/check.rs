@@ -3,7 +3,7 @@
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use meshca_core::resource::IssuerRef;
-use meshca_core::{CheckReport, Error, ErrorKind, Result};
+use meshca_core::{CheckReport, Error, ErrorKind, Result, Retry};
 
 use crate::crd::GROUP;
 use crate::error::{code, from_kube};
@@ -22,10 +22,12 @@ pub(crate) async fn check(signing: &Signing) -> Result<CheckReport> {
         return Err(Error::new(
             ErrorKind::Denied,
             format!(
-                "the control plane may not do what it has to: add the verbs `{}` on `certificaterequests` of the group `cert-manager.io` to its role in the namespace `{namespace}`",
+                "the control plane may not do what it has to: add the verbs `{}` on `certificaterequests` of the group `cert-manager.io` to its role in the namespace `{namespace}`, or correct the namespace that it was told",
                 missing.join("`, `")
             ),
-        ));
+        )
+        // As when a request is refused: roles take a moment until they are known.
+        .with_retry(Retry::Backoff));
     }
     if let Some(warning) = issuer(signing).await? {
         report = report.with_warning(warning);

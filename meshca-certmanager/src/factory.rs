@@ -1,6 +1,7 @@
 //! The door through which the registry gets the issuer.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use meshca_core::resource::Provider;
 use meshca_core::{Error, ErrorKind, Issuer, Result};
 
 use crate::issuer::CertManagerIssuer;
-use crate::settings::CertManagerSettings;
+use crate::settings::{CertManagerSettings, DEFAULT_MAX_PENDING};
 
 /// Builds issuers of the type `certmanager` (or `cert-manager`).
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct CertManagerFactory {
     client: Client,
     namespace: String,
     instance: String,
+    max_pending: NonZeroUsize,
+    owner: Option<(String, String)>,
 }
 
 /// For [`BackendRegistry::with`](meshca_core::BackendRegistry::with): a factory of issuers that act through this client,
@@ -31,6 +34,24 @@ pub fn factory(
         client,
         namespace: namespace.into(),
         instance: instance.into(),
+        max_pending: DEFAULT_MAX_PENDING,
+        owner: None,
+    }
+}
+
+impl CertManagerFactory {
+    /// See [`CertManagerSettings::with_max_pending`]; for each of its issuers.
+    #[must_use]
+    pub fn with_max_pending(mut self, max: NonZeroUsize) -> Self {
+        self.max_pending = max;
+        self
+    }
+
+    /// See [`CertManagerSettings::with_owner`].
+    #[must_use]
+    pub fn with_owner(mut self, pod: impl Into<String>, uid: impl Into<String>) -> Self {
+        self.owner = Some((pod.into(), uid.into()));
+        self
     }
 }
 
@@ -69,6 +90,10 @@ impl IssuerFactory for CertManagerFactory {
             &self.namespace,
             &self.instance,
         )?;
+        settings = settings.with_max_pending(self.max_pending);
+        if let Some((pod, uid)) = &self.owner {
+            settings = settings.with_owner(pod, uid);
+        }
         if let Some(timeout) = config.request_timeout() {
             settings = settings.with_timeout(timeout);
         }

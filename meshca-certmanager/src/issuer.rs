@@ -88,7 +88,9 @@ impl Issuer for CertManagerIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        crate::check::check(&self.signing).await
+        let report = crate::check::check(&self.signing).await?;
+        self.trust.check().await?;
+        Ok(report)
     }
 
     async fn settled(&self, request: &CertificateRequest, _: Result<&IssuedCertificate, &Error>) {

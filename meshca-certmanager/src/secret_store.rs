@@ -13,7 +13,8 @@ use kube::Client;
 use kube::api::{DeleteParams, Preconditions};
 use meshca_core::secret::MAX_SECRET_SIZE;
 use meshca_core::{
-    Error, ErrorKind, Expect, Result, SecretKey, SecretStore, SecretValue, StoredSecret, Version,
+    Error, ErrorKind, Expect, Result, Retry, SecretKey, SecretStore, SecretValue, StoredSecret,
+    Version,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -102,10 +103,11 @@ impl KubeSecretStore {
         Err(Error::new(
             ErrorKind::Denied,
             format!(
-                "the control plane may not keep secrets: add the verbs `{}` on `{RESOURCE}` to its role in the namespace `{namespace}`",
+                "the control plane may not keep secrets: add the verbs `{}` on `{RESOURCE}` to its role in the namespace `{namespace}`, or correct the namespace that it was told",
                 missing.join("`, `")
             ),
-        ))
+        )
+        .with_retry(Retry::Backoff))
     }
 
     fn watched(&self) {

@@ -115,7 +115,7 @@ impl Signing {
             request: ByteString(request.named_csr()?.to_pem().into_bytes()),
             issuer_ref: self.issuer_ref(),
             duration: match spec.lifetime_policy() {
-                LifetimePolicy::AcceptIssuer => None,
+                LifetimePolicy::LeftToIssuer => None,
                 _ => Some(format!("{}s", spec.lifetime().as_secs())),
             },
             is_ca: spec.profile() != Profile::Workload,
@@ -269,7 +269,7 @@ impl Signing {
 
     fn late(&self, last: Progress, name: &str, trouble: Option<String>) -> Error {
         let seconds = self.settings.timeout.as_secs_f32();
-        let why = match last {
+        let why = match &last {
             Progress::Pending(Wait::Approval) => {
                 "nobody approved it: is cert-manager's approver running, or does a policy have to allow this issuer?".to_owned()
             }
@@ -278,6 +278,22 @@ impl Signing {
             }
             _ => "it was approved, and the issuer did nothing: is its controller running?".to_owned(),
         };
+        // cert-manager waits for the issuer to appear, and says `Referenced "Issuer" not found`.
+        if let Progress::Pending(Wait::Issuer(said)) = &last
+            && said.contains("not found")
+        {
+            let issuer = &self.settings.conf.issuer;
+            return Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "there is no {} `{}`, or what it needs: create it, or correct `issuerRef` (cert-manager: {said})",
+                    issuer.kind(),
+                    issuer.name
+                ),
+            )
+            .with_context("request", name)
+            .with_retry(Retry::Backoff);
+        }
         let error = Error::new(
             ErrorKind::Timeout,
             format!("the certificate request was not decided within {seconds} s: {why}"),

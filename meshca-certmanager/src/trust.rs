@@ -84,6 +84,14 @@ impl Trust {
         }
     }
 
+    /// Whether `caCert` can be read. Which root the issuer leads to is seen with its first certificate only.
+    pub(crate) async fn check(&self) -> Result<()> {
+        match &self.signing.settings.conf.ca_cert {
+            Some(source) => self.read(source).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) async fn refresh(&self, clock: &dyn Clock) -> Result<TrustBundle> {
         if let Some(source) = &self.signing.settings.conf.ca_cert {
             return self.read(source).await;

@@ -518,7 +518,7 @@ mod certmanager {
         async fn the_lifetime_is_asked_for_or_left_to_the_issuer() {
             needs!();
             let cluster = Cluster::start(&[], Duration::from_secs(20)).await;
-            let left = spec().with_lifetime_policy(meshca_core::LifetimePolicy::AcceptIssuer);
+            let left = spec().with_lifetime_policy(meshca_core::LifetimePolicy::LeftToIssuer);
             let identity = cluster.issuer.issue(&left, &*clock()).await.unwrap();
             // cert-manager's default is 90 days.
             let longer = identity.certificate().observations().iter().any(|seen| {

@@ -162,9 +162,21 @@ spec:
             let gone = mesh(&PRODUCT.replace("mesh-ca-root", "gone"));
             let backend = BackendConfig::classic(gone.enabled_backend().unwrap());
             let issuer: Arc<dyn Issuer> = registry.build(&backend, &context).await.unwrap();
-            let error = issuer.trust_bundle().await.unwrap_err();
+            for error in [
+                issuer.trust_bundle().await.unwrap_err(),
+                issuer.check().await.unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+                assert!(error.to_string().contains("caCert"), "{error}");
+            }
+            // The wrong name of an issuer, for those who do not check.
+            let unknown = mesh(&SEED.replace("mesh-ca", "gone").replace("15s", "2s"));
+            let backend = BackendConfig::classic(unknown.enabled_backend().unwrap());
+            let issuer = registry.build(&backend, &context).await.unwrap();
+            let spec = backend.certificate_spec(id(), &workload).unwrap();
+            let error = issuer.issue(&spec, &*clock()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-            assert!(error.to_string().contains("caCert"), "{error}");
+            assert!(error.to_string().contains("correct `issuerRef`"), "{error}");
             drop(cert_manager);
         }
 

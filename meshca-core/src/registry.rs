@@ -58,14 +58,16 @@ impl BackendConfig {
     /// A backend of `Mesh.mtls`.
     pub fn classic(backend: &Backend) -> Self {
         // cert-manager decides on the lifetime unless the operator does.
-        let issuer_decides = backend.dp_cert.expiration.is_none()
-            && matches!(backend.provider, Provider::CertManager(_));
+        let lifetime_policy = match (&backend.provider, backend.dp_cert.expiration) {
+            (Provider::CertManager(_), None) => LifetimePolicy::LeftToIssuer,
+            _ => LifetimePolicy::AtMostRequested,
+        };
         Self {
             name: backend.name.clone(),
             settings: BackendSettings::Provider(backend.provider.clone()),
             mode: ExtensionMode::Leaf,
             lifetime: backend.dp_cert.lifetime(),
-            lifetime_policy: policy(issuer_decides),
+            lifetime_policy,
             request_timeout: backend.dp_cert.request_timeout,
             model: Model::Classic,
         }
@@ -88,12 +90,11 @@ impl BackendConfig {
             ),
             IdentityProvider::Spire(_) => return None,
         };
-        // cert-manager decides on the lifetime, and an extension has no setting to ask for one.
-        let issuer_decides = matches!(
-            settings,
-            BackendSettings::Provider(Provider::CertManager(_))
-        );
-        let lifetime_policy = policy(issuer_decides);
+        // Its issuers may ignore what they are asked for, and an extension has no setting to ask for something else.
+        let lifetime_policy = match settings {
+            BackendSettings::Provider(Provider::CertManager(_)) => LifetimePolicy::AcceptIssuer,
+            _ => LifetimePolicy::AtMostRequested,
+        };
         Some(Self {
             name,
             settings,
@@ -173,8 +174,8 @@ impl BackendConfig {
     ///
     /// | | classic | modern |
     /// |---|---|---|
-    /// | lifetime | `dpCert.rotation.expiration`, or 24 h | `certificateParameters.expiry`, or 24 h |
-    /// | a longer one than asked for | refused, but cert-manager decides if `expiration` is absent | refused |
+    /// | lifetime | `dpCert.rotation.expiration`, or 24 h; cert-manager is not asked for one if it is absent | `certificateParameters.expiry` of `Bundled`, or 24 h: an `Extension` has no setting for it |
+    /// | a longer one than asked for | refused; where cert-manager was not asked, reported | refused; of cert-manager, reported |
     /// | common name | `commonName` | `commonName` |
     /// | DNS names | `dnsNames` of cert-manager | `dnsNames` of cert-manager |
     /// | URIs beside the SPIFFE ID | `kuma://<tag>/<value>`, one for each value of each tag | none |
@@ -218,13 +219,6 @@ impl BackendConfig {
             }
         }
         Ok(spec)
-    }
-}
-
-fn policy(issuer_decides: bool) -> LifetimePolicy {
-    match issuer_decides {
-        true => LifetimePolicy::AcceptIssuer,
-        false => LifetimePolicy::AtMostRequested,
     }
 }
 

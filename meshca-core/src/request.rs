@@ -36,8 +36,11 @@ pub enum LifetimePolicy {
     /// [reported](crate::Observation::ShorterLifetime).
     #[default]
     AtMostRequested,
-    /// The CA decides; what differs is [reported](crate::Observation).
+    /// It is asked for the lifetime, and decides; what differs is [reported](crate::Observation).
     AcceptIssuer,
+    /// It decides, and is not even asked where its protocol allows that (cert-manager's does). What differs from the lifetime of
+    /// the request is reported as well.
+    LeftToIssuer,
 }
 
 /// Which certificate is wanted: names, lifetime, purpose. The key comes with the

@@ -425,7 +425,7 @@ fn check_lifetime(
     // Counted from now, not from the request: a CA that counts from signing may do so after a retry.
     if granted > requested.saturating_add(CLOCK_SKEW) {
         match request.spec().lifetime_policy() {
-            LifetimePolicy::AcceptIssuer => {
+            LifetimePolicy::AcceptIssuer | LifetimePolicy::LeftToIssuer => {
                 observations.push(Observation::LongerLifetime { requested, granted })
             }
             LifetimePolicy::AtMostRequested => {
