@@ -60,6 +60,12 @@
 //! - **Credentials** live in memory that is wiped, and appear in no error, log or `Debug`. No environment variable decides anything, but for
 //!   the credentials of a control plane that has been given none.
 //!
+//! # Who holds the issuer drives it
+//!
+//! With `mode: Intermediate` the first certificate of the CA in this process is asked for when the issuer is built, and kept in the secret store: give it one that is
+//! durable. The next ones are asked for by whoever holds the issuer: call what [`Issuer::rotation`](meshca_core::Issuer::rotation) says is due every few minutes; the module
+//! `builtin` of `meshca-core` has the loop, and says how long intermediates and leaves live.
+//!
 //! # What was shown on what
 //!
 //! Every test talks HTTP through AWS' own SDK, to moto. By itself moto signs, with RSA keys and for a year; with a plugin of

@@ -64,6 +64,12 @@
 //! - **Bounds.** At most 100 objects at once; further calls wait their turn. A call of the API server has ten seconds.
 //! - **Names come from the CSR** with cert-manager, so a CSR that asks for other names than the identity has is refused.
 //!
+//! # Who holds the issuer drives it
+//!
+//! With `mode: Intermediate` the first certificate of the CA in this process is asked for when the issuer is built, and kept in the secret store: give it one that is
+//! durable. The next ones are asked for by whoever holds the issuer: call what [`Issuer::rotation`](meshca_core::Issuer::rotation) says is due every few minutes; the module
+//! `builtin` of `meshca-core` has the loop, and says how long intermediates and leaves live.
+//!
 //! # Trust
 //!
 //! `caCert` decides which roots certificates lead to; it is read again every half minute. Without it, a root that an issuer names in `status.ca` is
@@ -78,6 +84,17 @@
 //!
 //! The [guide] leads from an empty cluster to the first certificate, with the issuer and the control plane's rights, which are
 //! to create, get, list, watch and delete requests in one namespace, and to read issuers. Never to approve them.
+//!
+//! # Your Cargo.toml
+//!
+//! The control plane brings its own `kube::Client` (`Client::try_default().await?`, for example), so it chooses kube's features. With those below, TLS is by the
+//! cryptographic library that meshca has anyway; kube's default brings a second one, and where both are linked rustls panics
+//! at the first connection, because it cannot know which is meant.
+//!
+//! ```toml
+//! kube = { version = "5", default-features = false, features = ["client", "rustls-tls", "aws-lc-rs"] }
+//! k8s-openapi = { version = "0.29", features = ["latest"] }
+//! ```
 //!
 //! # The version of Kubernetes
 //!
