@@ -7,6 +7,7 @@ use aws_sdk_acmpca::Client;
 use aws_sdk_acmpca::types::{
     CertificateAuthorityStatus, CertificateAuthorityUsageMode, KeyAlgorithm, SigningAlgorithm,
 };
+use meshca_core::resource::DataSource;
 use meshca_core::secret::SourceReader;
 use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle};
 use tokio::time::Instant;
@@ -133,11 +134,7 @@ impl Authority {
             .send()
             .await
             .map_err(|error| from_sdk(error, "GetCertificateAuthorityCertificate", arn))?;
-        let mut pem = present(answer.certificate(), "certificate of the CA")?.to_owned();
-        if let Some(above) = answer.certificate_chain() {
-            pem.push('\n');
-            pem.push_str(above);
-        }
+        let certificate = present(answer.certificate(), "certificate of the CA")?;
         Ok(Facts {
             signing_algorithm: signing_algorithm(configuration.key_algorithm())?,
             short_lived: ca.usage_mode()
@@ -145,41 +142,42 @@ impl Authority {
             not_after: ca
                 .not_after()
                 .and_then(|end| SystemTime::try_from(*end).ok()),
-            chain: SignedChain::from_pem(&pem)?,
+            chain: chain(certificate, answer.certificate_chain())?,
         })
     }
 
     /// The roots of `caCert`, which decides; else the root that the CA leads to.
     pub(crate) async fn bundle(&self, again: bool) -> Result<TrustBundle> {
-        let Some(source) = &self.settings.conf.ca_cert else {
-            let facts = match again {
-                true => self.refresh().await?,
-                false => self.facts().await?,
-            };
-            return self.root_of(&facts);
-        };
-        let known = {
-            let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-            pinned.clone()
-        };
+        match &self.settings.conf.ca_cert {
+            Some(source) => self.pinned(source, again).await,
+            None if again => self.root_of(&*self.refresh().await?),
+            None => self.root_of(&*self.facts().await?),
+        }
+    }
+
+    /// The same, by what is known of the CA already; `caCert` is read anew.
+    pub(crate) async fn bundle_by(&self, facts: &Facts) -> Result<TrustBundle> {
+        match &self.settings.conf.ca_cert {
+            Some(source) => self.pinned(source, true).await,
+            None => self.root_of(facts),
+        }
+    }
+
+    async fn pinned(&self, source: &DataSource, again: bool) -> Result<TrustBundle> {
+        let lock = || self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
         if let Some((bundle, at)) = &known
             && !again
             && at.elapsed() < CA_CERT_FRESH
         {
             return Ok(bundle.clone());
         }
-        let located = |error: Error| error.with_context("setting", "caCert");
-        let read = async {
-            let pem = self.sources.read(source).await?;
-            let text = pem.expose_str().ok_or_else(|| {
-                Error::new(
-                    ErrorKind::InvalidConfig,
-                    "the value is no text: it must be PEM",
-                )
-            })?;
-            TrustBundle::from_pem(self.settings.trust_domain.clone(), text)
-        };
-        let bundle = match (read.await.map_err(located), known) {
+        let read = self
+            .sources
+            .read_roots(source, &self.settings.trust_domain)
+            .await
+            .map_err(|error| error.with_context("setting", "caCert"));
+        let bundle = match (read, known) {
             (Ok(bundle), _) => bundle,
             (Err(error), Some((known, _))) if !again => {
                 tracing::warn!(%error, "`caCert` could not be read again; what is known stays trusted");
@@ -187,8 +185,7 @@ impl Authority {
             }
             (Err(error), _) => return Err(error),
         };
-        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        *pinned = Some((bundle.clone(), Instant::now()));
+        *lock() = Some((bundle.clone(), Instant::now()));
         Ok(bundle)
     }
 
@@ -219,7 +216,12 @@ impl Authority {
     }
 }
 
-pub(crate) fn not_active(status: &CertificateAuthorityStatus) -> Error {
+/// A certificate and those above it, as AWS has both in PEM.
+pub(crate) fn chain(certificate: &str, above: Option<&str>) -> Result<SignedChain> {
+    SignedChain::from_pem(&[certificate, above.unwrap_or_default()].join("\n"))
+}
+
+fn not_active(status: &CertificateAuthorityStatus) -> Error {
     use CertificateAuthorityStatus::{Creating, Deleted, Disabled, Expired, PendingCertificate};
     let advice = match status {
         Creating => "wait until AWS has made it",

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use aws_sdk_acmpca::error::ProvideErrorMetadata as _;
+use aws_sdk_acmpca::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_acmpca::primitives::Blob;
 use aws_sdk_acmpca::types::{Validity, ValidityPeriodType};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result};
 
+use crate::arn::CaArn;
+use crate::authority::Facts;
 use crate::error::from_sdk;
 use crate::issuer::AcmIssuer;
 
@@ -21,14 +24,14 @@ const RENEWED_AFTER: f64 = 0.55;
 
 pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
     let facts = issuer.authority.refresh().await?;
-    let bundle = issuer.authority.bundle(true).await?;
+    let bundle = issuer.authority.bundle_by(&facts).await?;
     let settings = &issuer.settings;
     let profile = match settings.intermediates {
         true => Profile::Intermediate { path_len: 0 },
         false => Profile::Workload,
     };
     let template = issuer.template(profile, &facts)?;
-    may_issue(issuer, &template).await?;
+    may_issue(issuer, &facts, &template).await?;
     may_fetch(issuer).await?;
 
     // Where the chain goes up to a root, that is the only one that certificates can lead to.
@@ -90,14 +93,13 @@ fn burn(fleet: Option<u64>, lifetime: Duration) -> Option<String> {
 }
 
 /// Asks for a certificate with a CSR that is none. Who may issue is told so; who may not is told that first.
-async fn may_issue(issuer: &AcmIssuer, template: &str) -> Result<()> {
+async fn may_issue(issuer: &AcmIssuer, facts: &Facts, template: &str) -> Result<()> {
     let arn = &issuer.settings.arn;
     let validity = Validity::builder()
         .r#type(ValidityPeriodType::Days)
         .value(1)
         .build()
         .map_err(|error| Error::new(ErrorKind::Internal, "no validity").with_source(error))?;
-    let facts = issuer.authority.facts().await?;
     let answer = issuer
         .client
         .issue_certificate()
@@ -108,17 +110,14 @@ async fn may_issue(issuer: &AcmIssuer, template: &str) -> Result<()> {
         .validity(validity)
         .send()
         .await;
-    match answer {
-        Err(error)
-            if matches!(
-                error.code(),
-                Some("MalformedCSRException" | "InvalidArgsException" | "ValidationException")
-            ) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(from_sdk(error, "IssueCertificate", arn)),
-        Ok(_) => Err(Error::new(
+    let refusals = [
+        "MalformedCSRException",
+        "InvalidArgsException",
+        "ValidationException",
+    ];
+    match done_unless(answer, &refusals, "IssueCertificate", arn)? {
+        None => Ok(()),
+        Some(_) => Err(Error::new(
             ErrorKind::BadResponse,
             "AWS has issued a certificate for a CSR that is none",
         )),
@@ -135,17 +134,28 @@ async fn may_fetch(issuer: &AcmIssuer) -> Result<()> {
         .certificate_arn(arn.no_certificate())
         .send()
         .await;
+    let refusals = [
+        "ResourceNotFoundException",
+        "InvalidArnException",
+        "ValidationException",
+    ];
+    done_unless(answer, &refusals, "GetCertificate", arn).map(drop)
+}
+
+/// What was answered; nothing if it was refused for one of these reasons, which come after that of a missing right.
+fn done_unless<T, E>(
+    answer: std::result::Result<T, SdkError<E, HttpResponse>>,
+    refusals: &[&str],
+    operation: &str,
+    arn: &CaArn,
+) -> Result<Option<T>>
+where
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
     match answer {
-        Err(error)
-            if matches!(
-                error.code(),
-                Some("ResourceNotFoundException" | "InvalidArnException" | "ValidationException")
-            ) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(from_sdk(error, "GetCertificate", arn)),
-        Ok(_) => Ok(()),
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.code().is_some_and(|code| refusals.contains(&code)) => Ok(None),
+        Err(error) => Err(from_sdk(error, operation, arn)),
     }
 }
 

@@ -21,7 +21,7 @@ use meshca_core::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::authority::{Authority, Facts};
+use crate::authority::{Authority, Facts, chain};
 use crate::client::client;
 use crate::credentials::provider;
 use crate::error::{IN_PROGRESS, from_sdk, present};
@@ -294,12 +294,8 @@ impl AcmIssuer {
                 .await
             {
                 Ok(answer) => {
-                    let mut pem = present(answer.certificate(), "certificate")?.to_owned();
-                    if let Some(above) = answer.certificate_chain() {
-                        pem.push('\n');
-                        pem.push_str(above);
-                    }
-                    return SignedChain::from_pem(&pem);
+                    let certificate = present(answer.certificate(), "certificate")?;
+                    return chain(certificate, answer.certificate_chain());
                 }
                 Err(error) => error,
             };
@@ -331,17 +327,7 @@ impl Issuer for AcmIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        let trust_domain = request.spiffe_id().trust_domain();
-        if *trust_domain != self.settings.trust_domain {
-            return Err(Error::new(
-                ErrorKind::Denied,
-                format!(
-                    "this issuer signs for the trust domain `{}` only",
-                    self.settings.trust_domain
-                ),
-            )
-            .with_context("asked for", trust_domain));
-        }
+        request.require_trust_domain(&self.settings.trust_domain)?;
         let issued = self.issue(request).await?;
         let chain = self.fetch(&issued.certificate).await.inspect_err(|error| {
             // AWS has lost it, or what it has is no certificate: fetching it again does not help.

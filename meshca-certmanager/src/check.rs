@@ -3,11 +3,11 @@
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use meshca_core::resource::IssuerRef;
-use meshca_core::{CheckReport, Error, ErrorKind, Result, Retry};
+use meshca_core::{CheckReport, Error, ErrorKind, Result};
 
 use crate::crd::GROUP;
 use crate::error::{code, from_kube};
-use crate::rights::missing_verbs;
+use crate::rights::require;
 use crate::signing::Signing;
 
 /// What the control plane does with requests.
@@ -15,20 +15,16 @@ const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
 
 pub(crate) async fn check(signing: &Signing) -> Result<CheckReport> {
     let mut report = CheckReport::new();
-    let namespace = &signing.settings.namespace;
     let resource = (GROUP, "certificaterequests");
-    let missing = missing_verbs(&signing.client, namespace, resource, &VERBS).await?;
-    if !missing.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Denied,
-            format!(
-                "the control plane may not do what it has to: add the verbs `{}` on `certificaterequests` of the group `cert-manager.io` to its role in the namespace `{namespace}`, or correct the namespace that it was told",
-                missing.join("`, `")
-            ),
-        )
-        // As when a request is refused: roles take a moment until they are known.
-        .with_retry(Retry::Backoff));
-    }
+    let namespace = &signing.settings.namespace;
+    require(
+        &signing.client,
+        namespace,
+        resource,
+        &VERBS,
+        "do what it has to",
+    )
+    .await?;
     if let Some(warning) = issuer(signing).await? {
         report = report.with_warning(warning);
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use kube::Client;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
-    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, IssuedCertificate,
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, IssuedCertificate,
     Issuer, KeyType, Result, SignedChain, TrustBundle,
 };
 
@@ -57,18 +57,7 @@ impl Issuer for CertManagerIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        let trust_domain = request.spiffe_id().trust_domain();
-        let settings = &self.signing.settings;
-        if *trust_domain != settings.trust_domain {
-            return Err(Error::new(
-                ErrorKind::Denied,
-                format!(
-                    "this issuer signs for the trust domain `{}` only",
-                    settings.trust_domain
-                ),
-            )
-            .with_context("asked for", trust_domain));
-        }
+        request.require_trust_domain(&self.signing.settings.trust_domain)?;
         let answer = self.signing.sign(request).await?;
         self.trust.learn(&answer);
         let chain = answer.chain();

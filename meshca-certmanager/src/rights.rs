@@ -5,17 +5,19 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::Client;
 use kube::api::{Api, PostParams};
-use meshca_core::Result;
+use meshca_core::{Error, ErrorKind, Result, Retry};
 
 use crate::error::{from_kube, limited};
 
-/// Which of these verbs are not granted on a resource, by its group and name, in a namespace.
-pub(crate) async fn missing_verbs(
+/// Refuses, with the verbs to add, if some of these are not granted on a resource (by its group and name) in a namespace.
+/// `purpose`: as in "the control plane may not …".
+pub(crate) async fn require(
     client: &Client,
     namespace: &str,
     (group, resource): (&str, &str),
-    verbs: &[&'static str],
-) -> Result<Vec<&'static str>> {
+    verbs: &[&str],
+    purpose: &str,
+) -> Result<()> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
     for verb in verbs {
@@ -45,5 +47,20 @@ pub(crate) async fn missing_verbs(
             missing.push(*verb);
         }
     }
-    Ok(missing)
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let of_group = match group {
+        "" => String::new(),
+        group => format!(" of the group `{group}`"),
+    };
+    Err(Error::new(
+        ErrorKind::Denied,
+        format!(
+            "the control plane may not {purpose}: add the verbs `{}` on `{resource}`{of_group} to its role in the namespace `{namespace}`, or correct the namespace that it was told",
+            missing.join("`, `")
+        ),
+    )
+    // As when a request is refused: roles take a moment until they are known.
+    .with_retry(Retry::Backoff))
 }

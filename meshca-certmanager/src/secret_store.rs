@@ -11,10 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use async_trait::async_trait;
 use kube::Client;
 use kube::api::{DeleteParams, Preconditions};
-use meshca_core::secret::MAX_SECRET_SIZE;
 use meshca_core::{
-    Error, ErrorKind, Expect, Result, Retry, SecretKey, SecretStore, SecretValue, StoredSecret,
-    Version,
+    Error, ErrorKind, Expect, Result, SecretKey, SecretStore, SecretValue, StoredSecret, Version,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -24,7 +22,7 @@ use self::cache::{Known, lock};
 use self::follow::follow;
 use self::object::{Change, NewSecret, Object, TYPE};
 use crate::error::{code, from_kube};
-use crate::rights::missing_verbs;
+use crate::rights::require;
 
 const RESOURCE: &str = "secrets";
 /// What the store does.
@@ -95,19 +93,8 @@ impl KubeSecretStore {
     ///
     /// [`ErrorKind::Denied`] with the verbs to add; else as the API server answers.
     pub async fn check(&self) -> Result<()> {
-        let namespace = self.api.namespace();
-        let missing = missing_verbs(self.api.client(), namespace, ("", RESOURCE), &VERBS).await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Denied,
-            format!(
-                "the control plane may not keep secrets: add the verbs `{}` on `{RESOURCE}` to its role in the namespace `{namespace}`, or correct the namespace that it was told",
-                missing.join("`, `")
-            ),
-        )
-        .with_retry(Retry::Backoff))
+        let (client, namespace) = (self.api.client(), self.api.namespace());
+        require(client, namespace, ("", RESOURCE), &VERBS, "keep secrets").await
     }
 
     fn watched(&self) {
@@ -183,24 +170,13 @@ impl SecretStore for KubeSecretStore {
 
     async fn put(&self, key: &SecretKey, value: SecretValue, expect: Expect) -> Result<Version> {
         self.watched();
-        let size = value.expose().len();
-        let refused =
-            |kind, message: String| Err(Error::new(kind, message).with_context("secret", key));
-        if size > MAX_SECRET_SIZE {
-            return refused(
-                ErrorKind::InvalidRequest,
-                format!(
-                    "the secret has {size} bytes: store at most {MAX_SECRET_SIZE} under one name"
-                ),
-            );
-        }
+        value.check_size(key)?;
         if key.mesh().len() > MAX_LABEL_LEN {
-            return refused(
+            return Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!(
-                    "on Kubernetes the name of a mesh has at most {MAX_LABEL_LEN} characters: it is a label"
-                ),
-            );
+                format!("on Kubernetes the name of a mesh has at most {MAX_LABEL_LEN} characters: it is a label"),
+            )
+            .with_context("secret", key));
         }
         let (written, doing, verb) = match &expect {
             Expect::Absent => {

@@ -106,17 +106,9 @@ impl Trust {
     }
 
     async fn read(&self, source: &DataSource) -> Result<TrustBundle> {
-        let pem = self.sources.read(source).await;
-        let pem = pem.map_err(|error| error.with_context("setting", "caCert"))?;
-        let text = pem.expose_str().ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "`caCert` is no text: it must be PEM",
-            )
-        })?;
-        let domain = self.signing.settings.trust_domain.clone();
-        let bundle = TrustBundle::from_pem(domain, text)
-            .map_err(|error| error.with_context("setting", "caCert"))?;
+        let domain = &self.signing.settings.trust_domain;
+        let read = self.sources.read_roots(source, domain).await;
+        let bundle = read.map_err(|error| error.with_context("setting", "caCert"))?;
         self.set(bundle.clone(), true);
         Ok(bundle)
     }

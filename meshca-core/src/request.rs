@@ -378,6 +378,23 @@ impl CertificateRequest {
         &self.0.spec.spiffe_id
     }
 
+    /// For issuers that sign for one trust domain: whether this is a request for it. A root of one trust domain must never vouch for another.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Denied`] if the SPIFFE ID is of another one.
+    pub fn require_trust_domain(&self, trust_domain: &TrustDomain) -> Result<()> {
+        let requested = self.spiffe_id().trust_domain();
+        if requested == trust_domain {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Denied,
+            format!("this issuer signs for the trust domain `{trust_domain}` only"),
+        )
+        .with_context("asked for", requested))
+    }
+
     /// When it was made.
     pub fn created(&self) -> SystemTime {
         self.0.created

@@ -257,17 +257,7 @@ impl Issuer for VaultIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        let trust_domain = request.spiffe_id().trust_domain();
-        if *trust_domain != self.settings.trust_domain {
-            return Err(Error::new(
-                ErrorKind::Denied,
-                format!(
-                    "this issuer signs for the trust domain `{}` only",
-                    self.settings.trust_domain
-                ),
-            )
-            .with_context("asked for", trust_domain));
-        }
+        request.require_trust_domain(&self.settings.trust_domain)?;
         let profile = request.spec().profile();
         let lifetime = request.spec().lifetime();
         let mut notes = Vec::new();

@@ -132,7 +132,7 @@ impl DirSecretStore {
     }
 
     fn write(&self, key: &SecretKey, value: &SecretValue, expect: &Expect) -> Result<Version> {
-        super::check_size(key, value)?;
+        value.check_size(key)?;
         self.check_present()?;
         let dir = self.mesh_dir(key);
         if !file::check_dir(&dir, false)? {

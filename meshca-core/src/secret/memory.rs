@@ -66,7 +66,7 @@ impl SecretStore for MemorySecretStore {
     }
 
     async fn put(&self, key: &SecretKey, value: SecretValue, expect: Expect) -> Result<Version> {
-        super::check_size(key, &value)?;
+        value.check_size(key)?;
         let mut state = self.state();
         let current = state.secrets.get(key).map(|stored| &stored.version);
         expect.check(key, current)?;

@@ -119,6 +119,23 @@ impl SecretValue {
         std::str::from_utf8(&self.0).ok()
     }
 
+    /// For implementors of [`SecretStore`]: whether it may be stored under this key, by its size.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if it is larger than [`MAX_SECRET_SIZE`].
+    pub fn check_size(&self, key: &SecretKey) -> Result<()> {
+        let size = self.expose().len();
+        if size <= MAX_SECRET_SIZE {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidRequest,
+            format!("the secret has {size} bytes: store at most {MAX_SECRET_SIZE} under one name"),
+        )
+        .with_context("secret", key))
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -428,18 +445,6 @@ impl Expect {
         };
         Err(Error::new(ErrorKind::Conflict, message).with_context("secret", key))
     }
-}
-
-fn check_size(key: &SecretKey, value: &SecretValue) -> Result<()> {
-    let size = value.expose().len();
-    if size <= MAX_SECRET_SIZE {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidRequest,
-        format!("the secret has {size} bytes: store at most {MAX_SECRET_SIZE} under one name"),
-    )
-    .with_context("secret", key))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{SecretKey, SecretStore, SecretValue, file};
 use crate::resource::{DataSource, SecureDataSource};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, TrustBundle, TrustDomain};
 
 /// Whether a resource may name files and environment variables of the control plane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -161,6 +161,27 @@ impl SourceReader {
             .with_context("source", source));
         }
         Ok(value)
+    }
+
+    /// Fetches the roots of a trust domain, in PEM.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read); [`InvalidConfig`](ErrorKind::InvalidConfig) if it is no text; those of
+    /// [`TrustBundle::from_pem`].
+    pub async fn read_roots(
+        &self,
+        source: impl Into<SourceRef<'_>> + Send,
+        trust_domain: &TrustDomain,
+    ) -> Result<TrustBundle> {
+        let pem = self.read(source).await?;
+        let text = pem.expose_str().ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "the value is no text: it must be PEM",
+            )
+        })?;
+        TrustBundle::from_pem(trust_domain.clone(), text)
     }
 
     async fn secret(&self, name: &str) -> Result<SecretValue> {
