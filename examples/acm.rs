@@ -15,22 +15,19 @@
 mod files;
 #[path = "common/outcome.rs"]
 mod outcome;
-#[path = "common/report.rs"]
-mod report;
+#[path = "common/workload.rs"]
+mod workload;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use meshca::acm::{AcmIssuer, AcmSettings};
 use meshca::resource::{AcmConf, AwsCredentials, DataSource};
 use meshca::secret::SourceReader;
-use meshca::{
-    CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain,
-};
+use meshca::{MemorySecretStore, SystemClock};
 
 /// Has AWS Private CA sign one workload certificate. It is billed.
 #[derive(Parser)]
@@ -50,21 +47,11 @@ struct Args {
     /// A file with the root that the CA leads to; otherwise the CA is believed.
     #[arg(long)]
     ca_cert: Option<PathBuf>,
-    /// The trust domain that the CA signs for.
-    #[arg(long, default_value = "default")]
-    trust_domain: String,
-    /// The path of the workload's SPIFFE ID.
-    #[arg(long, default_value = "/ns/kong-air/sa/flight-control")]
-    path: String,
-    /// How long the certificate is to live, in minutes.
-    #[arg(long, default_value_t = 60)]
-    minutes: u64,
+    #[command(flatten)]
+    wanted: workload::Wanted,
     /// How many workloads there will be: says what that costs.
     #[arg(long)]
     fleet: Option<u64>,
-    /// Where to write cert.pem (leaf, then intermediates), key.pem (0600) and bundle.pem.
-    #[arg(long)]
-    out: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -79,9 +66,8 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if let (Some(id), Some(secret)) = (&args.access_key_file, &args.secret_file) {
         conf.credentials = Some(AwsCredentials::new(file(id)?, file(secret)?));
     }
-    let lifetime = Duration::from_secs(args.minutes * 60);
-    let trust_domain = TrustDomain::new(&args.trust_domain)?;
-    let mut settings = AcmSettings::new(conf, trust_domain)?.with_lifetime(lifetime);
+    let trust_domain = args.wanted.trust_domain()?;
+    let mut settings = AcmSettings::new(conf, trust_domain)?.with_lifetime(args.wanted.lifetime());
     if let Some(endpoint) = &args.endpoint {
         settings = settings.with_endpoint(endpoint);
     }
@@ -92,17 +78,5 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     // A control plane has its own store here; this example names files.
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let issuer = AcmIssuer::new(settings, sources, clock.clone())?;
-    for warning in issuer.check().await?.warnings {
-        println!("warning      {warning}");
-    }
-
-    let id = SpiffeId::new(format!("spiffe://{}{}", args.trust_domain, args.path))?;
-    let spec = CertificateSpec::workload(id).with_lifetime(lifetime);
-    let identity = issuer.issue(&spec, &*clock).await?;
-    let bundle = issuer.trust_bundle().await?;
-    report::print(&identity, &bundle, &issuer);
-    if let Some(folder) = &args.out {
-        files::write_out(folder, &identity, &bundle)?;
-    }
-    Ok(())
+    args.wanted.issue(&issuer, &*clock).await
 }

@@ -15,8 +15,8 @@
 mod files;
 #[path = "common/outcome.rs"]
 mod outcome;
-#[path = "common/report.rs"]
-mod report;
+#[path = "common/workload.rs"]
+mod workload;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -34,9 +34,7 @@ use kube::{Api, Client, Config};
 use meshca::certmanager::{CertManagerIssuer, CertManagerSettings};
 use meshca::resource::{CertManagerConf, DataSource, IssuerRef};
 use meshca::secret::SourceReader;
-use meshca::{
-    CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain,
-};
+use meshca::{MemorySecretStore, SystemClock};
 use serde_json::{Value, json};
 
 /// The account that the rights of the file are for.
@@ -60,21 +58,11 @@ struct Args {
     /// A file with the root that the issuer leads to; otherwise the issuer is believed.
     #[arg(long)]
     ca_cert: Option<PathBuf>,
-    /// The trust domain that the issuer signs for.
-    #[arg(long, default_value = "default")]
-    trust_domain: String,
-    /// The path of the workload's SPIFFE ID.
-    #[arg(long, default_value = "/ns/kong-air/sa/flight-control")]
-    path: String,
-    /// How long the certificate is to live, in minutes.
-    #[arg(long, default_value_t = 60)]
-    minutes: u64,
+    #[command(flatten)]
+    wanted: workload::Wanted,
     /// Sets up the namespace, the rights and an issuer with a new CA first. Not for a cluster that matters.
     #[arg(long)]
     set_up: bool,
-    /// Where to write cert.pem (leaf, then intermediates), key.pem (0600) and bundle.pem.
-    #[arg(long)]
-    out: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -98,27 +86,13 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     // A control plane says the name of its pod.
     let instance = format!("example-{}", std::process::id());
-    let trust_domain = TrustDomain::new(&args.trust_domain)?;
+    let trust_domain = args.wanted.trust_domain()?;
     let settings = CertManagerSettings::new(conf, trust_domain, &args.namespace, instance)?;
     // A control plane has its own store here, such as `KubeSecretStore`; this example names files.
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let clock = Arc::new(SystemClock::new());
     let issuer = CertManagerIssuer::new(settings, client, sources, clock.clone());
-    for warning in issuer.check().await?.warnings {
-        println!("warning      {warning}");
-    }
-
-    let id = SpiffeId::new(format!("spiffe://{}{}", args.trust_domain, args.path))?;
-    let lifetime = Duration::from_secs(args.minutes * 60);
-    let spec = CertificateSpec::workload(id).with_lifetime(lifetime);
-    let identity = issuer.issue(&spec, &*clock).await?;
-    let bundle = issuer.trust_bundle().await?;
-
-    report::print(&identity, &bundle, &issuer);
-    if let Some(folder) = &args.out {
-        files::write_out(folder, &identity, &bundle)?;
-    }
-    Ok(())
+    args.wanted.issue(&issuer, &*clock).await
 }
 
 /// What the guide tells an operator to do. Returns how to reach the cluster as the control plane.

@@ -14,14 +14,13 @@
 mod files;
 #[path = "common/outcome.rs"]
 mod outcome;
-#[path = "common/report.rs"]
-mod report;
+#[path = "common/workload.rs"]
+mod workload;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use meshca::resource::{
@@ -30,9 +29,7 @@ use meshca::resource::{
 };
 use meshca::secret::SourceReader;
 use meshca::vault::{VaultIssuer, VaultSettings};
-use meshca::{
-    CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain,
-};
+use meshca::{MemorySecretStore, SystemClock, TrustDomain};
 use meshca_testkit::servers::Vault;
 use serde_json::json;
 
@@ -66,18 +63,8 @@ struct Args {
     /// A file with the client certificate to log in with.
     #[arg(long)]
     client_cert: Option<PathBuf>,
-    /// The trust domain that Vault signs for.
-    #[arg(long, default_value = "default")]
-    trust_domain: String,
-    /// The path of the workload's SPIFFE ID.
-    #[arg(long, default_value = "/ns/kong-air/sa/flight-control")]
-    path: String,
-    /// How long the certificate is to live, in minutes.
-    #[arg(long, default_value_t = 60)]
-    minutes: u64,
-    /// Where to write cert.pem (leaf, then intermediates), key.pem (0600) and bundle.pem.
-    #[arg(long)]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    wanted: workload::Wanted,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,14 +82,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let trust_domain = TrustDomain::new(&args.trust_domain)?;
+    let trust_domain = args.wanted.trust_domain()?;
     // Kept until the end: a Vault of our own goes with it.
     let (conf, _own) = match &args.address {
         Some(address) => (conf(args, address)?, None),
         None => {
             let vault = Vault::start().await.map_err(own_vault)?;
             println!("started      Vault {}", vault.version());
-            let token = set_up(&vault, args)
+            let token = set_up(&vault, args, &trust_domain)
                 .await
                 .map_err(|error| error as Box<dyn Error>)?;
             let token = VaultAuth::Token(DataSource::InlineString(token.as_str().into()));
@@ -111,25 +98,11 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
 
     let clock = Arc::new(SystemClock::new());
-    let lifetime = Duration::from_secs(args.minutes * 60);
-    let settings = VaultSettings::new(conf, trust_domain).with_lifetime(lifetime);
+    let settings = VaultSettings::new(conf, trust_domain).with_lifetime(args.wanted.lifetime());
     // A control plane has its own store here; this example names files.
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let issuer = VaultIssuer::new(settings, sources, clock.clone())?;
-    for warning in issuer.check().await?.warnings {
-        println!("warning      {warning}");
-    }
-
-    let id = SpiffeId::new(format!("spiffe://{}{}", args.trust_domain, args.path))?;
-    let spec = CertificateSpec::workload(id).with_lifetime(lifetime);
-    let identity = issuer.issue(&spec, &*clock).await?;
-    let bundle = issuer.trust_bundle().await?;
-
-    report::print(&identity, &bundle, &issuer);
-    if let Some(folder) = &args.out {
-        files::write_out(folder, &identity, &bundle)?;
-    }
-    Ok(())
+    args.wanted.issue(&issuer, &*clock).await
 }
 
 /// The settings that a Mesh would hold in `conf.fromCp`.
@@ -186,8 +159,12 @@ fn own_vault(error: meshca_testkit::servers::Error) -> Box<dyn Error> {
 }
 
 /// What the guide tells an operator to do; returns a token that may do no more than the policy says.
-async fn set_up(vault: &Vault, args: &Args) -> Result<String, meshca_testkit::servers::Error> {
-    let (mount, role, domain) = (&args.mount, &args.role, &args.trust_domain);
+async fn set_up(
+    vault: &Vault,
+    args: &Args,
+    domain: &TrustDomain,
+) -> Result<String, meshca_testkit::servers::Error> {
+    let (mount, role) = (&args.mount, &args.role);
     let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
     vault.write(&format!("sys/mounts/{mount}"), engine).await?;
     let root = json!({"common_name": "Example root", "key_type": "ec", "ttl": "87600h"});

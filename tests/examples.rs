@@ -455,10 +455,7 @@ mod certmanager {
         /// As the guide has it: an API server with cert-manager in it, and nothing else.
         #[tokio::test(flavor = "multi_thread")]
         async fn the_example_sets_up_an_empty_cluster_and_gets_a_certificate() {
-            if let Err(missing) = Kube::programs().and_then(|_| CertManager::program()) {
-                eprintln!("left out: {missing}");
-                return;
-            }
+            meshca_testkit::needs!(Kube::programs().and_then(|_| CertManager::program()));
             let kube = Kube::start().await.unwrap();
             let cert_manager = CertManager::start(&kube).await.unwrap();
             let scratch = Scratch::new();
@@ -493,10 +490,7 @@ mod acm {
 
         #[tokio::test(flavor = "multi_thread")]
         async fn the_example_gets_a_certificate_under_the_identity_of_its_environment() {
-            if let Err(missing) = Aws::program() {
-                eprintln!("left out: {missing}");
-                return;
-            }
+            meshca_testkit::needs!(Aws::program());
             let aws = Aws::start().await.unwrap();
             let arn = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
             let scratch = Scratch::new();

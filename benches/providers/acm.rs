@@ -19,12 +19,12 @@ use meshca::acm::{AcmIssuer, AcmSettings};
 use meshca::resource::{AcmConf, AwsCredentials, DataSource};
 use meshca::secret::SourceReader;
 use meshca::{
-    CertificateRequest, CertificateSpec, Clock as _, Error, ErrorKind, Issuer as _, IssuerExt as _,
-    KeyType, MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustDomain,
+    CertificateRequest, Clock as _, Error, ErrorKind, Issuer as _, IssuerExt as _, KeyType,
+    MemorySecretStore, PrivateKey, SystemClock, TrustDomain,
 };
 use meshca_testkit::servers::{Aws, AwsCaOptions};
 
-use crate::{Provider, Result};
+use crate::{Provider, Result, spec};
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -137,9 +137,4 @@ impl Provider for Bench {
     async fn count(&self, _: &str) -> Result<Option<(usize, usize)>> {
         Ok(None)
     }
-}
-
-fn spec() -> Result<CertificateSpec> {
-    let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?;
-    Ok(CertificateSpec::workload(id).with_lifetime(LIFETIME))
 }

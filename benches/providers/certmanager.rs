@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -23,8 +22,8 @@ use meshca::certmanager::{CertManagerIssuer, CertManagerSettings};
 use meshca::resource::{CertManagerConf, DataSource, IssuerRef};
 use meshca::secret::SourceReader;
 use meshca::{
-    CertificateRequest, CertificateSpec, Clock as _, IssuerExt as _, KeyType, MemorySecretStore,
-    PrivateKey, SpiffeId, SystemClock, TrustDomain,
+    CertificateRequest, Clock as _, IssuerExt as _, KeyType, MemorySecretStore, PrivateKey,
+    SystemClock, TrustDomain,
 };
 use meshca_testkit::pki::{TestCa, to_pem};
 use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
@@ -32,7 +31,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tower::util::MapRequestLayer;
 
-use crate::{Provider, Result};
+use crate::{Provider, Result, spec};
 
 const NAMESPACE: &str = "default";
 /// Issuances of which the calls are counted, and how many of them at once.
@@ -138,11 +137,6 @@ fn issuer_on(client: Client, root: &TestCa) -> Result<CertManagerIssuer> {
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let clock = Arc::new(SystemClock::new());
     Ok(CertManagerIssuer::new(settings, client, sources, clock))
-}
-
-fn spec() -> Result<CertificateSpec> {
-    let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?;
-    Ok(CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600)))
 }
 
 /// Who waits for which object.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use meshca::{CertificateSpec, SpiffeId};
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -26,6 +27,12 @@ trait Provider: Send + Sync {
 
     /// For cases that are not about time: operations, and how many of something they took.
     async fn count(&self, case: &str) -> Result<Option<(usize, usize)>>;
+}
+
+/// What all of them are asked for.
+fn spec() -> Result<CertificateSpec> {
+    let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?;
+    Ok(CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600)))
 }
 
 fn main() -> Result<()> {

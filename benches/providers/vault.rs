@@ -8,7 +8,6 @@
 //! | `vault-memory` | bytes, not time: what an issuer holds that has signed once and waits |
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,13 +19,13 @@ use meshca::resource::{DataSource, VaultAuth, VaultConf};
 use meshca::secret::SourceReader;
 use meshca::vault::{VaultIssuer, VaultSettings};
 use meshca::{
-    CertificateRequest, CertificateSpec, Clock as _, Issuer as _, IssuerExt as _, KeyType,
-    MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustDomain,
+    CertificateRequest, Clock as _, Issuer as _, IssuerExt as _, KeyType, MemorySecretStore,
+    PrivateKey, SystemClock, TrustDomain,
 };
 use meshca_testkit::servers::Vault;
 use serde_json::json;
 
-use crate::{Provider, Result};
+use crate::{Provider, Result, spec};
 
 /// Issuers of which the memory of one is told.
 const IDLE_ISSUERS: usize = 100;
@@ -139,11 +138,6 @@ fn issuer(vault: &Vault) -> Result<VaultIssuer> {
         sources,
         Arc::new(SystemClock::new()),
     )?)
-}
-
-fn spec() -> Result<CertificateSpec> {
-    let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?;
-    Ok(CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600)))
 }
 
 /// Bytes of memory that the process holds (Linux).

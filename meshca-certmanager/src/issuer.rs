@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use kube::Client;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
-    Capabilities, CertificateRequest, CheckReport, Clock, Error, IssuedCertificate,
-    Issuer, KeyType, Result, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, IssuedCertificate, Issuer,
+    KeyType, Result, SignedChain, TrustBundle,
 };
 
 use crate::settings::CertManagerSettings;

@@ -20,20 +20,12 @@ mod kube {
     use meshca_core::{
         ErrorKind, Expect, Issuer, IssuerExt, Retry, SecretKey, SecretStore, TrustBundle, Version,
     };
+    use meshca_testkit::needs;
     use meshca_testkit::secret_store::{Names, assert_contract};
     use meshca_testkit::servers::Kube;
     use serde_json::{Value, json};
 
     use crate::common::*;
-
-    macro_rules! needs {
-        () => {
-            if let Err(missing) = Kube::programs() {
-                eprintln!("left out: {missing}");
-                return;
-            }
-        };
-    }
 
     fn key(name: &str) -> SecretKey {
         SecretKey::new("default", name).unwrap()
@@ -98,7 +90,7 @@ mod kube {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_contract() {
-        needs!();
+        needs!(Kube::programs());
         let kube = Kube::start().await.unwrap();
         set_up(&kube).await;
         let store = store(&kube).await;
@@ -120,7 +112,7 @@ mod kube {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_an_operator_writes_is_seen_and_kept() {
-        needs!();
+        needs!(Kube::programs());
         let kube = Kube::start().await.unwrap();
         set_up(&kube).await;
         let (store, requests) = counted(&kube).await;
@@ -184,7 +176,7 @@ mod kube {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_not_ours_is_refused_in_words() {
-        needs!();
+        needs!(Kube::programs());
         let kube = Kube::start().await.unwrap();
         set_up(&kube).await;
         let store = store(&kube).await;
@@ -248,7 +240,7 @@ mod kube {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_api_server_that_is_away() {
-        needs!();
+        needs!(Kube::programs());
         let mut kube = Kube::start().await.unwrap();
         set_up(&kube).await;
         let store = store(&kube).await;
@@ -279,7 +271,7 @@ mod kube {
     /// A hundred times.
     #[tokio::test(flavor = "multi_thread")]
     async fn three_replicas_that_start_at_once_have_one_ca() {
-        needs!();
+        needs!(Kube::programs());
         let kube = Kube::start().await.unwrap();
         set_up(&kube).await;
         let mut stores = Vec::new();
@@ -349,7 +341,7 @@ mod kube {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn writers_that_race_lose_nothing() {
-        needs!();
+        needs!(Kube::programs());
         let kube = Kube::start().await.unwrap();
         set_up(&kube).await;
         let mut stores = Vec::new();

@@ -333,13 +333,7 @@ impl Issuer for FaultyIssuer {
         if let Some(Fault::Error(kind)) = &fault {
             return Err(Error::new(*kind, "the faulty issuer was told to fail"));
         }
-        if *request.spiffe_id().trust_domain() != self.trust_domain {
-            return Err(
-                Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
-                    .with_context("trust domain", &self.trust_domain)
-                    .with_context("requested", request.spiffe_id()),
-            );
-        }
+        request.require_trust_domain(&self.trust_domain)?;
         let chain = SignedChain::new(self.answer(request, fault.as_ref())?);
         if let Some(Fault::Slow(delay)) = &fault {
             tokio::time::sleep(*delay).await;

@@ -5,6 +5,7 @@
 //!
 //! - [`conformance`]: the contract as a suite of checks against any `&dyn Issuer`, each of which says
 //!   in words what is wrong. It judges certificates itself and does not ask core.
+//! - [`samples`]: a trust domain, a workload and keys to begin with.
 //! - [`secret_store`]: the same for a [`SecretStore`](meshca_core::SecretStore).
 //! - [`FaultyIssuer`]: a CA that misbehaves [as told](Fault), to prove that whatever stands on top of an
 //!   issuer – a wrapper, a manager, core itself – copes with it.
@@ -56,9 +57,7 @@
 //!     }
 //!
 //!     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-//!         if *request.spiffe_id().trust_domain() != self.trust_domain {
-//!             return Err(Error::new(ErrorKind::Denied, "my-ca signs for one trust domain only"));
-//!         }
+//!         request.require_trust_domain(&self.trust_domain)?;
 //!         let leaf = self.ca.sign(request, self.clock.now())?;
 //!         Ok(SignedChain::new([leaf]))
 //!     }
@@ -128,6 +127,7 @@ pub mod pki;
 #[cfg(feature = "relay")]
 #[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
 pub mod relay;
+pub mod samples;
 pub mod secret_store;
 #[cfg(feature = "servers")]
 #[cfg_attr(docsrs, doc(cfg(feature = "servers")))]

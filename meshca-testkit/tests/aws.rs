@@ -7,16 +7,6 @@
     reason = "tests"
 )]
 
-/// Skips a test whose server is missing; `cargo xtask test` counts these by their names.
-macro_rules! needs {
-    ($program:expr) => {
-        if let Err(missing) = $program {
-            eprintln!("left out: {missing}");
-            return;
-        }
-    };
-}
-
 mod moto {
     use std::collections::BTreeSet;
     use std::sync::Arc;
@@ -26,6 +16,7 @@ mod moto {
     use base64::engine::general_purpose::STANDARD;
     use der::oid::AssociatedOid;
     use der::{Decode, Encode};
+    use meshca_testkit::needs;
     use meshca_testkit::servers::{Aws, AwsCaOptions};
     use rcgen::string::Ia5String;
     use rcgen::{

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,32 +12,12 @@ use meshca_core::builtin::{
 };
 use meshca_core::{
     Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Error, ErrorKind,
-    Issuer, KeyType, MemorySecretStore, PrivateKey, Result, SignedChain, SpiffeId, TrustBundle,
-    TrustDomain,
+    Issuer, KeyType, MemorySecretStore, Result, SignedChain, SpiffeId, TrustBundle,
 };
 use meshca_testkit::conformance::{self, Report, Rotation, Subject};
 use meshca_testkit::pki::{TestCa, TestCaOptions};
+use meshca_testkit::samples::{domain, id, rsa_keys};
 use meshca_testkit::{FakeClock, FaultyIssuer};
-
-fn domain() -> TrustDomain {
-    TrustDomain::new("example.org").unwrap()
-}
-
-fn id() -> SpiffeId {
-    SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").unwrap()
-}
-
-/// RSA keys take seconds to make, and these tests are about CAs.
-fn rsa_keys() -> &'static [PrivateKey] {
-    static KEYS: OnceLock<Vec<PrivateKey>> = OnceLock::new();
-    KEYS.get_or_init(|| {
-        KeyType::ALL
-            .into_iter()
-            .filter(|key_type| key_type.is_rsa())
-            .map(|key_type| PrivateKey::generate(key_type).unwrap())
-            .collect()
-    })
-}
 
 fn subject<'a>(issuer: &'a dyn Issuer, clock: &'a FakeClock) -> Subject<'a> {
     let elsewhere = SpiffeId::new("spiffe://example.com/ns/shop/sa/cart").unwrap();

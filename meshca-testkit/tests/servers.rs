@@ -11,15 +11,7 @@
 
 use serde_json::json;
 
-/// Skips a test whose server is missing; `cargo xtask test` counts these by their names.
-macro_rules! needs {
-    ($program:expr) => {
-        if let Err(missing) = $program {
-            eprintln!("left out: {missing}");
-            return;
-        }
-    };
-}
+use meshca_testkit::needs;
 
 mod vault {
     use std::net::SocketAddr;
@@ -332,6 +324,7 @@ mod certmanager {
 }
 
 mod moto {
+    use meshca_testkit::needs;
     use meshca_testkit::servers::Moto;
 
     #[tokio::test]

@@ -18,7 +18,7 @@ mod vault {
     use serde_json::json;
 
     use crate::common::*;
-    use crate::needs;
+    use meshca_testkit::needs;
 
     #[track_caller]
     fn says(error: &Error, kind: ErrorKind, words: &[&str]) {

@@ -30,7 +30,7 @@ mod vault {
     use serde_json::json;
 
     use crate::common::*;
-    use crate::needs;
+    use meshca_testkit::needs;
 
     /// `name`: of the report, which `cargo xtask test` has kept.
     async fn prove(

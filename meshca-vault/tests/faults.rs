@@ -25,7 +25,7 @@ mod vault {
     use serde_json::{Value, json};
 
     use crate::common::*;
-    use crate::needs;
+    use meshca_testkit::needs;
 
     /// Longer than Vault takes, short enough for a test that waits for it.
     const TIMEOUT: Duration = Duration::from_secs(2);

@@ -21,7 +21,7 @@ mod vault {
     use serde_json::json;
 
     use crate::common::*;
-    use crate::needs;
+    use meshca_testkit::needs;
 
     fn read(text: &str) -> Resource {
         Resource::parse(text).unwrap().into_iter().next().unwrap()

@@ -1,19 +1,17 @@
 //! A cluster as an operator sets it up, and issuers on it that may do what `rbac.yaml` says and nothing else.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
+use meshca_core::MemorySecretStore;
 use meshca_core::resource::{CertManagerConf, IssuerRef};
 use meshca_core::secret::SourceReader;
-use meshca_core::{
-    CertificateSpec, KeyType, MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustDomain,
-};
 use meshca_testkit::servers::Kube;
 use serde_json::{Value, json};
 
@@ -22,45 +20,15 @@ pub(crate) const NAMESPACE: &str = "mesh-system";
 /// Where cert-manager keeps the secrets of ClusterIssuers.
 pub(crate) const CERT_MANAGER: &str = "cert-manager";
 
-/// Skips a test whose server is missing; `cargo xtask test` counts these by their names.
+/// Leaves a test out whose servers are missing.
 #[macro_export]
 macro_rules! needs {
     () => {
-        if let Err(missing) = Kube::programs().and_then(|_| CertManager::program()) {
-            eprintln!("left out: {missing}");
-            return;
-        }
+        meshca_testkit::needs!(Kube::programs().and_then(|_| CertManager::program()))
     };
 }
 
-pub(crate) fn domain() -> TrustDomain {
-    TrustDomain::new("example.org").unwrap()
-}
-
-pub(crate) fn id() -> SpiffeId {
-    SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").unwrap()
-}
-
-pub(crate) fn spec() -> CertificateSpec {
-    CertificateSpec::workload(id()).with_lifetime(Duration::from_secs(3600))
-}
-
-pub(crate) fn clock() -> Arc<SystemClock> {
-    Arc::new(SystemClock::new())
-}
-
-/// RSA keys take seconds to make, and these tests are about CAs.
-pub(crate) fn rsa_keys() -> &'static [PrivateKey] {
-    static KEYS: OnceLock<Vec<PrivateKey>> = OnceLock::new();
-    KEYS.get_or_init(|| {
-        KeyType::ALL
-            .into_iter()
-            .filter(|key_type| key_type.is_rsa())
-            .map(|key_type| PrivateKey::generate(key_type).unwrap())
-            .collect()
-    })
-}
-
+pub(crate) use meshca_testkit::samples::*;
 /// The control plane's namespace, service account and rights, from the file that we ship.
 pub(crate) async fn set_up(kube: &Kube) {
     let namespace =

@@ -88,21 +88,6 @@ impl ProvidedCa {
     }
 }
 
-/// A CA signs for its own trust domain: a root of one must never vouch for another.
-pub(super) fn refuse_foreign(
-    request: &CertificateRequest,
-    trust_domain: &TrustDomain,
-) -> Result<()> {
-    if request.spiffe_id().trust_domain() == trust_domain {
-        return Ok(());
-    }
-    Err(
-        Error::new(ErrorKind::Denied, "this CA signs for one trust domain only")
-            .with_context("trust domain", trust_domain)
-            .with_context("requested", request.spiffe_id()),
-    )
-}
-
 /// A CA that is ready to sign.
 pub(super) struct Authority {
     /// The CA's own certificate, then those above it; without the root unless it is one itself.

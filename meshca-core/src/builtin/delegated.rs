@@ -91,7 +91,7 @@ use async_trait::async_trait;
 
 use self::obtain::{Obtained, check_upstream, obtain, roots_of};
 use self::state::{DelegatedStore, Next, State, as_pem, seconds, time};
-use super::authority::{Authority, refuse_foreign};
+use super::authority::Authority;
 use super::follow::AskLimit;
 use crate::time::rfc3339;
 use crate::{
@@ -482,7 +482,7 @@ impl Issuer for DelegatedIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        refuse_foreign(request, &self.settings.trust_domain)?;
+        request.require_trust_domain(&self.settings.trust_domain)?;
         let now = self.clock.now();
         let snapshot = self.fresh_snapshot(now).await;
         self.check_alive(&snapshot, now)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use spiffe::TrustDomain;
 
-use super::authority::{Authority, ProvidedCa, refuse_foreign};
+use super::authority::{Authority, ProvidedCa};
 use super::follow::{AskLimit, KNOWN_FOR};
 use super::store::{CaSecrets, CaStore, Next, Retiring, Rotation, seconds, time};
 use crate::time::rfc3339;
@@ -479,7 +479,7 @@ impl Issuer for BuiltinIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        refuse_foreign(request, &self.trust_domain)?;
+        request.require_trust_domain(&self.trust_domain)?;
         let now = self.clock.now();
         if let (Source::Stored { store, .. }, Profile::Intermediate { .. }) =
             (&self.source, request.spec().profile())

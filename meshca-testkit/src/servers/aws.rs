@@ -12,7 +12,8 @@ use reqwest::Client;
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, STARTUP, free_address, program, text};
+use super::moto::launch;
+use super::{Missing, Result, STARTUP, program, text};
 
 /// The plugin, which says what it does and where AWS promises that.
 const PLUGIN: &str = include_str!("aws.py");
@@ -140,13 +141,8 @@ impl Aws {
         Self::run(command, Folder::new("aws")?).await
     }
 
-    async fn run(mut command: Command, folder: Folder) -> Result<Self> {
-        let address = free_address()?;
-        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-        let mut leash = Leash::start("aws", &command, &folder.path().join("aws.log"))?;
-        leash
-            .until(async || tokio::net::TcpStream::connect(address).await.is_ok())
-            .await?;
+    async fn run(command: Command, folder: Folder) -> Result<Self> {
+        let (leash, address) = launch(command, &folder).await?;
         let client = Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30))

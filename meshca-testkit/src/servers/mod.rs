@@ -53,6 +53,27 @@ pub use kube::Kube;
 pub use moto::Moto;
 pub use vault::{Vault, VaultOptions};
 
+/// Leaves a test out, and says so, where a program that it needs is [missing](Missing).
+///
+/// ```
+/// use meshca_testkit::servers::Vault;
+///
+/// async fn a_test() {
+///     meshca_testkit::needs!(Vault::program());
+///     let vault = Vault::start().await.unwrap();
+///     # drop(vault);
+/// }
+/// ```
+#[macro_export]
+macro_rules! needs {
+    ($($program:expr),+ $(,)?) => {
+        $(if let Err(missing) = $program {
+            eprintln!("left out: {missing}");
+            return;
+        })+
+    };
+}
+
 /// What goes wrong with a server under test. It is for people.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 

@@ -32,15 +32,8 @@ impl Moto {
     ///
     /// If there is no program, or it does not come up; with the end of its log.
     pub async fn start() -> Result<Self> {
-        let program = Self::program()?;
         let folder = Folder::new("moto")?;
-        let address = free_address()?;
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-        let mut leash = Leash::start("moto", &command, &folder.path().join("moto.log"))?;
-        leash
-            .until(async || tokio::net::TcpStream::connect(address).await.is_ok())
-            .await?;
+        let (leash, address) = launch(Command::new(Self::program()?), &folder).await?;
         Ok(Self {
             _leash: leash,
             address,
@@ -79,4 +72,15 @@ impl Moto {
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
     }
+}
+
+/// Starts moto, or what has moto's arguments, on a free port.
+pub(super) async fn launch(mut command: Command, folder: &Folder) -> Result<(Leash, SocketAddr)> {
+    let address = free_address()?;
+    command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+    let mut leash = Leash::start("moto", &command, &folder.path().join("moto.log"))?;
+    leash
+        .until(async || tokio::net::TcpStream::connect(address).await.is_ok())
+        .await?;
+    Ok((leash, address))
 }

@@ -1,15 +1,12 @@
 //! A Vault as an operator sets it up, and issuers on it.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::resource::{DataSource, VaultAuth, VaultConf};
 use meshca_core::secret::SourceReader;
-use meshca_core::{
-    CertificateSpec, Expect, KeyType, MemorySecretStore, PrivateKey, SecretKey, SecretStore,
-    SpiffeId, SystemClock, TrustDomain,
-};
+use meshca_core::{Expect, MemorySecretStore, SecretKey, SecretStore};
 use meshca_testkit::servers::Vault;
 use meshca_vault::{VaultIssuer, VaultSettings};
 use serde_json::{Value, json};
@@ -17,45 +14,7 @@ use serde_json::{Value, json};
 pub(crate) const MESH: &str = "default";
 pub(crate) const ROLE: &str = "mesh-dp";
 
-/// Skips a test whose server is missing; `cargo xtask test` counts these by their names.
-#[macro_export]
-macro_rules! needs {
-    ($($program:expr),+) => {
-        $(if let Err(missing) = $program {
-            eprintln!("left out: {missing}");
-            return;
-        })+
-    };
-}
-
-pub(crate) fn domain() -> TrustDomain {
-    TrustDomain::new("example.org").unwrap()
-}
-
-pub(crate) fn id() -> SpiffeId {
-    SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").unwrap()
-}
-
-pub(crate) fn spec() -> CertificateSpec {
-    CertificateSpec::workload(id()).with_lifetime(Duration::from_secs(3600))
-}
-
-pub(crate) fn clock() -> Arc<SystemClock> {
-    Arc::new(SystemClock::new())
-}
-
-/// RSA keys take seconds to make, and these tests are about CAs.
-pub(crate) fn rsa_keys() -> &'static [PrivateKey] {
-    static KEYS: OnceLock<Vec<PrivateKey>> = OnceLock::new();
-    KEYS.get_or_init(|| {
-        KeyType::ALL
-            .into_iter()
-            .filter(|key_type| key_type.is_rsa())
-            .map(|key_type| PrivateKey::generate(key_type).unwrap())
-            .collect()
-    })
-}
-
+pub(crate) use meshca_testkit::samples::*;
 /// What the guide tells operators to set on the role.
 pub(crate) fn role() -> Value {
     json!({
