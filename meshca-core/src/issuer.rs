@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use crate::flight::Flight;
 use crate::verify::{self, Refusal};
 use crate::{
     CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate,

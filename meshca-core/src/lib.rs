@@ -136,6 +136,7 @@ pub mod certificate;
 mod csr;
 mod encode;
 pub mod error;
+mod flight;
 mod identity;
 pub mod issuer;
 mod key;

@@ -95,7 +95,6 @@ mod auth;
 mod check;
 mod client;
 mod factory;
-mod flight;
 mod issuer;
 mod refusal;
 mod session;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use meshca_core::issuer::Flight;
 use meshca_core::{Error, ErrorKind, Result, Retry};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -11,7 +12,6 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Failure, Told, VaultClient};
-use crate::flight::Flight;
 use crate::refusal::Refusal;
 use crate::token::Token;
 use crate::transport::Call;
@@ -226,8 +226,8 @@ impl Sessions {
             authority,
             name,
             state: Mutex::default(),
-            logins: Flight::default(),
-            verdicts: Flight::default(),
+            logins: Flight::new(|task| drop(tokio::spawn(task))),
+            verdicts: Flight::new(|task| drop(tokio::spawn(task))),
             changed: Arc::default(),
         });
         let keeper = tokio::spawn(keep(Arc::downgrade(&inner), Arc::clone(&inner.changed)));

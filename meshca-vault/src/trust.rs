@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
+use meshca_core::issuer::Flight;
 use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain};
 use serde::de::DeserializeOwned;
 use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
 
 use crate::api::{self, IssuerInfo, Keys};
 use crate::client::{Failure, Told, VaultClient};
-use crate::flight::Flight;
 use crate::issuer::without_ca;
 use crate::session::Sessions;
 use crate::transport::Call;
@@ -39,7 +39,7 @@ impl Trust {
             client,
             sessions,
             known: Mutex::default(),
-            flight: Flight::default(),
+            flight: Flight::new(|task| drop(tokio::spawn(task))),
         }
     }
 

@@ -1,25 +1,50 @@
 //! One call at a time, however many want its result.
 
+use std::fmt::Debug;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_channel::oneshot;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
-use meshca_core::{Error, ErrorKind, Result};
-use tokio::sync::oneshot;
+use futures_util::future::Shared;
 
-/// Whoever comes while a call is under way waits for that one's result.
+use crate::{Error, ErrorKind, Result};
+
+/// Whoever comes while a call is under way waits for that one's result, be it an error.
 ///
-/// The call is a task of its own: a caller that gives up does not take it away from the others. When it ends it is forgotten,
-/// whether anybody still waits or not: its result is of that moment, and may hold a token.
-pub(crate) struct Flight<T: Clone>(Slot<T>);
+/// For implementors of [`Issuer`](crate::Issuer): thousands of proxies that start together ask for the same bundle, or need the
+/// same login, and one answer serves them all.
+///
+/// The call is a task of its own: a caller that gives up does not take it away from the others, and a call that takes longer than
+/// any caller waits still ends. When it ends it is forgotten, whether anybody still waits or not: its result is of that moment,
+/// and may hold a token. This crate knows no runtime, so whoever has one says how a task is spawned.
+///
+/// ```
+/// # use meshca_core::Result;
+/// use meshca_core::issuer::Flight;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let flight = Flight::new(|task| drop(tokio::spawn(task)));
+/// let (one, other) = tokio::join!(flight.join(|| async { Ok(1) }), flight.join(|| async { Ok(2) }));
+/// assert_eq!((one?, other?), (1, 1), "the second one shared the call of the first");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Flight<T: Clone> {
+    slot: Slot<T>,
+    spawn: fn(Task),
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Slot<T> = Arc<Mutex<Option<Call<T>>>>;
-type Call<T> = Shared<BoxFuture<'static, Result<T>>>;
+type Call<T> = Shared<Pin<Box<dyn Future<Output = Result<T>> + Send>>>;
 
-impl<T: Clone> Default for Flight<T> {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(None)))
+impl<T: Clone> Debug for Flight<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flight").finish_non_exhaustive()
     }
 }
 
@@ -34,21 +59,34 @@ impl<T: Clone> Drop for Forget<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flight<T> {
+    /// Calls run as tasks that `spawn` starts: `|task| drop(tokio::spawn(task))`.
+    pub fn new(spawn: fn(Pin<Box<dyn Future<Output = ()> + Send>>)) -> Self {
+        Self {
+            slot: Arc::default(),
+            spawn,
+        }
+    }
+
     /// Waits for the call that is under way, or for the one that `start` makes.
-    pub(crate) async fn join<F>(&self, start: impl FnOnce() -> F) -> Result<T>
+    ///
+    /// # Errors
+    ///
+    /// The error of the call, to all who waited for it. [`Internal`](ErrorKind::Internal) if the task was dropped or panicked.
+    pub async fn join<F>(&self, start: impl FnOnce() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let (call, task) = {
-            let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
             match slot.as_ref() {
                 Some(call) => (call.clone(), None),
                 None => {
                     let (done, result) = oneshot::channel();
                     let call = async move { result.await.unwrap_or_else(|_| Err(dropped())) };
-                    let call = call.boxed().shared();
+                    let call: Pin<Box<dyn Future<Output = Result<T>> + Send>> = Box::pin(call);
+                    let call = call.shared();
                     *slot = Some(call.clone());
-                    let (work, forget) = (start(), Forget(Arc::clone(&self.0)));
+                    let (work, forget) = (start(), Forget(Arc::clone(&self.slot)));
                     let task = async move {
                         let _forget = forget;
                         let _ = done.send(work.await);
@@ -59,7 +97,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         };
         // Without the lock: a runtime that shuts down drops the task at once, and that empties the slot.
         if let Some(task) = task {
-            tokio::spawn(task);
+            (self.spawn)(Box::pin(task));
         }
         call.await
     }
@@ -68,7 +106,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
 fn dropped() -> Error {
     Error::new(
         ErrorKind::Internal,
-        "a call to Vault was dropped before it ended: is the runtime shutting down?",
+        "a call to the CA was dropped before it ended: is the runtime shutting down?",
     )
 }
 
@@ -80,9 +118,13 @@ mod tests {
 
     use super::*;
 
+    fn new<T: Clone + Send + Sync + 'static>() -> Flight<T> {
+        Flight::new(|task| drop(tokio::spawn(task)))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn all_who_come_meanwhile_share_one_call() {
-        let flight = Arc::new(Flight::default());
+        let flight = Arc::new(new());
         let calls = Arc::new(AtomicUsize::new(0));
         let join = || {
             let (flight, calls) = (Arc::clone(&flight), Arc::clone(&calls));
@@ -104,12 +146,12 @@ mod tests {
             assert_eq!(waiter.await.unwrap().unwrap(), 0);
         }
         assert_eq!(join().await.unwrap().unwrap(), 1);
-        assert!(flight.0.lock().unwrap().is_none());
+        assert!(flight.slot.lock().unwrap().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_nobody_waits_for_is_not_served_later() {
-        let flight = Flight::default();
+        let flight = new();
         let slow = |value: u32| async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(value)
@@ -118,7 +160,7 @@ mod tests {
         given_up.await.unwrap_err();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(
-            flight.0.lock().unwrap().is_none(),
+            flight.slot.lock().unwrap().is_none(),
             "what it returned lingers"
         );
         assert_eq!(flight.join(|| slow(2)).await.unwrap(), 2);
