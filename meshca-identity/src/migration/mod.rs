@@ -1,0 +1,1 @@
+//! Moves a live mesh from one CA, model or trust domain to another.

@@ -1,0 +1,1 @@
+//! Configurations for rustls 0.23.

@@ -1,0 +1,1 @@
+//! How strict a workload is: what MeshTLS and the classic backend say.
