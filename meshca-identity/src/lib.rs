@@ -6,8 +6,10 @@ pub mod migration;
 mod resources;
 #[cfg(feature = "rustls023")]
 pub mod rustls023;
+mod schedule;
 pub mod select;
 pub mod tls;
 
 pub use bundles::TrustBundles;
 pub use resources::MeshResources;
+pub use schedule::ScheduleOptions;

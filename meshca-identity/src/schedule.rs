@@ -1,0 +1,754 @@
+//! When each identity is issued, renewed and tried again. Events in, actions out: nothing here waits, asks the time or calls a CA.
+//!
+//! ```text
+//!             first issuance, renewals due, retries due            ┌─ breaker open, lane held, limit reached: it waits
+//!   add ───► │ one queue per issuer (a lane), by priority │ ───► Action::Issue ───► finished(Issued) ──► renew at 50–60 %
+//!   reissue  │ first < renewal < prefetch                 │           ▲                finished(Failed) ─┐
+//!                                                                    └──── backoff 5 s … 5 min ─────────┘
+//! ```
+//!
+//! Two clocks are needed. Certificates end by the wall clock, which may be set; renewals are due by it. Backoff and breakers go by time
+//! since the start, which only runs forward: setting the clock back must not make anybody wait for an hour.
+//!
+//! Every event costs O(log n) for n identities, but for the wall clock being set back, which looks at each once.
+
+mod breaker;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use meshca_core::{RenewalPolicy, Retry};
+
+use breaker::Breaker;
+
+/// How many starts of a lane go to what is most urgent before one goes to what waits behind it, so that nobody waits for ever.
+const FAIR: u32 = 8;
+
+/// How far the wall clock may go back before certificates are looked at again: clocks are corrected by seconds all the time, and
+/// verifiers allow for as much.
+const SET_BACK: Duration = Duration::from_secs(60);
+
+/// Limits and times of a [`Scheduler`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ScheduleOptions {
+    /// When a certificate is renewed.
+    pub renewal: RenewalPolicy,
+    /// How many requests one issuer works on at the same time. Issuers do not share it: one that hangs holds up no other.
+    pub concurrency: usize,
+    /// The wait after a first failure; it doubles with each one that follows.
+    pub min_backoff: Duration,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// How many different workloads fail in a row, at one issuer, before it is left alone.
+    pub breaker_threshold: usize,
+    /// The longest time between two probes of an issuer that is left alone.
+    pub max_probe_interval: Duration,
+}
+
+impl Default for ScheduleOptions {
+    /// Renewal between 50 % and 60 % of the lifetime, 16 requests at a time, backoff from 5 seconds to 5 minutes, a breaker that opens
+    /// at 10 failing workloads and probes after 5 seconds to a minute.
+    fn default() -> Self {
+        Self {
+            renewal: RenewalPolicy::default(),
+            concurrency: 16,
+            min_backoff: Duration::from_secs(5),
+            max_backoff: Duration::from_secs(300),
+            breaker_threshold: 10,
+            max_probe_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The time, by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// The wall clock.
+    pub(crate) wall: SystemTime,
+    /// Since the start.
+    pub(crate) up: Duration,
+}
+
+/// When something is due next, by either clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wake {
+    pub(crate) wall: Option<SystemTime>,
+    pub(crate) up: Option<Duration>,
+}
+
+/// One identity that is kept fresh. A ticket of one that was removed means nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket {
+    index: u32,
+    generation: u32,
+}
+
+impl Ticket {
+    /// Where its owner may keep what belongs to it: the numbers of the removed are used again.
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// The queue of one issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LaneId(u32);
+
+/// What is more urgent comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    /// It has nothing, or not what it should have.
+    First,
+    /// It has something that is valid.
+    Renewal,
+    /// Nobody is connected yet.
+    Prefetch,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Ask the issuer, and say how that [finished](Scheduler::finished).
+    Issue(Ticket),
+    /// Its certificate has ended without a successor.
+    Expired(Ticket),
+}
+
+/// A certificate, as far as the scheduler cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) issued_at: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+/// How an [`Action::Issue`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Issued(Held),
+    Failed {
+        retry: Retry,
+        /// Whether it may be the issuer's fault. What is wrong with one workload says nothing about the next.
+        issuer: bool,
+    },
+    /// It is not what is wanted any more, and that says nothing about the issuer.
+    Discarded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing is wanted, or what is held is fresh.
+    Resting,
+    Queued {
+        priority: Priority,
+        seq: u64,
+    },
+    InFlight {
+        lane: LaneId,
+    },
+    Backoff {
+        until: Duration,
+    },
+    /// Removed while in flight: the slot is free when that ends.
+    Leaving {
+        lane: LaneId,
+    },
+    Free,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Renew,
+    Expire,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u32,
+    lane: LaneId,
+    phase: Phase,
+    held: Option<Held>,
+    /// The one timer that it has by the wall clock.
+    timer: Option<(SystemTime, Timer)>,
+    failures: u8,
+    /// Wanted anew while in flight.
+    again: bool,
+    /// Nothing more is wanted, whatever is in flight.
+    rests: bool,
+}
+
+#[derive(Debug)]
+struct Lane {
+    in_flight: usize,
+    queue: BTreeSet<(Priority, u64, u32)>,
+    backoff: BTreeSet<(Duration, u32)>,
+    breaker: Breaker,
+    paused: bool,
+    starts: u32,
+    /// What `Scheduler::wakes` has of it.
+    wake: Option<Duration>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    options: ScheduleOptions,
+    rng: fastrand::Rng,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    lanes: Vec<Option<Lane>>,
+    timers: BTreeSet<(SystemTime, u32)>,
+    wakes: BTreeSet<(Duration, LaneId)>,
+    /// Lanes that may have something to start.
+    runnable: BTreeSet<LaneId>,
+    seq: u64,
+    wall: Option<SystemTime>,
+}
+
+impl Scheduler {
+    /// `seed` decides on all jitter.
+    pub(crate) fn new(options: ScheduleOptions, seed: u64) -> Self {
+        Self {
+            options,
+            rng: fastrand::Rng::with_seed(seed),
+            entries: Vec::new(),
+            free: Vec::new(),
+            lanes: Vec::new(),
+            timers: BTreeSet::new(),
+            wakes: BTreeSet::new(),
+            runnable: BTreeSet::new(),
+            seq: 0,
+            wall: None,
+        }
+    }
+
+    pub(crate) fn open_lane(&mut self) -> LaneId {
+        let lane = Lane {
+            in_flight: 0,
+            queue: BTreeSet::new(),
+            backoff: BTreeSet::new(),
+            breaker: Breaker::default(),
+            paused: false,
+            starts: 0,
+            wake: None,
+        };
+        match self.lanes.iter().position(Option::is_none) {
+            Some(index) => {
+                if let Some(free) = self.lanes.get_mut(index) {
+                    *free = Some(lane);
+                }
+                LaneId(index as u32)
+            }
+            None => {
+                self.lanes.push(Some(lane));
+                LaneId(self.lanes.len() as u32 - 1)
+            }
+        }
+    }
+
+    /// Forgets a lane that has neither entries nor anything in flight; says whether it was so.
+    pub(crate) fn close_lane(&mut self, id: LaneId) -> bool {
+        let idle = self.lane(id).is_some_and(|lane| {
+            lane.in_flight == 0 && lane.queue.is_empty() && lane.backoff.is_empty()
+        });
+        if idle && let Some(slot) = self.lanes.get_mut(id.0 as usize) {
+            if let Some(wake) = slot.take().and_then(|lane| lane.wake) {
+                self.wakes.remove(&(wake, id));
+            }
+            self.runnable.remove(&id);
+        }
+        idle
+    }
+
+    /// Nothing of a lane is started while it is paused.
+    pub(crate) fn pause(&mut self, id: LaneId, paused: bool) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.paused = paused;
+        }
+        self.refresh(id);
+    }
+
+    /// Has an identity issued, and then kept fresh.
+    pub(crate) fn add(&mut self, lane: LaneId, priority: Priority) -> Ticket {
+        let ticket = self.insert(lane);
+        self.enqueue(ticket.index, priority);
+        ticket
+    }
+
+    /// One that wants nothing yet.
+    pub(crate) fn insert(&mut self, lane: LaneId) -> Ticket {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.entries.push(Entry {
+                    generation: 0,
+                    lane,
+                    phase: Phase::Free,
+                    held: None,
+                    timer: None,
+                    failures: 0,
+                    again: false,
+                    rests: false,
+                });
+                self.entries.len() as u32 - 1
+            }
+        };
+        let generation = match self.entries.get_mut(index as usize) {
+            Some(entry) => {
+                entry.lane = lane;
+                entry.phase = Phase::Resting;
+                entry.held = None;
+                entry.failures = 0;
+                entry.again = false;
+                entry.rests = false;
+                entry.generation
+            }
+            None => 0,
+        };
+        Ticket { index, generation }
+    }
+
+    /// Forgets an identity. What is in flight for it ends as [`Outcome`]s of nobody.
+    pub(crate) fn remove(&mut self, ticket: Ticket) {
+        let Some(index) = self.find(ticket) else {
+            return;
+        };
+        self.disarm(index);
+        self.leave(index);
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.held = None;
+        match entry.phase {
+            Phase::InFlight { lane } => entry.phase = Phase::Leaving { lane },
+            _ => {
+                entry.phase = Phase::Free;
+                self.free.push(index);
+            }
+        }
+    }
+
+    /// Has a certificate issued anew, from this lane: what is held is not what should be.
+    pub(crate) fn reissue(&mut self, ticket: Ticket, lane: LaneId, priority: Priority) {
+        let Some(index) = self.find(ticket) else {
+            return;
+        };
+        self.leave(index);
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.lane = lane;
+        entry.failures = 0;
+        entry.rests = false;
+        if matches!(entry.phase, Phase::InFlight { .. }) {
+            entry.again = true;
+        } else {
+            self.enqueue(index, priority);
+        }
+    }
+
+    /// Has nothing issued until [`reissue`](Self::reissue); what is held stays until it ends, or is dropped now.
+    pub(crate) fn rest(&mut self, ticket: Ticket, drop_held: bool) {
+        let Some(index) = self.find(ticket) else {
+            return;
+        };
+        self.leave(index);
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.again = false;
+        entry.rests = true;
+        if drop_held {
+            entry.held = None;
+        }
+        let held = entry.held;
+        if !matches!(entry.phase, Phase::InFlight { .. }) {
+            entry.phase = Phase::Resting;
+        }
+        self.disarm(index);
+        if let Some(held) = held {
+            self.arm(index, held.not_after, Timer::Expire);
+        }
+    }
+
+    /// How an [`Action::Issue`] ended. Says whether anybody is still interested.
+    pub(crate) fn finished(&mut self, ticket: Ticket, outcome: Outcome, now: Now) -> bool {
+        let Some(entry) = self.entries.get_mut(ticket.index as usize) else {
+            return false;
+        };
+        let (started_in, leaving) = match entry.phase {
+            Phase::InFlight { lane } if entry.generation == ticket.generation => (lane, false),
+            Phase::Leaving { lane } if entry.generation == ticket.generation.wrapping_add(1) => {
+                (lane, true)
+            }
+            _ => return false,
+        };
+        let (index, again) = (ticket.index, std::mem::take(&mut entry.again));
+        let rests = entry.rests;
+        entry.phase = match leaving {
+            true => Phase::Free,
+            false => Phase::Resting,
+        };
+        self.settle_lane(started_in, index, &outcome, now);
+        if leaving {
+            self.free.push(index);
+            return false;
+        }
+        match outcome {
+            Outcome::Issued(held) => self.hold(index, held, again),
+            _ if rests => {}
+            Outcome::Discarded => self.enqueue(index, Priority::First),
+            Outcome::Failed { .. } if again => self.enqueue(index, Priority::First),
+            Outcome::Failed { retry, .. } => self.back_off(index, retry, now),
+        }
+        true
+    }
+
+    /// Takes a certificate that was issued elsewhere or earlier.
+    pub(crate) fn adopt(&mut self, ticket: Ticket, held: Held) {
+        if let Some(index) = self.find(ticket) {
+            self.leave(index);
+            self.hold(index, held, false);
+        }
+    }
+
+    fn hold(&mut self, index: u32, held: Held, again: bool) {
+        let draw = self.rng.f64();
+        let renew_at = self
+            .options
+            .renewal
+            .renew_at(held.issued_at, held.not_after, draw);
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.held = Some(held);
+        entry.failures = 0;
+        match (again, entry.rests) {
+            (true, _) => {
+                self.arm(index, held.not_after, Timer::Expire);
+                self.enqueue(index, Priority::First);
+            }
+            (false, true) => self.arm(index, held.not_after, Timer::Expire),
+            (false, false) => self.arm(index, renew_at, Timer::Renew),
+        }
+    }
+
+    fn settle_lane(&mut self, id: LaneId, index: u32, outcome: &Outcome, now: Now) {
+        let (options, rng) = (&self.options, &mut self.rng);
+        let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
+            return;
+        };
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        let recovered = match outcome {
+            Outcome::Issued(_) => lane.breaker.succeeded(),
+            Outcome::Failed { issuer: true, .. } => {
+                lane.breaker.failed(index, now.up, options, rng);
+                false
+            }
+            // It answered, if only to say that this one gets nothing.
+            Outcome::Failed { issuer: false, .. } => lane.breaker.succeeded(),
+            Outcome::Discarded => {
+                lane.breaker.unknown();
+                false
+            }
+        };
+        if recovered {
+            // They need not wait for an issuer that works: the limit keeps them from coming all at once.
+            let waiting: Vec<u32> = lane.backoff.iter().map(|(_, index)| *index).collect();
+            lane.backoff.clear();
+            for index in waiting {
+                self.enqueue(index, Priority::Renewal);
+            }
+        }
+        self.refresh(id);
+    }
+
+    fn back_off(&mut self, index: u32, retry: Retry, now: Now) {
+        let (min, max) = (self.options.min_backoff, self.options.max_backoff);
+        // Between 1 and 1.5.
+        let jitter = 1.0 + self.rng.f64() / 2.0;
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.failures = entry.failures.saturating_add(1);
+        let doubled = min.saturating_mul(1u32 << u32::from(entry.failures - 1).min(16));
+        let mut wait = stretch(doubled.min(max.div_f64(1.5)), jitter);
+        // As the end comes nearer the tries come closer together.
+        if let Some(held) = entry.held
+            && let Ok(left) = held.not_after.duration_since(now.wall)
+        {
+            wait = wait.min((left / 4).max(min));
+        }
+        match retry {
+            // The same request would fail again. The next one is new, but not before somebody has had time to change something.
+            Retry::Never => wait = stretch(max, jitter / 1.5),
+            Retry::After(least) => wait = wait.max(stretch(least, 1.0 + (jitter - 1.0) / 5.0)),
+            _ => {}
+        }
+        let until = now.up.saturating_add(wait);
+        entry.phase = Phase::Backoff { until };
+        let (lane, held) = (entry.lane, entry.held);
+        if let Some(lane) = self.lane_mut(lane) {
+            lane.backoff.insert((until, index));
+        }
+        if let Some(held) = held
+            && held.not_after > now.wall
+        {
+            self.arm(index, held.not_after, Timer::Expire);
+        }
+        self.refresh(lane);
+    }
+
+    /// What is due now.
+    pub(crate) fn poll(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.watch_the_clock(now.wall);
+        while let Some(&(at, index)) = self.timers.first()
+            && at <= now.wall
+        {
+            let timer = self.entries.get(index as usize).and_then(|it| it.timer);
+            self.disarm(index);
+            let Some(entry) = self.entries.get(index as usize) else {
+                continue;
+            };
+            match (timer, entry.held) {
+                (Some((_, Timer::Renew)), Some(held)) => {
+                    self.arm(index, held.not_after, Timer::Expire);
+                    if matches!(entry_phase(&self.entries, index), Phase::Resting) {
+                        let urgent = held.not_after <= now.wall;
+                        self.enqueue(
+                            index,
+                            [Priority::Renewal, Priority::First][usize::from(urgent)],
+                        );
+                    }
+                }
+                (Some((_, Timer::Expire)), _) => actions.push(Action::Expired(Ticket {
+                    index,
+                    generation: entry.generation,
+                })),
+                _ => {}
+            }
+        }
+        while let Some(&(at, id)) = self.wakes.first()
+            && at <= now.up
+        {
+            self.wakes.remove(&(at, id));
+            let due = match self.lane_mut(id) {
+                Some(lane) => {
+                    lane.wake = None;
+                    lane.breaker.wake(now.up);
+                    let later = lane.backoff.split_off(&(now.up, u32::MAX));
+                    std::mem::replace(&mut lane.backoff, later)
+                }
+                None => continue,
+            };
+            for (_, index) in due {
+                let has = |held: Held| held.not_after > now.wall;
+                let held = self.entries.get(index as usize).and_then(|it| it.held);
+                let priority = match held.is_some_and(has) {
+                    true => Priority::Renewal,
+                    false => Priority::First,
+                };
+                self.enqueue(index, priority);
+            }
+            self.refresh(id);
+        }
+        while let Some(&id) = self.runnable.first() {
+            self.start(id, actions);
+            self.runnable.remove(&id);
+        }
+    }
+
+    /// Starts what this lane may start.
+    fn start(&mut self, id: LaneId, actions: &mut Vec<Action>) {
+        let limit = self.options.concurrency.max(1);
+        while let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize)
+            && !lane.paused
+            && lane.in_flight < limit
+            && lane.breaker.permits()
+        {
+            let Some(next) = lane.next() else { break };
+            lane.queue.remove(&next);
+            lane.in_flight += 1;
+            lane.breaker.started();
+            let (_, _, index) = next;
+            if let Some(entry) = self.entries.get_mut(index as usize) {
+                entry.phase = Phase::InFlight { lane: id };
+                actions.push(Action::Issue(Ticket {
+                    index,
+                    generation: entry.generation,
+                }));
+            }
+        }
+    }
+
+    /// A clock that was set back makes certificates that are not valid yet.
+    fn watch_the_clock(&mut self, wall: SystemTime) {
+        let went_back = self
+            .wall
+            .is_some_and(|before| wall.checked_add(SET_BACK).is_some_and(|it| it < before));
+        self.wall = Some(wall);
+        if !went_back {
+            return;
+        }
+        for index in 0..self.entries.len() as u32 {
+            let Some(entry) = self.entries.get(index as usize) else {
+                continue;
+            };
+            if entry.phase == Phase::Resting
+                && entry.timer.is_some_and(|(_, timer)| timer == Timer::Renew)
+                && entry.held.is_some_and(|held| {
+                    wall.checked_add(SET_BACK)
+                        .is_some_and(|it| it < held.issued_at)
+                })
+            {
+                if let Some(held) = entry.held {
+                    self.arm(index, held.not_after, Timer::Expire);
+                }
+                self.enqueue(index, Priority::First);
+            }
+        }
+    }
+
+    /// When to [poll](Self::poll) next, if nothing else happens.
+    pub(crate) fn next_wake(&self) -> Wake {
+        Wake {
+            wall: self.timers.first().map(|(at, _)| *at),
+            up: self.wakes.first().map(|(at, _)| *at),
+        }
+    }
+
+    /// Whether an issuer is left alone because too many have failed.
+    pub(crate) fn is_open(&self, id: LaneId) -> bool {
+        self.lane(id).is_some_and(|lane| !lane.breaker.is_closed())
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.lanes.iter().flatten().map(|lane| lane.in_flight).sum()
+    }
+
+    fn enqueue(&mut self, index: u32, priority: Priority) {
+        let seq = self.seq;
+        self.seq += 1;
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.phase = Phase::Queued { priority, seq };
+        let id = entry.lane;
+        if let Some(lane) = self.lane_mut(id) {
+            lane.queue.insert((priority, seq, index));
+        }
+        self.runnable.insert(id);
+    }
+
+    /// Takes it out of the queue or the backoff that it is in.
+    fn leave(&mut self, index: u32) {
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        let (id, phase) = (entry.lane, entry.phase);
+        let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
+            return;
+        };
+        match phase {
+            Phase::Queued { priority, seq } => {
+                lane.queue.remove(&(priority, seq, index));
+            }
+            Phase::Backoff { until } => {
+                lane.backoff.remove(&(until, index));
+            }
+            _ => {}
+        }
+        if matches!(phase, Phase::Queued { .. } | Phase::Backoff { .. }) {
+            entry.phase = Phase::Resting;
+        }
+        lane.breaker.forget(index);
+        self.refresh(id);
+    }
+
+    fn arm(&mut self, index: u32, at: SystemTime, timer: Timer) {
+        self.disarm(index);
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.timer = Some((at, timer));
+            self.timers.insert((at, index));
+        }
+    }
+
+    fn disarm(&mut self, index: u32) {
+        if let Some(entry) = self.entries.get_mut(index as usize)
+            && let Some((at, _)) = entry.timer.take()
+        {
+            self.timers.remove(&(at, index));
+        }
+    }
+
+    /// Keeps `wakes` and `runnable` true to a lane.
+    fn refresh(&mut self, id: LaneId) {
+        let limit = self.options.concurrency.max(1);
+        let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
+            return;
+        };
+        let retry = lane.backoff.first().map(|(until, _)| *until);
+        let wake = [retry, lane.breaker.until()].into_iter().flatten().min();
+        let before = std::mem::replace(&mut lane.wake, wake);
+        let runnable = !lane.paused
+            && !lane.queue.is_empty()
+            && lane.in_flight < limit
+            && lane.breaker.permits();
+        if before != wake {
+            if let Some(before) = before {
+                self.wakes.remove(&(before, id));
+            }
+            if let Some(wake) = wake {
+                self.wakes.insert((wake, id));
+            }
+        }
+        if runnable {
+            self.runnable.insert(id);
+        }
+    }
+
+    fn find(&self, ticket: Ticket) -> Option<u32> {
+        let entry = self.entries.get(ticket.index as usize)?;
+        (entry.generation == ticket.generation
+            && !matches!(entry.phase, Phase::Free | Phase::Leaving { .. }))
+        .then_some(ticket.index)
+    }
+
+    fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.lanes.get(id.0 as usize)?.as_ref()
+    }
+
+    fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.lanes.get_mut(id.0 as usize)?.as_mut()
+    }
+}
+
+/// What somebody else says may be any number: a year is for ever, here.
+fn stretch(wait: Duration, factor: f64) -> Duration {
+    wait.min(Duration::from_secs(366 * 24 * 3600))
+        .mul_f64(factor)
+}
+
+fn entry_phase(entries: &[Entry], index: u32) -> Phase {
+    entries
+        .get(index as usize)
+        .map_or(Phase::Free, |entry| entry.phase)
+}
+
+impl Lane {
+    /// The most urgent; now and then the first of those behind.
+    fn next(&mut self) -> Option<(Priority, u64, u32)> {
+        self.starts = self.starts.wrapping_add(1);
+        let from = |priority: Priority| self.queue.range((priority, 0, 0)..).next().copied();
+        let behind = match self.starts {
+            n if n.is_multiple_of(FAIR * FAIR) => from(Priority::Prefetch),
+            n if n.is_multiple_of(FAIR) => from(Priority::Renewal),
+            _ => None,
+        };
+        behind.or_else(|| self.queue.first().copied())
+    }
+}
