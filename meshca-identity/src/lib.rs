@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod bundles;
+pub mod manager;
 pub mod migration;
 mod resources;
 #[cfg(feature = "rustls023")]
@@ -9,7 +10,10 @@ pub mod rustls023;
 mod schedule;
 pub mod select;
 pub mod tls;
+mod trust;
 
 pub use bundles::TrustBundles;
+pub use manager::{Handle, Manager, ManagerOptions};
 pub use resources::MeshResources;
 pub use schedule::ScheduleOptions;
+pub use trust::BackendKey;

@@ -80,7 +80,7 @@ pub(crate) struct Wake {
 }
 
 /// One identity that is kept fresh. A ticket of one that was removed means nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket {
     index: u32,
     generation: u32,
@@ -350,8 +350,20 @@ impl Scheduler {
         }
     }
 
-    /// Has nothing issued until [`reissue`](Self::reissue); what is held stays until it ends, or is dropped now.
-    pub(crate) fn rest(&mut self, ticket: Ticket, drop_held: bool) {
+    /// One that waits becomes more urgent.
+    pub(crate) fn raise(&mut self, ticket: Ticket, to: Priority) {
+        if let Some(index) = self.find(ticket)
+            && let Phase::Queued { priority, .. } = entry_phase(&self.entries, index)
+            && to < priority
+        {
+            self.leave(index);
+            self.enqueue(index, to);
+        }
+    }
+
+    /// Has nothing issued until [`reissue`](Self::reissue), and waits in this lane; what is held stays until it ends, or is dropped
+    /// now.
+    pub(crate) fn rest(&mut self, ticket: Ticket, lane: LaneId, drop_held: bool) {
         let Some(index) = self.find(ticket) else {
             return;
         };
@@ -359,6 +371,7 @@ impl Scheduler {
         let Some(entry) = self.entries.get_mut(index as usize) else {
             return;
         };
+        entry.lane = lane;
         entry.again = false;
         entry.rests = true;
         if drop_held {
@@ -407,12 +420,22 @@ impl Scheduler {
         true
     }
 
-    /// Takes a certificate that was issued elsewhere or earlier.
-    pub(crate) fn adopt(&mut self, ticket: Ticket, held: Held) {
-        if let Some(index) = self.find(ticket) {
-            self.leave(index);
-            self.hold(index, held, false);
+    /// What is held is what is wanted, from this lane.
+    pub(crate) fn adopt(&mut self, ticket: Ticket, lane: LaneId, held: Held) {
+        let Some(index) = self.find(ticket) else {
+            return;
+        };
+        self.leave(index);
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.lane = lane;
+        entry.rests = false;
+        if matches!(entry.phase, Phase::InFlight { .. }) {
+            // What comes is of before, but the next one is due when this one is.
+            entry.again = false;
         }
+        self.hold(index, held, false);
     }
 
     fn hold(&mut self, index: u32, held: Held, again: bool) {

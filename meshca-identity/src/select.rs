@@ -135,7 +135,7 @@ impl IdentityRules {
                 && rule.identity.provider.is_some()
             {
                 assigned = Some(Assigned::Waiting {
-                    identity: Arc::clone(&rule.identity),
+                    identity: Some(Arc::clone(&rule.identity)),
                     why: why.clone(),
                 });
             }
@@ -163,7 +163,10 @@ impl IdentityRules {
                 backend: backend.name.clone(),
                 spiffe_id,
             },
-            Err(error) => Assigned::Nothing(error.to_string()),
+            Err(error) => Assigned::Waiting {
+                identity: None,
+                why: error.to_string(),
+            },
         }
     }
 }
@@ -227,14 +230,15 @@ pub enum Assigned {
         /// The SPIFFE ID.
         spiffe_id: SpiffeId,
     },
-    /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait).
+    /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait), or the workload lacks what the
+    /// classic SPIFFE ID is made of.
     Waiting {
-        /// The one that won.
-        identity: Arc<MeshIdentity>,
+        /// The one that won; `None` in the classic model.
+        identity: Option<Arc<MeshIdentity>>,
         /// What it lacks.
         why: String,
     },
-    /// Nothing, with the reason.
+    /// Nothing, and nothing is owed; with the reason.
     Nothing(String),
 }
 
@@ -292,11 +296,15 @@ impl fmt::Display for Selection {
             Assigned::Classic { backend, spiffe_id } => {
                 write!(f, "{spiffe_id}, by the backend `{backend}` of the mesh")?;
             }
-            Assigned::Waiting { identity, why } => write!(
+            Assigned::Waiting {
+                identity: Some(identity),
+                why,
+            } => write!(
                 f,
                 "nothing before the MeshIdentity `{}` is ready: {why}",
                 identity.metadata.name
             )?,
+            Assigned::Waiting { why, .. } => write!(f, "nothing yet: {why}")?,
             Assigned::Nothing(why) => write!(f, "nothing: {why}")?,
         }
         for candidate in &self.candidates {

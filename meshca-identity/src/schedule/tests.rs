@@ -560,7 +560,7 @@ proptest! {
                 Event::Rest(n) if !live.is_empty() => {
                     let at = usize::from(n) % live.len();
                     live[at].2 = false;
-                    scheduler.rest(live[at].0, n % 2 == 0);
+                    scheduler.rest(live[at].0, live[at].1, n % 2 == 0);
                 }
                 Event::Toggle(n) => down[usize::from(n) % 3] ^= true,
                 Event::Pause(n, paused) => scheduler.pause(pick(n), paused),

@@ -1,0 +1,405 @@
+//! Keeps the identities of all connected workloads fresh.
+//!
+//! ```text
+//!   resources, secrets, workloads         readers
+//!          │ commands                        ▲ lock-free
+//!          ▼                                 │
+//!   ┌──────────────────────── Driver ────────┴───────┐
+//!   │ selection ─► scheduler ─► jobs ─► trust ─► cell│ ──► Observer
+//!   └────────────────────────────│───────────────────┘
+//!                                ▼
+//!                     Issuer (one lane for each CA)
+//! ```
+//!
+//! A [`Manager`] is a handle that is cheap to clone; the [`Driver`] is a future that the embedder runs, and owns all state. A connected
+//! workload is a [`Handle`]: it reads what is published for it without a lock, and waits for changes.
+//!
+//! # What is kept
+//!
+//! - **A certificate that is valid is served**, whatever its CA does, until there is another one.
+//! - **Trust before use.** A root is published before anything under it is handed out, and stays for as long as something that was
+//!   handed out under it can be valid.
+//! - **Only what must be is issued again**: a workload whose SPIFFE ID, names or CA have changed, whose root its CA does not stand for any
+//!   more, or whose certificate nears its end.
+//! - **CAs do not hold each other up.** Each has its own queue, limit and breaker.
+
+mod cell;
+mod driver;
+mod engine;
+mod event;
+mod handle;
+mod health;
+mod job;
+mod mesh;
+mod status;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use meshca_core::registry::BackendRegistry;
+use meshca_core::secret::LocalSources;
+use meshca_core::spiffe::Workload;
+use meshca_core::{Clock, Error, ErrorKind, Result, SecretStore};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::MeshResources;
+use crate::schedule::{ScheduleOptions, Ticket};
+use crate::select::{SelectOptions, Selection};
+use cell::{MeshCell, WorkloadCell};
+
+pub use driver::{Driver, DriverTask};
+pub use event::{Event, Observer};
+pub use handle::{Handle, MeshView};
+pub use health::{Assignment, Health};
+pub use status::{Condition, IdentityStatus};
+
+/// How a [`Manager`] works.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ManagerOptions {
+    /// Zone, environment, and what to do with MeshIdentities that win and are not ready.
+    pub select: SelectOptions,
+    /// Renewal, limits, backoff and breaker.
+    pub schedule: ScheduleOptions,
+    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. 60 s.
+    pub linger: Duration,
+    /// How often a CA's roots are read again. A store that [tells of changes](SecretStore::revision) is asked at once. 30 s.
+    pub trust_refresh: Duration,
+    /// How long a CA may take for one certificate where the resource does not say. 60 s.
+    pub request_timeout: Duration,
+    /// Whether proxies [acknowledge](Handle::acknowledge) the trust that they have taken into use. With it nothing is signed under a
+    /// new root before each of them has; without it, publishing comes first and that is all. Off.
+    pub acknowledgements: bool,
+    /// How long before its end a root is [warned](Event::RootEnding) of. 30 days.
+    pub root_warning: Duration,
+    /// Whether data sources may name files and environment variables of the control plane.
+    pub local_sources: LocalSources,
+    /// What all jitter is drawn from; random where it is not set.
+    pub seed: Option<u64>,
+}
+
+impl ManagerOptions {
+    /// The defaults, for this zone and environment.
+    pub fn new(select: SelectOptions) -> Self {
+        Self {
+            select,
+            schedule: ScheduleOptions::default(),
+            linger: Duration::from_secs(60),
+            trust_refresh: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(60),
+            acknowledgements: false,
+            root_warning: Duration::from_secs(30 * 24 * 3600),
+            local_sources: LocalSources::default(),
+            seed: None,
+        }
+    }
+}
+
+/// The handle to a [`Driver`]; clones are the same one. See the [module](self).
+#[derive(Clone)]
+pub struct Manager {
+    shared: Arc<Shared>,
+}
+
+/// What handles and the driver share.
+pub(crate) struct Shared {
+    commands: mpsc::UnboundedSender<Command>,
+    meshes: RwLock<HashMap<String, Arc<MeshCell>>>,
+    clock: Arc<dyn Clock>,
+    refresh_hint: Duration,
+    closed: AtomicBool,
+    closing: Notify,
+}
+
+impl Shared {
+    /// A driver that has ended needs no commands.
+    fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    fn mesh(&self, name: &str) -> Arc<MeshCell> {
+        let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = read.get(name) {
+            return Arc::clone(cell);
+        }
+        drop(read);
+        let mut write = self.meshes.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(MeshCell::new(name.to_owned()));
+        Arc::clone(write.entry(name.to_owned()).or_insert_with(new))
+    }
+
+    fn forget_mesh(&self, name: &str) {
+        let mut write = self.meshes.write().unwrap_or_else(PoisonError::into_inner);
+        write.remove(name);
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
+        let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
+        for mesh in read.values() {
+            mesh.changed.notify_waiters();
+        }
+    }
+}
+
+/// What the driver is asked to do.
+pub(crate) enum Command {
+    Apply {
+        resources: Box<MeshResources>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    RemoveMesh {
+        name: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Connect {
+        mesh: Arc<MeshCell>,
+        name: Arc<str>,
+        workload: Arc<Workload>,
+        /// `None`: it is only expected.
+        reply: Option<oneshot::Sender<(Ticket, Arc<WorkloadCell>)>>,
+    },
+    Disconnect {
+        ticket: Ticket,
+    },
+    Update {
+        ticket: Ticket,
+        workload: Arc<Workload>,
+    },
+    Acknowledge {
+        ticket: Ticket,
+        version: u64,
+    },
+    Explain {
+        ticket: Ticket,
+        reply: oneshot::Sender<Result<Selection>>,
+    },
+    SecretsChanged,
+    Gate {
+        mesh: String,
+        reply: oneshot::Sender<Result<TrustGate>>,
+    },
+    BreakGlass {
+        mesh: String,
+        reason: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Stats {
+        reply: oneshot::Sender<Stats>,
+    },
+}
+
+fn ended() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the driver of this manager has ended: run `Driver::run` for as long as the manager is used",
+    )
+}
+
+impl Manager {
+    /// A manager and the driver that does its work.
+    pub fn new(
+        registry: BackendRegistry,
+        secrets: Arc<dyn SecretStore>,
+        clock: Arc<dyn Clock>,
+        options: ManagerOptions,
+    ) -> (Self, Driver) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            commands,
+            meshes: RwLock::default(),
+            clock,
+            refresh_hint: options.trust_refresh,
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        });
+        let driver = Driver::new(Arc::clone(&shared), receiver, registry, secrets, options);
+        (Self { shared }, driver)
+    }
+
+    /// These are the resources of a mesh now, all of them. Applying the same again changes nothing.
+    ///
+    /// Returns when they are in force; CAs that are new are set up after that, see
+    /// [`identity_statuses`](MeshView::identity_statuses).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for resources that cannot stand beside each other, or a MeshTrust with something that is no CA:
+    /// then what was applied before stays in force. [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn apply(&self, resources: MeshResources) -> Result<()> {
+        resources.check()?;
+        self.ask(|reply| Command::Apply {
+            resources: Box::new(resources),
+            reply,
+        })
+        .await?
+    }
+
+    /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if it is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn remove_mesh(&self, name: impl Into<String>) -> Result<()> {
+        let name = name.into();
+        self.ask(|reply| Command::RemoveMesh { name, reply })
+            .await?
+    }
+
+    /// A workload has connected under this name, which is unique in its mesh. The mesh need not be known yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn connect(
+        &self,
+        mesh: &str,
+        name: impl Into<Arc<str>>,
+        workload: impl Into<Arc<Workload>>,
+    ) -> Result<Handle> {
+        let mesh = self.shared.mesh(mesh);
+        let seen = mesh.generation();
+        let (reply, answer) = oneshot::channel();
+        let connect = Command::Connect {
+            mesh: Arc::clone(&mesh),
+            name: name.into(),
+            workload: workload.into(),
+            reply: Some(reply),
+        };
+        self.shared.send(connect);
+        let (ticket, cell) = answer.await.map_err(|_| ended())?;
+        Ok(Handle {
+            shared: Arc::clone(&self.shared),
+            seen: (cell.generation(), seen),
+            cell,
+            mesh,
+            ticket,
+        })
+    }
+
+    /// A workload is expected: its identity is made when nothing more urgent is to be done, and kept for the time of
+    /// [`linger`](ManagerOptions::linger).
+    pub fn prefetch(
+        &self,
+        mesh: &str,
+        name: impl Into<Arc<str>>,
+        workload: impl Into<Arc<Workload>>,
+    ) {
+        self.shared.send(Command::Connect {
+            mesh: self.shared.mesh(mesh),
+            name: name.into(),
+            workload: workload.into(),
+            reply: None,
+        });
+    }
+
+    /// Secrets have changed: CAs are looked at again now, and those that could not be set up are tried again.
+    pub fn secrets_changed(&self) {
+        self.shared.send(Command::SecretsChanged);
+    }
+
+    /// What holds for all workloads of a mesh.
+    pub fn mesh(&self, name: &str) -> MeshView {
+        let cell = self.shared.mesh(name);
+        MeshView {
+            shared: Arc::clone(&self.shared),
+            seen: cell.generation(),
+            cell,
+        }
+    }
+
+    /// What the connected proxies of a mesh have acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if the mesh is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn gate(&self, mesh: impl Into<String>) -> Result<TrustGate> {
+        let mesh = mesh.into();
+        self.ask(|reply| Command::Gate { mesh, reply }).await?
+    }
+
+    /// For the day everything has expired: new roots of this mesh are used at once, without waiting for proxies to acknowledge them,
+    /// until its resources are applied again. Connections to proxies that do not have them fail.
+    ///
+    /// Nothing else is needed to introduce a new CA: it is never measured by the one that it replaces. It is
+    /// [observed](Event::BreakGlass) and logged as an error, with the reason.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if the mesh is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn break_glass(
+        &self,
+        mesh: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Result<()> {
+        let (mesh, reason) = (mesh.into(), reason.into());
+        self.ask(|reply| Command::BreakGlass {
+            mesh,
+            reason,
+            reply,
+        })
+        .await?
+    }
+
+    /// How many workloads are in which state.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn stats(&self) -> Result<Stats> {
+        self.ask(|reply| Command::Stats { reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(command(reply));
+        answer.await.map_err(|_| ended())
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").finish_non_exhaustive()
+    }
+}
+
+/// What the proxies of a mesh have acknowledged: that every proxy trusts a root is a fact, and not a delay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrustGate {
+    /// The trust that is published.
+    pub version: u64,
+    /// How many proxies are connected.
+    pub connected: usize,
+    /// Those that have acknowledged something older, or nothing yet, with what that is; by name.
+    pub lagging: Vec<(String, u64)>,
+}
+
+impl TrustGate {
+    /// Whether every connected proxy trusts all that is published.
+    pub fn is_open(&self) -> bool {
+        self.lagging.is_empty()
+    }
+}
+
+/// Numbers of a [`Manager`], for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Workloads without an identity.
+    pub pending: usize,
+    /// Workloads that are well.
+    pub fresh: usize,
+    /// Workloads whose renewal fails.
+    pub stale: usize,
+    /// Workloads whose identity has ended.
+    pub expired: usize,
+    /// Requests that CAs are working on.
+    pub in_flight: usize,
+    /// CAs that are left alone because they failed too many.
+    pub open_breakers: usize,
+}

@@ -1,0 +1,111 @@
+//! What the manager publishes, for anybody to read without asking it: one cell for each workload, one for each mesh.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use meshca_core::resource::MeshTrust;
+use meshca_core::{Error, Identity};
+use tokio::sync::Notify;
+
+use super::health::{Assignment, Health};
+use super::status::IdentityStatus;
+use crate::TrustBundles;
+
+/// Of one workload.
+#[derive(Debug, Default)]
+pub(crate) struct WorkloadCell {
+    identity: ArcSwapOption<Identity>,
+    error: ArcSwapOption<Error>,
+    health: AtomicU8,
+    assignment: AtomicU8,
+    generation: AtomicU64,
+    pub(crate) changed: Notify,
+}
+
+impl WorkloadCell {
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.load_full()
+    }
+
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.error.load().as_deref().cloned()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        Health::from_u8(self.health.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn assignment(&self) -> Assignment {
+        Assignment::from_u8(self.assignment.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_identity(&self, identity: Option<Arc<Identity>>) {
+        self.identity.store(identity);
+    }
+
+    pub(crate) fn set_error(&self, error: Option<Error>) {
+        if error.is_some() || self.error.load().is_some() {
+            self.error.store(error.map(Arc::new));
+        }
+    }
+
+    /// Says whether that is news.
+    pub(crate) fn set_health(&self, health: Health) -> bool {
+        self.health.swap(health as u8, Ordering::AcqRel) != health as u8
+    }
+
+    /// Says whether that is news.
+    pub(crate) fn set_assignment(&self, assignment: Assignment) -> bool {
+        self.assignment.swap(assignment as u8, Ordering::AcqRel) != assignment as u8
+    }
+
+    /// Tells all who wait that something of this is new.
+    pub(crate) fn announce(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Of one mesh.
+#[derive(Debug)]
+pub(crate) struct MeshCell {
+    pub(crate) name: String,
+    pub(crate) trust: ArcSwap<PublishedTrust>,
+    pub(crate) trusts: ArcSwap<Vec<MeshTrust>>,
+    pub(crate) statuses: ArcSwap<Vec<IdentityStatus>>,
+    generation: AtomicU64,
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct PublishedTrust {
+    pub(crate) bundles: Arc<TrustBundles>,
+    pub(crate) version: u64,
+}
+
+impl MeshCell {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            trust: ArcSwap::default(),
+            trusts: ArcSwap::default(),
+            statuses: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn announce(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,163 @@
+//! The loop that owns all state: commands, results of jobs and time in; work and published state out.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshca_core::registry::BackendRegistry;
+use meshca_core::{Result, SecretStore};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::engine::Engine;
+use super::event::Observer;
+use super::{Command, ManagerOptions, Shared};
+
+/// How many commands are taken before time is looked at again.
+const AT_ONCE: usize = 256;
+
+/// How long certificates that a CA is making are waited for at the end: they may have been paid for.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Does the work of a [`Manager`](super::Manager) for as long as it is run.
+#[must_use = "nothing happens unless it is run"]
+pub struct Driver {
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    registry: BackendRegistry,
+    secrets: Arc<dyn SecretStore>,
+    options: ManagerOptions,
+    observers: Vec<Arc<dyn Observer>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        registry: BackendRegistry,
+        secrets: Arc<dyn SecretStore>,
+        options: ManagerOptions,
+    ) -> Self {
+        Self {
+            shared,
+            commands,
+            registry,
+            secrets,
+            options,
+            observers: Vec::new(),
+        }
+    }
+
+    /// Tells this one as well what happens.
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
+    /// Works until `shutdown` is ready. Then nothing new is begun; what CAs are working on is waited for, five seconds at most.
+    /// Identities can be read after that, and do not change any more.
+    ///
+    /// Runs in a tokio runtime with time. Dropping the future ends the work at once.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self {
+            shared,
+            mut commands,
+            registry,
+            secrets,
+            options,
+            observers,
+        } = self;
+        let _close = Close(Arc::clone(&shared));
+        let (reports, mut done) = mpsc::unbounded_channel();
+        let mut engine = Engine::new(shared, registry, secrets, options, observers, reports);
+        tokio::pin!(shutdown);
+        loop {
+            let wake = Instant::now() + engine.turn();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(first) = done.recv() => {
+                    engine.done(first);
+                    for _ in 1..AT_ONCE {
+                        let Ok(next) = done.try_recv() else { break };
+                        engine.done(next);
+                    }
+                }
+                Some(first) = commands.recv() => {
+                    engine.command(first);
+                    for _ in 1..AT_ONCE {
+                        let Ok(next) = commands.try_recv() else { break };
+                        engine.command(next);
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+            // Deciding on a million workloads takes a moment in which other tasks of this thread are to have their turn.
+            tokio::task::yield_now().await;
+        }
+        let rest = async {
+            while engine.in_flight() > 0
+                && let Some(next) = done.recv().await
+            {
+                engine.done(next);
+            }
+        };
+        let _ = timeout(GRACE, rest).await;
+    }
+
+    /// Runs as a task of the current runtime, until it is told to [stop](DriverTask::stop) or the task is dropped.
+    pub fn spawn(self) -> DriverTask {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(self.run(async {
+            // Dropped is as good as told.
+            let _ = stopped.await;
+        }));
+        DriverTask { stop, task }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("registry", &self.registry)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Driver`] that runs. It stops when this is dropped.
+#[derive(Debug)]
+#[must_use = "the driver stops when this is dropped"]
+pub struct DriverTask {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl DriverTask {
+    /// Has it stop, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Internal`](meshca_core::ErrorKind::Internal) if it panicked, as an [`Observer`] can make it.
+    pub async fn stop(self) -> Result<()> {
+        let _ = self.stop.send(());
+        self.task.await.map_err(|error| {
+            meshca_core::Error::new(
+                meshca_core::ErrorKind::Internal,
+                "the driver did not end in order",
+            )
+            .with_source(error)
+        })
+    }
+}
+
+/// Tells all who wait that nothing will change any more, however the driver ends.
+struct Close(Arc<Shared>);
+
+impl Drop for Close {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

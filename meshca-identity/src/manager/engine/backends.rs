@@ -1,0 +1,401 @@
+//! CAs: setting them up, looking at their roots, replacing them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshca_core::registry::BuildContext;
+use meshca_core::{Error, Issuer, Result, RotationStep, TrustBundle};
+
+use super::Engine;
+use crate::MeshResources;
+use crate::manager::event::Event;
+use crate::manager::job::{self, CaRef, Done, Report};
+use crate::manager::mesh::{self, Backend, Wanted};
+use crate::schedule::Now;
+use crate::trust::{BackendKey, Origin};
+
+/// How long a CA may take to be set up, or to say which roots it has.
+const LIMIT: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Makes the CAs of a mesh those that the resources name.
+    pub(super) fn take_backends(&mut self, id: u64, resources: &MeshResources, now: Now) {
+        let (wanted, wrong) = mesh::wanted(resources, &self.options.select.zone);
+        for (key, error) in wrong {
+            let Some(mesh) = self.meshes.get(&id) else {
+                continue;
+            };
+            let name = mesh.cell.name.clone();
+            self.observe(&Event::BackendFailing {
+                mesh: &name,
+                backend: &key,
+                error: &error,
+            });
+        }
+        let gone: Vec<BackendKey> = match self.meshes.get(&id) {
+            Some(mesh) => mesh.backends.keys(),
+            None => return,
+        }
+        .filter(|key| !wanted.contains_key(*key))
+        .cloned()
+        .collect();
+        for key in gone {
+            self.drop_backend(id, &key);
+        }
+        for (key, wanted) in wanted {
+            self.take_backend(id, key, wanted, now);
+        }
+    }
+
+    fn take_backend(&mut self, id: u64, key: BackendKey, wanted: Wanted, now: Now) {
+        let uid = self.count();
+        let known = self
+            .meshes
+            .get_mut(&id)
+            .and_then(|mesh| mesh.backends.get_mut(&key));
+        match known {
+            Some(backend) => {
+                backend.distributed = wanted.distributed;
+                let same_ca = backend.trust_domain == wanted.trust_domain
+                    && backend.config.type_name() == wanted.config.type_name();
+                if same_ca && backend.wish == wanted.wish {
+                    return;
+                }
+                backend.wish = wanted.wish;
+                backend.config = wanted.config;
+                backend.epoch = uid;
+                backend.busy = false;
+                backend.failures = 0;
+                backend.build_at = Some(now.up);
+                if !same_ca {
+                    // What it signed so far is not what is wanted now, so nothing more of that is signed.
+                    backend.trust_domain = wanted.trust_domain;
+                    backend.uid = uid;
+                    backend.issuer = None;
+                    backend.bundle = None;
+                    backend.signs_under = None;
+                    backend.error = None;
+                    if let Some(mesh) = self.meshes.get_mut(&id) {
+                        mesh.ledger.unset(&Origin::Backend(key));
+                    }
+                }
+            }
+            None => {
+                let lane = self.scheduler.open_lane();
+                self.scheduler.pause(lane, true);
+                self.lanes.insert(lane, (id, key.clone()));
+                let backend = Backend {
+                    wish: wanted.wish,
+                    config: wanted.config,
+                    trust_domain: wanted.trust_domain,
+                    lane,
+                    uid,
+                    epoch: uid,
+                    issuer: None,
+                    bundle: None,
+                    signs_under: None,
+                    error: None,
+                    failures: 0,
+                    busy: false,
+                    build_at: Some(now.up),
+                    look_at: Duration::MAX,
+                    distributed: wanted.distributed,
+                };
+                if let Some(mesh) = self.meshes.get_mut(&id) {
+                    mesh.backends.insert(key, backend);
+                }
+            }
+        }
+    }
+
+    /// The resources do not name it any more. What it signed is served while it is valid.
+    pub(super) fn drop_backend(&mut self, id: u64, key: &BackendKey) {
+        let Some(mesh) = self.meshes.get_mut(&id) else {
+            return;
+        };
+        let Some(backend) = mesh.backends.remove(key) else {
+            return;
+        };
+        mesh.ledger.unset(&Origin::Backend(key.clone()));
+        self.scheduler.pause(backend.lane, true);
+        self.move_to_idle(backend.lane);
+        self.closing.push(backend.lane);
+    }
+
+    /// Has done what is due for the CAs of a mesh.
+    pub(super) fn look_after(&mut self, id: u64, now: Now) {
+        self.close_lanes();
+        let acknowledgements = self.options.acknowledgements;
+        let mut wake = Duration::MAX;
+        let mut due = Vec::new();
+        let Some(mesh) = self.meshes.get(&id) else {
+            return;
+        };
+        for (key, backend) in &mesh.backends {
+            if backend.busy {
+                continue;
+            }
+            if let Some(at) = backend.build_at {
+                match at <= now.up {
+                    true => due.push((key.clone(), Due::Build)),
+                    false => wake = wake.min(at),
+                }
+                continue;
+            }
+            let Some(issuer) = &backend.issuer else {
+                continue;
+            };
+            let step = issuer.rotation().and_then(|rotation| rotation.due());
+            let trusted = || {
+                let bundle = backend.bundle.as_ref();
+                bundle.is_some_and(|bundle| mesh.trusted_by_all(bundle, acknowledgements))
+            };
+            match step {
+                Some(RotationStep::Activate) if !trusted() => {
+                    tracing::debug!(mesh = %mesh.cell.name, backend = %key, "the next CA does not sign before every proxy trusts it");
+                }
+                Some(step) => {
+                    due.push((key.clone(), Due::Rotate(step)));
+                    continue;
+                }
+                None => {}
+            }
+            match backend.look_at <= now.up {
+                true => due.push((key.clone(), Due::Look)),
+                false => wake = wake.min(backend.look_at),
+            }
+        }
+        for (key, what) in due {
+            self.begin(id, &key, what);
+        }
+        self.wake_by(wake);
+    }
+
+    fn begin(&mut self, id: u64, key: &BackendKey, what: Due) {
+        let Some(mesh) = self.meshes.get_mut(&id) else {
+            return;
+        };
+        let name = mesh.cell.name.clone();
+        let Some(backend) = mesh.backends.get_mut(key) else {
+            return;
+        };
+        backend.busy = true;
+        let ca = CaRef {
+            mesh: id,
+            key: key.clone(),
+            epoch: backend.epoch,
+        };
+        let reports = self.reports.clone();
+        match (what, backend.issuer.clone()) {
+            (Due::Build, _) => {
+                backend.build_at = None;
+                let context = BuildContext::new(
+                    name,
+                    backend.trust_domain.clone(),
+                    Arc::clone(&self.secrets),
+                    Arc::clone(&self.shared.clock),
+                )
+                .with_local_sources(self.options.local_sources);
+                let (registry, config) = (Arc::clone(&self.registry), backend.config.clone());
+                self.jobs.spawn(async move {
+                    let report = Report::new(reports, |error| Done::Built {
+                        ca: ca.clone(),
+                        result: Err(error),
+                    });
+                    let result = job::build(registry, config, context, LIMIT).await;
+                    report.done(Done::Built { ca, result });
+                });
+            }
+            (Due::Look, Some(issuer)) => {
+                self.jobs.spawn(async move {
+                    let report = Report::new(reports, |error| Done::Looked {
+                        ca: ca.clone(),
+                        result: Err(error),
+                    });
+                    let result = job::look(issuer, LIMIT).await;
+                    report.done(Done::Looked { ca, result });
+                });
+            }
+            (Due::Rotate(step), Some(issuer)) => {
+                self.jobs.spawn(async move {
+                    let report = Report::new(reports, |error| Done::Rotated {
+                        ca: ca.clone(),
+                        step,
+                        result: Err(error),
+                    });
+                    let result = job::rotate(issuer, step, LIMIT).await;
+                    report.done(Done::Rotated { ca, step, result });
+                });
+            }
+            (Due::Look | Due::Rotate(_), None) => backend.busy = false,
+        }
+    }
+
+    /// Secrets may have changed. `all`: whoever could not be set up is tried again now.
+    pub(super) fn look_at_all(&mut self, now: Now, all: bool) {
+        for mesh in self.meshes.values_mut() {
+            for backend in mesh.backends.values_mut() {
+                if backend.issuer.is_some() {
+                    backend.look_at = now.up;
+                }
+                if all && let Some(at) = &mut backend.build_at {
+                    *at = now.up;
+                }
+            }
+        }
+        self.wake_by(now.up);
+    }
+
+    /// The CA that a job was for, if that is still of interest.
+    fn ca(&mut self, ca: &CaRef) -> Option<&mut Backend> {
+        let backend = self.meshes.get_mut(&ca.mesh)?.backends.get_mut(&ca.key)?;
+        (backend.epoch == ca.epoch).then_some(backend)
+    }
+
+    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(Arc<dyn Issuer>, TrustBundle)>) {
+        let now = self.now();
+        let refresh = self.options.trust_refresh;
+        let Some(backend) = self.ca(ca) else {
+            return;
+        };
+        backend.busy = false;
+        match result {
+            Ok((issuer, bundle)) => {
+                let first = backend.issuer.replace(issuer).is_none();
+                backend.failures = 0;
+                backend.look_at = now.up.saturating_add(refresh);
+                self.take_bundle(ca, bundle);
+                if let Some(cell) = self.cell_of(ca.mesh) {
+                    let (mesh, backend) = (cell.name.as_str(), &ca.key);
+                    self.observe(&Event::BackendReady { mesh, backend });
+                }
+                if first {
+                    self.review_mesh(ca.mesh);
+                }
+            }
+            Err(error) => {
+                backend.failures = backend.failures.saturating_add(1);
+                let failures = backend.failures;
+                let news = backend.error.replace(error.clone()).is_none();
+                let wait = self.backoff(failures);
+                if let Some(backend) = self.ca(ca) {
+                    backend.build_at = Some(now.up.saturating_add(wait));
+                }
+                self.wake_by(now.up.saturating_add(wait));
+                self.failing(ca, &error);
+                self.publish(ca.mesh, now);
+                if news {
+                    // Those that it would have won may get another one.
+                    self.review_mesh(ca.mesh);
+                }
+            }
+        }
+    }
+
+    pub(super) fn looked(&mut self, ca: &CaRef, result: Result<TrustBundle>) {
+        let now = self.now();
+        let refresh = self.options.trust_refresh;
+        let Some(backend) = self.ca(ca) else {
+            return;
+        };
+        backend.busy = false;
+        backend.look_at = now.up.saturating_add(refresh);
+        match result {
+            Ok(bundle) => self.take_bundle(ca, bundle),
+            Err(error) => self.looks_bad(ca, error, now),
+        }
+    }
+
+    pub(super) fn rotated(&mut self, ca: &CaRef, step: RotationStep, result: Result<TrustBundle>) {
+        let now = self.now();
+        let Some(backend) = self.ca(ca) else {
+            return;
+        };
+        backend.busy = false;
+        match result {
+            Ok(bundle) => {
+                if let Some(cell) = self.cell_of(ca.mesh) {
+                    let (mesh, backend) = (cell.name.as_str(), &ca.key);
+                    self.observe(&Event::Rotated {
+                        mesh,
+                        backend,
+                        step,
+                    });
+                }
+                self.take_bundle(ca, bundle);
+                self.wake_by(now.up);
+            }
+            Err(error) => self.looks_bad(ca, error, now),
+        }
+    }
+
+    /// What it said before stays trusted, and it goes on issuing if it can.
+    fn looks_bad(&mut self, ca: &CaRef, error: Error, now: Now) {
+        if let Some(backend) = self.ca(ca) {
+            backend.error = Some(error.clone());
+        }
+        self.failing(ca, &error);
+        self.publish(ca.mesh, now);
+    }
+
+    /// These are the roots of a CA now.
+    fn take_bundle(&mut self, ca: &CaRef, bundle: TrustBundle) {
+        let now = self.now();
+        let Some(backend) = self.ca(ca) else {
+            return;
+        };
+        backend.error = None;
+        let changed = backend.bundle.as_ref() != Some(&bundle);
+        backend.bundle = Some(bundle.clone());
+        let distributed = backend.distributed;
+        if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
+            let origin = Origin::Backend(ca.key.clone());
+            match distributed {
+                true => mesh.ledger.set(origin, bundle),
+                false => mesh.ledger.unset(&origin),
+            }
+        }
+        self.publish(ca.mesh, now);
+        if changed {
+            self.reissue_those_without_root(ca);
+        }
+    }
+
+    fn backoff(&mut self, failures: u32) -> Duration {
+        let options = &self.options.schedule;
+        let doubled = options
+            .min_backoff
+            .saturating_mul(1u32 << failures.saturating_sub(1).min(16));
+        doubled.min(options.max_backoff)
+    }
+
+    fn failing(&self, ca: &CaRef, error: &Error) {
+        if let Some(cell) = self.cell_of(ca.mesh) {
+            let (mesh, backend) = (cell.name.as_str(), &ca.key);
+            self.observe(&Event::BackendFailing {
+                mesh,
+                backend,
+                error,
+            });
+        }
+    }
+
+    fn close_lanes(&mut self) {
+        let scheduler = &mut self.scheduler;
+        let lanes = &mut self.lanes;
+        self.closing.retain(|lane| {
+            let closed = scheduler.close_lane(*lane);
+            if closed {
+                lanes.remove(lane);
+            }
+            !closed
+        });
+    }
+}
+
+/// What is to be done for a CA.
+enum Due {
+    Build,
+    Look,
+    Rotate(RotationStep),
+}

@@ -1,0 +1,750 @@
+//! Workloads: who is connected, what each is to have, and what became of asking for it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use meshca_core::spiffe::Workload;
+use meshca_core::{CertificateSpec, Error, ErrorKind, Identity, Result, SpiffeId};
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::manager::Stats;
+use crate::manager::cell::WorkloadCell;
+use crate::manager::event::Event;
+use crate::manager::health::{Assignment, Health};
+use crate::manager::job::{self, CaRef, Done, Report};
+use crate::manager::mesh::untrusted;
+use crate::schedule::{Held, LaneId, Now, Outcome, Priority, Ticket};
+use crate::select::{Assigned, Selection, Source};
+use crate::trust::{BackendKey, Origin};
+
+/// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
+pub(super) struct Tracked {
+    ticket: Ticket,
+    pub(super) mesh: u64,
+    pub(super) name: Arc<str>,
+    workload: Arc<Workload>,
+    cell: Arc<WorkloadCell>,
+    handles: u32,
+    lane: LaneId,
+    /// What it is to have, and what it has: see [`Target::Issue`].
+    want: Option<u64>,
+    held: Option<u64>,
+    acknowledged: u64,
+    /// When it is forgotten, without a handle.
+    lingers: Option<Duration>,
+}
+
+/// All workloads.
+#[derive(Default)]
+pub(super) struct Workloads {
+    /// By the number of their tickets.
+    slots: Vec<Option<Tracked>>,
+    names: HashMap<(u64, Arc<str>), Ticket>,
+    lingering: BTreeSet<(Duration, Ticket)>,
+}
+
+impl Workloads {
+    pub(super) fn get(&self, ticket: Ticket) -> Option<&Tracked> {
+        let found = self.slots.get(ticket.index())?.as_ref()?;
+        (found.ticket == ticket).then_some(found)
+    }
+
+    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Tracked> {
+        let found = self.slots.get_mut(ticket.index())?.as_mut()?;
+        (found.ticket == ticket).then_some(found)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Tracked> {
+        self.slots.iter().flatten()
+    }
+
+    fn tickets(&self, choose: impl Fn(&Tracked) -> bool) -> Vec<Ticket> {
+        let chosen = self.iter().filter(|it| choose(it));
+        chosen.map(|it| it.ticket).collect()
+    }
+
+    pub(super) fn any_in(&self, mesh: u64) -> bool {
+        self.iter().any(|it| it.mesh == mesh)
+    }
+
+    pub(super) fn lagging(&self, mesh: u64, version: u64) -> (usize, Vec<(String, u64)>) {
+        let connected = || self.iter().filter(|it| it.mesh == mesh && it.handles > 0);
+        let lagging = connected().filter(|it| it.acknowledged < version);
+        let named = lagging.map(|it| (it.name.to_string(), it.acknowledged));
+        (connected().count(), named.collect())
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for tracked in self.iter() {
+            match tracked.cell.health() {
+                Health::Pending => stats.pending += 1,
+                Health::Fresh => stats.fresh += 1,
+                Health::Stale => stats.stale += 1,
+                Health::Expired => stats.expired += 1,
+            }
+        }
+        stats
+    }
+
+    fn insert(&mut self, tracked: Tracked) {
+        let (ticket, index) = (tracked.ticket, tracked.ticket.index());
+        let name = (tracked.mesh, Arc::clone(&tracked.name));
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(tracked);
+        }
+        self.names.insert(name, ticket);
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Tracked> {
+        self.get(ticket)?;
+        let tracked = self.slots.get_mut(ticket.index())?.take()?;
+        self.names
+            .remove(&(tracked.mesh, Arc::clone(&tracked.name)));
+        Some(tracked)
+    }
+
+    /// It is forgotten at a time, or not.
+    fn linger(&mut self, ticket: Ticket, until: Option<Duration>) {
+        let Some(tracked) = self.get_mut(ticket) else {
+            return;
+        };
+        let before = std::mem::replace(&mut tracked.lingers, until);
+        if let Some(before) = before {
+            self.lingering.remove(&(before, ticket));
+        }
+        if let Some(until) = until {
+            self.lingering.insert((until, ticket));
+        }
+    }
+}
+
+/// What a workload is to have.
+enum Target {
+    /// A certificate.
+    Issue {
+        key: BackendKey,
+        lane: LaneId,
+        spec: Box<CertificateSpec>,
+        /// Stands for the CA and for all that is asked of it: the same number is the same certificate.
+        want: u64,
+    },
+    /// Nothing yet. What it has, it keeps.
+    Wait(String),
+    /// A SPIRE agent gives it what it has.
+    Agent,
+    /// Nothing.
+    Nothing,
+}
+
+impl Engine {
+    pub(super) fn connect(
+        &mut self,
+        mesh: u64,
+        name: Arc<str>,
+        workload: Arc<Workload>,
+        handle: bool,
+    ) -> (Ticket, Arc<WorkloadCell>) {
+        let up = self.now().up;
+        let known = self
+            .workloads
+            .names
+            .get(&(mesh, Arc::clone(&name)))
+            .copied();
+        let ticket = match known {
+            Some(ticket) => {
+                self.update(ticket, workload);
+                ticket
+            }
+            None => {
+                let ticket = self.scheduler.insert(self.idle);
+                self.workloads.insert(Tracked {
+                    ticket,
+                    mesh,
+                    name,
+                    workload,
+                    cell: Arc::default(),
+                    handles: u32::from(handle),
+                    lane: self.idle,
+                    want: None,
+                    held: None,
+                    acknowledged: 0,
+                    lingers: None,
+                });
+                self.review(ticket);
+                ticket
+            }
+        };
+        if handle {
+            self.workloads.linger(ticket, None);
+            self.scheduler.raise(ticket, Priority::First);
+        } else if self.workloads.get(ticket).is_some_and(|it| it.handles == 0) {
+            let until = up.saturating_add(self.options.linger);
+            self.workloads.linger(ticket, Some(until));
+        }
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return (ticket, Arc::default());
+        };
+        if handle && known.is_some() {
+            tracked.handles += 1;
+        }
+        (ticket, Arc::clone(&tracked.cell))
+    }
+
+    pub(super) fn disconnect(&mut self, ticket: Ticket) {
+        let up = self.now().up;
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        tracked.handles = tracked.handles.saturating_sub(1);
+        if tracked.handles > 0 {
+            return;
+        }
+        // A proxy that comes back has to say again what it trusts.
+        let (mesh, before) = (tracked.mesh, std::mem::take(&mut tracked.acknowledged));
+        let until = up.saturating_add(self.options.linger);
+        self.workloads.linger(ticket, Some(until));
+        self.count_acknowledgement(mesh, before, 0);
+    }
+
+    pub(super) fn forget_those_who_linger(&mut self, now: Now) {
+        while let Some(&(until, ticket)) = self.workloads.lingering.first()
+            && until <= now.up
+        {
+            self.workloads.lingering.remove(&(until, ticket));
+            self.forget(ticket);
+        }
+        if let Some(&(until, _)) = self.workloads.lingering.first() {
+            self.wake_by(until);
+        }
+    }
+
+    fn forget(&mut self, ticket: Ticket) {
+        self.scheduler.remove(ticket);
+        let Some(tracked) = self.workloads.remove(ticket) else {
+            return;
+        };
+        if let Some(identity) = tracked.cell.identity() {
+            self.released(tracked.mesh, &identity);
+        }
+        let gone = self
+            .meshes
+            .get(&tracked.mesh)
+            .filter(|mesh| mesh.resources.is_none())
+            .map(|mesh| mesh.cell.name.clone());
+        if let Some(name) = gone
+            && !self.workloads.any_in(tracked.mesh)
+        {
+            self.meshes.remove(&tracked.mesh);
+            self.by_name.remove(&name);
+            self.shared.forget_mesh(&name);
+        }
+    }
+
+    /// A workload does not hold this any more.
+    fn released(&mut self, mesh: u64, identity: &Identity) {
+        if let Some(mesh) = self.meshes.get_mut(&mesh) {
+            let certificate = identity.certificate();
+            let domain = certificate.spiffe_id().trust_domain();
+            mesh.ledger.release(domain, certificate.root());
+        }
+    }
+
+    pub(super) fn update(&mut self, ticket: Ticket, workload: Arc<Workload>) {
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        if tracked.workload != workload {
+            tracked.workload = workload;
+            self.review(ticket);
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, ticket: Ticket, version: u64) {
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        if tracked.handles == 0 || version <= tracked.acknowledged {
+            return;
+        }
+        let before = std::mem::replace(&mut tracked.acknowledged, version);
+        let mesh = tracked.mesh;
+        self.count_acknowledgement(mesh, before, version);
+    }
+
+    fn count_acknowledgement(&mut self, id: u64, before: u64, after: u64) {
+        let Some(mesh) = self.meshes.get_mut(&id) else {
+            return;
+        };
+        let oldest = mesh.acknowledged();
+        if before > 0
+            && let Some(count) = mesh.acks.get_mut(&before)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                mesh.acks.remove(&before);
+            }
+        }
+        if after > 0 {
+            *mesh.acks.entry(after).or_default() += 1;
+        }
+        if mesh.acknowledged() != oldest && self.options.acknowledgements {
+            self.pause_lanes(id);
+            // The replacement of a CA may have waited for this.
+            self.wake_by(Duration::ZERO);
+        }
+    }
+
+    pub(super) fn explain(&self, ticket: Ticket) -> Result<Selection> {
+        let found = self.workloads.get(ticket).and_then(|tracked| {
+            let mesh = self.meshes.get(&tracked.mesh)?;
+            let rules = mesh.rules.as_ref()?;
+            Some(rules.select(&tracked.workload, |it| mesh.readiness(it)))
+        });
+        found.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                "the resources of this workload's mesh have not been applied",
+            )
+        })
+    }
+
+    fn target(&self, tracked: &Tracked) -> Target {
+        let waits = |why: &str| Target::Wait(why.to_owned());
+        let Some(mesh) = self.meshes.get(&tracked.mesh) else {
+            return waits("its mesh is gone");
+        };
+        let Some(rules) = &mesh.rules else {
+            return waits("the resources of its mesh have not been applied");
+        };
+        let selection = rules.select(&tracked.workload, |it| mesh.readiness(it));
+        let (key, id): (BackendKey, SpiffeId) = match selection.assigned {
+            Assigned::Modern {
+                source: Source::Spire { .. },
+                ..
+            } => return Target::Agent,
+            Assigned::Modern {
+                identity,
+                spiffe_id,
+                ..
+            } => (
+                BackendKey::Modern(identity.metadata.name.clone()),
+                spiffe_id,
+            ),
+            Assigned::Classic { backend, spiffe_id } => (BackendKey::Classic(backend), spiffe_id),
+            Assigned::Waiting { why, .. } => return Target::Wait(why),
+            Assigned::Nothing(_) => return Target::Nothing,
+        };
+        let Some(backend) = mesh.backends.get(&key) else {
+            return waits("its CA cannot be set up: see the resources of its mesh");
+        };
+        match backend.config.certificate_spec(id, &tracked.workload) {
+            Ok(spec) => Target::Issue {
+                lane: backend.lane,
+                want: number(backend.uid, &spec),
+                spec: Box::new(spec),
+                key,
+            },
+            Err(error) => Target::Wait(error.to_string()),
+        }
+    }
+
+    pub(super) fn review_mesh(&mut self, id: u64) {
+        for ticket in self.workloads.tickets(|it| it.mesh == id) {
+            self.review(ticket);
+        }
+    }
+
+    /// Works out anew what a workload is to have, and has issued what it does not.
+    fn review(&mut self, ticket: Ticket) {
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
+        let target = self.target(tracked);
+        let wall = self.now().wall;
+        let idle = self.idle;
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        let cell = Arc::clone(&tracked.cell);
+        match target {
+            Target::Issue { lane, want, .. } => {
+                let news = cell.set_assignment(Assignment::Issuer);
+                if tracked.want == Some(want) && tracked.lane == lane {
+                    return;
+                }
+                tracked.want = Some(want);
+                tracked.lane = lane;
+                let valid = cell
+                    .identity()
+                    .filter(|it| it.certificate().validity().not_after() > wall);
+                match valid {
+                    Some(identity) if tracked.held == Some(want) => {
+                        self.scheduler.adopt(ticket, lane, held(&identity));
+                    }
+                    Some(_) => self.scheduler.reissue(ticket, lane, Priority::Renewal),
+                    None if tracked.handles == 0 => {
+                        self.scheduler.reissue(ticket, lane, Priority::Prefetch);
+                    }
+                    None => self.scheduler.reissue(ticket, lane, Priority::First),
+                }
+                if news {
+                    cell.announce();
+                }
+            }
+            Target::Wait(why) => {
+                tracked.want = None;
+                tracked.lane = idle;
+                self.scheduler.rest(ticket, idle, false);
+                cell.set_error(Some(
+                    Error::new(ErrorKind::InvalidConfig, why).with_context("waits", "for it"),
+                ));
+                if cell.set_assignment(Assignment::Waiting) {
+                    cell.announce();
+                }
+            }
+            Target::Agent => self.take_away(ticket, Assignment::Agent),
+            Target::Nothing => self.take_away(ticket, Assignment::Nobody),
+        }
+    }
+
+    /// The operator decided that it has nothing from us.
+    fn take_away(&mut self, ticket: Ticket, assignment: Assignment) {
+        self.scheduler.rest(ticket, self.idle, true);
+        let idle = self.idle;
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        tracked.want = None;
+        tracked.held = None;
+        tracked.lane = idle;
+        let (mesh, cell) = (tracked.mesh, Arc::clone(&tracked.cell));
+        let before = cell.identity();
+        cell.set_identity(None);
+        cell.set_error(None);
+        let healthy = cell.set_health(Health::Pending);
+        if cell.set_assignment(assignment) || before.is_some() || healthy {
+            cell.announce();
+        }
+        if let Some(before) = before {
+            self.released(mesh, &before);
+        }
+    }
+
+    /// A CA is gone.
+    pub(super) fn move_to_idle(&mut self, lane: LaneId) {
+        let idle = self.idle;
+        for ticket in self.workloads.tickets(|it| it.lane == lane) {
+            self.scheduler.rest(ticket, idle, false);
+            if let Some(tracked) = self.workloads.get_mut(ticket) {
+                tracked.lane = idle;
+                tracked.want = None;
+            }
+        }
+    }
+
+    /// A CA has other roots: whoever holds something under one that it does not stand for any more gets something new.
+    pub(super) fn reissue_those_without_root(&mut self, ca: &CaRef) {
+        let Some(backend) = self
+            .meshes
+            .get(&ca.mesh)
+            .and_then(|mesh| mesh.backends.get(&ca.key))
+        else {
+            return;
+        };
+        let (lane, Some(bundle)) = (backend.lane, backend.bundle.clone()) else {
+            return;
+        };
+        let without = self.workloads.tickets(|it| {
+            it.lane == lane
+                && it
+                    .cell
+                    .identity()
+                    .is_some_and(|identity| !bundle.contains(identity.certificate().root().der()))
+        });
+        for ticket in without {
+            if let Some(tracked) = self.workloads.get_mut(ticket) {
+                tracked.held = None;
+            }
+            self.scheduler.reissue(ticket, lane, Priority::Renewal);
+        }
+    }
+
+    pub(super) fn issue(&mut self, ticket: Ticket) {
+        let now = self.now();
+        let target = self.workloads.get(ticket).map(|it| self.target(it));
+        let Some(Target::Issue {
+            key,
+            lane,
+            spec,
+            want,
+        }) = target
+        else {
+            self.review(ticket);
+            self.scheduler.finished(ticket, Outcome::Discarded, now);
+            return;
+        };
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        let mesh = tracked.mesh;
+        let backend = self
+            .meshes
+            .get(&mesh)
+            .and_then(|mesh| mesh.backends.get(&key));
+        let Some((issuer, epoch, limit)) = backend.and_then(|backend| {
+            let limit = backend.config.request_timeout();
+            Some((Arc::clone(backend.issuer.as_ref()?), backend.epoch, limit))
+        }) else {
+            self.scheduler.finished(ticket, Outcome::Discarded, now);
+            return;
+        };
+        if tracked.lane != lane || tracked.want != Some(want) {
+            self.review(ticket);
+            self.scheduler.finished(ticket, Outcome::Discarded, now);
+            return;
+        }
+        let limit = limit.unwrap_or(self.options.request_timeout);
+        let ca = CaRef { mesh, key, epoch };
+        let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
+        let began = Instant::now();
+        self.jobs.spawn(async move {
+            let report = Report::new(reports, |error| Done::Issued {
+                ticket,
+                ca: ca.clone(),
+                want,
+                took: Duration::ZERO,
+                result: Err(error),
+            });
+            let result = job::issue(issuer, *spec, clock, limit).await;
+            report.done(Done::Issued {
+                ticket,
+                ca,
+                want,
+                took: began.elapsed(),
+                result,
+            });
+        });
+    }
+
+    pub(super) fn issued(
+        &mut self,
+        ticket: Ticket,
+        ca: &CaRef,
+        want: u64,
+        took: Duration,
+        result: Result<Arc<Identity>>,
+    ) {
+        let now = self.now();
+        let wanted = self
+            .workloads
+            .get(ticket)
+            .is_some_and(|it| it.want == Some(want));
+        match result {
+            Ok(identity) if wanted => match self.admit(ca, &identity) {
+                Admitted::Yes => {
+                    self.hand_out(ticket, ca, want, took, &identity);
+                    let outcome = Outcome::Issued(held(&identity));
+                    self.scheduler.finished(ticket, outcome, now);
+                }
+                Admitted::NotYet => {
+                    self.scheduler.finished(ticket, Outcome::Discarded, now);
+                    self.pause_lanes(ca.mesh);
+                }
+                Admitted::No(error) => self.failed(ticket, ca, &error, now),
+            },
+            // It says as much about the CA as any other.
+            Ok(identity) => {
+                let known = self.workloads.get(ticket).is_some();
+                let outcome = match known {
+                    true => Outcome::Discarded,
+                    false => Outcome::Issued(held(&identity)),
+                };
+                self.scheduler.finished(ticket, outcome, now);
+            }
+            Err(error) => self.failed(ticket, ca, &error, now),
+        }
+    }
+
+    /// Whether peers can accept what was issued: trust comes first.
+    fn admit(&mut self, ca: &CaRef, identity: &Identity) -> Admitted {
+        let now = self.now();
+        let certificate = identity.certificate();
+        let (domain, root) = (certificate.spiffe_id().trust_domain(), certificate.root());
+        let acknowledgements = self.options.acknowledgements;
+        let Some(mesh) = self.meshes.get_mut(&ca.mesh) else {
+            return Admitted::NotYet;
+        };
+        let Some(backend) = mesh.backends.get_mut(&ca.key) else {
+            return Admitted::NotYet;
+        };
+        backend.signs_under = Some(root.clone());
+        if !mesh.ledger.holds(domain, root) {
+            if !backend.distributed {
+                return Admitted::No(untrusted(root));
+            }
+            // The CA has changed under us, and verification was told of it first.
+            let with = backend
+                .bundle
+                .as_ref()
+                .map(|it| it.with_root(root.der().clone()));
+            if let Some(Ok(bundle)) = with {
+                backend.bundle = Some(bundle.clone());
+                mesh.ledger.set(Origin::Backend(ca.key.clone()), bundle);
+            }
+            backend.look_at = now.up;
+            self.publish(ca.mesh, now);
+            self.wake_by(now.up);
+        }
+        let Some(mesh) = self.meshes.get(&ca.mesh) else {
+            return Admitted::NotYet;
+        };
+        let may = mesh
+            .backends
+            .get(&ca.key)
+            .is_some_and(|backend| mesh.may_sign(backend, acknowledgements));
+        match may && mesh.ledger.holds(domain, root) {
+            true => Admitted::Yes,
+            false => Admitted::NotYet,
+        }
+    }
+
+    fn hand_out(
+        &mut self,
+        ticket: Ticket,
+        ca: &CaRef,
+        want: u64,
+        took: Duration,
+        identity: &Arc<Identity>,
+    ) {
+        let certificate = identity.certificate();
+        let (spiffe_id, not_after) = (certificate.spiffe_id(), certificate.validity().not_after());
+        if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
+            let domain = spiffe_id.trust_domain();
+            mesh.ledger
+                .hold(&ca.key, domain, certificate.root(), not_after);
+        }
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        tracked.held = Some(want);
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
+        let before = cell.identity();
+        cell.set_identity(Some(Arc::clone(identity)));
+        cell.set_error(None);
+        cell.set_health(Health::Fresh);
+        cell.announce();
+        if let Some(before) = &before {
+            self.released(ca.mesh, before);
+        }
+        let Some(mesh) = self.cell_of(ca.mesh) else {
+            return;
+        };
+        let (mesh, workload, serial) = (mesh.name.as_str(), &*name, certificate.serial());
+        self.observe(&match before {
+            None => Event::Issued {
+                mesh,
+                workload,
+                spiffe_id,
+                serial,
+                not_after,
+                took,
+            },
+            Some(_) => Event::Renewed {
+                mesh,
+                workload,
+                spiffe_id,
+                serial,
+                not_after,
+                took,
+            },
+        });
+    }
+
+    fn failed(&mut self, ticket: Ticket, ca: &CaRef, error: &Error, now: Now) {
+        let outcome = Outcome::Failed {
+            retry: error.retry(),
+            issuer: error.kind() != ErrorKind::InvalidRequest,
+        };
+        self.scheduler.finished(ticket, outcome, now);
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
+        cell.set_error(Some(error.clone()));
+        let stale = match cell.identity() {
+            Some(identity) if is_valid(&identity, now.wall) => cell.set_health(Health::Stale),
+            _ => false,
+        };
+        cell.announce();
+        let Some(mesh) = self.cell_of(ca.mesh) else {
+            return;
+        };
+        let (mesh, workload) = (mesh.name.as_str(), &*name);
+        self.observe(&Event::Failing {
+            mesh,
+            workload,
+            backend: &ca.key,
+            error,
+        });
+        if stale {
+            self.observe(&Event::Stale { mesh, workload });
+        }
+    }
+
+    pub(super) fn expired(&mut self, ticket: Ticket) {
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
+        let mesh = self.cell_of(tracked.mesh);
+        if cell.set_health(Health::Expired) {
+            cell.announce();
+            if let Some(mesh) = mesh {
+                self.observe(&Event::Expired {
+                    mesh: &mesh.name,
+                    workload: &name,
+                });
+            }
+        }
+    }
+}
+
+/// Whether something that was issued may be handed out.
+enum Admitted {
+    Yes,
+    /// Not before proxies trust its root.
+    NotYet,
+    No(Error),
+}
+
+fn held(identity: &Identity) -> Held {
+    let certificate = identity.certificate();
+    Held {
+        issued_at: certificate.issued_at(),
+        not_after: certificate.validity().not_after(),
+    }
+}
+
+fn is_valid(identity: &Identity, wall: SystemTime) -> bool {
+    identity.certificate().validity().not_after() > wall
+}
+
+fn number(uid: u64, spec: &CertificateSpec) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    spec.spiffe_id().hash(&mut hasher);
+    spec.lifetime().hash(&mut hasher);
+    spec.lifetime_policy().hash(&mut hasher);
+    spec.common_name().hash(&mut hasher);
+    spec.dns_names().hash(&mut hasher);
+    spec.uris().hash(&mut hasher);
+    spec.key_type().hash(&mut hasher);
+    hasher.finish()
+}

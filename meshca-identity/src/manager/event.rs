@@ -1,0 +1,235 @@
+//! What happened, for metrics, audit records and events.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use meshca_core::{Error, RotationStep, SpiffeId, TrustDomain};
+
+use crate::BackendKey;
+
+/// Is told what happens. Called by the driver itself, which waits: hand on what takes time.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use meshca_identity::manager::{Event, Observer};
+///
+/// #[derive(Debug, Default)]
+/// struct Issued(AtomicUsize);
+///
+/// impl Observer for Issued {
+///     fn observe(&self, event: &Event<'_>) {
+///         if let Event::Issued { .. } = event {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+/// ```
+pub trait Observer: fmt::Debug + Send + Sync + 'static {
+    /// Something happened.
+    fn observe(&self, event: &Event<'_>);
+}
+
+/// What happened. `Display` is a line for a log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A workload has its first identity.
+    #[non_exhaustive]
+    Issued {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+        /// Who it is.
+        spiffe_id: &'a SpiffeId,
+        /// The serial number of its certificate.
+        serial: &'a str,
+        /// When it ends.
+        not_after: SystemTime,
+        /// How long the CA took.
+        took: Duration,
+    },
+    /// A workload has the next one.
+    #[non_exhaustive]
+    Renewed {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+        /// Who it is.
+        spiffe_id: &'a SpiffeId,
+        /// The serial number of its certificate.
+        serial: &'a str,
+        /// When it ends.
+        not_after: SystemTime,
+        /// How long the CA took.
+        took: Duration,
+    },
+    /// A CA did not give a workload what it was asked for. It is tried again.
+    #[non_exhaustive]
+    Failing {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// What went wrong.
+        error: &'a Error,
+    },
+    /// A renewal failed for the first time; what the workload holds is still valid.
+    #[non_exhaustive]
+    Stale {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+    },
+    /// What a workload holds has ended, and there is no other.
+    #[non_exhaustive]
+    Expired {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+    },
+    /// A CA is ready.
+    #[non_exhaustive]
+    BackendReady {
+        /// The mesh.
+        mesh: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+    },
+    /// A CA cannot be set up, or its roots cannot be read. It is tried again; what worked before goes on.
+    #[non_exhaustive]
+    BackendFailing {
+        /// The mesh.
+        mesh: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// What went wrong.
+        error: &'a Error,
+    },
+    /// A CA was taken a step further in its replacement.
+    #[non_exhaustive]
+    Rotated {
+        /// The mesh.
+        mesh: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// The step.
+        step: RotationStep,
+    },
+    /// The trust of a mesh is another one.
+    #[non_exhaustive]
+    TrustChanged {
+        /// The mesh.
+        mesh: &'a str,
+        /// Its number; it grows.
+        version: u64,
+    },
+    /// A root that workloads trust ends soon, or has ended. Said once for each.
+    #[non_exhaustive]
+    RootEnding {
+        /// The mesh.
+        mesh: &'a str,
+        /// Whose root.
+        trust_domain: &'a TrustDomain,
+        /// Its subject.
+        subject: &'a str,
+        /// When it ends.
+        not_after: SystemTime,
+    },
+    /// Somebody decided not to wait for proxies that do not trust a root yet: connections to those will fail.
+    #[non_exhaustive]
+    BreakGlass {
+        /// The mesh.
+        mesh: &'a str,
+        /// Why, in the words of who did it.
+        reason: &'a str,
+    },
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Issued {
+                mesh,
+                workload,
+                spiffe_id,
+                serial,
+                ..
+            } => {
+                write!(f, "{mesh}/{workload} is {spiffe_id} (serial {serial})")
+            }
+            Self::Renewed {
+                mesh,
+                workload,
+                spiffe_id,
+                serial,
+                ..
+            } => {
+                write!(
+                    f,
+                    "{mesh}/{workload} is {spiffe_id} again (serial {serial})"
+                )
+            }
+            Self::Failing {
+                mesh,
+                workload,
+                backend,
+                error,
+            } => {
+                write!(f, "{mesh}/{workload} gets nothing from {backend}: {error}")
+            }
+            Self::Stale { mesh, workload } => {
+                write!(
+                    f,
+                    "{mesh}/{workload} cannot be renewed; what it holds is still valid"
+                )
+            }
+            Self::Expired { mesh, workload } => {
+                write!(f, "{mesh}/{workload} holds nothing that is valid")
+            }
+            Self::BackendReady { mesh, backend } => write!(f, "{mesh}: {backend} is ready"),
+            Self::BackendFailing {
+                mesh,
+                backend,
+                error,
+            } => {
+                write!(f, "{mesh}: {backend} fails: {error}")
+            }
+            Self::Rotated {
+                mesh,
+                backend,
+                step,
+            } => {
+                let what = match step {
+                    RotationStep::Prepare => "has its next CA prepared",
+                    RotationStep::Activate => "signs with its next CA",
+                    _ => "has forgotten its former CA",
+                };
+                write!(f, "{mesh}: {backend} {what}")
+            }
+            Self::TrustChanged { mesh, version } => {
+                write!(f, "{mesh}: its trust is another one, number {version}")
+            }
+            Self::RootEnding {
+                mesh,
+                trust_domain,
+                subject,
+                ..
+            } => {
+                write!(
+                    f,
+                    "{mesh}: the root `{subject}` of {trust_domain} ends soon or has ended: replace it"
+                )
+            }
+            Self::BreakGlass { mesh, reason } => write!(
+                f,
+                "{mesh}: BREAK GLASS: new roots are used although proxies have not acknowledged them ({reason})"
+            ),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The trust of one mesh: which roots its workloads hold, since when, and when one may go.
+//!
+//! Trust comes before use: a root is published before anything that was signed under it. It goes last: it stays until nothing that
+//! was handed out under it can still be valid, wherever it came from and whoever stopped listing it. Kuma never removes one, and
+//! Linkerd removed one too early (linkerd2#4287).
+//!
+//! What an operator wrote into a MeshTrust stays as long as it stands there. Only roots that came from a CA of ours are retired.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
+
+use crate::TrustBundles;
+
+/// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
+const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
+
+/// A CA that the resources of a mesh name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum BackendKey {
+    /// A backend of `Mesh.mtls`, by its name.
+    Classic(String),
+    /// The provider of a MeshIdentity, by the identity's name.
+    Modern(String),
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Classic(name) => write!(f, "the backend `{name}`"),
+            Self::Modern(name) => write!(f, "the MeshIdentity `{name}`"),
+        }
+    }
+}
+
+/// Who says that a root is to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// The issuer of a CA.
+    Backend(BackendKey),
+    /// A MeshTrust that an operator wrote, by namespace and name.
+    Resource(String, String),
+}
+
+/// A root in a trust domain, by its fingerprint.
+type RootId = (TrustDomain, String);
+
+/// What was handed out under a root.
+#[derive(Debug)]
+struct Use {
+    bundle: TrustBundle,
+    backend: BackendKey,
+    /// How many workloads hold a certificate under it now.
+    holders: usize,
+    /// When the last certificate under it ends, held or not.
+    until: SystemTime,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct TrustLedger {
+    sources: BTreeMap<Origin, TrustBundle>,
+    uses: BTreeMap<RootId, Use>,
+    since: BTreeMap<RootId, u64>,
+    version: u64,
+    published: Arc<TrustBundles>,
+}
+
+impl TrustLedger {
+    /// What is published, and the number that grows with each change of it.
+    pub(crate) fn published(&self) -> (Arc<TrustBundles>, u64) {
+        (Arc::clone(&self.published), self.version)
+    }
+
+    /// What this origin says now; it takes effect with [`publish`](Self::publish).
+    pub(crate) fn set(&mut self, origin: Origin, bundle: TrustBundle) {
+        self.sources.insert(origin, bundle);
+    }
+
+    /// This origin says nothing any more.
+    pub(crate) fn unset(&mut self, origin: &Origin) {
+        self.sources.remove(origin);
+    }
+
+    /// The origins that say something.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.sources.keys()
+    }
+
+    /// A certificate under this root was issued to a workload. It is not handed out before the root [is published](Self::holds).
+    pub(crate) fn hold(
+        &mut self,
+        backend: &BackendKey,
+        domain: &TrustDomain,
+        root: &TrustRoot,
+        until: SystemTime,
+    ) {
+        if let Some(found) = self.use_of(backend, domain, root, until) {
+            found.holders += 1;
+        }
+    }
+
+    /// Something that was handed out before we came may be valid until then.
+    pub(crate) fn keep(
+        &mut self,
+        backend: &BackendKey,
+        domain: &TrustDomain,
+        root: &TrustRoot,
+        until: SystemTime,
+    ) {
+        let _ = self.use_of(backend, domain, root, until);
+    }
+
+    fn use_of(
+        &mut self,
+        backend: &BackendKey,
+        domain: &TrustDomain,
+        root: &TrustRoot,
+        until: SystemTime,
+    ) -> Option<&mut Use> {
+        let id = (domain.clone(), root.fingerprint().to_owned());
+        if !self.uses.contains_key(&id) {
+            let bundle = TrustBundle::new(domain.clone(), [root.der().clone()]).ok()?;
+            let (backend, holders) = (backend.clone(), 0);
+            let new = Use {
+                bundle,
+                backend,
+                holders,
+                until,
+            };
+            self.uses.insert(id.clone(), new);
+        }
+        let found = self.uses.get_mut(&id)?;
+        found.until = found.until.max(until);
+        Some(found)
+    }
+
+    /// A workload does not hold a certificate under this root any more. That may still be valid.
+    pub(crate) fn release(&mut self, domain: &TrustDomain, root: &TrustRoot) {
+        let id = (domain.clone(), root.fingerprint().to_owned());
+        if let Some(found) = self.uses.get_mut(&id) {
+            found.holders = found.holders.saturating_sub(1);
+        }
+    }
+
+    /// Whether a CA says that this is a root of its.
+    pub(crate) fn knows(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
+        let has = |it: &TrustBundle| it.trust_domain() == domain && it.contains(root.der());
+        self.sources.values().any(has)
+    }
+
+    /// Whether workloads are told of this root.
+    pub(crate) fn holds(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
+        self.published
+            .get(domain)
+            .is_some_and(|bundle| bundle.contains(root.der()))
+    }
+
+    /// The version since which all of these roots are published; `None` if one is not.
+    pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<u64> {
+        let domain = bundle.trust_domain();
+        let since = |root: &TrustRoot| {
+            self.since
+                .get(&(domain.clone(), root.fingerprint().to_owned()))
+                .copied()
+        };
+        bundle
+            .roots()
+            .iter()
+            .map(since)
+            .try_fold(0, |latest, since| Some(latest.max(since?)))
+    }
+
+    /// Makes what the origins say, and what is still in use, the trust of the mesh. Says whether that changed it.
+    pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
+        self.uses.retain(|_, it| {
+            it.holders > 0
+                || it
+                    .until
+                    .checked_add(CLOCK_SKEW)
+                    .is_some_and(|end| end >= now)
+        });
+        let mut bundles = TrustBundles::new();
+        let kept = self.uses.values().map(|it| &it.bundle);
+        for bundle in self.sources.values().chain(kept) {
+            bundles.add(bundle)?;
+        }
+        if bundles == *self.published {
+            return Ok(false);
+        }
+        self.version += 1;
+        let roots: BTreeSet<RootId> = bundles
+            .iter()
+            .flat_map(|bundle| {
+                let domain = bundle.trust_domain();
+                let id = |root: &TrustRoot| (domain.clone(), root.fingerprint().to_owned());
+                bundle.roots().iter().map(id).collect::<Vec<_>>()
+            })
+            .collect();
+        self.since.retain(|root, _| roots.contains(root));
+        for root in roots {
+            self.since.entry(root).or_insert(self.version);
+        }
+        self.published = Arc::new(bundles);
+        Ok(true)
+    }
+
+    /// What a MeshTrust for this CA has to say: its roots, and those of before that are still in use.
+    pub(crate) fn bundle_of(&self, backend: &BackendKey) -> Result<Option<TrustBundle>> {
+        let own = self.sources.get(&Origin::Backend(backend.clone()));
+        let kept = self.uses.values().filter(|it| it.backend == *backend);
+        let mut all: Option<TrustBundle> = own.cloned();
+        for bundle in kept.map(|it| &it.bundle) {
+            all = match all {
+                // One trust domain for a MeshTrust: after a change of it, the old one's roots stay in the bundles of the mesh only.
+                Some(all) if all.trust_domain() == bundle.trust_domain() => {
+                    Some(all.union(bundle)?)
+                }
+                all => all,
+            };
+        }
+        Ok(all)
+    }
+
+    /// Roots that end before this time, with when they end.
+    pub(crate) fn ending_before(&self, time: SystemTime) -> Vec<(TrustDomain, TrustRoot)> {
+        let of = |bundle: &TrustBundle| {
+            let domain = bundle.trust_domain().clone();
+            let ending = bundle
+                .roots()
+                .iter()
+                .filter(|root| root.validity().not_after() < time);
+            ending
+                .map(|root| (domain.clone(), root.clone()))
+                .collect::<Vec<_>>()
+        };
+        self.published.iter().flat_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshca_core::Clock;
+    use meshca_testkit::FakeClock;
+    use meshca_testkit::pki::TestCa;
+
+    use super::*;
+
+    fn domain() -> TrustDomain {
+        TrustDomain::new("example.org").unwrap()
+    }
+
+    fn bundle() -> TrustBundle {
+        let ca = TestCa::root("root", FakeClock::start()).unwrap();
+        ca.bundle(domain()).unwrap()
+    }
+
+    fn names(ledger: &TrustLedger) -> usize {
+        ledger
+            .published()
+            .0
+            .get(&domain())
+            .map_or(0, |it| it.roots().len())
+    }
+
+    #[test]
+    fn a_root_goes_when_nothing_under_it_can_be_valid_and_not_before() {
+        let clock = FakeClock::new();
+        let (hour, key) = (
+            Duration::from_secs(3600),
+            BackendKey::Modern("id".to_owned()),
+        );
+        let (old, new) = (bundle(), bundle());
+        let mut ledger = TrustLedger::default();
+        ledger.set(Origin::Backend(key.clone()), old.clone());
+        assert!(ledger.publish(clock.now()).unwrap());
+        let root = &old.roots()[0];
+        // One workload holds a certificate; another one held a longer one and is gone.
+        ledger.hold(&key, &domain(), root, clock.now() + 3 * hour);
+        ledger.release(&domain(), root);
+        ledger.hold(&key, &domain(), root, clock.now() + hour);
+
+        // The CA is another one now, and says nothing of the old root.
+        ledger.set(Origin::Backend(key.clone()), new.clone());
+        assert!(ledger.publish(clock.now()).unwrap());
+        assert_eq!(names(&ledger), 2);
+        assert_eq!(ledger.since(&old), Some(1));
+        assert_eq!(ledger.since(&new), Some(2));
+        assert_eq!(ledger.bundle_of(&key).unwrap().unwrap().roots().len(), 2);
+
+        // Even without a holder, and without the CA.
+        ledger.release(&domain(), root);
+        ledger.unset(&Origin::Backend(key.clone()));
+        clock.advance(3 * hour);
+        ledger.publish(clock.now()).unwrap();
+        assert!(ledger.holds(&domain(), root));
+        clock.advance(CLOCK_SKEW + Duration::from_secs(1));
+        assert!(ledger.publish(clock.now()).unwrap());
+        assert_eq!(names(&ledger), 0);
+        assert_eq!(ledger.since(&old), None);
+    }
+
+    #[test]
+    fn what_an_operator_wrote_stays_and_origins_add_up() {
+        let (one, other) = (bundle(), bundle());
+        let mut ledger = TrustLedger::default();
+        let origin = |name: &str| Origin::Resource(String::new(), name.to_owned());
+        ledger.set(origin("a"), one.clone());
+        ledger.set(origin("b"), one.union(&other).unwrap());
+        let far = FakeClock::start() + Duration::from_secs(1_000_000_000);
+        ledger.publish(far).unwrap();
+        assert_eq!(names(&ledger), 2);
+        ledger.unset(&origin("b"));
+        ledger.publish(far).unwrap();
+        assert_eq!(names(&ledger), 1);
+        assert!(!ledger.publish(far).unwrap(), "nothing changed");
+        assert_eq!(ledger.published().1, 2);
+    }
+}
