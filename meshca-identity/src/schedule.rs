@@ -270,13 +270,6 @@ impl Scheduler {
         self.refresh(id);
     }
 
-    /// Has an identity issued, and then kept fresh.
-    pub(crate) fn add(&mut self, lane: LaneId, priority: Priority) -> Ticket {
-        let ticket = self.insert(lane);
-        self.enqueue(ticket.index, priority);
-        ticket
-    }
-
     /// One that wants nothing yet.
     pub(crate) fn insert(&mut self, lane: LaneId) -> Ticket {
         let index = match self.free.pop() {

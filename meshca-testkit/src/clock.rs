@@ -66,6 +66,64 @@ impl Clock for FakeClock {
     }
 }
 
+/// A [`Clock`] that goes with tokio's time, paused or not, and that a test may set. Clones are the same clock.
+///
+/// In a test with `start_paused = true` a year passes as fast as what happens in it.
+///
+/// ```
+/// use std::time::Duration;
+/// use meshca_core::Clock;
+/// use meshca_testkit::{FakeClock, TokioClock};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let clock = TokioClock::new();
+/// tokio::time::sleep(Duration::from_secs(365 * 24 * 3600)).await;
+/// assert!(clock.now() >= FakeClock::start() + Duration::from_secs(365 * 24 * 3600));
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TokioClock {
+    started: tokio::time::Instant,
+    at_start: FakeClock,
+}
+
+impl TokioClock {
+    /// A clock that stands at the [start](FakeClock::start) now.
+    pub fn new() -> Self {
+        Self {
+            started: tokio::time::Instant::now(),
+            at_start: FakeClock::new(),
+        }
+    }
+
+    /// Sets it forward, and tokio's time goes on as before.
+    pub fn advance(&self, by: Duration) {
+        self.at_start.advance(by);
+    }
+
+    /// Sets it back.
+    pub fn set_back(&self, by: Duration) {
+        let now = self.at_start.now();
+        self.at_start.set(now.checked_sub(by).unwrap_or(now));
+    }
+}
+
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> SystemTime {
+        let at_start = self.at_start.now();
+        at_start
+            .checked_add(self.started.elapsed())
+            .unwrap_or(at_start)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -133,5 +133,5 @@ pub mod secret_store;
 #[cfg_attr(docsrs, doc(cfg(feature = "servers")))]
 pub mod servers;
 
-pub use clock::FakeClock;
+pub use clock::{FakeClock, TokioClock};
 pub use faulty::{Fault, FaultyIssuer};

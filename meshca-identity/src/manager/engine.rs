@@ -20,7 +20,7 @@ use super::job::Done;
 use super::mesh::Mesh;
 use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
 use crate::MeshResources;
-use crate::schedule::{Action, LaneId, Now, Scheduler, Ticket};
+use crate::schedule::{Action, LaneId, Now, Scheduler};
 use crate::select::IdentityRules;
 use crate::trust::BackendKey;
 use workloads::Workloads;
@@ -158,6 +158,7 @@ impl Engine {
             self.warn_of_roots(id, now);
         }
         self.forget_those_who_linger(now);
+        self.close_lanes();
     }
 
     /// Has the next tick come no later than this.

@@ -60,7 +60,12 @@ pub(super) struct Backend {
     pub(super) busy: bool,
     /// When to set it up, if that is to be done.
     pub(super) build_at: Option<Duration>,
+    /// It is being set up as the resources say now, and has not failed at that. What it was before does not sign for what is wanted
+    /// now; if this fails, it does.
+    pub(super) setting_up: bool,
     pub(super) look_at: Duration,
+    /// Not before this, after it could not be rotated.
+    pub(super) rotate_at: Duration,
     /// Whether its roots are given to workloads by us; else they have to stand in a MeshTrust.
     pub(super) distributed: bool,
 }
@@ -116,7 +121,7 @@ impl Mesh {
 
     /// Whether this CA may sign now, as far as trust goes.
     pub(super) fn may_sign(&self, backend: &Backend, acknowledgements: bool) -> bool {
-        if backend.issuer.is_none() {
+        if backend.issuer.is_none() || backend.setting_up {
             return false;
         }
         if !acknowledgements || !backend.distributed {

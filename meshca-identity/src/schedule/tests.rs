@@ -7,6 +7,15 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+impl Scheduler {
+    /// Has an identity issued, and then kept fresh.
+    fn add(&mut self, lane: LaneId, priority: Priority) -> Ticket {
+        let ticket = self.insert(lane);
+        self.reissue(ticket, lane, priority);
+        ticket
+    }
+}
+
 /// A world around a scheduler: two clocks, and an issuer that takes its time.
 struct World {
     scheduler: Scheduler,

@@ -67,6 +67,7 @@ impl Engine {
                 backend.busy = false;
                 backend.failures = 0;
                 backend.build_at = Some(now.up);
+                backend.setting_up = true;
                 if !same_ca {
                     // What it signed so far is not what is wanted now, so nothing more of that is signed.
                     backend.trust_domain = wanted.trust_domain;
@@ -98,7 +99,9 @@ impl Engine {
                     failures: 0,
                     busy: false,
                     build_at: Some(now.up),
+                    setting_up: true,
                     look_at: Duration::MAX,
+                    rotate_at: Duration::ZERO,
                     distributed: wanted.distributed,
                 };
                 if let Some(mesh) = self.meshes.get_mut(&id) {
@@ -124,7 +127,6 @@ impl Engine {
 
     /// Has done what is due for the CAs of a mesh.
     pub(super) fn look_after(&mut self, id: u64, now: Now) {
-        self.close_lanes();
         let acknowledgements = self.options.acknowledgements;
         let mut wake = Duration::MAX;
         let mut due = Vec::new();
@@ -154,11 +156,11 @@ impl Engine {
                 Some(RotationStep::Activate) if !trusted() => {
                     tracing::debug!(mesh = %mesh.cell.name, backend = %key, "the next CA does not sign before every proxy trusts it");
                 }
-                Some(step) => {
+                Some(step) if backend.rotate_at <= now.up => {
                     due.push((key.clone(), Due::Rotate(step)));
                     continue;
                 }
-                None => {}
+                _ => {}
             }
             match backend.look_at <= now.up {
                 true => due.push((key.clone(), Due::Look)),
@@ -259,6 +261,7 @@ impl Engine {
             return;
         };
         backend.busy = false;
+        backend.setting_up = false;
         match result {
             Ok((issuer, bundle)) => {
                 let first = backend.issuer.replace(issuer).is_none();
@@ -308,6 +311,7 @@ impl Engine {
 
     pub(super) fn rotated(&mut self, ca: &CaRef, step: RotationStep, result: Result<TrustBundle>) {
         let now = self.now();
+        let wait = self.options.schedule.max_backoff;
         let Some(backend) = self.ca(ca) else {
             return;
         };
@@ -325,7 +329,10 @@ impl Engine {
                 self.take_bundle(ca, bundle);
                 self.wake_by(now.up);
             }
-            Err(error) => self.looks_bad(ca, error, now),
+            Err(error) => {
+                backend.rotate_at = now.up.saturating_add(wait);
+                self.looks_bad(ca, error, now);
+            }
         }
     }
 
@@ -380,7 +387,7 @@ impl Engine {
         }
     }
 
-    fn close_lanes(&mut self) {
+    pub(super) fn close_lanes(&mut self) {
         let scheduler = &mut self.scheduler;
         let lanes = &mut self.lanes;
         self.closing.retain(|lane| {

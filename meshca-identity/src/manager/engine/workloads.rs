@@ -402,9 +402,7 @@ impl Engine {
                 tracked.want = None;
                 tracked.lane = idle;
                 self.scheduler.rest(ticket, idle, false);
-                cell.set_error(Some(
-                    Error::new(ErrorKind::InvalidConfig, why).with_context("waits", "for it"),
-                ));
+                cell.set_error(Some(Error::new(ErrorKind::InvalidConfig, why)));
                 if cell.set_assignment(Assignment::Waiting) {
                     cell.announce();
                 }
@@ -609,9 +607,14 @@ impl Engine {
             .backends
             .get(&ca.key)
             .is_some_and(|backend| mesh.may_sign(backend, acknowledgements));
-        match may && mesh.ledger.holds(domain, root) {
-            true => Admitted::Yes,
-            false => Admitted::NotYet,
+        match (may, mesh.ledger.holds(domain, root)) {
+            (true, true) => Admitted::Yes,
+            // Nothing more is signed before they do.
+            (false, _) => Admitted::NotYet,
+            (true, false) => Admitted::No(Error::new(
+                ErrorKind::Internal,
+                "the root of this certificate could not be published",
+            )),
         }
     }
 
