@@ -27,6 +27,19 @@ const QUOTA_PAUSE: Duration = Duration::from_secs(600);
 /// As much of what a server says as an operator may want to read; it may be a page of HTML.
 const LONGEST: usize = 500;
 
+/// Whether a refusal of `IssueCertificate` may be due to what we take the CA for.
+pub(crate) fn contradicts(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some(
+            "InvalidStateException"
+                | "InvalidArgsException"
+                | "ValidationException"
+                | "InvalidParameterException"
+        )
+    )
+}
+
 /// `operation`: as IAM names it, without `acm-pca:`.
 pub(crate) fn from_sdk<E>(error: SdkError<E, HttpResponse>, operation: &str, arn: &CaArn) -> Error
 where

@@ -449,7 +449,6 @@ mod moto {
     /// What no AWS would say.
     #[tokio::test(flavor = "multi_thread")]
     async fn answers_that_are_none() {
-        let arn = "arn:aws:acm-pca:us-east-1:123456789012:certificate-authority/11111111-1111-1111-1111-111111111111";
         for (response, kind) in [
             (
                 CannedResponse::new(200).with_body("<html>"),
@@ -466,7 +465,7 @@ mod moto {
             for _ in 0..10 {
                 server.answer(response.clone());
             }
-            let issuer = issuer(settings(server.url(), arn));
+            let issuer = issuer(settings(server.url(), ARN));
             let error = issuer.trust_bundle().await.unwrap_err();
             assert_eq!(error.kind(), kind, "{response:?}: {error:?}");
         }
