@@ -53,7 +53,7 @@
 //! # use std::sync::Arc;
 //! # use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
 //! # use meshca_core::resource::Resource;
-//! # use meshca_core::{MemorySecretStore, SystemClock};
+//! # use meshca_core::{MemorySecretStore, SystemClock, TrustDomain};
 //! #
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -77,10 +77,10 @@
 //!                 accessKeySecret: {secret: aws-secret-key}
 //! ")?;
 //! let Some(Resource::MeshIdentity(identity)) = documents.into_iter().next() else { unreachable!() };
-//! let config = BackendConfig::modern(&identity)?;
+//! let config = BackendConfig::modern(&identity).ok_or("somebody else signs")?;
 //! let registry = BackendRegistry::new().with(meshca_acm::factory());
 //! # let (secrets, clock) = (Arc::new(MemorySecretStore::new()), Arc::new(SystemClock::new()));
-//! # let context = BuildContext::new("default", "default".parse()?, secrets, clock);
+//! # let context = BuildContext::new("default", TrustDomain::new("default")?, secrets, clock);
 //! let issuer = registry.build(&config, &context).await?;
 //! # assert!(issuer.to_string().starts_with("AWS Private CA"));
 //! # Ok(())
@@ -91,8 +91,8 @@
 //!
 //! - **Each certificate is paid for once.** A call that is repeated has the same idempotency token and asks for the same in everything, the absolute end too; calls
 //!   for the same request at the same time are one. What was issued and could not be fetched is remembered for an hour, even if whoever called has given up
-//!   meanwhile, and the next call for the same request fetches *that* one; after a restart, AWS finds it by the token for a minute or more. (Repeat the request, as the
-//!   wrapper `Retrying` of `meshca` does: a new key is a new request, and so is a later end.)
+//!   meanwhile, and the next call for the same request fetches *that* one. (Repeat the request, as the wrapper `Retrying` of `meshca` does: a new key is a new request,
+//!   and so is a later end. What a control plane had asked for when it died is asked for anew.)
 //! - **Quotas.** 25 certificates per second are asked for and 75 fetched, first come first served, by all issuers of an account and region together. What is throttled all the
 //!   same is tried again by the SDK; a CA that has signed all that it may is not, although the SDK would, and says to
 //!   [come back](meshca_core::Retry::After) in ten minutes: its quota may have been raised.
