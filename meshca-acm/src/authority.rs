@@ -1,116 +1,162 @@
-//! What the CA is: its key, its state, its end, and the root that it leads to.
+//! What is known of the CA – its key, its state, its end, its root – and for how long that is good.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_acmpca::Client;
-use aws_sdk_acmpca::types::{
-    CertificateAuthorityStatus, CertificateAuthorityUsageMode, KeyAlgorithm, SigningAlgorithm,
-};
+use aws_sdk_acmpca::types::{CertificateAuthorityStatus, CertificateAuthorityUsageMode};
+use meshca_core::issuer::Flight;
 use meshca_core::resource::DataSource;
 use meshca_core::secret::SourceReader;
-use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle};
-use tokio::time::Instant;
+use meshca_core::{Clock, Result, SignedChain, TrustBundle, TrustRoot};
+use tokio::time::{Instant, timeout};
 
 use crate::error::{from_sdk, present};
+use crate::facts::{Facts, chain, not_active, signing_algorithm};
 use crate::settings::AcmSettings;
 
 /// How long `caCert` is not read again.
 const CA_CERT_FRESH: Duration = Duration::from_secs(30);
+/// How long a caller waits for AWS to say anew what is known already; less than what callers have for a trust bundle.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long AWS is left alone, and what is known is used, after it did not answer.
+const PUT_OFF: Duration = Duration::from_secs(30);
 
 /// What is known of the CA, and how old that is.
 pub(crate) struct Authority {
     settings: AcmSettings,
     client: Client,
     sources: SourceReader,
-    known: Mutex<Option<Known>>,
+    clock: Arc<dyn Clock>,
+    known: Mutex<Known>,
     pinned: Mutex<Option<(TrustBundle, Instant)>>,
-    /// One asks, and the others wait for what it hears.
-    asking: tokio::sync::Mutex<()>,
+    flight: Flight<Arc<Facts>>,
 }
 
-#[derive(Clone)]
+/// Ages are reckoned from when AWS was asked, and a failure makes nothing younger.
+#[derive(Default)]
 struct Known {
-    facts: Arc<Facts>,
-    at: Instant,
-    /// Something that was tried did not fit.
-    doubtful: bool,
+    facts: Option<Arc<Facts>>,
+    /// When something that was tried did not fit the facts.
+    doubted: Option<Instant>,
+    /// AWS did not answer, and is not asked before.
+    not_before: Option<Instant>,
+    /// Those of the facts, and those of earlier ones.
+    roots: Option<TrustBundle>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Facts {
-    pub(crate) signing_algorithm: SigningAlgorithm,
-    pub(crate) short_lived: bool,
-    /// When the CA's own certificate ends.
-    pub(crate) not_after: Option<SystemTime>,
-    /// The CA's certificate and those above it.
-    pub(crate) chain: SignedChain,
+impl Known {
+    /// The facts, and whether AWS should be asked again.
+    fn facts(&self, refresh: Duration) -> Option<(Arc<Facts>, bool)> {
+        let facts = self.facts.as_ref()?;
+        let put_off = self.not_before.is_some_and(|then| Instant::now() < then);
+        let doubtful = self.doubted.is_some_and(|when| when >= facts.asked);
+        let old = facts.asked.elapsed() >= refresh;
+        Some((Arc::clone(facts), !put_off && (doubtful || old)))
+    }
+
+    fn put_off(&mut self, refresh: Duration) {
+        self.not_before = Instant::now().checked_add(PUT_OFF.min(refresh));
+    }
+
+    /// An earlier root stays: what it vouched for lives on, and so do peers that know no other. Until it has expired.
+    fn learn(&mut self, facts: Arc<Facts>, roots: Option<TrustBundle>, now: SystemTime) {
+        let earlier = self.roots.take().and_then(|all| unexpired(all, now));
+        self.roots = match (roots, earlier) {
+            (Some(roots), Some(earlier)) => Some(roots.union(&earlier).unwrap_or(roots)),
+            (roots, earlier) => roots.or(earlier),
+        };
+        self.facts = Some(facts);
+        self.not_before = None;
+    }
+}
+
+fn unexpired(bundle: TrustBundle, now: SystemTime) -> Option<TrustBundle> {
+    let mut kept = bundle.clone();
+    let ended = |root: &&TrustRoot| root.validity().not_after() <= now;
+    for root in bundle.roots().iter().filter(ended) {
+        kept = kept.without_root(root.der()).ok()?;
+    }
+    (!kept.is_empty()).then_some(kept)
 }
 
 impl Authority {
-    pub(crate) fn new(settings: AcmSettings, client: Client, sources: SourceReader) -> Self {
-        Self {
+    pub(crate) fn new(
+        settings: AcmSettings,
+        client: Client,
+        sources: SourceReader,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             settings,
             client,
             sources,
+            clock,
             known: Mutex::default(),
             pinned: Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
-        }
+            flight: Flight::new(|task| drop(tokio::spawn(task))),
+        })
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, facts: Arc<Facts>) {
-        *self.known() = Some(Known {
-            facts,
-            at: Instant::now(),
-            doubtful: false,
-        });
-    }
-
-    /// What is known; asked for when that is nothing, old or doubtful. An outage of AWS takes nothing away.
-    pub(crate) async fn facts(&self) -> Result<Arc<Facts>> {
-        let known = self.known().clone();
-        if let Some(known) = &known
-            && !known.doubtful
-            && known.at.elapsed() < self.settings.ca_refresh
-        {
-            return Ok(Arc::clone(&known.facts));
-        }
-        match (self.refresh().await, known) {
-            (Err(error), Some(known)) => {
-                tracing::warn!(ca = %self.settings.arn, %error, "the CA could not be looked at again; what is known of it is used");
-                // Not again with every call.
-                self.set(Arc::clone(&known.facts));
-                Ok(known.facts)
-            }
-            (asked, _) => asked,
+    /// What is known; asked for when that is nothing, old or doubtful. An outage of AWS takes nothing away, and holds nobody up.
+    pub(crate) async fn facts(self: &Arc<Self>) -> Result<Arc<Facts>> {
+        let refresh = self.settings.ca_refresh;
+        let known = self.known().facts(refresh);
+        match known {
+            None => self.refresh().await,
+            Some((facts, false)) => Ok(facts),
+            Some((facts, true)) => match timeout(PATIENCE, self.refresh()).await {
+                Ok(Ok(renewed)) => Ok(renewed),
+                Ok(Err(_)) => Ok(facts),
+                Err(_) => {
+                    // The call goes on, and nobody else waits for it.
+                    self.known().put_off(refresh);
+                    Ok(facts)
+                }
+            },
         }
     }
 
     /// Has it looked at again by the next caller.
     pub(crate) fn doubt(&self) {
-        if let Some(known) = &mut *self.known() {
-            known.doubtful = true;
-        }
+        self.known().doubted = Some(Instant::now());
     }
 
-    pub(crate) async fn refresh(&self) -> Result<Arc<Facts>> {
-        let called = Instant::now();
-        let _turn = self.asking.lock().await;
-        // Another caller has asked while we waited for our turn.
-        if let Some(known) = self.known().as_ref().filter(|known| known.at >= called) {
-            return Ok(Arc::clone(&known.facts));
+    /// Asks AWS, once for all who want to know meanwhile.
+    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<Arc<Facts>> {
+        let authority = Arc::clone(self);
+        self.flight
+            .join(|| async move { authority.ask_and_learn().await })
+            .await
+    }
+
+    async fn ask_and_learn(&self) -> Result<Arc<Facts>> {
+        match self.ask().await {
+            Ok(facts) => {
+                let facts = Arc::new(facts);
+                let roots = facts.roots(&self.settings.trust_domain).ok();
+                self.known()
+                    .learn(Arc::clone(&facts), roots, self.clock.now());
+                Ok(facts)
+            }
+            Err(error) => {
+                let mut known = self.known();
+                if known.facts.is_some() {
+                    tracing::warn!(ca = %self.settings.arn, %error, "the CA could not be looked at again; what is known of it is used");
+                    known.put_off(self.settings.ca_refresh);
+                }
+                Err(error)
+            }
         }
-        let facts = Arc::new(self.ask().await?);
-        self.set(Arc::clone(&facts));
-        Ok(facts)
     }
 
     async fn ask(&self) -> Result<Facts> {
+        use CertificateAuthorityStatus::{Active, Disabled, Expired};
+        let asked = Instant::now();
         let arn = &self.settings.arn;
         let described = self
             .client
@@ -120,13 +166,32 @@ impl Authority {
             .await
             .map_err(|error| from_sdk(error, "DescribeCertificateAuthority", arn))?;
         let ca = present(described.certificate_authority(), "CA")?;
-        if let Some(status) = ca.status()
-            && *status != CertificateAuthorityStatus::Active
-        {
-            return Err(not_active(status));
-        }
         let configuration = ca.certificate_authority_configuration();
         let configuration = present(configuration, "configuration of the CA")?;
+        let status = ca.status().cloned().unwrap_or(Active);
+        let chain = match status {
+            Active | Disabled | Expired => self.ask_for_chain().await?,
+            // AWS does not give it then. What was signed by a CA that is deleted since is still in use.
+            _ => match self.known().facts.as_ref() {
+                Some(facts) => facts.chain.clone(),
+                None => return Err(not_active(&status)),
+            },
+        };
+        Ok(Facts {
+            status,
+            signing_algorithm: signing_algorithm(configuration.key_algorithm())?,
+            short_lived: ca.usage_mode()
+                == Some(&CertificateAuthorityUsageMode::ShortLivedCertificate),
+            not_after: ca
+                .not_after()
+                .and_then(|end| SystemTime::try_from(*end).ok()),
+            chain,
+            asked,
+        })
+    }
+
+    async fn ask_for_chain(&self) -> Result<SignedChain> {
+        let arn = &self.settings.arn;
         let answer = self
             .client
             .get_certificate_authority_certificate()
@@ -135,31 +200,58 @@ impl Authority {
             .await
             .map_err(|error| from_sdk(error, "GetCertificateAuthorityCertificate", arn))?;
         let certificate = present(answer.certificate(), "certificate of the CA")?;
-        Ok(Facts {
-            signing_algorithm: signing_algorithm(configuration.key_algorithm())?,
-            short_lived: ca.usage_mode()
-                == Some(&CertificateAuthorityUsageMode::ShortLivedCertificate),
-            not_after: ca
-                .not_after()
-                .and_then(|end| SystemTime::try_from(*end).ok()),
-            chain: chain(certificate, answer.certificate_chain())?,
-        })
+        chain(certificate, answer.certificate_chain())
     }
 
-    /// The roots of `caCert`, which decides; else the root that the CA leads to.
-    pub(crate) async fn bundle(&self, again: bool) -> Result<TrustBundle> {
-        match &self.settings.conf.ca_cert {
-            Some(source) => self.pinned(source, again).await,
-            None if again => self.root_of(&*self.refresh().await?),
-            None => self.root_of(&*self.facts().await?),
+    /// The facts of a CA whose certificates will be accepted. Before it is refused, it is looked at again: it may have been enabled,
+    /// or renewed, since.
+    pub(crate) async fn able(self: &Arc<Self>) -> Result<Arc<Facts>> {
+        let called = Instant::now();
+        let pinned = match &self.settings.conf.ca_cert {
+            Some(source) => Some(self.pinned(source, false).await?),
+            None => None,
+        };
+        let able = |facts: &Facts| {
+            facts.require_active()?;
+            pinned
+                .as_ref()
+                .map_or(Ok(()), |pinned| facts.require_below(pinned))
+        };
+        let facts = self.facts().await?;
+        match able(&facts) {
+            Err(_) if facts.asked < called => {
+                self.doubt();
+                let facts = self.facts().await?;
+                able(&facts).map(|()| facts)
+            }
+            outcome => outcome.map(|()| facts),
         }
+    }
+
+    /// The roots of `caCert`, which decides; else those that the CA leads to, and led to before.
+    pub(crate) async fn bundle(self: &Arc<Self>, again: bool) -> Result<TrustBundle> {
+        if let Some(source) = &self.settings.conf.ca_cert {
+            return self.pinned(source, again).await;
+        }
+        let facts = match again {
+            true => self.refresh().await?,
+            false => self.facts().await?,
+        };
+        self.roots(&facts)
     }
 
     /// The same, by what is known of the CA already; `caCert` is read anew.
     pub(crate) async fn bundle_by(&self, facts: &Facts) -> Result<TrustBundle> {
         match &self.settings.conf.ca_cert {
             Some(source) => self.pinned(source, true).await,
-            None => self.root_of(facts),
+            None => self.roots(facts),
+        }
+    }
+
+    fn roots(&self, facts: &Facts) -> Result<TrustBundle> {
+        match self.known().roots.clone() {
+            Some(roots) => Ok(roots),
+            None => facts.roots(&self.settings.trust_domain),
         }
     }
 
@@ -188,77 +280,90 @@ impl Authority {
         *lock() = Some((bundle.clone(), Instant::now()));
         Ok(bundle)
     }
+}
 
-    /// By what it is, not by where it stands: a chain that was imported without its root ends in an intermediate.
-    pub(crate) fn root_of(&self, facts: &Facts) -> Result<TrustBundle> {
-        let domain = &self.settings.trust_domain;
-        let mut roots: Option<TrustBundle> = None;
-        for certificate in facts.chain.certificates() {
-            let one = TrustBundle::new(domain.clone(), [certificate.clone()])?;
-            if one
-                .roots()
-                .iter()
-                .all(meshca_core::TrustRoot::is_self_signed)
-            {
-                roots = Some(match roots {
-                    Some(all) => all.union(&one)?,
-                    None => one,
-                });
-            }
-        }
-        roots.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "the chain that was imported with the CA has no root: set `caCert` to the root that it leads to",
-            )
-            .with_retry(Retry::Backoff)
+#[cfg(test)]
+mod tests {
+    use aws_sdk_acmpca::types::SigningAlgorithm;
+    use meshca_core::TrustDomain;
+    use meshca_testkit::pki::{TestCa, TestCaOptions};
+    use tokio::time::advance;
+
+    use super::*;
+
+    const REFRESH: Duration = Duration::from_secs(300);
+
+    fn facts(ca: &TestCa) -> Arc<Facts> {
+        Arc::new(Facts {
+            status: CertificateAuthorityStatus::Active,
+            signing_algorithm: SigningAlgorithm::Sha256Withecdsa,
+            short_lived: false,
+            not_after: None,
+            chain: SignedChain::new(ca.chain().iter().cloned()),
+            asked: Instant::now(),
         })
     }
-}
 
-/// A certificate and those above it, as AWS has both in PEM.
-pub(crate) fn chain(certificate: &str, above: Option<&str>) -> Result<SignedChain> {
-    SignedChain::from_pem(&[certificate, above.unwrap_or_default()].join("\n"))
-}
+    fn root(name: &str, now: SystemTime, lives: Duration) -> TestCa {
+        let options = TestCaOptions::new(name, now).with_validity(now, now + lives);
+        TestCa::root_with(options).unwrap()
+    }
 
-fn not_active(status: &CertificateAuthorityStatus) -> Error {
-    use CertificateAuthorityStatus::{Creating, Deleted, Disabled, Expired, PendingCertificate};
-    let advice = match status {
-        Creating => "wait until AWS has made it",
-        PendingCertificate => {
-            "install its certificate (`acm-pca:ImportCertificateAuthorityCertificate`)"
-        }
-        Disabled => {
-            "enable it (`aws acm-pca update-certificate-authority --status ACTIVE --certificate-authority-arn …`)"
-        }
-        Expired => "renew its certificate",
-        Deleted => {
-            "restore it (`aws acm-pca restore-certificate-authority --certificate-authority-arn …`), or use another one"
-        }
-        _ => "see what AWS' console says of it",
-    };
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("the CA is not active but {}: {advice}", status.as_str()),
-    )
-    .with_retry(Retry::Backoff)
-}
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_puts_off_and_makes_nothing_young() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let facts = facts(&root("one", now, REFRESH));
+        let mut known = Known::default();
+        let due = |known: &Known| known.facts(REFRESH).is_some_and(|(_, due)| due);
+        assert!(known.facts(REFRESH).is_none());
+        known.learn(Arc::clone(&facts), None, now);
+        assert!(!due(&known));
+        advance(REFRESH).await;
+        assert!(due(&known));
+        known.put_off(REFRESH);
+        assert!(!due(&known));
+        // Not after as long as a success would have been good for.
+        advance(PUT_OFF).await;
+        assert!(due(&known));
+        // Nor does a doubt hurry AWS when it does not answer.
+        known.put_off(REFRESH);
+        known.doubted = Some(Instant::now());
+        assert!(!due(&known));
+        advance(PUT_OFF).await;
+        assert!(due(&known));
 
-/// It must be of the family of the CA's key (`IssueCertificate` of the API reference).
-fn signing_algorithm(key: &KeyAlgorithm) -> Result<SigningAlgorithm> {
-    match key {
-        KeyAlgorithm::EcPrime256v1 => Ok(SigningAlgorithm::Sha256Withecdsa),
-        KeyAlgorithm::EcSecp384r1 => Ok(SigningAlgorithm::Sha384Withecdsa),
-        KeyAlgorithm::EcSecp521r1 => Ok(SigningAlgorithm::Sha512Withecdsa),
-        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => {
-            Ok(SigningAlgorithm::Sha256Withrsa)
+        known.learn(self::facts(&root("two", now, REFRESH)), None, now);
+        assert!(!due(&known));
+        advance(Duration::from_millis(1)).await;
+        known.doubted = Some(Instant::now());
+        assert!(due(&known));
+    }
+
+    #[tokio::test]
+    async fn trust_only_grows_until_a_root_expires() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let hour = Duration::from_secs(3600);
+        let domain = TrustDomain::new("default").unwrap();
+        let mut known = Known::default();
+        let (one, two, three) = (
+            root("one", now, hour),
+            root("two", now, 5 * hour),
+            root("three", now, 5 * hour),
+        );
+        for (ca, at, expected) in [
+            (Some(&one), now, vec![&one]),
+            (Some(&two), now, vec![&two, &one]),
+            // One whose chain was imported without its root.
+            (None, now, vec![&two, &one]),
+            (Some(&three), now + hour, vec![&three, &two]),
+        ] {
+            let facts = facts(ca.unwrap_or(&one));
+            let roots = ca.map(|_| facts.roots(&domain).unwrap());
+            known.learn(facts, roots, at);
+            let roots = known.roots.clone().unwrap();
+            let found: Vec<_> = roots.roots().iter().map(|root| root.der()).collect();
+            let expected: Vec<_> = expected.iter().map(|ca| ca.root_certificate()).collect();
+            assert_eq!(found, expected);
         }
-        other => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the key of the CA is {}, whose signatures proxies cannot verify: use a CA with an EC or RSA key",
-                other.as_str()
-            ),
-        )),
     }
 }

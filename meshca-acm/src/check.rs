@@ -9,8 +9,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result};
 
 use crate::arn::CaArn;
-use crate::authority::Facts;
 use crate::error::from_sdk;
+use crate::facts::{Facts, not_pinned};
 use crate::issuer::AcmIssuer;
 
 /// How many certificates a CA signs in its life, unless AWS has raised it ("AWS Private CA endpoints and quotas").
@@ -24,6 +24,7 @@ const RENEWED_AFTER: f64 = 0.55;
 
 pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
     let facts = issuer.authority.refresh().await?;
+    facts.require_active()?;
     let bundle = issuer.authority.bundle_by(&facts).await?;
     let settings = &issuer.settings;
     let profile = match settings.intermediates {
@@ -35,17 +36,11 @@ pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
     may_fetch(issuer).await?;
 
     // Where the chain goes up to a root, that is the only one that certificates can lead to.
-    if let Ok(roots) = issuer.authority.root_of(&facts)
+    if let Ok(roots) = facts.roots(&settings.trust_domain)
         && !roots.roots().iter().any(|root| bundle.contains(root.der()))
+        && let Some(root) = roots.roots().first()
     {
-        let root = roots.roots().first().map(|root| root.subject());
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "the CA leads to `{}`, which is not in `caCert`: correct `caCert`, or all that the CA signs is refused",
-                root.unwrap_or_default()
-            ),
-        ));
+        return Err(not_pinned(root));
     }
 
     let mut report = CheckReport::new();

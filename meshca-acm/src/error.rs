@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_acmpca::error::{ProvideErrorMetadata, SdkError};
@@ -19,6 +20,25 @@ use crate::arn::CaArn;
 const QUOTA_USED_UP: &str = "LimitExceededException";
 /// The certificate is not there yet.
 pub(crate) const IN_PROGRESS: &str = "RequestInProgressException";
+/// There is no such CA, or no such certificate.
+pub(crate) const NOT_FOUND: &str = "ResourceNotFoundException";
+/// A refused CA may sign more at any time, and nobody tells us: its quota was raised.
+const QUOTA_PAUSE: Duration = Duration::from_secs(600);
+/// As much of what a server says as an operator may want to read; it may be a page of HTML.
+const LONGEST: usize = 500;
+
+/// Whether a refusal of `IssueCertificate` may be due to what we take the CA for.
+pub(crate) fn contradicts(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some(
+            "InvalidStateException"
+                | "InvalidArgsException"
+                | "ValidationException"
+                | "InvalidParameterException"
+        )
+    )
+}
 
 /// `operation`: as IAM names it, without `acm-pca:`.
 pub(crate) fn from_sdk<E>(error: SdkError<E, HttpResponse>, operation: &str, arn: &CaArn) -> Error
@@ -35,8 +55,7 @@ where
     let metadata = service.err().meta();
     let code = metadata.code().unwrap_or_default();
     let said = metadata.message().unwrap_or_default();
-    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    refusal(code, status, &said, operation, arn)
+    refusal(code, status, said, operation, arn)
 }
 
 fn refusal(code: &str, status: u16, said: &str, operation: &str, arn: &CaArn) -> Error {
@@ -47,7 +66,7 @@ fn refusal(code: &str, status: u16, said: &str, operation: &str, arn: &CaArn) ->
             (code, "") => code.to_owned(),
             (code, said) => format!("{code}: {said}"),
         };
-        Error::new(kind, format!("{text} (AWS: {said})"))
+        Error::new(kind, format!("{text} (AWS: {})", clipped(&said)))
     };
     let name = code.rsplit('#').next().unwrap_or(code);
     match name.split(':').next().unwrap_or(name) {
@@ -59,8 +78,9 @@ fn refusal(code: &str, status: u16, said: &str, operation: &str, arn: &CaArn) ->
         .with_retry(Retry::Backoff),
         QUOTA_USED_UP => new(
             ErrorKind::Denied,
-            "the CA has issued as many certificates as it may in its life (1,000,000 unless it was raised): raise the quota in Service Quotas, use another CA, and consider `mode: Intermediate`".to_owned(),
-        ),
+            "the CA has issued as many certificates as it may in its life (1,000,000 unless it was raised): raise the quota in Service Quotas, which is noticed in ten minutes, or use another CA, and consider `mode: Intermediate`".to_owned(),
+        )
+        .with_retry(Retry::After(QUOTA_PAUSE)),
         IN_PROGRESS => new(
             ErrorKind::Unavailable,
             "AWS has not made the certificate yet; the next call for the same request fetches it".to_owned(),
@@ -88,7 +108,7 @@ fn refusal(code: &str, status: u16, said: &str, operation: &str, arn: &CaArn) ->
             ErrorKind::InvalidConfig,
             format!("AWS does not accept the ARN `{arn}`: correct it"),
         ),
-        "ResourceNotFoundException" => new(
+        NOT_FOUND => new(
             ErrorKind::NotFound,
             format!("there is no CA `{arn}`: correct the ARN; a CA that was deleted can be restored for some days"),
         )
@@ -215,6 +235,15 @@ where
     }
 }
 
+/// On one line, and no longer than anybody reads.
+fn clipped(said: &str) -> String {
+    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    match said.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", said.get(..end).unwrap_or_default()),
+        None => said,
+    }
+}
+
 /// With its causes, each of which says something new. What the SDK has for that prints whole requests.
 pub(crate) fn in_words(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
@@ -225,7 +254,7 @@ pub(crate) fn in_words(error: &(dyn StdError + 'static)) -> String {
             text.push_str(&cause);
         }
     }
-    text
+    clipped(&text)
 }
 
 /// An error of the SDK in words: its own type holds requests and answers.
@@ -295,14 +324,7 @@ mod tests {
                 true,
                 "raise the quota",
             ),
-            (
-                "LimitExceededException",
-                400,
-                "",
-                Denied,
-                false,
-                "1,000,000",
-            ),
+            ("LimitExceededException", 400, "", Denied, true, "1,000,000"),
             (
                 "RequestInProgressException",
                 400,
@@ -426,6 +448,24 @@ mod tests {
             assert_eq!(error.kind(), kind, "{code} {error}");
             assert_eq!(error.retry() != Retry::Never, again, "{code} {error}");
             assert!(error.to_string().contains(words), "{code} {error}");
+        }
+    }
+
+    #[test]
+    fn a_long_story_is_cut_short() {
+        let arn: CaArn = "arn:aws:acm-pca:us-east-1:123456789012:certificate-authority/1"
+            .parse()
+            .unwrap();
+        let story = "<p>\n  Sorry</p> ".repeat(100_000);
+        let failed = CredentialsError::provider_error(story.clone());
+        for text in [
+            refusal("SomethingNew", 400, &story, "IssueCertificate", &arn).to_string(),
+            refusal(&story, 400, "", "IssueCertificate", &arn).to_string(),
+            refusal("", 403, &story, "IssueCertificate", &arn).to_string(),
+            credentials_error(&failed).unwrap().to_string(),
+        ] {
+            assert!(text.contains("Sorry</p> <p>"), "{text}");
+            assert!(text.chars().count() < 2 * LONGEST, "{text}");
         }
     }
 }

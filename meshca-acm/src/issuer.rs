@@ -1,8 +1,7 @@
 //! The issuer: what AWS signs, as the contract has it.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -21,10 +20,12 @@ use meshca_core::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::authority::{Authority, Facts, chain};
+use crate::authority::Authority;
 use crate::client::client;
 use crate::credentials::provider;
-use crate::error::{IN_PROGRESS, from_sdk, present};
+use crate::error::{IN_PROGRESS, NOT_FOUND, contradicts, from_sdk, present};
+use crate::facts::{Facts, chain};
+use crate::orders::{Issued, Orders, Wish};
 use crate::pace::Paces;
 use crate::settings::{AcmSettings, Template};
 
@@ -33,27 +34,27 @@ use crate::settings::{AcmSettings, Template};
 const SHORT_LIVED: Duration = Duration::from_secs((7 * 24 - 1) * 3600);
 /// The longest idempotency token.
 const MAX_TOKEN: usize = 36;
+/// The longest pause between two tries to fetch a certificate.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// The longest path length that there is a template for.
 const MAX_PATH_LEN: u8 = 3;
-/// How long a certificate that was issued, and that nobody came back for, is remembered.
-const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// An issuer that has AWS Private CA sign.
 pub struct AcmIssuer {
     pub(crate) settings: AcmSettings,
     pub(crate) client: Client,
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     clock: Arc<dyn Clock>,
     paces: Arc<Paces>,
-    /// Certificates that are issued and paid for, but not handed out yet.
-    issued: Mutex<HashMap<RequestId, Issued>>,
+    orders: Arc<Orders>,
 }
 
-#[derive(Clone)]
-struct Issued {
-    certificate: String,
-    note: Option<String>,
-    at: Instant,
+/// Why a certificate was not fetched.
+enum Missed {
+    /// It may be there the next time.
+    Now(Error),
+    /// AWS has lost it, or what it has is no certificate.
+    Lost(Error),
 }
 
 impl AcmIssuer {
@@ -98,12 +99,17 @@ impl AcmIssuer {
         )?;
         let client = client(&settings, credentials, &clock);
         Ok(Self {
-            authority: Authority::new(settings.clone(), client.clone(), sources),
+            authority: Authority::new(
+                settings.clone(),
+                client.clone(),
+                sources,
+                Arc::clone(&clock),
+            ),
             settings,
             client,
             clock,
             paces,
-            issued: Mutex::default(),
+            orders: Arc::default(),
         })
     }
 
@@ -111,16 +117,13 @@ impl AcmIssuer {
         self.clock.now()
     }
 
-    fn issued(&self) -> MutexGuard<'_, HashMap<RequestId, Issued>> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The certificate of this request: the one that is there already, or a new one.
-    async fn issue(&self, request: &CertificateRequest) -> Result<Issued> {
-        if let Some(issued) = self.issued().get(request.id()) {
-            return Ok(issued.clone());
+    async fn issue(&self, request: &CertificateRequest, wish: &Wish) -> Result<Issued> {
+        if let Some(issued) = self.orders.issued(wish) {
+            return Ok(issued);
         }
-        let facts = self.authority.facts().await?;
+        let called = Instant::now();
+        let facts = self.authority.able().await?;
         let (end, note) = self.end(request, &facts)?;
         let template = self.template(request.spec().profile(), &facts)?;
         let seconds = end
@@ -133,10 +136,8 @@ impl AcmIssuer {
             .build()
             .map_err(internal)?;
         let (csr, passthrough) = self.names(request)?;
-        let token: String = request.id().as_str().chars().take(MAX_TOKEN).collect();
-        self.paces.issue.turn().await;
-        let arn = &self.settings.arn;
-        let answer = self
+        let arn = self.settings.arn.clone();
+        let order = self
             .client
             .issue_certificate()
             .certificate_authority_arn(arn.as_str())
@@ -146,28 +147,27 @@ impl AcmIssuer {
             .validity(validity)
             .set_api_passthrough(passthrough)
             // The same for each try of this request, as everything else in it: it is billed once.
-            .idempotency_token(token)
-            .send()
-            .await
-            .map_err(|error| from_sdk(error, "IssueCertificate", arn))
-            .inspect_err(|error| {
-                // Its key, its end or its state may be others than we know.
-                if matches!(
-                    error.kind(),
-                    ErrorKind::InvalidRequest | ErrorKind::Unavailable
-                ) {
-                    self.authority.doubt();
+            .idempotency_token(token(request.id(), seconds, self.settings.template));
+        // Whoever gives up in the line has bought nothing.
+        self.paces.issue.turn().await;
+        let authority = Arc::clone(&self.authority);
+        let ask = async move {
+            let answer = order.send().await.map_err(|error| {
+                let doubt = contradicts(error.code()) && facts.asked < called;
+                let error = from_sdk(error, "IssueCertificate", &arn);
+                if !doubt {
+                    return error;
                 }
+                // Its key, its end or its state may be others than we know: the next try looks, and asks for what fits.
+                authority.doubt();
+                error.with_retry(Retry::Backoff)
             })?;
-        let issued = Issued {
-            certificate: present(answer.certificate_arn(), "ARN of a certificate")?.to_owned(),
-            note,
-            at: Instant::now(),
+            Ok(Issued {
+                certificate: present(answer.certificate_arn(), "ARN of a certificate")?.to_owned(),
+                note,
+            })
         };
-        let mut all = self.issued();
-        all.retain(|_, issued| issued.at.elapsed() < REMEMBERED);
-        all.insert(request.id().clone(), issued.clone());
-        Ok(issued)
+        self.orders.place(wish, ask).await
     }
 
     /// When the certificate is to end, and a word if that is earlier than was asked for. It depends on the request and the CA and not on
@@ -187,6 +187,13 @@ impl AcmIssuer {
                     Some("the CA is for short-lived certificates: seven days at most".to_owned());
             }
         }
+        let now = self.clock.now();
+        if end <= now {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the lifetime that was asked for is over before the CA was: make a new request",
+            ));
+        }
         if let Some(last) = facts.not_after.filter(|last| *last < end) {
             end = last;
             note = Some(
@@ -194,7 +201,7 @@ impl AcmIssuer {
                     .to_owned(),
             );
         }
-        if end <= self.clock.now() {
+        if end <= now {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 "the certificate of the CA is at its end, and it signs nothing any more: renew it",
@@ -274,12 +281,12 @@ impl AcmIssuer {
     }
 
     /// Fetches a certificate as soon as it is there.
-    async fn fetch(&self, certificate: &str) -> Result<SignedChain> {
-        let deadline = Instant::now() + self.settings.timeout;
+    async fn fetch(&self, certificate: &str) -> Result<SignedChain, Missed> {
+        let deadline = Instant::now().checked_add(self.settings.timeout);
         let arn = &self.settings.arn;
         let mut pauses = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(200))
-            .with_max_delay(Duration::from_secs(3))
+            .with_max_delay(LONGEST_PAUSE)
             .with_jitter()
             .without_max_times()
             .build();
@@ -294,18 +301,32 @@ impl AcmIssuer {
                 .await
             {
                 Ok(answer) => {
-                    let certificate = present(answer.certificate(), "certificate")?;
-                    return chain(certificate, answer.certificate_chain());
+                    return present(answer.certificate(), "certificate")
+                        .and_then(|certificate| chain(certificate, answer.certificate_chain()))
+                        .map_err(Missed::Lost);
                 }
                 Err(error) => error,
             };
-            let pause = pauses.next().unwrap_or(self.settings.timeout);
-            if error.code() != Some(IN_PROGRESS) || Instant::now() + pause > deadline {
-                return Err(from_sdk(error, "GetCertificate", arn));
+            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if error.code() != Some(IN_PROGRESS) || left.is_some_and(|left| pause > left) {
+                // A proxy's 404, or an answer that was cut, says nothing about a certificate that is paid for.
+                let missed = match error.code() {
+                    Some(NOT_FOUND) => Missed::Lost,
+                    _ => Missed::Now,
+                };
+                return Err(missed(from_sdk(error, "GetCertificate", arn)));
             }
             sleep(pause).await;
         }
     }
+}
+
+/// Tells AWS that it is the same wish again, within minutes of the last time. What else is in the request stands in it too, because AWS does
+/// not say what it makes of a token that comes back with another end. A hundred bits of the ID are enough.
+fn token(id: &RequestId, end: u64, template: Template) -> String {
+    let token = format!("{end:x}-{}-{}", template.code(), id.as_str());
+    token.chars().take(MAX_TOKEN).collect()
 }
 
 fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -328,11 +349,15 @@ impl Issuer for AcmIssuer {
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         request.require_trust_domain(&self.settings.trust_domain)?;
-        let issued = self.issue(request).await?;
-        let chain = self.fetch(&issued.certificate).await.inspect_err(|error| {
-            // AWS has lost it, or what it has is no certificate: fetching it again does not help.
-            if matches!(error.kind(), ErrorKind::BadResponse | ErrorKind::NotFound) {
-                self.issued().remove(request.id());
+        let wish = Wish::of(request);
+        let issued = self.issue(request, &wish).await?;
+        let fetched = self.fetch(&issued.certificate).await;
+        let chain = fetched.map_err(|missed| match missed {
+            Missed::Now(error) => error,
+            // Fetching it again does not help.
+            Missed::Lost(error) => {
+                self.orders.forget(&wish);
+                error
             }
         })?;
         Ok(match issued.note {
@@ -361,7 +386,7 @@ impl Issuer for AcmIssuer {
     ) {
         // What may be good after all, once the trust in it can be looked up, is not bought again.
         if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
-            self.issued().remove(request.id());
+            self.orders.forget(&Wish::of(request));
         }
     }
 }
@@ -377,5 +402,40 @@ impl fmt::Debug for AcmIssuer {
         f.debug_struct("AcmIssuer")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use meshca_core::PrivateKey;
+    use meshca_testkit::samples::spec;
+
+    use super::*;
+
+    #[test]
+    fn a_token_stands_for_all_that_is_asked_for() {
+        let id = || {
+            let key = PrivateKey::generate(KeyType::P256).unwrap();
+            let request = CertificateRequest::for_key(spec(), &key, SystemTime::UNIX_EPOCH);
+            request.unwrap().id().clone()
+        };
+        let (one, other) = (id(), id());
+        let end = 1_800_000_000;
+        let mut tokens = HashSet::new();
+        for (id, end, template) in [
+            (&one, end, Template::EndEntity),
+            (&other, end, Template::EndEntity),
+            (&one, end + 1, Template::EndEntity),
+            (&one, end, Template::EndEntityClientAuth),
+            (&one, end, Template::EndEntityApiPassthrough),
+            (&one, end, Template::BlankApiCsrPassthrough),
+        ] {
+            let token = super::token(id, end, template);
+            assert_eq!(token.len(), MAX_TOKEN, "{token}");
+            assert_eq!(token, super::token(id, end, template));
+            assert!(tokens.insert(token));
+        }
     }
 }

@@ -46,17 +46,61 @@
 //! # }
 //! ```
 //!
+//! Where a MeshIdentity says who signs, the provider is an `Extension` of that name, and its `config` has the same settings. There AWS can sign the CA of the
+//! control plane instead of each workload: `mode: Intermediate`.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
+//! # use meshca_core::resource::Resource;
+//! # use meshca_core::{MemorySecretStore, SystemClock, TrustDomain};
+//! #
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let documents = Resource::parse("
+//!     type: MeshIdentity
+//!     name: identity
+//!     mesh: default
+//!     spec:
+//!       selector: {dataplane: {matchLabels: {}}}
+//!       spiffeID: {trustDomain: default}
+//!       provider:
+//!         type: Extension
+//!         extension:
+//!           name: acmpca
+//!           config:
+//!             mode: Leaf  # as it is if it is left out; else Intermediate
+//!             arn: arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f
+//!             auth:
+//!               awsCredentials:
+//!                 accessKey: {secret: aws-access-key}
+//!                 accessKeySecret: {secret: aws-secret-key}
+//! ")?;
+//! let Some(Resource::MeshIdentity(identity)) = documents.into_iter().next() else { unreachable!() };
+//! let config = BackendConfig::modern(&identity).ok_or("somebody else signs")?;
+//! let registry = BackendRegistry::new().with(meshca_acm::factory());
+//! # let (secrets, clock) = (Arc::new(MemorySecretStore::new()), Arc::new(SystemClock::new()));
+//! # let context = BuildContext::new("default", TrustDomain::new("default")?, secrets, clock);
+//! let issuer = registry.build(&config, &context).await?;
+//! # assert!(issuer.to_string().starts_with("AWS Private CA"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it takes care of
 //!
-//! - **Each certificate is paid for once.** A call that is repeated has the same idempotency token and asks for the same in everything, the absolute end too; one
-//!   that was issued and could not be fetched is remembered for an hour, and the next call for the same request fetches *that* one. (Repeat the
-//!   request, as the wrapper `Retrying` of `meshca` does: a new key is a new request.)
+//! - **Each certificate is paid for once.** A call that is repeated has the same idempotency token and asks for the same in everything, the absolute end too; calls
+//!   for the same request at the same time are one. What was issued and could not be fetched is remembered for an hour, even if whoever called has given up
+//!   meanwhile, and the next call for the same request fetches *that* one. (Repeat the request, as the wrapper `Retrying` of `meshca` does: a new key is a new request,
+//!   and so is a later end. What a control plane had asked for when it died is asked for anew.)
 //! - **Quotas.** 25 certificates per second are asked for and 75 fetched, first come first served, by all issuers of an account and region together. What is throttled all the
-//!   same is tried again by the SDK; a CA that has signed all that it may is not, although the SDK would.
+//!   same is tried again by the SDK; a CA that has signed all that it may is not, although the SDK would, and says to
+//!   [come back](meshca_core::Retry::After) in ten minutes: its quota may have been raised.
 //! - **Lifetimes.** Of minutes as well, which AWS has no unit for. What ends with the CA, or after the seven days of a CA for
 //!   short-lived certificates, is [reported](meshca_core::Observation).
 //! - **Backdating.** AWS' certificates begin an hour ago. Lifetimes and renewals are reckoned from when they are issued.
-//! - **Trust.** The root of the CA's chain, recognised by what it is and not by where it stands; `caCert` pins it. It is looked at again every five minutes.
+//! - **Trust.** The root of the CA's chain, recognised by what it is and not by where it stands; `caCert` pins it, and what would not lead to that is not
+//!   bought. It is looked at again every five minutes; an outage of AWS, or a CA that is disabled or expired, takes no trust away, and the root of a renewed chain joins the earlier one.
 //! - **Credentials** live in memory that is wiped, and appear in no error, log or `Debug`. No environment variable decides anything, but for
 //!   the credentials of a control plane that has been given none.
 //!
@@ -101,7 +145,9 @@ mod client;
 mod credentials;
 mod error;
 mod factory;
+mod facts;
 mod issuer;
+mod orders;
 mod pace;
 mod settings;
 

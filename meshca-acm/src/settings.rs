@@ -21,6 +21,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// After how long the CA is looked at again, where the settings do not say: its state, its certificate, its root.
 pub const DEFAULT_CA_REFRESH: Duration = Duration::from_secs(300);
 
+/// Not with every call.
+const MIN_CA_REFRESH: Duration = Duration::from_secs(1);
+
 /// What AWS puts into a workload's certificate, by a template of its own
 /// ("Understanding certificate templates" in AWS' user guide).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +50,16 @@ impl Template {
             Self::EndEntityClientAuth => "EndEntityClientAuthCertificate",
             Self::EndEntityApiPassthrough => "EndEntityCertificate_APIPassthrough",
             Self::BlankApiCsrPassthrough => "BlankEndEntityCertificate_APICSRPassthrough",
+        }
+    }
+
+    /// Tells it from the others, in as few characters as can be.
+    pub(crate) fn code(self) -> char {
+        match self {
+            Self::EndEntity => 'e',
+            Self::EndEntityClientAuth => 'c',
+            Self::EndEntityApiPassthrough => 'a',
+            Self::BlankApiCsrPassthrough => 'b',
         }
     }
 }
@@ -139,17 +152,17 @@ impl AcmSettings {
     }
 
     /// For how long an issued certificate is fetched. What is not there by then is not lost: the next call for the same request
-    /// goes on fetching it.
+    /// goes on fetching it. With zero, it is asked for once per call.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// After how long the CA is looked at again, so that a renewed certificate of it is noticed.
+    /// After how long the CA is looked at again, so that a renewed certificate of it is noticed; a second at least.
     #[must_use]
     pub fn with_ca_refresh(mut self, interval: Duration) -> Self {
-        self.ca_refresh = interval;
+        self.ca_refresh = interval.max(MIN_CA_REFRESH);
         self
     }
 
@@ -198,6 +211,8 @@ mod tests {
         assert_eq!(settings.timeout, Duration::from_secs(60));
         assert_eq!(settings.ca_refresh, Duration::from_secs(300));
         assert_eq!(settings.lifetime, Duration::from_secs(24 * 3600));
-        assert_eq!((settings.fleet, settings.endpoint), (None, None));
+        assert_eq!((settings.fleet, &settings.endpoint), (None, &None));
+        let settings = settings.with_ca_refresh(Duration::ZERO);
+        assert_eq!(settings.ca_refresh, Duration::from_secs(1));
     }
 }

@@ -24,7 +24,6 @@ mod moto {
         LifetimePolicy, MemorySecretStore, Observation, PrivateKey, SpiffeId,
     };
     use meshca_testkit::conformance::{self, Subject};
-    use meshca_testkit::pki::TestCa;
     use meshca_testkit::servers::{Aws, AwsCaOptions};
     use serde_json::json;
 
@@ -172,28 +171,6 @@ mod moto {
             .with_lifetime(day);
         let error = issuer.issue(&intermediate, &*clock()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn ca_cert_decides() {
-        needs!();
-        let aws = Aws::start().await.unwrap();
-        let arn = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
-        let other = TestCa::root("Somebody else", clock().now()).unwrap();
-        let mut conf = conf(&arn);
-        conf.ca_cert = Some(meshca_core::resource::DataSource::InlineString(
-            other.pem().as_str().into(),
-        ));
-        let settings = meshca_acm::AcmSettings::new(conf, domain())
-            .unwrap()
-            .with_endpoint(aws.address());
-        let issuer = issuer(settings);
-        let error = issuer.issue(&spec(), &*clock()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::BadResponse, "{error}");
-        assert!(error.to_string().contains("root"), "{error}");
-        let error = issuer.check().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
-        assert!(error.to_string().contains("is not in `caCert`"), "{error}");
     }
 
     /// moto by itself gives 365 days, whatever was asked for.

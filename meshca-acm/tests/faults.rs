@@ -134,7 +134,7 @@ mod moto {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_quota_that_is_used_up_is_final() {
+    async fn a_quota_that_is_used_up_is_final_for_ten_minutes() {
         needs!();
         let (aws, arn) = start().await;
         aws.control(json!({"lifetime_quota": 2})).await.unwrap();
@@ -144,7 +144,7 @@ mod moto {
             if let Err(error) = issuer.issue(&spec(), &*clock()).await {
                 assert_eq!(
                     (error.kind(), error.retry()),
-                    (ErrorKind::Denied, Retry::Never)
+                    (ErrorKind::Denied, Retry::After(Duration::from_secs(600)))
                 );
                 assert!(error.to_string().contains("mode: Intermediate"), "{error}");
                 refused += 1;
@@ -153,6 +153,9 @@ mod moto {
         assert!(refused >= 1);
         // The SDK takes it for throttling, and is told not to try again.
         assert_eq!(calls(&aws, "IssueCertificate").await, 3);
+        // Once it was raised, nobody has to do anything here.
+        aws.control(json!({"lifetime_quota": null})).await.unwrap();
+        issuer.issue(&spec(), &*clock()).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -446,7 +449,6 @@ mod moto {
     /// What no AWS would say.
     #[tokio::test(flavor = "multi_thread")]
     async fn answers_that_are_none() {
-        let arn = "arn:aws:acm-pca:us-east-1:123456789012:certificate-authority/11111111-1111-1111-1111-111111111111";
         for (response, kind) in [
             (
                 CannedResponse::new(200).with_body("<html>"),
@@ -463,7 +465,7 @@ mod moto {
             for _ in 0..10 {
                 server.answer(response.clone());
             }
-            let issuer = issuer(settings(server.url(), arn));
+            let issuer = issuer(settings(server.url(), ARN));
             let error = issuer.trust_bundle().await.unwrap_err();
             assert_eq!(error.kind(), kind, "{response:?}: {error:?}");
         }

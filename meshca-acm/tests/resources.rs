@@ -20,6 +20,7 @@ mod moto {
         ErrorKind, Expect, IssuerExt, IssuerFactory, MemorySecretStore, SecretKey, SecretStore,
     };
     use meshca_testkit::servers::{Aws, AwsCaOptions};
+    use serde_json::Value;
 
     use crate::common::*;
     use crate::needs;
@@ -136,6 +137,63 @@ spec:
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
     }
 
+    /// The blocks of the guide in this language.
+    fn blocks(language: &str) -> Vec<&'static str> {
+        let mut parts = include_str!("../GUIDE.md").split("\n```");
+        parts.next();
+        let blocks = parts.step_by(2);
+        blocks
+            .filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'))
+            .collect()
+    }
+
+    #[test]
+    fn the_documents_of_the_guide() {
+        let documents = blocks("yaml");
+        let documents = documents.iter().filter(|block| block.starts_with("type:"));
+        let mut types = Vec::new();
+        for document in documents {
+            let parsed = Resource::parse(*document).unwrap();
+            assert_eq!(parsed.warnings().to_string(), "", "{document}");
+            types.extend(parsed.into_iter().map(|it| it.kind()));
+        }
+        assert_eq!(types, ["Mesh", "MeshIdentity"]);
+    }
+
+    /// A condition on the template denies whatever has none.
+    #[test]
+    fn the_policies_of_the_guide() {
+        let mut conditions = 0;
+        for block in blocks("json") {
+            let policy: Value = serde_json::from_str(block).unwrap();
+            let statements = policy["Statement"].as_array().unwrap();
+            let mut actions = Vec::new();
+            for statement in statements {
+                let named = &statement["Action"];
+                let named = match named.as_array() {
+                    Some(all) => all.clone(),
+                    None => vec![named.clone()],
+                };
+                if statement.get("Condition").is_some() {
+                    conditions += 1;
+                    assert_eq!(named, ["acm-pca:IssueCertificate"]);
+                }
+                actions.extend(named.iter().map(|it| it.as_str().unwrap().to_owned()));
+            }
+            actions.sort();
+            assert_eq!(
+                actions,
+                [
+                    "acm-pca:DescribeCertificateAuthority",
+                    "acm-pca:GetCertificate",
+                    "acm-pca:GetCertificateAuthorityCertificate",
+                    "acm-pca:IssueCertificate",
+                ]
+            );
+        }
+        assert_eq!(conditions, 1);
+    }
+
     #[test]
     fn arns_are_judged_where_they_are_written() {
         let error = Resource::parse(seed("arn:aws:acm:eu-central-1:1:certificate/1")).unwrap_err();
@@ -144,6 +202,17 @@ spec:
             text.contains("10:12") && text.contains("is not the ARN of a CA"),
             "{text}"
         );
+        for odd in [
+            "arn:aws:acm-pca:eu central-1:123456789012:certificate-authority/0a1b2c3d",
+            "arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/0a1b2c3d-…",
+            "arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/a/certificate/b",
+        ] {
+            let text = Resource::parse(seed(odd)).unwrap_err().to_string();
+            assert!(
+                text.contains("10:12") && text.contains("is not the ARN of a CA"),
+                "{text}"
+            );
+        }
         // The seed's own, which stands for one.
         let placeholder = "arn:aws:acm-pca:region:account:certificate-authority/id";
         let placeholder = mesh(&seed(placeholder));

@@ -19,6 +19,10 @@ macro_rules! needs {
 }
 
 pub(crate) use meshca_testkit::samples::*;
+
+/// For servers that do not look at it.
+pub(crate) const ARN: &str = "arn:aws:acm-pca:us-east-1:123456789012:certificate-authority/11111111-1111-1111-1111-111111111111";
+
 /// With an access key; moto checks no signature.
 pub(crate) fn conf(arn: &str) -> AcmConf {
     let mut conf = AcmConf::new(arn);

@@ -20,7 +20,9 @@ pub struct AcmConf {
     /// The CA: `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`. The region is in it.
     #[cfg_attr(
         feature = "schema",
-        schemars(extend("pattern" = "^arn:[^:]+:acm-pca:[^:]+:[^:]+:certificate-authority/[^:]+$"))
+        schemars(extend(
+            "pattern" = "^arn:[0-9A-Za-z-]+:acm-pca:[0-9A-Za-z-]+:[0-9A-Za-z-]+:certificate-authority/[0-9A-Za-z-]+$"
+        ))
     )]
     pub arn: String,
     /// A template for the certificate's common name. No common name if absent.
@@ -134,10 +136,11 @@ fn arn(at: Cursor<'_>) -> Option<String> {
     let Some(id) = resource.strip_prefix("certificate-authority/") else {
         return not_an_arn(at, &text);
     };
-    if [partition, region, account, &id]
-        .iter()
-        .any(|part| part.is_empty())
-    {
+    let sound = |part: &&str| {
+        let mut bytes = part.bytes();
+        !part.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if ![*partition, *region, *account, id].iter().all(sound) {
         return not_an_arn(at, &text);
     }
     let doubt = if !account.bytes().all(|byte| byte.is_ascii_digit()) || account.len() != 12 {

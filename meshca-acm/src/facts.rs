@@ -1,0 +1,131 @@
+//! What AWS says of a CA.
+
+use std::time::SystemTime;
+
+use aws_sdk_acmpca::types::{CertificateAuthorityStatus, KeyAlgorithm, SigningAlgorithm};
+use meshca_core::{
+    Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain, TrustRoot,
+};
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) status: CertificateAuthorityStatus,
+    pub(crate) signing_algorithm: SigningAlgorithm,
+    pub(crate) short_lived: bool,
+    /// When the CA's own certificate ends.
+    pub(crate) not_after: Option<SystemTime>,
+    /// The CA's certificate and those above it.
+    pub(crate) chain: SignedChain,
+    /// When AWS was asked, which is before it answered.
+    pub(crate) asked: Instant,
+}
+
+impl Facts {
+    /// Whether the CA signs. What it has signed stays good when it does not any more.
+    pub(crate) fn require_active(&self) -> Result<()> {
+        match self.status {
+            CertificateAuthorityStatus::Active => Ok(()),
+            _ => Err(not_active(&self.status)),
+        }
+    }
+
+    /// The root that the CA leads to, by what it is and not by where it stands: a chain that was imported without its root ends in
+    /// an intermediate.
+    pub(crate) fn roots(&self, domain: &TrustDomain) -> Result<TrustBundle> {
+        let mut roots: Option<TrustBundle> = None;
+        for certificate in self.chain.certificates() {
+            let one = TrustBundle::new(domain.clone(), [certificate.clone()])?;
+            if one.roots().iter().all(TrustRoot::is_self_signed) {
+                roots = Some(match roots {
+                    Some(all) => all.union(&one)?,
+                    None => one,
+                });
+            }
+        }
+        roots.ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                "the chain that was imported with the CA has no root: set `caCert` to the root that it leads to",
+            )
+            .with_retry(Retry::Backoff)
+        })
+    }
+
+    /// Whether what the CA signs can lead to one of these roots. By names, which a renewed root shares with the one that it renews;
+    /// what has the name and is another is left to verification, and so is a chain without a root.
+    pub(crate) fn require_below(&self, pinned: &TrustBundle) -> Result<()> {
+        let certificates = self.chain.certificates();
+        if certificates.iter().any(|it| pinned.contains(it)) {
+            return Ok(());
+        }
+        let all = TrustBundle::new(pinned.trust_domain().clone(), certificates.iter().cloned())?;
+        let known = |above: &TrustRoot| {
+            let mut roots = pinned.roots().iter();
+            roots.any(|root| root.subject() == above.subject())
+        };
+        match all.roots().iter().find(|above| above.is_self_signed()) {
+            Some(root) if !all.roots().iter().any(known) => Err(not_pinned(root)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Certificates lead to a root that `caCert` does not have.
+pub(crate) fn not_pinned(root: &TrustRoot) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!(
+            "the CA leads to `{}`, which is not in `caCert`: correct `caCert`, or all that the CA signs is refused",
+            root.subject()
+        ),
+    )
+    .with_retry(Retry::Backoff)
+}
+
+/// A certificate and those above it, as AWS has both in PEM.
+pub(crate) fn chain(certificate: &str, above: Option<&str>) -> Result<SignedChain> {
+    SignedChain::from_pem(&[certificate, above.unwrap_or_default()].join("\n"))
+}
+
+pub(crate) fn not_active(status: &CertificateAuthorityStatus) -> Error {
+    use CertificateAuthorityStatus::{Creating, Deleted, Disabled, Expired, PendingCertificate};
+    let advice = match status {
+        Creating => "wait until AWS has made it",
+        PendingCertificate => {
+            "install its certificate (`acm-pca:ImportCertificateAuthorityCertificate`)"
+        }
+        Disabled => {
+            "enable it (`aws acm-pca update-certificate-authority --status ACTIVE --certificate-authority-arn …`)"
+        }
+        Expired => "renew its certificate",
+        Deleted => {
+            "restore it (`aws acm-pca restore-certificate-authority --certificate-authority-arn …`), or use another one"
+        }
+        _ => "see what AWS' console says of it",
+    };
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the CA is not active but {}: {advice}", status.as_str()),
+    )
+    .with_retry(Retry::Backoff)
+}
+
+/// It must be of the family of the CA's key (`IssueCertificate` of the API reference).
+pub(crate) fn signing_algorithm(key: &KeyAlgorithm) -> Result<SigningAlgorithm> {
+    match key {
+        KeyAlgorithm::EcPrime256v1 => Ok(SigningAlgorithm::Sha256Withecdsa),
+        KeyAlgorithm::EcSecp384r1 => Ok(SigningAlgorithm::Sha384Withecdsa),
+        KeyAlgorithm::EcSecp521r1 => Ok(SigningAlgorithm::Sha512Withecdsa),
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => {
+            Ok(SigningAlgorithm::Sha256Withrsa)
+        }
+        other => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the key of the CA is {}, whose signatures proxies cannot verify: use a CA with an EC or RSA key",
+                other.as_str()
+            ),
+        )),
+    }
+}
