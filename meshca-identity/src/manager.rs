@@ -66,7 +66,8 @@ pub struct ManagerOptions {
     pub schedule: ScheduleOptions,
     /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. 60 s.
     pub linger: Duration,
-    /// How often a CA's roots are read again. A store that [tells of changes](SecretStore::revision) is asked at once. 30 s.
+    /// How often a CA's roots are read again. Twice as often it is seen whether a store [tells of changes](SecretStore::revision),
+    /// which are looked into at once, whether a CA is to be replaced, and whether somebody has set the clock. 30 s.
     pub trust_refresh: Duration,
     /// How long a CA may take for one certificate where the resource does not say. 60 s.
     pub request_timeout: Duration,

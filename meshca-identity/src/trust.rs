@@ -68,6 +68,8 @@ pub(crate) struct TrustLedger {
     since: BTreeMap<RootId, u64>,
     version: u64,
     published: Arc<TrustBundles>,
+    /// Something was said since the last publication.
+    stale: bool,
 }
 
 impl TrustLedger {
@@ -78,12 +80,13 @@ impl TrustLedger {
 
     /// What this origin says now; it takes effect with [`publish`](Self::publish).
     pub(crate) fn set(&mut self, origin: Origin, bundle: TrustBundle) {
+        self.stale |= self.sources.get(&origin) != Some(&bundle);
         self.sources.insert(origin, bundle);
     }
 
     /// This origin says nothing any more.
     pub(crate) fn unset(&mut self, origin: &Origin) {
-        self.sources.remove(origin);
+        self.stale |= self.sources.remove(origin).is_some();
     }
 
     /// The origins that say something.
@@ -133,6 +136,7 @@ impl TrustLedger {
                 until,
             };
             self.uses.insert(id.clone(), new);
+            self.stale = true;
         }
         let found = self.uses.get_mut(&id)?;
         found.until = found.until.max(until);
@@ -177,6 +181,7 @@ impl TrustLedger {
 
     /// Makes what the origins say, and what is still in use, the trust of the mesh. Says whether that changed it.
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
+        let before = self.uses.len();
         self.uses.retain(|_, it| {
             it.holders > 0
                 || it
@@ -184,6 +189,9 @@ impl TrustLedger {
                     .checked_add(CLOCK_SKEW)
                     .is_some_and(|end| end >= now)
         });
+        if !std::mem::take(&mut self.stale) && self.uses.len() == before {
+            return Ok(false);
+        }
         let mut bundles = TrustBundles::new();
         let kept = self.uses.values().map(|it| &it.bundle);
         for bundle in self.sources.values().chain(kept) {

@@ -25,9 +25,6 @@ use crate::select::IdentityRules;
 use crate::trust::BackendKey;
 use workloads::Workloads;
 
-/// How often CAs and roots are looked after; also how late a wall clock that was set is noticed.
-const TICK: Duration = Duration::from_secs(15);
-
 /// See the [module](self).
 pub(super) struct Engine {
     shared: Arc<Shared>,
@@ -50,6 +47,7 @@ pub(super) struct Engine {
     jobs: JoinSet<()>,
     reports: UnboundedSender<Done>,
     started: Instant,
+    tick: Duration,
     next_tick: Duration,
     revision: Option<u64>,
     counter: u64,
@@ -73,6 +71,7 @@ impl Engine {
             registry: Arc::new(registry),
             revision: secrets.revision(),
             secrets,
+            tick: (options.trust_refresh / 2).max(Duration::from_secs(1)),
             options,
             observers,
             idle: scheduler.open_lane(),
@@ -136,16 +135,16 @@ impl Engine {
         let up = [wake.up, Some(self.next_tick)].into_iter().flatten();
         let up = up.map(|at| at.saturating_sub(now.up)).min();
         // Timers are exact to the millisecond; a wait of nothing would not let anybody else run.
-        [wall, up, Some(TICK)]
+        [wall, up, Some(self.tick)]
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or(TICK)
+            .unwrap_or(self.tick)
             .max(Duration::from_millis(1))
     }
 
     fn tick(&mut self, now: Now) {
-        self.next_tick = now.up + TICK;
+        self.next_tick = now.up.saturating_add(self.tick);
         let revision = self.secrets.revision();
         if revision != self.revision {
             self.revision = revision;
@@ -154,7 +153,7 @@ impl Engine {
         let ids: Vec<u64> = self.meshes.keys().copied().collect();
         for id in ids {
             self.look_after(id, now);
-            self.publish(id, now);
+            self.publish_if_due(id, now);
             self.warn_of_roots(id, now);
         }
         self.forget_those_who_linger(now);
@@ -309,14 +308,29 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the trust of a mesh what it is to be now.
+    /// Roots that nothing is left of are retired.
+    fn publish_if_due(&mut self, id: u64, now: Now) {
+        if self.put_trust_together(id, now) {
+            self.publish(id, now);
+        }
+    }
+
+    fn put_trust_together(&mut self, id: u64, now: Now) -> bool {
+        let Some(mesh) = self.meshes.get_mut(&id) else {
+            return false;
+        };
+        mesh.ledger.publish(now.wall).unwrap_or_else(|error| {
+            tracing::error!(mesh = %mesh.cell.name, %error, "the trust of the mesh cannot be put together; what was published stays");
+            false
+        })
+    }
+
+    /// Makes the trust of a mesh what it is to be now, and its status what it is.
     fn publish(&mut self, id: u64, now: Now) {
+        self.put_trust_together(id, now);
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return;
         };
-        if let Err(error) = mesh.ledger.publish(now.wall) {
-            tracing::error!(mesh = %mesh.cell.name, %error, "the trust of the mesh cannot be put together; what was published stays");
-        }
         let changed = mesh.publish(&self.types, &self.options.select.zone);
         let cell = Arc::clone(&mesh.cell);
         self.pause_lanes(id);

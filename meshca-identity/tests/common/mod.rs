@@ -21,15 +21,15 @@ use meshca_identity::{Handle, Manager, ManagerOptions, MeshResources};
 use meshca_testkit::{FaultyIssuer, TokioClock};
 
 /// A CA that does as told; the CAs behind it can be exchanged.
-pub struct Ca {
+pub(crate) struct Ca {
     state: Mutex<State>,
     /// How often it was asked to sign.
-    pub asked: AtomicUsize,
-    pub at_once: AtomicUsize,
-    pub most_at_once: AtomicUsize,
+    pub(crate) asked: AtomicUsize,
+    pub(crate) at_once: AtomicUsize,
+    pub(crate) most_at_once: AtomicUsize,
     /// It fails in the building of its issuer.
-    pub unbuildable: AtomicBool,
-    pub builds: AtomicUsize,
+    pub(crate) unbuildable: AtomicBool,
+    pub(crate) builds: AtomicUsize,
 }
 
 struct State {
@@ -40,15 +40,15 @@ struct State {
 }
 
 impl Ca {
-    pub fn down(&self, error: Option<ErrorKind>) {
+    pub(crate) fn down(&self, error: Option<ErrorKind>) {
         self.state.lock().unwrap().error = error;
     }
 
-    pub fn slow(&self, latency: Duration) {
+    pub(crate) fn slow(&self, latency: Duration) {
         self.state.lock().unwrap().latency = latency;
     }
 
-    pub fn issuer(&self) -> Arc<FaultyIssuer> {
+    pub(crate) fn issuer(&self) -> Arc<FaultyIssuer> {
         self.state
             .lock()
             .unwrap()
@@ -58,13 +58,17 @@ impl Ca {
     }
 
     /// Signs with this one from now on, and names the roots of these.
-    pub fn exchange(&self, signing: Arc<FaultyIssuer>, also_trusted: Vec<Arc<FaultyIssuer>>) {
+    pub(crate) fn exchange(
+        &self,
+        signing: Arc<FaultyIssuer>,
+        also_trusted: Vec<Arc<FaultyIssuer>>,
+    ) {
         let mut state = self.state.lock().unwrap();
         state.signing = Some(signing);
         state.also_trusted = also_trusted;
     }
 
-    pub fn times_asked(&self) -> usize {
+    pub(crate) fn times_asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
@@ -137,10 +141,10 @@ impl Issuer for Front {
 
 /// Builds the CAs of a test, by the names of their types.
 #[derive(Clone, Default)]
-pub struct Cas(Arc<Mutex<BTreeMap<String, Arc<Ca>>>>);
+pub(crate) struct Cas(Arc<Mutex<BTreeMap<String, Arc<Ca>>>>);
 
 impl Cas {
-    pub fn get(&self, name: &str) -> Arc<Ca> {
+    pub(crate) fn get(&self, name: &str) -> Arc<Ca> {
         let mut all = self.0.lock().unwrap();
         let new = || {
             Arc::new(Ca {
@@ -196,7 +200,7 @@ impl IssuerFactory for Cas {
 
 /// What was observed, one line each, without serial numbers.
 #[derive(Debug, Default)]
-pub struct Log(pub Mutex<Vec<String>>);
+pub(crate) struct Log(pub(crate) Mutex<Vec<String>>);
 
 impl Observer for Log {
     fn observe(&self, event: &Event<'_>) {
@@ -207,7 +211,7 @@ impl Observer for Log {
 }
 
 impl Log {
-    pub fn count(&self, part: &str) -> usize {
+    pub(crate) fn count(&self, part: &str) -> usize {
         self.0
             .lock()
             .unwrap()
@@ -217,21 +221,21 @@ impl Log {
     }
 }
 
-pub struct World {
-    pub manager: Manager,
-    pub clock: TokioClock,
-    pub secrets: Arc<MemorySecretStore>,
-    pub cas: Cas,
-    pub log: Arc<Log>,
-    pub driver: DriverTask,
+pub(crate) struct World {
+    pub(crate) manager: Manager,
+    pub(crate) clock: TokioClock,
+    pub(crate) secrets: Arc<MemorySecretStore>,
+    pub(crate) cas: Cas,
+    pub(crate) log: Arc<Log>,
+    pub(crate) driver: DriverTask,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut ManagerOptions)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut ManagerOptions)) -> Self {
         let clock = TokioClock::new();
         let secrets = Arc::new(MemorySecretStore::new());
         let cas = Cas::default();
@@ -254,11 +258,11 @@ impl World {
         }
     }
 
-    pub async fn apply(&self, text: &str) {
+    pub(crate) async fn apply(&self, text: &str) {
         self.manager.apply(resources(text)).await.unwrap();
     }
 
-    pub async fn connect(&self, name: &str) -> Handle {
+    pub(crate) async fn connect(&self, name: &str) -> Handle {
         self.manager
             .connect("default", name, workload(name))
             .await
@@ -266,37 +270,37 @@ impl World {
     }
 }
 
-pub fn workload(name: &str) -> Workload {
+pub(crate) fn workload(name: &str) -> Workload {
     Workload::from_label_list(&format!(
         "app=web,kuma.io/workload={name},kuma.io/service={name}"
     ))
     .unwrap()
 }
 
-pub fn resources(text: &str) -> MeshResources {
+pub(crate) fn resources(text: &str) -> MeshResources {
     MeshResources::from_resources(Resource::parse(text).unwrap()).unwrap()
 }
 
 /// A mesh with a classic CA of this type.
-pub fn classic(ca: &str) -> String {
+pub(crate) fn classic(ca: &str) -> String {
     format!(
         "{{type: Mesh, name: default, mtls: {{enabledBackend: one, backends: [{{name: one, type: {ca}, conf: {{}}}}]}}}}\n"
     )
 }
 
 /// A MeshIdentity for all, by a CA of this type.
-pub fn identity(name: &str, ca: &str) -> String {
+pub(crate) fn identity(name: &str, ca: &str) -> String {
     format!(
         "---\n{{type: MeshIdentity, name: {name}, mesh: default, spec: {{selector: {{dataplane: {{matchLabels: {{}}}}}}, \
          spiffeID: {{trustDomain: example.org}}, provider: {{type: Extension, extension: {{name: {ca}, config: {{}}}}}}}}}}\n"
     )
 }
 
-pub const OFF: &str = "{type: Mesh, name: default}\n";
-pub const HOUR: Duration = Duration::from_secs(3600);
-pub const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const OFF: &str = "{type: Mesh, name: default}\n";
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Lets time pass.
-pub async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }

@@ -267,7 +267,7 @@ impl Engine {
                 let first = backend.issuer.replace(issuer).is_none();
                 backend.failures = 0;
                 backend.look_at = now.up.saturating_add(refresh);
-                self.take_bundle(ca, bundle);
+                self.take_bundle(ca, bundle, true);
                 if let Some(cell) = self.cell_of(ca.mesh) {
                     let (mesh, backend) = (cell.name.as_str(), &ca.key);
                     self.observe(&Event::BackendReady { mesh, backend });
@@ -304,7 +304,7 @@ impl Engine {
         backend.busy = false;
         backend.look_at = now.up.saturating_add(refresh);
         match result {
-            Ok(bundle) => self.take_bundle(ca, bundle),
+            Ok(bundle) => self.take_bundle(ca, bundle, false),
             Err(error) => self.looks_bad(ca, error, now),
         }
     }
@@ -326,7 +326,7 @@ impl Engine {
                         step,
                     });
                 }
-                self.take_bundle(ca, bundle);
+                self.take_bundle(ca, bundle, false);
                 self.wake_by(now.up);
             }
             Err(error) => {
@@ -346,12 +346,12 @@ impl Engine {
     }
 
     /// These are the roots of a CA now.
-    fn take_bundle(&mut self, ca: &CaRef, bundle: TrustBundle) {
+    fn take_bundle(&mut self, ca: &CaRef, bundle: TrustBundle, built: bool) {
         let now = self.now();
         let Some(backend) = self.ca(ca) else {
             return;
         };
-        backend.error = None;
+        let recovered = backend.error.take().is_some() || backend.bundle.is_none();
         let changed = backend.bundle.as_ref() != Some(&bundle);
         backend.bundle = Some(bundle.clone());
         let distributed = backend.distributed;
@@ -362,7 +362,9 @@ impl Engine {
                 false => mesh.ledger.unset(&origin),
             }
         }
-        self.publish(ca.mesh, now);
+        if changed || recovered || built {
+            self.publish(ca.mesh, now);
+        }
         if changed {
             self.reissue_those_without_root(ca);
         }

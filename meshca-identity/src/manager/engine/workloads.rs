@@ -557,12 +557,16 @@ impl Engine {
                 }
                 Admitted::No(error) => self.failed(ticket, ca, &error, now),
             },
-            // It says as much about the CA as any other.
+            // Something else is wanted by now, and may be there already.
             Ok(identity) => {
-                let known = self.workloads.get(ticket).is_some();
-                let outcome = match known {
-                    true => Outcome::Discarded,
-                    false => Outcome::Issued(held(&identity)),
+                let outcome = match self.workloads.get(ticket) {
+                    None => Outcome::Issued(held(&identity)),
+                    Some(tracked) => match tracked.cell.identity() {
+                        Some(has) if tracked.want.is_some() && tracked.held == tracked.want => {
+                            Outcome::Issued(held(&has))
+                        }
+                        _ => Outcome::Discarded,
+                    },
                 };
                 self.scheduler.finished(ticket, outcome, now);
             }
