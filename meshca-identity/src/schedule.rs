@@ -533,11 +533,11 @@ impl Scheduler {
                 (Some((_, Timer::Renew)), Some(held)) => {
                     self.arm(index, held.not_after, Timer::Expire);
                     if matches!(entry_phase(&self.entries, index), Phase::Resting) {
-                        let urgent = held.not_after <= now.wall;
-                        self.enqueue(
-                            index,
-                            [Priority::Renewal, Priority::First][usize::from(urgent)],
-                        );
+                        let priority = match held.not_after <= now.wall {
+                            true => Priority::First,
+                            false => Priority::Renewal,
+                        };
+                        self.enqueue(index, priority);
                     }
                 }
                 (Some((_, Timer::Expire)), _) => actions.push(Action::Expired(Ticket {
