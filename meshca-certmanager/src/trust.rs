@@ -73,14 +73,14 @@ impl Trust {
             Ok(bundle) => return Ok(bundle),
             Err(error) => error,
         };
-        // It will do for as long again.
-        let mut known = self.known();
-        let Some(known) = known.as_mut() else {
-            return Err(error);
-        };
+        let known = self.known().as_mut().map(|known| {
+            // It will do for as long again.
+            known.at = Instant::now();
+            known.bundle.clone()
+        });
+        let known = known.ok_or_else(|| error.clone())?;
         tracing::warn!(%error, "`caCert` could not be read again; what is known stays trusted");
-        known.at = Instant::now();
-        Ok(known.bundle.clone())
+        Ok(known)
     }
 
     /// Whether `caCert` can be read. Which root the issuer leads to is seen with its first certificate only.
