@@ -1,7 +1,7 @@
 //! Which objects belong to requests that are under way here, and which were left by somebody who is gone.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use meshca_core::RequestId;
@@ -31,9 +31,27 @@ pub(crate) struct Attempts(Mutex<HashMap<RequestId, Entry>>);
 #[derive(Debug)]
 struct Entry {
     attempt: Attempt,
+    /// The name of the last object that was asked for.
+    expected: Option<String>,
     callers: usize,
     /// Since when nobody waits.
     idle_since: Instant,
+}
+
+/// Those of all issuers here. Issuers that are built one by one know nothing of each other, but act as one instance: what one waits
+/// for must not look left over to another.
+static ALL: Mutex<Vec<Weak<Attempts>>> = Mutex::new(Vec::new());
+
+/// The names of all objects that somebody in this process may still want. One in another cluster may have such a name as well,
+/// and then it is left alone for a while.
+pub(crate) fn wanted() -> HashSet<String> {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut names = HashSet::new();
+    for attempts in all.iter().filter_map(Weak::upgrade) {
+        let entries = attempts.lock();
+        names.extend(entries.values().filter_map(|entry| entry.expected.clone()));
+    }
+    names
 }
 
 /// Somebody waits for a request.
@@ -53,6 +71,14 @@ impl Drop for Caller {
 }
 
 impl Attempts {
+    pub(crate) fn new() -> Arc<Self> {
+        let new = Arc::new(Self::default());
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|attempts| attempts.strong_count() > 0);
+        all.push(Arc::downgrade(&new));
+        new
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,6 +88,7 @@ impl Attempts {
         let mut entries = self.lock();
         let entry = entries.entry(id.clone()).or_insert_with(|| Entry {
             attempt: Attempt::default(),
+            expected: None,
             callers: 0,
             idle_since: Instant::now(),
         });
@@ -78,6 +105,13 @@ impl Attempts {
         entry.map(|entry| entry.attempt.clone()).unwrap_or_default()
     }
 
+    /// An object of this name is about to be asked for: from its first moment on, it is wanted.
+    pub(crate) fn expect(&self, id: &RequestId, name: &str) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.expected = Some(name.to_owned());
+        }
+    }
+
     /// Notes how far a request has come. Nothing, if it is settled.
     pub(crate) fn set(&self, id: &RequestId, attempt: Attempt) {
         if let Some(entry) = self.lock().get_mut(id) {
@@ -85,9 +119,32 @@ impl Attempts {
         }
     }
 
-    /// The request is done with; what is to be deleted of it.
-    pub(crate) fn settle(&self, id: &RequestId) -> Option<Object> {
-        self.lock().remove(id)?.attempt.object
+    /// What was decided of this object is final, so the next try is another one. What is to be deleted, if nobody has been told before.
+    pub(crate) fn useless(&self, id: &RequestId, uid: &str) -> Option<Object> {
+        let mut entries = self.lock();
+        let attempt = &mut entries.get_mut(id)?.attempt;
+        let object = attempt.object.take_if(|object| object.uid == uid)?;
+        attempt.number += 1;
+        Some(object)
+    }
+
+    /// The request is done with; what is to be deleted of it. Nothing, while another caller waits for the same object: it settles it, too.
+    ///
+    /// What was refused must not be found again, and not every object is ours to delete: the number of the next one is remembered until
+    /// the request is [`abandoned`](Self::abandoned).
+    pub(crate) fn settle(&self, id: &RequestId, refused: bool) -> Option<Object> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(id)?;
+        if entry.callers > 0 {
+            return None;
+        }
+        if !refused {
+            return entries.remove(id)?.attempt.object;
+        }
+        let object = entry.attempt.object.take()?;
+        entry.attempt.number += 1;
+        entry.idle_since = Instant::now();
+        Some(object)
     }
 
     /// Gives up those that nobody has waited for this long; what is to be deleted of them.
@@ -99,15 +156,6 @@ impl Attempts {
             .filter_map(|(_, entry)| entry.attempt.object)
             .collect()
     }
-
-    /// The UIDs of all objects that somebody here may still want.
-    fn wanted(&self) -> HashSet<String> {
-        let entries = self.lock();
-        let objects = entries
-            .values()
-            .filter_map(|entry| entry.attempt.object.as_ref());
-        objects.map(|object| object.uid.clone()).collect()
-    }
 }
 
 /// Objects that carry our name, and that nobody here knows of: of a process before this one, or because a deletion failed.
@@ -115,19 +163,18 @@ impl Attempts {
 pub(crate) struct Leftovers(HashMap<Object, Instant>);
 
 impl Leftovers {
-    /// Those of the objects `present` that nobody has wanted all the time since this was asked `patience` or longer ago: one
-    /// that was created a moment ago is not known here yet, and one of an issuer that is being replaced still has its caller.
+    /// Those of the objects `present` that were not [`wanted`] whenever this was asked, since `patience` or longer ago: a caller may come
+    /// back for what it gave up.
     pub(crate) fn due(
         &mut self,
         present: impl IntoIterator<Item = Object>,
-        attempts: &Attempts,
+        wanted: &HashSet<String>,
         now: Instant,
         patience: Duration,
     ) -> Vec<Object> {
-        let wanted = attempts.wanted();
         let unwanted = present
             .into_iter()
-            .filter(|object| !wanted.contains(&object.uid));
+            .filter(|object| !wanted.contains(&object.name));
         let mut seen: HashMap<_, _> = unwanted
             .map(|object| {
                 let since = self.0.get(&object).copied().unwrap_or(now);
@@ -170,7 +217,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_everybody_has_given_up_is_abandoned_after_a_while() {
-        let (attempts, id) = (Arc::new(Attempts::default()), id());
+        let (attempts, id) = (Attempts::new(), id());
         let first = attempts.enter(&id);
         let second = attempts.enter(&id);
         let attempt = Attempt {
@@ -199,17 +246,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_wants_for_long_enough_is_left_over() {
-        let (attempts, id) = (Arc::new(Attempts::default()), id());
-        let _caller = attempts.enter(&id);
-        let attempt = Attempt {
-            number: 0,
-            object: Some(object("wanted")),
-        };
-        attempts.set(&id, attempt);
+        let wanted = HashSet::from(["wanted".to_owned()]);
         let mut leftovers = Leftovers::default();
         let mut due = |names: &[&str]| {
             let present = names.iter().map(|name| object(name));
-            leftovers.due(present, &attempts, Instant::now(), MINUTE)
+            leftovers.due(present, &wanted, Instant::now(), MINUTE)
         };
         assert_eq!(due(&["wanted", "old"]), []);
         tokio::time::advance(MINUTE / 2).await;
@@ -220,5 +261,57 @@ mod tests {
         assert_eq!(due(&["wanted", "old", "new"]), []);
         tokio::time::advance(MINUTE / 2).await;
         assert_eq!(due(&["wanted", "old", "new"]), [object("new")]);
+    }
+
+    #[tokio::test]
+    async fn what_any_issuer_waits_for_is_wanted() {
+        let (one, other) = (Attempts::new(), Attempts::new());
+        let (first, second) = (id(), id());
+        let callers = (one.enter(&first), other.enter(&second));
+        one.expect(&first, "of one");
+        other.expect(&second, "of the other");
+        let both =
+            |names: &HashSet<String>| names.contains("of one") && names.contains("of the other");
+        assert!(both(&wanted()));
+        // Nobody waits, but somebody may come back.
+        drop(callers);
+        assert!(both(&wanted()));
+        drop(one);
+        assert!(!wanted().contains("of one"));
+        other.settle(&second, false);
+        assert!(!wanted().contains("of the other"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_last_settles() {
+        let (attempts, id) = (Attempts::new(), id());
+        let attempt = |number, name| Attempt {
+            number,
+            object: Some(object(name)),
+        };
+        let first = attempts.enter(&id);
+        attempts.set(&id, attempt(0, "a"));
+        let second = attempts.enter(&id);
+        drop(first);
+        for refused in [false, true] {
+            assert_eq!(attempts.settle(&id, refused), None, "the second one waits");
+        }
+        drop(second);
+        assert_eq!(attempts.settle(&id, true), Some(object("a")));
+        // It is stepped over for a while.
+        assert_eq!(attempts.get(&id).number, 1);
+        assert_eq!(attempts.settle(&id, true), None);
+        assert_eq!(attempts.get(&id).number, 1);
+        tokio::time::advance(MINUTE).await;
+        assert_eq!(attempts.abandoned(Instant::now(), MINUTE), []);
+        assert_eq!(attempts.get(&id).number, 0);
+
+        // One that comes late with the end of an object that is known to be of no use.
+        let _callers = (attempts.enter(&id), attempts.enter(&id));
+        attempts.set(&id, attempt(0, "a"));
+        assert_eq!(attempts.useless(&id, &object("a").uid), Some(object("a")));
+        attempts.set(&id, attempt(1, "b"));
+        assert_eq!(attempts.useless(&id, &object("a").uid), None);
+        assert_eq!(attempts.get(&id).object, Some(object("b")));
     }
 }

@@ -6,7 +6,7 @@ use meshca_core::resource::IssuerRef;
 use meshca_core::{CheckReport, Error, ErrorKind, Result};
 
 use crate::crd::GROUP;
-use crate::error::{code, from_kube};
+use crate::error::{code, from_kube, limited, line};
 use crate::rights::require;
 use crate::signing::Signing;
 
@@ -55,7 +55,7 @@ async fn issuer(signing: &Signing) -> Result<Option<String>> {
             &resource,
         ),
     };
-    let object = match api.get(name).await {
+    let object = match limited(api.get(name)).await {
         Ok(object) => object,
         Err(error) if code(&error) == Some(403) => {
             return Ok(Some(format!(
@@ -101,7 +101,7 @@ async fn issuer(signing: &Signing) -> Result<Option<String>> {
             ErrorKind::Unavailable,
             format!(
                 "the {kind} `{name}` is not ready: {}",
-                text(ready, "message")
+                line(&text(ready, "message"))
             ),
         )),
         None => Err(Error::new(

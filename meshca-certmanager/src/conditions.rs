@@ -1,6 +1,7 @@
 //! What the status of a `CertificateRequest` means.
 
 use crate::crd::{Condition, Status};
+use crate::error::line;
 
 /// How far a request is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +68,11 @@ pub(crate) fn progress(status: Option<&Status>) -> Progress {
 
 /// The reason and the message, on one line.
 fn words(condition: &Condition) -> String {
-    let text = match (condition.reason.as_str(), condition.message.as_str()) {
-        (reason, "") => reason.to_owned(),
-        ("", message) => message.to_owned(),
-        (reason, message) => format!("{reason}: {message}"),
-    };
-    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(500).collect()
+    match (condition.reason.as_str(), condition.message.as_str()) {
+        (reason, "") => line(reason),
+        ("", message) => line(message),
+        (reason, message) => line(&format!("{reason}: {message}")),
+    }
 }
 
 #[cfg(test)]

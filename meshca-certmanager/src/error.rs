@@ -23,6 +23,12 @@ pub(crate) async fn limited<T>(
     }
 }
 
+/// What others say, for a message of ours: on one line, and no longer than anybody reads.
+pub(crate) fn line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().filter(|c| !c.is_control()).take(500).collect()
+}
+
 /// The status of an answer, if there was one.
 pub(crate) fn code(error: &KubeError) -> Option<u16> {
     match error {
@@ -40,11 +46,7 @@ pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &st
         )
         .with_source(error);
     };
-    let said = status
-        .message
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let said = line(&status.message);
     let new = |kind, text: String| Error::new(kind, format!("{text} (Kubernetes: {said})"));
     match status.code {
         401 => new(
@@ -85,5 +87,19 @@ pub(crate) fn from_kube(error: KubeError, doing: &str, verb: &str, resource: &st
             ErrorKind::BadResponse,
             format!("the API server answered {code} when asked to {doing}"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_is_one_line_of_a_bounded_length() {
+        assert_eq!(line(" no\n\tsuch\u{1b}  name "), "no such name");
+        let long = "é".repeat(2000);
+        let status = kube::core::Status::failure(&long, "Invalid").with_code(422);
+        let error = from_kube(KubeError::Api(Box::new(status)), "ask", "get", "things");
+        assert_eq!(error.to_string().matches('é').count(), 500, "{error}");
     }
 }

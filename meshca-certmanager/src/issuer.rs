@@ -20,8 +20,7 @@ use crate::trust::Trust;
 /// It lives in a tokio runtime: a task of its own watches the requests, from the first one on until the issuer is dropped.
 pub struct CertManagerIssuer {
     signing: Arc<Signing>,
-    trust: Trust,
-    clock: Arc<dyn Clock>,
+    trust: Arc<Trust>,
 }
 
 impl CertManagerIssuer {
@@ -35,12 +34,8 @@ impl CertManagerIssuer {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let signing = Arc::new(Signing::new(settings, client));
-        let trust = Trust::new(Arc::clone(&signing), sources);
-        Self {
-            signing,
-            trust,
-            clock,
-        }
+        let trust = Arc::new(Trust::new(Arc::clone(&signing), sources, clock));
+        Self { signing, trust }
     }
 }
 
@@ -63,17 +58,17 @@ impl Issuer for CertManagerIssuer {
         let chain = answer.chain();
         if chain.is_err() {
             // Nobody will verify it, and the next try must not find it.
-            self.signing.settled(request).await;
+            self.signing.settled(request, true).await;
         }
         chain
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust.bundle(&*self.clock).await
+        self.trust.bundle().await
     }
 
     async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust.refresh(&*self.clock).await
+        self.trust.refresh().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -82,8 +77,12 @@ impl Issuer for CertManagerIssuer {
         Ok(report)
     }
 
-    async fn settled(&self, request: &CertificateRequest, _: Result<&IssuedCertificate, &Error>) {
-        self.signing.settled(request).await;
+    async fn settled(
+        &self,
+        request: &CertificateRequest,
+        outcome: Result<&IssuedCertificate, &Error>,
+    ) {
+        self.signing.settled(request, outcome.is_err()).await;
     }
 }
 

@@ -53,6 +53,40 @@
 //! # }
 //! ```
 //!
+//! A `MeshIdentity` names it as an extension, and has a mode that a `Mesh` has not: with `Intermediate`, cert-manager signs the CA of the
+//! control plane and not each workload.
+//!
+//! ```no_run
+//! # use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
+//! # use meshca_core::resource::Resource;
+//! # async fn run(registry: &BackendRegistry, context: &BuildContext) -> Result<(), Box<dyn std::error::Error>> {
+//! let text = "
+//! apiVersion: kuma.io/v1alpha1
+//! kind: MeshIdentity
+//! metadata: {name: identity, namespace: mesh-system, labels: {kuma.io/mesh: default}}
+//! spec:
+//!   selector: {dataplane: {matchLabels: {}}}
+//!   spiffeID: {trustDomain: default}
+//!   provider:
+//!     type: Extension
+//!     extension:
+//!       name: certmanager
+//!       config:
+//!         mode: Leaf
+//!         issuerRef: {name: mesh-ca}
+//!         caCert: {secret: mesh-ca-root}
+//! ";
+//! for resource in Resource::parse(text)? {
+//!     if let Resource::MeshIdentity(identity) = resource {
+//!         let config = BackendConfig::modern(&identity).ok_or("it has no provider of certificates")?;
+//!         let issuer = registry.build(&config, context).await?;
+//!         # drop(issuer);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it takes care of
 //!
 //! - **One object for each request**, named after its digest: a call that is repeated, by a restarted control plane as well,
@@ -61,7 +95,8 @@
 //! - **Every ending**: denied, invalid (where `Ready` is never set), failed, not approved, deleted. Each says what to do.
 //! - **Nothing is left behind.** An object is deleted once its certificate was verified, or refused; what callers give up, or a process
 //!   that was killed has left, is deleted after the timeout, by the instance that made it and no other.
-//! - **Bounds.** At most 100 objects at once; further calls wait their turn. A call of the API server has ten seconds.
+//! - **Bounds.** At most 100 requests of an issuer wait at once; further calls wait their turn. What was given up stays for a while, so where nobody
+//!   approves there may be three times as many objects. A call of the API server has ten seconds.
 //! - **Names come from the CSR** with cert-manager, so a CSR that asks for other names than the identity has is refused.
 //!
 //! # Who holds the issuer drives it
@@ -72,9 +107,13 @@
 //!
 //! # Trust
 //!
-//! `caCert` decides which roots certificates lead to; it is read again every half minute. Without it, a root that an issuer names in `status.ca` is
+//! `caCert` decides which roots certificates lead to; it is read again every half minute. A certificate that is refused because its root is unknown
+//! leads to one that `caCert` does not have.
+//!
+//! Without it, a root that an issuer names in `status.ca` is
 //! trusted (an intermediate is not); before the first certificate, one that nobody uses is asked for, to see it. Issuers that name none
-//! need `caCert`.
+//! need `caCert`. So does whoever wants a root to end: those that issuers named stay trusted for as long as the issuer lives in this process, also
+//! when another one has taken their place.
 //!
 //! # Secrets
 //!

@@ -43,8 +43,9 @@ const MAX_LABEL_LEN: usize = 63;
 /// Replicas share it: a write is refused with [`ErrorKind::Conflict`] unless the secret's `resourceVersion` is the one that was read.
 /// Other labels, annotations and keys of a Secret stay as they are.
 ///
-/// From the first call on, a task watches the namespace until the store is dropped. While it hears of every change, what is known is
-/// not asked for again; while it does not, each [`get`](SecretStore::get) asks the API server. That there is *no* secret is never said
+/// From the first call on, a task watches the namespace until the store is dropped. While it proves that it hears of every change, what is
+/// known is not asked for again; while it does not, each [`get`](SecretStore::get) asks the API server. What is served is never older than
+/// [`MAX_STORE_LAG`](meshca_core::secret::MAX_STORE_LAG). That there is *no* secret is never said
 /// without having asked. It lives in a tokio runtime.
 ///
 /// Values are wiped when nobody needs them any more. What `kube`'s HTTP client and the TLS library do with
@@ -108,7 +109,7 @@ impl KubeSecretStore {
         match self.api.get(key.name()).await {
             Ok(object) => {
                 let stored = stored(&object, key);
-                lock(&self.known).apply(object);
+                lock(&self.known).read(object);
                 stored.map(Some)
             }
             Err(error) if is_absent(&error) => {
@@ -128,6 +129,12 @@ impl KubeSecretStore {
         let version = current.as_ref().map(|current| &current.version);
         match expect.check(key, version) {
             Err(conflict) => conflict,
+            // It is what was read, and a write on this condition can never be made.
+            Ok(()) if matches!(expect, Expect::Version(version) if !is_version(version)) => Error::new(
+                ErrorKind::Unsupported,
+                "this API server numbers the states of its objects in a way of its own, so secrets cannot be changed safely through it: is it Kubernetes?",
+            )
+            .with_context("secret", key),
             Ok(()) => Error::new(
                 ErrorKind::Conflict,
                 "somebody else changed the secret at this very moment: read it again",

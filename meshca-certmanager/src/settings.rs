@@ -9,7 +9,7 @@ use meshca_core::{Error, ErrorKind, Result, TrustDomain};
 /// How long a request may wait for approval and signature, where the settings do not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many requests may be there at the same time, where the settings do not say.
+/// How many requests may wait at the same time, where the settings do not say.
 pub const DEFAULT_MAX_PENDING: NonZeroUsize = NonZeroUsize::new(100).unwrap();
 
 /// cert-manager's settings, and what the control plane adds to them.
@@ -35,7 +35,8 @@ impl CertManagerSettings {
     /// The settings of a resource, for the trust domain that the issuer signs for.
     ///
     /// `namespace`: where requests are created; an `Issuer` has to be there, too. `instance`: this replica of the control
-    /// plane, as a label has it; the name of its pod, for example. No replica deletes the requests of another.
+    /// plane, as a label has it; the name of its pod, for example. No replica deletes the requests of another. All issuers of a process may
+    /// share one instance; two processes that run at the same time must not, or each deletes what the other waits for.
     ///
     /// # Errors
     ///
@@ -73,15 +74,18 @@ impl CertManagerSettings {
     }
 
     /// How long a request may wait for approval and signature. What waits longer stays there for as long again, and a call for
-    /// the same request finds it; then it is deleted.
+    /// the same request finds it; then it is deleted, at the next of the clean-ups that are a timeout (and at least a second) apart.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many `CertificateRequest`s may be there at the same time. Further calls wait their turn, which does not count
+    /// How many calls of an issuer may wait for cert-manager at the same time. Further calls wait their turn, which does not count
     /// against the timeout: cert-manager's own limits decide how fast it goes.
+    ///
+    /// There may be more `CertificateRequest`s than that: one that is signed stays until its certificate was verified, and one that was given
+    /// up as [`with_timeout`](Self::with_timeout) says. Where nobody approves, these are up to three times as many.
     #[must_use]
     pub fn with_max_pending(mut self, max: NonZeroUsize) -> Self {
         self.max_pending = max;

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::attempts::{Attempt, Attempts, Leftovers, Object};
+use crate::attempts::{Attempt, Attempts, Leftovers, Object, wanted};
 use crate::conditions::{Progress, Wait, progress};
 use crate::crd::{self, ObjectReference, Spec};
 use crate::error::{code, from_kube, limited};
@@ -24,8 +24,12 @@ use crate::settings::CertManagerSettings;
 use crate::watch::{INSTANCE, MANAGED_BY, Requests};
 
 const RESOURCE: &str = "certificaterequests.cert-manager.io";
-/// How many useless objects of one request are stepped over before that is an error of its own.
-const MAX_ATTEMPTS: u32 = 100;
+/// How many useless objects of one request are stepped over in one call.
+const MAX_STEPS: u32 = 100;
+/// The shortest time between two clean-ups, however short the timeout is.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// As good as for ever; beyond it, some clocks end.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Has certificates signed, and cleans up. What it returns is unverified.
 pub(crate) struct Signing {
@@ -63,7 +67,7 @@ impl Signing {
             pending: Semaphore::new(settings.max_pending.get()),
             settings,
             client,
-            attempts: Arc::default(),
+            attempts: Attempts::new(),
             work: OnceLock::new(),
         }
     }
@@ -125,12 +129,13 @@ impl Signing {
 
     /// The object of this request: the one that is outstanding, or a new one. What is of no use is stepped over.
     async fn submit(&self, request: &CertificateRequest) -> Result<crd::CertificateRequest> {
-        let spec = self.spec(request)?;
-        let mut number = self.attempts.get(request.id()).number;
-        while number < MAX_ATTEMPTS {
-            let name = object_name(request.id(), number);
+        let (spec, id) = (self.spec(request)?, request.id());
+        let first = self.attempts.get(id).number;
+        let next = first.saturating_add(MAX_STEPS);
+        for number in first..next {
+            let name = object_name(id, number);
+            self.attempts.expect(id, &name);
             let object = self.create(&name, spec.clone()).await?;
-            number += 1;
             // The same request, made to another issuer before the settings were changed.
             if object.spec.request != spec.request || object.spec.issuer_ref != spec.issuer_ref {
                 continue;
@@ -142,19 +147,25 @@ impl Signing {
                 continue;
             }
             let attempt = Attempt {
-                number: number - 1,
+                number,
                 object: Some(mine),
             };
-            self.attempts.set(request.id(), attempt);
+            self.attempts.set(id, attempt);
             return Ok(object);
         }
-        let name = object_name(request.id(), 0);
+        let attempt = Attempt {
+            number: next,
+            object: None,
+        };
+        self.attempts.set(id, attempt);
         Err(Error::new(
             ErrorKind::Conflict,
             format!(
-                "there are {MAX_ATTEMPTS} certificate requests like `{name}` that failed, or are for other issuers: delete them"
+                "each of the {MAX_STEPS} certificate requests from `{}` on has failed, or is for another issuer: delete them, or try again for those after them",
+                object_name(id, first)
             ),
-        ))
+        )
+        .with_retry(Retry::Backoff))
     }
 
     /// How to find it again, and whether it is ours to delete.
@@ -227,11 +238,15 @@ impl Signing {
 
     /// Waits until somebody decided.
     async fn decided(self: &Arc<Self>, object: &crd::CertificateRequest) -> Result<Progress> {
+        let mut last = progress(object.status.as_ref());
+        // What the watch knows may be older.
+        if !matches!(last, Progress::Pending(_)) {
+            return Ok(last);
+        }
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let requests = self.requests();
         let mut news = requests.news_of(name);
-        let deadline = Instant::now() + self.settings.timeout;
-        let mut last = progress(object.status.as_ref());
+        let deadline = after(self.settings.timeout);
         let mut seen = false;
         loop {
             news.look();
@@ -356,31 +371,27 @@ impl Signing {
                 "a pending request was taken for a decided one",
             ),
         };
-        // Final for this object, so the next try is another one.
-        let mut attempt = self.attempts.get(request.id());
-        if let Some(object) = attempt.object.take() {
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(object) = self.attempts.useless(request.id(), uid) {
             self.delete(&object).await;
-            attempt.number += 1;
-            self.attempts.set(request.id(), attempt);
         }
         Err(error.with_context("request", name))
     }
 
     /// Whatever came of it: what was verified is not needed any more, and what was refused must not be found again.
-    pub(crate) async fn settled(&self, request: &CertificateRequest) {
-        if let Some(object) = self.attempts.settle(request.id()) {
+    pub(crate) async fn settled(&self, request: &CertificateRequest, refused: bool) {
+        if let Some(object) = self.attempts.settle(request.id(), refused) {
             self.delete(&object).await;
         }
     }
 
-    /// Our objects that are on this issuer, as far as they are known.
+    /// Our objects, as far as they are known; those for an issuer that the settings no longer name, too.
     fn present(&self) -> Vec<Object> {
         let Some(work) = self.work.get() else {
             return Vec::new();
         };
-        let (all, issuer_ref) = (work.requests.all(), self.issuer_ref());
+        let all = work.requests.all();
         all.iter()
-            .filter(|object| object.spec.issuer_ref == issuer_ref)
             .map(|object| self.object(object))
             .filter(|object| object.ours)
             .collect()
@@ -388,18 +399,24 @@ impl Signing {
 }
 
 /// Deletes from time to time what callers gave up, what could not be deleted before, and what an earlier process of this instance left.
-async fn clean_up(signing: Weak<Signing>, every: Duration) {
+async fn clean_up(signing: Weak<Signing>, timeout: Duration) {
+    let patience = timeout.max(MIN_PAUSE);
     let mut leftovers = Leftovers::default();
     loop {
-        sleep(every).await;
+        sleep(patience).await;
         let Some(signing) = signing.upgrade() else {
             return;
         };
         let now = Instant::now();
-        let mut due = signing.attempts.abandoned(now, every);
-        due.extend(leftovers.due(signing.present(), &signing.attempts, now, every));
+        let mut due = signing.attempts.abandoned(now, patience);
+        // In this order: what is there now was wanted before, if anybody wants it.
+        let present = signing.present();
+        due.extend(leftovers.due(present, &wanted(), now, patience));
         for object in &due {
-            signing.delete(object).await;
+            // Deleting the ones before took its time, and somebody may have come back.
+            if !wanted().contains(&object.name) {
+                signing.delete(object).await;
+            }
         }
         if !due.is_empty() {
             tracing::info!(
@@ -409,6 +426,12 @@ async fn clean_up(signing: Weak<Signing>, every: Duration) {
             );
         }
     }
+}
+
+/// When a time is over.
+fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + FOREVER)
 }
 
 fn object_name(id: &RequestId, attempt: u32) -> String {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use meshca_core::issuer::Flight;
 use meshca_core::resource::DataSource;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
@@ -20,9 +21,10 @@ const FRESH: Duration = Duration::from_secs(30);
 pub(crate) struct Trust {
     signing: Arc<Signing>,
     sources: SourceReader,
+    clock: Arc<dyn Clock>,
     known: Mutex<Option<Known>>,
-    /// One asks, and the others wait for what it hears.
-    asking: tokio::sync::Mutex<()>,
+    /// One asks, and the others wait for what it hears, be it an error.
+    flight: Flight<TrustBundle>,
 }
 
 #[derive(Clone)]
@@ -34,25 +36,18 @@ struct Known {
 }
 
 impl Trust {
-    pub(crate) fn new(signing: Arc<Signing>, sources: SourceReader) -> Self {
+    pub(crate) fn new(signing: Arc<Signing>, sources: SourceReader, clock: Arc<dyn Clock>) -> Self {
         Self {
             signing,
             sources,
+            clock,
             known: Mutex::default(),
-            asking: tokio::sync::Mutex::default(),
+            flight: Flight::new(|task| drop(tokio::spawn(task))),
         }
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, bundle: TrustBundle, told: bool) {
-        *self.known() = Some(Known {
-            bundle,
-            at: Instant::now(),
-            told,
-        });
     }
 
     /// What is known, for a caller, if it is fit for that.
@@ -63,25 +58,29 @@ impl Trust {
         Some(known.bundle.clone())
     }
 
-    pub(crate) async fn bundle(&self, clock: &dyn Clock) -> Result<TrustBundle> {
-        let Some(source) = &self.signing.settings.conf.ca_cert else {
+    pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
+        if self.signing.settings.conf.ca_cert.is_none() {
             return match self.tell(|_| true) {
                 Some(bundle) => Ok(bundle),
-                None => self.refresh(clock).await,
+                None => self.shared().await,
             };
-        };
+        }
         // A root that the operator adds must be known before anything is signed under it.
         if let Some(fresh) = self.tell(|known| known.at.elapsed() < FRESH) {
             return Ok(fresh);
         }
-        match (self.read(source).await, self.tell(|_| true)) {
-            (Err(error), Some(known)) => {
-                tracing::warn!(%error, "`caCert` could not be read again; what is known stays trusted");
-                self.set(known.clone(), true);
-                Ok(known)
-            }
-            (read, _) => read,
-        }
+        let error = match self.shared().await {
+            Ok(bundle) => return Ok(bundle),
+            Err(error) => error,
+        };
+        let known = self.known().as_mut().map(|known| {
+            // It will do for as long again.
+            known.at = Instant::now();
+            known.bundle.clone()
+        });
+        let known = known.ok_or_else(|| error.clone())?;
+        tracing::warn!(%error, "`caCert` could not be read again; what is known stays trusted");
+        Ok(known)
     }
 
     /// Whether `caCert` can be read. Which root the issuer leads to is seen with its first certificate only.
@@ -92,29 +91,41 @@ impl Trust {
         }
     }
 
-    pub(crate) async fn refresh(&self, clock: &dyn Clock) -> Result<TrustBundle> {
-        if let Some(source) = &self.signing.settings.conf.ca_cert {
-            return self.read(source).await;
+    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<TrustBundle> {
+        // The answer that somebody could not verify has brought the root with it.
+        let news = self.signing.settings.conf.ca_cert.is_none();
+        match self.tell(|known| news && !known.told) {
+            Some(fresh) => Ok(fresh),
+            None => self.shared().await,
         }
-        let called = Instant::now();
-        let _turn = self.asking.lock().await;
-        // Another caller has asked; or the answer that somebody could not verify has brought the root with it.
-        if let Some(fresh) = self.tell(|known| !known.told || known.at >= called) {
-            return Ok(fresh);
-        }
-        self.ask(clock).await
+    }
+
+    /// A task of its own: whoever gives up takes nothing away from the others.
+    async fn shared(self: &Arc<Self>) -> Result<TrustBundle> {
+        let trust = Arc::clone(self);
+        let fetch = || async move {
+            match &trust.signing.settings.conf.ca_cert {
+                Some(source) => trust.read(source).await,
+                None => trust.ask().await,
+            }
+        };
+        self.flight.join(fetch).await
     }
 
     async fn read(&self, source: &DataSource) -> Result<TrustBundle> {
         let domain = &self.signing.settings.trust_domain;
         let read = self.sources.read_roots(source, domain).await;
         let bundle = read.map_err(|error| error.with_context("setting", "caCert"))?;
-        self.set(bundle.clone(), true);
+        *self.known() = Some(Known {
+            bundle: bundle.clone(),
+            at: Instant::now(),
+            told: true,
+        });
         Ok(bundle)
     }
 
     /// An issuer names its CA in an answer only, so it is asked for something that nobody will use.
-    async fn ask(&self, clock: &dyn Clock) -> Result<TrustBundle> {
+    async fn ask(&self) -> Result<TrustBundle> {
         let domain = &self.signing.settings.trust_domain;
         let id = SpiffeId::new(format!("spiffe://{domain}/meshca/throwaway"));
         let id = id.map_err(|error| {
@@ -122,9 +133,10 @@ impl Trust {
         })?;
         let key = PrivateKey::generate(KeyType::P256)?;
         let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600));
-        let request = CertificateRequest::for_key(spec, &key, clock.now())?;
+        let request = CertificateRequest::for_key(spec, &key, self.clock.now())?;
         let answer = self.signing.sign(&request).await;
-        self.signing.settled(&request).await;
+        // Whatever came of it: it is never asked for again.
+        self.signing.settled(&request, false).await;
         self.learn(&answer?);
         self.tell(|_| true).ok_or_else(|| {
             Error::new(

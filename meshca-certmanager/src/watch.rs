@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::crd::CertificateRequest;
+use crate::error::line;
 
 /// The label that all our requests have.
 pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "meshca");
@@ -78,16 +79,7 @@ impl Requests {
 
     /// For whoever waits for news of one.
     pub(crate) fn news_of(&self, name: &str) -> News {
-        let mut senders = self.waiting.lock();
-        let receiver = match senders.entry(name.to_owned()) {
-            Entry::Occupied(sender) => sender.get().subscribe(),
-            Entry::Vacant(place) => place.insert(watch::Sender::new(())).subscribe(),
-        };
-        News {
-            name: name.to_owned(),
-            receiver,
-            waiting: Arc::clone(&self.waiting),
-        }
+        self.waiting.news_of(name)
     }
 
     /// What is known of one; `None` if it is not there (yet).
@@ -110,27 +102,47 @@ impl Requests {
 
 fn note(trouble: &Mutex<Option<String>>, error: Option<&watcher::Error>) {
     let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-    *trouble = error.map(ToString::to_string);
+    *trouble = error.map(|error| line(&error.to_string()));
 }
 
 /// Who waits for news of which object. Not one signal for all: of a thousand that wait, one is meant.
 #[derive(Default)]
-struct Waiting(Mutex<HashMap<String, watch::Sender<()>>>);
+struct Waiting(Mutex<HashMap<String, Place>>);
+
+struct Place {
+    sender: watch::Sender<()>,
+    /// How many wait here. Receivers that are dropped side by side, outside the lock, would each take the other for one that stays.
+    count: usize,
+}
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Place>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn news_of(self: &Arc<Self>, name: &str) -> News {
+        let mut places = self.lock();
+        let place = places.entry(name.to_owned()).or_insert_with(|| Place {
+            sender: watch::Sender::new(()),
+            count: 0,
+        });
+        place.count += 1;
+        News {
+            name: name.to_owned(),
+            receiver: place.sender.subscribe(),
+            waiting: Arc::clone(self),
+        }
+    }
+
     fn tell(&self, name: &str) {
-        if let Some(sender) = self.lock().get(name) {
-            sender.send_replace(());
+        if let Some(place) = self.lock().get(name) {
+            place.sender.send_replace(());
         }
     }
 
     fn tell_all(&self) {
-        for sender in self.lock().values() {
-            sender.send_replace(());
+        for place in self.lock().values() {
+            place.sender.send_replace(());
         }
     }
 }
@@ -157,12 +169,12 @@ impl News {
 
 impl Drop for News {
     fn drop(&mut self) {
-        let mut senders = self.waiting.lock();
-        if let Entry::Occupied(sender) = senders.entry(std::mem::take(&mut self.name))
-            // Ours.
-            && sender.get().receiver_count() <= 1
-        {
-            sender.remove();
+        let mut places = self.waiting.lock();
+        if let Entry::Occupied(mut place) = places.entry(std::mem::take(&mut self.name)) {
+            place.get_mut().count -= 1;
+            if place.get().count == 0 {
+                place.remove();
+            }
         }
     }
 }
@@ -175,5 +187,25 @@ fn slim(metadata: &ObjectMeta) -> ObjectMeta {
         resource_version: metadata.resource_version.clone(),
         labels: metadata.labels.clone(),
         ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_no_more_leaves_nothing_behind() {
+        let waiting = Arc::new(Waiting::default());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        drop((waiting.news_of("a"), waiting.news_of("a")));
+                    }
+                });
+            }
+        });
+        assert!(waiting.lock().is_empty());
     }
 }

@@ -1,15 +1,15 @@
 //! What is known of the secrets, from wherever it was heard: the newest state wins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meshca_core::secret::MAX_STORE_LAG;
 use tokio::time::Instant;
 
-use super::object::Object;
+use super::object::{Object, TYPE};
 
-/// How long the watch may be silent before its word is not enough. What was heard just before travels for some seconds, too.
+/// For how long what was heard is served. The API server's own view may be some seconds behind, too.
 const FRESH: Duration = MAX_STORE_LAG.saturating_sub(Duration::from_secs(5));
 
 /// A cache that whoever hears of something fills.
@@ -24,7 +24,7 @@ pub(super) fn lock(known: &Known) -> MutexGuard<'_, Cache> {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     states: HashMap<String, State>,
-    /// When the watch last proved that it hears of everything.
+    /// Everything that happened before is known.
     heard_at: Option<Instant>,
     revision: u64,
 }
@@ -49,12 +49,12 @@ impl ResourceVersion {
 }
 
 impl Cache {
-    /// Takes note of a state. Nothing of one whose place in the order is unknown: it will have to be asked for.
+    /// Takes note of a change. Of a state whose place in the order is unknown, only that there was one: it will have to be asked for.
     pub(super) fn apply(&mut self, object: Object) {
         let name = object.metadata.name.clone();
         match ResourceVersion::parse(&object.metadata.resource_version) {
             Some(at) => self.set(name, at, Some(object)),
-            None => self.forget(&name),
+            None => self.lose(&name),
         }
     }
 
@@ -62,7 +62,17 @@ impl Cache {
     pub(super) fn delete(&mut self, name: &str, at: &str) {
         match ResourceVersion::parse(at) {
             Some(at) => self.set(name.to_owned(), at, None),
-            None => self.forget(name),
+            None => self.lose(name),
+        }
+    }
+
+    /// Takes note of what was asked for, and so may well be no change. The watch never speaks of Secrets of another type.
+    pub(super) fn read(&mut self, object: Object) {
+        let ordered = ResourceVersion::parse(&object.metadata.resource_version).is_some();
+        if ordered && object.type_ == TYPE {
+            self.apply(object);
+        } else {
+            self.forget(&object.metadata.name);
         }
     }
 
@@ -73,28 +83,45 @@ impl Cache {
         });
         if newer {
             self.states.insert(name, State { at, object });
-            self.revision = self.revision.wrapping_add(1);
+            self.changed();
         }
     }
 
-    pub(super) fn forget(&mut self, name: &str) {
+    fn lose(&mut self, name: &str) {
         self.states.remove(name);
+        self.changed();
+    }
+
+    /// Does without what is known of it. If that was nothing, nothing has changed.
+    pub(super) fn forget(&mut self, name: &str) {
+        let state = self.states.remove(name);
+        if state.is_some_and(|state| state.object.is_some()) {
+            self.changed();
+        }
+    }
+
+    fn changed(&mut self) {
         self.revision = self.revision.wrapping_add(1);
     }
 
     /// Takes note of everything that there was at one time. What was heard of later stays.
     pub(super) fn replace(&mut self, objects: Vec<Object>, at: &str) {
         let at = ResourceVersion::parse(at);
-        self.states
-            .retain(|_, state| at.is_some_and(|at| state.at > at));
-        self.revision = self.revision.wrapping_add(1);
+        let listed: HashSet<&str> = objects.iter().map(|it| it.metadata.name.as_str()).collect();
+        let gone = self.states.extract_if(|name, state| {
+            !listed.contains(name.as_str()) && at.is_none_or(|at| state.at <= at)
+        });
+        if gone.filter(|(_, state)| state.object.is_some()).count() > 0 {
+            self.changed();
+        }
         for object in objects {
             self.apply(object);
         }
     }
 
-    pub(super) fn heard(&mut self, now: Instant) {
-        self.heard_at = Some(now);
+    /// Everything that happened before this is known.
+    pub(super) fn heard(&mut self, at: Instant) {
+        self.heard_at = self.heard_at.max(Some(at));
     }
 
     /// A secret that is certainly there, or was a moment ago.
@@ -177,6 +204,54 @@ mod tests {
         cache.apply(strange);
         assert_eq!(version(&cache, now), None);
         assert_ne!(cache.revision(), before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_revision_changes_when_something_has_changed() {
+        let mut cache = Cache::default();
+        cache.apply(object("a", 1));
+        let unordered = |name: &str| {
+            let mut object = object(name, 2);
+            object.metadata.resource_version = "two".to_owned();
+            object
+        };
+        let mut revision = cache.revision();
+        let mut changed = |cache: &Cache| {
+            let before = std::mem::replace(&mut revision, cache.revision());
+            before != revision
+        };
+        // What is only read: absent, without a number, known.
+        cache.forget("absent");
+        cache.read(unordered("b"));
+        cache.read(object("a", 1));
+        cache.replace(vec![object("a", 1)], "3");
+        assert!(!changed(&cache));
+        cache.read(object("a", 4));
+        assert!(changed(&cache));
+        // What the watch speaks of is a change, whether it has a number or not.
+        for _ in 0..2 {
+            cache.apply(unordered("b"));
+            assert!(changed(&cache));
+        }
+        cache.read(unordered("a"));
+        assert!(changed(&cache), "what was known is not known any more");
+        cache.apply(object("a", 5));
+        assert!(changed(&cache));
+        cache.replace(Vec::new(), "6");
+        assert!(changed(&cache));
+        cache.replace(Vec::new(), "7");
+        assert!(!changed(&cache));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_of_before_does_not_revive_what_was_deleted() {
+        let mut cache = Cache::default();
+        let now = Instant::now();
+        cache.heard(now);
+        cache.apply(object("a", 5));
+        cache.delete("a", "5");
+        cache.replace(vec![object("a", 5)], "6");
+        assert_eq!(version(&cache, now), None);
     }
 
     proptest! {

@@ -187,6 +187,15 @@ pub(crate) fn go_lifetime(at: Cursor<'_>) -> Option<Duration> {
     go(at).and_then(|duration| positive(at, duration))
 }
 
+/// How long somebody waits.
+pub(crate) fn mesh_timeout(at: Cursor<'_>) -> Option<Duration> {
+    let timeout = mesh(at)?;
+    if timeout.is_zero() {
+        return at.error("must be positive: nothing is answered in no time");
+    }
+    Some(timeout)
+}
+
 /// The schema of what [`mesh`] reads.
 #[cfg(feature = "schema")]
 #[derive(schemars::JsonSchema)]

@@ -534,7 +534,7 @@ fn backend(
     }
     let root_chain = f.opt("rootChain", |at| {
         let mut f = at.fields()?;
-        let request_timeout = f.opt("requestTimeout", duration::mesh);
+        let request_timeout = f.opt("requestTimeout", duration::mesh_timeout);
         f.finish();
         Some(RootChain { request_timeout })
     });
@@ -580,7 +580,7 @@ fn dp_cert(at: Cursor<'_>, needs_lifetime: bool, skip_validation: bool) -> Optio
             f.missing::<()>("rotation.expiration", LIFETIME_NEEDED)
         });
     }
-    let request_timeout = f.opt("requestTimeout", duration::mesh);
+    let request_timeout = f.opt("requestTimeout", duration::mesh_timeout);
     f.finish();
     Some(DpCert {
         expiration,
