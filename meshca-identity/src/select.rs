@@ -378,7 +378,8 @@ mtls:
             selector("app: web"),
             selector("app: web, tier: front"),
         );
-        let cases: &[(&[(&str, &str, bool)], &str)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str, bool)], &'a str);
+        let cases: &[Case<'_>] = &[
             (&[], "spiffe://default/web"),
             // No `selector`, or one for others: nothing.
             (&[("a", "", true)], "spiffe://default/web"),

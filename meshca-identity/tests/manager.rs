@@ -1,4 +1,10 @@
 //! The manager, with CAs that do as told and time that is paused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod common;
 
