@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshca_core::registry::BackendConfig;
+use meshca_core::registry::{BackendConfig, BackendSettings};
 use meshca_core::resource::{
-    Backend as ClassicBackend, IdentityProvider, Kri, MeshIdentity, MeshTrust, MeshTrustCreation,
-    Metadata,
+    Backend as ClassicBackend, BundledCa, IdentityProvider, Kri, MeshIdentity, MeshTrust,
+    MeshTrustCreation, Metadata, Provider,
 };
 use meshca_core::{Error, ErrorKind, Issuer, Result, TrustBundle, TrustDomain, TrustRoot};
 
@@ -68,6 +68,18 @@ pub(super) struct Backend {
     pub(super) rotate_at: Duration,
     /// Whether its roots are given to workloads by us; else they have to stand in a MeshTrust.
     pub(super) distributed: bool,
+}
+
+impl Backend {
+    /// Whether its certificate and key are somebody else's, who replaces them without telling the resources. Other issuers read again
+    /// themselves what they need.
+    pub(super) fn is_given(&self) -> bool {
+        match self.config.settings() {
+            BackendSettings::Provider(Provider::Provided(_)) => true,
+            BackendSettings::Bundled(bundled) => matches!(bundled.ca, BundledCa::Provided { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// A CA that the resources name.

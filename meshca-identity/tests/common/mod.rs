@@ -49,12 +49,7 @@ impl Ca {
     }
 
     pub(crate) fn issuer(&self) -> Arc<FaultyIssuer> {
-        self.state
-            .lock()
-            .unwrap()
-            .signing
-            .clone()
-            .expect("it was built")
+        self.state.lock().unwrap().signing.clone().unwrap()
     }
 
     /// Signs with this one from now on, and names the roots of these.

@@ -17,6 +17,9 @@ use crate::trust::{BackendKey, Origin};
 /// How long a CA may take to be set up, or to say which roots it has.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// How often a CA whose key somebody else made is read again from where it is kept, if nobody says that it has changed.
+const AGAIN: Duration = Duration::from_secs(300);
+
 impl Engine {
     /// Makes the CAs of a mesh those that the resources name.
     pub(super) fn take_backends(&mut self, id: u64, resources: &MeshResources, now: Now) {
@@ -138,11 +141,11 @@ impl Engine {
                 continue;
             }
             if let Some(at) = backend.build_at {
-                match at <= now.up {
-                    true => due.push((key.clone(), Due::Build)),
-                    false => wake = wake.min(at),
+                if at <= now.up {
+                    due.push((key.clone(), Due::Build));
+                    continue;
                 }
-                continue;
+                wake = wake.min(at);
             }
             let Some(issuer) = &backend.issuer else {
                 continue;
@@ -239,6 +242,9 @@ impl Engine {
             for backend in mesh.backends.values_mut() {
                 if backend.issuer.is_some() {
                     backend.look_at = now.up;
+                    if backend.is_given() && !backend.busy {
+                        backend.build_at = Some(now.up);
+                    }
                 }
                 if all && let Some(at) = &mut backend.build_at {
                     *at = now.up;
@@ -265,10 +271,14 @@ impl Engine {
         match result {
             Ok((issuer, bundle)) => {
                 let first = backend.issuer.replace(issuer).is_none();
+                let news = first || backend.error.is_some();
+                if backend.is_given() {
+                    backend.build_at = Some(now.up.saturating_add(AGAIN));
+                }
                 backend.failures = 0;
                 backend.look_at = now.up.saturating_add(refresh);
                 self.take_bundle(ca, bundle, true);
-                if let Some(cell) = self.cell_of(ca.mesh) {
+                if news && let Some(cell) = self.cell_of(ca.mesh) {
                     let (mesh, backend) = (cell.name.as_str(), &ca.key);
                     self.observe(&Event::BackendReady { mesh, backend });
                 }
@@ -351,7 +361,8 @@ impl Engine {
         let Some(backend) = self.ca(ca) else {
             return;
         };
-        let recovered = backend.error.take().is_some() || backend.bundle.is_none();
+        // What it cannot be set up with stays said, although what was set up before works.
+        let recovered = backend.failures == 0 && backend.error.take().is_some();
         let changed = backend.bundle.as_ref() != Some(&bundle);
         backend.bundle = Some(bundle.clone());
         let distributed = backend.distributed;
