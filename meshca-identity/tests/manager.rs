@@ -6,16 +6,16 @@
     reason = "tests"
 )]
 
-mod common;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{DAY, HOUR, OFF, World, classic, identity, pass, workload};
 use meshca_core::{Clock, ErrorKind};
 use meshca_identity::manager::{Assignment, Health};
 use meshca_testkit::{FakeClock, Fault, FaultyIssuer};
+use world::{DAY, HOUR, OFF, World, classic, identity, pass, workload};
 
 #[tokio::test(start_paused = true)]
 async fn a_workload_gets_its_identity_and_keeps_one_for_a_year() {

@@ -29,17 +29,17 @@
     reason = "tests"
 )]
 
-mod common;
+mod world;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{DAY, HOUR, OFF, World, classic, identity, pass, resources, workload};
 use meshca_core::{Clock, SecretKey, SecretValue};
 use meshca_core::{Expect, SecretStore};
 use meshca_identity::manager::Health;
 use meshca_testkit::pki::TestCa;
 use meshca_testkit::{FakeClock, Fault};
+use world::{DAY, HOUR, OFF, World, classic, identity, pass, resources, workload};
 
 #[tokio::test(start_paused = true)]
 async fn a_trust_domain_changes_without_a_restart() {
