@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod bundles;
+mod credentials;
 pub mod migration;
 mod resources;
 #[cfg(feature = "rustls023")]
@@ -10,4 +11,5 @@ pub mod select;
 pub mod tls;
 
 pub use bundles::TrustBundles;
+pub use credentials::Credentials;
 pub use resources::MeshResources;
