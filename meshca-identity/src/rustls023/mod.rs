@@ -20,8 +20,8 @@
 //! # use meshca_core::{Clock, MemorySecretStore, builtin::{BuiltinIssuer, CaSecrets, CaSettings}};
 //! # let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
 //! # let domain = TrustDomain::new("example.org")?;
-//! # let settings = CaSettings::new(domain.clone(), CaSecrets::classic("default", "ca-1")?);
-//! # let issuer = BuiltinIssuer::open(settings, Arc::new(MemorySecretStore::new()), clock.clone()).await?;
+//! # let settings = CaSettings::new(domain.clone(), CaSecrets::for_backend("default", "ca-1")?);
+//! # let issuer = BuiltinIssuer::load_or_create(settings, Arc::new(MemorySecretStore::new()), clock.clone()).await?;
 //! # use meshca_core::Issuer;
 //!
 //! // What a manager does: it sends credentials whenever they change.
