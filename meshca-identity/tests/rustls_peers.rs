@@ -1,6 +1,12 @@
 //! Who is let in and who is not, over real sockets, at both ends.
 #![cfg(feature = "rustls023")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    reason = "tests"
+)]
 
 mod common;
 

@@ -1,6 +1,12 @@
 //! What becomes of sessions and connections when an identity is renewed, and which TLS is spoken.
 #![cfg(feature = "rustls023")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    reason = "tests"
+)]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! Which MeshTLS decides what for which proxy.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use meshca_core::ErrorKind;
 use meshca_core::resource::{Mode, Resource, TlsCipher, TlsVersion};
 use meshca_core::spiffe::Workload;

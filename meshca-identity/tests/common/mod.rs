@@ -5,7 +5,12 @@
     missing_docs,
     reason = "each test binary uses its part of this"
 )]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "test support"
+)]
 
 use std::io;
 use std::sync::Arc;
