@@ -206,8 +206,7 @@ impl World {
     async fn new() -> Result<Self> {
         let clock = Ahead(Arc::default());
         let counter = Arc::new(Counter::default());
-        let mut options =
-            ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+        let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
         options.trust_refresh = Duration::from_secs(2);
         options.schedule.concurrency = AT_ONCE;
         let (manager, driver) = Manager::new(
@@ -400,7 +399,10 @@ fn resident() -> Result<f64> {
 /// Seconds of all processors that this process has used.
 fn cpu() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
-    let after = text.rsplit(')').next().ok_or("no name in /proc/self/stat")?;
+    let after = text
+        .rsplit(')')
+        .next()
+        .ok_or("no name in /proc/self/stat")?;
     let mut fields = after.split_whitespace().skip(11);
     let mut next = || -> Result<f64> { Ok(fields.next().ok_or("too short")?.parse()?) };
     // Ticks of a hundredth of a second, on every Linux there is.

@@ -56,6 +56,8 @@
 //! | `vault` | HashiCorp Vault: the type `vault`, and the module of the same name |
 //! | `acm` | AWS Private CA: the type `acmpca`, and the module `acm` |
 //! | `certmanager` | cert-manager, and secrets in Kubernetes: the module of the same name |
+//! | `identity` | keeps every workload of a mesh in possession of an identity: the module of the same name |
+//! | `rustls` | `identity`, and configurations for rustls that follow an identity through its renewals |
 //! | `retry` | issuer wrapper: tries again as the error advises |
 //! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
 //! | `timeout` | issuer wrapper: gives up on a CA that does not answer |
@@ -68,6 +70,7 @@
 //!
 //! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
 //! of your own, `vault` how to have HashiCorp Vault sign, and `certmanager` and `acm` the same for cert-manager and AWS Private CA.
+//! `rustls_mtls` serves mutual TLS with axum and tonic, and rotates the identities under load.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "acm")]
@@ -79,6 +82,10 @@ pub use meshca_acm as acm;
 #[doc(inline)]
 pub use meshca_certmanager as certmanager;
 pub use meshca_core::*;
+#[cfg(feature = "identity")]
+#[cfg_attr(docsrs, doc(cfg(feature = "identity")))]
+#[doc(inline)]
+pub use meshca_identity as identity;
 #[cfg(feature = "vault")]
 #[cfg_attr(docsrs, doc(cfg(feature = "vault")))]
 #[doc(inline)]

@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod bundles;
+mod credentials;
 pub mod manager;
 pub mod migration;
 mod resources;
@@ -13,6 +14,7 @@ pub mod tls;
 mod trust;
 
 pub use bundles::TrustBundles;
+pub use credentials::Credentials;
 pub use manager::{Handle, Manager, ManagerOptions};
 pub use resources::MeshResources;
 pub use schedule::ScheduleOptions;

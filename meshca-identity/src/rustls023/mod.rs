@@ -1,1 +1,102 @@
-//! Configurations for rustls 0.23.
+//! Configurations for rustls 0.23 that follow an identity through its renewals.
+//!
+//! [`Settings`] say what stays: who may be at the other end, TLS versions, the crypto provider, the clock. From them and the
+//! current [`Credentials`](crate::Credentials) come configurations for both ends of mutual TLS:
+//!
+//! - [`Settings::follow`] gives [`TlsConfigs`]: a fresh `Arc<ClientConfig>` and `Arc<ServerConfig>` for each generation. **Take this one
+//!   if you can**: ask for [`server()`](TlsConfigs::server) when a connection comes in, and for [`client()`](TlsConfigs::client) before you
+//!   make one.
+//! - [`Settings::follow_in_place`] gives [`LiveConfigs`]: one configuration of each kind, for servers and clients that take it once
+//!   and for all.
+//! - [`Settings::client_config`] and [`Settings::server_config`] are what both are made of.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use meshca_core::{CertificateSpec, IssuerExt, SpiffeId, SystemClock, TrustDomain};
+//! use meshca_identity::rustls023::{PeerPolicy, Settings};
+//! use meshca_identity::{Credentials, TrustBundles};
+//! # use meshca_core::{Clock, MemorySecretStore, builtin::{BuiltinIssuer, CaSecrets, CaSettings}};
+//! # let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+//! # let domain = TrustDomain::new("example.org")?;
+//! # let settings = CaSettings::new(domain.clone(), CaSecrets::for_backend("default", "ca-1")?);
+//! # let issuer = BuiltinIssuer::load_or_create(settings, Arc::new(MemorySecretStore::new()), clock.clone()).await?;
+//! # use meshca_core::Issuer;
+//!
+//! // What a manager does: it sends credentials whenever they change.
+//! let (sender, credentials) = tokio::sync::watch::channel(None);
+//! let identity = issuer.issue(&CertificateSpec::workload(SpiffeId::new("spiffe://example.org/web")?), &*clock).await?;
+//! let mut trust = TrustBundles::new();
+//! trust.add(&issuer.trust_bundle().await?)?;
+//! sender.send_replace(Some(Credentials::new(identity, trust)));
+//!
+//! // What a server does.
+//! let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+//! let tls = Settings::new(PeerPolicy::SameDomain, provider, clock).with_alpn(["h2"]).follow(credentials).await?;
+//! let acceptor = tokio_rustls::TlsAcceptor::from(tls.server());
+//! # let _ = acceptor;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a peer must show
+//!
+//! In this order; [`PeerRule::find`] tells which rule a refused peer broke.
+//!
+//! | rule | source |
+//! |---|---|
+//! | a certificate; client authentication is never optional | |
+//! | exactly one URI name in it, and that is a SPIFFE ID with a path, to the letter: nothing is made lower case | SPIFFE X.509-SVID §2, §3.1 |
+//! | it is not a CA's, may not sign certificates or CRLs, and may sign handshakes if it lists key usages | SPIFFE X.509-SVID §4.3, §5.2 |
+//! | its chain leads to a root of **the trust domain in its own SPIFFE ID**: a root of one domain never vouches for another | SPIFFE X.509-SVID §5.1 |
+//! | every certificate of the chain *and the root* is valid now, by the [`Clock`](meshca_core::Clock) in the settings | RFC 5280 §6.1.3; Envoy and Go look at the root as well |
+//! | every CA may sign certificates; path lengths, name constraints and extended key usages hold, those of the root as well | RFC 5280 §6.1.4 |
+//! | where a certificate lists purposes, it is for what the peer does: a server's, a client's | RFC 5280 §4.2.1.12 |
+//! | its SPIFFE ID is one that the [`PeerPolicy`] allows | |
+//!
+//! The trust domain and not a prefix is compared, so `spiffe://example.orgi/web` is nobody in `example.org`. DNS names, IP
+//! addresses and common names are never looked at, and neither is the name that a client connects to: **a client says whom it means
+//! with [`PeerPolicy::Exact`]**.
+//!
+//! Certificates of the classic model carry the tags of a Dataplane as further URIs (`kuma://…`) if you ask the CA for them. They
+//! are no X.509-SVIDs then, and are refused here.
+//!
+//! # Resumption
+//!
+//! It is off, on both sides. A resumed session skips the certificates: a peer whose certificate has expired, or whose root was
+//! removed, would be let in for as long as its ticket lasts. rustls ties a client's sessions to the resolver and the verifier of
+//! a configuration, so [`TlsConfigs`] would be safe on that side; a server restores what the client showed the first time. With mutual TLS in a
+//! mesh, connections are few and long, and a full handshake costs less than a millisecond.
+//!
+//! # The private key
+//!
+//! The key that an [`Identity`](meshca_core::Identity) holds is wiped when its last holder goes. rustls parses it from a copy that it takes for
+//! itself, and the crypto provider keeps what it parses for as long as a configuration lives: neither is wiped by us.
+//!
+//! # tonic, axum, hyper
+//!
+//! All of them serve connections that somebody else accepted, which is what makes a fresh configuration for each possible: accept TCP,
+//! ask for `tls.server()`, shake hands with `tokio_rustls::TlsAcceptor`, ask [`peer_id`] who it is, and hand the stream on.
+//!
+//! - **hyper**: `hyper_util::server::conn::auto::Builder::serve_connection(TokioIo::new(stream), service)`, as the example `rustls_mtls` does.
+//! - **axum**: the same with `hyper_util::service::TowerToHyperService::new(router)`; put the peer's ID into the request's extensions. Or implement
+//!   `axum::serve::Listener` around the acceptor, with the ID as its `Addr`, and take it from `ConnectInfo`.
+//! - **tonic, server**: `Server::builder().add_service(…).serve_with_incoming(stream of TLS streams)`; implement `Connected` for a wrapper that carries the ID.
+//!   Its own `ServerTlsConfig` has no place for a verifier.
+//! - **tonic, client**: `Endpoint::connect_with_connector(tower::service_fn(…))`, whose function connects TCP, shakes hands with
+//!   `TlsConnector::from(tls.client())`, and returns `TokioIo::new(stream)`.
+
+mod follow;
+mod generation;
+mod peer;
+mod protocol;
+mod refusal;
+mod roots;
+mod settings;
+mod svid;
+
+pub use follow::{LiveConfigs, TlsConfigs};
+pub use peer::{PeerPolicy, PeerVerifier, peer_id};
+pub use refusal::PeerRule;
+pub use settings::Settings;
