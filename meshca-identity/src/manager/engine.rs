@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::cell::MeshCell;
 use super::event::{Event, Observer};
-use super::job::Done;
+use super::job::{Done, Order};
 use super::mesh::Mesh;
 use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
 use crate::MeshResources;
@@ -52,6 +52,8 @@ pub(super) struct Engine {
     revision: Option<u64>,
     counter: u64,
     actions: Vec<Action>,
+    /// What is to be asked for in this turn.
+    orders: Vec<Order>,
 }
 
 impl Engine {
@@ -87,6 +89,7 @@ impl Engine {
             next_tick: Duration::ZERO,
             counter: 0,
             actions: Vec::new(),
+            orders: Vec::new(),
         }
     }
 
@@ -128,6 +131,7 @@ impl Engine {
             }
         }
         self.actions = actions;
+        self.start_orders();
         let wake = self.scheduler.next_wake();
         let wall = wake
             .wall
@@ -216,13 +220,11 @@ impl Engine {
 
     pub(super) fn done(&mut self, done: Done) {
         match done {
-            Done::Issued {
-                ticket,
-                ca,
-                want,
-                took,
-                result,
-            } => self.issued(ticket, &ca, want, took, result),
+            Done::Issued { ca, answers } => {
+                for answer in answers {
+                    self.issued(&ca, answer);
+                }
+            }
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),

@@ -7,15 +7,15 @@ use std::sync::atomic::Ordering;
 use meshca_core::resource::MeshTrust;
 use meshca_core::spiffe::Workload;
 use meshca_core::{Error, ErrorKind, Identity, Result, TrustDomain};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::cell::{MeshCell, WorkloadCell};
 use super::health::{Assignment, Health};
 use super::status::IdentityStatus;
 use super::{Command, Shared};
-use crate::TrustBundles;
 use crate::schedule::Ticket;
 use crate::select::Selection;
+use crate::{Credentials, TrustBundles};
 
 /// A connected workload: its identity is kept fresh for as long as this is held.
 ///
@@ -40,6 +40,45 @@ impl Handle {
     /// Whom it trusts. What its own peers present is always in it: roots are published before they are used.
     pub fn trust(&self) -> Arc<TrustBundles> {
         Arc::clone(&self.mesh.trust.load().bundles)
+    }
+
+    /// Identity and trust together, as a TLS library needs them; `None` without an identity.
+    pub fn credentials(&self) -> Option<Credentials> {
+        credentials(&self.cell, &self.mesh)
+    }
+
+    /// The same, for as long as the handle lives: the channel that [`rustls023`](crate::rustls023) follows. Runs as a task of the
+    /// current tokio runtime until no receiver is left or the driver ends.
+    pub fn watch_credentials(&self) -> watch::Receiver<Option<Credentials>> {
+        let (sender, receiver) = watch::channel(self.credentials());
+        let (shared, cell, mesh) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&self.cell),
+            Arc::clone(&self.mesh),
+        );
+        tokio::spawn(async move {
+            // What came after the first value was read is told at once.
+            let mut seen = (0, 0);
+            loop {
+                tokio::select! {
+                    changed = changed(&shared, &cell, &mesh, &mut seen) => {
+                        let now = credentials(&cell, &mesh);
+                        sender.send_if_modified(|before| {
+                            let news = !same(before.as_ref(), now.as_ref());
+                            if news {
+                                *before = now;
+                            }
+                            news
+                        });
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        receiver
     }
 
     /// The number of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
@@ -76,28 +115,7 @@ impl Handle {
     ///
     /// [`ErrorKind::Unavailable`] when the driver has ended: nothing will change any more.
     pub async fn changed(&mut self) -> Result<()> {
-        loop {
-            let workload = self.cell.changed.notified();
-            let mesh = self.mesh.changed.notified();
-            let closing = self.shared.closing.notified();
-            tokio::pin!(workload, mesh, closing);
-            workload.as_mut().enable();
-            mesh.as_mut().enable();
-            closing.as_mut().enable();
-            let now = (self.cell.generation(), self.mesh.generation());
-            if now != self.seen {
-                self.seen = now;
-                return Ok(());
-            }
-            if self.shared.closed.load(Ordering::Acquire) {
-                return Err(super::ended());
-            }
-            tokio::select! {
-                () = workload => {}
-                () = mesh => {}
-                () = closing => {}
-            }
-        }
+        changed(&self.shared, &self.cell, &self.mesh, &mut self.seen).await
     }
 
     /// Waits for an identity that is valid.
@@ -168,6 +186,56 @@ impl Handle {
             shared: Arc::clone(&self.shared),
             seen: self.mesh.generation(),
             cell: Arc::clone(&self.mesh),
+        }
+    }
+}
+
+/// Identity first: the trust that is read after it has its root.
+fn credentials(cell: &WorkloadCell, mesh: &MeshCell) -> Option<Credentials> {
+    let identity = cell.identity()?;
+    Some(Credentials::new(
+        identity,
+        Arc::clone(&mesh.trust.load().bundles),
+    ))
+}
+
+fn same(one: Option<&Credentials>, other: Option<&Credentials>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            Arc::ptr_eq(&one.identity, &other.identity) && Arc::ptr_eq(&one.trust, &other.trust)
+        }
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Waits until something is not what was seen.
+async fn changed(
+    shared: &Shared,
+    cell: &WorkloadCell,
+    mesh: &MeshCell,
+    seen: &mut (u64, u64),
+) -> Result<()> {
+    loop {
+        let of_workload = cell.changed.notified();
+        let of_mesh = mesh.changed.notified();
+        let closing = shared.closing.notified();
+        tokio::pin!(of_workload, of_mesh, closing);
+        of_workload.as_mut().enable();
+        of_mesh.as_mut().enable();
+        closing.as_mut().enable();
+        let now = (cell.generation(), mesh.generation());
+        if now != *seen {
+            *seen = now;
+            return Ok(());
+        }
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(super::ended());
+        }
+        tokio::select! {
+            () = of_workload => {}
+            () = of_mesh => {}
+            () = closing => {}
         }
     }
 }

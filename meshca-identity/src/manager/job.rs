@@ -1,5 +1,6 @@
 //! What takes time: each is a task that reports how it ended, even if it panics.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,13 @@ use meshca_core::{
     TrustBundle,
 };
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::BackendKey;
 use crate::schedule::Ticket;
+
+/// How long the driver may wait to hear of certificates that are there.
+pub(super) const TOGETHER: Duration = Duration::from_millis(1);
 
 /// Which CA, as it was when the job began.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +26,28 @@ pub(super) struct CaRef {
     pub(super) epoch: u64,
 }
 
+/// A certificate to ask for.
+pub(super) struct Order {
+    pub(super) ticket: Ticket,
+    pub(super) ca: CaRef,
+    /// What is wanted now: by the time it is there, it may be something else.
+    pub(super) want: u64,
+    pub(super) spec: Box<CertificateSpec>,
+}
+
+/// What became of an [`Order`].
+pub(super) struct Answer {
+    pub(super) ticket: Ticket,
+    pub(super) want: u64,
+    pub(super) took: Duration,
+    pub(super) result: Result<Arc<Identity>>,
+}
+
 /// How a job ended.
 pub(super) enum Done {
     Issued {
-        ticket: Ticket,
         ca: CaRef,
-        /// What was wanted when it began.
-        want: u64,
-        took: Duration,
-        result: Result<Arc<Identity>>,
+        answers: Vec<Answer>,
     },
     Built {
         ca: CaRef,
@@ -56,13 +73,9 @@ pub(super) struct Report {
 impl Report {
     /// Until it is told better, it reports a panic.
     pub(super) fn new(to: UnboundedSender<Done>, unless: impl FnOnce(Error) -> Done) -> Self {
-        let panicked = Error::new(
-            ErrorKind::Internal,
-            "an issuer panicked: this is a bug in it",
-        );
         Self {
             to,
-            done: Some(unless(panicked)),
+            done: Some(unless(panicked())),
         }
     }
 
@@ -80,20 +93,96 @@ impl Drop for Report {
     }
 }
 
-/// Has one certificate issued.
+/// Has certificates of one CA issued, one after the other.
+///
+/// Those that a CA in this process signs take less time than waking the driver for each, so it hears of them together; of what takes
+/// longer it hears at once.
 pub(super) async fn issue(
     issuer: Arc<dyn Issuer>,
-    spec: CertificateSpec,
+    orders: Vec<Order>,
     clock: Arc<dyn Clock>,
     limit: Duration,
+    to: UnboundedSender<Done>,
+) {
+    let mut heard = Instant::now();
+    let mut report = Answers {
+        to,
+        ca: None,
+        open: orders.iter().map(|it| (it.ticket, it.want)).collect(),
+        answers: Vec::with_capacity(orders.len()),
+    };
+    for order in orders {
+        let began = Instant::now();
+        report.ca = Some(order.ca);
+        let result = issue_one(&*issuer, &order.spec, &*clock, limit).await;
+        report.open.pop_front();
+        report.answers.push(Answer {
+            ticket: order.ticket,
+            want: order.want,
+            took: began.elapsed(),
+            result,
+        });
+        if heard.elapsed() >= TOGETHER {
+            report.send();
+            heard = Instant::now();
+        }
+    }
+}
+
+/// Reports what has been answered; when it is dropped, by a panic, also what has not.
+struct Answers {
+    to: UnboundedSender<Done>,
+    ca: Option<CaRef>,
+    open: VecDeque<(Ticket, u64)>,
+    answers: Vec<Answer>,
+}
+
+impl Answers {
+    fn send(&mut self) {
+        let answers = std::mem::take(&mut self.answers);
+        if let Some(ca) = self.ca.clone()
+            && !answers.is_empty()
+        {
+            // Unless the driver has ended.
+            let _ = self.to.send(Done::Issued { ca, answers });
+        }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        for (ticket, want) in std::mem::take(&mut self.open) {
+            self.answers.push(Answer {
+                ticket,
+                want,
+                took: Duration::ZERO,
+                result: Err(panicked()),
+            });
+        }
+        self.send();
+    }
+}
+
+async fn issue_one(
+    issuer: &dyn Issuer,
+    spec: &CertificateSpec,
+    clock: &dyn Clock,
+    limit: Duration,
 ) -> Result<Arc<Identity>> {
-    let identity = within(limit, "did not issue", issuer.issue(&spec, &*clock)).await?;
+    let identity = within(limit, "did not issue", issuer.issue(spec, clock)).await?;
     // A CA whose clock is ahead of ours: peers would refuse it for a moment. Verification has seen to it that it is no more than that.
     let usable = identity.certificate().usable_from();
     if let Ok(ahead) = usable.duration_since(clock.now()) {
         sleep(ahead.min(meshca_core::verify::CLOCK_SKEW)).await;
     }
     Ok(Arc::new(identity))
+}
+
+fn panicked() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "an issuer panicked: this is a bug in it",
+    )
 }
 
 /// Builds an issuer, and reads its roots.

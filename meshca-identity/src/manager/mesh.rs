@@ -52,6 +52,8 @@ pub(super) struct Backend {
     pub(super) epoch: u64,
     pub(super) issuer: Option<Arc<dyn Issuer>>,
     pub(super) bundle: Option<TrustBundle>,
+    /// How long it takes for a certificate.
+    pub(super) takes: Option<Duration>,
     /// The root that the last certificate led to.
     pub(super) signs_under: Option<TrustRoot>,
     pub(super) error: Option<Error>,

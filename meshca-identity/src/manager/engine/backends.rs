@@ -97,6 +97,7 @@ impl Engine {
                     epoch: uid,
                     issuer: None,
                     bundle: None,
+                    takes: None,
                     signs_under: None,
                     error: None,
                     failures: 0,
@@ -255,7 +256,7 @@ impl Engine {
     }
 
     /// The CA that a job was for, if that is still of interest.
-    fn ca(&mut self, ca: &CaRef) -> Option<&mut Backend> {
+    pub(super) fn ca(&mut self, ca: &CaRef) -> Option<&mut Backend> {
         let backend = self.meshes.get_mut(&ca.mesh)?.backends.get_mut(&ca.key)?;
         (backend.epoch == ca.epoch).then_some(backend)
     }

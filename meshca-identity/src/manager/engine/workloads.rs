@@ -7,14 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::spiffe::Workload;
 use meshca_core::{CertificateSpec, Error, ErrorKind, Identity, Result, SpiffeId};
-use tokio::time::Instant;
 
 use super::Engine;
 use crate::manager::Stats;
 use crate::manager::cell::WorkloadCell;
 use crate::manager::event::Event;
 use crate::manager::health::{Assignment, Health};
-use crate::manager::job::{self, CaRef, Done, Report};
+use crate::manager::job::{self, Answer, CaRef, Order};
 use crate::manager::mesh::untrusted;
 use crate::schedule::{Held, LaneId, Now, Outcome, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
@@ -496,10 +495,8 @@ impl Engine {
             .meshes
             .get(&mesh)
             .and_then(|mesh| mesh.backends.get(&key));
-        let Some((issuer, epoch, limit)) = backend.and_then(|backend| {
-            let limit = backend.config.request_timeout();
-            Some((Arc::clone(backend.issuer.as_ref()?), backend.epoch, limit))
-        }) else {
+        let ready = backend.filter(|backend| backend.issuer.is_some());
+        let Some(epoch) = ready.map(|backend| backend.epoch) else {
             self.scheduler.finished(ticket, Outcome::Discarded, now);
             return;
         };
@@ -508,38 +505,65 @@ impl Engine {
             self.scheduler.finished(ticket, Outcome::Discarded, now);
             return;
         }
-        let limit = limit.unwrap_or(self.options.request_timeout);
         let ca = CaRef { mesh, key, epoch };
-        let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
-        let began = Instant::now();
-        self.jobs.spawn(async move {
-            let report = Report::new(reports, |error| Done::Issued {
-                ticket,
-                ca: ca.clone(),
-                want,
-                took: Duration::ZERO,
-                result: Err(error),
-            });
-            let result = job::issue(issuer, *spec, clock, limit).await;
-            report.done(Done::Issued {
-                ticket,
-                ca,
-                want,
-                took: began.elapsed(),
-                result,
-            });
+        self.orders.push(Order {
+            ticket,
+            ca,
+            want,
+            spec,
         });
     }
 
-    pub(super) fn issued(
-        &mut self,
-        ticket: Ticket,
-        ca: &CaRef,
-        want: u64,
-        took: Duration,
-        result: Result<Arc<Identity>>,
-    ) {
+    /// Has the certificates of this turn asked for: each for itself, or several by one task where their CA is quicker than a task.
+    pub(super) fn start_orders(&mut self) {
+        let mut orders = std::mem::take(&mut self.orders).into_iter().peekable();
+        while let Some(first) = orders.next() {
+            let backend = self
+                .meshes
+                .get(&first.ca.mesh)
+                .and_then(|mesh| mesh.backends.get(&first.ca.key));
+            let Some((issuer, backend)) =
+                backend.and_then(|backend| Some((Arc::clone(backend.issuer.as_ref()?), backend)))
+            else {
+                let now = self.now();
+                self.scheduler
+                    .finished(first.ticket, Outcome::Discarded, now);
+                continue;
+            };
+            let limit = backend.config.request_timeout();
+            let limit = limit.unwrap_or(self.options.request_timeout);
+            // Half of what may be in flight: the other half keeps the CA busy meanwhile.
+            let most = (self.options.schedule.concurrency / 2).max(1);
+            let together = match backend.takes {
+                Some(takes) => (job::TOGETHER.as_nanos() / takes.as_nanos().max(1)) as usize,
+                None => 1,
+            };
+            let mut same = vec![first];
+            while same.len() < together.min(most)
+                && let Some(next) =
+                    orders.next_if(|next| same.first().is_some_and(|it| it.ca == next.ca))
+            {
+                same.push(next);
+            }
+            let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
+            self.jobs
+                .spawn(job::issue(issuer, same, clock, limit, reports));
+        }
+    }
+
+    pub(super) fn issued(&mut self, ca: &CaRef, answer: Answer) {
+        let Answer {
+            ticket,
+            want,
+            took,
+            result,
+        } = answer;
         let now = self.now();
+        if let Some(backend) = self.ca(ca) {
+            // The average of the last few.
+            let before = backend.takes.unwrap_or(took);
+            backend.takes = Some((before * 7 + took) / 8);
+        }
         let wanted = self
             .workloads
             .get(ticket)
