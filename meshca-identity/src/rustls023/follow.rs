@@ -163,6 +163,73 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Follows a workload of a [`Manager`](crate::Manager), which stays connected for as long as somebody holds one of the
+    /// configurations, and [acknowledges](crate::Handle::acknowledge) its trust as soon as peers are judged by it.
+    ///
+    /// What it shows and believes changes in place: a handshake that began before a change is judged by what is believed when the
+    /// peer's certificate arrives. With configurations that are taken anew for each connection, an acknowledgement would come too
+    /// early for those under way.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Handle::ready`](crate::Handle::ready), which is waited for, and of [`follow`](Self::follow).
+    pub async fn follow_workload(self, mut workload: crate::Handle) -> Result<LiveConfigs> {
+        let runtime = runtime()?;
+        let (version, credentials) = loop {
+            workload.ready().await?;
+            // The number first: the trust that is read after it is no older.
+            let version = workload.trust_version();
+            if let Some(credentials) = workload.credentials() {
+                break (version, credentials);
+            }
+        };
+        let current = self.generation(&credentials)?;
+        let (client, server) = (self.client(&current)?, self.server(&current)?);
+        workload.acknowledge(version);
+        let (errors, last_error) = watch::channel(None);
+        runtime.spawn(async move {
+            let weak = Arc::downgrade(&current);
+            drop(current);
+            loop {
+                // Nobody tells of the last configuration that goes, so it is looked for.
+                let changed = tokio::time::timeout(UNUSED, workload.changed()).await;
+                let Some(current) = weak.upgrade() else {
+                    return;
+                };
+                match changed {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => continue,
+                }
+                let version = workload.trust_version();
+                let Some(credentials) = workload.credentials() else {
+                    continue;
+                };
+                match self.read(&credentials) {
+                    Ok(read) => {
+                        current.store(Arc::new(read));
+                        workload.acknowledge(version);
+                        errors.send_replace(None);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "TLS configurations stay with the generation before");
+                        errors.send_replace(Some(error));
+                    }
+                }
+            }
+        });
+        Ok(LiveConfigs {
+            client,
+            server,
+            last_error,
+        })
+    }
+}
+
+/// How long a workload stays connected whose configurations nobody holds.
+const UNUSED: std::time::Duration = std::time::Duration::from_secs(30);
+
 fn runtime() -> Result<Handle> {
     Handle::try_current().map_err(|error| {
         Error::new(

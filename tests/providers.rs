@@ -1,0 +1,328 @@
+//! One live mesh that moves from CA to CA – the built-in one, Vault, cert-manager, AWS Private CA – with the real servers, while
+//! its workloads talk to each other all the time: no handshake fails.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+#![cfg(all(
+    feature = "acm",
+    feature = "certmanager",
+    feature = "rustls",
+    feature = "vault"
+))]
+
+mod vault {
+    mod kube {
+        mod certmanager {
+            mod moto {
+                use std::collections::BTreeSet;
+                use std::sync::atomic::{AtomicUsize, Ordering};
+                use std::sync::{Arc, Mutex};
+                use std::time::Duration;
+
+                use ::kube::config::{KubeConfigOptions, Kubeconfig};
+                use ::kube::{Client, Config};
+                use meshca::identity::manager::{DriverTask, Health};
+                use meshca::identity::rustls023::{LiveConfigs, PeerPolicy, Settings};
+                use meshca::identity::select::SelectOptions;
+                use meshca::identity::{Handle, Manager, ManagerOptions, MeshResources};
+                use meshca::resource::Resource;
+                use meshca::spiffe::{Environment, Workload};
+                use meshca::{
+                    BackendRegistry, Clock, MemorySecretStore, SystemClock, acm, builtin,
+                    certmanager, vault,
+                };
+                use meshca_testkit::needs;
+                use meshca_testkit::pki::{TestCa, to_pem};
+                use meshca_testkit::servers::{Aws, AwsCaOptions, CertManager, Kube, Vault};
+                use rustls_pki_types::ServerName;
+                use serde_json::{Value, json};
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                use tokio::net::{TcpListener, TcpStream};
+                use tokio::task::JoinSet;
+                use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+                const WORKLOADS: usize = 20;
+                const CONNECTIONS: usize = 200;
+
+                /// A workload: it serves, and what it needs to call others.
+                struct Proxy {
+                    handle: Handle,
+                    tls: LiveConfigs,
+                    address: std::net::SocketAddr,
+                }
+
+                #[derive(Default)]
+                struct Counts {
+                    handshakes: AtomicUsize,
+                    failures: Mutex<Vec<String>>,
+                }
+
+                async fn serve(tls: LiveConfigs, listener: TcpListener, counts: Arc<Counts>) {
+                    loop {
+                        let (tcp, _) = listener.accept().await.unwrap();
+                        let acceptor = TlsAcceptor::from(tls.server());
+                        let counts = Arc::clone(&counts);
+                        tokio::spawn(async move {
+                            let answered = async {
+                                let mut tls = acceptor.accept(tcp).await?;
+                                tls.write_all(b"k").await?;
+                                tls.shutdown().await
+                            };
+                            if let Err(error) = answered.await {
+                                counts
+                                    .failures
+                                    .lock()
+                                    .unwrap()
+                                    .push(format!("server: {error}"));
+                            }
+                        });
+                    }
+                }
+
+                async fn call(from: &Proxy, to: &Proxy, counts: &Counts) {
+                    let called = async {
+                        let tcp = TcpStream::connect(to.address).await?;
+                        let name = ServerName::try_from("mesh.invalid").unwrap();
+                        let connector = TlsConnector::from(from.tls.client());
+                        let mut tls = connector.connect(name, tcp).await?;
+                        let mut answer = [0];
+                        tls.read_exact(&mut answer).await.map(|_| ())
+                    };
+                    match called.await {
+                        Ok(()) => {
+                            counts.handshakes.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => {
+                            counts
+                                .failures
+                                .lock()
+                                .unwrap()
+                                .push(format!("client: {error}"));
+                        }
+                    }
+                }
+
+                fn resources(provider: &Value) -> MeshResources {
+                    let mesh = json!({"type": "Mesh", "name": "default"});
+                    let identity = json!({
+                        "type": "MeshIdentity", "name": "all", "mesh": "default",
+                        "spec": {
+                            "selector": {"dataplane": {"matchLabels": {}}},
+                            "spiffeID": {"trustDomain": "example.org"},
+                            "provider": provider,
+                        },
+                    });
+                    let text = format!("{mesh}\n---\n{identity}\n");
+                    MeshResources::from_resources(Resource::parse(text).unwrap()).unwrap()
+                }
+
+                async fn vault_provider(vault: &Vault) -> Value {
+                    let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
+                    vault.write("sys/mounts/pki", engine).await.unwrap();
+                    let root =
+                        json!({"common_name": "vault root", "key_type": "ec", "ttl": "87600h"});
+                    vault
+                        .write("pki/root/generate/internal", root)
+                        .await
+                        .unwrap();
+                    let role = json!({
+                        "allowed_uri_sans": "spiffe://example.org/*", "require_cn": false,
+                        "key_type": "any", "max_ttl": "72h",
+                    });
+                    vault.write("pki/roles/mesh", role).await.unwrap();
+                    let from_cp = json!({
+                        "address": vault.address(), "role": "mesh",
+                        "auth": {"token": {"inlineString": vault.root_token()}},
+                    });
+                    json!({"type": "Extension", "extension": {"name": "vault", "config": {"fromCp": from_cp}}})
+                }
+
+                async fn certmanager_provider(kube: &Kube) -> Value {
+                    let root = TestCa::root("cert-manager root", SystemClock::new().now()).unwrap();
+                    let secret = json!({
+                        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+                        "metadata": {"name": "ca"},
+                        "stringData": {
+                            "tls.crt": root.pem(), "tls.key": root.key_pem().unwrap(),
+                            "ca.crt": to_pem(root.root_certificate()),
+                        },
+                    });
+                    let path = "api/v1/namespaces/default/secrets";
+                    kube.create(path, secret).await.unwrap();
+                    let issuer = json!({
+                        "apiVersion": "cert-manager.io/v1", "kind": "Issuer",
+                        "metadata": {"name": "mesh-ca"}, "spec": {"ca": {"secretName": "ca"}},
+                    });
+                    let path = "apis/cert-manager.io/v1/namespaces/default/issuers";
+                    kube.create(path, issuer).await.unwrap();
+                    let config = json!({
+                        "issuerRef": {"name": "mesh-ca"}, "caCert": {"inlineString": root.pem()},
+                    });
+                    json!({"type": "Extension", "extension": {"name": "certmanager", "config": config}})
+                }
+
+                async fn aws_provider(aws: &Aws) -> Value {
+                    let arn = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
+                    let credentials = json!({
+                        "accessKey": {"inlineString": "AKIAEXAMPLE"},
+                        "accessKeySecret": {"inlineString": "example"},
+                    });
+                    let config = json!({"arn": arn, "auth": {"awsCredentials": credentials}});
+                    json!({"type": "Extension", "extension": {"name": "acmpca", "config": config}})
+                }
+
+                fn manager(client: Client, aws: &Aws) -> (Manager, DriverTask) {
+                    let registry = BackendRegistry::new()
+                        .with(builtin::factory())
+                        .with(vault::factory())
+                        .with(certmanager::factory(client, "default", "test"))
+                        .with(acm::factory().with_endpoint(aws.address()));
+                    let mut options =
+                        ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+                    options.acknowledgements = true;
+                    options.trust_refresh = Duration::from_secs(2);
+                    let (manager, driver) = Manager::new(
+                        registry,
+                        Arc::new(MemorySecretStore::new()),
+                        Arc::new(SystemClock::new()),
+                        options,
+                    );
+                    (manager, driver.spawn())
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn from_ca_to_ca_under_load_without_one_failed_handshake() {
+                    needs!(
+                        Vault::program(),
+                        Kube::programs().and_then(|_| CertManager::program()),
+                        Aws::program()
+                    );
+                    let vault_server = Vault::start().await.unwrap();
+                    let kube = Kube::start().await.unwrap();
+                    let _cert_manager = CertManager::start(&kube).await.unwrap();
+                    let aws = Aws::start().await.unwrap();
+                    let config =
+                        Kubeconfig::from_yaml(&kube.kubeconfig(kube.admin_token())).unwrap();
+                    let options = KubeConfigOptions::default();
+                    let config = Config::from_custom_kubeconfig(config, &options)
+                        .await
+                        .unwrap();
+                    let client = Client::try_from(config).unwrap();
+                    let (manager, _driver) = manager(client, &aws);
+
+                    let bundled = json!({
+                        "type": "Bundled",
+                        "bundled": {"insecureAllowSelfSigned": true, "autogenerate": {"enabled": true}},
+                    });
+                    let stages = [
+                        ("built-in", bundled.clone()),
+                        ("Vault", vault_provider(&vault_server).await),
+                        ("cert-manager", certmanager_provider(&kube).await),
+                        ("AWS", aws_provider(&aws).await),
+                        ("built-in again", bundled),
+                    ];
+                    manager.apply(resources(&stages[0].1)).await.unwrap();
+
+                    let counts = Arc::new(Counts::default());
+                    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+                    let mut proxies = Vec::new();
+                    for n in 0..WORKLOADS {
+                        let name = format!("w-{n}");
+                        let labels: Workload =
+                            [("kuma.io/workload", name.as_str())].into_iter().collect();
+                        // One connection to read, one that is followed: both are the same workload.
+                        let handle = manager
+                            .connect("default", name.clone(), labels.clone())
+                            .await
+                            .unwrap();
+                        let followed = manager.connect("default", name, labels).await.unwrap();
+                        let clock = Arc::new(SystemClock::new());
+                        let settings =
+                            Settings::new(PeerPolicy::SameDomain, Arc::clone(&provider), clock);
+                        let tls = settings.follow_workload(followed).await.unwrap();
+                        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                        let address = listener.local_addr().unwrap();
+                        tokio::spawn(serve(tls.clone(), listener, Arc::clone(&counts)));
+                        proxies.push(Proxy {
+                            handle,
+                            tls,
+                            address,
+                        });
+                    }
+                    let proxies = Arc::new(proxies);
+                    let mut load = JoinSet::new();
+                    for n in 0..CONNECTIONS {
+                        let (proxies, counts) = (Arc::clone(&proxies), Arc::clone(&counts));
+                        load.spawn(async move {
+                            for round in n.. {
+                                let from = &proxies[round * 7 % WORKLOADS];
+                                let to = &proxies[(round * 3 + n) % WORKLOADS];
+                                call(from, to, &counts).await;
+                                tokio::time::sleep(Duration::from_millis(50)).await;
+                            }
+                        });
+                    }
+
+                    let roots = || -> BTreeSet<String> {
+                        let root = |proxy: &Proxy| {
+                            assert_ne!(proxy.handle.health(), Health::Expired);
+                            proxy
+                                .handle
+                                .identity()
+                                .unwrap()
+                                .certificate()
+                                .root()
+                                .fingerprint()
+                                .to_owned()
+                        };
+                        proxies.iter().map(root).collect()
+                    };
+                    let mut last = roots();
+                    assert_eq!(last.len(), 1);
+                    for (name, provider) in &stages[1..] {
+                        let before = counts.handshakes.load(Ordering::Relaxed);
+                        manager.apply(resources(provider)).await.unwrap();
+                        let moved = async {
+                            loop {
+                                let now = roots();
+                                if now.len() == 1 && now.is_disjoint(&last) {
+                                    return now;
+                                }
+                                tokio::time::sleep(Duration::from_millis(100)).await;
+                            }
+                        };
+                        let moved = tokio::time::timeout(Duration::from_secs(120), moved).await;
+                        let status = manager.mesh("default").identity_statuses();
+                        last = moved.unwrap_or_else(|_| panic!("not at {name}: {status:?}"));
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        let handshakes = counts.handshakes.load(Ordering::Relaxed) - before;
+                        println!("to {name}: {handshakes} handshakes meanwhile");
+                        assert!(handshakes > 100);
+                    }
+                    load.shutdown().await;
+                    let failures = counts.failures.lock().unwrap();
+                    let failed: Vec<_> = failures.iter().filter(|it| !is_cut_off(it)).collect();
+                    println!(
+                        "{} handshakes, {} failed",
+                        counts.handshakes.load(Ordering::Relaxed),
+                        failed.len()
+                    );
+                    assert!(failed.is_empty(), "{failed:?}");
+                }
+
+                /// Calls that were under way when the load was taken away: their servers saw the end of them.
+                fn is_cut_off(failure: &str) -> bool {
+                    failure.starts_with("server: ")
+                        && ["eof", "reset", "Broken pipe"]
+                            .iter()
+                            .any(|it| failure.contains(it))
+                }
+            }
+        }
+    }
+}
