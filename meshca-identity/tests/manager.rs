@@ -12,8 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use meshca_core::spiffe::Environment;
 use meshca_core::{Clock, ErrorKind};
+use meshca_identity::ManagerOptions;
 use meshca_identity::manager::{Assignment, Health};
+use meshca_identity::select::SelectOptions;
 use meshca_testkit::{FakeClock, Fault, FaultyIssuer};
 use world::{DAY, HOUR, OFF, World, classic, identity, pass, workload};
 
@@ -650,4 +653,18 @@ async fn the_builtin_ca_is_rotated_by_the_manager() {
             .iter()
             .all(|root| root.fingerprint() != first)
     }));
+}
+
+#[test]
+fn the_defaults_of_the_manager() {
+    let select = SelectOptions::new("east", Environment::Universal);
+    let options = ManagerOptions::new(select);
+    let minute = Duration::from_secs(60);
+    assert_eq!(options.linger, minute);
+    assert_eq!(options.trust_refresh, minute / 2);
+    assert_eq!(options.request_timeout, minute);
+    assert!(!options.acknowledgements);
+    assert_eq!(options.root_warning, 30 * DAY);
+    assert_eq!(options.schedule.concurrency, 16);
+    assert_eq!(options.schedule.breaker_threshold, 10);
 }
