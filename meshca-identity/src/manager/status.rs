@@ -63,21 +63,25 @@ pub(crate) fn of(
         message: message.to_owned(),
     };
     let mut conditions = Vec::new();
-    let spiffe_ok = spiffe.is_ok();
-    conditions.push(match &spiffe {
-        Ok(()) => condition(
+    match &spiffe {
+        Ok(()) => conditions.push(condition(
             "SpiffeIDProvider",
             Some(true),
             "SpiffeIDProvided",
             "SPIFFE IDs can be made",
-        ),
-        Err(error) => condition(
-            "SpiffeIDProvider",
-            Some(false),
-            "Failure",
-            &error.to_string(),
-        ),
-    });
+        )),
+        Err(error) => {
+            let message = error.to_string();
+            conditions.push(condition(
+                "SpiffeIDProvider",
+                Some(false),
+                "Failure",
+                &message,
+            ));
+            conditions.push(condition("Ready", Some(false), "Failure", &message));
+            return status(identity, conditions);
+        }
+    }
     let Some(provider) = &identity.provider else {
         conditions.push(condition(
             "Ready",
@@ -170,7 +174,7 @@ pub(crate) fn of(
         });
     }
     conditions.push(match ready {
-        Some(true) if spiffe_ok && trusted => condition(
+        Some(true) if trusted => condition(
             "Ready",
             Some(true),
             "Ready",

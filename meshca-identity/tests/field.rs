@@ -1,0 +1,198 @@
+//! What the field writes, and what its control planes say of it: the rules for MeshIdentity, with Kuma's conditions and reasons.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod world;
+
+use std::time::Duration;
+
+use meshca_core::{Clock, Expect, SecretKey, SecretStore, SecretValue};
+use meshca_identity::manager::Assignment;
+use meshca_testkit::FakeClock;
+use meshca_testkit::pki::TestCa;
+use world::{DAY, OFF, World, pass};
+
+/// What `status.conditions` says: type, status and reason of each.
+fn said(world: &World, name: &str) -> Vec<String> {
+    let statuses = world.manager.mesh("default").identity_statuses();
+    let status = statuses.iter().find(|it| it.name == name).unwrap();
+    let one = |it: &meshca_identity::manager::Condition| {
+        let is = match it.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        format!("{}={is} {}", it.kind, it.reason)
+    };
+    status.conditions.iter().map(one).collect()
+}
+
+fn spec(selector: &str, spiffe: &str, provider: &str) -> String {
+    let parts = [selector, spiffe, provider];
+    let parts: Vec<_> = parts.into_iter().filter(|it| !it.is_empty()).collect();
+    format!(
+        "---\n{{type: MeshIdentity, name: my-id, mesh: default, spec: {{{}}}}}\n",
+        parts.join(", ")
+    )
+}
+
+const ALL: &str = "selector: {dataplane: {matchLabels: {}}}";
+const BUNDLED: &str = "provider: {type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}";
+
+/// Selector, SPIFFE ID, provider; the SPIFFE ID that the workload gets, who gives it, and what is said.
+#[tokio::test(start_paused = true)]
+async fn a_mesh_identity_means_what_it_means_to_kuma() {
+    let ready = "SpiffeIDProvider=True SpiffeIDProvided, Provider=True ProviderInitialized, \
+                 MeshTrustCreated=True MeshTrustCreated, Ready=True Ready";
+    let only_id = "SpiffeIDProvider=True SpiffeIDProvided, Ready=False PartiallyReady";
+    let cases: [(&str, &str, &str, Result<&str, Assignment>, &str); 13] = [
+        // The defaults: `{{ .Mesh }}.{{ .Zone }}.mesh.local`, and on Universal `/workload/{{ .Workload }}`.
+        (
+            ALL,
+            "",
+            BUNDLED,
+            Ok("spiffe://default.east.mesh.local/workload/w"),
+            ready,
+        ),
+        (
+            ALL,
+            "spiffeID: {trustDomain: 'td.{{ .Zone }}', path: '/app/{{ label \"app\" }}'}",
+            BUNDLED,
+            Ok("spiffe://td.east/app/web"),
+            ready,
+        ),
+        // No `selector`, or no `dataplane`: nothing. `matchLabels: {}`: all.
+        ("", "", BUNDLED, Err(Assignment::Nobody), ready),
+        ("selector: {}", "", BUNDLED, Err(Assignment::Nobody), ready),
+        (
+            "selector: {dataplane: {matchLabels: {app: web}}}",
+            "",
+            BUNDLED,
+            Ok("spiffe://default.east.mesh.local/workload/w"),
+            ready,
+        ),
+        (
+            "selector: {dataplane: {matchLabels: {app: db}}}",
+            "",
+            BUNDLED,
+            Err(Assignment::Nobody),
+            ready,
+        ),
+        // A label of the workload that is missing is an error, not an empty segment.
+        (
+            ALL,
+            "spiffeID: {path: '/t/{{ label \"team\" }}'}",
+            BUNDLED,
+            Err(Assignment::Waiting),
+            ready,
+        ),
+        // A label of the MeshIdentity that is missing makes no trust domain.
+        (
+            ALL,
+            "spiffeID: {trustDomain: '{{ label \"env\" }}.org'}",
+            BUNDLED,
+            Err(Assignment::Waiting),
+            "SpiffeIDProvider=False Failure, Ready=False Failure",
+        ),
+        // Without a provider: the ID only.
+        (ALL, "", "", Err(Assignment::Nobody), only_id),
+        (
+            ALL,
+            "",
+            "provider: {type: Spire, spire: {agent: {timeout: 1s}}}",
+            Err(Assignment::Agent),
+            "SpiffeIDProvider=True SpiffeIDProvided, Provider=True ProviderInitialized, Ready=True Ready",
+        ),
+        // Somebody else distributes the trust: nothing is said of a MeshTrust, and nothing is handed out that peers cannot verify.
+        (
+            ALL,
+            "",
+            "provider: {type: Bundled, bundled: {meshTrustCreation: Disabled, insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}",
+            Err(Assignment::Issuer),
+            "SpiffeIDProvider=True SpiffeIDProvided, Provider=True ProviderInitialized, Ready=True Ready",
+        ),
+        // Its own root, and nobody has allowed that.
+        (
+            ALL,
+            "",
+            "provider: {type: Bundled, bundled: {ca: {certificate: {type: Secret, secretRef: {kind: Secret, name: ca.crt}}, \
+             privateKey: {type: Secret, secretRef: {kind: Secret, name: ca.key}}}}}",
+            Err(Assignment::Waiting),
+            "SpiffeIDProvider=True SpiffeIDProvided, Provider=False ProviderValidationError, Ready=False Failure",
+        ),
+        // A type that nobody has registered.
+        (
+            ALL,
+            "",
+            "provider: {type: Extension, extension: {name: nobody, config: {}}}",
+            Err(Assignment::Waiting),
+            "SpiffeIDProvider=True SpiffeIDProvided, Provider=False ProviderNotFoundError, Ready=False Failure",
+        ),
+    ];
+    for (selector, spiffe, provider, expected, conditions) in cases {
+        let world = World::new();
+        let ca = TestCa::root("root", FakeClock::start()).unwrap();
+        for (name, value) in [("ca.crt", ca.pem()), ("ca.key", ca.key_pem().unwrap())] {
+            let key = SecretKey::new("default", name).unwrap();
+            let value = SecretValue::from(value.as_str());
+            world
+                .secrets
+                .put(&key, value, Expect::Absent)
+                .await
+                .unwrap();
+        }
+        let text = spec(selector, spiffe, provider);
+        world.apply(&(OFF.to_owned() + &text)).await;
+        let handle = world.connect("w").await;
+        pass(Duration::from_secs(2)).await;
+        let got = match handle.identity() {
+            Some(identity) => Ok(identity.spiffe_id().to_string()),
+            None => Err(handle.assignment()),
+        };
+        assert_eq!(
+            got,
+            expected.map(str::to_owned),
+            "{text}\n{:?}",
+            handle.error()
+        );
+        assert_eq!(said(&world, "my-id").join(", "), conditions, "{text}");
+    }
+}
+
+/// `mode: Intermediate`: the CA signs an intermediate, and that signs the workloads' certificates here.
+#[tokio::test(start_paused = true)]
+async fn an_intermediate_costs_the_ca_one_signature_for_all() {
+    let world = World::with(|options| options.trust_refresh = Duration::from_secs(3600));
+    let provider =
+        "provider: {type: Extension, extension: {name: ca-a, config: {mode: Intermediate}}}";
+    world
+        .apply(&(OFF.to_owned() + &spec(ALL, "spiffeID: {trustDomain: example.org}", provider)))
+        .await;
+    let mut handles = Vec::new();
+    for n in 0..50 {
+        handles.push(world.connect(&format!("w-{n}")).await);
+    }
+    for handle in &mut handles {
+        let identity = handle.ready().await.unwrap();
+        assert!(identity.certificate().chain().len() >= 2);
+    }
+    let ca = world.cas.get("ca-a");
+    assert_eq!(ca.times_asked(), 1);
+    // Replaced before it ends, by the manager.
+    for _ in 0..100 {
+        pass(DAY).await;
+        let identity = handles[0].identity().unwrap();
+        assert!(
+            identity
+                .certificate()
+                .validity()
+                .contains(world.clock.now())
+        );
+    }
+    assert!((2..20).contains(&ca.times_asked()), "{}", ca.times_asked());
+    assert!(world.log.count("signs with its next CA") >= 1);
+}
