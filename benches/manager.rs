@@ -1,22 +1,25 @@
-//! What the manager costs beside the certificates that it manages: memory for each identity, its own CPU in a storm of renewals, the
-//! time of an event, and that of a read.
+//! Our side of `cargo xtask bench manager`: what the manager costs beside the certificates that it manages.
 //!
-//! ```text
-//! cargo bench --features identity --bench manager -- --identities 1000000 --storm 100000
-//! ```
+//! It speaks like `speed.rs`: `CASE NANOSECONDS THREADS` is answered with `OPERATIONS NANOSECONDS`, what goes wrong with `error MESSAGE`. How
+//! many identities are held, and how many are renewed at once, are its two arguments.
 //!
-//! Everything is real: the built-in CA signs, and each workload has labels and a key of its own. "Bare" is the same CA asked for the same
-//! number of certificates without a manager, in the same run; memory is what the process has resident, so what the allocator wastes is
-//! counted against us.
+//! | case | operations, and what of |
+//! |---|---|
+//! | `memory` | identities that are held, and bytes beyond their certificates and keys: what the process has resident, so what the allocator wastes counts |
+//! | `event` | labels of a workload that change nothing, and the time that deciding so takes, with all identities held |
+//! | `read` | reads of an identity through a handle |
+//! | `storm` | identities renewed at once, and the CPU of all threads |
+//! | `bare` | as many certificates of the same CA without a manager |
+//!
+//! Everything is real: the built-in CA signs, and each workload has labels and a key of its own.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::process::ExitCode;
+use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Parser;
 use meshca::builtin;
 use meshca::identity::manager::{Event, Observer};
 use meshca::identity::select::SelectOptions;
@@ -46,22 +49,6 @@ spec:
 /// How many requests are made at the same time, with and without the manager.
 const AT_ONCE: usize = 16;
 
-#[derive(Parser)]
-struct Options {
-    /// How many identities are held.
-    #[arg(long, default_value_t = 1_000_000)]
-    identities: usize,
-    /// How many are renewed at once.
-    #[arg(long, default_value_t = 100_000)]
-    storm: usize,
-    /// How often the storm is measured.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// What `cargo bench` adds.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
 /// A clock that is set forward.
 #[derive(Clone, Debug)]
 struct Ahead(Arc<AtomicU64>);
@@ -80,6 +67,7 @@ impl Clock for Ahead {
 #[derive(Debug, Default)]
 struct Counter {
     issued: AtomicUsize,
+    rounds: AtomicUsize,
     more: Notify,
 }
 
@@ -100,100 +88,145 @@ impl Counter {
     }
 }
 
-fn main() -> ExitCode {
-    let options = Options::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            return ExitCode::FAILURE;
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let mut numbers = std::env::args().skip(1);
+        let mut number = || {
+            numbers
+                .next()
+                .ok_or("IDENTITIES STORM")?
+                .parse::<usize>()
+                .map_err(|error| error.to_string())
+        };
+        let mut bench = Bench::new(number()?, number()?);
+        let mut to = std::io::stdout();
+        for line in std::io::stdin().lock().lines() {
+            let line = line?;
+            let case = line.split(' ').next().unwrap_or_default();
+            match bench.answer(case).await {
+                Ok((operations, of)) => writeln!(to, "{operations} {}", of.max(1.0))?,
+                Err(error) => writeln!(to, "error {error}")?,
+            }
+            to.flush()?;
         }
-    };
-    match runtime.block_on(run(&options)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
+        // A million handles that are dropped are a million commands to a driver that nobody needs any more.
+        std::mem::forget(bench);
+        Ok(())
+    })
+}
+
+/// What was set up for a case is kept for the next.
+struct Bench {
+    identities: usize,
+    renewed: usize,
+    held: Option<Held>,
+    storm: Option<(World, Vec<Handle>)>,
+}
+
+/// All identities, and what each takes.
+struct Held {
+    world: World,
+    handles: Vec<Handle>,
+    bytes: f64,
+}
+
+impl Bench {
+    fn new(identities: usize, renewed: usize) -> Self {
+        Self {
+            identities,
+            renewed,
+            held: None,
+            storm: None,
         }
+    }
+
+    /// Operations, and what they took.
+    async fn answer(&mut self, case: &str) -> Result<(usize, f64)> {
+        match case {
+            "memory" => {
+                let held = self.held().await?;
+                Ok((held.handles.len(), held.bytes))
+            }
+            "event" => self.held().await?.events().await,
+            "read" => Ok(self.held().await?.reads()),
+            "storm" => self.storm().await,
+            "bare" => {
+                let begun = cpu()?;
+                drop(bare(self.renewed).await?);
+                Ok((self.renewed, (cpu()? - begun) * 1e9))
+            }
+            _ => Err(format!("there is no case `{case}`").into()),
+        }
+    }
+
+    async fn held(&mut self) -> Result<&Held> {
+        if self.held.is_none() {
+            // First, while nothing has been freed that it could be put into; and kept, for the same reason.
+            let sample = self.identities.min(self.renewed);
+            let before = resident()?;
+            std::mem::forget(bare(sample).await?);
+            let own = (resident()? - before) / sample as f64;
+
+            let world = World::new().await?;
+            let before = resident()?;
+            let handles = world.connect(self.identities).await?;
+            world.counter.reach(self.identities).await;
+            let bytes = resident()? - before - own * self.identities as f64;
+            self.held = Some(Held {
+                world,
+                handles,
+                bytes,
+            });
+        }
+        self.held.as_ref().ok_or_else(|| "it was made".into())
+    }
+
+    /// Renews all at once.
+    async fn storm(&mut self) -> Result<(usize, f64)> {
+        if self.storm.is_none() {
+            let world = World::new().await?;
+            let handles = world.connect(self.renewed).await?;
+            world.counter.reach(self.renewed).await;
+            self.storm = Some((world, handles));
+        }
+        let (world, _) = self.storm.as_ref().ok_or("it was made")?;
+        let before = world.counter.issued.load(Ordering::Relaxed);
+        let begun = cpu()?;
+        // Past the last renewal of what lives for a day, before the end of any.
+        world.clock.0.fetch_add(15 * 3600, Ordering::Relaxed);
+        world.counter.reach(before + self.renewed).await;
+        Ok((self.renewed, (cpu()? - begun) * 1e9))
     }
 }
 
-async fn run(options: &Options) -> Result<bool> {
-    let mut held = true;
-    // First, while nothing has been freed that it could be put into.
-    let own = identity_size(options.storm).await?;
-    let before = resident()?;
-    let world = World::new().await?;
-    let begun = now();
-    let handles = world.connect(options.identities).await?;
-    world.counter.reach(options.identities).await;
-    let took = begun.elapsed();
-    let each = (resident()? - before) / options.identities as f64;
-    let beyond = each - own;
-    held &= say(
-        "memory for each identity",
-        &format!("{:.2} KiB", beyond / 1024.0),
-        beyond <= 1536.0,
-        "<= 1.5 KiB",
-    );
-    println!(
-        "    {} identities in {:.1} s; {:.2} KiB each, of which certificate and key {:.2} KiB; the rest is name, labels, SPIFFE ID, \
-         schedule and what handles read",
-        options.identities,
-        took.as_secs_f64(),
-        each / 1024.0,
-        own / 1024.0
-    );
+impl Held {
+    /// Labels that change nothing, one by one.
+    async fn events(&self) -> Result<(usize, f64)> {
+        let count = self.handles.len().min(100_000);
+        let round = self.world.counter.rounds.fetch_add(1, Ordering::Relaxed);
+        let workloads: Vec<Workload> = (0..count)
+            .map(|n| workload(&format!("w-{n}")).with_label("round", round.to_string()))
+            .collect();
+        let begun = now();
+        for (handle, workload) in self.handles.iter().zip(workloads) {
+            handle.update(workload);
+        }
+        // Answered after all of them.
+        let _ = self.world.manager.gate("unknown").await;
+        Ok((count, begun.elapsed().as_nanos() as f64))
+    }
 
-    let event = events(&world, &handles).await?;
-    held &= say(
-        "one event",
-        &format!("{:.2} us", event * 1e6),
-        event <= 5e-6,
-        "<= 5 us",
-    );
-    let (hot, spread) = reads(&handles);
-    held &= say(
-        "one read",
-        &format!("{:.1} ns", hot * 1e9),
-        hot <= 50e-9,
-        "<= 50 ns",
-    );
-    println!(
-        "    {:.1} ns where each read is of another workload, and memory has to be waited for",
-        spread * 1e9
-    );
-    let (ratio, bare, storm) = storm(options).await?;
-    held &= say(
-        "CPU of the manager in a storm",
-        &format!("{:.1} % of signing", ratio * 100.0),
-        ratio <= 0.10,
-        "<= 10 %",
-    );
-    println!(
-        "    {} renewals: {:.1} us each with the manager, {:.1} us bare",
-        options.storm,
-        bare_us(storm, options.storm),
-        bare_us(bare, options.storm)
-    );
-
-    // A million handles that are dropped are a million commands to a driver that nobody needs any more.
-    std::mem::forget(handles);
-    Ok(held)
-}
-
-fn bare_us(cpu: f64, count: usize) -> f64 {
-    cpu * 1e6 / count as f64
-}
-
-fn say(what: &str, value: &str, held: bool, wanted: &str) -> bool {
-    let verdict = match held {
-        true => "holds",
-        false => "MISSED",
-    };
-    println!("{what:<32} {value:>22}   wanted {wanted:<12} {verdict}");
-    held
+    fn reads(&self) -> (usize, f64) {
+        const READS: usize = 1_000_000;
+        let begun = now();
+        if let Some(handle) = self.handles.first() {
+            for _ in 0..READS {
+                black_box(handle.identity());
+            }
+        }
+        (READS, begun.elapsed().as_nanos() as f64)
+    }
 }
 
 struct World {
@@ -294,88 +327,6 @@ async fn bare(count: usize) -> Result<Vec<Arc<Identity>>> {
             None => return Ok(issued),
         }
     }
-}
-
-async fn identity_size(count: usize) -> Result<f64> {
-    let before = resident()?;
-    let issued = bare(count).await?;
-    let size = (resident()? - before) / count as f64;
-    // Kept: what is measured after this must not find its memory free.
-    std::mem::forget(issued);
-    Ok(size)
-}
-
-/// Renews all at once; the median of what that costs beyond signing, over signing.
-async fn storm(options: &Options) -> Result<(f64, f64, f64)> {
-    let world = World::new().await?;
-    let handles = world.connect(options.storm).await?;
-    world.counter.reach(options.storm).await;
-    let (mut bares, mut storms) = (Vec::new(), Vec::new());
-    for round in 1..=options.rounds {
-        let begun = cpu()?;
-        drop(bare(options.storm).await?);
-        bares.push(cpu()? - begun);
-
-        let begun = cpu()?;
-        world.clock.0.fetch_add(15 * 3600, Ordering::Relaxed);
-        world.counter.reach(options.storm * (round + 1)).await;
-        storms.push(cpu()? - begun);
-    }
-    drop(handles);
-    let (bare, storm) = (median(bares), median(storms));
-    Ok(((storm - bare) / bare, bare, storm))
-}
-
-/// Labels that change nothing, one by one.
-async fn events(world: &World, handles: &[Handle]) -> Result<f64> {
-    let mut rounds = Vec::new();
-    let count = handles.len().min(100_000);
-    for round in 0..5 {
-        let workloads: Vec<Workload> = (0..count)
-            .map(|n| workload(&format!("w-{n}")).with_label("round", round.to_string()))
-            .collect();
-        world.manager.stats().await?;
-        let begun = now();
-        for (handle, workload) in handles.iter().zip(workloads) {
-            handle.update(workload);
-        }
-        // Answered after all of them.
-        let _ = world.manager.gate("unknown").await;
-        rounds.push(begun.elapsed().as_secs_f64() / count as f64);
-    }
-    Ok(median(rounds))
-}
-
-fn reads(handles: &[Handle]) -> (f64, f64) {
-    let time = |each: &mut dyn FnMut(usize)| {
-        let mut rounds = Vec::new();
-        for _ in 0..5 {
-            let begun = now();
-            for n in 0..1_000_000 {
-                each(n);
-            }
-            rounds.push(begun.elapsed().as_secs_f64() / 1e6);
-        }
-        median(rounds)
-    };
-    let Some(first) = handles.first() else {
-        return (f64::MAX, f64::MAX);
-    };
-    let hot = time(&mut |_| {
-        black_box(first.identity());
-    });
-    let spread = time(&mut |n| {
-        // A stride that is no friend of any cache.
-        if let Some(handle) = handles.get(n.wrapping_mul(7919) % handles.len()) {
-            black_box(handle.identity());
-        }
-    });
-    (hot, spread)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::MAX)
 }
 
 #[expect(

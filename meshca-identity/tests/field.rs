@@ -49,7 +49,14 @@ async fn a_mesh_identity_means_what_it_means_to_kuma() {
     let ready = "SpiffeIDProvider=True SpiffeIDProvided, Provider=True ProviderInitialized, \
                  MeshTrustCreated=True MeshTrustCreated, Ready=True Ready";
     let only_id = "SpiffeIDProvider=True SpiffeIDProvided, Ready=False PartiallyReady";
-    let cases: [(&str, &str, &str, Result<&str, Assignment>, &str); 13] = [
+    type Row = (
+        &'static str,
+        &'static str,
+        &'static str,
+        Result<&'static str, Assignment>,
+        &'static str,
+    );
+    let cases: [Row; 13] = [
         // The defaults: `{{ .Mesh }}.{{ .Zone }}.mesh.local`, and on Universal `/workload/{{ .Workload }}`.
         (
             ALL,

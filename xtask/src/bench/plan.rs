@@ -13,6 +13,8 @@ pub(super) enum Program {
     ControlPlane,
     /// `benches/peers/step-ca`.
     StepCa,
+    /// `benches/manager.rs`: what the manager costs beside its certificates.
+    Manager,
     /// `benches/providers`: issuers on real servers, and bare clients of these.
     Providers,
 }
@@ -24,6 +26,7 @@ impl Program {
             Self::Ours => "everything",
             Self::ControlPlane => "the comparisons with Go",
             Self::StepCa => "the comparison with step-ca",
+            Self::Manager => "the manager",
             Self::Providers => "the providers",
         }
     }
@@ -115,6 +118,14 @@ const fn against(name: &'static str, program: Program, case: &'static str, wante
     }
 }
 
+/// A limit that is to be kept.
+const fn at_most(limit: f64) -> Against {
+    Against {
+        what: What::Limit(limit),
+        wanted: Some(1.0),
+    }
+}
+
 const fn counted(
     ours: &'static str,
     bare: Option<(&'static str, &'static str)>,
@@ -203,6 +214,16 @@ const BENCHES: &[Bench] = &[
         against: &[against("webpki", Program::Ours, "verify-webpki", 0.9)],
         counted: counted("verify", Some(("webpki", "verify_webpki"))),
     },
+    // Before the others, while no memory has been freed that it could be put into. The program answers with bytes.
+    manager("memory", ("B", 1.0), &[at_most(1536.0)]),
+    manager("event", ("µs", 1e3), &[at_most(5e3)]),
+    manager("read", ("ns", 1.0), &[at_most(50.0)]),
+    // CPU of all threads: at most a tenth more than the certificates alone.
+    manager(
+        "storm",
+        ("µs", 1e3),
+        &[against("bare", Program::Manager, "bare", 0.909)],
+    ),
     vault("vault-sign-1", 1, &[bare_http(1, None)]),
     vault("vault-sign-8", 8, &[bare_http(8, None)]),
     vault("vault-sign-64", 64, &[bare_http(64, Some(0.95))]),
@@ -247,6 +268,27 @@ const BENCHES: &[Bench] = &[
         counted: None,
     },
 ];
+
+/// What the manager costs.
+const fn manager(
+    case: &'static str,
+    unit: (&'static str, f64),
+    against: &'static [Against],
+) -> Bench {
+    Bench {
+        bench: "manager",
+        case,
+        unit,
+        ours: Contender {
+            name: "meshca",
+            program: Program::Manager,
+            case,
+            threads: 1,
+        },
+        against,
+        counted: None,
+    }
+}
 
 /// Signatures of what stands for AWS, with this many requests in flight.
 const fn acm(case: &'static str, at_once: u32, against: &'static [Against]) -> Bench {
@@ -360,7 +402,7 @@ mod tests {
                 "verify/leaf"
             ]
         );
-        let error = chosen(&["manager".to_owned()]).unwrap_err();
+        let error = chosen(&["nothing".to_owned()]).unwrap_err();
         assert!(error.contains("template/path"), "{error}");
     }
 
@@ -368,6 +410,6 @@ mod tests {
     fn only_the_programs_that_are_needed_are_started() {
         let benches = chosen(&["verify".to_owned()]).unwrap();
         assert_eq!(Vec::from_iter(programs(&benches)), [Program::Ours]);
-        assert_eq!(programs(BENCHES).len(), 4);
+        assert_eq!(programs(BENCHES).len(), 5);
     }
 }

@@ -66,6 +66,17 @@ pub(super) fn start(
         Program::StepCa => Ok(Running::start(Command::new(build_peer(
             "step-ca", target,
         )?))?),
+        Program::Manager => {
+            println!("building the manager");
+            let executable = cargo::bench_executable("manager", &["identity"], smoke)?;
+            let mut command = Command::new(executable);
+            // Identities that are held, and that are renewed at once.
+            command.args(match smoke {
+                true => ["500", "200"],
+                false => ["1000000", "100000"],
+            });
+            Ok(Running::start(command)?)
+        }
         Program::Providers => {
             let mut variables = Vec::new();
             for variable in SERVERS {
