@@ -44,7 +44,8 @@ impl fmt::Display for Issuer {
 pub struct Observed {
     /// The resources as they are now.
     pub resources: MeshResources,
-    /// The CAs that are ready to sign: those whose [`Issuer::check`](meshca_core::Issuer::check) went well.
+    /// The CAs that are ready to sign: those whose [`Issuer::check`](meshca_core::Issuer::check) went well and, for MeshIdentities,
+    /// whose roots are in a MeshTrust. While no proxy runs, nobody else can tell that the first one to start will be believed.
     pub ready: BTreeSet<Issuer>,
     /// The proxies that run, connected or not.
     pub proxies: Vec<Proxy>,
@@ -103,7 +104,7 @@ impl Proxy {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Condition {
-    /// The CA can be reached and signs.
+    /// The CA can be reached and signs, and a MeshTrust has its roots.
     Ready(Issuer),
     /// Each proxy accepts the SPIFFE IDs of this CA.
     Accepts(Issuer),

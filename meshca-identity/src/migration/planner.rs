@@ -287,9 +287,6 @@ impl<'a> Planner<'a> {
                 }
                 _ => {}
             }
-            if identity.provider.is_some() && !self.is_unchanged(identity) {
-                gate.push(Condition::Ready(Issuer::of(identity)));
-            }
         }
         self.step(Step {
             title: "Assign identity".to_owned(),
@@ -351,9 +348,7 @@ impl<'a> Planner<'a> {
             }
         }
         for issuer in self.arriving() {
-            if matches!(issuer, Issuer::Backend(_)) {
-                gate.push(Condition::Ready(issuer.clone()));
-            }
+            gate.push(Condition::Ready(issuer.clone()));
             gate.push(Condition::Trusts(issuer.clone()));
             gate.push(Condition::Accepts(issuer));
         }
@@ -502,6 +497,8 @@ impl<'a> Planner<'a> {
         // After the MeshIdentities: as long as one is there, the control plane may make its MeshTrust again.
         for trust in &now.trusts {
             match find(&self.to.trusts, &trust.metadata, |it| &it.metadata) {
+                // Nobody wrote it: the control plane made it, and it is in use.
+                None if issuing(self.to).any(|it| is_made_from(trust, it)) => {}
                 None => changes.push(forget(&trust.metadata)),
                 Some(to) if trust.ca_bundles.iter().any(|it| !plan::has_bundle(to, it)) => {
                     changes.push(Change::put(
@@ -741,6 +738,15 @@ impl<'a> Planner<'a> {
                 );
             }
         }
+    }
+}
+
+/// Whether a control plane makes this MeshTrust from this MeshIdentity.
+fn is_made_from(trust: &MeshTrust, identity: &MeshIdentity) -> bool {
+    let name = identity.metadata.name.as_str();
+    match &trust.origin {
+        Some(origin) => origin.name() == name,
+        None => trust.metadata.name == name,
     }
 }
 

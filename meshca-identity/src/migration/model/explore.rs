@@ -1,6 +1,7 @@
 //! Breadth-first search through the states of a mesh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 
 use meshca_core::resource::{Mesh, Mode};
 
@@ -53,9 +54,9 @@ pub(super) struct Seen {
     pub(super) transitions: usize,
     /// Plan, step and what `next` said of it.
     pub(super) outcomes: BTreeSet<(usize, usize, &'static str)>,
-    pub(super) done: usize,
+    /// The plans, by their numbers, whose end was reached.
+    pub(super) done: BTreeSet<usize>,
     pub(super) plans: usize,
-    pub(super) steps: Vec<usize>,
     pub(super) actions: BTreeMap<&'static str, usize>,
 }
 
@@ -64,6 +65,12 @@ pub(super) struct Seen {
 pub(super) struct Violation {
     pub(super) what: String,
     pub(super) trace: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  {}", self.what, self.trace.join("\n  "))
+    }
 }
 
 pub(super) struct Explorer {
@@ -158,6 +165,8 @@ impl Explorer {
         let mut states = vec![start.clone()];
         let mut parents: Vec<(usize, String)> = vec![(0, "start".to_owned())];
         let mut index = HashMap::from([(start, 0)]);
+        // Who leads here without turning round.
+        let mut before: Vec<Vec<usize>> = vec![Vec::new()];
         let mut current = 0;
         while let Some(state) = states.get(current).cloned() {
             let violation = self.violation(&state);
@@ -177,18 +186,53 @@ impl Explorer {
                 after.proxies.sort();
                 seen.transitions += 1;
                 *seen.actions.entry(kind).or_default() += 1;
-                if !index.contains_key(&after) {
-                    index.insert(after.clone(), states.len());
-                    states.push(after);
+                let number = *index.entry(after).or_insert_with_key(|after| {
+                    states.push(after.clone());
                     parents.push((current, action));
+                    before.push(Vec::new());
+                    states.len() - 1
+                });
+                if kind != "turn" {
+                    before[number].push(current);
                 }
             }
             current += 1;
         }
+        self.no_dead_end(&states, &before)?;
         seen.states = states.len();
         seen.plans = self.plans.len();
-        seen.steps = self.plans.iter().map(|plan| plan.steps().len()).collect();
         Ok(seen)
+    }
+
+    /// From everywhere there is a way to the end of the plan that is followed.
+    fn no_dead_end(&mut self, states: &[State], before: &[Vec<usize>]) -> Result<(), Violation> {
+        let mut reach = vec![false; states.len()];
+        let mut open: Vec<usize> = Vec::new();
+        for (number, state) in states.iter().enumerate() {
+            if self.next(state) == Next::Done {
+                reach[number] = true;
+                open.push(number);
+            }
+        }
+        while let Some(number) = open.pop() {
+            for earlier in &before[number] {
+                if !reach[*earlier] {
+                    reach[*earlier] = true;
+                    open.push(*earlier);
+                }
+            }
+        }
+        match reach.iter().position(|it| !it) {
+            None => Ok(()),
+            Some(stuck) => Err(Violation {
+                what: "a dead end".to_owned(),
+                trace: vec![
+                    format!("{:?}", states[stuck].proxies),
+                    format!("{:#?}", self.next(&states[stuck])),
+                    self.plans[states[stuck].plan].to_string(),
+                ],
+            }),
+        }
     }
 
     fn violation(&self, state: &State) -> Option<String> {
@@ -239,13 +283,18 @@ impl Explorer {
         if let Some(next) = self.deciding.get(&key) {
             return next.clone();
         }
-        let observed = &mut self.resources[state.resources].0;
+        let (observed, wanted) = &mut self.resources[state.resources];
+        // A CA whose roots are nowhere is not ready, however well it signs.
+        let published = |issuer: &Issuer| {
+            let known = self.universe.iter().find(|(it, _)| it == issuer);
+            known.is_some_and(|(_, leaf)| wanted.trusts & (1 << leaf.root) != 0)
+        };
         observed.ready = self
             .names
             .issuers
             .iter()
             .enumerate()
-            .filter(|(number, _)| state.ready & (1 << number) != 0)
+            .filter(|(number, issuer)| state.ready & (1 << number) != 0 && published(issuer))
             .map(|(_, issuer)| issuer.clone())
             .collect();
         let universe = &self.universe;
@@ -297,7 +346,7 @@ impl Explorer {
                 Some(*step)
             }
             Next::Done => {
-                seen.done += 1;
+                seen.done.insert(plan);
                 Some(self.plans[plan].steps().len())
             }
             Next::Diverged { resources } => {

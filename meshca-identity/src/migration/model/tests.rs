@@ -1,9 +1,11 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use meshca_core::resource::{MeshTls, MeshTrust, Metadata, Mode, Resource, TlsRule};
 
-use super::explore::{Explorer, Extent, Seen};
+use super::explore::{Explorer, Extent, Seen, Violation};
 use super::world::{ZONE, pem};
 use crate::MeshResources;
-use crate::migration::{Action, Change, Condition, Plan, PlanOptions, plan};
+use crate::migration::{Change, Condition, Plan, PlanOptions, plan};
 
 /// YAML without MeshTrusts, and the MeshTrusts: a trust domain and whose roots are in it.
 fn resources(text: &str, trusts: &[(&str, &str, &[&str])]) -> MeshResources {
@@ -118,6 +120,17 @@ fn moves() -> Vec<(&'static str, MeshResources, MeshResources, PlanOptions)> {
             plain.clone(),
         ),
         (
+            "provider to provider whose MeshTrust nobody makes",
+            resources(&(NO_CA.to_owned() + &all("old", "example.org")), &[]),
+            resources(
+                &(NO_CA.to_owned()
+                    + &all("new", "example.org")
+                        .replace("bundled: {", "bundled: {meshTrustCreation: Disabled, ")),
+                &[("by-hand", "example.org", &["new"])],
+            ),
+            plain.clone(),
+        ),
+        (
             "trust domain to trust domain, the new one wins",
             resources(&(NO_CA.to_owned() + &all("old", "old.example.org")), &[]),
             resources(&(NO_CA.to_owned() + &all(early, "example.org")), &[]),
@@ -139,39 +152,155 @@ const TWO: Extent = Extent {
     together: false,
 };
 
+fn planned() -> impl Iterator<Item = (&'static str, Plan)> {
+    moves().into_iter().map(|(name, from, to, options)| {
+        let plan = plan(&from, &to, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, plan)
+    })
+}
+
 fn explore(name: &str, plan: &Plan, extent: Extent) -> Seen {
-    let seen = match Explorer::new(plan.clone(), extent).run() {
-        Ok(seen) => seen,
-        Err(violation) => panic!(
-            "{name}: {}\n{plan}\n{}",
-            violation.what,
-            violation.trace.join("\n")
-        ),
-    };
+    let seen = Explorer::new(plan.clone(), extent).run();
+    let seen = seen.unwrap_or_else(|violation| panic!("{name}: {violation}\n{plan}"));
     eprintln!(
-        "{name}: {} states, {} transitions, {} plans, done in {}; {:?}",
-        seen.states, seen.transitions, seen.plans, seen.done, seen.actions
+        "{name}: {} states, {} transitions, {} plans; {:?}",
+        seen.states, seen.transitions, seen.plans, seen.actions
     );
+    // Each step was applied, and each gate was both closed and open: the step after it was applied, or the end reached.
+    for (index, step) in plan.steps().iter().enumerate() {
+        for outcome in ["apply", "wait"] {
+            assert!(
+                seen.outcomes.contains(&(0, index + 1, outcome)),
+                "{name}: never {outcome} at step {}: {}",
+                index + 1,
+                step.title
+            );
+        }
+    }
+    let all: BTreeSet<usize> = (0..seen.plans).collect();
+    assert_eq!(seen.done, all, "{name}: a plan that never ends");
+    for action in [
+        "again",
+        "apply",
+        "ends",
+        "gets a certificate",
+        "is connected again",
+        "is cut off",
+        "ready",
+        "restarts",
+        "starts",
+    ] {
+        assert!(seen.actions.contains_key(action), "{name}: never {action}");
+    }
     seen
 }
 
+/// Two proxies, one change at a time, and the way back from everywhere.
 #[test]
-fn wip() {
-    for (name, from, to, options) in moves() {
-        let plan = plan(&from, &to, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
-        eprintln!("{plan}");
-        let start = std::time::Instant::now();
-        explore(name, &plan, Extent { back: false, ..TWO });
-        eprintln!("{:?}", start.elapsed());
-        let start = std::time::Instant::now();
-        explore(name, &plan, TWO);
-        eprintln!("{:?}", start.elapsed());
+fn every_order_of_every_move_and_of_every_way_back() {
+    let mut states = 0;
+    for (name, plan) in planned() {
+        states += explore(name, &plan, TWO).states;
     }
-    let _ = (Mode::Strict, Condition::Holds);
-    let _ = |metadata, change: Change| {
-        (
-            MeshTls::new(metadata, TlsRule::default()),
-            matches!(change.action, Action::Put(_)),
-        )
-    };
+    eprintln!("{states} states in all");
+    assert!(states > 50_000, "{states}");
+}
+
+/// On the way back, operators change their minds once more.
+#[test]
+fn every_order_there_and_back_and_there_again() {
+    let mut states = 0;
+    for (name, plan) in planned().filter(|(name, _)| !name.contains("two modern")) {
+        let extent = Extent { forth: true, ..TWO };
+        states += explore(name, &plan, extent).states;
+    }
+    eprintln!("{states} states in all");
+    assert!(states > 50_000, "{states}");
+}
+
+/// What two cannot show: that a third one stays behind while two are ahead.
+#[test]
+fn every_order_with_three_proxies() {
+    let mut states = 0;
+    for (name, plan) in planned() {
+        let extent = Extent {
+            proxies: &[0, 0, 1],
+            back: !name.contains("two modern"),
+            forth: false,
+            together: true,
+        };
+        states += explore(name, &plan, extent).states;
+    }
+    eprintln!("{states} states in all");
+    assert!(states > 50_000, "{states}");
+}
+
+fn find_violation(plan: Plan) -> Option<Violation> {
+    let extent = Extent { back: false, ..TWO };
+    Explorer::new(plan, extent).run().err()
+}
+
+/// A check that cannot fail proves nothing.
+#[test]
+fn a_plan_without_one_of_its_gates_is_found_out() {
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, plan) in planned() {
+        for step in 0..plan.steps.len() {
+            for condition in plan.steps[step].gate.clone() {
+                let kind = match condition {
+                    Condition::Ready(_) => "ready",
+                    Condition::Accepts(_) => "accepts",
+                    Condition::Trusts(_) => "trusts",
+                    Condition::Mode => "mode",
+                    Condition::Holds => "holds",
+                    Condition::Forgets(_) => "forgets",
+                };
+                let mut careless = plan.clone();
+                // A condition may be asked for twice, and once would be enough.
+                for step in &mut careless.steps {
+                    step.gate.retain(|it| *it != condition || kind == "holds");
+                }
+                careless.steps[step].gate.retain(|it| *it != condition);
+                if let Some(violation) = find_violation(careless) {
+                    assert!(!violation.trace.is_empty());
+                    if found.entry(kind).or_default().insert(name) {
+                        eprintln!("{name}, without {kind}: {violation}");
+                    }
+                }
+            }
+        }
+    }
+    let in_all = |kind: &str| moves().iter().all(|it| found[kind].contains(it.0));
+    assert!(in_all("trusts"), "{found:#?}");
+    assert!(in_all("holds"), "{found:#?}");
+    // Where all have the same SPIFFE IDs, there is nothing to accept.
+    assert!(found["accepts"].len() >= 6, "{found:#?}");
+}
+
+#[test]
+fn a_plan_that_opens_a_door_is_found_out() {
+    let (_, plan) = planned().nth(1).unwrap();
+    let mut careless = plan;
+    let metadata = Metadata::universal("a-door").with_mesh("default");
+    let door = MeshTls::new(metadata, TlsRule::with_mode(Mode::Permissive));
+    careless.steps[2]
+        .changes
+        .insert(0, Change::put(door, "open"));
+    let violation = find_violation(careless).unwrap();
+    assert!(violation.what.contains("accepts plaintext"), "{violation}");
+    assert!(
+        violation.trace.last().unwrap().contains("gets its mode"),
+        "{violation}"
+    );
+}
+
+#[test]
+fn a_plan_in_another_order_is_found_out() {
+    // The selector moves before anyone was told of the SPIFFE IDs.
+    let (_, plan) = planned().nth(1).unwrap();
+    let mut careless = plan;
+    let rotate = careless.steps[3].changes.clone();
+    careless.steps[0].changes = rotate;
+    let violation = find_violation(careless).unwrap();
+    assert!(!violation.trace.is_empty(), "{violation}");
 }
