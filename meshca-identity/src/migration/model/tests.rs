@@ -5,7 +5,7 @@ use meshca_core::resource::{MeshTls, MeshTrust, Metadata, Mode, Resource, TlsRul
 use super::explore::{Explorer, Extent, Seen, Violation};
 use super::world::{ZONE, pem};
 use crate::MeshResources;
-use crate::migration::{Change, Condition, Plan, PlanOptions, plan};
+use crate::migration::{Change, Condition, Issuer, Plan, PlanOptions, plan};
 
 /// YAML without MeshTrusts, and the MeshTrusts: a trust domain and whose roots are in it.
 fn resources(text: &str, trusts: &[(&str, &str, &[&str])]) -> MeshResources {
@@ -169,8 +169,18 @@ fn explore(name: &str, plan: &Plan, extent: Extent) -> Seen {
     // Each step was applied, and each gate was both closed and open: the step after it was applied, or the end reached.
     for (index, step) in plan.steps().iter().enumerate() {
         for outcome in ["apply", "wait"] {
+            // Who was strict and stays so has nothing to acknowledge, and whoever issues already is accepted.
+            let is_so = |condition: &Condition| match condition {
+                Condition::Mode => true,
+                Condition::Accepts(Issuer::Identity(name)) => {
+                    let mut issuing = plan.from.identities.iter();
+                    issuing.any(|it| it.metadata.name == *name && it.provider.is_some())
+                }
+                _ => false,
+            };
+            let nothing_to_wait_for = outcome == "wait" && step.gate.iter().all(is_so);
             assert!(
-                seen.outcomes.contains(&(0, index + 1, outcome)),
+                nothing_to_wait_for || seen.outcomes.contains(&(0, index + 1, outcome)),
                 "{name}: never {outcome} at step {}: {}",
                 index + 1,
                 step.title
@@ -235,7 +245,15 @@ fn every_order_with_three_proxies() {
     assert!(states > 50_000, "{states}");
 }
 
-fn find_violation(plan: Plan) -> Option<Violation> {
+fn find_violation(mut plan: Plan) -> Option<Violation> {
+    plan.states.truncate(1);
+    for step in &plan.steps {
+        let mut after = plan.states.last().unwrap().clone();
+        for change in &step.changes {
+            change.apply_to(&mut after);
+        }
+        plan.states.push(after);
+    }
     let extent = Extent { back: false, ..TWO };
     Explorer::new(plan, extent).run().err()
 }
