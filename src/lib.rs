@@ -56,6 +56,7 @@
 //! | `vault` | HashiCorp Vault: the type `vault`, and the module of the same name |
 //! | `acm` | AWS Private CA: the type `acmpca`, and the module `acm` |
 //! | `certmanager` | cert-manager, and secrets in Kubernetes: the module of the same name |
+//! | `identity` | who gets which identity, and how a live mesh moves to another CA: the module `identity` |
 //! | `retry` | issuer wrapper: tries again as the error advises |
 //! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
 //! | `timeout` | issuer wrapper: gives up on a CA that does not answer |
@@ -68,6 +69,7 @@
 //!
 //! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
 //! of your own, `vault` how to have HashiCorp Vault sign, and `certmanager` and `acm` the same for cert-manager and AWS Private CA.
+//! `migrate` plans how a live mesh gets from one CA to another.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "acm")]
@@ -79,6 +81,10 @@ pub use meshca_acm as acm;
 #[doc(inline)]
 pub use meshca_certmanager as certmanager;
 pub use meshca_core::*;
+#[cfg(feature = "identity")]
+#[cfg_attr(docsrs, doc(cfg(feature = "identity")))]
+#[doc(inline)]
+pub use meshca_identity as identity;
 #[cfg(feature = "vault")]
 #[cfg_attr(docsrs, doc(cfg(feature = "vault")))]
 #[doc(inline)]

@@ -350,7 +350,10 @@ impl<'a> Planner<'a> {
         for issuer in self.arriving() {
             gate.push(Condition::Ready(issuer.clone()));
             gate.push(Condition::Trusts(issuer.clone()));
-            gate.push(Condition::Accepts(issuer));
+            let accepts = Condition::Accepts(issuer);
+            if !self.steps.iter().any(|step| step.gate.contains(&accepts)) {
+                gate.push(accepts);
+            }
         }
         self.step(Step {
             title: "Add trusted CA".to_owned(),
