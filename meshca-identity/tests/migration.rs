@@ -106,6 +106,7 @@ fn tls(name: &str, target: &str, mode: &str) -> String {
 }
 
 const MESH: &str = "{kind: Mesh}";
+const SECTION: &str = "{kind: Dataplane, name: web-1, sectionName: main}";
 const WEB: &str = "{kind: Dataplane, labels: {app: web}}";
 
 #[test]
@@ -176,6 +177,13 @@ fn what_is_in_the_way_is_said() {
             "a door would open for some",
             &strict,
             modern(&open_web),
+            "",
+            vec![Loosens],
+        ),
+        (
+            "a door would open at one inbound",
+            &strict,
+            modern(&tls("web", SECTION, "Permissive")),
             "",
             vec![Loosens],
         ),

@@ -81,7 +81,7 @@ pub struct Proxy {
     pub accepts: BTreeSet<Issuer>,
     /// Whose certificate it serves, if it has one.
     pub holds: Option<Issuer>,
-    /// Whether its inbounds refuse plaintext.
+    /// Whether its inbounds refuse plaintext, but for those that a MeshTLS with a `sectionName` treats apart.
     pub mode: Mode,
 }
 
@@ -184,7 +184,11 @@ impl Condition {
                 .contains(issuer)
                 .then(|| format!("still holds the roots of {issuer}")),
             Self::Mode => {
-                let wanted = tls::mode_of(resources, &proxy.labels, Some(&proxy.name));
+                let inbound = tls::Inbound {
+                    name: Some(&proxy.name),
+                    section: None,
+                };
+                let wanted = tls::mode_of(resources, &proxy.labels, inbound);
                 (proxy.mode != wanted).then(|| {
                     match wanted {
                         Mode::Strict => "still accepts plaintext",

@@ -350,10 +350,13 @@ impl<'a> Planner<'a> {
         for issuer in self.arriving() {
             gate.push(Condition::Ready(issuer.clone()));
             gate.push(Condition::Trusts(issuer.clone()));
-            let accepts = Condition::Accepts(issuer);
-            if !self.steps.iter().any(|step| step.gate.contains(&accepts)) {
-                gate.push(accepts);
-            }
+            gate.push(Condition::Accepts(issuer));
+        }
+        // A control plane that makes MeshTrusts by itself may have done all of this step: the gate before it must not be lost.
+        if let Some(before) = self.steps.last() {
+            let mut all = before.gate.clone();
+            all.extend(gate.into_iter().filter(|it| !before.gate.contains(it)));
+            gate = all;
         }
         self.step(Step {
             title: "Add trusted CA".to_owned(),

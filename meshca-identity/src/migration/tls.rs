@@ -7,19 +7,26 @@ use meshca_core::resource::{MeshTls, Mode, TargetKind};
 use super::plan::{Action, Change};
 use crate::MeshResources;
 
+/// Which inbounds: those of a Dataplane that no policy treats apart, or one that has a section of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Inbound<'a> {
+    pub(super) name: Option<&'a str>,
+    pub(super) section: Option<&'a str>,
+}
+
 /// How strict the inbounds of a Dataplane are: the most specific MeshTLS with a mode, of equals the first by name; without one what
 /// the enabled backend says; in the end strict.
 pub(super) fn mode_of(
     resources: &MeshResources,
     labels: &BTreeMap<String, String>,
-    name: Option<&str>,
+    inbound: Inbound<'_>,
 ) -> Mode {
     resources
         .tls
         .iter()
         .filter_map(|policy| {
             let mode = policy.rules.iter().find_map(|rule| rule.mode)?;
-            let rank = rank(policy, labels, name)?;
+            let rank = rank(policy, labels, inbound)?;
             Some((std::cmp::Reverse(rank), &policy.metadata.name, mode))
         })
         .min_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)))
@@ -32,19 +39,25 @@ pub(super) fn mode_of(
 fn rank(
     policy: &MeshTls,
     labels: &BTreeMap<String, String>,
-    name: Option<&str>,
-) -> Option<(u8, usize)> {
+    inbound: Inbound<'_>,
+) -> Option<(bool, u8, usize)> {
     let target = &policy.target;
     if target.kind == TargetKind::Mesh {
-        return Some((0, 0));
+        return Some((false, 0, 0));
     }
     let mut wanted = target.labels.iter();
     if !wanted.all(|(label, value)| labels.get(label) == Some(value)) {
         return None;
     }
+    let section = target.section_name.as_deref();
+    if section.is_some() && section != inbound.section {
+        return None;
+    }
     match &target.name {
-        Some(target) => (Some(target.as_str()) == name).then_some((2, 0)),
-        None => Some((1, target.labels.len())),
+        Some(target) => {
+            (Some(target.as_str()) == inbound.name).then_some((section.is_some(), 2, 0))
+        }
+        None => Some((section.is_some(), 1, target.labels.len())),
     }
 }
 
@@ -58,7 +71,9 @@ pub(super) fn covers_all(tls: &[MeshTls]) -> bool {
 
 /// Dataplanes that stand for all that the resources tell apart.
 #[derive(Debug)]
-pub(super) struct Kinds(Vec<(BTreeMap<String, String>, Option<String>)>);
+pub(super) struct Kinds(Vec<Kind>);
+
+type Kind = (BTreeMap<String, String>, Option<String>, Option<String>);
 
 /// Up to so many different sets of labels every combination is looked at; beyond, each by itself and each pair.
 const COMBINED: usize = 8;
@@ -67,6 +82,7 @@ impl Kinds {
     pub(super) fn new(all: &[&MeshResources]) -> Self {
         let mut sets = BTreeSet::new();
         let mut names = BTreeSet::from([None]);
+        let mut sections = BTreeSet::from([None]);
         for resources in all {
             let selectors = resources
                 .identities
@@ -74,6 +90,7 @@ impl Kinds {
                 .filter_map(|it| it.selector.match_labels());
             let targets = resources.tls.iter().map(|policy| &policy.target);
             names.extend(targets.clone().map(|target| target.name.clone()));
+            sections.extend(targets.clone().map(|target| target.section_name.clone()));
             sets.extend(
                 selectors
                     .chain(targets.map(|target| &target.labels))
@@ -95,12 +112,14 @@ impl Kinds {
                 kinds.insert(labels);
             }
         }
-        Self(
-            kinds
-                .into_iter()
-                .flat_map(|labels| names.iter().map(move |name| (labels.clone(), name.clone())))
-                .collect(),
-        )
+        let named = kinds
+            .into_iter()
+            .flat_map(|labels| names.iter().map(move |name| (labels.clone(), name.clone())));
+        let all = named.flat_map(|(labels, name)| {
+            let sections = sections.iter().cloned();
+            sections.map(move |section| (labels.clone(), name.clone(), section))
+        });
+        Self(all.collect())
     }
 
     /// Those that refuse plaintext, by their place in the list.
@@ -108,8 +127,12 @@ impl Kinds {
         self.0
             .iter()
             .enumerate()
-            .filter(|(_, (labels, name))| {
-                mode_of(resources, labels, name.as_deref()) == Mode::Strict
+            .filter(|(_, (labels, name, section))| {
+                let inbound = Inbound {
+                    name: name.as_deref(),
+                    section: section.as_deref(),
+                };
+                mode_of(resources, labels, inbound) == Mode::Strict
             })
             .map(|(index, _)| index)
             .collect()

@@ -78,9 +78,10 @@ impl fmt::Display for Plan {
             for change in &step.changes {
                 writeln!(f, "   - {change}")?;
             }
-            if !step.gate.is_empty() {
+            let gate = self.news(index);
+            if !gate.is_empty() {
                 writeln!(f, "   Wait until")?;
-                for condition in &step.gate {
+                for condition in gate {
                     writeln!(f, "   - {condition}")?;
                 }
             }
@@ -93,6 +94,15 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// What a gate asks for that none before it has: who once trusts and accepts goes on doing so until the end.
+    fn news(&self, step: usize) -> Vec<&Condition> {
+        let before = || self.steps.iter().take(step).flat_map(|step| &step.gate);
+        let lasts = |it: &Condition| !matches!(it, Condition::Mode | Condition::Holds);
+        let gate = self.steps.get(step).into_iter().flat_map(|it| &it.gate);
+        gate.filter(|it| !(lasts(it) && before().any(|known| known == *it)))
+            .collect()
+    }
+
     /// The plan as a Mermaid sequence diagram: who does what, and what is waited for.
     pub fn to_mermaid(&self) -> String {
         let mut text = String::from(
@@ -121,7 +131,7 @@ impl Plan {
                     key.kind, key.name
                 ));
             }
-            for condition in &step.gate {
+            for condition in self.news(index) {
                 match condition {
                     Condition::Ready(issuer) => {
                         line(format_args!("CP->>CP: CA of {} is ready", plain(issuer)));

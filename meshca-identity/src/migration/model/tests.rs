@@ -93,6 +93,25 @@ fn moves() -> Vec<(&'static str, MeshResources, MeshResources, PlanOptions)> {
             plain.clone(),
         ),
         (
+            "classic to modern for some",
+            resources(&strict, &[]),
+            resources(
+                &(strict.clone() + &identity("special", "db.example.org", "{app: db}")),
+                &[],
+            ),
+            plain.clone(),
+        ),
+        (
+            "classic to another classic CA, and to modern for some",
+            resources(&strict, &[]),
+            resources(
+                &(classic(&[("ca-2", "STRICT")])
+                    + &identity("special", "db.example.org", "{app: db}")),
+                &[],
+            ),
+            plain.clone(),
+        ),
+        (
             "modern to classic",
             resources(&(NO_CA.to_owned() + &all("own", "example.org")), &[]),
             resources(&strict, &[]),
@@ -134,7 +153,7 @@ fn moves() -> Vec<(&'static str, MeshResources, MeshResources, PlanOptions)> {
             "trust domain to trust domain, the new one wins",
             resources(&(NO_CA.to_owned() + &all("old", "old.example.org")), &[]),
             resources(&(NO_CA.to_owned() + &all(early, "example.org")), &[]),
-            plain.clone(),
+            plain.clone().with_canary([("app", "web")]),
         ),
         (
             "trust domain to trust domain, the old one wins",
@@ -172,6 +191,7 @@ fn explore(name: &str, plan: &Plan, extent: Extent) -> Seen {
             // Who was strict and stays so has nothing to acknowledge, and whoever issues already is accepted.
             let is_so = |condition: &Condition| match condition {
                 Condition::Mode => true,
+                Condition::Holds => step.title == "Clean up",
                 Condition::Accepts(Issuer::Identity(name)) => {
                     let mut issuing = plan.from.identities.iter();
                     issuing.any(|it| it.metadata.name == *name && it.provider.is_some())
