@@ -1,0 +1,817 @@
+//! From two sets of resources to the steps between them.
+//!
+//! All moves are one: whoever may issue at the end is made known first (his CA, his SPIFFE IDs, his roots), then the choice of who
+//! issues moves, and whoever does not issue any more is forgotten last. What a given move does not need leaves its step empty, and
+//! an empty step leaves only its gate.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meshca_core::resource::{
+    Backend, IdentityProvider, Mesh, MeshIdentity, MeshTrust, MeshTrustCreation, Metadata, Mode,
+    Mtls, Selector,
+};
+use serde::Deserialize;
+
+use super::observed::{Condition, Issuer};
+use super::obstacles::{Obstacle, ObstacleKind, Obstacles};
+use super::plan::{self, Action, Change, Plan, Step};
+use super::tls::{self, Kinds};
+use crate::MeshResources;
+
+/// What a plan must know beside the resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// The zone that the plan is for: the trust domain of a MeshIdentity may be another in each.
+    pub zone: String,
+    /// Some Dataplanes to give the new identities to before all get them.
+    pub canary: Option<BTreeMap<String, String>>,
+    /// Policies that tell peers apart by `kuma://` tags. They are none of the kinds that are read here, so the caller names them:
+    /// `MeshTrafficPermission allow-shop`.
+    pub tag_rules: Vec<String>,
+}
+
+impl PlanOptions {
+    /// For this zone, all at once, and without policies that go by tags.
+    pub fn new(zone: impl Into<String>) -> Self {
+        Self {
+            zone: zone.into(),
+            canary: None,
+            tag_rules: Vec::new(),
+        }
+    }
+
+    /// The same, but new identities go to Dataplanes with these labels first. It needs a MeshIdentity to select them, so it has no
+    /// effect between classic CAs.
+    #[must_use]
+    pub fn with_canary<N: Into<String>, V: Into<String>>(
+        mut self,
+        labels: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let labels = labels.into_iter();
+        self.canary = Some(
+            labels
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        );
+        self
+    }
+
+    /// The same with a policy that tells peers apart by `kuma://` tags.
+    #[must_use]
+    pub fn with_tag_rule(mut self, policy: impl Into<String>) -> Self {
+        self.tag_rules.push(policy.into());
+        self
+    }
+}
+
+/// Plans the way from the resources that a mesh has to those that it is to have.
+///
+/// # Errors
+///
+/// Everything that is in the way, with what to do first.
+pub fn plan(
+    from: &MeshResources,
+    to: &MeshResources,
+    options: &PlanOptions,
+) -> Result<Plan, Obstacles> {
+    Planner::new(from, to, options, false).plan()
+}
+
+/// The same for the way back: what had been good enough to begin with is good enough to go back to.
+pub(super) fn rollback(
+    now: &MeshResources,
+    to: &MeshResources,
+    options: &PlanOptions,
+) -> Result<Plan, Obstacles> {
+    let options = PlanOptions {
+        canary: None,
+        ..options.clone()
+    };
+    Planner::new(now, to, &options, true).plan()
+}
+
+struct Planner<'a> {
+    from: &'a MeshResources,
+    to: &'a MeshResources,
+    options: &'a PlanOptions,
+    back: bool,
+    obstacles: Vec<Obstacle>,
+    steps: Vec<Step>,
+    states: Vec<MeshResources>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(
+        from: &'a MeshResources,
+        to: &'a MeshResources,
+        options: &'a PlanOptions,
+        back: bool,
+    ) -> Self {
+        Self {
+            from,
+            to,
+            options,
+            back,
+            obstacles: Vec::new(),
+            steps: Vec::new(),
+            states: vec![from.clone()],
+        }
+    }
+
+    fn plan(mut self) -> Result<Plan, Obstacles> {
+        self.look_for_obstacles();
+        self.assign_identity();
+        self.add_trust();
+        self.enforce_tls();
+        self.try_it();
+        self.rotate();
+        self.tighten();
+        self.clean_up();
+        self.no_door_opens();
+        if !self.obstacles.is_empty() {
+            return Err(Obstacles(self.obstacles));
+        }
+        Ok(Plan {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            options: self.options.clone(),
+            steps: self.steps,
+            states: self.states,
+        })
+    }
+
+    /// The resources after the last step so far.
+    fn now(&self) -> &MeshResources {
+        self.states.last().unwrap_or(self.from)
+    }
+
+    fn step(&mut self, step: Step) {
+        let mut after = self.now().clone();
+        for change in &step.changes {
+            change.apply_to(&mut after);
+        }
+        match self.steps.last_mut() {
+            // Nothing to apply: what is to be waited for is waited for with the step before.
+            Some(last) if step.changes.is_empty() => {
+                let new = step.gate.into_iter();
+                let new: Vec<_> = new.filter(|it| !last.gate.contains(it)).collect();
+                last.gate.extend(new);
+                last.afterwards.extend(step.afterwards);
+            }
+            _ if step.changes.is_empty() && step.gate.is_empty() => {}
+            _ => {
+                let mut step = step;
+                if step.changes.is_empty() {
+                    "Look first".clone_into(&mut step.title);
+                    "the resources are as they should be, the proxies may not be there yet"
+                        .clone_into(&mut step.why);
+                }
+                self.steps.push(step);
+                self.states.push(after);
+            }
+        }
+    }
+
+    fn obstacle(
+        &mut self,
+        kind: ObstacleKind,
+        resource: impl Into<String>,
+        why: impl Into<String>,
+        first: impl Into<String>,
+    ) {
+        self.obstacles.push(Obstacle {
+            kind,
+            resource: resource.into(),
+            why: why.into(),
+            first: first.into(),
+        });
+    }
+
+    // Who issues.
+
+    fn enabled(resources: &MeshResources) -> Option<&Backend> {
+        resources.mesh.enabled_backend()
+    }
+
+    /// Who issues for somebody at the end.
+    fn arriving(&self) -> BTreeSet<Issuer> {
+        let identities = issuing(self.to).filter(|it| it.selector.match_labels().is_some());
+        Self::enabled(self.to)
+            .map(|backend| Issuer::backend(&backend.name))
+            .into_iter()
+            .chain(identities.map(Issuer::of))
+            .collect()
+    }
+
+    /// Whether two MeshIdentities give a workload the same SPIFFE ID. A label of the resource can be part of the trust domain.
+    fn same_ids(&self, a: &MeshIdentity, b: &MeshIdentity) -> bool {
+        let domain = |it: &MeshIdentity| it.trust_domain_in(&self.options.zone).ok();
+        a.path == b.path && a.trust_domain == b.trust_domain && domain(a) == domain(b)
+    }
+
+    /// Whether it issues already for everyone that it is to issue for.
+    fn is_unchanged(&self, identity: &MeshIdentity) -> bool {
+        named(self.from, &identity.metadata)
+            .is_some_and(|it| it.provider.is_some() && it.selector == identity.selector)
+    }
+
+    /// MeshIdentities that issue now and are not to do so any more.
+    fn leaving(&self) -> impl Iterator<Item = &'a MeshIdentity> {
+        let to = self.to;
+        issuing(self.from)
+            .filter(move |it| named(to, &it.metadata).is_none_or(|it| it.provider.is_none()))
+    }
+
+    /// Whose SPIFFE IDs must be announced, because peers would not know them otherwise while the choice moves: whoever comes, goes
+    /// or changes its range, if there is more than one kind of SPIFFE ID at all.
+    fn announced(&self) -> Vec<&'a MeshIdentity> {
+        let all = || issuing(self.from).chain(issuing(self.to));
+        let classic = Self::enabled(self.from)
+            .or(Self::enabled(self.to))
+            .is_some();
+        let mut kinds: Vec<&MeshIdentity> = Vec::new();
+        for identity in all() {
+            if !kinds.iter().any(|it| self.same_ids(it, identity)) {
+                kinds.push(identity);
+            }
+        }
+        if kinds.len() + usize::from(classic) < 2 {
+            return Vec::new();
+        }
+        let arriving = issuing(self.to)
+            .filter(|it| !self.is_unchanged(it) && it.selector.match_labels().is_some());
+        let leaving = self
+            .leaving()
+            .filter(|it| it.selector.match_labels().is_some());
+        arriving.chain(leaving).collect()
+    }
+
+    // The steps.
+
+    fn assign_identity(&mut self) {
+        let mut changes = Vec::new();
+        let mut gate = Vec::new();
+        for identity in self.announced() {
+            let announcer = announcer(identity);
+            let name = &identity.metadata.name;
+            if named(self.from, &announcer.metadata) != Some(&announcer) {
+                changes.push(Change::put(
+                    announcer,
+                    &format!(
+                        "announces the SPIFFE IDs of `{name}`, so that peers accept them before and after anyone holds them"
+                    ),
+                ));
+            }
+            gate.push(Condition::Accepts(Issuer::of(identity)));
+        }
+        for identity in &self.to.identities {
+            match (named(self.from, &identity.metadata), &identity.provider) {
+                (None, None) => changes.push(Change::put(
+                    identity.clone(),
+                    "announces a SPIFFE ID and issues nothing",
+                )),
+                (None, Some(_)) => {
+                    let idle = identity.clone().with_selector(Selector::none());
+                    changes.push(Change::put(
+                        idle,
+                        "selects nobody yet: its CA is set up, or asked whether it would sign",
+                    ));
+                }
+                (Some(now), Some(_)) if now.provider.is_none() => {
+                    let idle = identity.clone().with_selector(Selector::none());
+                    changes.push(Change::put(
+                        idle,
+                        "gets its provider, and selects nobody yet: its CA is set up, or asked whether it would sign",
+                    ));
+                }
+                _ => {}
+            }
+        }
+        self.step(Step {
+            title: "Assign identity".to_owned(),
+            why: "a CA that cannot sign, and a SPIFFE ID that peers do not know, are found out before anyone depends on them"
+                .to_owned(),
+            changes,
+            gate,
+            afterwards: vec![
+                "nobody's certificate has changed; everyone would accept the new SPIFFE IDs".to_owned(),
+            ],
+        });
+    }
+
+    /// `Mesh.mtls` with the CAs of both ends; leaves still come from where they come from.
+    fn both(&self) -> Option<Mtls> {
+        let (from, to) = match (&self.from.mesh.mtls, &self.to.mesh.mtls) {
+            (Some(from), Some(to)) => (from, to),
+            (one, other) => return one.as_ref().or(other.as_ref()).cloned(),
+        };
+        let mut both = from.clone();
+        both.skip_validation |= to.skip_validation;
+        let new = |it: &&Backend| !from.backends.iter().any(|known| known.name == it.name);
+        both.backends
+            .extend(to.backends.iter().filter(new).cloned());
+        both.enabled_backend = from.enabled().or(to.enabled()).map(|it| it.name.clone());
+        Some(both)
+    }
+
+    fn add_trust(&mut self) {
+        let mut changes = Vec::new();
+        let mut gate = Vec::new();
+        let both = self.both();
+        if both != self.from.mesh.mtls {
+            changes.push(Change::put(
+                with_mtls(&self.from.mesh, both),
+                "lists the CAs of both ends: every proxy holds the roots of each, and certificates still come from where they came from",
+            ));
+        }
+        for trust in &self.to.trusts {
+            let domain = &trust.trust_domain;
+            match find(&self.from.trusts, &trust.metadata, |it| &it.metadata) {
+                None => changes.push(Change::put(
+                    trust.clone(),
+                    &format!("makes the roots of the trust domain `{domain}` known to every proxy"),
+                )),
+                Some(now) if now.trust_domain != trust.trust_domain => {}
+                Some(now) => {
+                    let new = trust.ca_bundles.iter();
+                    let new: Vec<_> = new.filter(|it| !plan::has_bundle(now, it)).collect();
+                    if !new.is_empty() {
+                        let mut union = now.clone();
+                        union.ca_bundles.extend(new.into_iter().cloned());
+                        changes.push(Change::put(
+                            union,
+                            &format!("adds the new roots of the trust domain `{domain}` and keeps the old ones"),
+                        ));
+                    }
+                }
+            }
+        }
+        for issuer in self.arriving() {
+            gate.push(Condition::Ready(issuer.clone()));
+            gate.push(Condition::Trusts(issuer.clone()));
+            gate.push(Condition::Accepts(issuer));
+        }
+        // A control plane that makes MeshTrusts by itself may have done all of this step: the gate before it must not be lost.
+        if let Some(before) = self.steps.last() {
+            let mut all = before.gate.clone();
+            all.extend(gate.into_iter().filter(|it| !before.gate.contains(it)));
+            gate = all;
+        }
+        self.step(Step {
+            title: "Add trusted CA".to_owned(),
+            why: "a certificate must not be handed out before every peer can verify it".to_owned(),
+            changes,
+            gate,
+            afterwards: vec!["every proxy believes the old and the new CA".to_owned()],
+        });
+    }
+
+    fn enforce_tls(&mut self) {
+        let kinds = Kinds::new(&[self.from, self.to]);
+        let changes = if !kinds.any_permissive(self.from) {
+            tls::final_changes(&self.from.tls, &self.to.tls)
+        } else if self.from.tls.is_empty() && !self.back {
+            tls::permissive(&self.to.tls)
+        } else {
+            Vec::new()
+        };
+        self.tls_step(
+            "Enforce TLS",
+            "how strict a proxy is must not depend on what is about to go",
+            changes,
+            "no proxy is less strict than before",
+        );
+    }
+
+    fn tls_step(&mut self, title: &str, why: &str, changes: Vec<Change>, afterwards: &str) {
+        if !changes.is_empty() {
+            self.step(Step {
+                title: title.to_owned(),
+                why: why.to_owned(),
+                changes,
+                gate: vec![Condition::Mode],
+                afterwards: vec![afterwards.to_owned()],
+            });
+        }
+    }
+
+    fn try_it(&mut self) {
+        let Some(canary) = &self.options.canary else {
+            return;
+        };
+        let few = |identity: &MeshIdentity| {
+            let mut labels = identity.selector.match_labels()?.clone();
+            labels.extend(canary.clone());
+            Some(identity.clone().with_selector(Selector::labels(labels)))
+        };
+        let changes: Vec<_> = issuing(self.to)
+            .filter(|it| !self.is_unchanged(it))
+            .filter_map(few)
+            .map(|it| Change::put(it, "selects a few for a start"))
+            .collect();
+        if !changes.is_empty() {
+            self.step(Step {
+                title: "Try it on a few".to_owned(),
+                why: "what nobody has thought of hurts a few only".to_owned(),
+                changes,
+                gate: vec![Condition::Holds],
+                afterwards: vec![
+                    "these have their new certificates and speak with all others".to_owned(),
+                ],
+            });
+        }
+    }
+
+    fn rotate(&mut self) {
+        // Those who come before those who go: in between nobody is without an identity, and whoever of both wins is believed.
+        let now = self.now();
+        let mut changes: Vec<Change> = issuing(self.to)
+            .filter(|it| named(now, &it.metadata).is_none_or(|now| now.selector != it.selector))
+            .map(|it| Change::put(it.clone(), "selects those that it is to select"))
+            .collect();
+        for identity in self.leaving() {
+            if identity.selector.match_labels().is_some() {
+                let idle = identity.clone().with_selector(Selector::none());
+                changes.push(Change::put(idle, "selects nobody any more"));
+            }
+        }
+        let enabled = Self::enabled(self.to).map(|it| it.name.clone());
+        if let (Some(enabled), Some(mtls)) = (enabled, &now.mesh.mtls)
+            && mtls.enabled_backend.as_ref() != Some(&enabled)
+        {
+            let why = format!("certificates come from `{enabled}` from now on");
+            let mut mtls = mtls.clone();
+            mtls.enabled_backend = Some(enabled);
+            changes.push(Change::put(with_mtls(&now.mesh, Some(mtls)), &why));
+        }
+        self.step(Step {
+            title: "Rotate".to_owned(),
+            why: "every proxy knows how to verify what is issued now, so certificates can be replaced in any order".to_owned(),
+            changes,
+            gate: vec![Condition::Holds],
+            afterwards: vec![
+                "every proxy serves a certificate of the new CA; the old one is still believed".to_owned(),
+            ],
+        });
+    }
+
+    fn tighten(&mut self) {
+        let changes = tls::final_changes(&self.now().tls, &self.to.tls);
+        let (title, why, afterwards) = match self.back {
+            true => (
+                "Restore TLS",
+                "how strict a proxy is becomes what it was",
+                "proxies are as strict as they were",
+            ),
+            false => (
+                "Refuse plaintext",
+                "everyone has an identity now; make sure that nobody outside of the mesh still comes without",
+                "plaintext is accepted only where the resources say so",
+            ),
+        };
+        self.tls_step(title, why, changes, afterwards);
+    }
+
+    fn clean_up(&mut self) {
+        let now = self.now();
+        let mut changes = Vec::new();
+        let mut gate = vec![Condition::Holds, Condition::Mode];
+        let mut afterwards = Vec::new();
+        if !plan::same_mtls(&now.mesh, &self.to.mesh) {
+            let why = match self.to.mesh.mtls {
+                None => "the mesh does not need a CA of its own any more",
+                Some(_) => "lists only the CAs that are left",
+            };
+            let mesh = with_mtls(&now.mesh, self.to.mesh.mtls.clone());
+            changes.push(Change::put(mesh, why));
+        }
+        for identity in &now.identities {
+            match named(self.to, &identity.metadata) {
+                Some(to) if plan::same_identity(to, identity) => {}
+                Some(to) => changes.push(Change::put(to.clone(), "announces and issues nothing")),
+                None => changes.push(Change {
+                    action: Action::delete("MeshIdentity", &identity.metadata),
+                    why: match identity.provider {
+                        Some(_) => "nobody holds a certificate of its CA",
+                        None => "its SPIFFE IDs need not be announced any more",
+                    }
+                    .to_owned(),
+                }),
+            }
+        }
+        // After the MeshIdentities: as long as one is there, the control plane may make its MeshTrust again.
+        for trust in &now.trusts {
+            match find(&self.to.trusts, &trust.metadata, |it| &it.metadata) {
+                // Nobody wrote it: the control plane made it, and it is in use.
+                None if issuing(self.to).any(|it| is_made_from(trust, it)) => {}
+                None => changes.push(forget(&trust.metadata)),
+                Some(to) if trust.ca_bundles.iter().any(|it| !plan::has_bundle(to, it)) => {
+                    changes.push(Change::put(
+                        to.clone(),
+                        "keeps only the roots that are needed",
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        for identity in self.leaving() {
+            let trust =
+                |all: &[MeshTrust]| find(all, &identity.metadata, |it| &it.metadata).is_some();
+            if !trust(&self.to.trusts) {
+                if !trust(&now.trusts) {
+                    changes.push(forget(&identity.metadata));
+                }
+                gate.push(Condition::Forgets(Issuer::of(identity)));
+            }
+        }
+        let backends = |mesh: &'a Mesh| mesh.mtls.iter().flat_map(|it| &it.backends);
+        for backend in backends(&self.from.mesh) {
+            if !backends(&self.to.mesh).any(|it| it.name == backend.name) {
+                gate.push(Condition::Forgets(Issuer::backend(&backend.name)));
+            }
+        }
+        afterwards.push(
+            "only the new CA is believed: whoever has the old one's key has gained nothing"
+                .to_owned(),
+        );
+        if changes.is_empty() {
+            afterwards.clear();
+        }
+        self.step(Step {
+            title: "Clean up".to_owned(),
+            why: "a root that nobody needs is a root that can be stolen".to_owned(),
+            changes,
+            gate,
+            afterwards,
+        });
+    }
+
+    // What is in the way.
+
+    /// At no point, not even between two changes of a step, does anybody accept plaintext who refuses it now. On the way back it is
+    /// who refused it before.
+    fn no_door_opens(&mut self) {
+        let kinds = Kinds::new(&[self.from, self.to]);
+        let mut strict = kinds.strict(self.from);
+        if self.back {
+            let before = kinds.strict(self.to);
+            strict.retain(|kind| before.contains(kind));
+        }
+        let mut now = self.from.clone();
+        let changes: Vec<_> = self
+            .steps
+            .iter()
+            .flat_map(|step| step.changes.clone())
+            .collect();
+        for change in changes {
+            change.apply_to(&mut now);
+            if !strict.is_subset(&kinds.strict(&now)) {
+                let key = change.action.key();
+                let resource = format!("{} {}", key.kind, key.name);
+                return self.obstacle(
+                    ObstacleKind::Loosens,
+                    resource,
+                    "with it, plaintext would be accepted where it is refused now",
+                    "move the mesh as strict as it is, and change how strict it is by itself, before or after",
+                );
+            }
+        }
+    }
+
+    fn look_for_obstacles(&mut self) {
+        let (from, to) = (self.from, self.to);
+        if from.name() != to.name() {
+            self.obstacle(
+                ObstacleKind::AnotherMesh,
+                format!("Mesh {}", to.name()),
+                format!("the mesh that is to be moved is `{}`", from.name()),
+                "plan each mesh by itself",
+            );
+        }
+        self.same_names();
+        self.trust_domains();
+        if self.back {
+            return;
+        }
+        let mesh = format!("Mesh {}", from.name());
+        if Self::enabled(from).is_none() && issuing(from).next().is_none() {
+            self.obstacle(
+                ObstacleKind::NoIdentity,
+                mesh.clone(),
+                "nobody in it has an identity, so there is nothing to move",
+                "switch mTLS on, with a backend in `mode: PERMISSIVE` or a MeshIdentity and a MeshTLS in `mode: Permissive`, \
+                 until every proxy has a certificate",
+            );
+        }
+        let catch_all = |it: &MeshIdentity| it.selector == Selector::all();
+        if Self::enabled(to).is_none() && !issuing(to).any(catch_all) {
+            self.obstacle(
+                ObstacleKind::NotCovered,
+                mesh.clone(),
+                "Dataplanes that no MeshIdentity selects would be left without an identity",
+                "add a MeshIdentity with `selector: {dataplane: {matchLabels: {}}}` to what the mesh is to have: \
+                 a more specific one still wins; or keep the backend for them",
+            );
+        }
+        if Self::enabled(from).is_none() || self.announced().is_empty() {
+            return;
+        }
+        // From here on, classic identities go: of all or of some.
+        for policy in self.options.tag_rules.clone() {
+            self.obstacle(
+                ObstacleKind::TagRule,
+                policy,
+                "it tells peers apart by their `kuma://` tags, and certificates of a MeshIdentity carry a SPIFFE ID only, so it \
+                 would match nobody",
+                "let it match SPIFFE IDs (`spiffe://<trust domain>/…`), of both models as long as both are in use",
+            );
+        }
+        if !is_exclusive(&from.mesh) {
+            self.obstacle(
+                ObstacleKind::MeshServices,
+                mesh.clone(),
+                "`meshServices.mode` is not `Exclusive`: peers are then addressed by their tag `kuma.io/service`, and proxies do not \
+                 learn which SPIFFE IDs a MeshIdentity gives them",
+                "set `meshServices: {mode: Exclusive}`, and move routes and policies to MeshServices",
+            );
+        }
+        let permissive = Self::enabled(from).is_some_and(|it| it.mode == Mode::Permissive);
+        if permissive && !tls::covers_all(&from.tls) && !tls::covers_all(&to.tls) {
+            self.obstacle(
+                ObstacleKind::PermissiveWithoutMeshTls,
+                mesh,
+                "its backend is PERMISSIVE, and no MeshTLS says whether plaintext is to be accepted without it: the default is \
+                 Strict, and whoever comes in plaintext would be cut off",
+                "add a MeshTLS for the whole mesh to what it is to have: `mode: Permissive` to leave that as it is, or `mode: Strict` \
+                 to have plaintext refused at the end, once nobody needs it",
+            );
+        }
+    }
+
+    fn same_names(&mut self) {
+        for identity in &self.to.identities {
+            let name = &identity.metadata.name;
+            let other_ca = |now: &&MeshIdentity| {
+                now.provider.is_some()
+                    && identity.provider.is_some()
+                    && !(self.same_ids(now, identity) && plan::same_provider(now, identity))
+            };
+            if named(self.from, &identity.metadata)
+                .filter(other_ca)
+                .is_some()
+            {
+                self.obstacle(
+                    ObstacleKind::SameName,
+                    format!("MeshIdentity {name}"),
+                    "its provider or its SPIFFE IDs would change in place, and certificates of before and after must be valid side by side",
+                    "leave it as it is, and give the new one another name",
+                );
+            }
+        }
+        for identity in self.announced() {
+            let announcer = announcer(identity).metadata;
+            let taken = [self.from, self.to]
+                .iter()
+                .filter_map(|resources| named(resources, &announcer))
+                .any(|it| it.provider.is_some());
+            if taken {
+                self.obstacle(
+                    ObstacleKind::SameName,
+                    format!("MeshIdentity {}", announcer.name),
+                    format!(
+                        "the plan needs this name to announce the SPIFFE IDs of `{}`",
+                        identity.metadata.name
+                    ),
+                    "give one of them another name",
+                );
+            }
+        }
+        let backends = |mesh: &'a Mesh| mesh.mtls.iter().flat_map(|it| &it.backends);
+        for backend in backends(&self.to.mesh) {
+            let mut now = backends(&self.from.mesh).filter(|it| it.name == backend.name);
+            if now.any(|it| it.provider != backend.provider) {
+                self.obstacle(
+                    ObstacleKind::SameName,
+                    format!("Mesh {}, backend {}", self.to.name(), backend.name),
+                    "its CA would change in place, and the roots of both must be believed side by side",
+                    "leave it as it is, and give the new one another name",
+                );
+            }
+        }
+        for trust in &self.to.trusts {
+            let now = find(&self.from.trusts, &trust.metadata, |it| &it.metadata);
+            if now.is_some_and(|it| it.trust_domain != trust.trust_domain) {
+                self.obstacle(
+                    ObstacleKind::SameName,
+                    format!("MeshTrust {}", trust.metadata.name),
+                    "its trust domain would change in place, and the roots of both must be believed side by side",
+                    "leave it as it is, and give the new one another name",
+                );
+            }
+        }
+    }
+
+    fn trust_domains(&mut self) {
+        for identity in &self.to.identities {
+            let resource = format!("MeshIdentity {}", identity.metadata.name);
+            let domain = match identity.trust_domain_in(&self.options.zone) {
+                Ok(domain) => domain,
+                Err(error) => {
+                    self.obstacle(
+                        ObstacleKind::Template,
+                        resource,
+                        format!("its trust domain cannot be told: {error}"),
+                        "correct `spiffeID.trustDomain`",
+                    );
+                    continue;
+                }
+            };
+            let brought = match &identity.provider {
+                None => true,
+                Some(IdentityProvider::Spire(_)) => false,
+                Some(IdentityProvider::Bundled(it)) => {
+                    it.mesh_trust_creation == MeshTrustCreation::Enabled
+                }
+                Some(_) => true,
+            };
+            if !brought && !self.to.trusts.iter().any(|it| it.trust_domain == domain) {
+                self.obstacle(
+                    ObstacleKind::NoTrust,
+                    resource,
+                    format!("nobody makes a MeshTrust for it, and none is given for the trust domain `{domain}`: its certificates would be refused"),
+                    "add a MeshTrust with the roots of its CA",
+                );
+            }
+        }
+    }
+}
+
+/// Whether a control plane makes this MeshTrust from this MeshIdentity.
+fn is_made_from(trust: &MeshTrust, identity: &MeshIdentity) -> bool {
+    let name = identity.metadata.name.as_str();
+    match &trust.origin {
+        Some(origin) => origin.name() == name,
+        None => trust.metadata.name == name,
+    }
+}
+
+fn forget(trust: &Metadata) -> Change {
+    Change {
+        action: Action::delete("MeshTrust", trust),
+        why: "no certificate in use needs its roots".to_owned(),
+    }
+}
+
+fn with_mtls(mesh: &Mesh, mtls: Option<Mtls>) -> Mesh {
+    let mut mesh = mesh.clone();
+    mesh.mtls = mtls;
+    mesh
+}
+
+fn issuing(resources: &MeshResources) -> impl Iterator<Item = &MeshIdentity> {
+    resources
+        .identities
+        .iter()
+        .filter(|identity| identity.provider.is_some())
+}
+
+fn named<'r>(resources: &'r MeshResources, name: &Metadata) -> Option<&'r MeshIdentity> {
+    find(&resources.identities, name, |it| &it.metadata)
+}
+
+fn find<'r, T>(all: &'r [T], name: &Metadata, metadata: fn(&T) -> &Metadata) -> Option<&'r T> {
+    all.iter().find(|it| {
+        let it = metadata(it);
+        it.name == name.name && it.namespace == name.namespace
+    })
+}
+
+/// A MeshIdentity that only announces, for everyone, what another one gives. The more specific a MeshIdentity is the later it is
+/// known who gets it, and it does no harm to expect of a workload an ID that only it could have.
+fn announcer(identity: &MeshIdentity) -> MeshIdentity {
+    let mut metadata = identity.metadata.clone();
+    metadata.name.push_str("-announced");
+    metadata.annotations.clear();
+    metadata.rest = Default::default();
+    let mut announcer = MeshIdentity::new(metadata).with_selector(Selector::all());
+    announcer.trust_domain = identity.trust_domain.clone();
+    announcer.path = identity.path.clone();
+    announcer
+}
+
+/// Whether services are addressed as MeshServices only.
+fn is_exclusive(mesh: &Mesh) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Rest {
+        mesh_services: Option<MeshServices>,
+    }
+    #[derive(Deserialize)]
+    struct MeshServices {
+        mode: Option<String>,
+    }
+    let rest = mesh.rest.decode::<Rest>();
+    let mode = rest.ok().and_then(|rest| rest.mesh_services?.mode);
+    mode.as_deref() == Some("Exclusive")
+}
