@@ -48,7 +48,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::MeshResources;
 use crate::schedule::{ScheduleOptions, Ticket};
 use crate::select::{SelectOptions, Selection};
-use cell::{MeshCell, WorkloadCell};
+use cell::MeshCell;
 
 pub use driver::{Driver, DriverTask};
 pub use event::{Event, Observer};
@@ -132,11 +132,6 @@ impl Shared {
         Arc::clone(write.entry(name.to_owned()).or_insert_with(new))
     }
 
-    fn forget_mesh(&self, name: &str) {
-        let mut write = self.meshes.write().unwrap_or_else(PoisonError::into_inner);
-        write.remove(name);
-    }
-
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.closing.notify_waiters();
@@ -162,7 +157,7 @@ pub(crate) enum Command {
         name: Arc<str>,
         workload: Arc<Workload>,
         /// `None`: it is only expected.
-        reply: Option<oneshot::Sender<(Ticket, Arc<WorkloadCell>)>>,
+        reply: Option<oneshot::Sender<Handle>>,
     },
     Disconnect {
         ticket: Ticket,
@@ -263,23 +258,13 @@ impl Manager {
         workload: impl Into<Arc<Workload>>,
     ) -> Result<Handle> {
         let mesh = self.shared.mesh(mesh);
-        let seen = mesh.generation();
-        let (reply, answer) = oneshot::channel();
-        let connect = Command::Connect {
-            mesh: Arc::clone(&mesh),
+        self.ask(|reply| Command::Connect {
+            mesh,
             name: name.into(),
             workload: workload.into(),
             reply: Some(reply),
-        };
-        self.shared.send(connect);
-        let (ticket, cell) = answer.await.map_err(|_| ended())?;
-        Ok(Handle {
-            shared: Arc::clone(&self.shared),
-            seen: (cell.generation(), seen),
-            cell,
-            mesh,
-            ticket,
         })
+        .await
     }
 
     /// A workload is expected: its identity is made when nothing more urgent is to be done, and kept for the time of
@@ -303,7 +288,7 @@ impl Manager {
         self.shared.send(Command::SecretsChanged);
     }
 
-    /// What holds for all workloads of a mesh.
+    /// What holds for all workloads of a mesh. It need not be there yet, and may go and come back.
     pub fn mesh(&self, name: &str) -> MeshView {
         let cell = self.shared.mesh(name);
         MeshView {
@@ -376,7 +361,8 @@ pub struct TrustGate {
     pub version: u64,
     /// How many proxies are connected.
     pub connected: usize,
-    /// Those that have acknowledged something older, or nothing yet, with what that is; by name.
+    /// Those that have acknowledged something older, with what that is, or nothing yet (0); by name. Those whose connection was lost a
+    /// moment ago are among them: they still speak with their peers.
     pub lagging: Vec<(String, u64)>,
 }
 

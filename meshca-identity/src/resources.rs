@@ -49,7 +49,7 @@ impl MeshResources {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] if there is not exactly one `Mesh`, if a resource belongs to another mesh, or if two of a kind
-    /// have the same name and namespace.
+    /// have the same name and namespace; of MeshIdentities, the same name.
     pub fn from_resources(resources: impl IntoIterator<Item = Resource>) -> Result<Self> {
         let (mut meshes, mut identities, mut trusts, mut tls) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -111,7 +111,10 @@ impl MeshResources {
                         self.name()
                     ));
                 }
-                if !seen.insert((metadata.namespace.as_deref(), metadata.name.as_str())) {
+                // A MeshIdentity lives in the namespace of the control plane, and names a CA's secrets and a MeshTrust: there is one.
+                let namespace = metadata.namespace.as_deref();
+                let namespace = namespace.filter(|_| kind != "MeshIdentity");
+                if !seen.insert((namespace, metadata.name.as_str())) {
                     return refuse("there are two of this name".to_owned());
                 }
             }

@@ -30,6 +30,12 @@ const FAIR: u32 = 8;
 /// verifiers allow for as much.
 const SET_BACK: Duration = Duration::from_secs(60);
 
+/// The shortest wait, whatever the options say.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// When the renewal of a certificate is late: at this fraction of its lifetime there is still no other, whatever the reason.
+const LATE: f64 = 0.75;
+
 /// Limits and times of a [`Scheduler`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -113,6 +119,8 @@ pub(crate) enum Priority {
 pub(crate) enum Action {
     /// Ask the issuer, and say how that [finished](Scheduler::finished).
     Issue(Ticket),
+    /// Its certificate should have had a successor by now, and nobody has said why it has not.
+    Late(Ticket),
     /// Its certificate has ended without a successor.
     Expired(Ticket),
 }
@@ -161,6 +169,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Renew,
+    Late,
     Expire,
 }
 
@@ -209,7 +218,11 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// `seed` decides on all jitter.
-    pub(crate) fn new(options: ScheduleOptions, seed: u64) -> Self {
+    pub(crate) fn new(mut options: ScheduleOptions, seed: u64) -> Self {
+        // Whatever is set, nobody is asked in a loop.
+        options.min_backoff = options.min_backoff.max(LEAST);
+        options.max_backoff = options.max_backoff.max(options.min_backoff);
+        options.max_probe_interval = options.max_probe_interval.max(options.min_backoff);
         Self {
             options,
             rng: fastrand::Rng::with_seed(seed),
@@ -334,7 +347,6 @@ impl Scheduler {
             return;
         };
         entry.lane = lane;
-        entry.failures = 0;
         entry.rests = false;
         if matches!(entry.phase, Phase::InFlight { .. }) {
             entry.again = true;
@@ -437,6 +449,9 @@ impl Scheduler {
             .options
             .renewal
             .renew_at(held.issued_at, held.not_after, draw);
+        // A CA that nears its end gives less each time, and must not be asked more and more often.
+        let soonest = held.issued_at.checked_add(self.options.min_backoff);
+        let renew_at = soonest.map_or(renew_at, |soonest| renew_at.max(soonest));
         let Some(entry) = self.entries.get_mut(index as usize) else {
             return;
         };
@@ -444,7 +459,7 @@ impl Scheduler {
         entry.failures = 0;
         match (again, entry.rests) {
             (true, _) => {
-                self.arm(index, held.not_after, Timer::Expire);
+                self.arm(index, late(held), Timer::Late);
                 self.enqueue(index, Priority::First);
             }
             (false, true) => self.arm(index, held.not_after, Timer::Expire),
@@ -472,12 +487,19 @@ impl Scheduler {
             }
         };
         if recovered {
-            // They need not wait for an issuer that works: the limit keeps them from coming all at once.
-            let waiting: Vec<u32> = lane.backoff.iter().map(|(_, index)| *index).collect();
-            lane.backoff.clear();
-            for index in waiting {
-                self.enqueue(index, Priority::Renewal);
-            }
+            self.wake_lane(id);
+        }
+        self.refresh(id);
+    }
+
+    /// Whoever waits after a failure need not wait any longer: the issuer works, or is another one. The limit keeps them from coming
+    /// all at once.
+    pub(crate) fn wake_lane(&mut self, id: LaneId) {
+        let Some(lane) = self.lane_mut(id) else {
+            return;
+        };
+        for (_, index) in std::mem::take(&mut lane.backoff) {
+            self.enqueue(index, Priority::Renewal);
         }
         self.refresh(id);
     }
@@ -504,6 +526,12 @@ impl Scheduler {
             Retry::After(least) => wait = wait.max(stretch(least, 1.0 + (jitter - 1.0) / 5.0)),
             _ => {}
         }
+        // Not even a CA that wants to be left alone for a day may cost what is valid.
+        if let Some(held) = entry.held
+            && let Ok(left) = held.not_after.duration_since(now.wall)
+        {
+            wait = wait.min((left / 2).max(min));
+        }
         let until = now.up.saturating_add(wait);
         entry.phase = Phase::Backoff { until };
         let (lane, held) = (entry.lane, entry.held);
@@ -513,6 +541,7 @@ impl Scheduler {
         if let Some(held) = held
             && held.not_after > now.wall
         {
+            // That it fails has been said.
             self.arm(index, held.not_after, Timer::Expire);
         }
         self.refresh(lane);
@@ -530,8 +559,15 @@ impl Scheduler {
                 continue;
             };
             match (timer, entry.held) {
-                (Some((_, Timer::Renew)), Some(held)) => {
+                (Some((_, Timer::Late)), Some(held)) => {
+                    actions.push(Action::Late(Ticket {
+                        index,
+                        generation: entry.generation,
+                    }));
                     self.arm(index, held.not_after, Timer::Expire);
+                }
+                (Some((_, Timer::Renew)), Some(held)) => {
+                    self.arm(index, late(held).max(at), Timer::Late);
                     if matches!(entry_phase(&self.entries, index), Phase::Resting) {
                         let priority = match held.not_after <= now.wall {
                             true => Priority::First,
@@ -634,6 +670,11 @@ impl Scheduler {
             wall: self.timers.first().map(|(at, _)| *at),
             up: self.wakes.first().map(|(at, _)| *at),
         }
+    }
+
+    /// Whether something may be started that came after the last [poll](Self::poll).
+    pub(crate) fn has_more(&self) -> bool {
+        !self.runnable.is_empty()
     }
 
     /// Whether an issuer is left alone because too many have failed.
@@ -741,6 +782,17 @@ impl Scheduler {
     fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
         self.lanes.get_mut(id.0 as usize)?.as_mut()
     }
+}
+
+fn late(held: Held) -> SystemTime {
+    let lifetime = held
+        .not_after
+        .duration_since(held.issued_at)
+        .unwrap_or_default();
+    held.issued_at
+        .checked_add(lifetime.mul_f64(LATE))
+        .unwrap_or(held.not_after)
+        .min(held.not_after)
 }
 
 /// What somebody else says may be any number: a year is for ever, here.

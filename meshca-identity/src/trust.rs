@@ -46,6 +46,12 @@ pub(crate) enum Origin {
     Resource(String, String),
 }
 
+impl Origin {
+    pub(crate) fn is_resource(&self) -> bool {
+        matches!(self, Self::Resource(..))
+    }
+}
+
 /// A root in a trust domain, by its fingerprint.
 type RootId = (TrustDomain, String);
 
@@ -73,6 +79,14 @@ pub(crate) struct TrustLedger {
 }
 
 impl TrustLedger {
+    /// The next version is the one after this.
+    pub(crate) fn after(version: u64) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
     /// What is published, and the number that grows with each change of it.
     pub(crate) fn published(&self) -> (Arc<TrustBundles>, u64) {
         (Arc::clone(&self.published), self.version)
@@ -115,7 +129,10 @@ impl TrustLedger {
         root: &TrustRoot,
         until: SystemTime,
     ) {
-        let _ = self.use_of(backend, domain, root, until);
+        let id = (domain.clone(), root.fingerprint().to_owned());
+        if !self.uses.contains_key(&id) {
+            let _ = self.use_of(backend, domain, root, until);
+        }
     }
 
     fn use_of(
@@ -189,14 +206,16 @@ impl TrustLedger {
                     .checked_add(CLOCK_SKEW)
                     .is_some_and(|end| end >= now)
         });
-        if !std::mem::take(&mut self.stale) && self.uses.len() == before {
+        if !self.stale && self.uses.len() == before {
             return Ok(false);
         }
+        self.stale = true;
         let mut bundles = TrustBundles::new();
         let kept = self.uses.values().map(|it| &it.bundle);
         for bundle in self.sources.values().chain(kept) {
             bundles.add(bundle)?;
         }
+        self.stale = false;
         if bundles == *self.published {
             return Ok(false);
         }
@@ -217,19 +236,24 @@ impl TrustLedger {
         Ok(true)
     }
 
-    /// What a MeshTrust for this CA has to say: its roots, and those of before that are still in use.
-    pub(crate) fn bundle_of(&self, backend: &BackendKey) -> Result<Option<TrustBundle>> {
-        let own = self.sources.get(&Origin::Backend(backend.clone()));
-        let kept = self.uses.values().filter(|it| it.backend == *backend);
-        let mut all: Option<TrustBundle> = own.cloned();
-        for bundle in kept.map(|it| &it.bundle) {
-            all = match all {
-                // One trust domain for a MeshTrust: after a change of it, the old one's roots stay in the bundles of the mesh only.
-                Some(all) if all.trust_domain() == bundle.trust_domain() => {
-                    Some(all.union(bundle)?)
-                }
-                all => all,
+    /// What MeshTrusts have to say, for each CA of ours and each trust domain: its roots, and those of before that are still in use.
+    pub(crate) fn by_backend(&self) -> Result<BTreeMap<(BackendKey, TrustDomain), TrustBundle>> {
+        let mut all: BTreeMap<(BackendKey, TrustDomain), TrustBundle> = BTreeMap::new();
+        let own = self
+            .sources
+            .iter()
+            .filter_map(|(origin, bundle)| match origin {
+                Origin::Backend(key) => Some((key, bundle)),
+                Origin::Resource(..) => None,
+            });
+        let kept = self.uses.values().map(|it| (&it.backend, &it.bundle));
+        for (key, bundle) in own.chain(kept) {
+            let id = (key.clone(), bundle.trust_domain().clone());
+            let both = match all.get(&id) {
+                Some(known) => known.union(bundle)?,
+                None => bundle.clone(),
             };
+            all.insert(id, both);
         }
         Ok(all)
     }
@@ -298,7 +322,8 @@ mod tests {
         assert_eq!(names(&ledger), 2);
         assert_eq!(ledger.since(&old), Some(1));
         assert_eq!(ledger.since(&new), Some(2));
-        assert_eq!(ledger.bundle_of(&key).unwrap().unwrap().roots().len(), 2);
+        let all = ledger.by_backend().unwrap();
+        assert_eq!(all[&(key.clone(), domain())].roots().len(), 2);
 
         // Even without a holder, and without the CA.
         ledger.release(&domain(), root);
@@ -310,6 +335,23 @@ mod tests {
         assert!(ledger.publish(clock.now()).unwrap());
         assert_eq!(names(&ledger), 0);
         assert_eq!(ledger.since(&old), None);
+    }
+
+    /// A control plane that was restarted, and applies what it wrote itself again and again.
+    #[test]
+    fn what_is_kept_is_not_kept_longer_by_being_said_again() {
+        let (clock, key) = (FakeClock::new(), BackendKey::Modern("id".to_owned()));
+        let (hour, old) = (Duration::from_secs(3600), bundle());
+        let mut ledger = TrustLedger::default();
+        for trusted in [1, 1, 0] {
+            if trusted == 1 {
+                let until = clock.now() + hour;
+                ledger.keep(&key, &domain(), &old.roots()[0], until);
+            }
+            ledger.publish(clock.now()).unwrap();
+            assert_eq!(names(&ledger), trusted);
+            clock.advance(Duration::from_secs(40 * 60));
+        }
     }
 
     #[test]

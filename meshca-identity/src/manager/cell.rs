@@ -104,6 +104,18 @@ impl MeshCell {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// The mesh is gone. The number of its trust goes on.
+    pub(crate) fn empty(&self) {
+        let version = self.trust.load().version + 1;
+        self.trust.store(Arc::new(PublishedTrust {
+            bundles: Arc::default(),
+            version,
+        }));
+        self.trusts.store(Arc::default());
+        self.statuses.store(Arc::default());
+        self.announce();
+    }
+
     pub(crate) fn announce(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_waiters();

@@ -3,11 +3,13 @@
 mod backends;
 mod workloads;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshca_core::registry::BackendRegistry;
+use meshca_core::resource::MeshTrust;
 use meshca_core::secret::SecretStore;
 use meshca_core::{Error, ErrorKind, Result};
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 
 use super::cell::MeshCell;
 use super::event::{Event, Observer};
+use super::handle::Handle;
 use super::job::{Done, Order};
 use super::mesh::Mesh;
 use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
@@ -23,7 +26,7 @@ use crate::MeshResources;
 use crate::schedule::{Action, LaneId, Now, Scheduler};
 use crate::select::IdentityRules;
 use crate::trust::BackendKey;
-use workloads::Workloads;
+use workloads::{Later, Workloads};
 
 /// See the [module](self).
 pub(super) struct Engine {
@@ -54,6 +57,8 @@ pub(super) struct Engine {
     actions: Vec<Action>,
     /// What is to be asked for in this turn.
     orders: Vec<Order>,
+    /// What was issued and is not valid yet, by when it is.
+    later: BTreeMap<(Duration, u64), Later>,
 }
 
 impl Engine {
@@ -90,6 +95,7 @@ impl Engine {
             counter: 0,
             actions: Vec::new(),
             orders: Vec::new(),
+            later: BTreeMap::new(),
         }
     }
 
@@ -107,7 +113,7 @@ impl Engine {
 
     fn observe(&self, event: &Event<'_>) {
         for observer in &self.observers {
-            observer.observe(event);
+            let _ = guarded("an observer", || observer.observe(event));
         }
     }
 
@@ -127,16 +133,23 @@ impl Engine {
         for action in actions.drain(..) {
             match action {
                 Action::Issue(ticket) => self.issue(ticket),
+                Action::Late(ticket) => self.late(ticket),
                 Action::Expired(ticket) => self.expired(ticket),
             }
         }
         self.actions = actions;
         self.start_orders();
+        self.hand_out_later(now);
+        self.forget_those_who_linger(now);
         let wake = self.scheduler.next_wake();
         let wall = wake
             .wall
             .map(|at| at.duration_since(now.wall).unwrap_or_default());
-        let up = [wake.up, Some(self.next_tick)].into_iter().flatten();
+        let more = self.scheduler.has_more().then_some(now.up);
+        let later = self.later.first_key_value().map(|((at, _), _)| *at);
+        let lingers = self.workloads.next_to_forget();
+        let up = [wake.up, Some(self.next_tick), more, later, lingers];
+        let up = up.into_iter().flatten();
         let up = up.map(|at| at.saturating_sub(now.up)).min();
         // Timers are exact to the millisecond; a wait of nothing would not let anybody else run.
         [wall, up, Some(self.tick)]
@@ -149,7 +162,7 @@ impl Engine {
 
     fn tick(&mut self, now: Now) {
         self.next_tick = now.up.saturating_add(self.tick);
-        let revision = self.secrets.revision();
+        let revision = guarded("a secret store", || self.secrets.revision()).flatten();
         if revision != self.revision {
             self.revision = revision;
             self.look_at_all(now, false);
@@ -160,7 +173,6 @@ impl Engine {
             self.publish_if_due(id, now);
             self.warn_of_roots(id, now);
         }
-        self.forget_those_who_linger(now);
         self.close_lanes();
     }
 
@@ -184,12 +196,18 @@ impl Engine {
                 reply,
             } => {
                 let id = self.mesh_of(&mesh);
+                let seen = mesh.generation();
                 let (ticket, cell) = self.connect(id, name, workload, reply.is_some());
-                if let Some(reply) = reply
-                    && reply.send((ticket, cell)).is_err()
-                {
-                    // The caller has given up.
-                    self.disconnect(ticket);
+                if let Some(reply) = reply {
+                    let handle = Handle {
+                        shared: Arc::clone(&self.shared),
+                        seen: (cell.generation(), seen),
+                        cell,
+                        mesh,
+                        ticket,
+                    };
+                    // Whoever has given up drops it, here or in the channel, and is disconnected by that.
+                    let _ = reply.send(handle);
                 }
             }
             Command::Disconnect { ticket } => self.disconnect(ticket),
@@ -225,6 +243,7 @@ impl Engine {
                     self.issued(&ca, answer);
                 }
             }
+            Done::Deferred { orders } => self.start_singly(orders),
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),
@@ -237,7 +256,13 @@ impl Engine {
         }
         let id = self.count();
         self.by_name.insert(cell.name.clone(), id);
-        self.meshes.insert(id, Mesh::new(Arc::clone(cell)));
+        // Numbers go up across restarts too: what a proxy has acknowledged to the process before this one is less than any of ours.
+        let since_1970 = self.now().wall.duration_since(SystemTime::UNIX_EPOCH);
+        let version = since_1970
+            .unwrap_or_default()
+            .as_secs()
+            .saturating_mul(1024);
+        self.meshes.insert(id, Mesh::new(Arc::clone(cell), version));
         id
     }
 
@@ -252,33 +277,33 @@ impl Engine {
     }
 
     fn apply(&mut self, resources: MeshResources) -> Result<()> {
+        let bundles = resources
+            .trusts
+            .iter()
+            .map(MeshTrust::to_trust_bundle)
+            .collect::<Result<Vec<_>>>()?;
         let cell = self.shared.mesh(resources.name());
         let id = self.mesh_of(&cell);
         let now = self.now();
         let zone = self.options.select.zone.clone();
-        let rules = IdentityRules::new(&resources, self.options.select.clone());
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return Ok(());
         };
-        let before = mesh.take_trusts(&resources, &zone)?;
-        mesh.rules = Some(rules);
+        let first = mesh.resources.is_none();
+        let effective = effective(&resources, mesh.effective.take(), &zone);
+        let before = mesh.take_trusts(&effective, bundles, &zone);
+        mesh.rules = Some(IdentityRules::new(&effective, self.options.select.clone()));
         mesh.broken_glass = false;
-        self.take_backends(id, &resources, now);
-        // What was signed before this process began, under roots that our own MeshTrusts still have.
+        for identity in &effective.identities {
+            let name = identity.metadata.name.clone();
+            mesh.named.insert(name, identity.metadata.clone());
+        }
+        self.take_backends(id, &effective, now);
         if let Some(mesh) = self.meshes.get_mut(&id) {
-            for (key, bundle) in before {
-                let Some(backend) = mesh.backends.get(&key) else {
-                    continue;
-                };
-                let Some(until) = now.wall.checked_add(backend.config.lifetime()) else {
-                    continue;
-                };
-                for root in bundle.roots() {
-                    if !mesh.ledger.knows(bundle.trust_domain(), root) {
-                        mesh.ledger.keep(&key, bundle.trust_domain(), root, until);
-                    }
-                }
+            if first {
+                mesh.remember(before, now.wall);
             }
+            mesh.effective = Some(effective);
             mesh.resources = Some(resources);
         }
         self.look_after(id, now);
@@ -289,25 +314,40 @@ impl Engine {
 
     fn remove_mesh(&mut self, name: &str) -> Result<()> {
         let id = self.find_mesh(name)?;
-        if let Some(mesh) = self.meshes.get_mut(&id) {
-            mesh.rules = None;
-            mesh.resources = None;
+        let now = self.now();
+        let Some(mesh) = self.meshes.get_mut(&id) else {
+            return Ok(());
+        };
+        mesh.rules = None;
+        mesh.resources = None;
+        mesh.effective = None;
+        let origins = mesh.ledger.origins().filter(|it| it.is_resource()).cloned();
+        for origin in origins.collect::<Vec<_>>() {
+            mesh.ledger.unset(&origin);
         }
-        let keys: Vec<BackendKey> = self
-            .meshes
-            .get(&id)
-            .map(|mesh| mesh.backends.keys().cloned().collect())
-            .unwrap_or_default();
+        let keys: Vec<BackendKey> = mesh.backends.keys().cloned().collect();
         self.review_mesh(id);
         for key in keys {
             self.drop_backend(id, &key);
         }
-        if !self.workloads.any_in(id) {
-            self.meshes.remove(&id);
-            self.by_name.remove(name);
-            self.shared.forget_mesh(name);
-        }
+        self.publish(id, now);
+        self.forget_mesh_if_empty(id);
         Ok(())
+    }
+
+    /// Nobody is left in it, and nothing is said of it. Its cell stays, for whoever looks at it and for when it comes back.
+    fn forget_mesh_if_empty(&mut self, id: u64) {
+        let gone = self
+            .meshes
+            .get(&id)
+            .is_some_and(|mesh| mesh.resources.is_none());
+        if gone
+            && !self.workloads.any_in(id)
+            && let Some(mesh) = self.meshes.remove(&id)
+        {
+            self.by_name.remove(&mesh.cell.name);
+            mesh.cell.empty();
+        }
     }
 
     /// Roots that nothing is left of are retired.
@@ -419,4 +459,40 @@ impl Engine {
     fn cell_of(&self, mesh: u64) -> Option<Arc<MeshCell>> {
         self.meshes.get(&mesh).map(|mesh| Arc::clone(&mesh.cell))
     }
+}
+
+/// The resources as they are in force: a MeshIdentity whose trust domain cannot be made stays what it was when it could. Its
+/// status says what is wrong with it.
+fn effective(
+    resources: &MeshResources,
+    before: Option<MeshResources>,
+    zone: &str,
+) -> MeshResources {
+    let mut effective = resources.clone();
+    let before = before.map(|it| it.identities).unwrap_or_default();
+    for identity in &mut effective.identities {
+        if identity.trust_domain_in(zone).is_err()
+            && let Some(sound) = before
+                .iter()
+                .find(|it| it.metadata.name == identity.metadata.name)
+        {
+            *identity = sound.clone();
+        }
+    }
+    effective
+}
+
+/// Calls what others wrote: a panic in there harms nobody but them.
+fn guarded<T>(what: &str, call: impl FnOnce() -> T) -> Option<T> {
+    let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    called
+        .inspect_err(|_| tracing::error!("{what} panicked: this is a bug in it"))
+        .ok()
+}
+
+/// A number that stands for something; the same in every process of this build.
+fn number(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }

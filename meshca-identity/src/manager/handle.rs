@@ -47,8 +47,9 @@ impl Handle {
         credentials(&self.cell, &self.mesh)
     }
 
-    /// The same, for as long as the handle lives: the channel that [`rustls023`](crate::rustls023) follows. Runs as a task of the
-    /// current tokio runtime until no receiver is left or the driver ends.
+    /// The same as a channel, which [`rustls023`](crate::rustls023) follows, by a task of the current tokio runtime that ends with the
+    /// last receiver or the driver. **Keep the handle**: the channel does not keep the workload connected, and without a handle nothing
+    /// new comes.
     pub fn watch_credentials(&self) -> watch::Receiver<Option<Credentials>> {
         let (sender, receiver) = watch::channel(self.credentials());
         let (shared, cell, mesh) = (
@@ -160,7 +161,9 @@ impl Handle {
     /// The proxy has taken the trust with this [number](Self::trust_version) into use.
     ///
     /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, nothing is signed under a new root
-    /// before every proxy has said this.
+    /// before every proxy has said this that has ever said it; one that has not trusts nobody yet. A connection that is lost changes
+    /// nothing until the workload is [forgotten](super::ManagerOptions::linger). Numbers that were not published by this manager are
+    /// ignored.
     pub fn acknowledge(&self, trust_version: u64) {
         self.shared.send(Command::Acknowledge {
             ticket: self.ticket,
@@ -296,7 +299,10 @@ impl MeshView {
     }
 
     /// The MeshTrusts that are to exist for the CAs of MeshIdentities with `meshTrustCreation: Enabled`: store them, so that other
-    /// zones and people see them. Roots are added to them before they are used, and retired after.
+    /// zones and people see them, and [apply](super::Manager::apply) them with the rest. After a restart they are what remembers roots
+    /// that are still in use. Roots are added to them before they are used, and retired after: those of a MeshIdentity that is gone, or of a
+    /// trust domain that it had before, have a MeshTrust until nothing under them can be valid. (Classic CAs have none; what one of them
+    /// signed under a root that it does not name any more is not remembered across a restart.)
     pub fn mesh_trusts(&self) -> Arc<Vec<MeshTrust>> {
         self.cell.trusts.load_full()
     }

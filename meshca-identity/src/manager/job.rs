@@ -18,6 +18,9 @@ use crate::schedule::Ticket;
 /// How long the driver may wait to hear of certificates that are there.
 pub(super) const TOGETHER: Duration = Duration::from_millis(1);
 
+/// When one of several is too slow for the others to wait for it.
+const SLOW: Duration = Duration::from_millis(10);
+
 /// Which CA, as it was when the job began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CaRef {
@@ -48,6 +51,10 @@ pub(super) enum Done {
     Issued {
         ca: CaRef,
         answers: Vec<Answer>,
+    },
+    /// Not asked for yet, and not by this job.
+    Deferred {
+        orders: Vec<Order>,
     },
     Built {
         ca: CaRef,
@@ -108,19 +115,31 @@ pub(super) async fn issue(
     let mut report = Answers {
         to,
         ca: None,
-        open: orders.iter().map(|it| (it.ticket, it.want)).collect(),
-        answers: Vec::with_capacity(orders.len()),
+        running: None,
+        waiting: orders.into(),
+        answers: Vec::new(),
     };
-    for order in orders {
+    while let Some(order) = report.waiting.pop_front() {
         let began = Instant::now();
         report.ca = Some(order.ca);
-        let result = issue_one(&*issuer, &order.spec, &*clock, limit).await;
-        report.open.pop_front();
+        report.running = Some((order.ticket, order.want));
+        let work = within(limit, "did not issue", issuer.issue(&order.spec, &*clock));
+        tokio::pin!(work);
+        let result = tokio::select! {
+            biased;
+            result = &mut work => result,
+            // Those behind it must not wait for one that is not so quick, or hangs.
+            () = sleep(SLOW), if !report.waiting.is_empty() => {
+                report.defer();
+                work.await
+            }
+        };
+        report.running = None;
         report.answers.push(Answer {
             ticket: order.ticket,
             want: order.want,
             took: began.elapsed(),
-            result,
+            result: result.map(Arc::new),
         });
         if heard.elapsed() >= TOGETHER {
             report.send();
@@ -129,11 +148,12 @@ pub(super) async fn issue(
     }
 }
 
-/// Reports what has been answered; when it is dropped, by a panic, also what has not.
+/// Reports what has been answered; when it is dropped, by a panic, also what has not, and gives back what was not begun.
 struct Answers {
     to: UnboundedSender<Done>,
     ca: Option<CaRef>,
-    open: VecDeque<(Ticket, u64)>,
+    running: Option<(Ticket, u64)>,
+    waiting: VecDeque<Order>,
     answers: Vec<Answer>,
 }
 
@@ -147,11 +167,18 @@ impl Answers {
             let _ = self.to.send(Done::Issued { ca, answers });
         }
     }
+
+    fn defer(&mut self) {
+        let orders: Vec<Order> = std::mem::take(&mut self.waiting).into();
+        if !orders.is_empty() {
+            let _ = self.to.send(Done::Deferred { orders });
+        }
+    }
 }
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        for (ticket, want) in std::mem::take(&mut self.open) {
+        if let Some((ticket, want)) = self.running.take() {
             self.answers.push(Answer {
                 ticket,
                 want,
@@ -160,22 +187,8 @@ impl Drop for Answers {
             });
         }
         self.send();
+        self.defer();
     }
-}
-
-async fn issue_one(
-    issuer: &dyn Issuer,
-    spec: &CertificateSpec,
-    clock: &dyn Clock,
-    limit: Duration,
-) -> Result<Arc<Identity>> {
-    let identity = within(limit, "did not issue", issuer.issue(spec, clock)).await?;
-    // A CA whose clock is ahead of ours: peers would refuse it for a moment. Verification has seen to it that it is no more than that.
-    let usable = identity.certificate().usable_from();
-    if let Ok(ahead) = usable.duration_since(clock.now()) {
-        sleep(ahead.min(meshca_core::verify::CLOCK_SKEW)).await;
-    }
-    Ok(Arc::new(identity))
 }
 
 fn panicked() -> Error {

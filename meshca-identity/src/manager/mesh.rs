@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshca_core::registry::{BackendConfig, BackendSettings};
 use meshca_core::resource::{
-    Backend as ClassicBackend, BundledCa, IdentityProvider, Kri, MeshIdentity, MeshTrust,
+    Backend as ClassicBackend, BundledCa, Form, IdentityProvider, Kri, MeshIdentity, MeshTrust,
     MeshTrustCreation, Metadata, Provider,
 };
-use meshca_core::{Error, ErrorKind, Issuer, Result, TrustBundle, TrustDomain, TrustRoot};
+use meshca_core::{
+    Error, ErrorKind, Issuer, Result, RotationStep, TrustBundle, TrustDomain, TrustRoot,
+};
 
 use super::cell::{MeshCell, PublishedTrust};
 use super::status::{self, CaState, IdentityStatus};
@@ -22,6 +24,10 @@ use crate::trust::{BackendKey, Origin, TrustLedger};
 pub(super) struct Mesh {
     pub(super) cell: Arc<MeshCell>,
     pub(super) resources: Option<MeshResources>,
+    /// The same as they are in force.
+    pub(super) effective: Option<MeshResources>,
+    /// What MeshIdentities are called that the resources have, or once had: MeshTrusts outlive them.
+    pub(super) named: BTreeMap<String, Metadata>,
     pub(super) rules: Option<IdentityRules>,
     pub(super) backends: BTreeMap<BackendKey, Backend>,
     pub(super) ledger: TrustLedger,
@@ -48,6 +54,10 @@ pub(super) struct Backend {
     pub(super) lane: LaneId,
     /// Another type or trust domain makes another CA of it, whose certificates are not those of the former.
     pub(super) uid: u64,
+    /// What it was asked to do while it was busy, it does after that.
+    pub(super) look_again: bool,
+    /// The step that it was taken last in its replacement, and how often in a row.
+    pub(super) stepped: Option<(RotationStep, u32)>,
     /// Results of jobs that began before are of no interest.
     pub(super) epoch: u64,
     pub(super) issuer: Option<Arc<dyn Issuer>>,
@@ -93,13 +103,17 @@ pub(super) struct Wanted {
 }
 
 impl Mesh {
-    pub(super) fn new(cell: Arc<MeshCell>) -> Self {
+    pub(super) fn new(cell: Arc<MeshCell>, version: u64) -> Self {
+        // A mesh that comes back goes on counting; one that is new counts from where nobody has been before.
+        let version = version.max(cell.trust.load().version);
         Self {
             cell,
             resources: None,
+            effective: None,
+            named: BTreeMap::new(),
             rules: None,
             backends: BTreeMap::new(),
-            ledger: TrustLedger::default(),
+            ledger: TrustLedger::after(version),
             acks: BTreeMap::new(),
             broken_glass: false,
             warned: BTreeSet::new(),
@@ -109,12 +123,25 @@ impl Mesh {
     /// Whether a MeshIdentity can issue now. One whose CA is only being set up can, in a moment.
     pub(super) fn readiness(&self, identity: &MeshIdentity) -> Result<(), String> {
         let key = BackendKey::Modern(identity.metadata.name.clone());
-        match self.backends.get(&key) {
-            Some(backend) if backend.issuer.is_none() => match &backend.error {
+        let Some(backend) = self.backends.get(&key) else {
+            return Ok(());
+        };
+        match (&backend.issuer, &backend.error) {
+            (None, Some(error)) => Err(error.to_string()),
+            _ => match self.untrusted(backend) {
                 Some(error) => Err(error.to_string()),
                 None => Ok(()),
             },
-            _ => Ok(()),
+        }
+    }
+
+    /// Why nothing of a CA can be handed out whose roots somebody else is to distribute, and has not.
+    fn untrusted(&self, backend: &Backend) -> Option<Error> {
+        let bundle = backend.bundle.as_ref().filter(|_| !backend.distributed)?;
+        let known = |root: &TrustRoot| self.ledger.holds(&backend.trust_domain, root);
+        match bundle.roots() {
+            [first, ..] if !bundle.roots().iter().any(known) => Some(untrusted(first)),
+            _ => None,
         }
     }
 
@@ -135,25 +162,31 @@ impl Mesh {
 
     /// Whether this CA may sign now, as far as trust goes.
     pub(super) fn may_sign(&self, backend: &Backend, acknowledgements: bool) -> bool {
-        if backend.issuer.is_none() || backend.setting_up {
+        if backend.issuer.is_none() || backend.setting_up || self.untrusted(backend).is_some() {
             return false;
         }
-        if !acknowledgements || !backend.distributed {
+        if !acknowledgements {
             return true;
         }
-        let under = match (&backend.signs_under, &backend.bundle) {
-            (Some(root), _) => {
-                TrustBundle::new(backend.trust_domain.clone(), [root.der().clone()]).ok()
+        let known = |root: &&TrustRoot| self.ledger.holds(&backend.trust_domain, root);
+        // It signs under the root that it signed under last, as far as anybody knows; else under any of those that workloads can know.
+        let under: Vec<&TrustRoot> = match backend.signs_under.as_ref().filter(known) {
+            Some(root) => vec![root],
+            None => {
+                let roots = backend.bundle.iter().flat_map(TrustBundle::roots);
+                roots.filter(known).collect()
             }
-            (None, bundle) => bundle.clone(),
         };
-        under.is_some_and(|under| self.trusted_by_all(&under, acknowledgements))
+        let der = under.into_iter().map(|root| root.der().clone());
+        TrustBundle::new(backend.trust_domain.clone(), der)
+            .is_ok_and(|under| self.trusted_by_all(&under, acknowledgements))
     }
 
     /// Gives what is known to all who read it. Says whether the trust is another one.
     pub(super) fn publish(&mut self, types: &BTreeSet<String>, zone: &str) -> bool {
         let (bundles, version) = self.ledger.published();
-        let trust_changed = self.cell.trust.load().version != version;
+        let before = self.cell.trust.load();
+        let trust_changed = before.version != version || before.bundles != bundles;
         if trust_changed {
             self.cell
                 .trust
@@ -180,107 +213,135 @@ impl Mesh {
         types: &BTreeSet<String>,
         zone: &str,
     ) -> (Vec<MeshTrust>, Vec<IdentityStatus>) {
-        let (mut trusts, mut statuses) = (Vec::new(), Vec::new());
-        for identity in self.resources.iter().flat_map(|it| &it.identities) {
-            let key = BackendKey::Modern(identity.metadata.name.clone());
-            let backend = self.backends.get(&key);
-            let trust = match backend {
-                Some(backend) if backend.distributed => self.mesh_trust(identity, &key, zone),
-                _ => Ok(None),
+        let (mut trusts, mut failed) = (Vec::new(), BTreeMap::new());
+        let bundles = self.ledger.by_backend().unwrap_or_else(|error| {
+            tracing::error!(mesh = %self.cell.name, %error, "the MeshTrusts of the mesh cannot be put together");
+            BTreeMap::new()
+        });
+        for ((key, domain), bundle) in &bundles {
+            let BackendKey::Modern(name) = key else {
+                continue;
             };
-            let trust = trust.map(|trust| trusts.extend(trust));
-            let state = match backend {
-                Some(Backend {
-                    error: Some(error),
-                    issuer,
-                    config,
-                    ..
-                }) => CaState::Failing {
-                    error,
-                    registered: types.contains(config.type_name()),
-                    serving: issuer.is_some(),
-                },
-                Some(Backend {
-                    issuer: Some(_), ..
-                }) => CaState::Ready,
-                _ => CaState::Building,
+            let Some(metadata) = self.named.get(name) else {
+                continue;
             };
-            let spiffe = identity.trust_domain_in(zone).map(drop);
-            statuses.push(status::of(identity, spiffe, state, trust));
-        }
-        (trusts, statuses)
-    }
-
-    /// The MeshTrust of a MeshIdentity: under its name, with its CA's roots.
-    fn mesh_trust(
-        &self,
-        identity: &MeshIdentity,
-        key: &BackendKey,
-        zone: &str,
-    ) -> Result<Option<MeshTrust>> {
-        let Some(bundle) = self.ledger.bundle_of(key)? else {
-            return Ok(None);
-        };
-        let of = &identity.metadata;
-        let mut metadata = match of.form {
-            meshca_core::resource::Form::Universal => Metadata::universal(&of.name),
-            _ => Metadata::kubernetes(&of.name),
-        };
-        metadata.mesh.clone_from(&of.mesh);
-        metadata.namespace.clone_from(&of.namespace);
-        let mut trust = MeshTrust::from_trust_bundle(metadata, &bundle)?;
-        trust.origin = origin_of(identity, zone);
-        Ok(Some(trust))
-    }
-
-    /// What MeshTrusts say. Those that we made ourselves say what we know better, but for what was signed before we came.
-    pub(super) fn take_trusts(
-        &mut self,
-        resources: &MeshResources,
-        zone: &str,
-    ) -> Result<Vec<(BackendKey, TrustBundle)>> {
-        let own: Vec<(&MeshIdentity, Kri)> = resources
-            .identities
-            .iter()
-            .filter_map(|it| Some((it, origin_of(it, zone)?)))
-            .collect();
-        let (mut written, mut before) = (Vec::new(), Vec::new());
-        for trust in &resources.trusts {
-            let bundle = trust.to_trust_bundle()?;
-            let origin = own
-                .iter()
-                .find(|(_, kri)| trust.origin.as_ref() == Some(kri));
-            match origin {
-                Some((identity, _)) => {
-                    before.push((BackendKey::Modern(identity.metadata.name.clone()), bundle));
-                }
-                None => {
-                    let namespace = trust.metadata.namespace.clone().unwrap_or_default();
-                    written.push((
-                        Origin::Resource(namespace, trust.metadata.name.clone()),
-                        bundle,
-                    ));
+            let now = self.backends.get(key).map(|it| &it.trust_domain);
+            match mesh_trust(metadata, bundle, now.is_none_or(|now| now == domain), zone) {
+                Ok(trust) => trusts.push(trust),
+                Err(error) => {
+                    failed.insert(name.as_str(), error);
                 }
             }
         }
-        let gone: Vec<Origin> = self
-            .ledger
-            .origins()
-            .filter(|it| matches!(it, Origin::Resource(..)))
-            .cloned()
+        let identities = self.resources.iter().flat_map(|it| &it.identities);
+        let statuses = identities
+            .map(|identity| {
+                let name = identity.metadata.name.as_str();
+                let backend = self.backends.get(&BackendKey::Modern(name.to_owned()));
+                let untrusted = backend.and_then(|backend| self.untrusted(backend));
+                let error = match backend {
+                    Some(Backend {
+                        error: Some(error), ..
+                    }) => Some(error),
+                    _ => untrusted.as_ref(),
+                };
+                let state = match (backend, error) {
+                    (Some(backend), Some(error)) => CaState::Failing {
+                        error,
+                        registered: types.contains(backend.config.type_name()),
+                        serving: backend.issuer.is_some() && untrusted.is_none(),
+                    },
+                    (Some(backend), None) if backend.issuer.is_some() => CaState::Ready,
+                    _ => CaState::Building,
+                };
+                let spiffe = identity.trust_domain_in(zone).map(drop);
+                let trust = failed.get(name).cloned().map_or(Ok(()), Err);
+                status::of(identity, spiffe, state, trust)
+            })
             .collect();
-        for origin in gone {
+        (trusts, statuses)
+    }
+
+    /// What MeshTrusts say. Those that we made ourselves say what we know better, but for what was signed before we came: that is
+    /// returned.
+    pub(super) fn take_trusts(
+        &mut self,
+        resources: &MeshResources,
+        bundles: Vec<TrustBundle>,
+        zone: &str,
+    ) -> Vec<(BackendKey, TrustBundle)> {
+        let (wanted, _) = wanted(resources, zone);
+        let own: Vec<(BackendKey, Kri)> = resources
+            .identities
+            .iter()
+            .map(|it| (BackendKey::Modern(it.metadata.name.clone()), &it.metadata))
+            .filter(|(key, _)| wanted.contains_key(key))
+            .filter_map(|(key, metadata)| Some((key, origin_of(metadata, zone)?)))
+            .collect();
+        let gone = self.ledger.origins().filter(|it| it.is_resource()).cloned();
+        for origin in gone.collect::<Vec<_>>() {
             self.ledger.unset(&origin);
         }
-        for (origin, bundle) in written {
-            self.ledger.set(origin, bundle);
+        let mut before = Vec::new();
+        for (trust, bundle) in resources.trusts.iter().zip(bundles) {
+            let ours = own
+                .iter()
+                .find(|(_, kri)| trust.origin.as_ref() == Some(kri));
+            match ours {
+                Some((key, _)) => before.push((key.clone(), bundle)),
+                None => {
+                    let namespace = trust.metadata.namespace.clone().unwrap_or_default();
+                    let origin = Origin::Resource(namespace, trust.metadata.name.clone());
+                    self.ledger.set(origin, bundle);
+                }
+            }
         }
-        Ok(before)
+        before
     }
 }
 
-fn origin_of(identity: &MeshIdentity, zone: &str) -> Option<Kri> {
-    let of = &identity.metadata;
+impl Mesh {
+    /// What was signed before this process began, under roots that our own MeshTrusts still have. When that ends nobody knows: it
+    /// is as long as CAs usually let it be, or until the root itself ends.
+    pub(super) fn remember(&mut self, before: Vec<(BackendKey, TrustBundle)>, now: SystemTime) {
+        for (key, bundle) in before {
+            let lifetime = self.backends.get(&key).map(|it| it.config.lifetime());
+            let lifetime = lifetime.unwrap_or_default().max(REMEMBERED);
+            for root in bundle.roots() {
+                let domain = bundle.trust_domain();
+                let end = root.validity().not_after();
+                let until = now.checked_add(lifetime).map_or(end, |it| it.min(end));
+                if !self.ledger.knows(domain, root) {
+                    self.ledger.keep(&key, domain, root, until);
+                }
+            }
+        }
+    }
+}
+
+/// How long a root of before is kept at least, if it lives so long: the longest that certificates of workloads usually live.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The MeshTrust for a CA: under the name of its MeshIdentity; for the roots of a trust domain that it had before, with that in
+/// the name.
+fn mesh_trust(of: &Metadata, bundle: &TrustBundle, current: bool, zone: &str) -> Result<MeshTrust> {
+    let domain = bundle.trust_domain();
+    let name = match current {
+        true => of.name.clone(),
+        false => format!("{}-{}", of.name, domain.as_ref().replace(['.', '_'], "-")),
+    };
+    let mut metadata = match of.form {
+        Form::Universal => Metadata::universal(name),
+        _ => Metadata::kubernetes(name),
+    };
+    metadata.mesh.clone_from(&of.mesh);
+    metadata.namespace.clone_from(&of.namespace);
+    let mut trust = MeshTrust::from_trust_bundle(metadata, bundle)?;
+    trust.origin = origin_of(of, zone);
+    Ok(trust)
+}
+
+fn origin_of(of: &Metadata, zone: &str) -> Option<Kri> {
     let namespace = of.namespace.as_deref().unwrap_or_default();
     // Names with `_` have no KRI.
     Kri::new("mid", of.mesh(), zone, namespace, &of.name, "").ok()

@@ -29,6 +29,7 @@ struct World {
     /// Issued, per identity, at which time since the start.
     issued: BTreeMap<usize, Vec<Duration>>,
     failed: Vec<(Duration, usize)>,
+    late: BTreeMap<usize, u32>,
     expired: BTreeMap<usize, u32>,
     most_in_flight: usize,
     /// Whether the issuer fails at a time.
@@ -47,6 +48,7 @@ impl World {
             lifetime: DAY,
             issued: BTreeMap::new(),
             failed: Vec::new(),
+            late: BTreeMap::new(),
             expired: BTreeMap::new(),
             most_in_flight: 0,
             down: |_| false,
@@ -84,6 +86,9 @@ impl World {
                         1,
                         "two requests for one identity"
                     );
+                }
+                Action::Late(ticket) => {
+                    *self.late.entry(ticket.index()).or_default() += 1;
                 }
                 Action::Expired(ticket) => {
                     *self.expired.entry(ticket.index()).or_default() += 1;
@@ -232,6 +237,54 @@ fn what_ends_without_a_successor_is_said_once_and_comes_back() {
     assert!(world.expired.values().all(|times| *times == 1));
     world.run(DAY.mul_f64(1.5) + Duration::from_secs(120));
     assert!(world.issued.values().all(|times| times.len() == 2));
+}
+
+/// Nobody fails, and yet nothing comes: a lane that is held, or a breaker that is open.
+#[test]
+fn what_is_late_is_said_once_whatever_the_reason() {
+    let mut world = World::new(ScheduleOptions::default());
+    let lane = world.scheduler.open_lane();
+    for _ in 0..10 {
+        world.add(lane, Priority::First);
+    }
+    world.run(HOUR);
+    world.scheduler.pause(lane, true);
+    world.run(DAY.mul_f64(0.74));
+    assert!(world.late.is_empty());
+    world.run(DAY.mul_f64(0.76));
+    assert_eq!(world.late.len(), 10);
+    world.run(2 * DAY);
+    assert!(
+        world
+            .late
+            .values()
+            .chain(world.expired.values())
+            .all(|times| *times == 1)
+    );
+    assert_eq!(world.expired.len(), 10);
+}
+
+#[test]
+fn no_options_and_no_lifetimes_make_a_loop() {
+    let options = ScheduleOptions {
+        min_backoff: Duration::ZERO,
+        max_backoff: Duration::ZERO,
+        max_probe_interval: Duration::ZERO,
+        ..ScheduleOptions::default()
+    };
+    let mut world = World::new(options);
+    let lane = world.scheduler.open_lane();
+    world.add(lane, Priority::First);
+    world.down = |_| true;
+    world.run(Duration::from_secs(60));
+    assert!(world.failed.len() <= 600, "{}", world.failed.len());
+
+    let mut world = World::new(ScheduleOptions::default());
+    let lane = world.scheduler.open_lane();
+    world.lifetime = Duration::from_secs(1);
+    world.add(lane, Priority::First);
+    world.run(Duration::from_secs(60));
+    assert!(world.issuances() <= 13, "{}", world.issuances());
 }
 
 #[test]
@@ -395,6 +448,11 @@ fn waits_are_as_advised() {
         (Retry::After(Duration::from_secs(1)), 5.0..=7.5),
         (Retry::After(Duration::MAX), 3.1e7..=3.5e7),
     ];
+    // With something that is valid for an hour, half of that is the most.
+    let held = Held {
+        issued_at: SystemTime::UNIX_EPOCH + DAY,
+        not_after: SystemTime::UNIX_EPOCH + DAY + HOUR,
+    };
     for (retry, expected) in cases {
         let mut scheduler = Scheduler::new(ScheduleOptions::default(), 3);
         let lane = scheduler.open_lane();
@@ -414,6 +472,21 @@ fn waits_are_as_advised() {
         );
         let wait = scheduler.next_wake().up.unwrap().as_secs_f64();
         assert!(expected.contains(&wait), "{retry:?}: {wait}");
+
+        let ticket = scheduler.insert(lane);
+        scheduler.adopt(ticket, lane, held);
+        scheduler.reissue(ticket, lane, Priority::Renewal);
+        scheduler.poll(now, &mut Vec::new());
+        scheduler.finished(
+            ticket,
+            Outcome::Failed {
+                retry,
+                issuer: true,
+            },
+            now,
+        );
+        let wait = scheduler.next_wake().up.unwrap().as_secs_f64();
+        assert!(wait <= 1800.0, "{retry:?}: {wait}");
     }
 }
 

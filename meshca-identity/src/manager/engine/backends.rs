@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshca_core::registry::BuildContext;
 use meshca_core::{Error, Issuer, Result, RotationStep, TrustBundle};
 
-use super::Engine;
+use super::{Engine, guarded, number};
 use crate::MeshResources;
 use crate::manager::event::Event;
 use crate::manager::job::{self, CaRef, Done, Report};
@@ -25,15 +25,14 @@ impl Engine {
     pub(super) fn take_backends(&mut self, id: u64, resources: &MeshResources, now: Now) {
         let (wanted, wrong) = mesh::wanted(resources, &self.options.select.zone);
         for (key, error) in wrong {
-            let Some(mesh) = self.meshes.get(&id) else {
-                continue;
-            };
-            let name = mesh.cell.name.clone();
-            self.observe(&Event::BackendFailing {
-                mesh: &name,
-                backend: &key,
-                error: &error,
-            });
+            if let Some(cell) = self.cell_of(id) {
+                let mesh = cell.name.as_str();
+                self.observe(&Event::BackendFailing {
+                    mesh,
+                    backend: &key,
+                    error: &error,
+                });
+            }
         }
         let gone: Vec<BackendKey> = match self.meshes.get(&id) {
             Some(mesh) => mesh.backends.keys(),
@@ -51,7 +50,9 @@ impl Engine {
     }
 
     fn take_backend(&mut self, id: u64, key: BackendKey, wanted: Wanted, now: Now) {
-        let uid = self.count();
+        let epoch = self.count();
+        // The same CA has the same number, whenever it comes back.
+        let uid = number(&(&key, wanted.config.type_name(), &wanted.trust_domain));
         let known = self
             .meshes
             .get_mut(&id)
@@ -66,7 +67,7 @@ impl Engine {
                 }
                 backend.wish = wanted.wish;
                 backend.config = wanted.config;
-                backend.epoch = uid;
+                backend.epoch = epoch;
                 backend.busy = false;
                 backend.failures = 0;
                 backend.build_at = Some(now.up);
@@ -94,7 +95,9 @@ impl Engine {
                     trust_domain: wanted.trust_domain,
                     lane,
                     uid,
-                    epoch: uid,
+                    look_again: false,
+                    stepped: None,
+                    epoch,
                     issuer: None,
                     bundle: None,
                     takes: None,
@@ -125,7 +128,7 @@ impl Engine {
         };
         mesh.ledger.unset(&Origin::Backend(key.clone()));
         self.scheduler.pause(backend.lane, true);
-        self.move_to_idle(backend.lane);
+        self.move_to_idle(id, backend.lane);
         self.closing.push(backend.lane);
     }
 
@@ -151,7 +154,8 @@ impl Engine {
             let Some(issuer) = &backend.issuer else {
                 continue;
             };
-            let step = issuer.rotation().and_then(|rotation| rotation.due());
+            let ask = || issuer.rotation().and_then(|rotation| rotation.due());
+            let step = guarded("an issuer, asked whether its CA is to be replaced", ask).flatten();
             let trusted = || {
                 let bundle = backend.bundle.as_ref();
                 bundle.is_some_and(|bundle| mesh.trusted_by_all(bundle, acknowledgements))
@@ -241,9 +245,10 @@ impl Engine {
     pub(super) fn look_at_all(&mut self, now: Now, all: bool) {
         for mesh in self.meshes.values_mut() {
             for backend in mesh.backends.values_mut() {
+                backend.look_again = backend.busy;
                 if backend.issuer.is_some() {
                     backend.look_at = now.up;
-                    if backend.is_given() && !backend.busy {
+                    if backend.is_given() {
                         backend.build_at = Some(now.up);
                     }
                 }
@@ -268,17 +273,23 @@ impl Engine {
             return;
         };
         backend.busy = false;
-        backend.setting_up = false;
+        let set_up = std::mem::take(&mut backend.setting_up) || backend.failures > 0;
+        let again = std::mem::take(&mut backend.look_again);
         match result {
             Ok((issuer, bundle)) => {
                 let first = backend.issuer.replace(issuer).is_none();
                 let news = first || backend.error.is_some();
+                let lane = backend.lane;
                 if backend.is_given() {
-                    backend.build_at = Some(now.up.saturating_add(AGAIN));
+                    let wait = if again { Duration::ZERO } else { AGAIN };
+                    backend.build_at = Some(now.up.saturating_add(wait));
                 }
                 backend.failures = 0;
                 backend.look_at = now.up.saturating_add(refresh);
                 self.take_bundle(ca, bundle, true);
+                if set_up {
+                    self.scheduler.wake_lane(lane);
+                }
                 if news && let Some(cell) = self.cell_of(ca.mesh) {
                     let (mesh, backend) = (cell.name.as_str(), &ca.key);
                     self.observe(&Event::BackendReady { mesh, backend });
@@ -291,7 +302,10 @@ impl Engine {
                 backend.failures = backend.failures.saturating_add(1);
                 let failures = backend.failures;
                 let news = backend.error.replace(error.clone()).is_none();
-                let wait = self.backoff(failures);
+                let wait = match again {
+                    true => Duration::ZERO,
+                    false => self.backoff(failures),
+                };
                 if let Some(backend) = self.ca(ca) {
                     backend.build_at = Some(now.up.saturating_add(wait));
                 }
@@ -313,7 +327,12 @@ impl Engine {
             return;
         };
         backend.busy = false;
-        backend.look_at = now.up.saturating_add(refresh);
+        let wait = match std::mem::take(&mut backend.look_again) {
+            true => Duration::ZERO,
+            false => refresh,
+        };
+        backend.look_at = now.up.saturating_add(wait);
+        self.wake_by(now.up.saturating_add(wait));
         match result {
             Ok(bundle) => self.take_bundle(ca, bundle, false),
             Err(error) => self.looks_bad(ca, error, now),
@@ -322,11 +341,24 @@ impl Engine {
 
     pub(super) fn rotated(&mut self, ca: &CaRef, step: RotationStep, result: Result<TrustBundle>) {
         let now = self.now();
-        let wait = self.options.schedule.max_backoff;
         let Some(backend) = self.ca(ca) else {
             return;
         };
         backend.busy = false;
+        // A step that stays due, because somebody else takes it or it changes nothing, is not taken in a loop.
+        let times = match backend.stepped {
+            Some((before, times)) if before == step => times.saturating_add(1),
+            _ => 1,
+        };
+        backend.stepped = Some((step, times));
+        let wait = match result.is_ok() {
+            true => self.backoff(times),
+            false => self.options.schedule.max_backoff,
+        };
+        if let Some(backend) = self.ca(ca) {
+            backend.rotate_at = now.up.saturating_add(wait);
+        }
+        self.wake_by(now.up.saturating_add(wait));
         match result {
             Ok(bundle) => {
                 if let Some(cell) = self.cell_of(ca.mesh) {
@@ -338,12 +370,8 @@ impl Engine {
                     });
                 }
                 self.take_bundle(ca, bundle, false);
-                self.wake_by(now.up);
             }
-            Err(error) => {
-                backend.rotate_at = now.up.saturating_add(wait);
-                self.looks_bad(ca, error, now);
-            }
+            Err(error) => self.looks_bad(ca, error, now),
         }
     }
 
@@ -365,6 +393,13 @@ impl Engine {
         // What it cannot be set up with stays said, although what was set up before works.
         let recovered = backend.failures == 0 && backend.error.take().is_some();
         let changed = backend.bundle.as_ref() != Some(&bundle);
+        if backend
+            .signs_under
+            .as_ref()
+            .is_some_and(|root| !bundle.contains(root.der()))
+        {
+            backend.signs_under = None;
+        }
         backend.bundle = Some(bundle.clone());
         let distributed = backend.distributed;
         if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
@@ -379,10 +414,14 @@ impl Engine {
         }
         if changed {
             self.reissue_those_without_root(ca);
+            if !distributed {
+                // Whether it can issue depends on what MeshTrusts say of its roots.
+                self.review_mesh(ca.mesh);
+            }
         }
     }
 
-    fn backoff(&mut self, failures: u32) -> Duration {
+    fn backoff(&self, failures: u32) -> Duration {
         let options = &self.options.schedule;
         let doubled = options
             .min_backoff

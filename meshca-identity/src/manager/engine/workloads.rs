@@ -1,20 +1,19 @@
 //! Workloads: who is connected, what each is to have, and what became of asking for it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use meshca_core::spiffe::Workload;
 use meshca_core::{CertificateSpec, Error, ErrorKind, Identity, Result, SpiffeId};
 
-use super::Engine;
+use super::{Engine, number};
 use crate::manager::Stats;
 use crate::manager::cell::WorkloadCell;
 use crate::manager::event::Event;
 use crate::manager::health::{Assignment, Health};
 use crate::manager::job::{self, Answer, CaRef, Order};
-use crate::manager::mesh::untrusted;
+use crate::manager::mesh::{Mesh, untrusted};
 use crate::schedule::{Held, LaneId, Now, Outcome, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
 use crate::trust::{BackendKey, Origin};
@@ -42,6 +41,8 @@ pub(super) struct Workloads {
     /// By the number of their tickets.
     slots: Vec<Option<Tracked>>,
     names: HashMap<(u64, Arc<str>), Ticket>,
+    /// Who is in which mesh.
+    members: HashMap<u64, BTreeSet<Ticket>>,
     lingering: BTreeSet<(Duration, Ticket)>,
 }
 
@@ -60,17 +61,27 @@ impl Workloads {
         self.slots.iter().flatten()
     }
 
-    fn tickets(&self, choose: impl Fn(&Tracked) -> bool) -> Vec<Ticket> {
-        let chosen = self.iter().filter(|it| choose(it));
+    fn in_mesh(&self, mesh: u64) -> impl Iterator<Item = &Tracked> {
+        let members = self.members.get(&mesh).into_iter().flatten();
+        members.filter_map(|ticket| self.get(*ticket))
+    }
+
+    fn tickets(&self, mesh: u64, choose: impl Fn(&Tracked) -> bool) -> Vec<Ticket> {
+        let chosen = self.in_mesh(mesh).filter(|it| choose(it));
         chosen.map(|it| it.ticket).collect()
     }
 
     pub(super) fn any_in(&self, mesh: u64) -> bool {
-        self.iter().any(|it| it.mesh == mesh)
+        self.members.contains_key(&mesh)
+    }
+
+    pub(super) fn next_to_forget(&self) -> Option<Duration> {
+        self.lingering.first().map(|(until, _)| *until)
     }
 
     pub(super) fn lagging(&self, mesh: u64, version: u64) -> (usize, Vec<(String, u64)>) {
-        let connected = || self.iter().filter(|it| it.mesh == mesh && it.handles > 0);
+        let counts = |it: &&Tracked| it.handles > 0 || it.acknowledged > 0;
+        let connected = || self.in_mesh(mesh).filter(counts);
         let lagging = connected().filter(|it| it.acknowledged < version);
         let named = lagging.map(|it| (it.name.to_string(), it.acknowledged));
         (connected().count(), named.collect())
@@ -92,6 +103,7 @@ impl Workloads {
     fn insert(&mut self, tracked: Tracked) {
         let (ticket, index) = (tracked.ticket, tracked.ticket.index());
         let name = (tracked.mesh, Arc::clone(&tracked.name));
+        self.members.entry(tracked.mesh).or_default().insert(ticket);
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
@@ -106,6 +118,12 @@ impl Workloads {
         let tracked = self.slots.get_mut(ticket.index())?.take()?;
         self.names
             .remove(&(tracked.mesh, Arc::clone(&tracked.name)));
+        if let Some(members) = self.members.get_mut(&tracked.mesh) {
+            members.remove(&ticket);
+            if members.is_empty() {
+                self.members.remove(&tracked.mesh);
+            }
+        }
         Some(tracked)
     }
 
@@ -158,7 +176,10 @@ impl Engine {
             .copied();
         let ticket = match known {
             Some(ticket) => {
-                self.update(ticket, workload);
+                // Who is only expected says nothing about who is there.
+                if handle || self.workloads.get(ticket).is_some_and(|it| it.handles == 0) {
+                    self.update(ticket, workload);
+                }
                 ticket
             }
             None => {
@@ -205,11 +226,9 @@ impl Engine {
         if tracked.handles > 0 {
             return;
         }
-        // A proxy that comes back has to say again what it trusts.
-        let (mesh, before) = (tracked.mesh, std::mem::take(&mut tracked.acknowledged));
+        // What it trusts still counts: a proxy that has lost its connection goes on speaking with its peers.
         let until = up.saturating_add(self.options.linger);
         self.workloads.linger(ticket, Some(until));
-        self.count_acknowledgement(mesh, before, 0);
     }
 
     pub(super) fn forget_those_who_linger(&mut self, now: Now) {
@@ -218,9 +237,6 @@ impl Engine {
         {
             self.workloads.lingering.remove(&(until, ticket));
             self.forget(ticket);
-        }
-        if let Some(&(until, _)) = self.workloads.lingering.first() {
-            self.wake_by(until);
         }
     }
 
@@ -232,18 +248,8 @@ impl Engine {
         if let Some(identity) = tracked.cell.identity() {
             self.released(tracked.mesh, &identity);
         }
-        let gone = self
-            .meshes
-            .get(&tracked.mesh)
-            .filter(|mesh| mesh.resources.is_none())
-            .map(|mesh| mesh.cell.name.clone());
-        if let Some(name) = gone
-            && !self.workloads.any_in(tracked.mesh)
-        {
-            self.meshes.remove(&tracked.mesh);
-            self.by_name.remove(&name);
-            self.shared.forget_mesh(&name);
-        }
+        self.count_acknowledgement(tracked.mesh, tracked.acknowledged, 0);
+        self.forget_mesh_if_empty(tracked.mesh);
     }
 
     /// A workload does not hold this any more.
@@ -269,7 +275,13 @@ impl Engine {
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
-        if tracked.handles == 0 || version <= tracked.acknowledged {
+        let published = self
+            .meshes
+            .get(&tracked.mesh)
+            .map(|it| it.ledger.published().1);
+        // A number that was never published is of another process, or a mistake: it says nothing.
+        if version <= tracked.acknowledged || published.is_none_or(|published| version > published)
+        {
             return;
         }
         let before = std::mem::replace(&mut tracked.acknowledged, version);
@@ -343,10 +355,13 @@ impl Engine {
         let Some(backend) = mesh.backends.get(&key) else {
             return waits("its CA cannot be set up: see the resources of its mesh");
         };
+        if let (None, Some(error)) = (&backend.issuer, &backend.error) {
+            return Target::Wait(error.to_string());
+        }
         match backend.config.certificate_spec(id, &tracked.workload) {
             Ok(spec) => Target::Issue {
                 lane: backend.lane,
-                want: number(backend.uid, &spec),
+                want: want_of(backend.uid, &spec),
                 spec: Box::new(spec),
                 key,
             },
@@ -355,7 +370,7 @@ impl Engine {
     }
 
     pub(super) fn review_mesh(&mut self, id: u64) {
-        for ticket in self.workloads.tickets(|it| it.mesh == id) {
+        for ticket in self.workloads.tickets(id, |_| true) {
             self.review(ticket);
         }
     }
@@ -373,8 +388,14 @@ impl Engine {
         };
         let cell = Arc::clone(&tracked.cell);
         match target {
-            Target::Issue { lane, want, .. } => {
-                let news = cell.set_assignment(Assignment::Issuer);
+            Target::Issue {
+                key, lane, want, ..
+            } => {
+                let mut news = cell.set_assignment(Assignment::Issuer);
+                if news {
+                    // What was waited for is there.
+                    cell.set_error(None);
+                }
                 if tracked.want == Some(want) && tracked.lane == lane {
                     return;
                 }
@@ -384,8 +405,13 @@ impl Engine {
                     .identity()
                     .filter(|it| it.certificate().validity().not_after() > wall);
                 match valid {
-                    Some(identity) if tracked.held == Some(want) => {
+                    Some(identity)
+                        if tracked.held == Some(want)
+                            && root_is_current(self.meshes.get(&tracked.mesh), &key, &identity) =>
+                    {
                         self.scheduler.adopt(ticket, lane, held(&identity));
+                        cell.set_error(None);
+                        news |= cell.set_health(Health::Fresh);
                     }
                     Some(_) => self.scheduler.reissue(ticket, lane, Priority::Renewal),
                     None if tracked.handles == 0 => {
@@ -435,9 +461,9 @@ impl Engine {
     }
 
     /// A CA is gone.
-    pub(super) fn move_to_idle(&mut self, lane: LaneId) {
+    pub(super) fn move_to_idle(&mut self, mesh: u64, lane: LaneId) {
         let idle = self.idle;
-        for ticket in self.workloads.tickets(|it| it.lane == lane) {
+        for ticket in self.workloads.tickets(mesh, |it| it.lane == lane) {
             self.scheduler.rest(ticket, idle, false);
             if let Some(tracked) = self.workloads.get_mut(ticket) {
                 tracked.lane = idle;
@@ -458,7 +484,7 @@ impl Engine {
         let (lane, Some(bundle)) = (backend.lane, backend.bundle.clone()) else {
             return;
         };
-        let without = self.workloads.tickets(|it| {
+        let without = self.workloads.tickets(ca.mesh, |it| {
             it.lane == lane
                 && it
                     .cell
@@ -551,6 +577,17 @@ impl Engine {
         }
     }
 
+    /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves.
+    pub(super) fn start_singly(&mut self, orders: Vec<Order>) {
+        if let Some(ca) = orders.first().map(|it| it.ca.clone())
+            && let Some(backend) = self.ca(&ca)
+        {
+            backend.takes = None;
+        }
+        self.orders.extend(orders);
+        self.start_orders();
+    }
+
     pub(super) fn issued(&mut self, ca: &CaRef, answer: Answer) {
         let Answer {
             ticket,
@@ -559,8 +596,12 @@ impl Engine {
             result,
         } = answer;
         let now = self.now();
+        let result = match result {
+            Ok(identity) => identity,
+            Err(error) => return self.failed(ticket, ca, want, &error, now),
+        };
         if let Some(backend) = self.ca(ca) {
-            // The average of the last few.
+            // The average of the last few that succeeded: a CA that refuses is quick, and says nothing about how long one takes.
             let before = backend.takes.unwrap_or(took);
             backend.takes = Some((before * 7 + took) / 8);
         }
@@ -568,33 +609,79 @@ impl Engine {
             .workloads
             .get(ticket)
             .is_some_and(|it| it.want == Some(want));
-        match result {
-            Ok(identity) if wanted => match self.admit(ca, &identity) {
-                Admitted::Yes => {
-                    self.hand_out(ticket, ca, want, took, &identity);
-                    let outcome = Outcome::Issued(held(&identity));
-                    self.scheduler.finished(ticket, outcome, now);
+        let outcome = Outcome::Issued(held(&result));
+        if !wanted {
+            // Something else is wanted by now, and may be there already.
+            self.scheduler.finished(ticket, outcome, now);
+            return self.settle_for_what_is_held(ticket, ca);
+        }
+        match self.admit(ca, &result) {
+            Admitted::Yes => {
+                let ahead = result.certificate().usable_from().duration_since(now.wall);
+                self.scheduler.finished(ticket, outcome, now);
+                let later = Later {
+                    ticket,
+                    ca: ca.clone(),
+                    want,
+                    took,
+                    identity: result,
+                };
+                match ahead {
+                    // A CA whose clock is ahead of ours: peers would refuse it for a moment. Verification has seen to it that it is no
+                    // more than that.
+                    Ok(ahead) if !ahead.is_zero() => {
+                        let at = now.up.saturating_add(ahead);
+                        let number = self.count();
+                        self.later.insert((at, number), later);
+                    }
+                    _ => self.hand_out(later),
                 }
-                Admitted::NotYet => {
-                    self.scheduler.finished(ticket, Outcome::Discarded, now);
+                self.settle_for_what_is_held(ticket, ca);
+                if self.options.acknowledgements {
                     self.pause_lanes(ca.mesh);
                 }
-                Admitted::No(error) => self.failed(ticket, ca, &error, now),
-            },
-            // Something else is wanted by now, and may be there already.
-            Ok(identity) => {
-                let outcome = match self.workloads.get(ticket) {
-                    None => Outcome::Issued(held(&identity)),
-                    Some(tracked) => match tracked.cell.identity() {
-                        Some(has) if tracked.want.is_some() && tracked.held == tracked.want => {
-                            Outcome::Issued(held(&has))
-                        }
-                        _ => Outcome::Discarded,
-                    },
-                };
-                self.scheduler.finished(ticket, outcome, now);
             }
-            Err(error) => self.failed(ticket, ca, &error, now),
+            Admitted::NotYet => {
+                self.scheduler.finished(ticket, Outcome::Discarded, now);
+                self.pause_lanes(ca.mesh);
+            }
+            Admitted::No(error) => self.failed(ticket, ca, want, &error, now),
+        }
+    }
+
+    /// If it holds what it is to have, and its CA stands for that, nothing more is asked for.
+    fn settle_for_what_is_held(&mut self, ticket: Ticket, ca: &CaRef) {
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
+        if tracked.want.is_none() || tracked.want != tracked.held {
+            return;
+        }
+        let (lane, mesh) = (tracked.lane, self.meshes.get(&tracked.mesh));
+        let Some((_, key)) = self.lanes.get(&lane) else {
+            return;
+        };
+        let _ = ca;
+        if let Some(identity) = tracked.cell.identity()
+            && root_is_current(mesh, key, &identity)
+        {
+            self.scheduler.adopt(ticket, lane, held(&identity));
+        }
+    }
+
+    /// Hands out what has become valid.
+    pub(super) fn hand_out_later(&mut self, now: Now) {
+        while let Some(entry) = self.later.first_entry()
+            && entry.key().0 <= now.up
+        {
+            let later = entry.remove();
+            let wanted = self
+                .workloads
+                .get(later.ticket)
+                .is_some_and(|it| it.want == Some(later.want));
+            if wanted {
+                self.hand_out(later);
+            }
         }
     }
 
@@ -646,14 +733,14 @@ impl Engine {
         }
     }
 
-    fn hand_out(
-        &mut self,
-        ticket: Ticket,
-        ca: &CaRef,
-        want: u64,
-        took: Duration,
-        identity: &Arc<Identity>,
-    ) {
+    fn hand_out(&mut self, later: Later) {
+        let Later {
+            ticket,
+            ca,
+            want,
+            took,
+            identity,
+        } = later;
         let certificate = identity.certificate();
         let (spiffe_id, not_after) = (certificate.spiffe_id(), certificate.validity().not_after());
         if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
@@ -667,7 +754,7 @@ impl Engine {
         tracked.held = Some(want);
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         let before = cell.identity();
-        cell.set_identity(Some(Arc::clone(identity)));
+        cell.set_identity(Some(Arc::clone(&identity)));
         cell.set_error(None);
         cell.set_health(Health::Fresh);
         cell.announce();
@@ -698,7 +785,7 @@ impl Engine {
         });
     }
 
-    fn failed(&mut self, ticket: Ticket, ca: &CaRef, error: &Error, now: Now) {
+    fn failed(&mut self, ticket: Ticket, ca: &CaRef, want: u64, error: &Error, now: Now) {
         let outcome = Outcome::Failed {
             retry: error.retry(),
             issuer: error.kind() != ErrorKind::InvalidRequest,
@@ -707,6 +794,10 @@ impl Engine {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
+        if tracked.want != Some(want) {
+            // It says something about the CA, and nothing about what is wanted now.
+            return self.settle_for_what_is_held(ticket, ca);
+        }
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         cell.set_error(Some(error.clone()));
         let stale = match cell.identity() {
@@ -729,6 +820,32 @@ impl Engine {
         }
     }
 
+    /// Its renewal is overdue, and nothing has failed: it waits for a CA that is left alone, or for proxies that do not trust a root yet.
+    pub(super) fn late(&mut self, ticket: Ticket) {
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
+        if cell.health() != Health::Fresh {
+            return;
+        }
+        let mesh = self.cell_of(tracked.mesh);
+        cell.set_health(Health::Stale);
+        if cell.error().is_none() {
+            cell.set_error(Some(Error::new(
+                ErrorKind::Unavailable,
+                "its renewal waits: its CA is left alone after failures, or proxies have not acknowledged a new root (see `Manager::gate`)",
+            )));
+        }
+        cell.announce();
+        if let Some(mesh) = mesh {
+            self.observe(&Event::Stale {
+                mesh: &mesh.name,
+                workload: &name,
+            });
+        }
+    }
+
     pub(super) fn expired(&mut self, ticket: Ticket) {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
@@ -745,6 +862,23 @@ impl Engine {
             }
         }
     }
+}
+
+/// What was issued, and is handed out when it is valid.
+pub(super) struct Later {
+    ticket: Ticket,
+    ca: CaRef,
+    want: u64,
+    took: Duration,
+    identity: Arc<Identity>,
+}
+
+/// Whether a CA still stands for the root of what it signed.
+fn root_is_current(mesh: Option<&Mesh>, key: &BackendKey, identity: &Identity) -> bool {
+    let bundle = mesh
+        .and_then(|mesh| mesh.backends.get(key))
+        .and_then(|backend| backend.bundle.as_ref());
+    bundle.is_none_or(|bundle| bundle.contains(identity.certificate().root().der()))
 }
 
 /// Whether something that was issued may be handed out.
@@ -767,15 +901,11 @@ fn is_valid(identity: &Identity, wall: SystemTime) -> bool {
     identity.certificate().validity().not_after() > wall
 }
 
-fn number(uid: u64, spec: &CertificateSpec) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    uid.hash(&mut hasher);
-    spec.spiffe_id().hash(&mut hasher);
-    spec.lifetime().hash(&mut hasher);
-    spec.lifetime_policy().hash(&mut hasher);
-    spec.common_name().hash(&mut hasher);
-    spec.dns_names().hash(&mut hasher);
-    spec.uris().hash(&mut hasher);
-    spec.key_type().hash(&mut hasher);
-    hasher.finish()
+/// Stands for the CA and for all that is asked of it.
+fn want_of(uid: u64, spec: &CertificateSpec) -> u64 {
+    number(&(
+        (uid, spec.spiffe_id(), spec.lifetime()),
+        (spec.lifetime_policy(), spec.key_type()),
+        (spec.common_name(), spec.dns_names(), spec.uris()),
+    ))
 }
