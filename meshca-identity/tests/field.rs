@@ -114,13 +114,13 @@ async fn a_mesh_identity_means_what_it_means_to_kuma() {
             Err(Assignment::Agent),
             "SpiffeIDProvider=True SpiffeIDProvided, Provider=True ProviderInitialized, Ready=True Ready",
         ),
-        // Somebody else distributes the trust: nothing is said of a MeshTrust, and nothing is handed out that peers cannot verify.
+        // Somebody else distributes the trust, and has not: nothing is handed out that peers cannot verify.
         (
             ALL,
             "",
             "provider: {type: Bundled, bundled: {meshTrustCreation: Disabled, insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}",
-            Err(Assignment::Issuer),
-            "SpiffeIDProvider=True SpiffeIDProvided, Provider=True ProviderInitialized, Ready=True Ready",
+            Err(Assignment::Waiting),
+            "SpiffeIDProvider=True SpiffeIDProvided, Provider=False ProviderValidationError, Ready=False Failure",
         ),
         // Its own root, and nobody has allowed that.
         (
