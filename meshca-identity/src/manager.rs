@@ -46,6 +46,7 @@ use meshca_core::{Clock, Error, ErrorKind, Result, SecretStore};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::MeshResources;
+use crate::migration::Observed;
 use crate::schedule::{ScheduleOptions, Ticket};
 use crate::select::{SelectOptions, Selection};
 use cell::MeshCell;
@@ -178,6 +179,10 @@ pub(crate) enum Command {
     Gate {
         mesh: String,
         reply: oneshot::Sender<Result<TrustGate>>,
+    },
+    Observe {
+        mesh: String,
+        reply: oneshot::Sender<Result<Observed>>,
     },
     BreakGlass {
         mesh: String,
@@ -329,6 +334,27 @@ impl Manager {
             reply,
         })
         .await?
+    }
+
+    /// What a [`Plan`](crate::migration::Plan) asks for before its next step, as far as it is seen from here:
+    ///
+    /// | | |
+    /// |---|---|
+    /// | `resources` | as they were applied |
+    /// | `ready` | the CAs that are set up, whose roots are published |
+    /// | `trusts` | the CAs whose roots were published when the proxy [acknowledged](Handle::acknowledge) last; without [acknowledgements](ManagerOptions::acknowledgements), all that are published |
+    /// | `holds` | the CA of the certificate that was handed out last |
+    /// | `connected` | whether there is a [`Handle`]; proxies are in it until they are [forgotten](ManagerOptions::linger) |
+    ///
+    /// Which SPIFFE IDs a proxy **accepts** and how **strict** it is, only whoever configures the proxy knows: `accepts` is empty, and
+    /// `mode` is what the resources say. Fill them in.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if the mesh is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    pub async fn observe(&self, mesh: impl Into<String>) -> Result<Observed> {
+        let mesh = mesh.into();
+        self.ask(|reply| Command::Observe { mesh, reply }).await?
     }
 
     /// How many workloads are in which state.

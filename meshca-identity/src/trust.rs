@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use meshca_core::resource::MeshIdentity;
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
 use crate::TrustBundles;
@@ -18,7 +19,7 @@ use crate::TrustBundles;
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
 
-/// A CA that the resources of a mesh name.
+/// A CA that the resources of a mesh name: by the name of the resource, since its roots may be known only once it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum BackendKey {
@@ -26,6 +27,16 @@ pub enum BackendKey {
     Classic(String),
     /// The provider of a MeshIdentity, by the identity's name.
     Modern(String),
+}
+
+impl BackendKey {
+    pub(crate) fn classic(backend: &str) -> Self {
+        Self::Classic(backend.to_owned())
+    }
+
+    pub(crate) fn of(identity: &MeshIdentity) -> Self {
+        Self::Modern(identity.metadata.name.clone())
+    }
 }
 
 impl fmt::Display for BackendKey {

@@ -10,7 +10,7 @@
 mod world;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -375,7 +375,6 @@ struct Script {
     asked: AtomicUsize,
     looks: AtomicUsize,
     inner: Mutex<Option<(Arc<FaultyIssuer>, Arc<FaultyIssuer>)>>,
-    uses: AtomicU64,
     slow_looks: AtomicBool,
 }
 #[derive(Clone)]

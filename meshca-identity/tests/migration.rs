@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use meshca_core::resource::{CaBundle, MeshTls, Metadata, Mode, Resource, Selector, TlsRule};
+use meshca_identity::BackendKey;
 use meshca_identity::MeshResources;
 use meshca_identity::migration::{
-    Action, Issuer, Next, Observed, ObstacleKind, Plan, PlanOptions, Proxy, plan,
+    Action, Next, Observed, ObstacleKind, Plan, PlanOptions, Proxy, plan,
 };
 
 fn read(text: &str) -> MeshResources {
@@ -299,12 +300,12 @@ fn what_is_in_the_way_is_said() {
     );
 }
 
-fn vault() -> Issuer {
-    Issuer::Identity("vault".into())
+fn vault() -> BackendKey {
+    BackendKey::Modern("vault".into())
 }
 
-fn ca_1() -> Issuer {
-    Issuer::Backend("ca-1".into())
+fn ca_1() -> BackendKey {
+    BackendKey::Classic("ca-1".into())
 }
 
 /// The mesh of the example after so many steps, with two proxies that have seen it all.

@@ -223,6 +223,9 @@ impl Engine {
             Command::Gate { mesh, reply } => {
                 let _ = reply.send(self.gate(&mesh));
             }
+            Command::Observe { mesh, reply } => {
+                let _ = reply.send(self.observed(&mesh));
+            }
             Command::BreakGlass {
                 mesh,
                 reason,

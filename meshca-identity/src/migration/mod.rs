@@ -75,7 +75,7 @@ mod planner;
 mod tls;
 mod words;
 
-pub use observed::{Condition, Issuer, Observed, Proxy, Waiting};
+pub use observed::{Condition, Observed, Proxy, Waiting};
 pub use obstacles::{Obstacle, ObstacleKind, Obstacles};
 pub use plan::{Action, Change, Next, Plan, Step};
 pub use planner::{PlanOptions, plan};

@@ -3,40 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use meshca_core::resource::{MeshIdentity, Mode};
+use meshca_core::resource::Mode;
 
 use super::tls;
+use crate::BackendKey;
 use crate::MeshResources;
-
-/// Who issues certificates: a CA by the name of the resource that it belongs to. Its roots may be known only once it runs, therefore
-/// plans name CAs and the control plane resolves them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Issuer {
-    /// A backend of `Mesh.mtls`.
-    Backend(String),
-    /// A MeshIdentity with a provider.
-    Identity(String),
-}
-
-impl Issuer {
-    pub(super) fn backend(name: &str) -> Self {
-        Self::Backend(name.to_owned())
-    }
-
-    pub(super) fn of(identity: &MeshIdentity) -> Self {
-        Self::Identity(identity.metadata.name.clone())
-    }
-}
-
-impl fmt::Display for Issuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Backend(name) => write!(f, "the backend `{name}`"),
-            Self::Identity(name) => write!(f, "the MeshIdentity `{name}`"),
-        }
-    }
-}
 
 /// What a control plane sees of its mesh.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +17,7 @@ pub struct Observed {
     pub resources: MeshResources,
     /// The CAs that are ready to sign: those whose [`Issuer::check`](meshca_core::Issuer::check) went well and, for MeshIdentities,
     /// whose roots are in a MeshTrust. While no proxy runs, nobody else can tell that the first one to start will be believed.
-    pub ready: BTreeSet<Issuer>,
+    pub ready: BTreeSet<BackendKey>,
     /// The proxies that run, connected or not.
     pub proxies: Vec<Proxy>,
 }
@@ -76,11 +47,11 @@ pub struct Proxy {
     /// Whether it is connected, which only changes the words of what is waited for.
     pub connected: bool,
     /// The CAs all of whose roots it holds, in the trust domain that they sign for.
-    pub trusts: BTreeSet<Issuer>,
+    pub trusts: BTreeSet<BackendKey>,
     /// The CAs whose SPIFFE IDs it accepts of every peer. All backends share the classic one.
-    pub accepts: BTreeSet<Issuer>,
+    pub accepts: BTreeSet<BackendKey>,
     /// Whose certificate it serves, if it has one.
-    pub holds: Option<Issuer>,
+    pub holds: Option<BackendKey>,
     /// Whether its inbounds refuse plaintext, but for those that a MeshTLS with a `sectionName` treats apart.
     pub mode: Mode,
 }
@@ -105,17 +76,17 @@ impl Proxy {
 #[non_exhaustive]
 pub enum Condition {
     /// The CA can be reached and signs, and a MeshTrust has its roots.
-    Ready(Issuer),
+    Ready(BackendKey),
     /// Each proxy accepts the SPIFFE IDs of this CA.
-    Accepts(Issuer),
+    Accepts(BackendKey),
     /// Each proxy holds the roots of this CA.
-    Trusts(Issuer),
+    Trusts(BackendKey),
     /// The inbounds of each proxy are as strict as the resources say.
     Mode,
     /// Each proxy serves a certificate of the CA that the resources give it.
     Holds,
     /// No proxy holds the roots of this CA any more: it has become worthless to whoever has its key.
-    Forgets(Issuer),
+    Forgets(BackendKey),
 }
 
 /// What a [`Plan`](super::Plan) waits for. `Display` is a line for the operator.
@@ -217,13 +188,13 @@ impl Condition {
 }
 
 /// The classic SPIFFE ID does not say which backend issued it.
-fn accepts(proxy: &Proxy, issuer: &Issuer) -> bool {
+fn accepts(proxy: &Proxy, issuer: &BackendKey) -> bool {
     match issuer {
-        Issuer::Backend(_) => proxy
+        BackendKey::Classic(_) => proxy
             .accepts
             .iter()
-            .any(|accepted| matches!(accepted, Issuer::Backend(_))),
-        Issuer::Identity(_) => proxy.accepts.contains(issuer),
+            .any(|accepted| matches!(accepted, BackendKey::Classic(_))),
+        BackendKey::Modern(_) => proxy.accepts.contains(issuer),
     }
 }
 
@@ -231,7 +202,7 @@ fn accepts(proxy: &Proxy, issuer: &Issuer) -> bool {
 pub(super) fn assigned(
     resources: &MeshResources,
     labels: &BTreeMap<String, String>,
-) -> Option<Issuer> {
+) -> Option<BackendKey> {
     resources
         .identities
         .iter()
@@ -240,9 +211,9 @@ pub(super) fn assigned(
             let labels = identity.selector.match_labels().map_or(0, BTreeMap::len);
             (std::cmp::Reverse(labels), &identity.metadata.name)
         })
-        .map(Issuer::of)
+        .map(BackendKey::of)
         .or_else(|| {
             let backend = resources.mesh.enabled_backend()?;
-            Some(Issuer::backend(&backend.name))
+            Some(BackendKey::classic(&backend.name))
         })
 }

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshca_core::resource::{Backend, Mesh, MeshIdentity, MeshTrust, Metadata, Mtls, Selector};
 
-use super::observed::{Condition, Issuer};
+use super::observed::Condition;
 use super::obstacles::{Obstacle, Obstacles};
 use super::plan::{self, Action, Change, Plan, Step};
 use super::tls::{self, Kinds};
+use crate::BackendKey;
 use crate::MeshResources;
 
 /// What a plan must know beside the resources.
@@ -178,12 +179,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Who issues for somebody at the end.
-    fn arriving(&self) -> BTreeSet<Issuer> {
+    fn arriving(&self) -> BTreeSet<BackendKey> {
         let identities = issuing(self.to).filter(|it| it.selector.match_labels().is_some());
         Self::enabled(self.to)
-            .map(|backend| Issuer::backend(&backend.name))
+            .map(|backend| BackendKey::classic(&backend.name))
             .into_iter()
-            .chain(identities.map(Issuer::of))
+            .chain(identities.map(BackendKey::of))
             .collect()
     }
 
@@ -246,7 +247,7 @@ impl<'a> Planner<'a> {
                     ),
                 ));
             }
-            gate.push(Condition::Accepts(Issuer::of(identity)));
+            gate.push(Condition::Accepts(BackendKey::of(identity)));
         }
         for identity in &self.to.identities {
             match (named(self.from, &identity.metadata), &identity.provider) {
@@ -505,13 +506,13 @@ impl<'a> Planner<'a> {
                 if !trust(&now.trusts) {
                     changes.push(forget(&identity.metadata));
                 }
-                gate.push(Condition::Forgets(Issuer::of(identity)));
+                gate.push(Condition::Forgets(BackendKey::of(identity)));
             }
         }
         let backends = |mesh: &'a Mesh| mesh.mtls.iter().flat_map(|it| &it.backends);
         for backend in backends(&self.from.mesh) {
             if !backends(&self.to.mesh).any(|it| it.name == backend.name) {
-                gate.push(Condition::Forgets(Issuer::backend(&backend.name)));
+                gate.push(Condition::Forgets(BackendKey::classic(&backend.name)));
             }
         }
         afterwards.push(

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::observed::{Condition, Issuer};
+use super::observed::Condition;
 use super::plan::{Action, Change, Plan};
+use crate::BackendKey;
 use crate::MeshResources;
 
 /// Who issues, in words.
@@ -12,10 +13,10 @@ fn issuers(resources: &MeshResources) -> String {
         .identities
         .iter()
         .filter(|it| it.provider.is_some())
-        .map(|it| Issuer::of(it).to_string())
+        .map(|it| BackendKey::of(it).to_string())
         .collect();
     let backend = resources.mesh.enabled_backend();
-    names.extend(backend.map(|it| Issuer::backend(&it.name).to_string()));
+    names.extend(backend.map(|it| BackendKey::classic(&it.name).to_string()));
     match names.is_empty() {
         true => "no CA".to_owned(),
         false => names.join(" and "),
@@ -38,7 +39,7 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(issuer) => write!(f, "the CA of {issuer} is ready"),
-            Self::Accepts(Issuer::Backend(_)) => f.write_str(
+            Self::Accepts(BackendKey::Classic(_)) => f.write_str(
                 "every proxy accepts the classic SPIFFE IDs, because some peers show them",
             ),
             Self::Accepts(issuer) => write!(
@@ -164,8 +165,8 @@ impl Plan {
     }
 }
 
-fn plain(issuer: &Issuer) -> &str {
+fn plain(issuer: &BackendKey) -> &str {
     match issuer {
-        Issuer::Backend(name) | Issuer::Identity(name) => name,
+        BackendKey::Classic(name) | BackendKey::Modern(name) => name,
     }
 }

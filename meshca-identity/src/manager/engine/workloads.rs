@@ -14,8 +14,10 @@ use crate::manager::event::Event;
 use crate::manager::health::{Assignment, Health};
 use crate::manager::job::{self, Answer, CaRef, Order};
 use crate::manager::mesh::{Mesh, untrusted};
+use crate::migration::{Observed, Proxy};
 use crate::schedule::{Held, LaneId, Now, Outcome, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
+use crate::tls::{self, TlsPolicy};
 use crate::trust::{BackendKey, Origin};
 
 /// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
@@ -30,6 +32,8 @@ pub(super) struct Tracked {
     /// What it is to have, and what it has: see [`Target::Issue`].
     want: Option<u64>,
     held: Option<u64>,
+    /// The lane that what it has came from.
+    from: LaneId,
     acknowledged: u64,
     /// When it is forgotten, without a handle.
     lingers: Option<Duration>,
@@ -194,6 +198,7 @@ impl Engine {
                     lane: self.idle,
                     want: None,
                     held: None,
+                    from: self.idle,
                     acknowledged: 0,
                     lingers: None,
                 });
@@ -318,12 +323,50 @@ impl Engine {
             let rules = mesh.rules.as_ref()?;
             Some(rules.select(&tracked.workload, |it| mesh.readiness(it)))
         });
-        found.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "the resources of this workload's mesh have not been applied",
-            )
-        })
+        found.ok_or_else(not_applied)
+    }
+
+    /// What a plan for moving the mesh wants to know.
+    pub(super) fn observed(&self, name: &str) -> Result<Observed> {
+        let id = self.find_mesh(name)?;
+        let (Some(mesh), acknowledgements) = (self.meshes.get(&id), self.options.acknowledgements)
+        else {
+            return Err(not_applied());
+        };
+        let resources = mesh.resources.clone().ok_or_else(not_applied)?;
+        let mut observed = Observed::new(resources);
+        let mut since = Vec::new();
+        for (key, backend) in &mesh.backends {
+            let published = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
+            if let Some(version) = published {
+                since.push((key, version));
+                if backend.issuer.is_some() && backend.error.is_none() {
+                    observed.ready.insert(key.clone());
+                }
+            }
+        }
+        for tracked in self.workloads.in_mesh(id) {
+            if tracked.handles == 0 && tracked.acknowledged == 0 {
+                continue;
+            }
+            let labels = tracked.workload.labels().clone();
+            let mut proxy = Proxy::new(&*tracked.name, labels);
+            proxy.connected = tracked.handles > 0;
+            let trusted = since
+                .iter()
+                .filter(|(_, version)| !acknowledgements || *version <= tracked.acknowledged);
+            proxy.trusts = trusted.map(|(key, _)| (*key).clone()).collect();
+            proxy.holds = match tracked.cell.identity() {
+                Some(_) => self.lanes.get(&tracked.from).map(|(_, key)| key.clone()),
+                None => None,
+            };
+            let inbounds = tls::Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
+            if let Ok(policy) = TlsPolicy::resolve(&observed.resources, &inbounds) {
+                proxy.mode = policy.mode.value;
+            }
+            observed.proxies.push(proxy);
+        }
+        Ok(observed)
     }
 
     fn target(&self, tracked: &Tracked) -> Target {
@@ -332,7 +375,7 @@ impl Engine {
             return waits("its mesh is gone");
         };
         let Some(rules) = &mesh.rules else {
-            return waits("the resources of its mesh have not been applied");
+            return waits("the resources of its mesh have not been applied, or it was removed");
         };
         let selection = rules.select(&tracked.workload, |it| mesh.readiness(it));
         let (key, id): (BackendKey, SpiffeId) = match selection.assigned {
@@ -752,6 +795,7 @@ impl Engine {
             return;
         };
         tracked.held = Some(want);
+        tracked.from = tracked.lane;
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         let before = cell.identity();
         cell.set_identity(Some(Arc::clone(&identity)));
@@ -862,6 +906,13 @@ impl Engine {
             }
         }
     }
+}
+
+fn not_applied() -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        "the resources of this mesh have not been applied, or it was removed",
+    )
 }
 
 /// What was issued, and is handed out when it is valid.

@@ -6,8 +6,9 @@ use std::fmt;
 use meshca_core::resource::{Mesh, Mode};
 
 use super::world::{self, Leaf, Names, Wanted};
+use crate::BackendKey;
 use crate::MeshResources;
-use crate::migration::{Issuer, Next, Observed, Plan, Proxy, plan};
+use crate::migration::{Next, Observed, Plan, Proxy, plan};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Presence {
@@ -81,7 +82,7 @@ pub(super) struct Explorer {
     /// The plan that a plan is left for at these resources.
     turns: HashMap<(usize, usize), usize>,
     was_strict: [bool; 2],
-    universe: Vec<(Issuer, Leaf)>,
+    universe: Vec<(BackendKey, Leaf)>,
     deciding: HashMap<(usize, usize, u32, Vec<P>), Next>,
 }
 
@@ -99,9 +100,9 @@ impl Explorer {
         };
         for end in [plan.from().clone(), plan.to().clone()] {
             let backends = end.mesh.mtls.iter().flat_map(|it| &it.backends);
-            let backends = backends.map(|it| Issuer::Backend(it.name.clone()));
+            let backends = backends.map(|it| BackendKey::Classic(it.name.clone()));
             let identities = end.identities.iter().filter(|it| it.provider.is_some());
-            let identities = identities.map(|it| Issuer::Identity(it.metadata.name.clone()));
+            let identities = identities.map(|it| BackendKey::Modern(it.metadata.name.clone()));
             for issuer in backends.chain(identities) {
                 let leaf = explorer.names.leaf(&issuer, &end);
                 explorer.universe.push((issuer, leaf));
@@ -133,13 +134,13 @@ impl Explorer {
         }
         let ready = from.identities.iter().filter(|it| it.provider.is_some());
         let ready: Vec<_> = ready
-            .map(|it| Issuer::Identity(it.metadata.name.clone()))
+            .map(|it| BackendKey::Modern(it.metadata.name.clone()))
             .chain(
                 from.mesh
                     .mtls
                     .iter()
                     .flat_map(|it| &it.backends)
-                    .map(|it| Issuer::Backend(it.name.clone())),
+                    .map(|it| BackendKey::Classic(it.name.clone())),
             )
             .collect();
         let ready = ready
@@ -285,7 +286,7 @@ impl Explorer {
         }
         let (observed, wanted) = &mut self.resources[state.resources];
         // A CA whose roots are nowhere is not ready, however well it signs.
-        let published = |issuer: &Issuer| {
+        let published = |issuer: &BackendKey| {
             let known = self.universe.iter().find(|(it, _)| it == issuer);
             known.is_some_and(|(_, leaf)| wanted.trusts & (1 << leaf.root) != 0)
         };
@@ -365,18 +366,18 @@ impl Explorer {
         let backends = |mesh: &Mesh| -> Vec<_> {
             let backends = mesh.mtls.iter().flat_map(|it| &it.backends);
             backends
-                .map(|it| Issuer::Backend(it.name.clone()))
+                .map(|it| BackendKey::Classic(it.name.clone()))
                 .collect()
         };
         let identities = resources
             .identities
             .iter()
             .filter(|it| it.provider.is_some());
-        let identities = identities.map(|it| Issuer::Identity(it.metadata.name.clone()));
+        let identities = identities.map(|it| BackendKey::Modern(it.metadata.name.clone()));
         for issuer in identities.chain(backends(&resources.mesh)) {
             let number = self.names.issuer(issuer.clone());
             let mut after = self.change(state, |resources| {
-                if let Issuer::Identity(name) = &issuer {
+                if let BackendKey::Modern(name) = &issuer {
                     world::make_trust(resources, name);
                 }
             });

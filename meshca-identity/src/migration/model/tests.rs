@@ -4,8 +4,9 @@ use meshca_core::resource::{MeshTls, MeshTrust, Metadata, Mode, Resource, TlsRul
 
 use super::explore::{Explorer, Extent, Seen, Violation};
 use super::world::{ZONE, pem};
+use crate::BackendKey;
 use crate::MeshResources;
-use crate::migration::{Change, Condition, Issuer, Plan, PlanOptions, plan};
+use crate::migration::{Change, Condition, Plan, PlanOptions, plan};
 
 /// YAML without MeshTrusts, and the MeshTrusts: a trust domain and whose roots are in it.
 fn resources(text: &str, trusts: &[(&str, &str, &[&str])]) -> MeshResources {
@@ -192,7 +193,7 @@ fn explore(name: &str, plan: &Plan, extent: Extent) -> Seen {
             let is_so = |condition: &Condition| match condition {
                 Condition::Mode => true,
                 Condition::Holds => step.title == "Clean up",
-                Condition::Accepts(Issuer::Identity(name)) => {
+                Condition::Accepts(BackendKey::Modern(name)) => {
                     let mut issuing = plan.from.identities.iter();
                     issuing.any(|it| it.metadata.name == *name && it.provider.is_some())
                 }

@@ -8,8 +8,8 @@ use meshca_core::resource::{
 };
 use meshca_core::spiffe::{Environment, Workload};
 
+use crate::BackendKey;
 use crate::MeshResources;
-use crate::migration::observed::Issuer;
 use crate::select::{Assigned, IdentityRules, SelectOptions};
 
 pub(super) const ZONE: &str = "zone-1";
@@ -53,7 +53,7 @@ pub(super) struct Leaf {
 /// Numbers for all that has a name.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    pub(super) issuers: Vec<Issuer>,
+    pub(super) issuers: Vec<BackendKey>,
     roots: Vec<(String, String)>,
     ids: Vec<String>,
 }
@@ -109,7 +109,7 @@ pub(super) fn make_trust(resources: &mut MeshResources, identity: &str) {
 }
 
 impl Names {
-    pub(super) fn issuer(&mut self, issuer: Issuer) -> u8 {
+    pub(super) fn issuer(&mut self, issuer: BackendKey) -> u8 {
         number(&mut self.issuers, issuer)
     }
 
@@ -127,10 +127,10 @@ impl Names {
     }
 
     /// The certificate that an issuer gives.
-    pub(super) fn leaf(&mut self, issuer: &Issuer, resources: &MeshResources) -> Leaf {
+    pub(super) fn leaf(&mut self, issuer: &BackendKey, resources: &MeshResources) -> Leaf {
         let (root, id) = match issuer {
-            Issuer::Backend(name) => (self.root(resources.name(), name), self.id(None)),
-            Issuer::Identity(name) => {
+            BackendKey::Classic(name) => (self.root(resources.name(), name), self.id(None)),
+            BackendKey::Modern(name) => {
                 let identity = resources.identities.iter();
                 let identity = identity
                     .clone()
@@ -184,9 +184,9 @@ impl Names {
             }
             let issuer = match selection.assigned {
                 Assigned::Modern { identity, .. } => {
-                    Some(Issuer::Identity(identity.metadata.name.clone()))
+                    Some(BackendKey::Modern(identity.metadata.name.clone()))
                 }
-                Assigned::Classic { backend, .. } => Some(Issuer::Backend(backend)),
+                Assigned::Classic { backend, .. } => Some(BackendKey::Classic(backend)),
                 _ => None,
             };
             let leaf = issuer.map(|issuer| self.leaf(&issuer, resources));
