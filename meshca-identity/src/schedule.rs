@@ -36,7 +36,7 @@ const LEAST: Duration = Duration::from_millis(100);
 /// When the renewal of a certificate is late: at this fraction of its lifetime there is still no other, whatever the reason.
 const LATE: f64 = 0.75;
 
-/// Limits and times of a [`Scheduler`].
+/// When certificates are asked for: renewal, limits, backoff and breaker.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ScheduleOptions {

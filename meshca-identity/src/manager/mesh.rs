@@ -106,6 +106,11 @@ impl Mesh {
     pub(super) fn new(cell: Arc<MeshCell>, version: u64) -> Self {
         // A mesh that comes back goes on counting; one that is new counts from where nobody has been before.
         let version = version.max(cell.trust.load().version);
+        let trust = PublishedTrust {
+            bundles: Arc::default(),
+            version,
+        };
+        cell.trust.store(Arc::new(trust));
         Self {
             cell,
             resources: None,

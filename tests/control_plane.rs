@@ -1,0 +1,55 @@
+//! The example `control_plane`, as a new user runs it.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+#![cfg(feature = "identity")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_file_that_is_changed_is_in_force_a_moment_later() {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap().join("examples");
+    let program = folder.join(format!("control_plane{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.exists(),
+        "run `cargo build --examples --all-features` first"
+    );
+    let source =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/resources/control-plane/mesh.yaml");
+    let text = fs::read_to_string(source).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.yaml");
+    fs::write(&file, &text).unwrap();
+
+    let mut command = Command::new(program);
+    command.arg("--resources").arg(&file).args(["--for", "120"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut running = Running(command.spawn().unwrap());
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let mut until = |part: &str| {
+        let found = lines
+            .by_ref()
+            .map(Result::unwrap)
+            .any(|line| line.contains(part));
+        assert!(found, "it ended without `{part}`");
+    };
+    until("proxy-1: push spiffe://default.example.org/workload/web");
+    until("proxy-2: push spiffe://default.example.org/workload/db");
+    // Replaced as a whole: it may be read at any moment.
+    let next = folder.path().join("next.yaml");
+    fs::write(&next, text.replace("example.org", "example.net")).unwrap();
+    fs::rename(&next, &file).unwrap();
+    until("push spiffe://default.example.net/workload/");
+}
