@@ -13,7 +13,6 @@
 //!
 //! Everything is real: the built-in CA signs, and each workload has labels and a key of its own.
 
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
@@ -68,22 +67,27 @@ impl Clock for Ahead {
 struct Counter {
     issued: AtomicUsize,
     rounds: AtomicUsize,
-    more: Notify,
+    /// Whom to wake, and when: waking for each is not what is measured.
+    wanted: AtomicUsize,
+    enough: Notify,
 }
 
 impl Observer for Counter {
     fn observe(&self, event: &Event<'_>) {
         if matches!(event, Event::Issued { .. } | Event::Renewed { .. }) {
-            self.issued.fetch_add(1, Ordering::Relaxed);
-            self.more.notify_one();
+            let issued = self.issued.fetch_add(1, Ordering::SeqCst) + 1;
+            if issued == self.wanted.load(Ordering::SeqCst) {
+                self.enough.notify_one();
+            }
         }
     }
 }
 
 impl Counter {
     async fn reach(&self, count: usize) {
-        while self.issued.load(Ordering::Relaxed) < count {
-            self.more.notified().await;
+        self.wanted.store(count, Ordering::SeqCst);
+        while self.issued.load(Ordering::SeqCst) < count {
+            self.enough.notified().await;
         }
     }
 }
@@ -306,27 +310,28 @@ async fn bare_issuer() -> Result<(Arc<dyn Issuer>, BackendConfig)> {
     Ok((issuer, config))
 }
 
-/// As many certificates, asked for in the same number of tasks.
+/// As many certificates, by as many tasks as the manager has requests under way; nobody waits for anybody.
 async fn bare(count: usize) -> Result<Vec<Arc<Identity>>> {
     let (issuer, config) = bare_issuer().await?;
-    let clock = Ahead(Arc::default());
     let mut jobs = JoinSet::new();
-    let mut issued = Vec::with_capacity(count);
-    let mut waiting: VecDeque<usize> = (0..count).collect();
-    loop {
-        while jobs.len() < AT_ONCE
-            && let Some(n) = waiting.pop_front()
-        {
-            let id = meshca::SpiffeId::new(format!("spiffe://example.org/workload/w-{n}"))?;
-            let spec = config.certificate_spec(id, &Workload::new())?;
-            let (issuer, clock) = (Arc::clone(&issuer), clock.clone());
-            jobs.spawn(async move { issuer.issue(&spec, &clock).await.map(Arc::new) });
-        }
-        match jobs.join_next().await {
-            Some(done) => issued.push(done??),
-            None => return Ok(issued),
-        }
+    for task in 0..AT_ONCE {
+        let (issuer, config) = (Arc::clone(&issuer), config.clone());
+        jobs.spawn(async move {
+            let clock = Ahead(Arc::default());
+            let mut issued = Vec::with_capacity(count / AT_ONCE + 1);
+            for n in (task..count).step_by(AT_ONCE) {
+                let id = meshca::SpiffeId::new(format!("spiffe://example.org/workload/w-{n}"))?;
+                let spec = config.certificate_spec(id, &Workload::new())?;
+                issued.push(Arc::new(issuer.issue(&spec, &clock).await?));
+            }
+            Result::<_>::Ok(issued)
+        });
     }
+    let mut issued = Vec::with_capacity(count);
+    while let Some(done) = jobs.join_next().await {
+        issued.extend(done??);
+    }
+    Ok(issued)
 }
 
 #[expect(

@@ -163,12 +163,9 @@ async fn follow_mesh(mut mesh: MeshView) {
         for status in mesh.identity_statuses().iter() {
             for condition in &status.conditions {
                 println!(
-                    "{}: store status of `{}`: {} {}, {}",
+                    "{}: store status of `{}`: {condition}",
                     mesh.name(),
-                    status.name,
-                    condition.kind,
-                    condition.reason,
-                    condition.message
+                    status.name
                 );
             }
         }

@@ -191,6 +191,8 @@ struct Entry {
 #[derive(Debug)]
 struct Lane {
     in_flight: usize,
+    /// How many are asked for one after the other by one request.
+    batch: usize,
     queue: BTreeSet<(Priority, u64, u32)>,
     backoff: BTreeSet<(Duration, u32)>,
     breaker: Breaker,
@@ -240,6 +242,7 @@ impl Scheduler {
     pub(crate) fn open_lane(&mut self) -> LaneId {
         let lane = Lane {
             in_flight: 0,
+            batch: 1,
             queue: BTreeSet::new(),
             backoff: BTreeSet::new(),
             breaker: Breaker::default(),
@@ -281,6 +284,16 @@ impl Scheduler {
             lane.paused = paused;
         }
         self.refresh(id);
+    }
+
+    /// So many are asked for by one request: the limit is for what an issuer works on at the same time.
+    pub(crate) fn set_batch(&mut self, id: LaneId, batch: usize) {
+        if let Some(lane) = self.lane_mut(id)
+            && lane.batch != batch.max(1)
+        {
+            lane.batch = batch.max(1);
+            self.refresh(id);
+        }
     }
 
     /// One that wants nothing yet.
@@ -618,7 +631,7 @@ impl Scheduler {
         let limit = self.options.concurrency.max(1);
         while let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize)
             && !lane.paused
-            && lane.in_flight < limit
+            && lane.in_flight < limit.saturating_mul(lane.batch)
             && lane.breaker.permits()
         {
             let Some(next) = lane.next() else { break };
@@ -670,6 +683,14 @@ impl Scheduler {
             wall: self.timers.first().map(|(at, _)| *at),
             up: self.wakes.first().map(|(at, _)| *at),
         }
+    }
+
+    /// Whether it is to be asked for again, sooner than what it holds needs it.
+    pub(crate) fn is_waiting(&self, ticket: Ticket) -> bool {
+        self.find(ticket).is_some_and(|index| {
+            let phase = entry_phase(&self.entries, index);
+            matches!(phase, Phase::Queued { .. } | Phase::Backoff { .. })
+        })
     }
 
     /// Whether something may be started that came after the last [poll](Self::poll).
@@ -753,7 +774,7 @@ impl Scheduler {
         let before = std::mem::replace(&mut lane.wake, wake);
         let runnable = !lane.paused
             && !lane.queue.is_empty()
-            && lane.in_flight < limit
+            && lane.in_flight < limit.saturating_mul(lane.batch)
             && lane.breaker.permits();
         if before != wake {
             if let Some(before) = before {

@@ -97,24 +97,59 @@ impl IdentityRules {
         }
     }
 
-    /// What this workload gets. `ready` says why a MeshIdentity cannot issue now, if it cannot.
+    /// What this workload gets, and how that came about. `ready` says why a MeshIdentity cannot issue now, if it cannot.
     pub fn select(
         &self,
         workload: &Workload,
         ready: impl Fn(&MeshIdentity) -> Result<(), String>,
     ) -> Selection {
-        let mut assigned = None;
         let mut candidates = Vec::new();
+        let assigned = self.walk(workload, ready, |rule, verdict| {
+            candidates.push(Candidate {
+                identity: rule.identity.metadata.name.clone(),
+                labels: rule.labels,
+                verdict,
+            });
+            true
+        });
+        Selection {
+            assigned,
+            candidates,
+        }
+    }
+
+    /// The same without how that came about, for a million of them.
+    pub(crate) fn assign(
+        &self,
+        workload: &Workload,
+        ready: impl Fn(&MeshIdentity) -> Result<(), String>,
+    ) -> Assigned {
+        self.walk(workload, ready, |_, verdict| {
+            matches!(verdict, Verdict::Announced(_) | Verdict::NotReady(_))
+        })
+    }
+
+    /// Goes through those that select it, best first, for as long as `each` wants to hear of more.
+    fn walk(
+        &self,
+        workload: &Workload,
+        ready: impl Fn(&MeshIdentity) -> Result<(), String>,
+        mut each: impl FnMut(&Rule, Verdict) -> bool,
+    ) -> Assigned {
+        let mut assigned = None;
         for rule in &self.rules {
             if !rule.identity.selector.matches(workload.labels()) {
                 continue;
             }
-            let name = &rule.identity.metadata.name;
-            let id = rule.trust_domain.clone().and_then(|domain| {
-                let environment = self.options.environment;
-                rule.identity.spiffe_id_of(&domain, workload, environment)
-            });
-            let verdict = match (id, source(&rule.identity)) {
+            let source = source(&rule.identity);
+            let id = match &rule.trust_domain {
+                Ok(domain) => {
+                    let environment = self.options.environment;
+                    rule.identity.spiffe_id_of(domain, workload, environment)
+                }
+                Err(error) => Err(error.clone()),
+            };
+            let verdict = match (id, source) {
                 (Ok(id), None) => Verdict::Announced(id),
                 _ if assigned.is_some() => Verdict::Outranked,
                 (Ok(spiffe_id), Some(source)) => match ready(&rule.identity) {
@@ -132,23 +167,18 @@ impl IdentityRules {
             };
             if let Verdict::NotReady(why) = &verdict
                 && self.options.unready == Unready::Wait
-                && rule.identity.provider.is_some()
+                && source.is_some()
             {
                 assigned = Some(Assigned::Waiting {
                     identity: Some(Arc::clone(&rule.identity)),
                     why: why.clone(),
                 });
             }
-            candidates.push(Candidate {
-                identity: name.clone(),
-                labels: rule.labels,
-                verdict,
-            });
+            if !each(rule, verdict) {
+                break;
+            }
         }
-        Selection {
-            assigned: assigned.unwrap_or_else(|| self.classic(workload)),
-            candidates,
-        }
+        assigned.unwrap_or_else(|| self.classic(workload))
     }
 
     fn classic(&self, workload: &Workload) -> Assigned {

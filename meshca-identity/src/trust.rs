@@ -81,7 +81,8 @@ struct Use {
 #[derive(Debug, Default)]
 pub(crate) struct TrustLedger {
     sources: BTreeMap<Origin, TrustBundle>,
-    uses: BTreeMap<RootId, Use>,
+    /// By trust domain and fingerprint.
+    uses: BTreeMap<TrustDomain, BTreeMap<String, Use>>,
     since: BTreeMap<RootId, u64>,
     version: u64,
     published: Arc<TrustBundles>,
@@ -140,10 +141,13 @@ impl TrustLedger {
         root: &TrustRoot,
         until: SystemTime,
     ) {
-        let id = (domain.clone(), root.fingerprint().to_owned());
-        if !self.uses.contains_key(&id) {
+        if self.known_use(domain, root).is_none() {
             let _ = self.use_of(backend, domain, root, until);
         }
+    }
+
+    fn known_use(&mut self, domain: &TrustDomain, root: &TrustRoot) -> Option<&mut Use> {
+        self.uses.get_mut(domain)?.get_mut(root.fingerprint())
     }
 
     fn use_of(
@@ -153,28 +157,25 @@ impl TrustLedger {
         root: &TrustRoot,
         until: SystemTime,
     ) -> Option<&mut Use> {
-        let id = (domain.clone(), root.fingerprint().to_owned());
-        if !self.uses.contains_key(&id) {
-            let bundle = TrustBundle::new(domain.clone(), [root.der().clone()]).ok()?;
-            let (backend, holders) = (backend.clone(), 0);
+        if self.known_use(domain, root).is_none() {
             let new = Use {
-                bundle,
-                backend,
-                holders,
+                bundle: TrustBundle::new(domain.clone(), [root.der().clone()]).ok()?,
+                backend: backend.clone(),
+                holders: 0,
                 until,
             };
-            self.uses.insert(id.clone(), new);
+            let uses = self.uses.entry(domain.clone()).or_default();
+            uses.insert(root.fingerprint().to_owned(), new);
             self.stale = true;
         }
-        let found = self.uses.get_mut(&id)?;
+        let found = self.known_use(domain, root)?;
         found.until = found.until.max(until);
         Some(found)
     }
 
     /// A workload does not hold a certificate under this root any more. That may still be valid.
     pub(crate) fn release(&mut self, domain: &TrustDomain, root: &TrustRoot) {
-        let id = (domain.clone(), root.fingerprint().to_owned());
-        if let Some(found) = self.uses.get_mut(&id) {
+        if let Some(found) = self.known_use(domain, root) {
             found.holders = found.holders.saturating_sub(1);
         }
     }
@@ -209,20 +210,26 @@ impl TrustLedger {
 
     /// Makes what the origins say, and what is still in use, the trust of the mesh. Says whether that changed it.
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
-        let before = self.uses.len();
-        self.uses.retain(|_, it| {
+        let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
+        let before: usize = count(&self.uses);
+        let in_use = |it: &mut Use| {
             it.holders > 0
                 || it
                     .until
                     .checked_add(CLOCK_SKEW)
                     .is_some_and(|end| end >= now)
-        });
-        if !self.stale && self.uses.len() == before {
+        };
+        for uses in self.uses.values_mut() {
+            uses.retain(|_, it| in_use(it));
+        }
+        self.uses.retain(|_, uses| !uses.is_empty());
+        if !self.stale && count(&self.uses) == before {
             return Ok(false);
         }
         self.stale = true;
         let mut bundles = TrustBundles::new();
-        let kept = self.uses.values().map(|it| &it.bundle);
+        let kept = self.uses.values().flat_map(BTreeMap::values);
+        let kept = kept.map(|it| &it.bundle);
         for bundle in self.sources.values().chain(kept) {
             bundles.add(bundle)?;
         }
@@ -257,7 +264,8 @@ impl TrustLedger {
                 Origin::Backend(key) => Some((key, bundle)),
                 Origin::Resource(..) => None,
             });
-        let kept = self.uses.values().map(|it| (&it.backend, &it.bundle));
+        let kept = self.uses.values().flat_map(BTreeMap::values);
+        let kept = kept.map(|it| (&it.backend, &it.bundle));
         for (key, bundle) in own.chain(kept) {
             let id = (key.clone(), bundle.trust_domain().clone());
             let both = match all.get(&id) {

@@ -21,12 +21,7 @@ fn said(world: &World, name: &str) -> Vec<String> {
     let statuses = world.manager.mesh("default").identity_statuses();
     let status = statuses.iter().find(|it| it.name == name).unwrap();
     let one = |it: &meshca_identity::manager::Condition| {
-        let is = match it.status {
-            Some(true) => "True",
-            Some(false) => "False",
-            None => "Unknown",
-        };
-        format!("{}={is} {}", it.kind, it.reason)
+        format!("{}={} {}", it.kind, it.status_str(), it.reason)
     };
     status.conditions.iter().map(one).collect()
 }

@@ -669,3 +669,73 @@ fn the_defaults_of_the_manager() {
     assert_eq!(options.schedule.concurrency, 16);
     assert_eq!(options.schedule.breaker_threshold, 10);
 }
+
+/// What the facade's `Metered` and `Audited` are put around issuers with.
+#[tokio::test(start_paused = true)]
+async fn layers_are_around_every_ca() {
+    use std::sync::Mutex;
+
+    use meshca_core::registry::BackendRegistry;
+    use meshca_core::{MemorySecretStore, builtin};
+    use meshca_identity::Manager;
+
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (inner, outer) = (Arc::clone(&seen), Arc::clone(&seen));
+    let options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+    let registry = BackendRegistry::new().with(builtin::factory());
+    let clock = Arc::new(meshca_testkit::TokioClock::new());
+    let (manager, driver) =
+        Manager::new(registry, Arc::new(MemorySecretStore::new()), clock, options);
+    let driver = driver
+        .with_layer(move |config, issuer| {
+            inner
+                .lock()
+                .unwrap()
+                .push(format!("inner {}", config.name()));
+            issuer
+        })
+        .with_layer(move |config, issuer| {
+            outer
+                .lock()
+                .unwrap()
+                .push(format!("outer {}", config.name()));
+            issuer
+        })
+        .spawn();
+    manager
+        .apply(world::resources(&classic("builtin")))
+        .await
+        .unwrap();
+    let mut handle = manager
+        .connect("default", "w", workload("w"))
+        .await
+        .unwrap();
+    handle.ready().await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), ["inner one", "outer one"]);
+    driver.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_resources_wake_those_who_push_them() {
+    let world = World::new();
+    world.apply(&classic("ca-a")).await;
+    let mut handle = world.connect("w").await;
+    handle.ready().await.unwrap();
+    while tokio::time::timeout(Duration::from_secs(60), handle.changed())
+        .await
+        .is_ok()
+    {}
+    world.apply(&classic("ca-a")).await;
+    assert!(
+        tokio::time::timeout(Duration::from_secs(60), handle.changed())
+            .await
+            .is_err()
+    );
+    let tls = "---\n{type: MeshTLS, name: all, mesh: default, spec: {targetRef: {kind: Mesh}, rules: [{default: {mode: Permissive}}]}}\n";
+    world.apply(&(classic("ca-a") + tls)).await;
+    handle.changed().await.unwrap();
+    let resources = handle.mesh().resources().unwrap();
+    let proxy = meshca_identity::tls::Proxy::new("w", workload("w"));
+    let policy = meshca_identity::tls::TlsPolicy::resolve(&resources, &proxy).unwrap();
+    assert_eq!(policy.mode.value, meshca_core::resource::Mode::Permissive);
+}

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::health::{Assignment, Health};
 use super::status::IdentityStatus;
-use crate::TrustBundles;
+use crate::{MeshResources, TrustBundles};
 
 /// Of one workload.
 #[derive(Debug, Default)]
@@ -78,6 +78,7 @@ pub(crate) struct MeshCell {
     pub(crate) trust: ArcSwap<PublishedTrust>,
     pub(crate) trusts: ArcSwap<Vec<MeshTrust>>,
     pub(crate) statuses: ArcSwap<Vec<IdentityStatus>>,
+    resources: ArcSwapOption<MeshResources>,
     generation: AtomicU64,
     pub(crate) changed: Notify,
 }
@@ -95,6 +96,7 @@ impl MeshCell {
             trust: ArcSwap::default(),
             trusts: ArcSwap::default(),
             statuses: ArcSwap::default(),
+            resources: ArcSwapOption::default(),
             generation: AtomicU64::new(0),
             changed: Notify::new(),
         }
@@ -102,6 +104,18 @@ impl MeshCell {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn resources(&self) -> Option<Arc<MeshResources>> {
+        self.resources.load_full()
+    }
+
+    /// The same ones again are no news.
+    pub(crate) fn set_resources(&self, resources: &MeshResources) {
+        if self.resources.load().as_deref() != Some(resources) {
+            self.resources.store(Some(Arc::new(resources.clone())));
+            self.announce();
+        }
     }
 
     /// The mesh is gone. The number of its trust goes on.
@@ -113,6 +127,7 @@ impl MeshCell {
         }));
         self.trusts.store(Arc::default());
         self.statuses.store(Arc::default());
+        self.resources.store(None);
         self.announce();
     }
 

@@ -5,13 +5,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshca_core::registry::BackendRegistry;
-use meshca_core::{Result, SecretStore};
+use meshca_core::registry::{BackendConfig, BackendRegistry};
+use meshca_core::{Issuer, Result, SecretStore};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::engine::Engine;
+use super::engine::{Around, Engine};
 use super::event::Observer;
 use super::{Command, ManagerOptions, Shared};
 
@@ -30,7 +30,12 @@ pub struct Driver {
     secrets: Arc<dyn SecretStore>,
     options: ManagerOptions,
     observers: Vec<Arc<dyn Observer>>,
+    layers: Vec<Layer>,
 }
+
+/// Puts something around an issuer.
+pub(super) type Layer =
+    Arc<dyn Fn(&BackendConfig, Arc<dyn Issuer>) -> Arc<dyn Issuer> + Send + Sync>;
 
 impl Driver {
     pub(super) fn new(
@@ -47,12 +52,25 @@ impl Driver {
             secrets,
             options,
             observers: Vec::new(),
+            layers: Vec::new(),
         }
     }
 
     /// Tells this one as well what happens.
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
+        self
+    }
+
+    /// Puts something around every CA when it is set up, such as `Audited` and `Metered` of the crate `meshca`; the last one is outermost. With
+    /// `mode: Intermediate` it is around what signs the workloads' certificates here.
+    ///
+    /// Retries, breakers and time limits are the manager's own: a second one around the issuer only hides from it what happens.
+    pub fn with_layer(
+        mut self,
+        layer: impl Fn(&BackendConfig, Arc<dyn Issuer>) -> Arc<dyn Issuer> + Send + Sync + 'static,
+    ) -> Self {
+        self.layers.push(Arc::new(layer));
         self
     }
 
@@ -68,10 +86,12 @@ impl Driver {
             secrets,
             options,
             observers,
+            layers,
         } = self;
         let _close = Close(Arc::clone(&shared));
         let (reports, mut done) = mpsc::unbounded_channel();
-        let mut engine = Engine::new(shared, registry, secrets, options, observers, reports);
+        let around = Around { observers, layers };
+        let mut engine = Engine::new(shared, registry, secrets, options, around, reports);
         tokio::pin!(shutdown);
         loop {
             let wake = Instant::now() + engine.turn();

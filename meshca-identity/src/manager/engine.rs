@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::cell::MeshCell;
+use super::driver::Layer;
 use super::event::{Event, Observer};
 use super::handle::Handle;
 use super::job::{Done, Order};
@@ -28,6 +29,12 @@ use crate::select::IdentityRules;
 use crate::trust::BackendKey;
 use workloads::{Later, Workloads};
 
+/// What the embedder puts around everything.
+pub(super) struct Around {
+    pub(super) observers: Vec<Arc<dyn Observer>>,
+    pub(super) layers: Vec<Layer>,
+}
+
 /// See the [module](self).
 pub(super) struct Engine {
     shared: Arc<Shared>,
@@ -35,7 +42,7 @@ pub(super) struct Engine {
     types: BTreeSet<String>,
     secrets: Arc<dyn SecretStore>,
     options: ManagerOptions,
-    observers: Vec<Arc<dyn Observer>>,
+    around: Around,
     scheduler: Scheduler,
     /// For workloads that no CA is to issue for.
     idle: LaneId,
@@ -43,7 +50,7 @@ pub(super) struct Engine {
     meshes: HashMap<u64, Mesh>,
     by_name: HashMap<String, u64>,
     /// Which CA a lane is of.
-    lanes: HashMap<LaneId, (u64, BackendKey)>,
+    lanes: HashMap<LaneId, (u64, Arc<BackendKey>)>,
     /// Lanes of CAs that are gone, in which something is still in flight.
     closing: Vec<LaneId>,
     workloads: Workloads,
@@ -67,7 +74,7 @@ impl Engine {
         registry: BackendRegistry,
         secrets: Arc<dyn SecretStore>,
         options: ManagerOptions,
-        observers: Vec<Arc<dyn Observer>>,
+        around: Around,
         reports: UnboundedSender<Done>,
     ) -> Self {
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -80,7 +87,7 @@ impl Engine {
             secrets,
             tick: (options.trust_refresh / 2).max(Duration::from_secs(1)),
             options,
-            observers,
+            around,
             idle: scheduler.open_lane(),
             scheduler,
             meshes: HashMap::new(),
@@ -112,7 +119,7 @@ impl Engine {
     }
 
     fn observe(&self, event: &Event<'_>) {
-        for observer in &self.observers {
+        for observer in &self.around.observers {
             let _ = guarded("an observer", || observer.observe(event));
         }
     }
@@ -246,7 +253,7 @@ impl Engine {
                     self.issued(&ca, answer);
                 }
             }
-            Done::Deferred { orders } => self.start_singly(orders),
+            Done::Deferred { orders } => self.not_together(orders),
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),
@@ -306,6 +313,7 @@ impl Engine {
             if first {
                 mesh.remember(before, now.wall);
             }
+            mesh.cell.set_resources(&resources);
             mesh.effective = Some(effective);
             mesh.resources = Some(resources);
         }

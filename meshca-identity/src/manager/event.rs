@@ -7,7 +7,7 @@ use meshca_core::{Error, RotationStep, SpiffeId, TrustDomain};
 
 use crate::BackendKey;
 
-/// Is told what happens. Called by the driver itself, which waits: hand on what takes time.
+/// Is told what happens. Called by the driver itself, which waits: hand on what takes time. A panic in here is logged, and harms nobody else.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +40,8 @@ pub enum Event<'a> {
         mesh: &'a str,
         /// The name that it connected under.
         workload: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
         /// Who it is.
         spiffe_id: &'a SpiffeId,
         /// The serial number of its certificate.
@@ -56,6 +58,10 @@ pub enum Event<'a> {
         mesh: &'a str,
         /// The name that it connected under.
         workload: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// Who it was: the same, but for a change of its labels or of the resources.
+        before: &'a SpiffeId,
         /// Who it is.
         spiffe_id: &'a SpiffeId,
         /// The serial number of its certificate.
@@ -101,7 +107,7 @@ pub enum Event<'a> {
         /// The CA.
         backend: &'a BackendKey,
     },
-    /// A CA cannot be set up, or its roots cannot be read. It is tried again; what worked before goes on.
+    /// A CA cannot be set up, or its roots cannot be read. It is tried again, and this is said each time; what worked before goes on.
     #[non_exhaustive]
     BackendFailing {
         /// The mesh.
@@ -151,6 +157,67 @@ pub enum Event<'a> {
     },
 }
 
+impl<'a> Event<'a> {
+    /// The name of it, for labels of metrics: `issued`, `backend_failing`, …
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Issued { .. } => "issued",
+            Self::Renewed { .. } => "renewed",
+            Self::Failing { .. } => "failing",
+            Self::Stale { .. } => "stale",
+            Self::Expired { .. } => "expired",
+            Self::BackendReady { .. } => "backend_ready",
+            Self::BackendFailing { .. } => "backend_failing",
+            Self::Rotated { .. } => "rotated",
+            Self::TrustChanged { .. } => "trust_changed",
+            Self::RootEnding { .. } => "root_ending",
+            Self::BreakGlass { .. } => "break_glass",
+        }
+    }
+
+    /// The mesh that it is about.
+    pub fn mesh(&self) -> &'a str {
+        match self {
+            Self::Issued { mesh, .. }
+            | Self::Renewed { mesh, .. }
+            | Self::Failing { mesh, .. }
+            | Self::Stale { mesh, .. }
+            | Self::Expired { mesh, .. }
+            | Self::BackendReady { mesh, .. }
+            | Self::BackendFailing { mesh, .. }
+            | Self::Rotated { mesh, .. }
+            | Self::TrustChanged { mesh, .. }
+            | Self::RootEnding { mesh, .. }
+            | Self::BreakGlass { mesh, .. } => mesh,
+        }
+    }
+
+    /// The name of the workload that it is about, if it is about one.
+    pub fn workload(&self) -> Option<&'a str> {
+        match self {
+            Self::Issued { workload, .. }
+            | Self::Renewed { workload, .. }
+            | Self::Failing { workload, .. }
+            | Self::Stale { workload, .. }
+            | Self::Expired { workload, .. } => Some(workload),
+            _ => None,
+        }
+    }
+
+    /// The CA that it is about, if it is about one.
+    pub fn backend(&self) -> Option<&'a BackendKey> {
+        match self {
+            Self::Issued { backend, .. }
+            | Self::Renewed { backend, .. }
+            | Self::Failing { backend, .. }
+            | Self::BackendReady { backend, .. }
+            | Self::BackendFailing { backend, .. }
+            | Self::Rotated { backend, .. } => Some(backend),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -166,13 +233,27 @@ impl fmt::Display for Event<'_> {
             Self::Renewed {
                 mesh,
                 workload,
+                before,
+                spiffe_id,
+                serial,
+                ..
+            } if before == spiffe_id => {
+                write!(
+                    f,
+                    "{mesh}/{workload} is {spiffe_id} again (serial {serial})"
+                )
+            }
+            Self::Renewed {
+                mesh,
+                workload,
+                before,
                 spiffe_id,
                 serial,
                 ..
             } => {
                 write!(
                     f,
-                    "{mesh}/{workload} is {spiffe_id} again (serial {serial})"
+                    "{mesh}/{workload} is {spiffe_id} now, and was {before} (serial {serial})"
                 )
             }
             Self::Failing {

@@ -15,7 +15,7 @@ use super::status::IdentityStatus;
 use super::{Command, Shared};
 use crate::schedule::Ticket;
 use crate::select::Selection;
-use crate::{Credentials, TrustBundles};
+use crate::{Credentials, MeshResources, TrustBundles};
 
 /// A connected workload: its identity is kept fresh for as long as this is held.
 ///
@@ -110,7 +110,7 @@ impl Handle {
         self.cell.error()
     }
 
-    /// Waits until identity, health, assignment or trust are not what the last call (or `connect`) saw.
+    /// Waits until identity, health, assignment or trust, or the resources of the mesh, are not what the last call (or `connect`) saw.
     ///
     /// # Errors
     ///
@@ -119,7 +119,8 @@ impl Handle {
         changed(&self.shared, &self.cell, &self.mesh, &mut self.seen).await
     }
 
-    /// Waits for an identity that is valid.
+    /// Waits for an identity that is valid, for as long as it takes: put a `tokio::time::timeout` around it, and see
+    /// [`error`](Self::error) for what it waits for.
     ///
     /// # Errors
     ///
@@ -296,6 +297,12 @@ impl MeshView {
                 .with_refresh_hint(self.shared.refresh_hint)
                 .to_spiffe_json(),
         )
+    }
+
+    /// The resources as they were applied last, of which [`TlsPolicy::resolve`](crate::tls::TlsPolicy::resolve) makes what a proxy is to be
+    /// told; [`changed`](Self::changed) tells of others, and so does that of a [`Handle`].
+    pub fn resources(&self) -> Option<Arc<MeshResources>> {
+        self.cell.resources()
     }
 
     /// The MeshTrusts that are to exist for the CAs of MeshIdentities with `meshTrustCreation: Enabled`: store them, so that other

@@ -12,6 +12,7 @@ use meshca_core::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::driver::Layer;
 use crate::BackendKey;
 use crate::schedule::Ticket;
 
@@ -25,7 +26,8 @@ const SLOW: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CaRef {
     pub(super) mesh: u64,
-    pub(super) key: BackendKey,
+    /// Shared: there is one for every certificate.
+    pub(super) key: Arc<BackendKey>,
     pub(super) epoch: u64,
 }
 
@@ -203,10 +205,14 @@ pub(super) async fn build(
     registry: Arc<BackendRegistry>,
     config: BackendConfig,
     context: BuildContext,
+    layers: Vec<Layer>,
     limit: Duration,
 ) -> Result<(Arc<dyn Issuer>, TrustBundle)> {
     within(limit, "could not be set up", async {
-        let issuer = registry.build(&config, &context).await?;
+        let built = registry.build(&config, &context).await?;
+        let issuer = layers
+            .iter()
+            .fold(built, |issuer, layer| layer(&config, issuer));
         let bundle = issuer.trust_bundle().await?;
         Ok((issuer, bundle))
     })

@@ -14,6 +14,7 @@ use meshca_core::{
 };
 
 use super::cell::{MeshCell, PublishedTrust};
+use super::job;
 use super::status::{self, CaState, IdentityStatus};
 use crate::MeshResources;
 use crate::schedule::LaneId;
@@ -83,6 +84,19 @@ pub(super) struct Backend {
 }
 
 impl Backend {
+    /// How many certificates are asked for by one task: as many as its CA signs while a task is woken for nothing else.
+    pub(super) fn together(&self) -> usize {
+        match self.takes {
+            Some(takes) => {
+                let together = job::TOGETHER.as_nanos() / takes.as_nanos().max(1);
+                usize::try_from(together)
+                    .unwrap_or(MOST_TOGETHER)
+                    .clamp(1, MOST_TOGETHER)
+            }
+            None => 1,
+        }
+    }
+
     /// Whether its certificate and key are somebody else's, who replaces them without telling the resources. Other issuers read again
     /// themselves what they need.
     pub(super) fn is_given(&self) -> bool {
@@ -93,6 +107,9 @@ impl Backend {
         }
     }
 }
+
+/// The most certificates that one task asks for.
+const MOST_TOGETHER: usize = 32;
 
 /// A CA that the resources name.
 pub(super) struct Wanted {
@@ -127,8 +144,7 @@ impl Mesh {
 
     /// Whether a MeshIdentity can issue now. One whose CA is only being set up can, in a moment.
     pub(super) fn readiness(&self, identity: &MeshIdentity) -> Result<(), String> {
-        let key = BackendKey::Modern(identity.metadata.name.clone());
-        let Some(backend) = self.backends.get(&key) else {
+        let Some((_, backend)) = self.modern(&identity.metadata.name) else {
             return Ok(());
         };
         match (&backend.issuer, &backend.error) {
@@ -138,6 +154,18 @@ impl Mesh {
                 None => Ok(()),
             },
         }
+    }
+
+    /// The CA of a MeshIdentity. There are few, and this is asked for every certificate: looking is quicker than making a key.
+    pub(super) fn modern(&self, name: &str) -> Option<(&BackendKey, &Backend)> {
+        let named = |key: &BackendKey| matches!(key, BackendKey::Modern(it) if it == name);
+        self.backends.iter().find(|(key, _)| named(key))
+    }
+
+    /// A backend of the mesh.
+    pub(super) fn classic(&self, name: &str) -> Option<(&BackendKey, &Backend)> {
+        let named = |key: &BackendKey| matches!(key, BackendKey::Classic(it) if it == name);
+        self.backends.iter().find(|(key, _)| named(key))
     }
 
     /// Why nothing of a CA can be handed out whose roots somebody else is to distribute, and has not.

@@ -1,5 +1,7 @@
 //! The status of a MeshIdentity, as the field writes it.
 
+use std::fmt;
+
 use meshca_core::resource::{IdentityProvider, MeshIdentity, MeshTrustCreation};
 use meshca_core::{Error, ErrorKind};
 
@@ -27,6 +29,29 @@ pub struct Condition {
     pub reason: &'static str,
     /// Why, in words for an operator.
     pub message: String,
+}
+
+impl Condition {
+    /// As Kubernetes writes it: `True`, `False` or `Unknown`.
+    pub fn status_str(&self) -> &'static str {
+        match self.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            reason,
+            message,
+            ..
+        } = self;
+        write!(f, "{kind}={} {reason}: {message}", self.status_str())
+    }
 }
 
 impl IdentityStatus {

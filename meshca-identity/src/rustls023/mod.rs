@@ -62,6 +62,11 @@
 //! Certificates of the classic model carry the tags of a Dataplane as further URIs (`kuma://…`) if you ask the CA for them. They
 //! are no X.509-SVIDs then, and are refused here.
 //!
+//! # Refusals
+//!
+//! [`PeerRule::find`] says which rule a refused peer broke, and [`PeerRule::explain`] says it in words. The other side hears nothing but an
+//! alert; with TLS 1.3 a client hears it after its own handshake has succeeded, when it first reads (RFC 8446 §4.4.2.4, §6.2).
+//!
 //! # Resumption
 //!
 //! It is off, on both sides. A resumed session skips the certificates: a peer whose certificate has expired, or whose root was

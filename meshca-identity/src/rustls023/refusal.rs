@@ -58,21 +58,20 @@ impl PeerRule {
     /// The rule behind the error of a handshake: a [`rustls::Error`], or an [`io::Error`] around one. `None` if the handshake
     /// failed for another reason, such as the peer refusing *us*.
     pub fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(error) = error.downcast_ref::<rustls::Error>() {
-                return Self::of(error);
+        rustls_error(error).and_then(Self::of)
+    }
+
+    /// The same in words for a log, with who the peer is where that is known: rustls itself prints only how it keeps them.
+    pub fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
+        let error = rustls_error(error)?;
+        let rule = Self::of(error)?;
+        Some(match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
+                inner.to_string()
             }
-            // `source` of an I/O error skips the error that it wraps.
-            next = match error
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::get_ref)
-            {
-                Some(inner) => Some(inner),
-                None => error.source(),
-            };
-        }
-        None
+            rustls::Error::NoCertificatesPresented => "the peer showed no certificate".to_owned(),
+            other => format!("{other} ({rule})"),
+        })
     }
 
     fn of(error: &rustls::Error) -> Option<Self> {
@@ -90,6 +89,24 @@ impl PeerRule {
             _ => None,
         }
     }
+}
+
+fn rustls_error<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return Some(error);
+        }
+        // `source` of an I/O error skips the error that it wraps.
+        next = match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 impl fmt::Display for PeerRule {

@@ -88,7 +88,7 @@ impl Engine {
             None => {
                 let lane = self.scheduler.open_lane();
                 self.scheduler.pause(lane, true);
-                self.lanes.insert(lane, (id, key.clone()));
+                self.lanes.insert(lane, (id, Arc::new(key.clone())));
                 let backend = Backend {
                     wish: wanted.wish,
                     config: wanted.config,
@@ -192,7 +192,7 @@ impl Engine {
         backend.busy = true;
         let ca = CaRef {
             mesh: id,
-            key: key.clone(),
+            key: Arc::new(key.clone()),
             epoch: backend.epoch,
         };
         let reports = self.reports.clone();
@@ -207,12 +207,13 @@ impl Engine {
                 )
                 .with_local_sources(self.options.local_sources);
                 let (registry, config) = (Arc::clone(&self.registry), backend.config.clone());
+                let layers = self.around.layers.clone();
                 self.jobs.spawn(async move {
                     let report = Report::new(reports, |error| Done::Built {
                         ca: ca.clone(),
                         result: Err(error),
                     });
-                    let result = job::build(registry, config, context, LIMIT).await;
+                    let result = job::build(registry, config, context, layers, LIMIT).await;
                     report.done(Done::Built { ca, result });
                 });
             }
@@ -262,7 +263,7 @@ impl Engine {
 
     /// The CA that a job was for, if that is still of interest.
     pub(super) fn ca(&mut self, ca: &CaRef) -> Option<&mut Backend> {
-        let backend = self.meshes.get_mut(&ca.mesh)?.backends.get_mut(&ca.key)?;
+        let backend = self.meshes.get_mut(&ca.mesh)?.backends.get_mut(&*ca.key)?;
         (backend.epoch == ca.epoch).then_some(backend)
     }
 
@@ -403,7 +404,7 @@ impl Engine {
         backend.bundle = Some(bundle.clone());
         let distributed = backend.distributed;
         if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
-            let origin = Origin::Backend(ca.key.clone());
+            let origin = Origin::Backend((*ca.key).clone());
             match distributed {
                 true => mesh.ledger.set(origin, bundle),
                 false => mesh.ledger.unset(&origin),

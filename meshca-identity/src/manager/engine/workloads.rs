@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use meshca_core::spiffe::Workload;
-use meshca_core::{CertificateSpec, Error, ErrorKind, Identity, Result, SpiffeId};
+use meshca_core::{CertificateSpec, Error, ErrorKind, Identity, Result};
 
 use super::{Engine, number};
 use crate::manager::Stats;
@@ -150,7 +150,6 @@ impl Workloads {
 enum Target {
     /// A certificate.
     Issue {
-        key: BackendKey,
         lane: LaneId,
         spec: Box<CertificateSpec>,
         /// Stands for the CA and for all that is asked of it: the same number is the same certificate.
@@ -357,7 +356,10 @@ impl Engine {
                 .filter(|(_, version)| !acknowledgements || *version <= tracked.acknowledged);
             proxy.trusts = trusted.map(|(key, _)| (*key).clone()).collect();
             proxy.holds = match tracked.cell.identity() {
-                Some(_) => self.lanes.get(&tracked.from).map(|(_, key)| key.clone()),
+                Some(_) => self
+                    .lanes
+                    .get(&tracked.from)
+                    .map(|(_, key)| (**key).clone()),
                 None => None,
             };
             let inbounds = tls::Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
@@ -377,8 +379,8 @@ impl Engine {
         let Some(rules) = &mesh.rules else {
             return waits("the resources of its mesh have not been applied, or it was removed");
         };
-        let selection = rules.select(&tracked.workload, |it| mesh.readiness(it));
-        let (key, id): (BackendKey, SpiffeId) = match selection.assigned {
+        let assigned = rules.assign(&tracked.workload, |it| mesh.readiness(it));
+        let (found, id) = match assigned {
             Assigned::Modern {
                 source: Source::Spire { .. },
                 ..
@@ -387,15 +389,12 @@ impl Engine {
                 identity,
                 spiffe_id,
                 ..
-            } => (
-                BackendKey::Modern(identity.metadata.name.clone()),
-                spiffe_id,
-            ),
-            Assigned::Classic { backend, spiffe_id } => (BackendKey::Classic(backend), spiffe_id),
+            } => (mesh.modern(&identity.metadata.name), spiffe_id),
+            Assigned::Classic { backend, spiffe_id } => (mesh.classic(&backend), spiffe_id),
             Assigned::Waiting { why, .. } => return Target::Wait(why),
             Assigned::Nothing(_) => return Target::Nothing,
         };
-        let Some(backend) = mesh.backends.get(&key) else {
+        let Some((_, backend)) = found else {
             return waits("its CA cannot be set up: see the resources of its mesh");
         };
         if let (None, Some(error)) = (&backend.issuer, &backend.error) {
@@ -406,7 +405,6 @@ impl Engine {
                 lane: backend.lane,
                 want: want_of(backend.uid, &spec),
                 spec: Box::new(spec),
-                key,
             },
             Err(error) => Target::Wait(error.to_string()),
         }
@@ -431,9 +429,7 @@ impl Engine {
         };
         let cell = Arc::clone(&tracked.cell);
         match target {
-            Target::Issue {
-                key, lane, want, ..
-            } => {
+            Target::Issue { lane, want, .. } => {
                 let mut news = cell.set_assignment(Assignment::Issuer);
                 if news {
                     // What was waited for is there.
@@ -450,7 +446,7 @@ impl Engine {
                 match valid {
                     Some(identity)
                         if tracked.held == Some(want)
-                            && root_is_current(self.meshes.get(&tracked.mesh), &key, &identity) =>
+                            && root_is_current(&self.lanes, &self.meshes, lane, &identity) =>
                     {
                         self.scheduler.adopt(ticket, lane, held(&identity));
                         cell.set_error(None);
@@ -520,7 +516,7 @@ impl Engine {
         let Some(backend) = self
             .meshes
             .get(&ca.mesh)
-            .and_then(|mesh| mesh.backends.get(&ca.key))
+            .and_then(|mesh| mesh.backends.get(&*ca.key))
         else {
             return;
         };
@@ -545,28 +541,12 @@ impl Engine {
     pub(super) fn issue(&mut self, ticket: Ticket) {
         let now = self.now();
         let target = self.workloads.get(ticket).map(|it| self.target(it));
-        let Some(Target::Issue {
-            key,
-            lane,
-            spec,
-            want,
-        }) = target
-        else {
+        let Some(Target::Issue { lane, spec, want }) = target else {
             self.review(ticket);
             self.scheduler.finished(ticket, Outcome::Discarded, now);
             return;
         };
-        let Some(tracked) = self.workloads.get_mut(ticket) else {
-            return;
-        };
-        let mesh = tracked.mesh;
-        let backend = self
-            .meshes
-            .get(&mesh)
-            .and_then(|mesh| mesh.backends.get(&key));
-        let ready = backend.filter(|backend| backend.issuer.is_some());
-        let Some(epoch) = ready.map(|backend| backend.epoch) else {
-            self.scheduler.finished(ticket, Outcome::Discarded, now);
+        let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
         if tracked.lane != lane || tracked.want != Some(want) {
@@ -574,6 +554,19 @@ impl Engine {
             self.scheduler.finished(ticket, Outcome::Discarded, now);
             return;
         }
+        let Some((mesh, key)) = self.lanes.get(&lane).cloned() else {
+            self.scheduler.finished(ticket, Outcome::Discarded, now);
+            return;
+        };
+        let ready = self
+            .meshes
+            .get(&mesh)
+            .and_then(|mesh| mesh.backends.get(&*key));
+        let ready = ready.filter(|backend| backend.issuer.is_some());
+        let Some(epoch) = ready.map(|backend| backend.epoch) else {
+            self.scheduler.finished(ticket, Outcome::Discarded, now);
+            return;
+        };
         let ca = CaRef { mesh, key, epoch };
         self.orders.push(Order {
             ticket,
@@ -590,7 +583,7 @@ impl Engine {
             let backend = self
                 .meshes
                 .get(&first.ca.mesh)
-                .and_then(|mesh| mesh.backends.get(&first.ca.key));
+                .and_then(|mesh| mesh.backends.get(&*first.ca.key));
             let Some((issuer, backend)) =
                 backend.and_then(|backend| Some((Arc::clone(backend.issuer.as_ref()?), backend)))
             else {
@@ -601,14 +594,9 @@ impl Engine {
             };
             let limit = backend.config.request_timeout();
             let limit = limit.unwrap_or(self.options.request_timeout);
-            // Half of what may be in flight: the other half keeps the CA busy meanwhile.
-            let most = (self.options.schedule.concurrency / 2).max(1);
-            let together = match backend.takes {
-                Some(takes) => (job::TOGETHER.as_nanos() / takes.as_nanos().max(1)) as usize,
-                None => 1,
-            };
+            let together = backend.together();
             let mut same = vec![first];
-            while same.len() < together.min(most)
+            while same.len() < together
                 && let Some(next) =
                     orders.next_if(|next| same.first().is_some_and(|it| it.ca == next.ca))
             {
@@ -620,15 +608,21 @@ impl Engine {
         }
     }
 
-    /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves.
-    pub(super) fn start_singly(&mut self, orders: Vec<Order>) {
+    /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves, within the
+    /// limit for what takes its time.
+    pub(super) fn not_together(&mut self, orders: Vec<Order>) {
+        let now = self.now();
         if let Some(ca) = orders.first().map(|it| it.ca.clone())
             && let Some(backend) = self.ca(&ca)
         {
             backend.takes = None;
+            let lane = backend.lane;
+            self.scheduler.set_batch(lane, 1);
         }
-        self.orders.extend(orders);
-        self.start_orders();
+        for order in orders {
+            self.scheduler
+                .finished(order.ticket, Outcome::Discarded, now);
+        }
     }
 
     pub(super) fn issued(&mut self, ca: &CaRef, answer: Answer) {
@@ -647,6 +641,8 @@ impl Engine {
             // The average of the last few that succeeded: a CA that refuses is quick, and says nothing about how long one takes.
             let before = backend.takes.unwrap_or(took);
             backend.takes = Some((before * 7 + took) / 8);
+            let (lane, together) = (backend.lane, backend.together());
+            self.scheduler.set_batch(lane, together);
         }
         let wanted = self
             .workloads
@@ -656,7 +652,7 @@ impl Engine {
         if !wanted {
             // Something else is wanted by now, and may be there already.
             self.scheduler.finished(ticket, outcome, now);
-            return self.settle_for_what_is_held(ticket, ca);
+            return self.settle_for_what_is_held(ticket);
         }
         match self.admit(ca, &result) {
             Admitted::Yes => {
@@ -679,7 +675,7 @@ impl Engine {
                     }
                     _ => self.hand_out(later),
                 }
-                self.settle_for_what_is_held(ticket, ca);
+                self.settle_for_what_is_held(ticket);
                 if self.options.acknowledgements {
                     self.pause_lanes(ca.mesh);
                 }
@@ -693,20 +689,17 @@ impl Engine {
     }
 
     /// If it holds what it is to have, and its CA stands for that, nothing more is asked for.
-    fn settle_for_what_is_held(&mut self, ticket: Ticket, ca: &CaRef) {
+    fn settle_for_what_is_held(&mut self, ticket: Ticket) {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
-        if tracked.want.is_none() || tracked.want != tracked.held {
+        let holds = tracked.want.is_some() && tracked.want == tracked.held;
+        if !holds || !self.scheduler.is_waiting(ticket) {
             return;
         }
-        let (lane, mesh) = (tracked.lane, self.meshes.get(&tracked.mesh));
-        let Some((_, key)) = self.lanes.get(&lane) else {
-            return;
-        };
-        let _ = ca;
+        let lane = tracked.lane;
         if let Some(identity) = tracked.cell.identity()
-            && root_is_current(mesh, key, &identity)
+            && root_is_current(&self.lanes, &self.meshes, lane, &identity)
         {
             self.scheduler.adopt(ticket, lane, held(&identity));
         }
@@ -737,7 +730,7 @@ impl Engine {
         let Some(mesh) = self.meshes.get_mut(&ca.mesh) else {
             return Admitted::NotYet;
         };
-        let Some(backend) = mesh.backends.get_mut(&ca.key) else {
+        let Some(backend) = mesh.backends.get_mut(&*ca.key) else {
             return Admitted::NotYet;
         };
         backend.signs_under = Some(root.clone());
@@ -752,7 +745,7 @@ impl Engine {
                 .map(|it| it.with_root(root.der().clone()));
             if let Some(Ok(bundle)) = with {
                 backend.bundle = Some(bundle.clone());
-                mesh.ledger.set(Origin::Backend(ca.key.clone()), bundle);
+                mesh.ledger.set(Origin::Backend((*ca.key).clone()), bundle);
             }
             backend.look_at = now.up;
             self.publish(ca.mesh, now);
@@ -763,7 +756,7 @@ impl Engine {
         };
         let may = mesh
             .backends
-            .get(&ca.key)
+            .get(&*ca.key)
             .is_some_and(|backend| mesh.may_sign(backend, acknowledgements));
         match (may, mesh.ledger.holds(domain, root)) {
             (true, true) => Admitted::Yes,
@@ -809,18 +802,22 @@ impl Engine {
             return;
         };
         let (mesh, workload, serial) = (mesh.name.as_str(), &*name, certificate.serial());
-        self.observe(&match before {
+        let backend = &ca.key;
+        self.observe(&match &before {
             None => Event::Issued {
                 mesh,
                 workload,
+                backend,
                 spiffe_id,
                 serial,
                 not_after,
                 took,
             },
-            Some(_) => Event::Renewed {
+            Some(before) => Event::Renewed {
                 mesh,
                 workload,
+                backend,
+                before: before.spiffe_id(),
                 spiffe_id,
                 serial,
                 not_after,
@@ -840,7 +837,7 @@ impl Engine {
         };
         if tracked.want != Some(want) {
             // It says something about the CA, and nothing about what is wanted now.
-            return self.settle_for_what_is_held(ticket, ca);
+            return self.settle_for_what_is_held(ticket);
         }
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         cell.set_error(Some(error.clone()));
@@ -924,10 +921,16 @@ pub(super) struct Later {
     identity: Arc<Identity>,
 }
 
-/// Whether a CA still stands for the root of what it signed.
-fn root_is_current(mesh: Option<&Mesh>, key: &BackendKey, identity: &Identity) -> bool {
-    let bundle = mesh
-        .and_then(|mesh| mesh.backends.get(key))
+/// Whether the CA of a lane still stands for the root of what it signed.
+fn root_is_current(
+    lanes: &HashMap<LaneId, (u64, Arc<BackendKey>)>,
+    meshes: &HashMap<u64, Mesh>,
+    lane: LaneId,
+    identity: &Identity,
+) -> bool {
+    let bundle = lanes
+        .get(&lane)
+        .and_then(|(mesh, key)| meshes.get(mesh)?.backends.get(&**key))
         .and_then(|backend| backend.bundle.as_ref());
     bundle.is_none_or(|bundle| bundle.contains(identity.certificate().root().der()))
 }
