@@ -38,18 +38,22 @@ fn a_file_that_is_changed_is_in_force_a_moment_later() {
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut running = Running(command.spawn().unwrap());
     let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
-    let mut until = |part: &str| {
-        let found = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .any(|line| line.contains(part));
-        assert!(found, "it ended without `{part}`");
+    // In any order: the proxies are followed by a task each.
+    let mut until = |parts: &[&str]| {
+        let mut missing = parts.to_vec();
+        while !missing.is_empty() {
+            let line = lines.next().map(Result::unwrap);
+            let line = line.unwrap_or_else(|| panic!("it ended without {missing:?}"));
+            missing.retain(|part| !line.contains(part));
+        }
     };
-    until("proxy-1: push spiffe://default.example.org/workload/web");
-    until("proxy-2: push spiffe://default.example.org/workload/db");
+    until(&[
+        "proxy-1: push spiffe://default.example.org/workload/web",
+        "proxy-2: push spiffe://default.example.org/workload/db",
+    ]);
     // Replaced as a whole: it may be read at any moment.
     let next = folder.path().join("next.yaml");
     fs::write(&next, text.replace("example.org", "example.net")).unwrap();
     fs::rename(&next, &file).unwrap();
-    until("push spiffe://default.example.net/workload/");
+    until(&["push spiffe://default.example.net/workload/"]);
 }
