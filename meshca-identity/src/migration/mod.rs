@@ -1,6 +1,6 @@
 //! Moves a live mesh from one CA, model or trust domain to another without a failed handshake.
 //!
-//! [`plan`] compares the resources that a mesh has with those that it is to have, and answers with the [`Step`]s between: which
+//! [`plan()`] compares the resources that a mesh has with those that it is to have, and answers with the [`Step`]s between: which
 //! resources to apply, and the [`Condition`]s that every proxy must meet before the next step. What it cannot move it refuses, with
 //! all reasons at once and what to do first ([`Obstacles`]).
 //!
