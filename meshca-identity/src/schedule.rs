@@ -69,6 +69,21 @@ impl Default for ScheduleOptions {
     }
 }
 
+impl ScheduleOptions {
+    /// The same, so that nobody is asked in a loop, whatever is set.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.min_backoff = self.min_backoff.max(LEAST);
+        self.max_backoff = self.max_backoff.max(self.min_backoff);
+        self.max_probe_interval = self.max_probe_interval.max(self.min_backoff);
+        self
+    }
+
+    /// The wait after so many failures before this one, without limit and jitter.
+    pub(crate) fn doubled(&self, times: u32) -> Duration {
+        self.min_backoff.saturating_mul(1u32 << times.min(16))
+    }
+}
+
 /// The time, by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Now {
@@ -220,13 +235,9 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// `seed` decides on all jitter.
-    pub(crate) fn new(mut options: ScheduleOptions, seed: u64) -> Self {
-        // Whatever is set, nobody is asked in a loop.
-        options.min_backoff = options.min_backoff.max(LEAST);
-        options.max_backoff = options.max_backoff.max(options.min_backoff);
-        options.max_probe_interval = options.max_probe_interval.max(options.min_backoff);
+    pub(crate) fn new(options: ScheduleOptions, seed: u64) -> Self {
         Self {
-            options,
+            options: options.bounded(),
             rng: fastrand::Rng::with_seed(seed),
             entries: Vec::new(),
             free: Vec::new(),
@@ -518,14 +529,15 @@ impl Scheduler {
     }
 
     fn back_off(&mut self, index: u32, retry: Retry, now: Now) {
-        let (min, max) = (self.options.min_backoff, self.options.max_backoff);
+        let options = &self.options;
+        let (min, max) = (options.min_backoff, options.max_backoff);
         // Between 1 and 1.5.
         let jitter = 1.0 + self.rng.f64() / 2.0;
         let Some(entry) = self.entries.get_mut(index as usize) else {
             return;
         };
         entry.failures = entry.failures.saturating_add(1);
-        let doubled = min.saturating_mul(1u32 << u32::from(entry.failures - 1).min(16));
+        let doubled = options.doubled(u32::from(entry.failures - 1));
         let mut wait = stretch(doubled.min(max.div_f64(1.5)), jitter);
         // As the end comes nearer the tries come closer together.
         if let Some(held) = entry.held

@@ -36,10 +36,7 @@ fn foreign(world: &World) -> Arc<FaultyIssuer> {
 
 #[tokio::test(start_paused = true)]
 async fn a_mesh_that_was_empty_when_its_root_changed_gets_certificates() {
-    let world = World::with(|o| o.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|o| o.acknowledgements = true).await;
     let mut h = world.connect("w").await;
     h.ready().await.unwrap();
     h.acknowledge(h.trust_version());
@@ -64,10 +61,7 @@ async fn a_mesh_that_was_empty_when_its_root_changed_gets_certificates() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ca_that_goes_back_to_its_old_root_goes_on() {
-    let world = World::with(|o| o.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|o| o.acknowledgements = true).await;
     let mut h = world.connect("w").await;
     h.ready().await.unwrap();
     h.acknowledge(h.trust_version());
@@ -163,10 +157,7 @@ async fn the_gate_holds_for_roots_that_somebody_else_distributes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connect_that_is_given_up_leaves_nobody_connected() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     {
         let mut connect = Box::pin(world.manager.connect("default", "w", workload("w")));
         let polled = futures_poll(connect.as_mut()).await;
@@ -255,10 +246,7 @@ async fn mesh_trusts_that_are_applied_again_keep_no_root_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_of_what_nobody_wants_any_more_harms_nobody() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut h = world.connect("w").await;
     h.ready().await.unwrap();
     let ca = world.cas.get("ca-a");
@@ -280,10 +268,7 @@ async fn a_failure_of_what_nobody_wants_any_more_harms_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn there_and_back_costs_one_certificate() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(S).await;
     let ca = world.cas.get("ca-a");
     ca.slow(5 * S);
@@ -298,10 +283,7 @@ async fn there_and_back_costs_one_certificate() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_lost_holds_up_no_other() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(S).await;
     let ca = world.cas.get("ca-a");
     ca.slow(Duration::ZERO);
@@ -337,10 +319,7 @@ async fn an_answer_that_is_lost_holds_up_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn all_that_hang_are_given_up_on_in_time() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(S).await;
     let ca = world.cas.get("ca-a");
     ca.slow(Duration::ZERO);
@@ -640,10 +619,7 @@ async fn a_mesh_trust_of_ours_counts_where_its_identity_has_no_ca_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ca_whose_clock_is_ahead_is_as_quick_as_any() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(S).await;
     world
         .cas
@@ -661,10 +637,7 @@ async fn a_ca_whose_clock_is_ahead_is_as_quick_as_any() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_the_gate_is_said_to_be_late() {
-    let world = World::with(|o| o.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|o| o.acknowledgements = true).await;
     let mut h = world.connect("w").await;
     h.ready().await.unwrap();
     h.acknowledge(h.trust_version());
@@ -676,10 +649,7 @@ async fn who_waits_for_the_gate_is_said_to_be_late() {
 }
 #[tokio::test(start_paused = true)]
 async fn who_waits_behind_a_breaker_is_said_to_be_late() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut hs = Vec::new();
     for n in 0..3000 {
         hs.push(world.connect(&format!("w-{n}")).await);
@@ -710,10 +680,7 @@ async fn an_error_goes_with_its_cause() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_not_published_cannot_be_acknowledged() {
-    let world = World::with(|o| o.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|o| o.acknowledgements = true).await;
     let mut h = world.connect("w").await;
     let old = h
         .ready()
@@ -777,10 +744,7 @@ async fn a_mesh_that_comes_back_is_not_issued_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_need_not_wait_for_a_ca_that_was_mended() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(S).await;
     let ca = world.cas.get("ca-a");
     ca.down(Some(ErrorKind::Denied));
@@ -996,10 +960,7 @@ async fn fuzz(seed: u64, acks: bool) -> std::result::Result<(), String> {
 }
 #[tokio::test(start_paused = true)]
 async fn what_is_wanted_again_and_there_is_fresh() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut h = world.connect("w").await;
     h.ready().await.unwrap();
     let ca = world.cas.get("ca-a");
@@ -1021,10 +982,7 @@ async fn what_is_wanted_again_and_there_is_fresh() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mesh_identity_that_is_gone_leaves_its_mesh_trust_for_as_long_as_it_is_needed() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut h = world.connect("w").await;
     let old = h.ready().await.unwrap();
     world.cas.get("ca-b").slow(30 * S);
@@ -1052,10 +1010,7 @@ async fn a_mesh_identity_that_is_gone_leaves_its_mesh_trust_for_as_long_as_it_is
 
 #[tokio::test(start_paused = true)]
 async fn a_reconnect_is_no_way_around_the_gate() {
-    let world = World::with(|o| o.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|o| o.acknowledgements = true).await;
     let (mut quick, mut slow) = (world.connect("quick").await, world.connect("slow").await);
     for h in [&mut quick, &mut slow] {
         h.ready().await.unwrap();

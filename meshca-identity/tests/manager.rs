@@ -62,10 +62,7 @@ async fn a_workload_gets_its_identity_and_keeps_one_for_a_year() {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_at_once_are_issued_once_each() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handles = Vec::new();
     for n in 0..10_000 {
         handles.push(world.connect(&format!("w-{n}")).await);
@@ -81,10 +78,7 @@ async fn ten_thousand_at_once_are_issued_once_each() {
 /// Peers' pain 1: a good certificate dropped because its renewal failed.
 #[tokio::test(start_paused = true)]
 async fn what_is_valid_is_served_through_an_outage_then_said_to_have_ended_then_it_recovers() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handle = world.connect("w").await;
     let first = handle.ready().await.unwrap();
     let ca = world.cas.get("ca-a");
@@ -112,10 +106,7 @@ async fn what_is_valid_is_served_through_an_outage_then_said_to_have_ended_then_
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_forty_percent_of_the_lifetime_costs_nobody_an_identity() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handles = Vec::new();
     for n in 0..200 {
         handles.push(world.connect(&format!("w-{n}")).await);
@@ -143,10 +134,7 @@ async fn an_outage_of_forty_percent_of_the_lifetime_costs_nobody_an_identity() {
 /// What the CA returns is refused by verification: it is a failure like any other, and nothing bad is handed out.
 #[tokio::test(start_paused = true)]
 async fn nothing_unverified_is_handed_out() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(Duration::from_secs(1)).await;
     let ca = world.cas.get("ca-a");
     ca.issuer().misbehave(Fault::WrongKey);
@@ -225,10 +213,7 @@ async fn only_what_must_be_is_issued_again() {
 /// Peers' pains 2, 5 and 6, and 14: the CA's root changes under a live mesh, without a restart.
 #[tokio::test(start_paused = true)]
 async fn a_new_root_is_trusted_before_it_signs_and_the_old_one_while_anything_lives() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handles = Vec::new();
     for n in 0..20 {
         handles.push(world.connect(&format!("w-{n}")).await);
@@ -292,10 +277,7 @@ async fn a_new_root_is_trusted_before_it_signs_and_the_old_one_while_anything_li
 /// The gate: nothing is signed under a new root before every proxy has taken it into use.
 #[tokio::test(start_paused = true)]
 async fn with_acknowledgements_a_new_root_waits_for_the_last_proxy() {
-    let world = World::with(|options| options.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|options| options.acknowledgements = true).await;
     let (mut quick, mut slow) = (world.connect("quick").await, world.connect("slow").await);
     for handle in [&mut quick, &mut slow] {
         handle.ready().await.unwrap();
@@ -330,10 +312,7 @@ async fn with_acknowledgements_a_new_root_waits_for_the_last_proxy() {
 
 #[tokio::test(start_paused = true)]
 async fn broken_glass_waits_for_nobody_and_is_said_loudly() {
-    let world = World::with(|options| options.acknowledgements = true);
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|options| options.acknowledgements = true).await;
     let mut handle = world.connect("w").await;
     handle.ready().await.unwrap();
     handle.acknowledge(handle.trust_version());
@@ -451,10 +430,7 @@ async fn a_ca_that_cannot_be_built_is_said_and_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_that_fail_leave_the_former_issuer_at_work() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handle = world.connect("w").await;
     handle.ready().await.unwrap();
     let ca = world.cas.get("ca-a");
@@ -509,10 +485,7 @@ async fn clocks_that_jump_cost_nobody_an_identity() {
 
 #[tokio::test(start_paused = true)]
 async fn who_disconnects_is_remembered_for_a_minute() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handle = world.connect("w").await;
     let serial = handle
         .ready()
@@ -543,10 +516,7 @@ async fn who_disconnects_is_remembered_for_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn a_prefetched_identity_is_there_when_its_workload_comes() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     world.manager.prefetch("default", "w", workload("w"));
     pass(Duration::from_secs(10)).await;
     let handle = world.connect("w").await;

@@ -213,10 +213,7 @@ async fn a_ca_that_hangs_holds_up_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn settings_that_change_are_in_use_without_a_restart() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     let mut handle = world.connect("w").await;
     handle.ready().await.unwrap();
     let ca = world.cas.get("ca-a");
@@ -240,10 +237,7 @@ async fn settings_that_change_are_in_use_without_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_valid_yet_is_held_back_until_it_is() {
-    let world = World::new();
-    world
-        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
-        .await;
+    let world = World::with_ca(|_| {}).await;
     pass(Duration::from_secs(1)).await;
     let ahead = Duration::from_secs(30);
     world

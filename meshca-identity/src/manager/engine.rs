@@ -73,10 +73,11 @@ impl Engine {
         shared: Arc<Shared>,
         registry: BackendRegistry,
         secrets: Arc<dyn SecretStore>,
-        options: ManagerOptions,
+        mut options: ManagerOptions,
         around: Around,
         reports: UnboundedSender<Done>,
     ) -> Self {
+        options.schedule = options.schedule.bounded();
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut scheduler = Scheduler::new(options.schedule.clone(), seed);
         Self {

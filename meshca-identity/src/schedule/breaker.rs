@@ -95,9 +95,7 @@ impl Breaker {
             State::Open { .. } => return,
             State::HalfOpen { .. } => {}
         }
-        let doubled = options
-            .min_backoff
-            .saturating_mul(1u32 << self.opened.min(16));
+        let doubled = options.doubled(self.opened);
         let longest = options.max_probe_interval.div_f64(1.5);
         let wait = super::stretch(doubled.min(longest), 1.0 + rng.f64() / 2.0);
         self.opened = self.opened.saturating_add(1);

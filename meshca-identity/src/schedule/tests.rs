@@ -16,6 +16,14 @@ impl Scheduler {
     }
 }
 
+/// A day of 1970, at the start.
+fn start() -> Now {
+    Now {
+        wall: SystemTime::UNIX_EPOCH + DAY,
+        up: Duration::ZERO,
+    }
+}
+
 /// A world around a scheduler: two clocks, and an issuer that takes its time.
 struct World {
     scheduler: Scheduler,
@@ -295,10 +303,7 @@ fn the_first_come_before_renewals_and_both_before_prefetch_but_nobody_starves() 
     };
     let mut scheduler = Scheduler::new(options, 1);
     let lane = scheduler.open_lane();
-    let now = Now {
-        wall: SystemTime::UNIX_EPOCH + DAY,
-        up: Duration::ZERO,
-    };
+    let now = start();
     let prefetch: Vec<_> = (0..5)
         .map(|_| scheduler.add(lane, Priority::Prefetch))
         .collect();
@@ -344,10 +349,7 @@ fn one_issuer_that_hangs_holds_up_no_other() {
     for _ in 0..100 {
         scheduler.add(hangs, Priority::First);
     }
-    let now = Now {
-        wall: SystemTime::UNIX_EPOCH + DAY,
-        up: Duration::ZERO,
-    };
+    let now = start();
     let mut actions = Vec::new();
     scheduler.poll(now, &mut actions);
     assert_eq!(actions.len(), 16);
@@ -361,10 +363,7 @@ fn one_issuer_that_hangs_holds_up_no_other() {
 fn a_lane_that_is_paused_starts_nothing() {
     let mut scheduler = Scheduler::new(ScheduleOptions::default(), 1);
     let lane = scheduler.open_lane();
-    let now = Now {
-        wall: SystemTime::UNIX_EPOCH + DAY,
-        up: Duration::ZERO,
-    };
+    let now = start();
     scheduler.pause(lane, true);
     let ticket = scheduler.add(lane, Priority::First);
     let mut actions = Vec::new();
@@ -379,10 +378,7 @@ fn a_lane_that_is_paused_starts_nothing() {
 fn what_was_removed_in_flight_ends_as_nobodys_and_its_number_is_used_again() {
     let mut scheduler = Scheduler::new(ScheduleOptions::default(), 1);
     let lane = scheduler.open_lane();
-    let now = Now {
-        wall: SystemTime::UNIX_EPOCH + DAY,
-        up: Duration::ZERO,
-    };
+    let now = start();
     let held = Outcome::Issued(Held {
         issued_at: now.wall,
         not_after: now.wall + DAY,
@@ -421,10 +417,7 @@ fn what_was_removed_in_flight_ends_as_nobodys_and_its_number_is_used_again() {
 fn what_is_wanted_anew_in_flight_is_asked_for_again() {
     let mut scheduler = Scheduler::new(ScheduleOptions::default(), 1);
     let (old, new) = (scheduler.open_lane(), scheduler.open_lane());
-    let now = Now {
-        wall: SystemTime::UNIX_EPOCH + DAY,
-        up: Duration::ZERO,
-    };
+    let now = start();
     let ticket = scheduler.add(old, Priority::First);
     let mut actions = Vec::new();
     scheduler.poll(now, &mut actions);
@@ -456,10 +449,7 @@ fn waits_are_as_advised() {
     for (retry, expected) in cases {
         let mut scheduler = Scheduler::new(ScheduleOptions::default(), 3);
         let lane = scheduler.open_lane();
-        let now = Now {
-            wall: SystemTime::UNIX_EPOCH + DAY,
-            up: Duration::ZERO,
-        };
+        let now = start();
         let ticket = scheduler.add(lane, Priority::First);
         scheduler.poll(now, &mut Vec::new());
         scheduler.finished(

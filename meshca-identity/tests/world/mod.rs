@@ -253,6 +253,15 @@ impl World {
         }
     }
 
+    /// With one MeshIdentity for all, by the CA `ca-a`.
+    pub(crate) async fn with_ca(change: impl FnOnce(&mut ManagerOptions)) -> Self {
+        let world = Self::with(change);
+        world
+            .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
+            .await;
+        world
+    }
+
     pub(crate) async fn apply(&self, text: &str) {
         self.manager.apply(resources(text)).await.unwrap();
     }

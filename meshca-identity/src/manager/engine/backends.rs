@@ -261,6 +261,11 @@ impl Engine {
         self.wake_by(now.up);
     }
 
+    /// The CA that is meant, as it is now.
+    pub(super) fn backend(&self, ca: &CaRef) -> Option<&Backend> {
+        self.meshes.get(&ca.mesh)?.backends.get(&*ca.key)
+    }
+
     /// The CA that a job was for, if that is still of interest.
     pub(super) fn ca(&mut self, ca: &CaRef) -> Option<&mut Backend> {
         let backend = self.meshes.get_mut(&ca.mesh)?.backends.get_mut(&*ca.key)?;
@@ -424,9 +429,7 @@ impl Engine {
 
     fn backoff(&self, failures: u32) -> Duration {
         let options = &self.options.schedule;
-        let doubled = options
-            .min_backoff
-            .saturating_mul(1u32 << failures.saturating_sub(1).min(16));
+        let doubled = options.doubled(failures.saturating_sub(1));
         doubled.min(options.max_backoff)
     }
 

@@ -513,11 +513,7 @@ impl Engine {
 
     /// A CA has other roots: whoever holds something under one that it does not stand for any more gets something new.
     pub(super) fn reissue_those_without_root(&mut self, ca: &CaRef) {
-        let Some(backend) = self
-            .meshes
-            .get(&ca.mesh)
-            .and_then(|mesh| mesh.backends.get(&*ca.key))
-        else {
+        let Some(backend) = self.backend(ca) else {
             return;
         };
         let (lane, Some(bundle)) = (backend.lane, backend.bundle.clone()) else {
@@ -539,51 +535,43 @@ impl Engine {
     }
 
     pub(super) fn issue(&mut self, ticket: Ticket) {
-        let now = self.now();
-        let target = self.workloads.get(ticket).map(|it| self.target(it));
-        let Some(Target::Issue { lane, spec, want }) = target else {
-            self.review(ticket);
-            self.scheduler.finished(ticket, Outcome::Discarded, now);
-            return;
-        };
-        let Some(tracked) = self.workloads.get(ticket) else {
-            return;
+        match self.order(ticket) {
+            Some(order) => self.orders.push(order),
+            None => {
+                // Something else is wanted by now, or there is nobody to ask.
+                let now = self.now();
+                self.review(ticket);
+                self.scheduler.finished(ticket, Outcome::Discarded, now);
+            }
+        }
+    }
+
+    /// What to ask for, if that is what the scheduler has been told.
+    fn order(&self, ticket: Ticket) -> Option<Order> {
+        let tracked = self.workloads.get(ticket)?;
+        let Target::Issue { lane, spec, want } = self.target(tracked) else {
+            return None;
         };
         if tracked.lane != lane || tracked.want != Some(want) {
-            self.review(ticket);
-            self.scheduler.finished(ticket, Outcome::Discarded, now);
-            return;
+            return None;
         }
-        let Some((mesh, key)) = self.lanes.get(&lane).cloned() else {
-            self.scheduler.finished(ticket, Outcome::Discarded, now);
-            return;
-        };
-        let ready = self
-            .meshes
-            .get(&mesh)
-            .and_then(|mesh| mesh.backends.get(&*key));
-        let ready = ready.filter(|backend| backend.issuer.is_some());
-        let Some(epoch) = ready.map(|backend| backend.epoch) else {
-            self.scheduler.finished(ticket, Outcome::Discarded, now);
-            return;
-        };
+        let (mesh, key) = self.lanes.get(&lane).cloned()?;
+        let epoch = self.meshes.get(&mesh)?.backends.get(&*key)?.epoch;
         let ca = CaRef { mesh, key, epoch };
-        self.orders.push(Order {
+        self.backend(&ca)?.issuer.as_ref()?;
+        Some(Order {
             ticket,
             ca,
             want,
             spec,
-        });
+        })
     }
 
     /// Has the certificates of this turn asked for: each for itself, or several by one task where their CA is quicker than a task.
     pub(super) fn start_orders(&mut self) {
         let mut orders = std::mem::take(&mut self.orders).into_iter().peekable();
         while let Some(first) = orders.next() {
-            let backend = self
-                .meshes
-                .get(&first.ca.mesh)
-                .and_then(|mesh| mesh.backends.get(&*first.ca.key));
+            let backend = self.backend(&first.ca);
             let Some((issuer, backend)) =
                 backend.and_then(|backend| Some((Arc::clone(backend.issuer.as_ref()?), backend)))
             else {
