@@ -1,6 +1,5 @@
 //! AWS Private CA, as far as AWS documents it: moto with a plugin.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
 use super::moto::launch;
+use super::port::Port;
 use super::{Missing, Result, STARTUP, program, text};
 
 /// The plugin, which says what it does and where AWS promises that.
@@ -93,7 +93,7 @@ impl AwsCaOptions {
 pub struct Aws {
     // Before the folder that it writes to.
     _leash: Leash,
-    address: SocketAddr,
+    port: Port,
     client: Client,
     named: AtomicU32,
     _folder: Folder,
@@ -142,14 +142,14 @@ impl Aws {
     }
 
     async fn run(command: Command, folder: Folder) -> Result<Self> {
-        let (leash, address) = launch(command, &folder).await?;
+        let (leash, port) = launch(command, &folder).await?;
         let client = Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30))
             .build()?;
         Ok(Self {
             _leash: leash,
-            address,
+            port,
             client,
             named: AtomicU32::new(0),
             _folder: folder,
@@ -158,7 +158,7 @@ impl Aws {
 
     /// `http://127.0.0.1:PORT`, which is the endpoint of every service in every region.
     pub fn address(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.port.address())
     }
 
     /// Makes a CA, has its certificate issued by itself or its parent, imports that, and returns its ARN. It is active.

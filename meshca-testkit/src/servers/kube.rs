@@ -13,7 +13,8 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, free_address, program, text};
+use super::port::Port;
+use super::{Missing, Result, program, text};
 
 /// A running API server: RBAC, service accounts with real tokens, no controllers.
 #[derive(Debug)]
@@ -21,9 +22,10 @@ pub struct Kube {
     // Before the folder that they write to.
     apiserver: Option<Leash>,
     _etcd: Leash,
+    _etcd_ports: [Port; 2],
     program: PathBuf,
     etcd_url: String,
-    address: SocketAddr,
+    port: Port,
     client: Client,
     ca_pem: String,
     /// Who may do everything (`--token-auth-file`): unknown to others on this machine.
@@ -73,9 +75,9 @@ impl Kube {
             format!("{admin_token},admin,admin,system:masters\n"),
         )?;
 
-        let (clients, peers) = (free_address()?, free_address()?);
-        let etcd_url = format!("http://{clients}");
-        let peer_url = format!("http://{peers}");
+        let (clients, peers) = (Port::free()?, Port::free()?);
+        let etcd_url = format!("http://{}", clients.address());
+        let peer_url = format!("http://{}", peers.address());
         let mut command = Command::new(etcd);
         command
             .arg(format!("--data-dir={}", at("etcd").display()))
@@ -96,9 +98,10 @@ impl Kube {
         let mut kube = Self {
             apiserver: None,
             _etcd: etcd,
+            _etcd_ports: [clients, peers],
             program,
             etcd_url,
-            address: free_address()?,
+            port: Port::free()?,
             client,
             ca_pem,
             admin_token,
@@ -119,7 +122,7 @@ impl Kube {
         command
             .arg(format!("--etcd-servers={}", self.etcd_url))
             .arg("--bind-address=127.0.0.1")
-            .arg(format!("--secure-port={}", self.address.port()))
+            .arg(format!("--secure-port={}", self.port.address().port()))
             .arg(format!("--cert-dir={}", at("certs")))
             .arg(format!("--tls-cert-file={}", at("tls.pem")))
             .arg(format!("--tls-private-key-file={}", at("tls.key")))
@@ -168,12 +171,12 @@ impl Kube {
 
     /// `https://127.0.0.1:PORT`.
     pub fn address(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.port.address())
     }
 
     /// Where the API server listens.
     pub fn socket_addr(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// The CA of the API server's certificate.
@@ -222,7 +225,7 @@ impl Kube {
         body: Option<Value>,
     ) -> Result<(u16, Value)> {
         let method = Method::from_bytes(method.as_bytes())?;
-        let url = format!("https://{}/{path}", self.address);
+        let url = format!("https://{}/{path}", self.port.address());
         let mut request = self.client.request(method, url).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);

@@ -40,10 +40,10 @@ mod certmanager;
 mod kube;
 mod leash;
 mod moto;
+mod port;
 mod vault;
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,11 +120,6 @@ fn program(variable: &'static str) -> Result<PathBuf, Missing> {
             path: Some(path),
         }),
     }
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// A text in an answer.

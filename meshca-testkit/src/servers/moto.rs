@@ -1,18 +1,18 @@
 //! moto, which stands for AWS.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, free_address, program};
+use super::port::Port;
+use super::{Missing, Result, program};
 
 /// A running moto: STS, IAM and AWS Private CA, each as far as it goes.
 #[derive(Debug)]
 pub struct Moto {
     // Before the folder that it writes to.
     _leash: Leash,
-    address: SocketAddr,
+    port: Port,
     _folder: Folder,
 }
 
@@ -33,10 +33,10 @@ impl Moto {
     /// If there is no program, or it does not come up; with the end of its log.
     pub async fn start() -> Result<Self> {
         let folder = Folder::new("moto")?;
-        let (leash, address) = launch(Command::new(Self::program()?), &folder).await?;
+        let (leash, port) = launch(Command::new(Self::program()?), &folder).await?;
         Ok(Self {
             _leash: leash,
-            address,
+            port,
             _folder: folder,
         })
     }
@@ -70,17 +70,18 @@ impl Moto {
 
     /// `http://127.0.0.1:PORT`.
     pub fn address(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.port.address())
     }
 }
 
 /// Starts moto, or what has moto's arguments, on a free port.
-pub(super) async fn launch(mut command: Command, folder: &Folder) -> Result<(Leash, SocketAddr)> {
-    let address = free_address()?;
+pub(super) async fn launch(mut command: Command, folder: &Folder) -> Result<(Leash, Port)> {
+    let port = Port::free()?;
+    let address = port.address();
     command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
     let mut leash = Leash::start("moto", &command, &folder.path().join("moto.log"))?;
     leash
         .until(async || tokio::net::TcpStream::connect(address).await.is_ok())
         .await?;
-    Ok((leash, address))
+    Ok((leash, port))
 }

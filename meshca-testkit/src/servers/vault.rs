@@ -9,7 +9,8 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, STARTUP, free_address, program, text};
+use super::port::Port;
+use super::{Missing, Result, STARTUP, program, text};
 
 /// What a [`Vault`] is started with.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +41,7 @@ pub struct Vault {
     // Before the folder that it writes to.
     leash: Option<Leash>,
     program: PathBuf,
-    address: SocketAddr,
+    port: Port,
     url: String,
     client: Client,
     ca_pem: Option<String>,
@@ -77,7 +78,8 @@ impl Vault {
     pub async fn start_with(options: VaultOptions) -> Result<Self> {
         let program = Self::program()?;
         let folder = Folder::new("vault")?;
-        let address = free_address()?;
+        let port = Port::free()?;
+        let address = port.address();
         let mut client = Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(30));
@@ -114,7 +116,7 @@ impl Vault {
         let mut vault = Self {
             leash: None,
             program,
-            address,
+            port,
             url,
             client: client.build()?,
             ca_pem,
@@ -158,7 +160,7 @@ impl Vault {
 
     /// Where it listens.
     pub fn socket_addr(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// May do everything.
