@@ -112,6 +112,7 @@ pub(crate) struct Shared {
     meshes: RwLock<HashMap<String, Arc<MeshCell>>>,
     clock: Arc<dyn Clock>,
     refresh_hint: Duration,
+    zone: String,
     closed: AtomicBool,
     closing: Notify,
 }
@@ -215,6 +216,7 @@ impl Manager {
             meshes: RwLock::default(),
             clock,
             refresh_hint: options.trust_refresh,
+            zone: options.select.zone.clone(),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
         });

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::decode::{self, Clip, Cursor, Fields};
 use super::free_form::FreeForm;
+use super::kri::Kri;
 use super::labels;
 
 /// The name of the mesh that is meant where none is named.
@@ -116,6 +117,13 @@ impl Metadata {
     /// The mesh that it belongs to: `default` if it does not say.
     pub fn mesh(&self) -> &str {
         self.mesh.as_deref().unwrap_or(DEFAULT_MESH)
+    }
+
+    /// The KRI of the resource of this kind in this zone, which is what proxies call its secrets; `short` is the kind's short name, `mid`
+    /// for a MeshIdentity. `None` if a part contains `_`, which separates the parts of a KRI.
+    pub fn kri(&self, short: &str, zone: &str) -> Option<Kri> {
+        let namespace = self.namespace.as_deref().unwrap_or_default();
+        Kri::new(short, self.mesh(), zone, namespace, &self.name, "").ok()
     }
 
     /// A label, including `kuma.io/mesh`.

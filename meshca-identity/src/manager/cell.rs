@@ -10,12 +10,14 @@ use tokio::sync::Notify;
 
 use super::health::{Assignment, Health};
 use super::status::IdentityStatus;
-use crate::{MeshResources, TrustBundles};
+use crate::{BackendKey, MeshResources, TrustBundles};
 
 /// Of one workload.
 #[derive(Debug, Default)]
 pub(crate) struct WorkloadCell {
     identity: ArcSwapOption<Identity>,
+    /// Who issued it; for a moment nobody, while it is replaced by another CA's.
+    issued_by: ArcSwapOption<BackendKey>,
     error: ArcSwapOption<Error>,
     health: AtomicU8,
     assignment: AtomicU8,
@@ -46,6 +48,31 @@ impl WorkloadCell {
 
     pub(crate) fn set_identity(&self, identity: Option<Arc<Identity>>) {
         self.identity.store(identity);
+    }
+
+    /// The identity with the CA that issued it. While one is replaced by another CA's, there is none: that is announced when it is done.
+    pub(crate) fn issued(&self) -> Option<(Arc<Identity>, Arc<BackendKey>)> {
+        let by = self.issued_by.load_full()?;
+        let identity = self.identity()?;
+        let still = self.issued_by.load();
+        still
+            .as_ref()
+            .is_some_and(|still| Arc::ptr_eq(still, &by))
+            .then_some((identity, by))
+    }
+
+    /// Before another CA's identity is set: that it is of nobody.
+    pub(crate) fn prepare_issuer(&self, by: &BackendKey) {
+        if self.issued_by.load().as_deref() != Some(by) {
+            self.issued_by.store(None);
+        }
+    }
+
+    /// After the identity is set.
+    pub(crate) fn set_issuer(&self, by: &Arc<BackendKey>) {
+        if self.issued_by.load().is_none() {
+            self.issued_by.store(Some(Arc::clone(by)));
+        }
     }
 
     pub(crate) fn set_error(&self, error: Option<Error>) {

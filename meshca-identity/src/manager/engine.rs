@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::cell::MeshCell;
 use super::driver::Layer;
 use super::event::{Event, Observer};
-use super::handle::Handle;
+use super::handle::{Connection, Handle};
 use super::job::{Done, Order};
 use super::mesh::Mesh;
 use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
@@ -207,12 +207,16 @@ impl Engine {
                 let seen = mesh.generation();
                 let (ticket, cell) = self.connect(id, name, workload, reply.is_some());
                 if let Some(reply) = reply {
-                    let handle = Handle {
+                    let seen = (cell.generation(), seen);
+                    let connection = Connection {
                         shared: Arc::clone(&self.shared),
-                        seen: (cell.generation(), seen),
                         cell,
                         mesh,
                         ticket,
+                    };
+                    let handle = Handle {
+                        connection: Arc::new(connection),
+                        seen,
                     };
                     // Whoever has given up drops it, here or in the channel, and is disconnected by that.
                     let _ = reply.send(handle);

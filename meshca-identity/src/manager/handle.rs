@@ -15,36 +15,49 @@ use super::status::IdentityStatus;
 use super::{Command, Shared};
 use crate::schedule::Ticket;
 use crate::select::Selection;
-use crate::{Credentials, MeshResources, TrustBundles};
+use crate::{BackendKey, Credentials, MeshResources, TrustBundles};
 
 /// A connected workload: its identity is kept fresh for as long as this is held.
 ///
 /// Reading takes no lock and asks nobody. Two handles for the same name – a proxy that reconnects before its old connection is
-/// noticed to be dead – share one identity. After the last one is dropped the identity is kept for the time that
-/// [`ManagerOptions::linger`](super::ManagerOptions::linger) says, and is then forgotten.
+/// noticed to be dead – share one identity, and so do clones of one, each of which waits for [changes](Self::changed) on its own. After
+/// the last one is dropped the identity is kept for the time that [`ManagerOptions::linger`](super::ManagerOptions::linger) says, and is
+/// then forgotten.
+#[derive(Clone)]
 pub struct Handle {
+    pub(super) connection: Arc<Connection>,
+    /// Generations of the workload and of the mesh that [`changed`](Self::changed) has told of.
+    pub(super) seen: (u64, u64),
+}
+
+/// What the clones of a handle share.
+pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) cell: Arc<WorkloadCell>,
     pub(super) mesh: Arc<MeshCell>,
     pub(super) ticket: Ticket,
-    /// Generations of the workload and of the mesh that [`changed`](Self::changed) has told of.
-    pub(super) seen: (u64, u64),
 }
 
 impl Handle {
     /// The identity that the workload has now; it may have [ended](Health::Expired).
     pub fn identity(&self) -> Option<Arc<Identity>> {
-        self.cell.identity()
+        self.connection.cell.identity()
+    }
+
+    /// The identity with the CA that issued it, of which the resources say more. For a moment there is none while another CA's identity
+    /// takes its place: [`changed`](Self::changed) tells when it has.
+    pub fn issued(&self) -> Option<(Arc<Identity>, Arc<BackendKey>)> {
+        self.connection.cell.issued()
     }
 
     /// Whom it trusts. What its own peers present is always in it: roots are published before they are used.
     pub fn trust(&self) -> Arc<TrustBundles> {
-        Arc::clone(&self.mesh.trust.load().bundles)
+        Arc::clone(&self.connection.mesh.trust.load().bundles)
     }
 
     /// Identity and trust together, as a TLS library needs them; `None` without an identity.
     pub fn credentials(&self) -> Option<Credentials> {
-        credentials(&self.cell, &self.mesh)
+        credentials(&self.connection.cell, &self.connection.mesh)
     }
 
     /// The same as a channel, which [`rustls023`](crate::rustls023) follows, by a task of the current tokio runtime that ends with the
@@ -53,9 +66,9 @@ impl Handle {
     pub fn watch_credentials(&self) -> watch::Receiver<Option<Credentials>> {
         let (sender, receiver) = watch::channel(self.credentials());
         let (shared, cell, mesh) = (
-            Arc::clone(&self.shared),
-            Arc::clone(&self.cell),
-            Arc::clone(&self.mesh),
+            Arc::clone(&self.connection.shared),
+            Arc::clone(&self.connection.cell),
+            Arc::clone(&self.connection.mesh),
         );
         tokio::spawn(async move {
             // What came after the first value was read is told at once.
@@ -84,15 +97,16 @@ impl Handle {
 
     /// The number of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
     pub fn trust_version(&self) -> u64 {
-        self.mesh.trust.load().version
+        self.connection.mesh.trust.load().version
     }
 
     /// How it is doing, by the clock.
     pub fn health(&self) -> Health {
-        let health = self.cell.health();
-        match self.cell.identity() {
+        let health = self.connection.cell.health();
+        match self.connection.cell.identity() {
             Some(identity)
-                if identity.certificate().validity().not_after() < self.shared.clock.now() =>
+                if identity.certificate().validity().not_after()
+                    < self.connection.shared.clock.now() =>
             {
                 Health::Expired
             }
@@ -102,12 +116,12 @@ impl Handle {
 
     /// Who is to give it its identity.
     pub fn assignment(&self) -> Assignment {
-        self.cell.assignment()
+        self.connection.cell.assignment()
     }
 
     /// Why the last try failed, if it did.
     pub fn error(&self) -> Option<Error> {
-        self.cell.error()
+        self.connection.cell.error()
     }
 
     /// Waits until identity, health, assignment or trust, or the resources of the mesh, are not what the last call (or `connect`) saw.
@@ -116,7 +130,13 @@ impl Handle {
     ///
     /// [`ErrorKind::Unavailable`] when the driver has ended: nothing will change any more.
     pub async fn changed(&mut self) -> Result<()> {
-        changed(&self.shared, &self.cell, &self.mesh, &mut self.seen).await
+        changed(
+            &self.connection.shared,
+            &self.connection.cell,
+            &self.connection.mesh,
+            &mut self.seen,
+        )
+        .await
     }
 
     /// Waits for an identity that is valid, for as long as it takes: put a `tokio::time::timeout` around it, and see
@@ -153,8 +173,8 @@ impl Handle {
 
     /// The workload has other labels or tags now. If that makes it someone else, it gets another identity.
     pub fn update(&self, workload: Workload) {
-        self.shared.send(Command::Update {
-            ticket: self.ticket,
+        self.connection.shared.send(Command::Update {
+            ticket: self.connection.ticket,
             workload: Arc::new(workload),
         });
     }
@@ -166,8 +186,8 @@ impl Handle {
     /// nothing until the workload is [forgotten](super::ManagerOptions::linger). Numbers that were not published by this manager are
     /// ignored.
     pub fn acknowledge(&self, trust_version: u64) {
-        self.shared.send(Command::Acknowledge {
-            ticket: self.ticket,
+        self.connection.shared.send(Command::Acknowledge {
+            ticket: self.connection.ticket,
             version: trust_version,
         });
     }
@@ -179,17 +199,19 @@ impl Handle {
     /// [`ErrorKind::Unavailable`] when the driver has ended; [`ErrorKind::NotFound`] if the resources of the mesh were not applied.
     pub async fn selection(&self) -> Result<Selection> {
         let (reply, answer) = oneshot::channel();
-        let ticket = self.ticket;
-        self.shared.send(Command::Explain { ticket, reply });
+        let ticket = self.connection.ticket;
+        self.connection
+            .shared
+            .send(Command::Explain { ticket, reply });
         answer.await.map_err(|_| super::ended())?
     }
 
     /// The mesh that it is in.
     pub fn mesh(&self) -> MeshView {
         MeshView {
-            shared: Arc::clone(&self.shared),
-            seen: self.mesh.generation(),
-            cell: Arc::clone(&self.mesh),
+            shared: Arc::clone(&self.connection.shared),
+            seen: self.connection.mesh.generation(),
+            cell: Arc::clone(&self.connection.mesh),
         }
     }
 }
@@ -247,14 +269,14 @@ async fn changed(
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
-            .field("mesh", &self.mesh.name)
+            .field("mesh", &self.connection.mesh.name)
             .field("identity", &self.identity())
             .field("health", &self.health())
             .finish_non_exhaustive()
     }
 }
 
-impl Drop for Handle {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.send(Command::Disconnect {
             ticket: self.ticket,
@@ -317,6 +339,11 @@ impl MeshView {
     /// The status of each MeshIdentity.
     pub fn identity_statuses(&self) -> Arc<Vec<IdentityStatus>> {
         self.cell.statuses.load_full()
+    }
+
+    /// The zone of this control plane, which is part of the [KRI](meshca_core::resource::Metadata::kri) of a MeshIdentity.
+    pub fn zone(&self) -> &str {
+        &self.shared.zone
     }
 
     /// Waits until any of these are not what the last call saw, or this view when it was made.

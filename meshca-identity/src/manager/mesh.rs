@@ -309,7 +309,7 @@ impl Mesh {
             .iter()
             .map(|it| (BackendKey::Modern(it.metadata.name.clone()), &it.metadata))
             .filter(|(key, _)| wanted.contains_key(key))
-            .filter_map(|(key, metadata)| Some((key, origin_of(metadata, zone)?)))
+            .filter_map(|(key, metadata)| Some((key, metadata.kri("mid", zone)?)))
             .collect();
         let gone = self.ledger.origins().filter(|it| it.is_resource()).cloned();
         for origin in gone.collect::<Vec<_>>() {
@@ -370,14 +370,8 @@ fn mesh_trust(of: &Metadata, bundle: &TrustBundle, current: bool, zone: &str) ->
     metadata.mesh.clone_from(&of.mesh);
     metadata.namespace.clone_from(&of.namespace);
     let mut trust = MeshTrust::from_trust_bundle(metadata, bundle)?;
-    trust.origin = origin_of(of, zone);
+    trust.origin = of.kri("mid", zone);
     Ok(trust)
-}
-
-fn origin_of(of: &Metadata, zone: &str) -> Option<Kri> {
-    let namespace = of.namespace.as_deref().unwrap_or_default();
-    // Names with `_` have no KRI.
-    Kri::new("mid", of.mesh(), zone, namespace, &of.name, "").ok()
 }
 
 /// The CAs that the resources name, and what is wrong with the others.

@@ -779,7 +779,9 @@ impl Engine {
         tracked.from = tracked.lane;
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         let before = cell.identity();
+        cell.prepare_issuer(&ca.key);
         cell.set_identity(Some(Arc::clone(&identity)));
+        cell.set_issuer(&ca.key);
         cell.set_error(None);
         cell.set_health(Health::Fresh);
         cell.announce();
