@@ -15,7 +15,7 @@
 //!   answers, sound or broken; a TCP relay that delays, cuts, resets and goes silent. Both on
 //!   loopback, for the fault tests of clients.
 //! - `servers`, behind the feature of its name: the real Vault, Kubernetes API server and moto, for the main paths of
-//!   issuers on them.
+//!   issuers on them; and Envoy, for what is made of certificates.
 //!
 //! **The API is not stable.** Checks are added and sharpened in any release, patch releases included: an
 //! issuer that passed may fail the next one, which is what it is for. Depend on one exact version, in

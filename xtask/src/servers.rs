@@ -41,7 +41,13 @@ struct Server {
     /// Its folder in `testenv/`, and the module in which tests that need it live.
     name: &'static str,
     recipe: Recipe,
+    /// What it is good for, as the object of "tests of …".
+    proves: &'static str,
+    /// Whether `up` starts it, too.
+    up: bool,
 }
+
+const ISSUERS: &str = "issuers against the real server";
 
 enum Recipe {
     /// Packages of the Go module, and flags for the linker.
@@ -52,7 +58,10 @@ enum Recipe {
         files: Option<Files>,
     },
     /// What `requirements.txt` names, in a virtual environment.
-    Python,
+    Python {
+        /// Whether a program on `PATH` will do. One in Python is a script of some environment, which may not have what we need.
+        path: bool,
+    },
 }
 
 /// Files of a Go module.
@@ -73,6 +82,8 @@ static VAULT: Server = Server {
         ldflags: "-s -w",
         files: None,
     },
+    proves: ISSUERS,
+    up: true,
 };
 static KUBE: Server = Server {
     name: "kube",
@@ -85,6 +96,8 @@ static KUBE: Server = Server {
         ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
         files: None,
     },
+    proves: ISSUERS,
+    up: true,
 };
 static CERTMANAGER: Server = Server {
     name: "certmanager",
@@ -99,10 +112,22 @@ static CERTMANAGER: Server = Server {
             to: "crds",
         }),
     },
+    proves: ISSUERS,
+    up: true,
 };
 static MOTO: Server = Server {
     name: "moto",
-    recipe: Recipe::Python,
+    recipe: Recipe::Python { path: false },
+    proves: ISSUERS,
+    up: true,
+};
+/// A package of Python's brings the program itself.
+static ENVOY: Server = Server {
+    name: "envoy",
+    recipe: Recipe::Python { path: true },
+    proves: "identities as Envoy uses them",
+    // It would not know what to do.
+    up: false,
 };
 
 pub(crate) static PROGRAMS: &[Program] = &[
@@ -136,12 +161,23 @@ pub(crate) static PROGRAMS: &[Program] = &[
         version: None,
         server: &MOTO,
     },
+    Program {
+        variable: "MESHCA_ENVOY_BIN",
+        name: "envoy",
+        version: Some(&["--version"]),
+        server: &ENVOY,
+    },
 ];
 
 impl Program {
     /// The module in which tests that need it live.
     pub(crate) fn module(&self) -> &'static str {
         self.server.name
+    }
+
+    /// What those tests are of.
+    pub(crate) fn proves(&self) -> &'static str {
+        self.server.proves
     }
 
     /// Where it is, having built it if need be; or why it is nowhere, and what to do.
@@ -182,11 +218,10 @@ impl Program {
         Ok(path)
     }
 
-    /// Python's is a script of some environment, which may not have what we need; so that is always our own.
     fn on_path(&self) -> Option<PathBuf> {
         match self.server.recipe {
-            Recipe::Go { .. } => process::on_path(self.name),
-            Recipe::Python => None,
+            Recipe::Go { .. } | Recipe::Python { path: true } => process::on_path(self.name),
+            Recipe::Python { path: false } => None,
         }
     }
 }
@@ -199,10 +234,10 @@ pub(crate) fn obtain(variable: &str) -> Result<PathBuf> {
         .obtain()
 }
 
-/// All programs by their variables; an error tells everything that is missing.
-fn obtain_all() -> Result<Vec<(&'static str, PathBuf)>> {
+/// Programs by their variables; an error tells everything that is missing.
+fn obtain_all(which: impl Fn(&Server) -> bool) -> Result<Vec<(&'static str, PathBuf)>> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for program in PROGRAMS {
+    for program in PROGRAMS.iter().filter(|program| which(program.server)) {
         match program.obtain() {
             Ok(path) => found.push((program.variable, path)),
             Err(why) => missing.push(why),
@@ -218,7 +253,7 @@ fn obtain_all() -> Result<Vec<(&'static str, PathBuf)>> {
 pub(crate) fn run(action: &Action) -> Result<ExitCode> {
     match action {
         Action::Build => {
-            obtain_all()?;
+            obtain_all(|_| true)?;
         }
         Action::Up => keep::up()?,
         Action::Down => keep::down()?,

@@ -98,7 +98,7 @@ pub(crate) fn run() -> Result<ExitCode> {
             Err(why) => missing.push(Missing {
                 module: program.module(),
                 why,
-                proves: "issuers against the real server",
+                proves: program.proves(),
                 install: "see above",
             }),
         }

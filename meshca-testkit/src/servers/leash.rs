@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use super::{Result, STARTUP};
 
-/// Runs what its arguments say until that ends, or until the standard input does: until whoever holds the other end of that
-/// pipe closes it, or is gone. A shell's background process would ignore an interrupt, hence the traps.
+/// Runs what its arguments but the first say until that ends, or until the standard input does: until whoever holds the other end
+/// of that pipe closes it, or is gone. The first is a file for the program's process ID. A shell's background process would ignore an
+/// interrupt, hence the traps.
 const SCRIPT: &str = r#"exec 3<&0
+pid=$1
+shift
 "$@" </dev/null 3<&- &
 program=$!
+echo $program >"$pid"
 { cat <&3 >/dev/null; kill -9 $program; } 2>/dev/null &
 leash=$!
 exec 3<&-
@@ -22,6 +26,9 @@ trap 'exit 1' INT TERM HUP
 wait $program
 "#;
 
+/// How long a program may take to stop or end when it is told to.
+const OBEDIENCE: Duration = Duration::from_secs(30);
+
 /// A program on a pipe.
 #[derive(Debug)]
 pub(super) struct Leash {
@@ -29,14 +36,16 @@ pub(super) struct Leash {
     shell: Child,
     pipe: Option<ChildStdin>,
     log: PathBuf,
+    pid: PathBuf,
 }
 
 impl Leash {
     /// Starts a program whose output goes to a file, after what is there.
     pub(super) fn start(name: &'static str, command: &Command, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
+        let pid = log.with_extension("pid");
         let mut shell = Command::new("sh");
-        shell.args(["-c", SCRIPT, "sh"]);
+        shell.args(["-c", SCRIPT, "sh"]).arg(&pid);
         shell.arg(command.get_program()).args(command.get_args());
         for (variable, value) in command.get_envs() {
             if let Some(value) = value {
@@ -54,6 +63,7 @@ impl Leash {
             pipe: shell.stdin.take(),
             shell,
             log: log.to_owned(),
+            pid,
         })
     }
 
@@ -82,8 +92,56 @@ impl Leash {
         Ok(())
     }
 
+    /// Waits until it has ended by itself.
+    pub(super) async fn ended(&mut self) -> Result<()> {
+        let begun = tokio::time::Instant::now();
+        while self.shell.try_wait()?.is_none() {
+            if begun.elapsed() > OBEDIENCE {
+                return Err(format!("it does not end; {}", self.complaint()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Stops the program as SIGSTOP does, until it is resumed or killed. It has been up.
+    pub(super) async fn pause(&self) -> Result<()> {
+        let pid = self.signal("STOP")?;
+        let begun = tokio::time::Instant::now();
+        // The signal was only sent: each thread stops when it sees it.
+        while !stopped(&pid) {
+            if begun.elapsed() > OBEDIENCE {
+                return Err(format!("{} does not stop", self.name).into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&self) -> Result<()> {
+        self.signal("CONT").map(drop)
+    }
+
+    /// Sends a signal to the program itself, and returns its process ID.
+    fn signal(&self, signal: &str) -> Result<String> {
+        let pid = std::fs::read_to_string(&self.pid)?.trim().to_owned();
+        // `kill` is part of every shell, and a program of its own on some systems only.
+        let sent = Command::new("sh")
+            .args(["-c", r#"kill -s "$1" "$2""#, "sh", signal, &pid])
+            .stdin(Stdio::null())
+            .output()?;
+        match sent.status.success() {
+            true => Ok(pid),
+            false => {
+                let why = String::from_utf8_lossy(&sent.stderr);
+                Err(format!("{} gets no SIG{signal}: {}", self.name, why.trim()).into())
+            }
+        }
+    }
+
     /// What the program said last, and where the rest is.
-    fn complaint(&self) -> String {
+    pub(super) fn complaint(&self) -> String {
         let mut text = String::new();
         let read = File::open(&self.log).and_then(|mut log| log.read_to_string(&mut text));
         if let Err(error) = read {
@@ -107,6 +165,20 @@ impl Drop for Leash {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Whether all threads of a process have stopped, where the system tells: Linux does.
+fn stopped(pid: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().all(|thread| {
+        // `PID (NAME) STATE …`; a name may have parentheses itself. A thread without a file is gone.
+        match std::fs::read_to_string(thread.path().join("stat")) {
+            Ok(stat) => stat
+                .rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T')),
+            Err(_) => true,
+        }
+    })
 }
 
 /// The folder of a server, which is kept if the test that used it fails.

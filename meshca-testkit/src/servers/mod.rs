@@ -1,7 +1,7 @@
 //! Real servers for tests, each with its own data and port, on loopback, gone when it is dropped.
 //!
 //! A mock of a CA does what its author believed the CA does. These are the CAs themselves: HashiCorp Vault, a
-//! Kubernetes API server with etcd, cert-manager, and moto, which stands for AWS.
+//! Kubernetes API server with etcd, cert-manager, and moto, which stands for AWS; and Envoy, which uses what they sign.
 //!
 //! | server | program | also needs |
 //! |---|---|---|
@@ -10,6 +10,7 @@
 //! | [`CertManager`] | `MESHCA_CERTMANAGER_BIN` | a [`Kube`], and the folder `crds` beside the program |
 //! | [`Moto`] | `MESHCA_MOTO_BIN` | |
 //! | [`Aws`] | `MESHCA_MOTO_BIN` | `python3` beside the program |
+//! | [`Envoy`] | `MESHCA_ENVOY_BIN` | a bootstrap, and a [`Port`] for each of its listeners |
 //!
 //! The variables name programs; nothing is looked for, downloaded or built here. In meshca's own repository
 //! `cargo xtask test` sets them. Where one is not set, [`Missing`] says so, and a test that needs the server leaves itself out:
@@ -37,6 +38,7 @@
 
 mod aws;
 mod certmanager;
+mod envoy;
 mod kube;
 mod leash;
 mod moto;
@@ -49,8 +51,10 @@ use std::time::Duration;
 
 pub use aws::{Aws, AwsCaOptions};
 pub use certmanager::{CertManager, CertManagerOptions};
+pub use envoy::Envoy;
 pub use kube::Kube;
 pub use moto::Moto;
+pub use port::Port;
 pub use vault::{Vault, VaultOptions};
 
 /// Leaves a test out, and says so, where a program that it needs is [missing](Missing).

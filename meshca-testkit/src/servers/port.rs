@@ -14,16 +14,24 @@ const COUNT: u16 = 12_000;
 /// A port on loopback that no other value of this type has, in any process, as long as this one lives.
 ///
 /// A port that was free a moment ago is no such thing: until the server listens, or while it is restarted, somebody
-/// else gets the port, and the tests of one talk to the server of the other until that is gone.
+/// else gets the port, and the tests of one talk to the server of the other until that is gone. Some servers would even share
+/// it with another without a word: [`Envoy`](super::Envoy) does.
+///
+/// Nothing listens there. A server gets the number, and should be gone before this value is: a test makes the port first.
 #[derive(Debug)]
-pub(super) struct Port {
+pub struct Port {
     address: SocketAddr,
     // The system unlocks it when the process ends, however it ends.
     _lock: File,
 }
 
 impl Port {
-    pub(super) fn free() -> Result<Self> {
+    /// Takes one that is free.
+    ///
+    /// # Errors
+    ///
+    /// If none is, or the folder for temporary files cannot be written to: who has which port is told by locks there.
+    pub fn free() -> Result<Self> {
         let mut random = [0; 2];
         SystemRandom::new()
             .fill(&mut random)
@@ -54,7 +62,8 @@ impl Port {
         })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where to listen: `127.0.0.1:PORT`.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 }

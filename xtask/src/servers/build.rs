@@ -80,7 +80,8 @@ fn digest(server: &Server, source: &Path, toolchain: &Toolchain) -> Result<u64> 
                 files.hash(&mut hasher);
             }
         }
-        Recipe::Python => {}
+        // It makes none to what is installed.
+        Recipe::Python { .. } => {}
     }
     let mut files: Vec<PathBuf> = fs::read_dir(source)
         .map_err(|error| format!("{}: {error}", source.display()))?
@@ -128,7 +129,7 @@ impl Recipe {
                 &["version"],
                 "Go not found: install it from https://go.dev/dl",
             ),
-            Self::Python => (
+            Self::Python { .. } => (
                 &["python3"],
                 &["--version"],
                 "Python not found: install python3 with its module venv, from the system's packages",
@@ -175,7 +176,7 @@ impl Recipe {
                 }
                 Ok(())
             }
-            Self::Python => {
+            Self::Python { .. } => {
                 let mut make = Command::new(&toolchain.program);
                 make.args(["-m", "venv", "--clear"]).arg(folder);
                 process::run(&mut make).map_err(|why| {

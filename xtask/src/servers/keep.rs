@@ -63,7 +63,7 @@ pub(super) fn up() -> Result<()> {
     }
     let executable = cargo::example_executable("meshca-testkit", "servers", "servers")?;
     let mut command = Command::new(executable);
-    command.envs(super::obtain_all()?);
+    command.envs(super::obtain_all(|server| server.up)?);
     let log =
         File::create(&files.log).map_err(|error| format!("{}: {error}", files.log.display()))?;
     let errors = log.try_clone().map_err(|error| error.to_string())?;
