@@ -102,6 +102,6 @@ mod settings;
 mod svid;
 
 pub use follow::{LiveConfigs, TlsConfigs};
-pub use peer::{PeerPolicy, PeerVerifier, peer_id};
+pub use peer::{PeerPolicy, PeerVerifier, certificate_id, peer_id};
 pub use refusal::PeerRule;
 pub use settings::Settings;

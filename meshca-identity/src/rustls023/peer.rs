@@ -201,7 +201,17 @@ pub fn peer_id(connection: &CommonState) -> Result<SpiffeId> {
         .peer_certificates()
         .and_then(|chain| chain.first())
         .ok_or_else(|| unauthenticated("the peer has shown no certificate".to_owned()))?;
+    certificate_id(leaf)
+}
+
+/// Who a certificate is for that a peer has shown, where a framework hands out the certificate and not the connection. As with
+/// [`peer_id`], whoever verified it decides what that is worth.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unauthenticated`] if it is no X.509-SVID.
+pub fn certificate_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId> {
     Svid::read(leaf)
         .and_then(|svid| svid.spiffe_id())
-        .map_err(|refusal| unauthenticated(refusal.into_message()))
+        .map_err(|refusal| Error::new(ErrorKind::Unauthenticated, refusal.into_message()))
 }

@@ -1,0 +1,52 @@
+//! How much a proxy may ask for, and how long anything may take.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// Limits of the server. The [defaults](crate#defaults) are for Envoys; what is over a limit ends that stream or connection, and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SdsOptions {
+    /// The largest request, in bytes: a node with all its metadata is in it. 1 MiB.
+    pub max_request: usize,
+    /// Names on one stream. 100.
+    pub max_names: usize,
+    /// Bytes of one name. 1,024.
+    pub max_name: usize,
+    /// Streams on one connection; an Envoy may open one for each secret. 100.
+    pub max_streams: u32,
+    /// Connections at the same time, where this crate [serves](crate::SdsServer::serve_tcp). 20,000.
+    pub max_connections: usize,
+    /// Requests per second on one stream, after a burst of ten times that: what comes faster is read later. 10.
+    pub request_rate: NonZeroU32,
+    /// How long a stream may take to say who it is. 10 s.
+    pub first_request: Duration,
+    /// How long the authenticator may take. 10 s.
+    pub authentication: Duration,
+    /// How long a TLS handshake may take. 10 s.
+    pub handshake: Duration,
+    /// How often a connection without traffic is asked whether it is still there. 30 s.
+    pub keepalive: Duration,
+    /// How long it may take to answer that. 20 s.
+    pub keepalive_timeout: Duration,
+}
+
+const TEN: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+
+impl Default for SdsOptions {
+    fn default() -> Self {
+        Self {
+            max_request: 1024 * 1024,
+            max_names: 100,
+            max_name: 1024,
+            max_streams: 100,
+            max_connections: 20_000,
+            request_rate: TEN,
+            first_request: Duration::from_secs(10),
+            authentication: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            keepalive: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+        }
+    }
+}

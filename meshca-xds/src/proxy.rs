@@ -1,0 +1,345 @@
+//! The secrets that one proxy may have, at one moment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use envoy_types::pb::google::protobuf::Any;
+use meshca_core::spiffe::Workload;
+use meshca_core::{Identity, Result, TrustBundle};
+use meshca_identity::manager::{Health, MeshView};
+use meshca_identity::{BackendKey, Handle, MeshResources, TrustBundles};
+
+use crate::names;
+use crate::secrets::{
+    bundle_secret, identity_secret, identity_version, packed, trust_secret, trust_version,
+};
+
+/// What a proxy gets that asks for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// The secret is there.
+    Ready,
+    /// It is the proxy's, and not there yet: it is issued, or there is no trust yet.
+    Pending,
+    /// It is not this proxy's, or nothing is called so.
+    Foreign,
+}
+
+/// The secrets that one proxy may have, by the [names](crate::names) that it may use for them: its own identity and the trust of its mesh,
+/// and nothing else.
+///
+/// The [server](crate::server) makes them for each change. A control plane with a snapshot cache of its own makes them itself whenever
+/// [`Handle::changed`] says so, puts what its resources refer to into the cache, and tells the handle what was
+/// [acknowledged](Handle::acknowledge).
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use meshca_core::registry::BackendRegistry;
+/// # use meshca_core::resource::Resource;
+/// # use meshca_core::spiffe::{Environment, Workload};
+/// # use meshca_core::{MemorySecretStore, SystemClock, builtin};
+/// # use meshca_identity::select::SelectOptions;
+/// # use meshca_identity::{Manager, ManagerOptions, MeshResources};
+/// use meshca_xds::{ProxySecrets, names};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let registry = BackendRegistry::new().with(builtin::factory());
+/// # let options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+/// # let secrets = Arc::new(MemorySecretStore::new());
+/// # let (manager, driver) = Manager::new(registry, secrets, Arc::new(SystemClock::new()), options);
+/// # let driver = driver.spawn();
+/// # let documents = Resource::parse("
+/// # {type: Mesh, name: default}
+/// # ---
+/// # type: MeshIdentity
+/// # name: everyone
+/// # mesh: default
+/// # spec:
+/// #   selector: {dataplane: {matchLabels: {}}}
+/// #   spiffeID: {trustDomain: example.org}
+/// #   provider: {type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}
+/// # ")?;
+/// # manager.apply(MeshResources::from_resources(documents)?).await?;
+/// let workload = Arc::new(Workload::from_label_list("kuma.io/workload=web")?);
+/// let mut handle = manager.connect("default", "web-1", Arc::clone(&workload)).await?;
+/// handle.ready().await?;
+///
+/// let secrets = ProxySecrets::of(&handle, &workload);
+/// let identity = secrets.get("kri_mid_default_east__everyone_")?.ok_or("its identity")?;
+/// let trust = secrets.get(names::SYSTEM_TRUST_BUNDLE)?.ok_or("the trust")?;
+/// // … which the proxy has taken into use:
+/// handle.acknowledge(secrets.trust_version());
+///
+/// // Nobody gets what is another's.
+/// assert!(secrets.get("kri_mid_default_east__somebody-else_")?.is_none());
+/// # driver.stop().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ProxySecrets {
+    mesh: MeshView,
+    workload: Arc<Workload>,
+    resources: Option<Arc<MeshResources>>,
+    own: Option<Own>,
+    trust: Arc<TrustSecrets>,
+    trust_version: u64,
+}
+
+#[derive(Clone)]
+struct Own {
+    identity: Arc<Identity>,
+    by: Arc<BackendKey>,
+    version: Arc<str>,
+}
+
+impl ProxySecrets {
+    /// What a proxy may have now. The workload is the one that it [connected](meshca_identity::Manager::connect) as.
+    pub fn of(handle: &Handle, workload: &Arc<Workload>) -> Self {
+        Self::with(handle, workload, &TrustCache::default(), None)
+    }
+
+    /// The same, where what is known already is not worked out again.
+    pub(crate) fn with(
+        handle: &Handle,
+        workload: &Arc<Workload>,
+        cache: &TrustCache,
+        before: Option<&Self>,
+    ) -> Self {
+        // An identity that has ended opens no door. Whoever has it keeps it, and nobody gets it anew.
+        let issued = handle
+            .issued()
+            .filter(|_| handle.health() != Health::Expired);
+        // The identity first, so that its root is in the trust; the number before the trust that it is acknowledged by.
+        let trust_version = handle.trust_version();
+        let mesh = handle.mesh();
+        let own = issued.map(|(identity, by)| {
+            let known = before
+                .and_then(|before| before.own.as_ref())
+                .filter(|own| Arc::ptr_eq(&own.identity, &identity));
+            let version = match known {
+                Some(own) => Arc::clone(&own.version),
+                None => identity_version(&identity).into(),
+            };
+            Own {
+                identity,
+                by,
+                version,
+            }
+        });
+        Self {
+            trust: cache.of(mesh.name(), handle.trust()),
+            resources: mesh.resources(),
+            mesh,
+            workload: Arc::clone(workload),
+            own,
+            trust_version,
+        }
+    }
+
+    /// The secret of this name, if it is [ready](Standing::Ready).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`identity_secret`].
+    pub fn get(&self, name: &str) -> Result<Option<Secret>> {
+        Ok(match self.meaning(name) {
+            Meaning::Identity(own) => Some(identity_secret(name, &own.identity)?),
+            Meaning::Trust => Some(trust_secret(name, &self.trust.bundles)),
+            Meaning::Bundle(bundle) => Some(bundle_secret(name, bundle)),
+            Meaning::Pending | Meaning::Foreign => None,
+        })
+    }
+
+    /// The version of the secret of this name, if it is ready: the same for the same content, in every process.
+    pub fn version(&self, name: &str) -> Option<Arc<str>> {
+        match self.meaning(name) {
+            Meaning::Identity(own) => Some(Arc::clone(&own.version)),
+            Meaning::Trust => Some(Arc::clone(&self.trust.version)),
+            Meaning::Bundle(bundle) => self
+                .trust
+                .versions
+                .get(bundle.trust_domain().as_ref())
+                .cloned(),
+            Meaning::Pending | Meaning::Foreign => None,
+        }
+    }
+
+    /// How it stands with a name.
+    pub fn standing(&self, name: &str) -> Standing {
+        match self.meaning(name) {
+            Meaning::Identity(_) | Meaning::Trust | Meaning::Bundle(_) => Standing::Ready,
+            Meaning::Pending => Standing::Pending,
+            Meaning::Foreign => Standing::Foreign,
+        }
+    }
+
+    /// The number of the trust in here, for [`Handle::acknowledge`].
+    pub fn trust_version(&self) -> u64 {
+        self.trust_version
+    }
+
+    /// Whether a name is one of the trust, and not of an identity.
+    pub(crate) fn is_trust(&self, name: &str) -> bool {
+        name == names::SYSTEM_TRUST_BUNDLE
+            || name == names::SPIRE_BUNDLE
+            || name == names::SPIRE_ALL_BUNDLES
+            || names::is_classic_trust(name, self.mesh.name())
+            || name
+                .strip_prefix("spiffe://")
+                .is_some_and(|rest| !rest.contains('/'))
+    }
+
+    /// The secret of this name as it is sent.
+    pub(crate) fn packed(&self, name: &str) -> Result<Option<Any>> {
+        if let Meaning::Trust = self.meaning(name) {
+            return Ok(Some(self.trust.packed(name)));
+        }
+        Ok(self.get(name)?.as_ref().map(packed))
+    }
+
+    fn meaning(&self, name: &str) -> Meaning<'_> {
+        let own = || {
+            self.own
+                .as_ref()
+                .map_or(Meaning::Pending, Meaning::Identity)
+        };
+        let trust = || match self.trust.bundles.is_empty() {
+            true => Meaning::Pending,
+            false => Meaning::Trust,
+        };
+        let bundle = |domain: &str| {
+            let found = self
+                .trust
+                .bundles
+                .iter()
+                .find(|it| it.trust_domain().as_ref() == domain && !it.is_empty());
+            found.map_or(Meaning::Pending, Meaning::Bundle)
+        };
+        let mesh = self.mesh.name();
+        match name {
+            names::SPIRE_IDENTITY => own(),
+            names::SYSTEM_TRUST_BUNDLE | names::SPIRE_ALL_BUNDLES => trust(),
+            names::SPIRE_BUNDLE => match &self.own {
+                Some(own) => bundle(own.identity.spiffe_id().trust_domain().as_ref()),
+                None => Meaning::Pending,
+            },
+            name if names::is_classic_identity(name, mesh) => own(),
+            name if names::is_classic_trust(name, mesh) => trust(),
+            name => match name.strip_prefix("spiffe://") {
+                Some(domain) if !domain.contains('/') => bundle(domain),
+                Some(_) => match &self.own {
+                    Some(own) if own.identity.spiffe_id().to_string() == name => {
+                        Meaning::Identity(own)
+                    }
+                    Some(_) => Meaning::Foreign,
+                    None => Meaning::Pending,
+                },
+                None => self.modern(name),
+            },
+        }
+    }
+
+    /// A MeshIdentity by its KRI: the one that issued, or one that selects this workload and has not yet.
+    fn modern(&self, kri: &str) -> Meaning<'_> {
+        let named = self
+            .resources
+            .iter()
+            .flat_map(|resources| &resources.identities)
+            .find(|it| {
+                it.metadata
+                    .kri("mid", self.mesh.zone())
+                    .is_some_and(|of| of.to_string() == kri)
+            });
+        let Some(identity) = named else {
+            return Meaning::Foreign;
+        };
+        match &self.own {
+            Some(own) if matches!(&*own.by, BackendKey::Modern(name) if *name == identity.metadata.name) => {
+                Meaning::Identity(own)
+            }
+            _ if identity.selector.matches(self.workload.labels()) => Meaning::Pending,
+            _ => Meaning::Foreign,
+        }
+    }
+}
+
+impl fmt::Debug for ProxySecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxySecrets")
+            .field("mesh", &self.mesh.name())
+            .field("identity", &self.own.as_ref().map(|own| &own.identity))
+            .field("trust", &self.trust.bundles)
+            .field("trust_version", &self.trust_version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a name stands for.
+enum Meaning<'a> {
+    Identity(&'a Own),
+    Trust,
+    Bundle(&'a TrustBundle),
+    Pending,
+    Foreign,
+}
+
+/// The trust of a mesh, encoded once for all its proxies.
+#[derive(Debug)]
+struct TrustSecrets {
+    bundles: Arc<TrustBundles>,
+    version: Arc<str>,
+    /// Of each trust domain alone.
+    versions: BTreeMap<String, Arc<str>>,
+    system: OnceLock<Any>,
+    classic: OnceLock<Any>,
+}
+
+impl TrustSecrets {
+    fn new(bundles: Arc<TrustBundles>) -> Self {
+        let each = bundles.iter().map(|bundle| {
+            let version = trust_version([bundle]).into();
+            (bundle.trust_domain().to_string(), version)
+        });
+        Self {
+            version: trust_version(bundles.iter()).into(),
+            versions: each.collect(),
+            bundles,
+            system: OnceLock::new(),
+            classic: OnceLock::new(),
+        }
+    }
+
+    fn packed(&self, name: &str) -> Any {
+        let cell = match name {
+            names::SYSTEM_TRUST_BUNDLE => &self.system,
+            names::SPIRE_ALL_BUNDLES => return packed(&trust_secret(name, &self.bundles)),
+            // There is one such name in a mesh.
+            _ => &self.classic,
+        };
+        cell.get_or_init(|| packed(&trust_secret(name, &self.bundles)))
+            .clone()
+    }
+}
+
+/// The trust of each mesh, as it was seen last.
+#[derive(Debug, Default)]
+pub(crate) struct TrustCache(Mutex<BTreeMap<String, Arc<TrustSecrets>>>);
+
+impl TrustCache {
+    fn of(&self, mesh: &str, bundles: Arc<TrustBundles>) -> Arc<TrustSecrets> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(mesh)
+            && Arc::ptr_eq(&known.bundles, &bundles)
+        {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(TrustSecrets::new(bundles));
+        known.insert(mesh.to_owned(), Arc::clone(&new));
+        new
+    }
+}

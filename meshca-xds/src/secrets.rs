@@ -1,0 +1,166 @@
+//! Secrets as Envoy takes them: pure functions of an identity and of trust.
+//!
+//! The same input makes the same bytes and the same version, in every process: what has not changed is not sent again, not even
+//! by another replica of the control plane.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, TypedExtensionConfig, data_source::Specifier,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
+    spiffe_cert_validator_config,
+};
+use envoy_types::pb::google::protobuf::Any;
+use meshca_core::{Identity, Result, TrustBundle, TrustDomain};
+use meshca_identity::TrustBundles;
+use prost::{Message, Name};
+
+/// What the `Any` around a secret says that it is.
+pub const SECRET_TYPE: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+/// The name by which Envoy knows its validator of SPIFFE certificates.
+const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
+
+/// An identity: leaf and intermediates, and the private key, as PEM (Envoy's `TlsCertificate` takes nothing else).
+///
+/// **The key is in it**, in memory that nobody wipes, and `Debug` of the generated types would print it: do not keep it, and do not log it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Internal`](meshca_core::ErrorKind::Internal) if the key cannot be encoded.
+pub fn identity_secret(name: impl Into<String>, identity: &Identity) -> Result<Secret> {
+    let key = identity.expose_key_pem()?;
+    let certificate = TlsCertificate {
+        certificate_chain: Some(inline(identity.chain_pem())),
+        private_key: Some(inline(key.expose_str().unwrap_or_default().to_owned())),
+        ..TlsCertificate::default()
+    };
+    Ok(Secret {
+        name: name.into(),
+        r#type: Some(secret::Type::TlsCertificate(certificate)),
+    })
+}
+
+/// Whom a proxy believes: Envoy's SPIFFE validator with one entry for each trust domain, in their order.
+///
+/// A peer is judged by the roots of the trust domain in its SPIFFE ID and by no others (SPIFFE X509-SVID §5.1); with one list of
+/// roots for all (`trusted_ca`), each root could vouch for every domain. The validator takes no certificate without a SPIFFE ID.
+///
+/// ```
+/// use meshca_core::{TrustBundle, TrustDomain};
+/// use meshca_identity::TrustBundles;
+/// use meshca_xds::{names, secrets};
+///
+/// # let pem = include_str!("../../meshca-core/tests/data/root.pem");
+/// let domain = TrustDomain::new("example.org").expect("a trust domain");
+/// let mut bundles = TrustBundles::new();
+/// bundles.add(&TrustBundle::from_pem(domain, pem)?)?;
+/// let secret = secrets::trust_secret(names::SYSTEM_TRUST_BUNDLE, &bundles);
+/// assert_eq!(secret.name, "system_trust_bundle");
+/// # Ok::<(), meshca_core::Error>(())
+/// ```
+pub fn trust_secret(name: impl Into<String>, bundles: &TrustBundles) -> Secret {
+    validation(name.into(), bundles.iter())
+}
+
+/// The same for one trust domain alone: peers of others are refused.
+pub fn bundle_secret(name: impl Into<String>, bundle: &TrustBundle) -> Secret {
+    validation(name.into(), std::iter::once(bundle))
+}
+
+fn validation<'a>(name: String, bundles: impl Iterator<Item = &'a TrustBundle>) -> Secret {
+    let trust_domains = bundles
+        .filter(|bundle| !bundle.is_empty())
+        .map(|bundle| spiffe_cert_validator_config::TrustDomain {
+            name: bundle.trust_domain().to_string(),
+            trust_bundle: Some(inline(bundle.to_pem())),
+            workload_trust_domain: String::new(),
+        })
+        .collect();
+    let config = SpiffeCertValidatorConfig {
+        trust_domains,
+        trust_bundles: None,
+    };
+    let context = CertificateValidationContext {
+        custom_validator_config: Some(TypedExtensionConfig {
+            name: SPIFFE_VALIDATOR.to_owned(),
+            typed_config: Some(Any {
+                type_url: SpiffeCertValidatorConfig::type_url(),
+                value: config.encode_to_vec(),
+            }),
+        }),
+        ..CertificateValidationContext::default()
+    };
+    Secret {
+        name,
+        r#type: Some(secret::Type::ValidationContext(context)),
+    }
+}
+
+fn inline(text: String) -> DataSource {
+    DataSource {
+        specifier: Some(Specifier::InlineString(text)),
+        ..DataSource::default()
+    }
+}
+
+/// A secret as it is sent.
+pub(crate) fn packed(secret: &Secret) -> Any {
+    Any {
+        type_url: SECRET_TYPE.to_owned(),
+        value: secret.encode_to_vec(),
+    }
+}
+
+/// What the version of an identity is made of: its certificates. They say nothing of the key, and no other key has them.
+pub(crate) fn identity_version(identity: &Identity) -> String {
+    let mut digest = Digest::new();
+    for certificate in identity.certificate().chain() {
+        digest.add(certificate);
+    }
+    digest.end()
+}
+
+/// What the version of trust is made of: the domains and their roots.
+pub(crate) fn trust_version<'a>(bundles: impl IntoIterator<Item = &'a TrustBundle>) -> String {
+    let mut digest = Digest::new();
+    for bundle in bundles {
+        let domain: &TrustDomain = bundle.trust_domain();
+        digest.add(domain.as_ref());
+        for root in bundle.roots() {
+            digest.add(root.der());
+        }
+        // The next domain is no root of this one.
+        digest.add([]);
+    }
+    digest.end()
+}
+
+/// A version of many parts.
+pub(crate) struct Digest(Context);
+
+impl Digest {
+    pub(crate) fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    pub(crate) fn add(&mut self, part: impl AsRef<[u8]>) {
+        let part = part.as_ref();
+        self.0.update(&part.len().to_be_bytes());
+        self.0.update(part);
+    }
+
+    /// The first half, in hex: nobody finds another input for these 128 bits.
+    pub(crate) fn end(self) -> String {
+        use std::fmt::Write;
+        let digest = self.0.finish();
+        let mut text = String::with_capacity(32);
+        for byte in digest.as_ref().iter().take(16) {
+            // A string takes everything.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+}

@@ -1,0 +1,432 @@
+//! The server: Envoy's Secret Discovery Service (SDS), as a tower service.
+//!
+//! Each stream is a loop of its own, without a channel: it sends when the connection can take it, and reads when there is something to read.
+//! So a proxy that is slow, stopped or gone holds up itself and nobody else.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
+use futures_util::{Stream, stream};
+use meshca_core::{Error, ErrorKind, Result};
+use meshca_identity::Manager;
+use meshca_identity::migration::Observed;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::authenticate::{Authenticator, Caller};
+use crate::event::{SdsEvent, SdsObserver};
+use crate::options::SdsOptions;
+use crate::pace::Pace;
+use crate::proxies::{Member, Proxies};
+use crate::proxy::{ProxySecrets, Standing, TrustCache};
+use crate::stream::delta::Delta;
+use crate::stream::sotw::Sotw;
+use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
+
+/// Serves each proxy its own identity and the trust of its mesh, and tells the manager what each has taken into use. Clones are the same one.
+///
+/// See the [crate](crate) for a whole program, and for how to mount it in a server that is there already.
+#[derive(Clone)]
+pub struct SdsServer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    proxies: Arc<Proxies>,
+    authenticator: Arc<dyn Authenticator>,
+    observer: Option<Arc<dyn SdsObserver>>,
+    options: SdsOptions,
+    trust: TrustCache,
+}
+
+impl SdsServer {
+    /// A server of what this manager has, for the proxies that the authenticator knows.
+    ///
+    /// Turn on [`acknowledgements`](meshca_identity::ManagerOptions::acknowledgements) in the manager: then nothing is signed under a new root
+    /// before every proxy has said, through this server, that it trusts it.
+    pub fn new(manager: Manager, authenticator: impl Authenticator) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                proxies: Proxies::new(manager),
+                authenticator: Arc::new(authenticator),
+                observer: None,
+                options: SdsOptions::default(),
+                trust: TrustCache::default(),
+            }),
+        }
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_options(self, options: SdsOptions) -> Self {
+        self.rebuilt(|shared| shared.options = options)
+    }
+
+    /// The same, and this is told what happens.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn SdsObserver>) -> Self {
+        self.rebuilt(|shared| shared.observer = Some(observer))
+    }
+
+    /// Settings are made before it is used; a clone that is in use goes on as it was, for its own proxies.
+    fn rebuilt(self, change: impl FnOnce(&mut Shared)) -> Self {
+        let mut shared = Shared {
+            proxies: Proxies::new(self.shared.proxies.manager().clone()),
+            authenticator: Arc::clone(&self.shared.authenticator),
+            observer: self.shared.observer.clone(),
+            options: self.shared.options,
+            trust: TrustCache::default(),
+        };
+        change(&mut shared);
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    pub(crate) fn options(&self) -> &SdsOptions {
+        &self.shared.options
+    }
+
+    /// The service, to be added to any tonic server, with the limits on messages. What it needs of the connection, such as limits on streams
+    /// and keepalive, is the server's.
+    pub fn service(&self) -> SecretDiscoveryServiceServer<Self> {
+        SecretDiscoveryServiceServer::new(self.clone())
+            .max_decoding_message_size(self.shared.options.max_request)
+    }
+
+    /// How many proxies have a stream now.
+    pub fn connected(&self) -> usize {
+        self.shared.proxies.count()
+    }
+
+    /// What [`Manager::observe`] sees of a mesh, with what the proxies here have acknowledged in place of what they were given: a proxy
+    /// `holds` a certificate when all its streams that have an identity have acknowledged it.
+    ///
+    /// Which SPIFFE IDs a proxy **accepts**, and how **strict** it is, is in its listeners and clusters: whoever sends those fills it in.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Manager::observe`].
+    pub async fn observe(&self, mesh: &str) -> Result<Observed> {
+        let proxies = &self.shared.proxies;
+        let mut observed = proxies.manager().observe(mesh).await?;
+        for proxy in &mut observed.proxies {
+            if proxies.serves(mesh, &proxy.name) == Some(false) {
+                proxy.holds = None;
+            }
+        }
+        Ok(observed)
+    }
+}
+
+impl fmt::Debug for SdsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SdsServer")
+            .field("options", &self.shared.options)
+            .field("connected", &self.connected())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn observe(&self, event: &SdsEvent<'_>) {
+        match event {
+            SdsEvent::Refused { .. }
+            | SdsEvent::NotItsOwn { .. }
+            | SdsEvent::Rejected { .. }
+            | SdsEvent::Broken { .. } => tracing::warn!(target: "meshca_xds", "{event}"),
+            _ => tracing::debug!(target: "meshca_xds", "{event}"),
+        }
+        if let Some(observer) = &self.observer {
+            observer.observe(event);
+        }
+    }
+
+    /// Who has opened this stream, in at most so long.
+    async fn admit(&self, caller: &Caller<'_>) -> Result<Member, Status> {
+        let asked = self.authenticator.authenticate(caller);
+        let attested = match timeout(self.options.authentication, asked).await {
+            Ok(attested) => attested,
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the authenticator did not answer within {:?}",
+                    self.options.authentication
+                ),
+            )),
+        };
+        let attested = attested.map_err(|error| {
+            self.observe(&SdsEvent::Refused {
+                node: &clip(&caller.node.id),
+                error: &error,
+            });
+            match error.kind() {
+                ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::RateLimited => {
+                    Status::unavailable("it cannot be found out now who this proxy is")
+                }
+                ErrorKind::Denied => {
+                    Status::permission_denied("this proxy may not have an identity here")
+                }
+                _ => Status::unauthenticated("it is not proven who this proxy is"),
+            }
+        })?;
+        let member = self.proxies.join(attested).await;
+        // Only the driver's end is an error.
+        let member = member.map_err(|_| Status::unavailable("the control plane is going down"))?;
+        self.observe(&SdsEvent::Connected { proxy: member.id() });
+        Ok(member)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            names: self.options.max_names,
+            name: self.options.max_name,
+        }
+    }
+}
+
+/// State of the world and delta, as the loop below needs them.
+trait Protocol: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn new(bounds: Bounds) -> Self;
+    fn node(request: &Self::Request) -> Option<&Node>;
+    fn hear(&mut self, request: &Self::Request) -> Result<Heard, Broken>;
+    fn answer(&mut self, secrets: &ProxySecrets) -> Result<Option<Self::Response>>;
+    fn nonce(response: &Self::Response) -> (&str, usize);
+    fn trust(&self, secrets: &ProxySecrets) -> TrustState;
+    fn identities(&self, secrets: &ProxySecrets) -> Vec<Option<Arc<str>>>;
+}
+
+macro_rules! protocol {
+    ($stream:ident, $request:ident, $response:ident) => {
+        impl Protocol for $stream {
+            type Request = $request;
+            type Response = $response;
+
+            fn new(bounds: Bounds) -> Self {
+                Self::new(bounds)
+            }
+
+            fn node(request: &$request) -> Option<&Node> {
+                request.node.as_ref()
+            }
+
+            fn hear(&mut self, request: &$request) -> Result<Heard, Broken> {
+                self.hear(request)
+            }
+
+            fn answer(&mut self, secrets: &ProxySecrets) -> Result<Option<$response>> {
+                self.answer(secrets)
+            }
+
+            fn nonce(response: &$response) -> (&str, usize) {
+                (&response.nonce, response.resources.len())
+            }
+
+            fn trust(&self, secrets: &ProxySecrets) -> TrustState {
+                self.trust(secrets)
+            }
+
+            fn identities(&self, secrets: &ProxySecrets) -> Vec<Option<Arc<str>>> {
+                self.identities(secrets)
+            }
+        }
+    };
+}
+
+protocol!(Sotw, DiscoveryRequest, DiscoveryResponse);
+protocol!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse);
+
+/// One stream of one proxy.
+struct Session<P: Protocol> {
+    shared: Arc<Shared>,
+    member: Member,
+    inbound: Streaming<P::Request>,
+    protocol: P,
+    node: String,
+    secrets: ProxySecrets,
+    pace: Pace,
+}
+
+impl<P: Protocol> Session<P> {
+    /// Waits for the first request, finds out whose it is, and hears it.
+    async fn begin(
+        shared: Arc<Shared>,
+        request: Request<Streaming<P::Request>>,
+    ) -> Result<Self, Status> {
+        let (metadata, extensions, mut inbound) = request.into_parts();
+        let first = timeout(shared.options.first_request, inbound.message()).await;
+        let first = first
+            .map_err(|_| Status::deadline_exceeded("no request came"))??
+            .ok_or_else(|| Status::invalid_argument("the stream ended before a request came"))?;
+        let nobody = Node::default();
+        let node = P::node(&first).unwrap_or(&nobody);
+        let caller = Caller {
+            node,
+            metadata: &metadata,
+            extensions: &extensions,
+        };
+        let member = shared.admit(&caller).await?;
+        let secrets = ProxySecrets::with(&member.handle, &member.workload(), &shared.trust, None);
+        let mut session = Self {
+            node: node.id.clone(),
+            protocol: P::new(shared.bounds()),
+            pace: Pace::new(shared.options.request_rate),
+            shared,
+            member,
+            inbound,
+            secrets,
+        };
+        session.hear(&first)?;
+        Ok(session)
+    }
+
+    /// The next response; `None` when the client has ended the stream.
+    async fn next(&mut self) -> Result<Option<P::Response>, Status> {
+        loop {
+            let answer = self.protocol.answer(&self.secrets);
+            let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
+            self.report();
+            if let Some(response) = answer {
+                let (nonce, secrets) = P::nonce(&response);
+                self.shared.observe(&SdsEvent::Sent {
+                    proxy: self.member.id(),
+                    nonce,
+                    secrets,
+                });
+                return Ok(Some(response));
+            }
+            tokio::select! {
+                heard = self.pace.read(&mut self.inbound) => match heard? {
+                    Some(request) => self.hear(&request)?,
+                    None => return Ok(None),
+                },
+                changed = self.member.handle.changed() => {
+                    changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
+                    let workload = self.member.workload();
+                    let new = ProxySecrets::with(
+                        &self.member.handle, &workload, &self.shared.trust, Some(&self.secrets),
+                    );
+                    self.secrets = new;
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, request: &P::Request) -> Result<(), Status> {
+        if let Some(node) = P::node(request)
+            && node.id != self.node
+            && !node.id.is_empty()
+        {
+            return Err(self.broken("the node is another one than at its beginning"));
+        }
+        let heard = self.protocol.hear(request).map_err(|broken| match broken {
+            Broken::Protocol(why) => {
+                self.broken(&why);
+                Status::invalid_argument(why)
+            }
+            Broken::Limit(why) => {
+                self.broken(&why);
+                Status::resource_exhausted(why)
+            }
+        })?;
+        let proxy = self.member.id();
+        if let Some(nack) = &heard.nacked {
+            self.shared.observe(&SdsEvent::Rejected {
+                proxy,
+                resources: &nack.names,
+                message: &nack.message,
+            });
+        }
+        if let Some(resources) = &heard.acked {
+            self.shared
+                .observe(&SdsEvent::Acknowledged { proxy, resources });
+        }
+        for resource in &heard.new {
+            if self.secrets.standing(resource) == Standing::Foreign {
+                let resource = &clip(resource);
+                self.shared
+                    .observe(&SdsEvent::NotItsOwn { proxy, resource });
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) {
+        self.member.report(
+            self.protocol.trust(&self.secrets),
+            self.protocol.identities(&self.secrets),
+        );
+    }
+
+    fn broken(&self, why: &str) -> Status {
+        self.shared.observe(&SdsEvent::Broken {
+            proxy: self.member.id(),
+            why,
+        });
+        Status::invalid_argument(why)
+    }
+
+    fn into_stream(self) -> Responses<P::Response> {
+        Box::pin(stream::unfold(Some(self), |session| async {
+            let mut session = session?;
+            match session.next().await {
+                Ok(Some(response)) => Some((Ok(response), Some(session))),
+                Ok(None) => None,
+                Err(status) => Some((Err(status), None)),
+            }
+        }))
+    }
+}
+
+impl<P: Protocol> Drop for Session<P> {
+    fn drop(&mut self) {
+        self.shared.observe(&SdsEvent::Disconnected {
+            proxy: self.member.id(),
+        });
+    }
+}
+
+/// What tonic sends.
+type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for SdsServer {
+    type StreamSecretsStream = Responses<DiscoveryResponse>;
+    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let session = Session::<Sotw>::begin(Arc::clone(&self.shared), request).await?;
+        Ok(Response::new(session.into_stream()))
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        let session = Session::<Delta>::begin(Arc::clone(&self.shared), request).await?;
+        Ok(Response::new(session.into_stream()))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        _: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented(
+            "secrets are streamed, so that a renewal reaches the proxy: use StreamSecrets or DeltaSecrets",
+        ))
+    }
+}
