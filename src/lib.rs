@@ -57,6 +57,8 @@
 //! | `acm` | AWS Private CA: the type `acmpca`, and the module `acm` |
 //! | `certmanager` | cert-manager, and secrets in Kubernetes: the module of the same name |
 //! | `identity` | keeps every workload of a mesh in possession of an identity: the module of the same name |
+//! | `xds` | `identity`, and a server that gives identities and trust to Envoy: the module of the same name |
+//! | `xds-tls` | `xds` and `rustls`, and that server over TLS |
 //! | `rustls` | `identity`, and configurations for rustls that follow an identity through its renewals |
 //! | `retry` | issuer wrapper: tries again as the error advises |
 //! | `rate-limit` | issuer wrapper: signatures per second, with a burst |
@@ -92,6 +94,10 @@ pub use meshca_identity as identity;
 #[cfg_attr(docsrs, doc(cfg(feature = "vault")))]
 #[doc(inline)]
 pub use meshca_vault as vault;
+#[cfg(feature = "xds")]
+#[cfg_attr(docsrs, doc(cfg(feature = "xds")))]
+#[doc(inline)]
+pub use meshca_xds as xds;
 
 #[cfg(any(
     feature = "audit",
