@@ -214,6 +214,8 @@ pub(crate) struct Sotw {
     opening: Option<tokio::task::JoinHandle<Result<Streaming<DiscoveryResponse>, tonic::Status>>>,
     responses: Option<Streaming<DiscoveryResponse>>,
     node: Option<Node>,
+    /// Of the last response that was read.
+    nonce: String,
     /// Kept, as the stream ends with its connection.
     _channel: Channel,
 }
@@ -235,6 +237,7 @@ impl Sotw {
             opening: Some(opening),
             responses: None,
             node: Some(node(name)),
+            nonce: String::new(),
             _channel: channel,
         }
     }
@@ -250,6 +253,7 @@ impl Sotw {
     pub(crate) fn ask(&mut self, names: &[&str]) {
         self.send(DiscoveryRequest {
             resource_names: owned(names),
+            response_nonce: self.nonce.clone(),
             ..DiscoveryRequest::default()
         });
     }
@@ -289,7 +293,10 @@ impl Sotw {
     }
 
     pub(crate) async fn next(&mut self) -> DiscoveryResponse {
-        self.message().await.unwrap().expect("the stream has ended")
+        let response = self.message().await.unwrap();
+        let response = response.expect("the stream has ended");
+        self.nonce.clone_from(&response.nonce);
+        response
     }
 
     /// Nothing comes for a while.
