@@ -70,7 +70,7 @@ impl TlsContexts {
         self
     }
 
-    /// For a listener. Every peer shows a certificate, of one of these trust domains.
+    /// For a listener. Every peer shows a certificate, of one of these trust domains; with none, nobody is accepted.
     ///
     /// A domain is matched with the slash that ends it: `spiffe://example.org` alone is also the beginning of `spiffe://example.orgi/…`.
     pub fn inbound(
@@ -82,9 +82,9 @@ impl TlsContexts {
         let mut domains: Vec<_> = trust_domains.iter().collect();
         domains.sort();
         domains.dedup();
-        let matchers = domains.into_iter().map(prefix).map(matcher).collect();
+        let accepted = domains.into_iter().map(prefix).collect();
         DownstreamTlsContext {
-            common_tls_context: Some(self.common(policy, matchers)),
+            common_tls_context: Some(self.common(policy, accepted)),
             require_client_certificate: Some(BoolValue { value: true }),
             // A resumed session is not verified again: neither an ended certificate nor a root that is gone would end it.
             disable_stateful_session_resumption: true,
@@ -106,26 +106,23 @@ impl TlsContexts {
         let mut ids: Vec<_> = peers.iter().map(SpiffeId::to_string).collect();
         ids.sort();
         ids.dedup();
-        let mut matchers: Vec<_> = ids
-            .into_iter()
-            .map(|id| matcher(MatchPattern::Exact(id)))
-            .collect();
-        if matchers.is_empty() {
-            // Without a matcher Envoy takes every peer that the roots vouch for. No SPIFFE ID is this.
-            matchers.push(matcher(MatchPattern::Exact("spiffe://".to_owned())));
-        }
+        let accepted = ids.into_iter().map(MatchPattern::Exact).collect();
         UpstreamTlsContext {
-            common_tls_context: Some(self.common(policy, matchers)),
+            common_tls_context: Some(self.common(policy, accepted)),
             sni: sni.into(),
             max_session_keys: Some(UInt32Value { value: 0 }),
             ..UpstreamTlsContext::default()
         }
     }
 
-    fn common(&self, policy: &TlsPolicy, matchers: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+    fn common(&self, policy: &TlsPolicy, mut accepted: Vec<MatchPattern>) -> CommonTlsContext {
+        if accepted.is_empty() {
+            // Without a matcher Envoy takes every peer that the roots vouch for. No SPIFFE ID is this.
+            accepted.push(MatchPattern::Exact("spiffe://".to_owned()));
+        }
         let combined = CombinedCertificateValidationContext {
             default_validation_context: Some(CertificateValidationContext {
-                match_typed_subject_alt_names: matchers,
+                match_typed_subject_alt_names: accepted.into_iter().map(matcher).collect(),
                 ..CertificateValidationContext::default()
             }),
             validation_context_sds_secret_config: Some(self.reference(&self.trust)),
