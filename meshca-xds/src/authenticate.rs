@@ -33,7 +33,7 @@ use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
 ///     }
 /// }
 ///
-/// fn refused(why: &str) -> Error {
+/// fn refused(why: &'static str) -> Error {
 ///     Error::new(ErrorKind::Unauthenticated, why)
 /// }
 ///

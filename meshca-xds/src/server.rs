@@ -33,7 +33,7 @@ use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
 
 /// Serves each proxy its own identity and the trust of its mesh, and tells the manager what each has taken into use. Clones are the same one.
 ///
-/// See the [crate](crate) for a whole program, and for how to mount it in a server that is there already.
+/// See the [crate] for a whole program, and for how to mount it in a server that is there already.
 #[derive(Clone)]
 pub struct SdsServer {
     shared: Arc<Shared>,
