@@ -356,7 +356,7 @@ async fn ask(port: u16) -> std::io::Result<String> {
 
 /// Waits until every proxy has said that it serves a certificate of the CA that it is to have.
 async fn until_moved(server: &SdsServer) -> Result<(), Box<dyn Error>> {
-    let wanted = meshca::identity::BackendKey::modern("second-ca");
+    let wanted = meshca::identity::BackendKey::Modern("second-ca".to_owned());
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let observed = server.observe("default").await?;

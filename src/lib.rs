@@ -73,7 +73,8 @@
 //! The examples `quickstart` and `check` show the whole way for an operator's files, `custom_issuer` how to add a CA
 //! of your own, `vault` how to have HashiCorp Vault sign, and `certmanager` and `acm` the same for cert-manager and AWS Private CA.
 //! `control_plane` keeps the identities of a whole mesh fresh, and is where to begin with a control plane of your own.
-//! `rustls_mtls` serves mutual TLS with axum and tonic, and rotates the identities under load.
+//! `rustls_mtls` serves mutual TLS with axum and tonic, and rotates the identities under load. `envoy_sds` gives two Envoys their
+//! identities, and exchanges their CA.
 //! `migrate` plans how a live mesh gets from one CA to another.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

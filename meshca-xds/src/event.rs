@@ -115,7 +115,13 @@ impl fmt::Display for SdsEvent<'_> {
                 proxy,
                 nonce,
                 secrets,
-            } => write!(f, "the proxy {proxy} was sent {secrets} secrets ({nonce})"),
+            } => {
+                let plural = if *secrets == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "the proxy {proxy} was sent {secrets} secret{plural} ({nonce})"
+                )
+            }
             Self::Acknowledged { proxy, resources } => {
                 write!(
                     f,

@@ -1,0 +1,48 @@
+//! The example `envoy_sds`, as a new user runs it, with Envoy and without.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![cfg(feature = "xds")]
+
+use std::process::Command;
+
+fn run(arguments: &[&str]) -> String {
+    // Cargo builds examples next to the tests that it runs.
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap().join("examples");
+    let program = folder.join(format!("envoy_sds{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.exists(),
+        "run `cargo build --examples --all-features` first"
+    );
+    let output = Command::new(&program).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    text
+}
+
+#[test]
+fn without_envoy_the_configurations_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display().to_string();
+    let text = run(&["--envoy", "no-such-envoy", "--folder", &place]);
+    assert!(text.contains("not found    no-such-envoy"), "{text}");
+    for name in ["server", "client"] {
+        let file = std::fs::read(folder.path().join(format!("{name}.json"))).unwrap();
+        let bootstrap: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        assert_eq!(bootstrap["node"]["id"], name);
+    }
+}
+
+mod envoy {
+    use meshca_testkit::needs;
+    use meshca_testkit::servers::Envoy;
+
+    #[test]
+    fn two_of_them_answer_before_and_after_the_ca_is_exchanged() {
+        needs!(Envoy::program());
+        let program = Envoy::program().unwrap().display().to_string();
+        let text = super::run(&["--envoy", &program]);
+        let answer = "answered     hello from the server, to spiffe://example.org/workload/client";
+        assert_eq!(text.matches(answer).count(), 2, "{text}");
+    }
+}
