@@ -45,7 +45,7 @@ pub(super) struct Order {
 pub(super) struct Batch {
     pub(super) ca: CaRef,
     pub(super) orders: Vec<Order>,
-    /// Identities that nobody has any more. One is freed before each that is made: in the same task and with as many pieces of the same sizes,
+    /// Identities that nobody has any more. One is freed after each that is made: in the same task and with as many pieces of the same sizes,
     /// it leaves what the next is put into. Many at once, on another thread, cost the allocator as much as a tenth of a signature each.
     pub(super) spent: Vec<Arc<Identity>>,
 }
@@ -135,7 +135,6 @@ pub(super) async fn issue(
         waiting: batch.orders.into(),
     };
     while let Some(order) = report.waiting.pop_front() {
-        drop(spent.pop());
         report.running = Some((order.ticket, order.want));
         let work = issuer.issue(&order.spec, &*clock);
         tokio::pin!(work);
@@ -166,6 +165,7 @@ pub(super) async fn issue(
             took: ended - began,
             result: result.map(Arc::new),
         });
+        drop(spent.pop());
         if ended - heard >= TOGETHER {
             report.send();
             heard = ended;
