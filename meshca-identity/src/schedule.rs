@@ -13,6 +13,7 @@
 //! Every event costs O(log n) for n identities, but for the wall clock being set back, which looks at each once.
 
 mod breaker;
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use meshca_core::{RenewalPolicy, Retry};
 
 use breaker::Breaker;
+use queue::Queue;
 
 /// How many starts of a lane go to what is most urgent before one goes to what waits behind it, so that nobody waits for ever.
 const FAIR: u32 = 8;
@@ -196,6 +198,9 @@ struct Entry {
     held: Option<Held>,
     /// The one timer that it has by the wall clock.
     timer: Option<(SystemTime, Timer)>,
+    /// What `Scheduler::timers` has of it: no later than the timer. One that is put off is found out when this comes, so that a renewal that
+    /// nothing is wrong with does not move it for being under way.
+    look_at: Option<SystemTime>,
     failures: u8,
     /// Wanted anew while in flight.
     again: bool,
@@ -208,7 +213,7 @@ struct Lane {
     in_flight: usize,
     /// How many are asked for one after the other by one request.
     batch: usize,
-    queue: BTreeSet<(Priority, u64, u32)>,
+    queue: Queue,
     backoff: BTreeSet<(Duration, u32)>,
     breaker: Breaker,
     paused: bool,
@@ -254,7 +259,7 @@ impl Scheduler {
         let lane = Lane {
             in_flight: 0,
             batch: 1,
-            queue: BTreeSet::new(),
+            queue: Queue::default(),
             backoff: BTreeSet::new(),
             breaker: Breaker::default(),
             paused: false,
@@ -318,6 +323,7 @@ impl Scheduler {
                     phase: Phase::Free,
                     held: None,
                     timer: None,
+                    look_at: None,
                     failures: 0,
                     again: false,
                     rests: false,
@@ -578,12 +584,18 @@ impl Scheduler {
         while let Some(&(at, index)) = self.timers.first()
             && at <= now.wall
         {
-            let timer = self.entries.get(index as usize).and_then(|it| it.timer);
-            self.disarm(index);
-            let Some(entry) = self.entries.get(index as usize) else {
+            self.timers.pop_first();
+            let Some(entry) = self.entries.get_mut(index as usize) else {
                 continue;
             };
-            match (timer, entry.held) {
+            entry.look_at = None;
+            if let Some((at, timer)) = entry.timer
+                && at > now.wall
+            {
+                self.arm(index, at, timer);
+                continue;
+            }
+            match (entry.timer.take(), entry.held) {
                 (Some((_, Timer::Late)), Some(held)) => {
                     actions.push(Action::Late(Ticket {
                         index,
@@ -591,7 +603,7 @@ impl Scheduler {
                     }));
                     self.arm(index, held.not_after, Timer::Expire);
                 }
-                (Some((_, Timer::Renew)), Some(held)) => {
+                (Some((at, Timer::Renew)), Some(held)) => {
                     self.arm(index, late(held).max(at), Timer::Late);
                     if matches!(entry_phase(&self.entries, index), Phase::Resting) {
                         let priority = match held.not_after <= now.wall {
@@ -646,11 +658,11 @@ impl Scheduler {
             && lane.in_flight < limit.saturating_mul(lane.batch)
             && lane.breaker.permits()
         {
-            let Some(next) = lane.next() else { break };
-            lane.queue.remove(&next);
+            let Some(index) = lane.next(&self.entries) else {
+                break;
+            };
             lane.in_flight += 1;
             lane.breaker.started();
-            let (_, _, index) = next;
             if let Some(entry) = self.entries.get_mut(index as usize) {
                 entry.phase = Phase::InFlight { lane: id };
                 actions.push(Action::Issue(Ticket {
@@ -729,7 +741,7 @@ impl Scheduler {
         entry.phase = Phase::Queued { priority, seq };
         let id = entry.lane;
         if let Some(lane) = self.lane_mut(id) {
-            lane.queue.insert((priority, seq, index));
+            lane.queue.push(priority, seq, index);
         }
         self.runnable.insert(id);
     }
@@ -743,35 +755,41 @@ impl Scheduler {
         let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
             return;
         };
+        if matches!(phase, Phase::Queued { .. } | Phase::Backoff { .. }) {
+            entry.phase = Phase::Resting;
+        }
         match phase {
-            Phase::Queued { priority, seq } => {
-                lane.queue.remove(&(priority, seq, index));
-            }
+            Phase::Queued { .. } => lane.queue.left(&self.entries),
             Phase::Backoff { until } => {
                 lane.backoff.remove(&(until, index));
             }
             _ => {}
-        }
-        if matches!(phase, Phase::Queued { .. } | Phase::Backoff { .. }) {
-            entry.phase = Phase::Resting;
         }
         lane.breaker.forget(index);
         self.refresh(id);
     }
 
     fn arm(&mut self, index: u32, at: SystemTime, timer: Timer) {
-        self.disarm(index);
-        if let Some(entry) = self.entries.get_mut(index as usize) {
-            entry.timer = Some((at, timer));
-            self.timers.insert((at, index));
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.timer = Some((at, timer));
+        if entry.look_at.is_some_and(|look_at| look_at <= at) {
+            return;
         }
+        if let Some(before) = entry.look_at.replace(at) {
+            self.timers.remove(&(before, index));
+        }
+        self.timers.insert((at, index));
     }
 
     fn disarm(&mut self, index: u32) {
-        if let Some(entry) = self.entries.get_mut(index as usize)
-            && let Some((at, _)) = entry.timer.take()
-        {
-            self.timers.remove(&(at, index));
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        entry.timer = None;
+        if let Some(before) = entry.look_at.take() {
+            self.timers.remove(&(before, index));
         }
     }
 
@@ -842,14 +860,14 @@ fn entry_phase(entries: &[Entry], index: u32) -> Phase {
 
 impl Lane {
     /// The most urgent; now and then the first of those behind.
-    fn next(&mut self) -> Option<(Priority, u64, u32)> {
+    fn next(&mut self, entries: &[Entry]) -> Option<u32> {
         self.starts = self.starts.wrapping_add(1);
-        let from = |priority: Priority| self.queue.range((priority, 0, 0)..).next().copied();
-        let behind = match self.starts {
-            n if n.is_multiple_of(FAIR * FAIR) => from(Priority::Prefetch),
-            n if n.is_multiple_of(FAIR) => from(Priority::Renewal),
-            _ => None,
+        let from = match self.starts {
+            n if n.is_multiple_of(FAIR * FAIR) => Priority::Prefetch,
+            n if n.is_multiple_of(FAIR) => Priority::Renewal,
+            _ => Priority::First,
         };
-        behind.or_else(|| self.queue.first().copied())
+        let behind = self.queue.pop(from, entries);
+        behind.or_else(|| self.queue.pop(Priority::First, entries))
     }
 }

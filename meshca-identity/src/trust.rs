@@ -71,11 +71,16 @@ type RootId = (TrustDomain, String);
 struct Use {
     bundle: TrustBundle,
     backend: BackendKey,
-    /// How many workloads hold a certificate under it now.
-    holders: usize,
+    /// Each workload that holds a certificate under it now has a clone.
+    holders: Holding,
     /// When the last certificate under it ends, held or not.
     until: SystemTime,
 }
+
+/// That a workload holds a certificate under some root, for as long as this is kept: whoever gets another one drops it, and need not look at
+/// the certificate that it had.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holding(Arc<()>);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -120,17 +125,17 @@ impl TrustLedger {
         self.sources.keys()
     }
 
-    /// A certificate under this root was issued to a workload. It is not handed out before the root [is published](Self::holds).
+    /// A certificate under this root was issued to a workload. It is not handed out before the root [is published](Self::holds), which it
+    /// stays for as long as it is held, and for as long as it may be valid.
     pub(crate) fn hold(
         &mut self,
         backend: &BackendKey,
         domain: &TrustDomain,
         root: &TrustRoot,
         until: SystemTime,
-    ) {
-        if let Some(found) = self.use_of(backend, domain, root, until) {
-            found.holders += 1;
-        }
+    ) -> Option<Holding> {
+        let found = self.use_of(backend, domain, root, until)?;
+        Some(found.holders.clone())
     }
 
     /// Something that was handed out before we came may be valid until then.
@@ -161,7 +166,7 @@ impl TrustLedger {
             let new = Use {
                 bundle: TrustBundle::new(domain.clone(), [root.der().clone()]).ok()?,
                 backend: backend.clone(),
-                holders: 0,
+                holders: Holding::default(),
                 until,
             };
             let uses = self.uses.entry(domain.clone()).or_default();
@@ -171,13 +176,6 @@ impl TrustLedger {
         let found = self.known_use(domain, root)?;
         found.until = found.until.max(until);
         Some(found)
-    }
-
-    /// A workload does not hold a certificate under this root any more. That may still be valid.
-    pub(crate) fn release(&mut self, domain: &TrustDomain, root: &TrustRoot) {
-        if let Some(found) = self.known_use(domain, root) {
-            found.holders = found.holders.saturating_sub(1);
-        }
     }
 
     /// Whether a CA says that this is a root of its.
@@ -213,7 +211,7 @@ impl TrustLedger {
         let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
         let before: usize = count(&self.uses);
         let in_use = |it: &mut Use| {
-            it.holders > 0
+            Arc::strong_count(&it.holders.0) > 1
                 || it
                     .until
                     .checked_add(CLOCK_SKEW)
@@ -331,9 +329,8 @@ mod tests {
         assert!(ledger.publish(clock.now()).unwrap());
         let root = &old.roots()[0];
         // One workload holds a certificate; another one held a longer one and is gone.
-        ledger.hold(&key, &domain(), root, clock.now() + 3 * hour);
-        ledger.release(&domain(), root);
-        ledger.hold(&key, &domain(), root, clock.now() + hour);
+        drop(ledger.hold(&key, &domain(), root, clock.now() + 3 * hour));
+        let held = ledger.hold(&key, &domain(), root, clock.now() + hour);
 
         // The CA is another one now, and says nothing of the old root.
         ledger.set(Origin::Backend(key.clone()), new.clone());
@@ -345,7 +342,7 @@ mod tests {
         assert_eq!(all[&(key.clone(), domain())].roots().len(), 2);
 
         // Even without a holder, and without the CA.
-        ledger.release(&domain(), root);
+        drop(held);
         ledger.unset(&Origin::Backend(key.clone()));
         clock.advance(3 * hour);
         ledger.publish(clock.now()).unwrap();

@@ -440,8 +440,9 @@ impl BuiltinIssuer {
             return snapshot;
         };
         let due = self.asked.due(now, snapshot.loaded_at, &store.store);
+        // Boxed, as this is part of every signature: the kilobytes of a future for what is rarely done would be allocated for each.
         if let Some(due) = due
-            && self.reload().await.is_ok()
+            && Box::pin(self.reload()).await.is_ok()
         {
             self.asked.read(&due);
             return self.snapshot();
@@ -485,7 +486,7 @@ impl Issuer for BuiltinIssuer {
             (&self.source, request.spec().profile())
         {
             // The root must outlive it as it outlives leaves.
-            store.rotation_for(request.spec().lifetime()).await?;
+            Box::pin(store.rotation_for(request.spec().lifetime())).await?;
         }
         let snapshot = self.fresh_snapshot(now).await;
         let latest = match (&self.source, request.spec().profile()) {

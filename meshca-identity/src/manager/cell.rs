@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use meshca_core::resource::MeshTrust;
-use meshca_core::{Error, Identity};
+use meshca_core::{Error, Identity, SpiffeId};
 use tokio::sync::Notify;
 
 use super::health::{Assignment, Health};
@@ -30,6 +30,12 @@ impl WorkloadCell {
         self.identity.load_full()
     }
 
+    /// Who it is, by what it has.
+    pub(crate) fn spiffe_id(&self) -> Option<SpiffeId> {
+        let identity = self.identity.load();
+        Some(identity.as_ref()?.certificate().spiffe_id().clone())
+    }
+
     pub(crate) fn error(&self) -> Option<Error> {
         self.error.load().as_deref().cloned()
     }
@@ -46,8 +52,9 @@ impl WorkloadCell {
         self.generation.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_identity(&self, identity: Option<Arc<Identity>>) {
-        self.identity.store(identity);
+    /// Gives back the one before.
+    pub(crate) fn set_identity(&self, identity: Option<Arc<Identity>>) -> Option<Arc<Identity>> {
+        self.identity.swap(identity)
     }
 
     /// The identity with the CA that issued it. While one is replaced by another CA's, there is none: that is announced when it is done.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::MeshTrust;
 use meshca_core::secret::SecretStore;
-use meshca_core::{Error, ErrorKind, Result};
+use meshca_core::{Error, ErrorKind, Identity, Result};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -47,10 +47,10 @@ pub(super) struct Engine {
     /// For workloads that no CA is to issue for.
     idle: LaneId,
     /// Numbers are not used again: results of jobs for a mesh that is gone are nobody's.
-    meshes: HashMap<u64, Mesh>,
+    meshes: BTreeMap<u64, Mesh>,
     by_name: HashMap<String, u64>,
     /// Which CA a lane is of.
-    lanes: HashMap<LaneId, (u64, Arc<BackendKey>)>,
+    lanes: BTreeMap<LaneId, (u64, Arc<BackendKey>)>,
     /// Lanes of CAs that are gone, in which something is still in flight.
     closing: Vec<LaneId>,
     workloads: Workloads,
@@ -63,7 +63,9 @@ pub(super) struct Engine {
     counter: u64,
     actions: Vec<Action>,
     /// What is to be asked for in this turn.
-    orders: Vec<Order>,
+    orders: BTreeMap<LaneId, Vec<Order>>,
+    /// Identities that others have taken the place of: see [`Batch`](super::job::Batch).
+    spent: Vec<Arc<Identity>>,
     /// What was issued and is not valid yet, by when it is.
     later: BTreeMap<(Duration, u64), Later>,
 }
@@ -91,9 +93,9 @@ impl Engine {
             around,
             idle: scheduler.open_lane(),
             scheduler,
-            meshes: HashMap::new(),
+            meshes: BTreeMap::new(),
             by_name: HashMap::new(),
-            lanes: HashMap::new(),
+            lanes: BTreeMap::new(),
             closing: Vec::new(),
             workloads: Workloads::default(),
             jobs: JoinSet::new(),
@@ -102,7 +104,8 @@ impl Engine {
             next_tick: Duration::ZERO,
             counter: 0,
             actions: Vec::new(),
-            orders: Vec::new(),
+            orders: BTreeMap::new(),
+            spent: Vec::new(),
             later: BTreeMap::new(),
         }
     }
@@ -146,8 +149,8 @@ impl Engine {
             }
         }
         self.actions = actions;
-        self.start_orders();
         self.hand_out_later(now);
+        self.start_orders();
         self.forget_those_who_linger(now);
         let wake = self.scheduler.next_wake();
         let wall = wake
@@ -253,12 +256,8 @@ impl Engine {
 
     pub(super) fn done(&mut self, done: Done) {
         match done {
-            Done::Issued { ca, answers } => {
-                for answer in answers {
-                    self.issued(&ca, answer);
-                }
-            }
-            Done::Deferred { orders } => self.not_together(orders),
+            Done::Issued { ca, answers } => self.answered(&ca, answers),
+            Done::Deferred { ca, orders } => self.not_together(&ca, orders),
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),

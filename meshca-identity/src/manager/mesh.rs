@@ -84,17 +84,15 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// How many certificates are asked for by one task: as many as its CA signs while a task is woken for nothing else.
+    /// How many certificates are asked for by one task: as many as its CA signs while a task is woken for nothing else. Powers of two, so that
+    /// it is not another number after each answer: limits go by it.
     pub(super) fn together(&self) -> usize {
-        match self.takes {
-            Some(takes) => {
-                let together = job::TOGETHER.as_nanos() / takes.as_nanos().max(1);
-                usize::try_from(together)
-                    .unwrap_or(MOST_TOGETHER)
-                    .clamp(1, MOST_TOGETHER)
-            }
-            None => 1,
-        }
+        let Some(takes) = self.takes else {
+            return 1;
+        };
+        let together = job::TOGETHER.as_nanos() / takes.as_nanos().max(1);
+        let together = usize::try_from(together).unwrap_or(MOST_TOGETHER);
+        1 << together.clamp(1, MOST_TOGETHER).ilog2()
     }
 
     /// Whether its certificate and key are somebody else's, who replaces them without telling the resources. Other issuers read again
@@ -169,7 +167,7 @@ impl Mesh {
     }
 
     /// Why nothing of a CA can be handed out whose roots somebody else is to distribute, and has not.
-    fn untrusted(&self, backend: &Backend) -> Option<Error> {
+    pub(super) fn untrusted(&self, backend: &Backend) -> Option<Error> {
         let bundle = backend.bundle.as_ref().filter(|_| !backend.distributed)?;
         let known = |root: &TrustRoot| self.ledger.holds(&backend.trust_domain, root);
         match bundle.roots() {

@@ -222,7 +222,10 @@ const BENCHES: &[Bench] = &[
     manager(
         "storm",
         ("µs", 1e3),
-        &[against("bare", Program::Manager, "bare", 0.909)],
+        &[
+            against("bare", Program::Manager, "bare", 0.909),
+            against("dropped", Program::Manager, "dropped", 0.0),
+        ],
     ),
     vault("vault-sign-1", 1, &[bare_http(1, None)]),
     vault("vault-sign-8", 8, &[bare_http(8, None)]),

@@ -1,6 +1,6 @@
 //! Workloads: who is connected, what each is to have, and what became of asking for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,13 @@ use crate::manager::Stats;
 use crate::manager::cell::WorkloadCell;
 use crate::manager::event::Event;
 use crate::manager::health::{Assignment, Health};
-use crate::manager::job::{self, Answer, CaRef, Order};
-use crate::manager::mesh::{Mesh, untrusted};
+use crate::manager::job::{self, Answer, Batch, CaRef, Order};
+use crate::manager::mesh::{Backend, Mesh, untrusted};
 use crate::migration::{Observed, Proxy};
 use crate::schedule::{Held, LaneId, Now, Outcome, Priority, Ticket};
-use crate::select::{Assigned, Selection, Source};
+use crate::select::{Assigned, Selection, Source, Unready};
 use crate::tls::{self, TlsPolicy};
-use crate::trust::{BackendKey, Origin};
+use crate::trust::{BackendKey, Holding, Origin};
 
 /// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
 pub(super) struct Tracked {
@@ -34,6 +34,8 @@ pub(super) struct Tracked {
     held: Option<u64>,
     /// The lane that what it has came from.
     from: LaneId,
+    /// The root that what it has is under.
+    under: Option<Holding>,
     acknowledged: u64,
     /// When it is forgotten, without a handle.
     lingers: Option<Duration>,
@@ -151,7 +153,7 @@ enum Target {
     /// A certificate.
     Issue {
         lane: LaneId,
-        spec: Box<CertificateSpec>,
+        spec: CertificateSpec,
         /// Stands for the CA and for all that is asked of it: the same number is the same certificate.
         want: u64,
     },
@@ -198,6 +200,7 @@ impl Engine {
                     want: None,
                     held: None,
                     from: self.idle,
+                    under: None,
                     acknowledged: 0,
                     lingers: None,
                 });
@@ -249,20 +252,8 @@ impl Engine {
         let Some(tracked) = self.workloads.remove(ticket) else {
             return;
         };
-        if let Some(identity) = tracked.cell.identity() {
-            self.released(tracked.mesh, &identity);
-        }
         self.count_acknowledgement(tracked.mesh, tracked.acknowledged, 0);
         self.forget_mesh_if_empty(tracked.mesh);
-    }
-
-    /// A workload does not hold this any more.
-    fn released(&mut self, mesh: u64, identity: &Identity) {
-        if let Some(mesh) = self.meshes.get_mut(&mesh) {
-            let certificate = identity.certificate();
-            let domain = certificate.spiffe_id().trust_domain();
-            mesh.ledger.release(domain, certificate.root());
-        }
     }
 
     pub(super) fn update(&mut self, ticket: Ticket, workload: Arc<Workload>) {
@@ -404,7 +395,7 @@ impl Engine {
             Ok(spec) => Target::Issue {
                 lane: backend.lane,
                 want: want_of(backend.uid, &spec),
-                spec: Box::new(spec),
+                spec,
             },
             Err(error) => Target::Wait(error.to_string()),
         }
@@ -485,17 +476,14 @@ impl Engine {
         };
         tracked.want = None;
         tracked.held = None;
+        tracked.under = None;
         tracked.lane = idle;
-        let (mesh, cell) = (tracked.mesh, Arc::clone(&tracked.cell));
-        let before = cell.identity();
-        cell.set_identity(None);
+        let cell = Arc::clone(&tracked.cell);
+        let before = cell.set_identity(None);
         cell.set_error(None);
         let healthy = cell.set_health(Health::Pending);
         if cell.set_assignment(assignment) || before.is_some() || healthy {
             cell.announce();
-        }
-        if let Some(before) = before {
-            self.released(mesh, &before);
         }
     }
 
@@ -536,7 +524,7 @@ impl Engine {
 
     pub(super) fn issue(&mut self, ticket: Ticket) {
         match self.order(ticket) {
-            Some(order) => self.orders.push(order),
+            Some((lane, order)) => self.orders.entry(lane).or_default().push(order),
             None => {
                 // Something else is wanted by now, or there is nobody to ask.
                 let now = self.now();
@@ -547,91 +535,138 @@ impl Engine {
     }
 
     /// What to ask for, if that is what the scheduler has been told.
-    fn order(&self, ticket: Ticket) -> Option<Order> {
+    fn order(&self, ticket: Ticket) -> Option<(LaneId, Order)> {
         let tracked = self.workloads.get(ticket)?;
+        if let Some(again) = self.again(tracked) {
+            return Some((tracked.lane, again));
+        }
         let Target::Issue { lane, spec, want } = self.target(tracked) else {
             return None;
         };
         if tracked.lane != lane || tracked.want != Some(want) {
             return None;
         }
-        let (mesh, key) = self.lanes.get(&lane).cloned()?;
-        let epoch = self.meshes.get(&mesh)?.backends.get(&*key)?.epoch;
-        let ca = CaRef { mesh, key, epoch };
-        self.backend(&ca)?.issuer.as_ref()?;
-        Some(Order {
-            ticket,
-            ca,
-            want,
-            spec,
-        })
+        self.ca_of(lane)?.1.issuer.as_ref()?;
+        Some((lane, Order { ticket, want, spec }))
+    }
+
+    /// The same again, as nearly every renewal is. Whatever may change what it is to have has it [reviewed](Self::review), so selecting once
+    /// more would find what was found; only where another CA may stand in does that depend on CAs that nobody looked at.
+    fn again(&self, tracked: &Tracked) -> Option<Order> {
+        let want = tracked.want.filter(|_| tracked.want == tracked.held)?;
+        if self.options.select.unready != Unready::Wait {
+            return None;
+        }
+        let mesh = self.meshes.get(&tracked.mesh)?;
+        let (_, key) = self.lanes.get(&tracked.lane)?;
+        let backend = mesh.backends.get(&**key)?;
+        if backend.issuer.is_none() || mesh.untrusted(backend).is_some() {
+            return None;
+        }
+        let spiffe_id = tracked.cell.spiffe_id()?;
+        let spec = backend
+            .config
+            .certificate_spec(spiffe_id, &tracked.workload);
+        let (ticket, spec) = (tracked.ticket, spec.ok()?);
+        (want_of(backend.uid, &spec) == want).then_some(Order { ticket, want, spec })
+    }
+
+    /// Whose lane it is, as it is now.
+    fn ca_of(&self, lane: LaneId) -> Option<(CaRef, &Backend)> {
+        let (mesh, key) = self.lanes.get(&lane)?;
+        let backend = self.meshes.get(mesh)?.backends.get(&**key)?;
+        let ca = CaRef {
+            mesh: *mesh,
+            key: Arc::clone(key),
+            epoch: backend.epoch,
+        };
+        Some((ca, backend))
     }
 
     /// Has the certificates of this turn asked for: each for itself, or several by one task where their CA is quicker than a task.
     pub(super) fn start_orders(&mut self) {
-        let mut orders = std::mem::take(&mut self.orders).into_iter().peekable();
-        while let Some(first) = orders.next() {
-            let backend = self.backend(&first.ca);
-            let Some((issuer, backend)) =
-                backend.and_then(|backend| Some((Arc::clone(backend.issuer.as_ref()?), backend)))
-            else {
-                let now = self.now();
-                self.scheduler
-                    .finished(first.ticket, Outcome::Discarded, now);
+        for (lane, orders) in std::mem::take(&mut self.orders) {
+            let Some((ca, backend)) = self.ca_of(lane) else {
+                self.discard(orders);
+                continue;
+            };
+            let Some(issuer) = backend.issuer.clone() else {
+                self.discard(orders);
                 continue;
             };
             let limit = backend.config.request_timeout();
             let limit = limit.unwrap_or(self.options.request_timeout);
             let together = backend.together();
-            let mut same = vec![first];
-            while same.len() < together
-                && let Some(next) =
-                    orders.next_if(|next| same.first().is_some_and(|it| it.ca == next.ca))
-            {
-                same.push(next);
+            let mut orders = orders.into_iter();
+            while orders.len() > 0 {
+                let orders: Vec<Order> = orders.by_ref().take(together).collect();
+                let spent = self.spent.len().saturating_sub(orders.len());
+                let batch = Batch {
+                    ca: ca.clone(),
+                    spent: self.spent.split_off(spent),
+                    orders,
+                };
+                let issuer = Arc::clone(&issuer);
+                let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
+                self.jobs
+                    .spawn(job::issue(issuer, batch, clock, limit, reports));
             }
-            let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
-            self.jobs
-                .spawn(job::issue(issuer, same, clock, limit, reports));
         }
+        // Keys are not kept for longer than it takes to wipe them.
+        self.spent.clear();
     }
 
-    /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves, within the
-    /// limit for what takes its time.
-    pub(super) fn not_together(&mut self, orders: Vec<Order>) {
+    fn discard(&mut self, orders: Vec<Order>) {
         let now = self.now();
-        if let Some(ca) = orders.first().map(|it| it.ca.clone())
-            && let Some(backend) = self.ca(&ca)
-        {
-            backend.takes = None;
-            let lane = backend.lane;
-            self.scheduler.set_batch(lane, 1);
-        }
         for order in orders {
             self.scheduler
                 .finished(order.ticket, Outcome::Discarded, now);
         }
     }
 
-    pub(super) fn issued(&mut self, ca: &CaRef, answer: Answer) {
+    /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves, within the
+    /// limit for what takes its time.
+    pub(super) fn not_together(&mut self, ca: &CaRef, orders: Vec<Order>) {
+        if let Some(backend) = self.ca(ca) {
+            backend.takes = None;
+            let lane = backend.lane;
+            self.scheduler.set_batch(lane, 1);
+        }
+        self.discard(orders);
+    }
+
+    /// What a CA has answered to some of those that it was asked for.
+    pub(super) fn answered(&mut self, ca: &CaRef, answers: Vec<Answer>) {
+        if let Some(backend) = self.ca(ca) {
+            // Of those that succeeded: a CA that refuses is quick, and says nothing about how long one takes. The one in the middle, as one that
+            // something else kept from the processor says nothing either; and the average of the last few of these.
+            let succeeded = answers.iter().filter(|it| it.result.is_ok());
+            let mut took: Vec<Duration> = succeeded.map(|it| it.took).collect();
+            took.sort_unstable();
+            if let Some(took) = took.get(took.len() / 2) {
+                let before = backend.takes.unwrap_or(*took);
+                backend.takes = Some((before * 7 + *took) / 8);
+            }
+            let (lane, together) = (backend.lane, backend.together());
+            self.scheduler.set_batch(lane, together);
+        }
+        let now = self.now();
+        for answer in answers {
+            self.issued(ca, answer, now);
+        }
+    }
+
+    fn issued(&mut self, ca: &CaRef, answer: Answer, now: Now) {
         let Answer {
             ticket,
             want,
             took,
             result,
         } = answer;
-        let now = self.now();
         let result = match result {
             Ok(identity) => identity,
             Err(error) => return self.failed(ticket, ca, want, &error, now),
         };
-        if let Some(backend) = self.ca(ca) {
-            // The average of the last few that succeeded: a CA that refuses is quick, and says nothing about how long one takes.
-            let before = backend.takes.unwrap_or(took);
-            backend.takes = Some((before * 7 + took) / 8);
-            let (lane, together) = (backend.lane, backend.together());
-            self.scheduler.set_batch(lane, together);
-        }
         let wanted = self
             .workloads
             .get(ticket)
@@ -642,7 +677,7 @@ impl Engine {
             self.scheduler.finished(ticket, outcome, now);
             return self.settle_for_what_is_held(ticket);
         }
-        match self.admit(ca, &result) {
+        match self.admit(ca, &result, now) {
             Admitted::Yes => {
                 let ahead = result.certificate().usable_from().duration_since(now.wall);
                 self.scheduler.finished(ticket, outcome, now);
@@ -710,8 +745,7 @@ impl Engine {
     }
 
     /// Whether peers can accept what was issued: trust comes first.
-    fn admit(&mut self, ca: &CaRef, identity: &Identity) -> Admitted {
-        let now = self.now();
+    fn admit(&mut self, ca: &CaRef, identity: &Identity, now: Now) -> Admitted {
         let certificate = identity.certificate();
         let (domain, root) = (certificate.spiffe_id().trust_domain(), certificate.root());
         let acknowledgements = self.options.acknowledgements;
@@ -721,7 +755,9 @@ impl Engine {
         let Some(backend) = mesh.backends.get_mut(&*ca.key) else {
             return Admitted::NotYet;
         };
-        backend.signs_under = Some(root.clone());
+        if backend.signs_under.as_ref() != Some(root) {
+            backend.signs_under = Some(root.clone());
+        }
         if !mesh.ledger.holds(domain, root) {
             if !backend.distributed {
                 return Admitted::No(untrusted(root));
@@ -767,27 +803,23 @@ impl Engine {
         } = later;
         let certificate = identity.certificate();
         let (spiffe_id, not_after) = (certificate.spiffe_id(), certificate.validity().not_after());
-        if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
-            let domain = spiffe_id.trust_domain();
-            mesh.ledger
-                .hold(&ca.key, domain, certificate.root(), not_after);
-        }
+        let under = self.meshes.get_mut(&ca.mesh).and_then(|mesh| {
+            let (domain, root) = (spiffe_id.trust_domain(), certificate.root());
+            mesh.ledger.hold(&ca.key, domain, root, not_after)
+        });
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
         tracked.held = Some(want);
         tracked.from = tracked.lane;
+        tracked.under = under;
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
-        let before = cell.identity();
         cell.prepare_issuer(&ca.key);
-        cell.set_identity(Some(Arc::clone(&identity)));
+        let before = cell.set_identity(Some(Arc::clone(&identity)));
         cell.set_issuer(&ca.key);
         cell.set_error(None);
         cell.set_health(Health::Fresh);
         cell.announce();
-        if let Some(before) = &before {
-            self.released(ca.mesh, before);
-        }
         let Some(mesh) = self.cell_of(ca.mesh) else {
             return;
         };
@@ -814,6 +846,7 @@ impl Engine {
                 took,
             },
         });
+        self.spent.extend(before);
     }
 
     fn failed(&mut self, ticket: Ticket, ca: &CaRef, want: u64, error: &Error, now: Now) {
@@ -913,8 +946,8 @@ pub(super) struct Later {
 
 /// Whether the CA of a lane still stands for the root of what it signed.
 fn root_is_current(
-    lanes: &HashMap<LaneId, (u64, Arc<BackendKey>)>,
-    meshes: &HashMap<u64, Mesh>,
+    lanes: &BTreeMap<LaneId, (u64, Arc<BackendKey>)>,
+    meshes: &BTreeMap<u64, Mesh>,
     lane: LaneId,
     identity: &Identity,
 ) -> bool {
