@@ -117,7 +117,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 /// One mesh, whose identities are issued by a built-in CA of this name.
 fn mesh(ca: &str) -> Result<MeshResources, Box<dyn Error>> {
-    let documents = Resource::parse(&format!(
+    let documents = Resource::parse(format!(
         "
 {{type: Mesh, name: default}}
 ---
@@ -164,18 +164,18 @@ fn server_sidecar(socket: &Path, inbound: u16) -> Value {
             "common_tls_context": common("prefix", "spiffe://example.org/"),
         },
     });
-    let route = json!({
-        "direct_response": {"status": 200, "body": {"inline_string": "hello from the server"}},
-        "response_headers_to_add": [{"header": {"key": "x-caller", "value": "%DOWNSTREAM_PEER_URI_SAN%"}}],
-    });
-    let mut bootstrap = bootstrap("server", socket);
-    bootstrap["static_resources"]["listeners"] = json!([listener(inbound, &route, Some(tls))]);
-    bootstrap
+    let response = json!({"status": 200, "body": {"inline_string": "hello from the server"}});
+    let caller = json!([{"header": {"key": "x-caller", "value": "%DOWNSTREAM_PEER_URI_SAN%"}}]);
+    let listener = listener(
+        inbound,
+        &json!({"match": {"prefix": "/"}, "direct_response": response, "response_headers_to_add": caller}),
+        Some(tls),
+    );
+    bootstrap("server", socket, &listener, None)
 }
 
 /// Takes plaintext from its application, and speaks mTLS to the server.
 fn client_sidecar(socket: &Path, inbound: u16, outbound: u16) -> Value {
-    let mut bootstrap = bootstrap("client", socket);
     let cluster = json!({
         "name": "server",
         "type": "STATIC",
@@ -189,15 +189,9 @@ fn client_sidecar(socket: &Path, inbound: u16, outbound: u16) -> Value {
             },
         },
     });
-    if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
-        clusters.push(cluster);
-    }
-    bootstrap["static_resources"]["listeners"] = json!([listener(
-        outbound,
-        &json!({"route": {"cluster": "server"}}),
-        None
-    )]);
-    bootstrap
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "server"}});
+    let listener = listener(outbound, &route, None);
+    bootstrap("client", socket, &listener, Some(cluster))
 }
 
 /// Who it is, and whom it believes, by SDS; and who the peer must be.
@@ -229,18 +223,20 @@ fn secret(name: &str) -> Value {
 }
 
 /// A node of this name that knows where secrets come from.
-fn bootstrap(name: &str, socket: &Path) -> Value {
+fn bootstrap(name: &str, socket: &Path, listener: &Value, cluster: Option<Value>) -> Value {
+    let sds = json!({
+        "name": "sds",
+        "type": "STATIC",
+        "load_assignment": endpoints("sds", &json!({"pipe": {"path": socket}})),
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }},
+    });
+    let clusters: Vec<Value> = std::iter::once(sds).chain(cluster).collect();
     json!({
         "node": {"id": name, "cluster": name},
-        "static_resources": {"clusters": [{
-            "name": "sds",
-            "type": "STATIC",
-            "load_assignment": endpoints("sds", &json!({"pipe": {"path": socket}})),
-            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }},
-        }]},
+        "static_resources": {"clusters": clusters, "listeners": [listener]},
     })
 }
 
@@ -254,8 +250,6 @@ fn address(port: u16) -> Value {
 }
 
 fn listener(port: u16, route: &Value, tls: Option<Value>) -> Value {
-    let mut route = route.clone();
-    route["match"] = json!({"prefix": "/"});
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "example",
@@ -267,10 +261,10 @@ fn listener(port: u16, route: &Value, tls: Option<Value>) -> Value {
     });
     let filter =
         json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
-    let mut chain = json!({"filters": [filter]});
-    if let Some(tls) = tls {
-        chain["transport_socket"] = tls;
-    }
+    let chain = match tls {
+        Some(tls) => json!({"filters": [filter], "transport_socket": tls}),
+        None => json!({"filters": [filter]}),
+    };
     json!({"name": format!("port-{port}"), "address": address(port), "filter_chains": [chain]})
 }
 

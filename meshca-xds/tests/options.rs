@@ -1,4 +1,12 @@
 //! The defaults, as the table in the documentation has them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::time::Duration;
 

@@ -1,4 +1,12 @@
 //! Secrets and TLS contexts as messages.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::sync::Arc;
 

@@ -1,4 +1,12 @@
 //! The server over TLS: who shows which certificate gets which identity.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 #![cfg(feature = "tls")]
 
 mod world;
