@@ -77,6 +77,17 @@ pub(super) fn start(
             });
             Ok(Running::start(command)?)
         }
+        Program::Xds => {
+            println!("building the server of secrets");
+            let executable = cargo::bench_executable("xds", &["xds"], smoke)?;
+            let mut command = Command::new(executable);
+            // Proxies, and those of them that stop reading.
+            command.args(match smoke {
+                true => ["50", "5"],
+                false => ["5000", "100"],
+            });
+            Ok(Running::start(command)?)
+        }
         Program::Providers => {
             let mut variables = Vec::new();
             for variable in SERVERS {
