@@ -21,8 +21,9 @@
 
 mod proxies;
 
-use std::io::{BufRead as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::future::pending;
+use std::io::{BufRead as _, Write};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +43,7 @@ use meshca::{Clock, MemorySecretStore, builtin};
 use prost::Message as _;
 use rustix::process::{Resource as Limited, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 
 use proxies::Proxies;
@@ -69,14 +71,19 @@ const SERVING: usize = 2;
 
 fn main() -> Result<()> {
     more_files();
+    const USAGE: &str = "PROXIES SLOW tcp|unix";
     let mut arguments = std::env::args().skip(1);
-    let first = arguments.next().ok_or("PROXIES SLOW")?;
+    let mut argument = || arguments.next().ok_or(USAGE);
+    let first = argument()?;
     if first == proxies::ARGUMENT {
         return proxies::run();
     }
-    let proxies = first.parse()?;
-    let slow = arguments.next().ok_or("PROXIES SLOW")?.parse()?;
-    let mut bench = Bench::new(proxies, slow)?;
+    let (proxies, slow) = (first.parse()?, argument()?.parse()?);
+    let mut bench = match argument()?.as_str() {
+        "tcp" => Bench::new(proxies, slow, Transport::Tcp)?,
+        "unix" => Bench::new(proxies, slow, Transport::Unix)?,
+        _ => return Err(USAGE.into()),
+    };
     let mut to = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -97,6 +104,16 @@ fn more_files() {
     // Without, it fails where there are too few.
     let _ = setrlimit(Limited::Nofile, Rlimit { current, maximum });
 }
+
+/// How proxies are connected.
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// As many connections may wait to be accepted as the system allows, which is mostly this.
+const BACKLOG: u32 = 4096;
 
 /// A clock that is set forward.
 #[derive(Clone, Debug)]
@@ -179,6 +196,7 @@ impl SdsObserver for Acknowledged {
 struct Bench {
     count: usize,
     slow: usize,
+    transport: Transport,
     managing: Runtime,
     serving: Runtime,
     manager: Manager,
@@ -187,6 +205,8 @@ struct Bench {
     issued: Arc<Issued>,
     acknowledged: Arc<Acknowledged>,
     proxies: Proxies,
+    /// Where they find the server.
+    address: String,
     /// CPU of connecting for the first time, and bytes.
     first: Option<(f64, f64)>,
     bare: Option<Bare>,
@@ -195,14 +215,14 @@ struct Bench {
 
 /// Sockets that are only written to, and what is written.
 struct Bare {
-    sockets: Vec<UnixStream>,
+    sockets: Vec<Box<dyn Write>>,
     secrets: Vec<[Secret; 2]>,
 }
 
 impl Bench {
-    fn new(count: usize, slow: usize) -> Result<Self> {
-        let managing = threads(1)?;
-        let serving = threads(SERVING)?;
+    fn new(count: usize, slow: usize, transport: Transport) -> Result<Self> {
+        let managing = threads("manage", 1)?;
+        let serving = threads("serve", SERVING)?;
         let clock = Ahead(Arc::default());
         let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
         options.trust_refresh = Duration::from_secs(1);
@@ -226,18 +246,31 @@ impl Bench {
         let server = SdsServer::new(manager.clone(), by_node)
             .with_observer(Arc::clone(&acknowledged) as Arc<dyn SdsObserver>);
         let proxies = Proxies::start()?;
-        // A queue as long as the system allows; tokio's own has room for 1,024.
-        let listener = UnixListener::bind(proxies.socket())?;
-        listener.set_nonblocking(true)?;
-        let serve = server.clone();
-        serving.spawn(async move {
-            let listener = tokio::net::UnixListener::from_std(listener)?;
-            serve.serve_unix(listener, std::future::pending()).await?;
-            Result::<_>::Ok(())
-        });
+        let (serve, socket) = (server.clone(), proxies.socket());
+        let address = serving.block_on(async {
+            Result::<_>::Ok(match transport {
+                Transport::Tcp => {
+                    let socket = TcpSocket::new_v4()?;
+                    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+                    let listener = socket.listen(BACKLOG)?;
+                    let address = listener.local_addr()?.to_string();
+                    tokio::spawn(async move { serve.serve_tcp(listener, pending()).await });
+                    address
+                }
+                Transport::Unix => {
+                    // Of the standard library, as its queue is longer than tokio's.
+                    let listener = std::os::unix::net::UnixListener::bind(&socket)?;
+                    listener.set_nonblocking(true)?;
+                    let listener = tokio::net::UnixListener::from_std(listener)?;
+                    tokio::spawn(async move { serve.serve_unix(listener, pending()).await });
+                    socket.display().to_string()
+                }
+            })
+        })?;
         Ok(Self {
             count,
             slow,
+            transport,
             managing,
             serving,
             manager,
@@ -246,6 +279,7 @@ impl Bench {
             issued,
             acknowledged,
             proxies,
+            address,
             first: None,
             bare: None,
             _driver: driver,
@@ -277,7 +311,7 @@ impl Bench {
         self.issued.0.set(usize::MAX);
         self.acknowledged.0.set(usize::MAX);
         let (resident_before, begun) = (resident()?, cpu());
-        self.proxies.connect(self.count)?;
+        self.proxies.connect(self.count, &self.address)?;
         let cpu = cpu() - begun;
         // What a connection and a stream need for more than their beginning, they have after this.
         self.push(self.count)?;
@@ -299,7 +333,7 @@ impl Bench {
         }
         self.acknowledged.0.set(usize::MAX);
         let begun = cpu();
-        let took = self.proxies.connect(self.count)?;
+        let took = self.proxies.connect(self.count, &self.address)?;
         Ok((took, cpu() - begun))
     }
 
@@ -353,14 +387,14 @@ impl Bench {
     fn written(&mut self) -> Result<f64> {
         if self.bare.is_none() {
             self.bare = Some(Bare {
-                sockets: self.proxies.bare(self.count)?,
+                sockets: self.proxies.bare(self.count, self.transport)?,
                 secrets: self.secrets()?,
             });
         }
-        let bare = self.bare.as_ref().ok_or("it was made")?;
+        let bare = self.bare.as_mut().ok_or("it was made")?;
         let mut bytes = 0;
         let begun = cpu();
-        for (mut socket, secrets) in bare.sockets.iter().zip(&bare.secrets) {
+        for (socket, secrets) in bare.sockets.iter_mut().zip(&bare.secrets) {
             let message = encoded(secrets);
             bytes += message.len();
             socket.write_all(&message)?;
@@ -425,8 +459,10 @@ fn workload(name: &str) -> Workload {
     .collect()
 }
 
-fn threads(count: usize) -> Result<Runtime> {
+/// The name is for profilers.
+fn threads(name: &str, count: usize) -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread()
+        .thread_name(name)
         .worker_threads(count)
         .enable_all()
         .build()?)

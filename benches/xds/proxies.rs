@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use futures_util::task::AtomicWaker;
 use hyper_util::rt::TokioIo;
 use meshca::xds::names;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
-use crate::{IDENTITY, Result, now, wall};
+use crate::{IDENTITY, Result, Transport, now, wall};
 
 /// What makes this program be the proxies.
 pub(crate) const ARGUMENT: &str = "--proxies";
@@ -72,14 +74,16 @@ impl Proxies {
         })
     }
 
-    /// Where they find the server.
+    /// A path for a socket of the server.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.path().join(SOCKET)
+        self.folder.path().join("sds.sock")
     }
 
     /// So many connect at once; how long it took in nanoseconds until all had what they asked for.
-    pub(crate) fn connect(&mut self, count: usize) -> Result<f64> {
-        Ok(self.ask(format_args!("connect {count}"))?.parse()?)
+    pub(crate) fn connect(&mut self, count: usize, address: &str) -> Result<f64> {
+        Ok(self
+            .ask(format_args!("connect {count} {address}"))?
+            .parse()?)
     }
 
     pub(crate) fn disconnect(&mut self) -> Result<()> {
@@ -107,12 +111,33 @@ impl Proxies {
     }
 
     /// Sockets at whose other ends everything is read, and nothing done with it.
-    pub(crate) fn bare(&mut self, count: usize) -> Result<Vec<std::os::unix::net::UnixStream>> {
-        let listener = UnixListener::bind(self.folder.path().join(BARE))?;
-        self.tell(format_args!("bare {count}"))?;
-        let sockets = (0..count).map(|_| Ok(listener.accept()?.0)).collect();
+    pub(crate) fn bare(
+        &mut self,
+        count: usize,
+        transport: Transport,
+    ) -> Result<Vec<Box<dyn io::Write>>> {
+        let mut sockets: Vec<Box<dyn io::Write>> = Vec::with_capacity(count);
+        match transport {
+            Transport::Tcp => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                self.tell(format_args!("bare {count} {}", listener.local_addr()?))?;
+                for _ in 0..count {
+                    let socket = listener.accept()?.0;
+                    socket.set_nodelay(true)?;
+                    sockets.push(Box::new(socket));
+                }
+            }
+            Transport::Unix => {
+                let path = self.folder.path().join("bare.sock");
+                let listener = UnixListener::bind(&path)?;
+                self.tell(format_args!("bare {count} {}", path.display()))?;
+                for _ in 0..count {
+                    sockets.push(Box::new(listener.accept()?.0));
+                }
+            }
+        }
         self.answer()?;
-        sockets
+        Ok(sockets)
     }
 
     /// So many bytes have been read from these.
@@ -150,12 +175,9 @@ impl Drop for Proxies {
     }
 }
 
-const SOCKET: &str = "sds.sock";
-const BARE: &str = "bare.sock";
-
 /// The process's own side.
 pub(crate) fn run() -> Result<()> {
-    let runtime = crate::threads(2)?;
+    let runtime = crate::threads("proxies", 2)?;
     let _entered = runtime.enter();
     let mut all = All::default();
     let mut to = io::stdout();
@@ -190,12 +212,14 @@ struct Response {
 impl All {
     fn told(&mut self, line: &str) -> Result<String> {
         let mut words = line.split(' ');
-        let what = words.next().unwrap_or_default();
-        let mut number = || -> Result<usize> { Ok(words.next().ok_or("a number")?.parse()?) };
+        let mut word = || words.next().ok_or("it ends too early");
+        let what = word()?;
+        let mut number = || -> Result<usize> { Ok(word()?.parse()?) };
         match what {
             "connect" => {
+                let count = number()?;
                 let begun = now();
-                self.connect(number()?)?;
+                self.connect(count, word()?)?;
                 return Ok(begun.elapsed().as_nanos().to_string());
             }
             "disconnect" => {
@@ -212,7 +236,10 @@ impl All {
                     door.set(n < count);
                 }
             }
-            "bare" => self.bare(number()?)?,
+            "bare" => {
+                let count = number()?;
+                self.bare(count, word()?)?;
+            }
             "drained" => {
                 let wanted = number()?;
                 let begun = now();
@@ -229,16 +256,17 @@ impl All {
         Ok("ok".to_owned())
     }
 
-    fn connect(&mut self, count: usize) -> Result<()> {
+    fn connect(&mut self, count: usize, address: &str) -> Result<()> {
+        let address: Arc<str> = address.into();
         let (sender, receiver) = mpsc::channel();
         self.responses = Some(receiver);
         self.tasks = JoinSet::new();
         for n in 0..count {
             let door = Arc::new(Door::default());
             self.doors.push(Arc::clone(&door));
-            let sender = sender.clone();
+            let (address, sender) = (Arc::clone(&address), sender.clone());
             self.tasks.spawn(async move {
-                let failed = match proxy(n, door, &sender).await {
+                let failed = match proxy(n, address, door, &sender).await {
                     Ok(()) => "the stream has ended".into(),
                     Err(error) => error,
                 };
@@ -279,11 +307,9 @@ impl All {
         Ok(format!("{} {}", at(50), at(99)))
     }
 
-    fn bare(&mut self, count: usize) -> Result<()> {
+    fn bare(&mut self, count: usize, address: &str) -> Result<()> {
         for _ in 0..count {
-            let stream = std::os::unix::net::UnixStream::connect(BARE)?;
-            stream.set_nonblocking(true)?;
-            let mut stream = UnixStream::from_std(stream)?;
+            let mut stream = Handle::current().block_on(connected(address))?;
             let drained = Arc::clone(&self.drained);
             self.bare.spawn(async move {
                 let mut buffer = vec![0; 8192];
@@ -297,11 +323,16 @@ impl All {
 }
 
 /// A proxy with one stream, which acknowledges whatever comes.
-async fn proxy(n: usize, door: Arc<Door>, sender: &mpsc::Sender<Response>) -> Result<()> {
+async fn proxy(
+    n: usize,
+    address: Arc<str>,
+    door: Arc<Door>,
+    sender: &mpsc::Sender<Response>,
+) -> Result<()> {
     let connector = tower::service_fn(move |_| {
-        let door = Arc::clone(&door);
+        let (address, door) = (Arc::clone(&address), Arc::clone(&door));
         async move {
-            let io = connected().await?;
+            let io = connected(&address).await?;
             io::Result::Ok(TokioIo::new(Behind { io, door }))
         }
     });
@@ -350,17 +381,27 @@ fn request() -> DiscoveryRequest {
     }
 }
 
-/// The queue in front of a Unix socket is as long as the system says; who finds it full comes again.
-async fn connected() -> io::Result<UnixStream> {
+/// A path is that of a Unix socket. The queue in front of one is as long as the system says; who finds it full comes again.
+async fn connected(address: &str) -> io::Result<Box<dyn Stream>> {
+    if !address.starts_with('/') {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        return Ok(Box::new(stream));
+    }
     loop {
-        match UnixStream::connect(Path::new(SOCKET)).await {
+        match UnixStream::connect(address).await {
+            Ok(stream) => return Ok(Box::new(stream)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            result => return result,
+            Err(error) => return Err(error),
         }
     }
 }
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What a proxy that has stopped reads through.
 #[derive(Default)]
@@ -377,7 +418,7 @@ impl Door {
 }
 
 struct Behind {
-    io: UnixStream,
+    io: Box<dyn Stream>,
     door: Arc<Door>,
 }
 
