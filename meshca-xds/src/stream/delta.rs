@@ -8,37 +8,27 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 };
 use meshca_core::Result;
 
-use super::{
-    Bounds, Broken, Heard, Nack, Progress, Secrets, Sent, TrustState, check_count, check_name,
-    check_type, clip, trust_state,
-};
+use super::{Bounds, Broken, Heard, Secrets, Sent, Subscriptions, TrustState, check_type};
 use crate::proxy::Standing;
 use crate::secrets::{Digest, SECRET_TYPE};
 
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Delta {
-    bounds: Bounds,
-    names: BTreeMap<Arc<str>, Progress>,
-    /// Asked for, and not there: to be told so.
+    subscriptions: Subscriptions,
+    /// Asked for, and maybe not there: to be told so.
     absent: BTreeSet<Arc<str>>,
-    /// What the client had accepted on the stream before this one.
+    /// What the client had accepted on the stream before this one. It is not sent again if it is the same.
     resumed: BTreeMap<Arc<str>, String>,
-    /// The last response, numbered on this stream; 0 before the first.
-    nonce: u64,
-    in_flight: bool,
     begun: bool,
 }
 
 impl Delta {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
-            bounds,
-            names: BTreeMap::new(),
+            subscriptions: Subscriptions::new(bounds),
             absent: BTreeSet::new(),
             resumed: BTreeMap::new(),
-            nonce: 0,
-            in_flight: false,
             begun: false,
         }
     }
@@ -46,70 +36,43 @@ impl Delta {
     /// A request has come. Unlike with the state of the world, one that changes the subscription and one that answers need not be the same.
     pub(crate) fn hear(&mut self, request: &DeltaDiscoveryRequest) -> Result<Heard, Broken> {
         check_type(&request.type_url)?;
+        let subscriptions = &mut self.subscriptions;
         for name in &request.resource_names_subscribe {
-            check_name(name, self.bounds)?;
+            subscriptions.check_name(name)?;
         }
         let mut heard = Heard::default();
         if !self.begun {
             self.begun = true;
-            check_count(request.initial_resource_versions.len(), self.bounds)?;
-            let known = request.initial_resource_versions.iter();
+            let known = &request.initial_resource_versions;
+            subscriptions.check_count(known.len())?;
+            let known = known.iter();
             self.resumed = known
                 .map(|(name, version)| (name.as_str().into(), version.clone()))
                 .collect();
         }
-        if self.in_flight && request.response_nonce == self.nonce.to_string() {
-            self.in_flight = false;
-            let names = self
-                .names
-                .iter_mut()
-                .filter(|(_, progress)| progress.sent.is_some());
-            match &request.error_detail {
-                Some(status) => {
-                    let refused = names.map(|(name, progress)| {
-                        progress.nack();
-                        Arc::clone(name)
-                    });
-                    heard.nacked = Some(Nack {
-                        names: refused.collect(),
-                        message: clip(&status.message),
-                    });
-                }
-                None => {
-                    let taken = names.map(|(name, progress)| {
-                        progress.ack();
-                        Arc::clone(name)
-                    });
-                    let taken: Vec<_> = taken.collect();
-                    for name in &taken {
-                        self.resumed.remove(name);
-                    }
-                    heard.acked = Some(taken);
-                }
+        if subscriptions.is_last(&request.response_nonce) {
+            subscriptions.settle(request.error_detail.as_ref(), &mut heard);
+            for name in heard.acked.iter().flatten() {
+                self.resumed.remove(name);
             }
         }
-        for name in &request.resource_names_unsubscribe {
-            self.names.remove(name.as_str());
-            self.absent.remove(name.as_str());
-            self.resumed.remove(name.as_str());
+        let given_up = &request.resource_names_unsubscribe;
+        if !given_up.is_empty() {
+            let given_up: BTreeSet<&str> = given_up.iter().map(String::as_str).collect();
+            subscriptions.retain(|name| !given_up.contains(name));
+            self.absent.retain(|name| !given_up.contains(&**name));
+            self.resumed.retain(|name, _| !given_up.contains(&**name));
         }
         for name in &request.resource_names_subscribe {
-            let name: Arc<str> = name.as_str().into();
-            // Who asks again wants it again, although it is the same.
-            let before = self.names.insert(Arc::clone(&name), Progress::default());
-            match before {
-                Some(before) => {
-                    let again = Progress {
-                        sent: before.sent,
-                        acked: None,
-                        refused: None,
-                    };
-                    self.names.insert(name, again);
-                }
-                None => heard.new.push(name),
+            if let Some(name) = subscriptions.add(name) {
+                heard.new.push(name);
+            } else if let Some(progress) = subscriptions.names.get_mut(name.as_str()) {
+                // Who asks again wants it again, although it is the same.
+                progress.had_before |= progress.acked.take().is_some();
+                progress.refused = None;
             }
         }
-        check_count(self.names.len(), self.bounds)?;
+        subscriptions.check_count(subscriptions.names.len())?;
         self.absent.extend(heard.new.iter().cloned());
         Ok(heard)
     }
@@ -119,77 +82,69 @@ impl Delta {
         &mut self,
         secrets: &impl Secrets,
     ) -> Result<Option<DeltaDiscoveryResponse>> {
+        let subscriptions = &mut self.subscriptions;
         let trust = secrets.trust_version();
-        let mut news = Vec::new();
-        let mut digest = Digest::new();
-        for (name, progress) in &mut self.names {
-            let version = secrets.version(name);
-            progress.catch_up(version.as_ref(), trust);
-            let Some(version) = version else { continue };
-            digest.add(&**name);
-            digest.add(&*version);
-            if self.resumed.get(name).is_some_and(|it| **it == *version) {
-                self.resumed.remove(name);
-                progress.acked = Some(Sent {
-                    version: Arc::clone(&version),
-                    trust,
-                });
-                continue;
-            }
-            if progress.wants(&version) {
-                news.push((name, progress, version));
+        for (name, version) in std::mem::take(&mut self.resumed) {
+            match (subscriptions.names.get_mut(&name), secrets.version(&name)) {
+                (Some(progress), Some(newest)) if *newest == *version => {
+                    progress.acked = Some(Sent {
+                        version: newest,
+                        trust,
+                    });
+                }
+                (Some(_), _) => drop(self.resumed.insert(name, version)),
+                (None, _) => {}
             }
         }
-        if self.in_flight {
+        subscriptions.catch_up(secrets);
+        if subscriptions.under_way.is_some() {
             return Ok(None);
         }
-        let removed: Vec<String> = self
-            .absent
-            .iter()
+        let mut news = Vec::new();
+        let mut digest = Digest::new();
+        for (name, progress) in &subscriptions.names {
+            let Some(version) = secrets.version(name) else {
+                continue;
+            };
+            digest.add(&**name);
+            digest.add(&*version);
+            if progress.wants(&version) {
+                news.push((Arc::clone(name), Sent { version, trust }));
+            }
+        }
+        let removed: Vec<String> = std::mem::take(&mut self.absent)
+            .into_iter()
             .filter(|name| secrets.standing(name) == Standing::Foreign)
             .map(|name| name.to_string())
             .collect();
-        self.absent.clear();
         if news.is_empty() && removed.is_empty() {
             return Ok(None);
         }
         let mut resources = Vec::with_capacity(news.len());
-        for (name, _, version) in &news {
+        for (name, sent) in &news {
             resources.push(Resource {
                 name: name.to_string(),
-                version: version.to_string(),
+                version: sent.version.to_string(),
                 resource: secrets.packed(name)?,
                 ..Resource::default()
             });
         }
-        for (_, progress, version) in news {
-            progress.sent = Some(Sent { version, trust });
-        }
-        self.nonce += 1;
-        self.in_flight = true;
         Ok(Some(DeltaDiscoveryResponse {
             system_version_info: digest.end(),
             resources,
             type_url: SECRET_TYPE.to_owned(),
             removed_resources: removed,
-            nonce: self.nonce.to_string(),
+            nonce: subscriptions.send(news),
             ..DeltaDiscoveryResponse::default()
         }))
     }
 
-    /// How far the client is with the trust.
     pub(crate) fn trust(&self, secrets: &impl Secrets) -> TrustState {
-        let of_trust = self.names.iter().filter(|(name, _)| secrets.is_trust(name));
         let older = self.resumed.keys().any(|name| secrets.is_trust(name));
-        trust_state(of_trust.map(|(_, progress)| progress), older)
+        self.subscriptions.trust(secrets, older)
     }
 
-    /// The versions of the identity that the client has taken into use, by each name that it has for it; `None` where it has none yet.
     pub(crate) fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
-        self.names
-            .iter()
-            .filter(|(name, _)| !secrets.is_trust(name))
-            .map(|(_, progress)| progress.acked.as_ref().map(|it| Arc::clone(&it.version)))
-            .collect()
+        self.subscriptions.identities(secrets)
     }
 }

@@ -8,9 +8,11 @@ pub(crate) mod sotw;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::rpc::Status;
 use meshca_core::Result;
 
 use crate::proxy::{ProxySecrets, Standing};
@@ -96,13 +98,26 @@ pub(crate) enum TrustState {
     Nothing,
 }
 
-/// What was sent last of one name, and what became of it.
-#[derive(Clone, Debug, Default)]
+/// What a client asks for, what is under way to it, and what became of all that was sent.
+#[derive(Debug)]
+struct Subscriptions {
+    bounds: Bounds,
+    names: BTreeMap<Arc<str>, Progress>,
+    /// The last response, numbered on this stream; 0 before the first.
+    nonce: u64,
+    /// What is in it, until it is answered.
+    under_way: Option<Vec<(Arc<str>, Sent)>>,
+    /// It has stopped asking for something, and may have kept it.
+    dropped: bool,
+}
+
+/// What a client has done with one name.
+#[derive(Debug, Default)]
 struct Progress {
-    /// Under way.
-    sent: Option<Sent>,
     acked: Option<Sent>,
     refused: Option<Arc<str>>,
+    /// It may have one from before it stopped asking for a while, of which nothing is known here.
+    had_before: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,54 +126,164 @@ struct Sent {
     trust: u64,
 }
 
+impl Subscriptions {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            names: BTreeMap::new(),
+            nonce: 0,
+            under_way: None,
+            dropped: false,
+        }
+    }
+
+    fn is_last(&self, nonce: &str) -> bool {
+        nonce == self.nonce.to_string()
+    }
+
+    /// Asks for a name, which is returned if that is new.
+    fn add(&mut self, name: &str) -> Option<Arc<str>> {
+        if self.names.contains_key(name) {
+            return None;
+        }
+        let name: Arc<str> = name.into();
+        let progress = Progress {
+            had_before: self.dropped,
+            ..Progress::default()
+        };
+        self.names.insert(Arc::clone(&name), progress);
+        Some(name)
+    }
+
+    /// Stops asking for what this does not keep.
+    fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        let before = self.names.len();
+        self.names.retain(|name, _| keep(name));
+        self.dropped |= self.names.len() < before;
+    }
+
+    /// The client has answered what is under way.
+    fn settle(&mut self, error: Option<&Status>, heard: &mut Heard) {
+        let Some(sent) = self.under_way.take() else {
+            return;
+        };
+        let names = sent.iter().map(|(name, _)| Arc::clone(name)).collect();
+        match error {
+            Some(status) => {
+                heard.nacked = Some(Nack {
+                    names,
+                    message: clip(&status.message),
+                });
+            }
+            None => heard.acked = Some(names),
+        }
+        for (name, sent) in sent {
+            // What it has given up in the meantime, it has not taken into use.
+            let Some(progress) = self.names.get_mut(&name) else {
+                continue;
+            };
+            match error {
+                Some(_) => progress.refused = Some(sent.version),
+                None => {
+                    *progress = Progress {
+                        acked: Some(sent),
+                        ..Progress::default()
+                    };
+                }
+            }
+        }
+    }
+
+    /// What is sent now; returns the number of the response.
+    fn send(&mut self, secrets: Vec<(Arc<str>, Sent)>) -> String {
+        self.nonce += 1;
+        self.under_way = Some(secrets);
+        self.nonce.to_string()
+    }
+
+    /// Where what the client has is what there is, it is as far as the newest trust.
+    fn catch_up(&mut self, secrets: &impl Secrets) {
+        let trust = secrets.trust_version();
+        let acked = self
+            .names
+            .iter_mut()
+            .filter_map(|(name, progress)| Some((name, progress.acked.as_mut()?)));
+        let sent = self.under_way.iter_mut().flatten();
+        for (name, sent) in acked.chain(sent.map(|(name, sent)| (&*name, sent))) {
+            if sent.trust < trust && secrets.version(name).is_some_and(|it| it == sent.version) {
+                sent.trust = trust;
+            }
+        }
+    }
+
+    /// How far the client is with the trust: as far as the least of what it has. `older`: it has something from before this stream.
+    fn trust(&self, secrets: &impl Secrets, older: bool) -> TrustState {
+        let mut state = TrustState::NotAsked;
+        let mut least = |at: u64| {
+            state = match state {
+                TrustState::At(before) => TrustState::At(before.min(at)),
+                _ => TrustState::At(at),
+            };
+        };
+        let under_way = || self.under_way.iter().flatten();
+        // Who gives up a name and asks for it again, maybe takes into use what is under way; that it asks again is not known yet.
+        for (_, sent) in under_way().filter(|(name, _)| !self.names.contains_key(name)) {
+            least(sent.trust);
+        }
+        let mut nothing = false;
+        for (name, progress) in self.names.iter().filter(|(name, _)| secrets.is_trust(name)) {
+            let sent = under_way().find(|(sent, _)| sent == name);
+            match (&progress.acked, sent) {
+                (Some(acked), _) => least(acked.trust),
+                _ if older || progress.had_before => return TrustState::Older,
+                // It has nothing to fall back to, and begins with this.
+                (None, Some((_, sent))) => least(sent.trust),
+                (None, None) => nothing = true,
+            }
+        }
+        match state {
+            TrustState::NotAsked if nothing => TrustState::Nothing,
+            state => state,
+        }
+    }
+
+    /// The versions of the identity that the client has taken into use, by each name that it has for it; `None` where it has none yet.
+    fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
+        self.names
+            .iter()
+            .filter(|(name, _)| !secrets.is_trust(name))
+            .map(|(_, progress)| progress.acked.as_ref().map(|it| Arc::clone(&it.version)))
+            .collect()
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), Broken> {
+        match name.len() <= self.bounds.name {
+            true => Ok(()),
+            false => Err(Broken::Limit(format!(
+                "the name of a resource has {} bytes, and may have {}",
+                name.len(),
+                self.bounds.name
+            ))),
+        }
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), Broken> {
+        match count <= self.bounds.names {
+            true => Ok(()),
+            false => Err(Broken::Limit(format!(
+                "{count} resources are asked for on one stream, which may ask for {}",
+                self.bounds.names
+            ))),
+        }
+    }
+}
+
 impl Progress {
     /// Whether this version is to be sent.
     fn wants(&self, version: &Arc<str>) -> bool {
         self.refused.as_ref() != Some(version)
             && self.acked.as_ref().is_none_or(|it| it.version != *version)
     }
-
-    /// What it has is what there is: it is as far as the newest trust.
-    fn catch_up(&mut self, version: Option<&Arc<str>>, trust: u64) {
-        for known in [&mut self.sent, &mut self.acked].into_iter().flatten() {
-            if Some(&known.version) == version {
-                known.trust = known.trust.max(trust);
-            }
-        }
-    }
-
-    fn ack(&mut self) {
-        if let Some(sent) = self.sent.take() {
-            self.acked = Some(sent);
-            self.refused = None;
-        }
-    }
-
-    fn nack(&mut self) {
-        if let Some(sent) = self.sent.take() {
-            self.refused = Some(sent.version);
-        }
-    }
-}
-
-/// The least of what a client has of the trust.
-fn trust_state<'a>(of: impl Iterator<Item = &'a Progress>, older: bool) -> TrustState {
-    let mut state = TrustState::NotAsked;
-    for progress in of {
-        let at = match (&progress.acked, &progress.sent) {
-            (Some(acked), _) => TrustState::At(acked.trust),
-            _ if older => return TrustState::Older,
-            // It has nothing to fall back to, and begins with this.
-            (None, Some(sent)) => TrustState::At(sent.trust),
-            (None, None) => TrustState::Nothing,
-        };
-        state = match (state, at) {
-            (TrustState::At(one), TrustState::At(other)) => TrustState::At(one.min(other)),
-            (TrustState::At(one), _) => TrustState::At(one),
-            (_, at) => at,
-        };
-    }
-    state
 }
 
 fn check_type(type_url: &str) -> Result<(), Broken> {
@@ -168,27 +293,6 @@ fn check_type(type_url: &str) -> Result<(), Broken> {
         other => Err(Broken::Protocol(format!(
             "this service has `{SECRET_TYPE}` only, and not `{}`",
             clip(other)
-        ))),
-    }
-}
-
-fn check_name(name: &str, bounds: Bounds) -> Result<(), Broken> {
-    match name.len() <= bounds.name {
-        true => Ok(()),
-        false => Err(Broken::Limit(format!(
-            "the name of a resource has {} bytes, and may have {}",
-            name.len(),
-            bounds.name
-        ))),
-    }
-}
-
-fn check_count(count: usize, bounds: Bounds) -> Result<(), Broken> {
-    match count <= bounds.names {
-        true => Ok(()),
-        false => Err(Broken::Limit(format!(
-            "{count} resources are asked for on one stream, which may ask for {}",
-            bounds.names
         ))),
     }
 }
