@@ -26,7 +26,7 @@ use crate::event::{SdsEvent, SdsObserver};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
 use crate::proxies::{Member, Proxies};
-use crate::proxy::{ProxySecrets, Standing, TrustCache};
+use crate::proxy::{ProxySecrets, Standing, MeshCache};
 use crate::stream::delta::Delta;
 use crate::stream::sotw::Sotw;
 use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
@@ -44,7 +44,7 @@ struct Shared {
     authenticator: Arc<dyn Authenticator>,
     observer: Option<Arc<dyn SdsObserver>>,
     options: SdsOptions,
-    trust: TrustCache,
+    meshes: MeshCache,
 }
 
 impl SdsServer {
@@ -59,7 +59,7 @@ impl SdsServer {
                 authenticator: Arc::new(authenticator),
                 observer: None,
                 options: SdsOptions::default(),
-                trust: TrustCache::default(),
+                meshes: MeshCache::default(),
             }),
         }
     }
@@ -83,7 +83,7 @@ impl SdsServer {
             authenticator: Arc::clone(&self.shared.authenticator),
             observer: self.shared.observer.clone(),
             options: self.shared.options,
-            trust: TrustCache::default(),
+            meshes: MeshCache::default(),
         };
         change(&mut shared);
         Self {
@@ -255,6 +255,8 @@ struct Session<P: Protocol> {
     protocol: P,
     node: String,
     secrets: ProxySecrets,
+    /// What its proxy was told last of how far it is.
+    reported: Option<(TrustState, Vec<Option<Arc<str>>>)>,
     pace: Pace,
 }
 
@@ -263,7 +265,7 @@ impl<P: Protocol> Session<P> {
     async fn begin(
         shared: Arc<Shared>,
         request: Request<Streaming<P::Request>>,
-    ) -> Result<Self, Status> {
+    ) -> Result<Box<Self>, Status> {
         let (metadata, extensions, mut inbound) = request.into_parts();
         let first = timeout(shared.options.first_request, inbound.message()).await;
         let first = first
@@ -277,7 +279,7 @@ impl<P: Protocol> Session<P> {
             extensions: &extensions,
         };
         let member = shared.admit(&caller).await?;
-        let secrets = ProxySecrets::with(&member.handle, &member.workload(), &shared.trust, None);
+        let secrets = ProxySecrets::with(&member.handle, &member.workload(), &shared.meshes);
         let mut session = Self {
             node: node.id.clone(),
             protocol: P::new(shared.bounds()),
@@ -286,9 +288,11 @@ impl<P: Protocol> Session<P> {
             member,
             inbound,
             secrets,
+            reported: None,
         };
         session.hear(&first)?;
-        Ok(session)
+        // It moves with each response.
+        Ok(Box::new(session))
     }
 
     /// The next response; `None` when the client has ended the stream.
@@ -314,10 +318,7 @@ impl<P: Protocol> Session<P> {
                 changed = self.member.handle.changed() => {
                     changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
                     let workload = self.member.workload();
-                    let new = ProxySecrets::with(
-                        &self.member.handle, &workload, &self.shared.trust, Some(&self.secrets),
-                    );
-                    self.secrets = new;
+                    self.secrets.update(&self.member.handle, &workload, &self.shared.meshes);
                 }
             }
         }
@@ -362,11 +363,15 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
-    fn report(&self) {
-        self.member.report(
+    fn report(&mut self) {
+        let progress = (
             self.protocol.trust(&self.secrets),
             self.protocol.identities(&self.secrets),
         );
+        if self.reported.as_ref() != Some(&progress) {
+            self.member.report(progress.0, progress.1.clone());
+            self.reported = Some(progress);
+        }
     }
 
     fn broken(&self, why: &str) -> Status {
@@ -377,7 +382,7 @@ impl<P: Protocol> Session<P> {
         Status::invalid_argument(why)
     }
 
-    fn into_stream(self) -> Responses<P::Response> {
+    fn into_stream(self: Box<Self>) -> Responses<P::Response> {
         Box::pin(stream::unfold(Some(self), |session| async {
             let mut session = session?;
             match session.next().await {
