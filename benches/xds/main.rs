@@ -378,7 +378,9 @@ impl Bench {
         self.acknowledged.0.set(2 * self.slow);
         self.proxies.resume()?;
         // What was under way, and the newest instead of all that they missed.
-        self.acknowledged.0.wait("responses that came late were acknowledged")?;
+        self.acknowledged
+            .0
+            .wait("responses that came late were acknowledged")?;
         self.proxies.received(2 * self.slow, wall())?;
         Ok((1, latencies.most))
     }

@@ -121,12 +121,7 @@ impl ProxySecrets {
     }
 
     /// What it may have now, of which most is what it had before.
-    pub(crate) fn update(
-        &mut self,
-        handle: &Handle,
-        workload: &Arc<Workload>,
-        cache: &MeshCache,
-    ) {
+    pub(crate) fn update(&mut self, handle: &Handle, workload: &Arc<Workload>, cache: &MeshCache) {
         // An identity that has ended opens no door. Whoever has it keeps it, and nobody gets it anew.
         let issued = handle
             .issued()

@@ -4,29 +4,28 @@
 //! So a proxy that is slow, stopped or gone holds up itself and nobody else.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
-    SecretDiscoveryService, SecretDiscoveryServiceServer,
-};
 use futures_util::{Stream, stream};
 use meshca_core::{Error, ErrorKind, Result};
 use meshca_identity::Manager;
 use meshca_identity::migration::Observed;
+use prost::Message;
+use prost::bytes::Bytes;
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::authenticate::{Authenticator, Caller};
 use crate::event::{SdsEvent, SdsObserver};
+use crate::grpc::{SdsService, framed};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
 use crate::proxies::{Member, Proxies};
-use crate::proxy::{ProxySecrets, Standing, MeshCache};
+use crate::proxy::{MeshCache, ProxySecrets, Standing};
 use crate::stream::delta::Delta;
 use crate::stream::sotw::Sotw;
 use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
@@ -39,7 +38,7 @@ pub struct SdsServer {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     proxies: Arc<Proxies>,
     authenticator: Arc<dyn Authenticator>,
     observer: Option<Arc<dyn SdsObserver>>,
@@ -97,9 +96,8 @@ impl SdsServer {
 
     /// The service, to be added to any tonic server, with the limits on messages. What it needs of the connection, such as limits on streams
     /// and keepalive, is the server's.
-    pub fn service(&self) -> SecretDiscoveryServiceServer<Self> {
-        SecretDiscoveryServiceServer::new(self.clone())
-            .max_decoding_message_size(self.shared.options.max_request)
+    pub fn service(&self) -> SdsService {
+        SdsService::new(Arc::clone(&self.shared))
     }
 
     /// How many proxies have a stream now.
@@ -127,6 +125,12 @@ impl SdsServer {
     }
 }
 
+impl From<Arc<Shared>> for SdsServer {
+    fn from(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
 impl fmt::Debug for SdsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SdsServer")
@@ -137,6 +141,10 @@ impl fmt::Debug for SdsServer {
 }
 
 impl Shared {
+    pub(crate) fn options(&self) -> &SdsOptions {
+        &self.options
+    }
+
     fn observe(&self, event: &SdsEvent<'_>) {
         match event {
             SdsEvent::Refused { .. }
@@ -194,9 +202,9 @@ impl Shared {
 }
 
 /// State of the world and delta, as the loop below needs them.
-trait Protocol: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+pub(crate) trait Protocol: Send + 'static {
+    type Request: Message + Default + 'static;
+    type Response: Message + 'static;
 
     fn new(bounds: Bounds) -> Self;
     fn node(request: &Self::Request) -> Option<&Node>;
@@ -248,7 +256,7 @@ protocol!(Sotw, DiscoveryRequest, DiscoveryResponse);
 protocol!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse);
 
 /// One stream of one proxy.
-struct Session<P: Protocol> {
+pub(crate) struct Session<P: Protocol> {
     shared: Arc<Shared>,
     member: Member,
     inbound: Streaming<P::Request>,
@@ -262,7 +270,7 @@ struct Session<P: Protocol> {
 
 impl<P: Protocol> Session<P> {
     /// Waits for the first request, finds out whose it is, and hears it.
-    async fn begin(
+    pub(crate) async fn begin(
         shared: Arc<Shared>,
         request: Request<Streaming<P::Request>>,
     ) -> Result<Box<Self>, Status> {
@@ -382,15 +390,18 @@ impl<P: Protocol> Session<P> {
         Status::invalid_argument(why)
     }
 
-    fn into_stream(self: Box<Self>) -> Responses<P::Response> {
-        Box::pin(stream::unfold(Some(self), |session| async {
+    /// What is sent on it, until it ends.
+    pub(crate) fn into_messages(
+        self: Box<Self>,
+    ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
+        stream::unfold(Some(self), |session| async {
             let mut session = session?;
             match session.next().await {
-                Ok(Some(response)) => Some((Ok(response), Some(session))),
+                Ok(Some(response)) => Some((Ok(framed(&response)), Some(session))),
                 Ok(None) => None,
                 Err(status) => Some((Err(status), None)),
             }
-        }))
+        })
     }
 }
 
@@ -399,39 +410,5 @@ impl<P: Protocol> Drop for Session<P> {
         self.shared.observe(&SdsEvent::Disconnected {
             proxy: self.member.id(),
         });
-    }
-}
-
-/// What tonic sends.
-type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl SecretDiscoveryService for SdsServer {
-    type StreamSecretsStream = Responses<DiscoveryResponse>;
-    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_secrets(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let session = Session::<Sotw>::begin(Arc::clone(&self.shared), request).await?;
-        Ok(Response::new(session.into_stream()))
-    }
-
-    async fn delta_secrets(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        let session = Session::<Delta>::begin(Arc::clone(&self.shared), request).await?;
-        Ok(Response::new(session.into_stream()))
-    }
-
-    async fn fetch_secrets(
-        &self,
-        _: Request<DiscoveryRequest>,
-    ) -> Result<Response<DiscoveryResponse>, Status> {
-        Err(Status::unimplemented(
-            "secrets are streamed, so that a renewal reaches the proxy: use StreamSecrets or DeltaSecrets",
-        ))
     }
 }

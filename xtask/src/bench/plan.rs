@@ -309,11 +309,7 @@ const fn manager(
 }
 
 /// What the server of secrets costs.
-const fn xds(
-    case: &'static str,
-    unit: (&'static str, f64),
-    against: &'static [Against],
-) -> Bench {
+const fn xds(case: &'static str, unit: (&'static str, f64), against: &'static [Against]) -> Bench {
     alone("xds", Program::Xds, case, unit, against)
 }
 
