@@ -13,8 +13,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, stream};
 use meshca_core::{Error, ErrorKind, Result};
-use meshca_identity::{Handle, Manager};
 use meshca_identity::migration::Observed;
+use meshca_identity::{Handle, Manager};
 use prost::Message;
 use prost::bytes::Bytes;
 use tokio::time::timeout;

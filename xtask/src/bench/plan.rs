@@ -15,8 +15,10 @@ pub(super) enum Program {
     StepCa,
     /// `benches/manager.rs`: what the manager costs beside its certificates.
     Manager,
-    /// `benches/xds`: what the server of secrets costs for each proxy.
+    /// `benches/xds`: what the server of secrets costs for each proxy, over TCP.
     Xds,
+    /// The same over Unix sockets, where the kernel does less.
+    XdsUnix,
     /// `benches/providers`: issuers on real servers, and bare clients of these.
     Providers,
 }
@@ -30,6 +32,7 @@ impl Program {
             Self::StepCa => "the comparison with step-ca",
             Self::Manager => "the manager",
             Self::Xds => "the server of secrets",
+            Self::XdsUnix => "the server of secrets on Unix sockets",
             Self::Providers => "the providers",
         }
     }
@@ -243,6 +246,16 @@ const BENCHES: &[Bench] = &[
         ("µs", 1e3),
         &[against("written", Program::Xds, "written", 0.333)],
     ),
+    Bench {
+        case: "push-unix",
+        ..alone(
+            "xds",
+            Program::XdsUnix,
+            "push",
+            ("µs", 1e3),
+            &[against("written", Program::XdsUnix, "written", NOTHING)],
+        )
+    },
     xds("p50", ("ms", 1e6), &[no_more_than(1e9)]),
     xds("p99", ("ms", 1e6), &[no_more_than(1e9)]),
     // Proxies that do not read are nobody else's loss.
@@ -456,6 +469,6 @@ mod tests {
     fn only_the_programs_that_are_needed_are_started() {
         let benches = chosen(&["verify".to_owned()]).unwrap();
         assert_eq!(Vec::from_iter(programs(&benches)), [Program::Ours]);
-        assert_eq!(programs(BENCHES).len(), 6);
+        assert_eq!(programs(BENCHES).len(), 7);
     }
 }
