@@ -18,6 +18,18 @@
 //! **A push does not have the CA's work in it.** The manager has threads of its own; those that serve are held while it renews all identities,
 //! and measuring begins when they are let go: they find an identity for each proxy, encode it, and send it. From then on all CPU of the process
 //! counts. `written` takes the very same secrets, as structures of prost, and makes nothing but the bytes.
+//!
+//! **What the memory of a proxy is made of**, by heaptrack, in bytes that were asked for. Of the buffers only the pages that were ever used are
+//! resident, which is why `memory` says less than the sum. What the kernel keeps for a socket is in no process, and not in it.
+//!
+//! | bytes | of what |
+//! |---|---|
+//! | 16,384 | h2's buffer for what it writes |
+//! | 12,764 | h2's buffers for what it reads, and for headers |
+//! | 7,981 | the connection: its task, with hyper's and h2's state (3,584), h2's tables of streams and frames |
+//! | 4,292 | the stream: the session, names and versions, 512 bytes for requests |
+//! | 4,235 | what the manager keeps: the identity and its key, the workload |
+//! | 1,360 | the rest |
 
 mod proxies;
 

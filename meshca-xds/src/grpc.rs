@@ -2,7 +2,6 @@
 //! hours. Here a response is bytes as long as they are on their way, and what reads requests begins small.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,16 +28,8 @@ const DELTA: &str = "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecret
 
 /// Envoy's Secret Discovery Service, to be added to a tonic server or any other that takes tower services:
 /// [`SdsServer::service`] makes it. Clones are the same one.
-#[derive(Clone)]
-pub struct SdsService {
-    shared: Arc<Shared>,
-}
-
-impl SdsService {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
-    }
-}
+#[derive(Clone, Debug)]
+pub struct SdsService(pub(crate) SdsServer);
 
 impl NamedService for SdsService {
     const NAME: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
@@ -58,7 +49,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.0.shared);
         match request.uri().path() {
             STREAM => Box::pin(open::<Sotw, B>(shared, request)),
             DELTA => Box::pin(open::<Delta, B>(shared, request)),
@@ -69,13 +60,6 @@ where
                 Ok(status.into_http())
             }),
         }
-    }
-}
-
-impl fmt::Debug for SdsService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let server = SdsServer::from(Arc::clone(&self.shared));
-        f.debug_tuple("SdsService").field(&server).finish()
     }
 }
 

@@ -36,7 +36,7 @@ use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
 /// See the [crate](crate) for a whole program, and for how to mount it in a server that is there already.
 #[derive(Clone)]
 pub struct SdsServer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -98,7 +98,7 @@ impl SdsServer {
     /// The service, to be added to any tonic server, with the limits on messages. What it needs of the connection, such as limits on streams
     /// and keepalive, is the server's.
     pub fn service(&self) -> SdsService {
-        SdsService::new(Arc::clone(&self.shared))
+        SdsService(self.clone())
     }
 
     /// How many proxies have a stream now.
@@ -123,12 +123,6 @@ impl SdsServer {
             }
         }
         Ok(observed)
-    }
-}
-
-impl From<Arc<Shared>> for SdsServer {
-    fn from(shared: Arc<Shared>) -> Self {
-        Self { shared }
     }
 }
 

@@ -11,7 +11,8 @@ use meshca_xds::{SdsOptions, names};
 
 use crate::world::{KRI, MODERN, Sotw, World, secrets};
 
-const PROXIES: usize = 500;
+/// Each has two ends here, and shells often allow 1,024 files.
+const PROXIES: usize = 400;
 /// Of these so many stop listening.
 const SLOW: usize = 50;
 const WANTED: [&str; 2] = [KRI, names::SYSTEM_TRUST_BUNDLE];
@@ -24,7 +25,7 @@ fn with_root(domain: &str) -> String {
     let pem = root.self_signed(&key).unwrap().pem();
     let pem = pem
         .lines()
-        .fold(String::new(), |text, line| text + "\n        " + line);
+        .fold(String::new(), |text, line| text + "\n            " + line);
     format!(
         "{MODERN}
 ---
@@ -105,7 +106,7 @@ async fn many_proxies_get_what_is_new_past_those_that_do_not_listen() {
 
     // These read nothing any more, and answer nothing.
     let mut slow = proxies.split_off(PROXIES - SLOW);
-    for domain in ["third.example", "fourth.example"] {
+    for domain in ["third.example", "fourth.example", "last.example"] {
         let with_slow = reach(&world, &mut proxies, domain).await;
         // It does not wait for the slow ones: only what is far from all noise of a machine would say that it does.
         assert!(
@@ -113,14 +114,17 @@ async fn many_proxies_get_what_is_new_past_those_that_do_not_listen() {
             "{with_slow:?}, {before:?}"
         );
     }
-    // What piled up for them is one response; then comes the newest.
-    let caught_up = join_all(slow.iter_mut().map(async |proxy| {
-        let first = proxy.next().await;
-        assert!(has(&first, "third.example"));
-        proxy.ack(&first, &WANTED);
-        proxy.next().await
-    }));
-    assert!(caught_up.await.iter().all(|it| has(it, "fourth.example")));
+    // What was under way to them, and then the newest and nothing in between.
+    let caught_up = slow.iter_mut().map(async |proxy| {
+        let mut responses = 0;
+        until(proxy, |response| {
+            responses += 1;
+            has(response, "last.example")
+        })
+        .await;
+        responses
+    });
+    assert!(join_all(caught_up).await.iter().all(|&it| it <= 2));
     world.stop().await;
 }
 
