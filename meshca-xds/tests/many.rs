@@ -50,7 +50,10 @@ async fn connected(world: &World, name: String) -> (Sotw, DiscoveryResponse) {
     (proxy, response)
 }
 
-async fn until(proxy: &mut Sotw, enough: impl Fn(&DiscoveryResponse) -> bool) -> DiscoveryResponse {
+async fn until(
+    proxy: &mut Sotw,
+    mut enough: impl FnMut(&DiscoveryResponse) -> bool,
+) -> DiscoveryResponse {
     loop {
         let response = proxy.next().await;
         proxy.ack(&response, &WANTED);
