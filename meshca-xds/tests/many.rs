@@ -1,13 +1,22 @@
 //! Many proxies at once: all connect, all are told what is new, and who does not read or answer holds up nobody else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod world;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use futures_util::future::join_all;
 use meshca_xds::{SdsOptions, names};
+use tokio::time::Instant;
 
 use crate::world::{KRI, MODERN, Sotw, World, secrets};
 
