@@ -121,6 +121,7 @@
 mod authenticate;
 pub mod contexts;
 mod event;
+mod grpc;
 pub mod names;
 mod options;
 mod pace;
@@ -140,6 +141,7 @@ pub mod embedding {
 
 pub use authenticate::{Attested, Authenticator, Caller};
 pub use event::{ProxyId, SdsEvent, SdsObserver};
+pub use grpc::SdsService;
 pub use options::SdsOptions;
 pub use proxy::{ProxySecrets, Standing};
 pub use server::SdsServer;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
+use meshca_core::resource::MeshIdentity;
 use meshca_core::spiffe::Workload;
 use meshca_core::{Identity, Result, TrustBundle};
 use meshca_identity::manager::{Health, MeshView};
@@ -84,7 +85,7 @@ pub enum Standing {
 pub struct ProxySecrets {
     mesh: MeshView,
     workload: Arc<Workload>,
-    resources: Option<Arc<MeshResources>>,
+    identities: Arc<Identities>,
     own: Option<Own>,
     trust: Arc<TrustSecrets>,
     trust_version: u64,
@@ -100,29 +101,42 @@ struct Own {
 impl ProxySecrets {
     /// What a proxy may have now. The workload is the one that it [connected](meshca_identity::Manager::connect) as.
     pub fn of(handle: &Handle, workload: &Arc<Workload>) -> Self {
-        Self::with(handle, workload, &TrustCache::default(), None)
+        Self::with(handle, workload, &MeshCache::default())
     }
 
-    /// The same, where what is known already is not worked out again.
-    pub(crate) fn with(
-        handle: &Handle,
-        workload: &Arc<Workload>,
-        cache: &TrustCache,
-        before: Option<&Self>,
-    ) -> Self {
+    /// The same, where what is known of the mesh already is not worked out again.
+    pub(crate) fn with(handle: &Handle, workload: &Arc<Workload>, cache: &MeshCache) -> Self {
+        let mesh = handle.mesh();
+        let (trust, identities) = cache.of(&mesh, handle.trust(), mesh.resources());
+        let mut new = Self {
+            mesh,
+            workload: Arc::clone(workload),
+            identities,
+            own: None,
+            trust,
+            trust_version: 0,
+        };
+        new.update(handle, workload, cache);
+        new
+    }
+
+    /// What it may have now, of which most is what it had before.
+    pub(crate) fn update(&mut self, handle: &Handle, workload: &Arc<Workload>, cache: &MeshCache) {
         // An identity that has ended opens no door. Whoever has it keeps it, and nobody gets it anew.
         let issued = handle
             .issued()
             .filter(|_| handle.health() != Health::Expired);
         // The identity first, so that its root is in the trust; the number before the trust that it is acknowledged by.
-        let trust_version = handle.trust_version();
-        let mesh = handle.mesh();
-        let own = issued.map(|(identity, by)| {
-            let known = before
-                .and_then(|before| before.own.as_ref())
+        self.trust_version = handle.trust_version();
+        let trust = handle.trust();
+        let resources = self.mesh.resources();
+        self.own = issued.map(|(identity, by)| {
+            let known = self
+                .own
+                .take()
                 .filter(|own| Arc::ptr_eq(&own.identity, &identity));
             let version = match known {
-                Some(own) => Arc::clone(&own.version),
+                Some(own) => own.version,
                 None => identity_version(&identity).into(),
             };
             Own {
@@ -131,13 +145,11 @@ impl ProxySecrets {
                 version,
             }
         });
-        Self {
-            trust: cache.of(mesh.name(), handle.trust()),
-            resources: mesh.resources(),
-            mesh,
-            workload: Arc::clone(workload),
-            own,
-            trust_version,
+        if !Arc::ptr_eq(&self.trust.bundles, &trust) || !self.identities.are_of(&resources) {
+            (self.trust, self.identities) = cache.of(&self.mesh, trust, resources);
+        }
+        if !Arc::ptr_eq(&self.workload, workload) {
+            self.workload = Arc::clone(workload);
         }
     }
 
@@ -246,16 +258,7 @@ impl ProxySecrets {
 
     /// A MeshIdentity by its KRI: the one that issued, or one that selects this workload and has not yet.
     fn modern(&self, kri: &str) -> Meaning<'_> {
-        let named = self
-            .resources
-            .iter()
-            .flat_map(|resources| &resources.identities)
-            .find(|it| {
-                it.metadata
-                    .kri("mid", self.mesh.zone())
-                    .is_some_and(|of| of.to_string() == kri)
-            });
-        let Some(identity) = named else {
+        let Some(identity) = self.identities.named(kri) else {
             return Meaning::Foreign;
         };
         match &self.own {
@@ -326,20 +329,63 @@ impl TrustSecrets {
     }
 }
 
-/// The trust of each mesh, as it was seen last.
-#[derive(Debug, Default)]
-pub(crate) struct TrustCache(Mutex<BTreeMap<String, Arc<TrustSecrets>>>);
+/// The MeshIdentities of a mesh, by what proxies call them.
+#[derive(Debug)]
+struct Identities {
+    resources: Option<Arc<MeshResources>>,
+    /// In the order of the resources.
+    kris: Vec<Option<String>>,
+}
 
-impl TrustCache {
-    fn of(&self, mesh: &str, bundles: Arc<TrustBundles>) -> Arc<TrustSecrets> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(mesh)
-            && Arc::ptr_eq(&known.bundles, &bundles)
-        {
-            return Arc::clone(known);
+impl Identities {
+    fn new(resources: Option<Arc<MeshResources>>, zone: &str) -> Self {
+        let all = resources.iter().flat_map(|it| &it.identities);
+        let kris = all.map(|it| Some(it.metadata.kri("mid", zone)?.to_string()));
+        Self {
+            kris: kris.collect(),
+            resources,
         }
-        let new = Arc::new(TrustSecrets::new(bundles));
-        known.insert(mesh.to_owned(), Arc::clone(&new));
-        new
+    }
+
+    fn are_of(&self, resources: &Option<Arc<MeshResources>>) -> bool {
+        match (&self.resources, resources) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    fn named(&self, kri: &str) -> Option<&MeshIdentity> {
+        let at = self.kris.iter().position(|it| it.as_deref() == Some(kri))?;
+        self.resources.as_ref()?.identities.get(at)
+    }
+}
+
+/// What the proxies of each mesh have in common, as it was seen last.
+#[derive(Debug, Default)]
+pub(crate) struct MeshCache(Mutex<BTreeMap<String, Common>>);
+
+type Common = (Arc<TrustSecrets>, Arc<Identities>);
+
+impl MeshCache {
+    fn of(
+        &self,
+        mesh: &MeshView,
+        bundles: Arc<TrustBundles>,
+        resources: Option<Arc<MeshResources>>,
+    ) -> Common {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(mesh.name());
+        let trust = match known {
+            Some((trust, _)) if Arc::ptr_eq(&trust.bundles, &bundles) => Arc::clone(trust),
+            _ => Arc::new(TrustSecrets::new(bundles)),
+        };
+        let identities = match known {
+            Some((_, identities)) if identities.are_of(&resources) => Arc::clone(identities),
+            _ => Arc::new(Identities::new(resources, mesh.zone())),
+        };
+        let common = (trust, identities);
+        all.insert(mesh.name().to_owned(), common.clone());
+        common
     }
 }

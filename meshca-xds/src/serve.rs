@@ -2,20 +2,24 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::{Stream, stream};
-use meshca_core::{Error, ErrorKind, Result};
+use futures_util::{Stream, StreamExt, stream};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use meshca_core::Result;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, sleep};
-use tonic::transport::Server;
+use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
-use crate::SdsServer;
+use crate::{SdsServer, SdsService};
 
 impl SdsServer {
     /// Serves over a Unix socket until `shutdown` is ready, and then until the streams that are open have ended: end them by ending the
@@ -85,9 +89,8 @@ impl SdsServer {
         // Whoever dawdles over a handshake keeps nobody else waiting.
         let (ready, incoming) = mpsc::channel(1);
         let handshakes = async move {
-            use futures_util::StreamExt;
             let mut running = JoinSet::new();
-            while let Some(Ok(guarded)) = accepted.next().await {
+            while let Some(guarded) = accepted.next().await {
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
@@ -108,7 +111,7 @@ impl SdsServer {
         };
         let incoming = stream::unfold(incoming, |mut incoming| async {
             let next = incoming.recv().await?;
-            Some((Ok::<_, io::Error>(next), incoming))
+            Some((next, incoming))
         });
         tokio::select! {
             served = self.serve(incoming, shutdown) => served,
@@ -118,21 +121,42 @@ impl SdsServer {
 
     async fn serve<S, I>(&self, incoming: S, shutdown: impl Future<Output = ()>) -> Result<()>
     where
-        S: Stream<Item = io::Result<I>>,
+        S: Stream<Item = I>,
         I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
         let options = self.options();
-        Server::builder()
+        // Without tonic's own server: the layers in it are made for each connection and stream, and nothing here needs them.
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
             .max_concurrent_streams(options.max_streams)
-            .http2_keepalive_interval(Some(options.keepalive))
-            .http2_keepalive_timeout(Some(options.keepalive_timeout))
-            .add_service(self.service())
-            .serve_with_incoming_shutdown(incoming, shutdown)
-            .await
-            .map_err(|error| {
-                Error::new(ErrorKind::Unavailable, "the server of secrets has failed")
-                    .with_source(error)
-            })
+            .keep_alive_interval(options.keepalive)
+            .keep_alive_timeout(options.keepalive_timeout);
+        let connections = GracefulShutdown::new();
+        {
+            let (mut incoming, mut shutdown) = (pin!(incoming), pin!(shutdown));
+            loop {
+                let io = tokio::select! {
+                    next = incoming.next() => match next {
+                        Some(io) => io,
+                        None => break,
+                    },
+                    () = &mut shutdown => break,
+                };
+                let service = OfConnection {
+                    info: io.connect_info(),
+                    service: self.service(),
+                };
+                let connection = http.serve_connection(TokioIo::new(io), service);
+                let connection = connections.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(target: "meshca_xds", %error, "a connection has failed");
+                    }
+                });
+            }
+        }
+        connections.shutdown().await;
+        Ok(())
     }
 
     /// Connections, as many at a time as there may be.
@@ -140,7 +164,7 @@ impl SdsServer {
         &self,
         listener: L,
         accept: A,
-    ) -> impl Stream<Item = io::Result<Guarded<I>>> + use<L, I, A>
+    ) -> impl Stream<Item = Guarded<I>> + use<L, I, A>
     where
         A: AsyncFn(&L) -> io::Result<I>,
     {
@@ -159,7 +183,7 @@ impl SdsServer {
                         }
                     }
                 };
-                Some((Ok(Guarded { io, _permit }), (listener, accept, permits)))
+                Some((Guarded { io, _permit }, (listener, accept, permits)))
             },
         )
     }
@@ -186,6 +210,25 @@ impl Connected for Guarded<TlsIo> {
             tcp: tcp.connect_info(),
             certificates: connection.peer_certificates().unwrap_or_default().into(),
         }
+    }
+}
+
+/// The service for what comes over one connection, of which something is known.
+struct OfConnection<I> {
+    info: I,
+    service: SdsService,
+}
+
+impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Incoming>>
+    for OfConnection<I>
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
+
+    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.info.clone());
+        self.service.clone().call(request)
     }
 }
 

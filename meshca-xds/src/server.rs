@@ -4,29 +4,29 @@
 //! So a proxy that is slow, stopped or gone holds up itself and nobody else.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
-    SecretDiscoveryService, SecretDiscoveryServiceServer,
-};
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, stream};
 use meshca_core::{Error, ErrorKind, Result};
-use meshca_identity::Manager;
 use meshca_identity::migration::Observed;
+use meshca_identity::{Handle, Manager};
+use prost::Message;
+use prost::bytes::Bytes;
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::authenticate::{Authenticator, Caller};
 use crate::event::{SdsEvent, SdsObserver};
+use crate::grpc::{SdsService, framed};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
 use crate::proxies::{Member, Proxies};
-use crate::proxy::{ProxySecrets, Standing, TrustCache};
+use crate::proxy::{MeshCache, ProxySecrets, Standing};
 use crate::stream::delta::Delta;
 use crate::stream::sotw::Sotw;
 use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
@@ -36,15 +36,15 @@ use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
 /// See the [crate] for a whole program, and for how to mount it in a server that is there already.
 #[derive(Clone)]
 pub struct SdsServer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     proxies: Arc<Proxies>,
     authenticator: Arc<dyn Authenticator>,
     observer: Option<Arc<dyn SdsObserver>>,
     options: SdsOptions,
-    trust: TrustCache,
+    meshes: MeshCache,
 }
 
 impl SdsServer {
@@ -59,7 +59,7 @@ impl SdsServer {
                 authenticator: Arc::new(authenticator),
                 observer: None,
                 options: SdsOptions::default(),
-                trust: TrustCache::default(),
+                meshes: MeshCache::default(),
             }),
         }
     }
@@ -83,7 +83,7 @@ impl SdsServer {
             authenticator: Arc::clone(&self.shared.authenticator),
             observer: self.shared.observer.clone(),
             options: self.shared.options,
-            trust: TrustCache::default(),
+            meshes: MeshCache::default(),
         };
         change(&mut shared);
         Self {
@@ -97,9 +97,8 @@ impl SdsServer {
 
     /// The service, to be added to any tonic server, with the limits on messages. What it needs of the connection, such as limits on streams
     /// and keepalive, is the server's.
-    pub fn service(&self) -> SecretDiscoveryServiceServer<Self> {
-        SecretDiscoveryServiceServer::new(self.clone())
-            .max_decoding_message_size(self.shared.options.max_request)
+    pub fn service(&self) -> SdsService {
+        SdsService(self.clone())
     }
 
     /// How many proxies have a stream now.
@@ -137,6 +136,10 @@ impl fmt::Debug for SdsServer {
 }
 
 impl Shared {
+    pub(crate) fn options(&self) -> &SdsOptions {
+        &self.options
+    }
+
     fn observe(&self, event: &SdsEvent<'_>) {
         match event {
             SdsEvent::Refused { .. }
@@ -194,9 +197,9 @@ impl Shared {
 }
 
 /// State of the world and delta, as the loop below needs them.
-trait Protocol: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+pub(crate) trait Protocol: Send + 'static {
+    type Request: Message + Default + 'static;
+    type Response: Message + 'static;
 
     fn new(bounds: Bounds) -> Self;
     fn node(request: &Self::Request) -> Option<&Node>;
@@ -248,22 +251,36 @@ protocol!(Sotw, DiscoveryRequest, DiscoveryResponse);
 protocol!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse);
 
 /// One stream of one proxy.
-struct Session<P: Protocol> {
+pub(crate) struct Session<P: Protocol> {
     shared: Arc<Shared>,
     member: Member,
     inbound: Streaming<P::Request>,
     protocol: P,
     node: String,
     secrets: ProxySecrets,
+    /// What its proxy was told last of how far it is.
+    reported: Option<(TrustState, Vec<Option<Arc<str>>>)>,
     pace: Pace,
+    /// Kept from one wait to the next: who waits anew is in line with all others anew.
+    changed: BoxFuture<'static, Result<Handle>>,
+    /// Something has come since the last answer.
+    news: bool,
+}
+
+/// Waits for the next change of what a proxy has, and hands its handle back.
+fn next_change(mut handle: Handle) -> BoxFuture<'static, Result<Handle>> {
+    Box::pin(async move {
+        handle.changed().await?;
+        Ok(handle)
+    })
 }
 
 impl<P: Protocol> Session<P> {
     /// Waits for the first request, finds out whose it is, and hears it.
-    async fn begin(
+    pub(crate) async fn begin(
         shared: Arc<Shared>,
         request: Request<Streaming<P::Request>>,
-    ) -> Result<Self, Status> {
+    ) -> Result<Box<Self>, Status> {
         let (metadata, extensions, mut inbound) = request.into_parts();
         let first = timeout(shared.options.first_request, inbound.message()).await;
         let first = first
@@ -277,49 +294,56 @@ impl<P: Protocol> Session<P> {
             extensions: &extensions,
         };
         let member = shared.admit(&caller).await?;
-        let secrets = ProxySecrets::with(&member.handle, &member.workload(), &shared.trust, None);
+        let secrets = ProxySecrets::with(&member.handle, &member.workload(), &shared.meshes);
         let mut session = Self {
             node: node.id.clone(),
             protocol: P::new(shared.bounds()),
             pace: Pace::new(shared.options.request_rate),
+            changed: next_change(member.handle.clone()),
+            news: true,
             shared,
             member,
             inbound,
             secrets,
+            reported: None,
         };
         session.hear(&first)?;
-        Ok(session)
+        // It moves with each response.
+        Ok(Box::new(session))
     }
 
     /// The next response; `None` when the client has ended the stream.
     async fn next(&mut self) -> Result<Option<P::Response>, Status> {
         loop {
-            let answer = self.protocol.answer(&self.secrets);
-            let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
-            self.report();
-            if let Some(response) = answer {
-                let (nonce, secrets) = P::nonce(&response);
-                self.shared.observe(&SdsEvent::Sent {
-                    proxy: self.member.id(),
-                    nonce,
-                    secrets,
-                });
-                return Ok(Some(response));
+            // What was sent last is under way: there is no other answer before something comes.
+            if std::mem::take(&mut self.news) {
+                let answer = self.protocol.answer(&self.secrets);
+                let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
+                self.report();
+                if let Some(response) = answer {
+                    let (nonce, secrets) = P::nonce(&response);
+                    self.shared.observe(&SdsEvent::Sent {
+                        proxy: self.member.id(),
+                        nonce,
+                        secrets,
+                    });
+                    return Ok(Some(response));
+                }
             }
             tokio::select! {
                 heard = self.pace.read(&mut self.inbound) => match heard? {
                     Some(request) => self.hear(&request)?,
                     None => return Ok(None),
                 },
-                changed = self.member.handle.changed() => {
-                    changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
+                changed = &mut self.changed => {
+                    let handle = changed
+                        .map_err(|_| Status::unavailable("the control plane is going down"))?;
                     let workload = self.member.workload();
-                    let new = ProxySecrets::with(
-                        &self.member.handle, &workload, &self.shared.trust, Some(&self.secrets),
-                    );
-                    self.secrets = new;
+                    self.secrets.update(&handle, &workload, &self.shared.meshes);
+                    self.changed = next_change(handle);
                 }
             }
+            self.news = true;
         }
     }
 
@@ -362,11 +386,15 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
-    fn report(&self) {
-        self.member.report(
+    fn report(&mut self) {
+        let progress = (
             self.protocol.trust(&self.secrets),
             self.protocol.identities(&self.secrets),
         );
+        if self.reported.as_ref() != Some(&progress) {
+            self.member.report(progress.0, progress.1.clone());
+            self.reported = Some(progress);
+        }
     }
 
     fn broken(&self, why: &str) -> Status {
@@ -377,15 +405,18 @@ impl<P: Protocol> Session<P> {
         Status::invalid_argument(why)
     }
 
-    fn into_stream(self) -> Responses<P::Response> {
-        Box::pin(stream::unfold(Some(self), |session| async {
+    /// What is sent on it, until it ends.
+    pub(crate) fn into_messages(
+        self: Box<Self>,
+    ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
+        stream::unfold(Some(self), |session| async {
             let mut session = session?;
             match session.next().await {
-                Ok(Some(response)) => Some((Ok(response), Some(session))),
+                Ok(Some(response)) => Some((Ok(framed(&response)), Some(session))),
                 Ok(None) => None,
                 Err(status) => Some((Err(status), None)),
             }
-        }))
+        })
     }
 }
 
@@ -394,39 +425,5 @@ impl<P: Protocol> Drop for Session<P> {
         self.shared.observe(&SdsEvent::Disconnected {
             proxy: self.member.id(),
         });
-    }
-}
-
-/// What tonic sends.
-type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl SecretDiscoveryService for SdsServer {
-    type StreamSecretsStream = Responses<DiscoveryResponse>;
-    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_secrets(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let session = Session::<Sotw>::begin(Arc::clone(&self.shared), request).await?;
-        Ok(Response::new(session.into_stream()))
-    }
-
-    async fn delta_secrets(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        let session = Session::<Delta>::begin(Arc::clone(&self.shared), request).await?;
-        Ok(Response::new(session.into_stream()))
-    }
-
-    async fn fetch_secrets(
-        &self,
-        _: Request<DiscoveryRequest>,
-    ) -> Result<Response<DiscoveryResponse>, Status> {
-        Err(Status::unimplemented(
-            "secrets are streamed, so that a renewal reaches the proxy: use StreamSecrets or DeltaSecrets",
-        ))
     }
 }

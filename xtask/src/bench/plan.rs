@@ -15,6 +15,10 @@ pub(super) enum Program {
     StepCa,
     /// `benches/manager.rs`: what the manager costs beside its certificates.
     Manager,
+    /// `benches/xds`: what the server of secrets costs for each proxy, over TCP.
+    Xds,
+    /// The same over Unix sockets, where the kernel does less.
+    XdsUnix,
     /// `benches/providers`: issuers on real servers, and bare clients of these.
     Providers,
 }
@@ -27,6 +31,8 @@ impl Program {
             Self::ControlPlane => "the comparisons with Go",
             Self::StepCa => "the comparison with step-ca",
             Self::Manager => "the manager",
+            Self::Xds => "the server of secrets",
+            Self::XdsUnix => "the server of secrets on Unix sockets",
             Self::Providers => "the providers",
         }
     }
@@ -123,6 +129,14 @@ const fn at_most(limit: f64) -> Against {
     Against {
         what: What::Limit(limit),
         wanted: Some(1.0),
+    }
+}
+
+/// What nothing depends on, and everybody would notice.
+const fn no_more_than(limit: f64) -> Against {
+    Against {
+        what: What::Limit(limit),
+        wanted: None,
     }
 }
 
@@ -227,6 +241,35 @@ const BENCHES: &[Bench] = &[
             against("dropped", Program::Manager, "dropped", 0.0),
         ],
     ),
+    // As with the manager. The kernel's part of a connection is in neither process.
+    xds("memory", ("KiB", 1024.0), &[at_most(40.0 * 1024.0)]),
+    // CPU for each proxy: at most three times that of encoding and writing the same.
+    xds(
+        "push",
+        ("µs", 1e3),
+        &[against("written", Program::Xds, "written", 0.333)],
+    ),
+    Bench {
+        case: "push-unix",
+        ..alone(
+            "xds",
+            Program::XdsUnix,
+            "push",
+            ("µs", 1e3),
+            &[against("written", Program::XdsUnix, "written", NOTHING)],
+        )
+    },
+    xds("p50", ("ms", 1e6), &[no_more_than(1e9)]),
+    xds("p99", ("ms", 1e6), &[no_more_than(1e9)]),
+    // Proxies that do not read are nobody else's loss.
+    xds(
+        "p99-slow",
+        ("ms", 1e6),
+        &[against("p99", Program::Xds, "p99", 0.8)],
+    ),
+    xds("first", ("µs", 1e3), &[no_more_than(1e6)]),
+    xds("connect", ("µs", 1e3), &[no_more_than(1e6)]),
+    xds("connect-cpu", ("µs", 1e3), &[no_more_than(1e6)]),
     vault("vault-sign-1", 1, &[bare_http(1, None)]),
     vault("vault-sign-8", 8, &[bare_http(8, None)]),
     vault("vault-sign-64", 64, &[bare_http(64, Some(0.95))]),
@@ -278,13 +321,29 @@ const fn manager(
     unit: (&'static str, f64),
     against: &'static [Against],
 ) -> Bench {
+    alone("manager", Program::Manager, case, unit, against)
+}
+
+/// What the server of secrets costs.
+const fn xds(case: &'static str, unit: (&'static str, f64), against: &'static [Against]) -> Bench {
+    alone("xds", Program::Xds, case, unit, against)
+}
+
+/// What a program that is about one part only measures of it.
+const fn alone(
+    bench: &'static str,
+    program: Program,
+    case: &'static str,
+    unit: (&'static str, f64),
+    against: &'static [Against],
+) -> Bench {
     Bench {
-        bench: "manager",
+        bench,
         case,
         unit,
         ours: Contender {
             name: "meshca",
-            program: Program::Manager,
+            program,
             case,
             threads: 1,
         },
@@ -413,6 +472,6 @@ mod tests {
     fn only_the_programs_that_are_needed_are_started() {
         let benches = chosen(&["verify".to_owned()]).unwrap();
         assert_eq!(Vec::from_iter(programs(&benches)), [Program::Ours]);
-        assert_eq!(programs(BENCHES).len(), 5);
+        assert_eq!(programs(BENCHES).len(), 7);
     }
 }

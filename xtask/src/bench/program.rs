@@ -77,6 +77,8 @@ pub(super) fn start(
             });
             Ok(Running::start(command)?)
         }
+        Program::Xds => Ok(Running::start(xds(smoke, "tcp")?)?),
+        Program::XdsUnix => Ok(Running::start(xds(smoke, "unix")?)?),
         Program::Providers => {
             let mut variables = Vec::new();
             for variable in SERVERS {
@@ -89,6 +91,18 @@ pub(super) fn start(
             Ok(Running::start(command)?)
         }
     }
+}
+
+fn xds(smoke: bool, transport: &str) -> Result<Command> {
+    println!("building the server of secrets");
+    let mut command = Command::new(cargo::bench_executable("xds", &["xds"], smoke)?);
+    // Proxies, and those of them that stop reading.
+    command.args(match smoke {
+        true => ["50", "5"],
+        false => ["5000", "100"],
+    });
+    command.arg(transport);
+    Ok(command)
 }
 
 /// A Go program, which would otherwise collect its garbage on a second core.
