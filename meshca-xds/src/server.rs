@@ -10,11 +10,10 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use futures_util::future::BoxFuture;
 use futures_util::{Stream, stream};
 use meshca_core::{Error, ErrorKind, Result};
+use meshca_identity::Manager;
 use meshca_identity::migration::Observed;
-use meshca_identity::{Handle, Manager};
 use prost::Message;
 use prost::bytes::Bytes;
 use tokio::time::timeout;
@@ -261,18 +260,6 @@ pub(crate) struct Session<P: Protocol> {
     /// What its proxy was told last of how far it is.
     reported: Option<(TrustState, Vec<Option<Arc<str>>>)>,
     pace: Pace,
-    /// Kept from one wait to the next: who waits anew is in line with all others anew.
-    changed: BoxFuture<'static, Result<Handle>>,
-    /// Something has come since the last answer.
-    news: bool,
-}
-
-/// Waits for the next change of what a proxy has, and hands its handle back.
-fn next_change(mut handle: Handle) -> BoxFuture<'static, Result<Handle>> {
-    Box::pin(async move {
-        handle.changed().await?;
-        Ok(handle)
-    })
 }
 
 impl<P: Protocol> Session<P> {
@@ -299,8 +286,6 @@ impl<P: Protocol> Session<P> {
             node: node.id.clone(),
             protocol: P::new(shared.bounds()),
             pace: Pace::new(shared.options.request_rate),
-            changed: next_change(member.handle.clone()),
-            news: true,
             shared,
             member,
             inbound,
@@ -315,35 +300,29 @@ impl<P: Protocol> Session<P> {
     /// The next response; `None` when the client has ended the stream.
     async fn next(&mut self) -> Result<Option<P::Response>, Status> {
         loop {
-            // What was sent last is under way: there is no other answer before something comes.
-            if std::mem::take(&mut self.news) {
-                let answer = self.protocol.answer(&self.secrets);
-                let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
-                self.report();
-                if let Some(response) = answer {
-                    let (nonce, secrets) = P::nonce(&response);
-                    self.shared.observe(&SdsEvent::Sent {
-                        proxy: self.member.id(),
-                        nonce,
-                        secrets,
-                    });
-                    return Ok(Some(response));
-                }
+            let answer = self.protocol.answer(&self.secrets);
+            let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
+            self.report();
+            if let Some(response) = answer {
+                let (nonce, secrets) = P::nonce(&response);
+                self.shared.observe(&SdsEvent::Sent {
+                    proxy: self.member.id(),
+                    nonce,
+                    secrets,
+                });
+                return Ok(Some(response));
             }
             tokio::select! {
                 heard = self.pace.read(&mut self.inbound) => match heard? {
                     Some(request) => self.hear(&request)?,
                     None => return Ok(None),
                 },
-                changed = &mut self.changed => {
-                    let handle = changed
-                        .map_err(|_| Status::unavailable("the control plane is going down"))?;
+                changed = self.member.handle.changed() => {
+                    changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
                     let workload = self.member.workload();
-                    self.secrets.update(&handle, &workload, &self.shared.meshes);
-                    self.changed = next_change(handle);
+                    self.secrets.update(&self.member.handle, &workload, &self.shared.meshes);
                 }
             }
-            self.news = true;
         }
     }
 
