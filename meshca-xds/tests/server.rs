@@ -449,3 +449,25 @@ async fn connections_cut_at_any_moment_leave_nothing_behind() {
     tokio::time::timeout(SOON, gone).await.unwrap();
     world.stop().await;
 }
+
+#[tokio::test]
+async fn the_service_is_one_of_a_tonic_servers() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let service = world.server.service();
+    let serving = tokio::spawn(async move {
+        let server = tonic::transport::Server::builder().add_service(service);
+        server.serve_with_incoming(incoming).await
+    });
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap();
+    let mut web = Sotw::open(channel.connect().await.unwrap(), "web");
+    take(&mut web, &["default", "ALL"]).await;
+    // Its end is told as gRPC tells it.
+    web.ask(&[&"n".repeat(2_000)]);
+    let status = web.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    serving.abort();
+    world.stop().await;
+}
