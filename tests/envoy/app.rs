@@ -57,6 +57,7 @@ async fn answer(mut tcp: TcpStream, end: watch::Receiver<bool>) -> io::Result<()
         };
         let head = String::from_utf8_lossy(&head);
         let path = head.split(' ').nth(1).unwrap_or_default();
+        let last = head.contains("\r\nconnection: close\r\n");
         if path.ends_with("/stream") {
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
             tcp.write_all(head.as_bytes()).await?;
@@ -69,6 +70,9 @@ async fn answer(mut tcp: TcpStream, end: watch::Receiver<bool>) -> io::Result<()
             let length = path.len();
             let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{path}");
             tcp.write_all(answer.as_bytes()).await?;
+        }
+        if last {
+            return Ok(());
         }
     }
 }
@@ -94,7 +98,9 @@ pub(crate) async fn get(to: SocketAddr, path: &str) -> Result<String, String> {
         io::Result::Ok(answer)
     };
     match tokio::time::timeout(crate::world::SOON, asked).await {
-        Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200") && answer.ends_with(path) => Ok(answer),
+        Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200") && answer.ends_with(path) => {
+            Ok(answer)
+        }
         Ok(Ok(answer)) => Err(format!("{path}: {answer:?}")),
         Ok(Err(error)) => Err(format!("{path}: {error}")),
         Err(_) => Err(format!("{path}: no answer")),

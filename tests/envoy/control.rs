@@ -41,7 +41,10 @@ pub(crate) enum Role {
     /// Takes plaintext here from its application; a request goes to the server that its path begins with.
     Client { egress: SocketAddr },
     /// Takes mutual TLS here, for the application there.
-    Server { inbound: SocketAddr, app: SocketAddr },
+    Server {
+        inbound: SocketAddr,
+        app: SocketAddr,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -203,7 +206,9 @@ impl ControlPlane {
             self.0.specs.iter().all(|peer| {
                 let id = id_by(&resources, issuer, &peer.workload());
                 let listed = |id: &SpiffeId| {
-                    peers.get(peer.name.as_str()).is_some_and(|it| it.contains(id))
+                    peers
+                        .get(peer.name.as_str())
+                        .is_some_and(|it| it.contains(id))
                         && domains.contains(id.trust_domain())
                 };
                 id.as_ref().is_some_and(listed)
@@ -223,7 +228,10 @@ impl ControlPlane {
                     clusters.push(pack_any(cluster));
                     routes.push((format!("/{name}/"), name));
                 }
-                let routes: Vec<_> = routes.iter().map(|(path, to)| (path.as_str(), *to)).collect();
+                let routes: Vec<_> = routes
+                    .iter()
+                    .map(|(path, to)| (path.as_str(), *to))
+                    .collect();
                 let chain = FilterChain {
                     filters: vec![messages::http("egress", &routes)],
                     ..FilterChain::default()
@@ -234,7 +242,8 @@ impl ControlPlane {
                 clusters.push(pack_any(messages::cluster("app", app, None, false)));
                 let domains: Vec<_> = domains.into_iter().collect();
                 let chains = inbound_chains(policy.mode.value).into_iter().map(|chain| {
-                    let application_tls = chain.matches.transport_protocol == "tls" && !chain.mesh_tls;
+                    let application_tls =
+                        chain.matches.transport_protocol == "tls" && !chain.mesh_tls;
                     let filter = match application_tls {
                         true => messages::tcp("inbound", "app"),
                         false => messages::http("inbound", &[("/", "app")]),
@@ -319,7 +328,9 @@ impl ControlPlane {
                     if !*answered {
                         break;
                     }
-                    let same = last.as_ref().is_some_and(|it| it.of(kind) == config.of(kind));
+                    let same = last
+                        .as_ref()
+                        .is_some_and(|it| it.of(kind) == config.of(kind));
                     if same {
                         // The same bytes with another meaning, or none.
                         self.took(name, kind, &config);
@@ -393,7 +404,9 @@ fn issuers(resources: &MeshResources) -> BTreeSet<BackendKey> {
 
 fn assigned(to: &Assigned) -> Option<BackendKey> {
     match to {
-        Assigned::Modern { identity, .. } => Some(identity.metadata.name.clone()).map(BackendKey::Modern),
+        Assigned::Modern { identity, .. } => {
+            Some(identity.metadata.name.clone()).map(BackendKey::Modern)
+        }
         Assigned::Classic { backend, .. } => Some(BackendKey::Classic(backend.clone())),
         _ => None,
     }
@@ -419,7 +432,9 @@ fn id_by(resources: &MeshResources, issuer: &BackendKey, workload: &Workload) ->
             let mut all = resources.identities.iter();
             let identity = all.find(|it| it.metadata.name == *name)?;
             let domain = identity.trust_domain_in(ZONE).ok()?;
-            identity.spiffe_id_of(&domain, workload, Environment::Universal).ok()
+            identity
+                .spiffe_id_of(&domain, workload, Environment::Universal)
+                .ok()
         }
         _ => resources.mesh.spiffe_id_of(workload).ok(),
     }

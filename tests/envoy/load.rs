@@ -1,8 +1,8 @@
 //! Steady load: every client asks every server, all the time, and somebody tries without TLS.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,9 +14,8 @@ use crate::app;
 use crate::control::Role;
 use crate::world::{SOON, Sidecar};
 
-/// Requests under way at the same time, and how long each waits for its turn: as much as leaves two cores time for the rest.
-const WORKERS: usize = 6;
-const PAUSE: Duration = Duration::from_millis(20);
+/// How long there is nothing to do from each client to each server between two requests: so long that two cores have time for the rest.
+const PAUSE: Duration = Duration::from_millis(50);
 const PROBES: Duration = Duration::from_millis(200);
 
 pub(crate) struct Load {
@@ -31,8 +30,6 @@ struct Shared {
     failures: Mutex<Vec<String>>,
     probes: AtomicUsize,
     answered: AtomicUsize,
-    /// Of Envoys that were restarted since.
-    handshakes: AtomicU64,
 }
 
 /// What came of it.
@@ -80,15 +77,6 @@ impl Load {
     pub(crate) fn start() -> Self {
         let shared = Arc::new(Shared::default());
         let mut tasks = JoinSet::new();
-        for worker in 0..WORKERS {
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move {
-                for round in worker.. {
-                    shared.ask(round).await;
-                    tokio::time::sleep(PAUSE).await;
-                }
-            });
-        }
         let probing = Arc::clone(&shared);
         tasks.spawn(async move {
             for round in 0.. {
@@ -99,9 +87,25 @@ impl Load {
         Self { shared, tasks }
     }
 
-    /// From now on this one is asked, or asks.
-    pub(crate) fn join(&self, sidecar: &Arc<Sidecar>) {
-        self.shared.members.lock().unwrap().push(Arc::clone(sidecar));
+    /// From now on this one is asked by all clients, or asks all servers.
+    pub(crate) fn join(&mut self, sidecar: &Arc<Sidecar>) {
+        let mut members = self.shared.members.lock().unwrap();
+        for other in members.iter() {
+            let (client, server) = match (&sidecar.spec.role, &other.spec.role) {
+                (Role::Client { egress }, Role::Server { .. }) => ((sidecar, *egress), other),
+                (Role::Server { .. }, Role::Client { egress }) => ((other, *egress), sidecar),
+                _ => continue,
+            };
+            let (client, server) = ((Arc::clone(client.0), client.1), Arc::clone(server));
+            let shared = Arc::clone(&self.shared);
+            self.tasks.spawn(async move {
+                for round in 0_u64.. {
+                    shared.ask(&client.0, client.1, &server, round).await;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            });
+        }
+        members.push(Arc::clone(sidecar));
     }
 
     pub(crate) fn requests(&self) -> usize {
@@ -112,19 +116,17 @@ impl Load {
     pub(crate) async fn end(mut self) -> Counts {
         self.tasks.shutdown().await;
         let members = self.shared.members.lock().unwrap().clone();
-        let mut handshakes = self.shared.handshakes.load(Ordering::Relaxed);
         // Workers tell the main thread what they have counted now and then.
         let requests = self.requests();
-        let mut counted = 0;
+        let mut handshakes = 0;
         crate::world::until("Envoys do not count their handshakes", async || {
-            counted = handshakes;
+            handshakes = 0;
             for member in &members {
-                counted += made(member).await;
+                handshakes += made(member).await;
             }
-            counted >= requests as u64
+            handshakes >= requests as u64
         })
         .await;
-        handshakes = counted;
         Counts {
             requests,
             failures: std::mem::take(&mut *self.shared.failures.lock().unwrap()),
@@ -137,51 +139,47 @@ impl Load {
 
 /// How many handshakes this Envoy has made as a client.
 async fn made(sidecar: &Sidecar) -> u64 {
-    let stats = sidecar.envoy.read().await.stats(r"^cluster\.s-\d+\.ssl\.handshake$").await;
+    let stats = sidecar
+        .envoy
+        .read()
+        .await
+        .stats(r"^cluster\.s-\d+\.ssl\.handshake$")
+        .await;
     stats.unwrap_or_default().values().sum()
 }
 
 impl Shared {
-    fn all(&self, choose: impl Fn(&Role) -> bool) -> Vec<Arc<Sidecar>> {
-        let members = self.members.lock().unwrap();
-        members.iter().filter(|it| choose(&it.spec.role)).cloned().collect()
-    }
-
-    async fn ask(&self, round: usize) {
-        let clients = self.all(|role| matches!(role, Role::Client { .. }));
-        let servers = self.all(|role| matches!(role, Role::Server { .. }));
-        let client = clients.get(round % clients.len().max(1));
-        let server = servers.get(round / clients.len().max(1) % servers.len().max(1));
-        let (Some(client), Some(server)) = (client, server) else {
-            return;
-        };
-        let Role::Client { egress } = client.spec.role else {
-            return;
-        };
+    async fn ask(&self, client: &Sidecar, egress: SocketAddr, server: &Sidecar, round: u64) {
         // Whoever is restarted waits until this is over, and this until it is back.
         let (_client, _server) = (client.envoy.read().await, server.envoy.read().await);
         let path = format!("/{}/{round}", server.name());
         let answer = app::get(egress, &path).await;
         self.requests.fetch_add(1, Ordering::Relaxed);
         if let Err(why) = answer {
-            self.failures.lock().unwrap().push(format!("{client:?}: {why}"));
+            let why = format!("{client:?}: {why}");
+            self.failures.lock().unwrap().push(why);
         }
     }
 
     /// Asks without TLS.
     async fn probe(&self, round: usize) {
-        let servers = self.all(|role| matches!(role, Role::Server { .. }));
-        let Some(server) = servers.get(round % servers.len().max(1)) else {
-            return;
-        };
-        let Role::Server { inbound, .. } = server.spec.role else {
+        let members = self.members.lock().unwrap().clone();
+        let servers = members.iter().filter_map(|it| match it.spec.role {
+            Role::Server { inbound, .. } => Some((it, inbound)),
+            Role::Client { .. } => None,
+        });
+        let servers: Vec<_> = servers.collect();
+        let Some((server, inbound)) = servers.get(round % servers.len().max(1)) else {
             return;
         };
         let _server = server.envoy.read().await;
         let asked = async {
             let mut answer = Vec::new();
             // Refused is what it should be, and a reset is a way to be refused.
-            let _ = app::send(inbound, "/plain").await?.read_to_end(&mut answer).await;
+            let _ = app::send(*inbound, "/plain")
+                .await?
+                .read_to_end(&mut answer)
+                .await;
             std::io::Result::Ok(answer)
         };
         let answer = tokio::time::timeout(SOON, asked).await;

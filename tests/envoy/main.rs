@@ -20,7 +20,9 @@ mod control;
 mod issuers;
 mod load;
 mod messages;
+mod migration;
 mod sidecars;
+mod stubborn;
 mod world;
 
 /// The names of modules say what a test needs: `cargo xtask test` leaves out by them.
@@ -30,8 +32,8 @@ mod envoy {
     use meshca_testkit::servers::Envoy;
 
     use crate::issuers::bundled;
-    use crate::sidecars;
     use crate::world::{Protocol, Transport};
+    use crate::{migration, sidecars};
 
     fn registry() -> BackendRegistry {
         BackendRegistry::new().with(builtin::factory())
@@ -74,15 +76,21 @@ mod envoy {
         sidecars::take_spires_names(registry()).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_live_mesh_changes_its_trust_domain() {
+        needs!(Envoy::program());
+        migration::carry_out(registry(), migration::to_another_domain()).await;
+    }
+
     mod vault {
         use meshca::vault;
         use meshca_testkit::needs;
         use meshca_testkit::servers::{Envoy, Vault};
 
         use super::registry;
-        use crate::issuers::vault_provider;
-        use crate::sidecars;
+        use crate::issuers::{vault_from_cp, vault_provider, vault_root};
         use crate::world::{Protocol, Transport};
+        use crate::{migration, sidecars};
 
         #[tokio::test(flavor = "multi_thread")]
         async fn sidecars_speak_by_vault() {
@@ -95,6 +103,32 @@ mod envoy {
                 Protocol::StateOfTheWorld,
             )
             .await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_live_mesh_moves_from_the_builtin_ca_to_vault() {
+            needs!(Envoy::program(), Vault::program());
+            let server = Vault::start().await.unwrap();
+            let provider = vault_provider(&server).await;
+            let it = migration::to_vault(&provider, &vault_root(&server).await);
+            migration::carry_out(registry().with(vault::factory()), it).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_live_mesh_goes_back_from_the_third_step() {
+            needs!(Envoy::program(), Vault::program());
+            let server = Vault::start().await.unwrap();
+            let provider = vault_provider(&server).await;
+            let it = migration::there_and_back(&provider, &vault_root(&server).await);
+            migration::carry_out(registry().with(vault::factory()), it).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_live_mesh_moves_to_another_classic_ca() {
+            needs!(Envoy::program(), Vault::program());
+            let server = Vault::start().await.unwrap();
+            let it = migration::to_another_backend(&vault_from_cp(&server).await);
+            migration::carry_out(registry().with(vault::factory()), it).await;
         }
     }
 

@@ -55,7 +55,9 @@ pub(crate) fn http(name: &str, routes: &[(&str, &str)]) -> Filter {
             ..RouteMatch::default()
         }),
         action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster((*cluster).to_owned())),
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(
+                (*cluster).to_owned(),
+            )),
             // A request to a proxy that is stopped waits until it goes on.
             timeout: Some(ProtoDuration::default()),
             ..RouteAction::default()

@@ -27,6 +27,8 @@ use meshca::{
     BackendRegistry, Clock, Error, ErrorKind, Identity, MemorySecretStore, SystemClock, TrustDomain,
 };
 use meshca_testkit::servers::{Envoy, Port};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::RwLock;
@@ -36,7 +38,7 @@ use crate::app;
 use crate::control::{ControlPlane, MESH, Role, Spec, ZONE, workload};
 
 /// Longer than anything takes that is to happen, on a machine that has other things to do.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// How Envoys get their secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +83,8 @@ pub(crate) struct Events {
 impl SdsObserver for Events {
     fn observe(&self, event: &SdsEvent<'_>) {
         if let SdsEvent::Acknowledged { resources, .. } = event {
-            self.acknowledged.fetch_add(resources.len(), Ordering::Relaxed);
+            self.acknowledged
+                .fetch_add(resources.len(), Ordering::Relaxed);
         }
         self.all.lock().unwrap().push(event.to_string());
     }
@@ -95,7 +98,10 @@ impl Events {
 
     pub(crate) fn with(&self, words: &str) -> Vec<String> {
         let all = self.all.lock().unwrap();
-        all.iter().filter(|it| it.contains(words)).cloned().collect()
+        all.iter()
+            .filter(|it| it.contains(words))
+            .cloned()
+            .collect()
     }
 }
 
@@ -146,6 +152,8 @@ pub(crate) struct World {
 /// A running Envoy. Whoever has requests under way through it holds the lock to read; who restarts it, to write.
 pub(crate) struct Sidecar {
     pub(crate) spec: Spec,
+    /// The serial number of what it shows to the server of secrets.
+    bootstrap: Option<String>,
     pub(crate) envoy: RwLock<Envoy>,
 }
 
@@ -172,14 +180,18 @@ impl World {
 
         let app = app::App::start().await;
         let (mut specs, mut ports) = (Vec::new(), Vec::new());
-        let mut spec = |name: String, role: fn(std::net::SocketAddr, std::net::SocketAddr) -> Role| {
-            let port = Port::free().unwrap();
-            let role = role(port.address(), app.address);
-            ports.push(port);
-            specs.push(Spec { name, role });
-        };
+        let mut spec =
+            |name: String, role: fn(std::net::SocketAddr, std::net::SocketAddr) -> Role| {
+                let port = Port::free().unwrap();
+                let role = role(port.address(), app.address);
+                ports.push(port);
+                specs.push(Spec { name, role });
+            };
         for n in 0..options.pairs {
-            spec(format!("s-{n}"), |inbound, app| Role::Server { inbound, app });
+            spec(format!("s-{n}"), |inbound, app| Role::Server {
+                inbound,
+                app,
+            });
         }
         for n in 0..options.pairs + options.later {
             spec(format!("c-{n}"), |egress, _| Role::Client { egress });
@@ -248,7 +260,10 @@ impl World {
     pub(crate) async fn handle(&self, name: &str) -> Handle {
         let connected = self.manager.connect(MESH, name, workload(name));
         let mut handle = connected.await.unwrap();
-        tokio::time::timeout(SOON, handle.ready()).await.unwrap().unwrap();
+        tokio::time::timeout(SOON, handle.ready())
+            .await
+            .unwrap()
+            .unwrap();
         handle
     }
 
@@ -259,7 +274,10 @@ impl World {
     /// Configurations for a peer without an Envoy.
     pub(crate) async fn rustls(&self, name: &str) -> LiveConfigs {
         let handle = self.handle(name).await;
-        settings(PeerPolicy::SameDomain).follow_workload(handle).await.unwrap()
+        settings(PeerPolicy::SameDomain)
+            .follow_workload(handle)
+            .await
+            .unwrap()
     }
 
     /// Starts the Envoy of this name, and waits until it serves.
@@ -284,8 +302,12 @@ impl World {
         });
         let envoy = Envoy::start(&bootstrap).await.unwrap();
         envoy.until_live(SOON).await.unwrap();
+        let certificate = self.folder.path().join(format!("{name}-chain.pem"));
+        let certificate = std::fs::read(certificate).ok();
+        let certificate = certificate.map(|pem| CertificateDer::from_pem_slice(&pem).unwrap());
         Arc::new(Sidecar {
             spec: spec.clone(),
+            bootstrap: certificate.map(|der| serial_of(&der)),
             envoy: RwLock::new(envoy),
         })
     }
@@ -358,7 +380,12 @@ fn grpc_cluster(name: &str, address: &Value) -> Value {
 
 /// The cluster `sds`, waited for as long as it takes, and asked again soon after it was lost.
 fn source(protocol: Protocol) -> ConfigSource {
-    let millis = |nanos: i32| Some(ProtoDuration { seconds: 0, nanos: nanos * 1_000_000 });
+    let millis = |nanos: i32| {
+        Some(ProtoDuration {
+            seconds: 0,
+            nanos: nanos * 1_000_000,
+        })
+    };
     let retry = RetryPolicy {
         retry_back_off: Some(BackoffStrategy {
             base_interval: millis(50),
@@ -456,32 +483,47 @@ impl Sidecar {
         &self.spec.name
     }
 
-    /// The serial numbers of the certificates that it shows.
+    /// The serial numbers of the certificates that it shows, to its peers and to the server of secrets.
     pub(crate) async fn serials(&self) -> BTreeSet<String> {
         let certs = self.envoy.read().await.certs().await.unwrap();
         let chains = certs.iter().filter_map(|it| it["cert_chain"].as_array());
-        let serial = |it: &Value| it["serial_number"].as_str().map(str::to_owned);
-        chains.flatten().filter_map(serial).collect()
+        let leaves = chains.filter_map(|chain| chain.first());
+        let serial = |it: &Value| Some(trimmed(it["serial_number"].as_str()?));
+        leaves.filter_map(serial).collect()
     }
 
-    /// Waits until it shows this identity, and no other.
+    /// Waits until it shows this identity to its peers, and no other.
     pub(crate) async fn until_shows(&self, identity: &Identity) {
-        let wanted = BTreeSet::from([serial(identity)]);
-        until(&format!("{self:?} does not show it"), async || {
-            self.serials().await == wanted
-        })
-        .await;
+        let mut wanted = BTreeSet::from([serial(identity)]);
+        wanted.extend(self.bootstrap.clone());
+        let mut shown = BTreeSet::new();
+        let waiting = async {
+            while shown != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                shown = self.serials().await;
+            }
+        };
+        let waited = tokio::time::timeout(SOON, waiting).await;
+        assert!(
+            waited.is_ok(),
+            "{self:?} shows {shown:?} and not {wanted:?}"
+        );
     }
 }
 
-/// The serial number of an identity's leaf, as Envoy writes it.
+/// The serial number of an identity's leaf, in hex.
 pub(crate) fn serial(identity: &Identity) -> String {
     serial_of(identity.certificate().chain()[0].as_ref())
 }
 
 pub(crate) fn serial_of(der: &[u8]) -> String {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
-    format!("{:x}", certificate.serial)
+    trimmed(&format!("{:x}", certificate.serial))
+}
+
+/// Zeros at the beginning are written by some.
+fn trimmed(hex: &str) -> String {
+    hex.trim_start_matches('0').to_owned()
 }
 
 /// Waits until it is so, as long as [`SOON`].

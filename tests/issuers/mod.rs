@@ -40,6 +40,12 @@ pub(crate) async fn vault_from_cp(vault: &Vault) -> Value {
     })
 }
 
+/// The root of that CA.
+pub(crate) async fn vault_root(vault: &Vault) -> String {
+    let answer = vault.read("pki/cert/ca").await.unwrap();
+    answer["data"]["certificate"].as_str().unwrap().to_owned()
+}
+
 pub(crate) async fn vault_provider(vault: &Vault) -> Value {
     extension("vault", &json!({"fromCp": vault_from_cp(vault).await}))
 }

@@ -132,6 +132,8 @@ impl Envoy {
         command.arg("-c").arg(config);
         // Hot restart has Envoys on one machine talk to each other.
         command.args(["--concurrency", "1", "--disable-hot-restart"]);
+        // By default a listener that was replaced, and the secrets that it had, are there for ten more minutes.
+        command.args(["--drain-time-s", "2"]);
         command.args(["--log-level", "info"]);
         let mut leash = Leash::start("envoy", &command, &self.folder.path().join("envoy.log"))?;
         leash.until(async || self.state().await.is_ok()).await?;
