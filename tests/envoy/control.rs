@@ -405,7 +405,7 @@ fn issuers(resources: &MeshResources) -> BTreeSet<BackendKey> {
 fn assigned(to: &Assigned) -> Option<BackendKey> {
     match to {
         Assigned::Modern { identity, .. } => {
-            Some(identity.metadata.name.clone()).map(BackendKey::Modern)
+            Some(BackendKey::Modern(identity.metadata.name.clone()))
         }
         Assigned::Classic { backend, .. } => Some(BackendKey::Classic(backend.clone())),
         _ => None,

@@ -9,13 +9,16 @@ use std::time::Duration;
 use meshca::resource::Mode;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::app;
 use crate::control::Role;
 use crate::world::{SOON, Sidecar};
 
 /// How long there is nothing to do from each client to each server between two requests: so long that two cores have time for the rest.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(20);
+/// What an Envoy counts when something is wrong.
+const COMPLAINTS: &str = r"fail|error|reject|not_ready|no_filter_chain|destroy_remote_with";
 const PROBES: Duration = Duration::from_millis(200);
 
 pub(crate) struct Load {
@@ -23,8 +26,8 @@ pub(crate) struct Load {
     tasks: JoinSet<()>,
 }
 
-#[derive(Default)]
 struct Shared {
+    begun: Instant,
     members: Mutex<Vec<Arc<Sidecar>>>,
     requests: AtomicUsize,
     failures: Mutex<Vec<String>>,
@@ -40,7 +43,7 @@ pub(crate) struct Counts {
     /// Attempts without TLS, and how many of them were answered.
     pub(crate) probes: usize,
     pub(crate) answered: usize,
-    pub(crate) handshakes: u64,
+    pub(crate) handshakes: usize,
 }
 
 impl fmt::Display for Counts {
@@ -48,13 +51,23 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} requests, {} failed, {} handshakes, {} of {} attempts without TLS answered",
-            self.requests,
-            self.failures.len(),
-            self.handshakes,
+            grouped(self.requests),
+            grouped(self.failures.len()),
+            grouped(self.handshakes),
             self.answered,
             self.probes,
         )
     }
+}
+
+/// A number as people read it: `12,345`.
+fn grouped(number: impl ToString) -> String {
+    let digits = number.to_string();
+    let group = |(at, digit): (usize, char)| {
+        let comma = at > 0 && (digits.len() - at).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    };
+    digits.chars().enumerate().flat_map(group).collect()
 }
 
 impl Counts {
@@ -64,7 +77,7 @@ impl Counts {
         assert!(first.is_empty(), "{self}: {first:#?}");
         assert!(self.requests > 100 && self.probes > 10, "{self}");
         // Each request has a handshake of its own.
-        assert!(self.handshakes >= self.requests as u64, "{self}");
+        assert!(self.handshakes >= self.requests, "{self}");
         match mode {
             Mode::Strict => assert_eq!(self.answered, 0, "{self}"),
             // Else an attempt would prove nothing.
@@ -75,7 +88,14 @@ impl Counts {
 
 impl Load {
     pub(crate) fn start() -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            begun: Instant::now(),
+            members: Mutex::default(),
+            requests: AtomicUsize::new(0),
+            failures: Mutex::default(),
+            probes: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+        });
         let mut tasks = JoinSet::new();
         let probing = Arc::clone(&shared);
         tasks.spawn(async move {
@@ -118,18 +138,27 @@ impl Load {
         let members = self.shared.members.lock().unwrap().clone();
         // Workers tell the main thread what they have counted now and then.
         let requests = self.requests();
+        let failures = std::mem::take(&mut *self.shared.failures.lock().unwrap());
+        if !failures.is_empty() {
+            for member in &members {
+                let counted = member.envoy.read().await.stats(COMPLAINTS).await;
+                let counted = counted.unwrap_or_default().into_iter();
+                let counted: Vec<_> = counted.filter(|(_, count)| *count > 0).collect();
+                println!("{member:?} counts {counted:?}");
+            }
+        }
         let mut handshakes = 0;
         crate::world::until("Envoys do not count their handshakes", async || {
             handshakes = 0;
             for member in &members {
                 handshakes += made(member).await;
             }
-            handshakes >= requests as u64
+            handshakes >= requests - failures.len()
         })
         .await;
         Counts {
             requests,
-            failures: std::mem::take(&mut *self.shared.failures.lock().unwrap()),
+            failures,
             probes: self.shared.probes.load(Ordering::Relaxed),
             answered: self.shared.answered.load(Ordering::Relaxed),
             handshakes,
@@ -138,14 +167,15 @@ impl Load {
 }
 
 /// How many handshakes this Envoy has made as a client.
-async fn made(sidecar: &Sidecar) -> u64 {
+async fn made(sidecar: &Sidecar) -> usize {
     let stats = sidecar
         .envoy
         .read()
         .await
         .stats(r"^cluster\.s-\d+\.ssl\.handshake$")
         .await;
-    stats.unwrap_or_default().values().sum()
+    let made: u64 = stats.unwrap_or_default().values().sum();
+    usize::try_from(made).unwrap()
 }
 
 impl Shared {
@@ -156,7 +186,8 @@ impl Shared {
         let answer = app::get(egress, &path).await;
         self.requests.fetch_add(1, Ordering::Relaxed);
         if let Err(why) = answer {
-            let why = format!("{client:?}: {why}");
+            let at = self.begun.elapsed().as_secs_f64();
+            let why = format!("{at:.1} s: {client:?}: {why}");
             self.failures.lock().unwrap().push(why);
         }
     }

@@ -34,13 +34,13 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, Duration as ProtoDuration, UInt32Value};
 use envoy_types::util::pack_any;
-use prost::{Message, Name};
+use prost::Name;
 
 /// Longer than a peer is stopped in any test. Its default, 5 s, counts the TLS handshake as well.
 const CONNECT: Duration = Duration::from_secs(60);
 
 /// TLS for a listener or a cluster.
-pub(crate) fn tls(context: impl Message + Name) -> TransportSocket {
+pub(crate) fn tls(context: impl Name) -> TransportSocket {
     TransportSocket {
         name: "envoy.transport_sockets.tls".to_owned(),
         config_type: Some(SocketConfig::TypedConfig(pack_any(context))),

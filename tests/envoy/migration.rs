@@ -21,12 +21,14 @@ use crate::world::{Options, SOON, Sidecar, World, parse, until};
 /// Pairs of Envoys.
 const PAIRS: usize = 3;
 /// How long a move may take.
-const WITHIN: Duration = Duration::from_secs(180);
+const WITHIN: Duration = Duration::from_secs(120);
+/// How many requests there are at least between two steps.
+const REQUESTS: usize = 500;
 /// How often a plan says that it waits for nobody but those who hold it up on purpose, before they let it go on.
 const PATIENCE: usize = 30;
-/// The CA to leave signs for ten minutes, and all that it has signed has ended after this.
+/// How long the CA to leave signs for.
 const LIFETIME: &str = "10m";
-const ENDED: Duration = Duration::from_secs(1800);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A move of a mesh.
 pub(crate) struct Move {
@@ -38,6 +40,8 @@ pub(crate) struct Move {
     pub(crate) mode: Mode,
     /// Behind this step it goes back to where it began.
     pub(crate) back_from: Option<usize>,
+    /// After so long all that the CA to leave has signed has ended, and nothing that the other one has.
+    pub(crate) ended: Duration,
     /// What happens, by the step that it happens in.
     pub(crate) disturbances: &'static [(usize, Disturbance)],
 }
@@ -84,6 +88,7 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
         holding: BTreeSet::new(),
         waited_for: BTreeSet::new(),
         roots: BTreeSet::new(),
+        ended: it.ended,
         begun,
     };
     mover.follow(&there, it.disturbances, it.back_from).await;
@@ -114,7 +119,7 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
     let after = begun.elapsed();
     let counts = mover.load.end().await;
     let line = format!(
-        "{}: {counts}, {} secrets taken into use, {:.0} s",
+        "{}: {counts}, {} generations of secrets, {:.0} s",
         it.name,
         world.events.acknowledged(),
         after.as_secs_f64(),
@@ -145,6 +150,7 @@ struct Mover<'a> {
     waited_for: BTreeSet<String>,
     /// Every root that was ever believed, as PEM.
     roots: BTreeSet<String>,
+    ended: Duration,
     begun: Instant,
 }
 
@@ -158,7 +164,7 @@ impl Mover<'_> {
     ) {
         let deadline = Instant::now() + WITHIN;
         let (mut reached, mut patience, mut said) = (0, 0, String::new());
-        let mut forgotten = false;
+        let mut remembered = 0;
         loop {
             let mut observed = self.world.observe().await;
             self.see_roots();
@@ -172,6 +178,9 @@ impl Mover<'_> {
                         false => Vec::new(),
                     };
                     reached = step;
+                    // The mesh is used as it is before it changes again.
+                    let enough = self.load.requests() + REQUESTS;
+                    until("the load has ended", async || self.load.requests() > enough).await;
                     for disturbance in &now {
                         self.before(*disturbance).await;
                     }
@@ -200,13 +209,18 @@ impl Mover<'_> {
                         self.let_go(who).await;
                     }
                     let forgets = |it: &Condition| matches!(it, Condition::Forgets(_));
-                    if !forgotten && waiting.iter().all(|it| forgets(&it.condition)) {
+                    let remembers = waiting.iter().all(|it| forgets(&it.condition));
+                    remembered = if remembers { remembered + 1 } else { 0 };
+                    if remembered == PATIENCE {
                         // Nobody holds a certificate of the old CA, and all that it has signed must have ended.
-                        forgotten = true;
-                        self.world.clock.skip(ENDED);
+                        self.world.clock.skip(self.ended);
                         self.world.manager.apply(observed.resources).await.unwrap();
                     }
-                    assert!(Instant::now() < deadline, "it does not arrive: {said}");
+                    if Instant::now() > deadline {
+                        let gate = self.world.manager.gate(MESH).await;
+                        let why = self.world.handle("s-0").await.error();
+                        panic!("it does not arrive: {said}\n{gate:?}\n{why:?}");
+                    }
                     tokio::time::sleep(Duration::from_millis(30)).await;
                 }
                 Next::Done => return,
@@ -333,8 +347,8 @@ fn classic(mode: &str, backends: &[(&str, Value)]) -> String {
     .to_string()
 }
 
-fn builtin_backend() -> Value {
-    json!({"type": "builtin", "dpCert": {"rotation": {"expiration": LIFETIME}}})
+fn builtin_backend(lifetime: &str) -> Value {
+    json!({"type": "builtin", "dpCert": {"rotation": {"expiration": lifetime}}})
 }
 
 fn vault_backend(from_cp: &Value) -> Value {
@@ -373,10 +387,11 @@ pub(crate) fn to_vault(provider: &Value, root: &str) -> Move {
     use Disturbance::{Join, Pause, Refuse, Restart};
     Move {
         name: "live migration",
-        from: classic("STRICT", &[("ca-1", builtin_backend())]),
+        from: classic("STRICT", &[("ca-1", builtin_backend(LIFETIME))]),
         to: modern("vault", "example.org", provider, Some(root)),
         mode: Mode::Strict,
         back_from: None,
+        ended: HOUR,
         disturbances: &[
             (1, Pause("s-2")),
             (1, Refuse),
@@ -391,14 +406,15 @@ pub(crate) fn to_another_backend(from_cp: &Value) -> Move {
     use Disturbance::{Join, Pause, Refuse, Restart};
     Move {
         name: "live rotation of a classic CA",
-        from: classic("STRICT", &[("ca-1", builtin_backend())]),
+        from: classic("STRICT", &[("ca-1", builtin_backend(LIFETIME))]),
         to: classic("STRICT", &[("ca-2", vault_backend(from_cp))]),
         mode: Mode::Strict,
         back_from: None,
+        ended: HOUR,
         disturbances: &[
             (1, Refuse),
             (2, Join("c-3")),
-            (2, Pause("c-1")),
+            (1, Pause("c-1")),
             (2, Restart("s-0")),
         ],
     }
@@ -416,6 +432,7 @@ pub(crate) fn to_another_domain() -> Move {
         to: modern("new", "example.com", &arriving, None),
         mode: Mode::Strict,
         back_from: None,
+        ended: HOUR,
         disturbances: &[
             (1, Join("c-3")),
             (1, Pause("s-0")),
@@ -425,20 +442,27 @@ pub(crate) fn to_another_domain() -> Move {
     }
 }
 
-/// Three steps of the way to Vault, and back.
-pub(crate) fn there_and_back(provider: &Value, root: &str) -> Move {
+/// Some steps of the way to Vault, and back.
+pub(crate) fn there_and_back(
+    name: &'static str,
+    provider: &Value,
+    root: &str,
+    back_from: usize,
+) -> Move {
     use Disturbance::{Join, Pause, Refuse, Restart};
     Move {
-        name: "live rollback",
-        from: classic("PERMISSIVE", &[("ca-1", builtin_backend())]),
+        name,
+        from: classic("PERMISSIVE", &[("ca-1", builtin_backend("30d"))]),
         to: modern("vault", "example.org", provider, Some(root)),
         mode: Mode::Permissive,
-        back_from: Some(3),
+        back_from: Some(back_from),
+        // What Vault has signed, for a day.
+        ended: 26 * HOUR,
         disturbances: &[
             (1, Refuse),
+            (1, Pause("c-0")),
             (2, Join("c-3")),
             (3, Restart("s-1")),
-            (3, Pause("c-0")),
         ],
     }
 }

@@ -38,7 +38,7 @@ use crate::app;
 use crate::control::{ControlPlane, MESH, Role, Spec, ZONE, workload};
 
 /// Longer than anything takes that is to happen, on a machine that has other things to do.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// How Envoys get their secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ pub(crate) async fn vault_from_cp(vault: &Vault) -> Value {
         .await
         .unwrap();
     let role = json!({
-        "allowed_uri_sans": ["spiffe://example.org/*", "spiffe://default/*"],
+        "allowed_uri_sans": ["spiffe://example.org/*", "spiffe://default/*", "kuma://*"],
         "require_cn": false, "key_type": "any", "max_ttl": "72h",
     });
     vault.write("pki/roles/mesh", role).await.unwrap();
