@@ -294,10 +294,9 @@ impl Mover<'_> {
     /// Everyone shows what the manager has now, and nobody has heard of any other CA.
     async fn nothing_is_left(&self) {
         let mut current = BTreeSet::new();
-        for (name, sidecar) in &self.sidecars {
-            let identity = self.world.identity(name).await;
+        for sidecar in self.sidecars.values() {
+            let identity = sidecar.until_shows_its_own(self.world).await;
             current.insert(to_pem(identity.certificate().root().der()));
-            sidecar.until_shows(&identity).await;
         }
         assert_eq!(current.len(), 1, "{current:?}");
         let gone: Vec<_> = self.roots.difference(&current).collect();

@@ -492,22 +492,25 @@ impl Sidecar {
         leaves.filter_map(serial).collect()
     }
 
-    /// Waits until it shows this identity to its peers, and no other.
-    pub(crate) async fn until_shows(&self, identity: &Identity) {
-        let mut wanted = BTreeSet::from([serial(identity)]);
-        wanted.extend(self.bootstrap.clone());
-        let mut shown = BTreeSet::new();
+    /// Waits until it shows to its peers what the manager has for it now, and nothing else.
+    pub(crate) async fn until_shows_its_own(&self, world: &World) -> Arc<Identity> {
+        let handle = world.handle(self.name()).await;
+        let (mut shown, mut wanted) = (BTreeSet::new(), BTreeSet::new());
         let waiting = async {
-            while shown != wanted {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            loop {
+                // It may be renewed meanwhile.
+                let identity = handle.identity().unwrap();
+                wanted = BTreeSet::from([serial(&identity)]);
+                wanted.extend(self.bootstrap.clone());
                 shown = self.serials().await;
+                if shown == wanted {
+                    return identity;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         let waited = tokio::time::timeout(SOON, waiting).await;
-        assert!(
-            waited.is_ok(),
-            "{self:?} shows {shown:?} and not {wanted:?}"
-        );
+        waited.unwrap_or_else(|_| panic!("{self:?} shows {shown:?} and not {wanted:?}"))
     }
 }
 
