@@ -91,10 +91,10 @@ impl SdsServer {
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
-                    let Guarded { io, permit } = guarded;
+                    let Guarded { io, _permit } = guarded;
                     match tokio::time::timeout(limit, acceptor.accept(io)).await {
                         Ok(Ok(io)) => {
-                            let _ = ready.send(Guarded { io, permit }).await;
+                            let _ = ready.send(Guarded { io, _permit }).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(target: "meshca_xds", %error, "a TLS handshake failed");
@@ -148,7 +148,7 @@ impl SdsServer {
         stream::unfold(
             (listener, accept, permits),
             async |(listener, accept, permits)| {
-                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+                let _permit = Arc::clone(&permits).acquire_owned().await.ok()?;
                 let io = loop {
                     match accept(&listener).await {
                         Ok(io) => break io,
@@ -159,7 +159,7 @@ impl SdsServer {
                         }
                     }
                 };
-                Some((Ok(Guarded { io, permit }), (listener, accept, permits)))
+                Some((Ok(Guarded { io, _permit }), (listener, accept, permits)))
             },
         )
     }
@@ -192,7 +192,7 @@ impl Connected for Guarded<TlsIo> {
 /// A connection that counts.
 struct Guarded<I> {
     io: I,
-    permit: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connected for Guarded<tokio::net::TcpStream> {

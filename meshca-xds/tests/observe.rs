@@ -1,5 +1,11 @@
 //! What a plan for moving a mesh is told of proxies: what they have acknowledged.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod world;
 
