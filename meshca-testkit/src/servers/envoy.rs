@@ -14,7 +14,7 @@ use super::{Missing, Result, program, text};
 /// How long its admin interface may take for an answer. It has none while it is [paused](Envoy::pause).
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running Envoy, with the bootstrap of a test and one worker.
+/// A running Envoy, with the bootstrap of a test, one worker, and two seconds for what drains.
 ///
 /// The test decides where it listens, by a [`Port`](super::Port); the admin interface is ours, on a socket in its folder.
 ///
