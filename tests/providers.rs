@@ -15,6 +15,8 @@
     feature = "vault"
 ))]
 
+mod issuers;
+
 mod vault {
     mod kube {
         mod certmanager {
@@ -24,8 +26,7 @@ mod vault {
                 use std::sync::{Arc, Mutex};
                 use std::time::Duration;
 
-                use ::kube::config::{KubeConfigOptions, Kubeconfig};
-                use ::kube::{Client, Config};
+                use ::kube::Client;
                 use meshca::identity::manager::{DriverTask, Health};
                 use meshca::identity::rustls023::{LiveConfigs, PeerPolicy, Settings};
                 use meshca::identity::select::SelectOptions;
@@ -33,18 +34,21 @@ mod vault {
                 use meshca::resource::Resource;
                 use meshca::spiffe::{Environment, Workload};
                 use meshca::{
-                    BackendRegistry, Clock, MemorySecretStore, SystemClock, acm, builtin,
-                    certmanager, vault,
+                    BackendRegistry, MemorySecretStore, SystemClock, acm, builtin, certmanager,
+                    vault,
                 };
                 use meshca_testkit::needs;
-                use meshca_testkit::pki::{TestCa, to_pem};
-                use meshca_testkit::servers::{Aws, AwsCaOptions, CertManager, Kube, Vault};
+                use meshca_testkit::servers::{Aws, CertManager, Kube, Vault};
                 use rustls_pki_types::ServerName;
                 use serde_json::{Value, json};
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
                 use tokio::net::{TcpListener, TcpStream};
                 use tokio::task::JoinSet;
                 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+                use crate::issuers::{
+                    aws_provider, bundled, certmanager_provider, kube_client, vault_provider,
+                };
 
                 const WORKLOADS: usize = 20;
                 const CONNECTIONS: usize = 200;
@@ -121,61 +125,6 @@ mod vault {
                     MeshResources::from_resources(Resource::parse(text).unwrap()).unwrap()
                 }
 
-                async fn vault_provider(vault: &Vault) -> Value {
-                    let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
-                    vault.write("sys/mounts/pki", engine).await.unwrap();
-                    let root =
-                        json!({"common_name": "vault root", "key_type": "ec", "ttl": "87600h"});
-                    vault
-                        .write("pki/root/generate/internal", root)
-                        .await
-                        .unwrap();
-                    let role = json!({
-                        "allowed_uri_sans": "spiffe://example.org/*", "require_cn": false,
-                        "key_type": "any", "max_ttl": "72h",
-                    });
-                    vault.write("pki/roles/mesh", role).await.unwrap();
-                    let from_cp = json!({
-                        "address": vault.address(), "role": "mesh",
-                        "auth": {"token": {"inlineString": vault.root_token()}},
-                    });
-                    json!({"type": "Extension", "extension": {"name": "vault", "config": {"fromCp": from_cp}}})
-                }
-
-                async fn certmanager_provider(kube: &Kube) -> Value {
-                    let root = TestCa::root("cert-manager root", SystemClock::new().now()).unwrap();
-                    let secret = json!({
-                        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-                        "metadata": {"name": "ca"},
-                        "stringData": {
-                            "tls.crt": root.pem(), "tls.key": root.key_pem().unwrap(),
-                            "ca.crt": to_pem(root.root_certificate()),
-                        },
-                    });
-                    let path = "api/v1/namespaces/default/secrets";
-                    kube.create(path, secret).await.unwrap();
-                    let issuer = json!({
-                        "apiVersion": "cert-manager.io/v1", "kind": "Issuer",
-                        "metadata": {"name": "mesh-ca"}, "spec": {"ca": {"secretName": "ca"}},
-                    });
-                    let path = "apis/cert-manager.io/v1/namespaces/default/issuers";
-                    kube.create(path, issuer).await.unwrap();
-                    let config = json!({
-                        "issuerRef": {"name": "mesh-ca"}, "caCert": {"inlineString": root.pem()},
-                    });
-                    json!({"type": "Extension", "extension": {"name": "certmanager", "config": config}})
-                }
-
-                async fn aws_provider(aws: &Aws) -> Value {
-                    let arn = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
-                    let credentials = json!({
-                        "accessKey": {"inlineString": "AKIAEXAMPLE"},
-                        "accessKeySecret": {"inlineString": "example"},
-                    });
-                    let config = json!({"arn": arn, "auth": {"awsCredentials": credentials}});
-                    json!({"type": "Extension", "extension": {"name": "acmpca", "config": config}})
-                }
-
                 fn manager(client: Client, aws: &Aws) -> (Manager, DriverTask) {
                     let registry = BackendRegistry::new()
                         .with(builtin::factory())
@@ -206,25 +155,15 @@ mod vault {
                     let kube = Kube::start().await.unwrap();
                     let _cert_manager = CertManager::start(&kube).await.unwrap();
                     let aws = Aws::start().await.unwrap();
-                    let config =
-                        Kubeconfig::from_yaml(&kube.kubeconfig(kube.admin_token())).unwrap();
-                    let options = KubeConfigOptions::default();
-                    let config = Config::from_custom_kubeconfig(config, &options)
-                        .await
-                        .unwrap();
-                    let client = Client::try_from(config).unwrap();
+                    let client = kube_client(&kube).await;
                     let (manager, _driver) = manager(client, &aws);
 
-                    let bundled = json!({
-                        "type": "Bundled",
-                        "bundled": {"insecureAllowSelfSigned": true, "autogenerate": {"enabled": true}},
-                    });
                     let stages = [
-                        ("built-in", bundled.clone()),
+                        ("built-in", bundled()),
                         ("Vault", vault_provider(&vault_server).await),
                         ("cert-manager", certmanager_provider(&kube).await),
                         ("AWS", aws_provider(&aws).await),
-                        ("built-in again", bundled),
+                        ("built-in again", bundled()),
                     ];
                     manager.apply(resources(&stages[0].1)).await.unwrap();
 

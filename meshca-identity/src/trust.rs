@@ -89,6 +89,10 @@ pub(crate) struct TrustLedger {
     /// By trust domain and fingerprint.
     uses: BTreeMap<TrustDomain, BTreeMap<String, Use>>,
     since: BTreeMap<RootId, u64>,
+    /// Whose roots those are that are published.
+    owners: BTreeMap<RootId, BTreeSet<BackendKey>>,
+    /// The CAs of which a root was taken away, and the last version that did.
+    gone: BTreeMap<BackendKey, u64>,
     version: u64,
     published: Arc<TrustBundles>,
     /// Something was said since the last publication.
@@ -112,6 +116,9 @@ impl TrustLedger {
     /// What this origin says now; it takes effect with [`publish`](Self::publish).
     pub(crate) fn set(&mut self, origin: Origin, bundle: TrustBundle) {
         self.stale |= self.sources.get(&origin) != Some(&bundle);
+        if let Origin::Backend(key) = &origin {
+            self.gone.remove(key);
+        }
         self.sources.insert(origin, bundle);
     }
 
@@ -206,6 +213,43 @@ impl TrustLedger {
             .try_fold(0, |latest, since| Some(latest.max(since?)))
     }
 
+    /// The CAs whose roots somebody may hold, who has acknowledged this version, although nobody stands for them any more: certificates
+    /// under them can still be valid, or he has not heard yet that they are taken away.
+    pub(crate) fn left(&self, acknowledged: u64) -> BTreeSet<&BackendKey> {
+        let stands_for = |(domain, root): &RootId| {
+            self.sources.values().any(|it| {
+                let mut roots = it.roots().iter();
+                it.trust_domain() == domain && roots.any(|it| it.fingerprint() == root)
+            })
+        };
+        let kept = self.owners.iter().filter(|(root, _)| !stands_for(root));
+        let gone = self
+            .gone
+            .iter()
+            .filter(|(_, version)| **version > acknowledged);
+        kept.flat_map(|(_, owners)| owners)
+            .chain(gone.map(|(key, _)| key))
+            .collect()
+    }
+
+    /// Notes whose roots these are.
+    fn note_owners(&mut self) {
+        let own = self.sources.iter().filter_map(|(origin, bundle)| {
+            let Origin::Backend(key) = origin else {
+                return None;
+            };
+            Some((key, bundle))
+        });
+        let kept = self.uses.values().flat_map(BTreeMap::values);
+        for (key, bundle) in own.chain(kept.map(|it| (&it.backend, &it.bundle))) {
+            let domain = bundle.trust_domain();
+            for root in bundle.roots() {
+                let id = (domain.clone(), root.fingerprint().to_owned());
+                self.owners.entry(id).or_default().insert(key.clone());
+            }
+        }
+    }
+
     /// Makes what the origins say, and what is still in use, the trust of the mesh. Says whether that changed it.
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
         let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
@@ -232,6 +276,7 @@ impl TrustLedger {
             bundles.add(bundle)?;
         }
         self.stale = false;
+        self.note_owners();
         if bundles == *self.published {
             return Ok(false);
         }
@@ -245,6 +290,14 @@ impl TrustLedger {
             })
             .collect();
         self.since.retain(|root, _| roots.contains(root));
+        let (version, gone) = (self.version, &mut self.gone);
+        self.owners.retain(|root, owners| {
+            let there = roots.contains(root);
+            if !there {
+                gone.extend(owners.iter().map(|owner| (owner.clone(), version)));
+            }
+            there
+        });
         for root in roots {
             self.since.entry(root).or_insert(self.version);
         }
@@ -351,6 +404,45 @@ mod tests {
         assert!(ledger.publish(clock.now()).unwrap());
         assert_eq!(names(&ledger), 0);
         assert_eq!(ledger.since(&old), None);
+    }
+
+    /// What the key of a CA is worth nothing after.
+    #[test]
+    fn a_ca_is_left_until_everyone_has_heard_that_its_roots_are_gone() {
+        let clock = FakeClock::new();
+        let key = |name: &str| BackendKey::Classic(name.to_owned());
+        let origin = |name: &str| Origin::Backend(key(name));
+        let (hour, old, new) = (Duration::from_secs(3600), bundle(), bundle());
+        let mut ledger = TrustLedger::default();
+        let left = |ledger: &TrustLedger, acknowledged: u64| -> Vec<BackendKey> {
+            ledger.left(acknowledged).into_iter().cloned().collect()
+        };
+        ledger.set(origin("old"), old.clone());
+        ledger.set(origin("new"), new);
+        ledger.set(origin("same"), old.clone());
+        ledger.publish(clock.now()).unwrap();
+        let root = &old.roots()[0];
+        drop(ledger.hold(&key("old"), &domain(), root, clock.now() + hour));
+        assert_eq!(left(&ledger, 1), []);
+
+        // Another one still stands for its root.
+        ledger.unset(&origin("old"));
+        ledger.publish(clock.now()).unwrap();
+        assert_eq!(left(&ledger, 1), []);
+        ledger.unset(&origin("same"));
+        ledger.publish(clock.now()).unwrap();
+        // Nobody does, and what it has signed can be valid.
+        assert_eq!(left(&ledger, 1), [key("old"), key("same")]);
+        assert_eq!(ledger.published().1, 1);
+
+        clock.advance(hour + CLOCK_SKEW + Duration::from_secs(1));
+        assert!(ledger.publish(clock.now()).unwrap());
+        assert_eq!(ledger.published().1, 2);
+        assert_eq!(left(&ledger, 1), [key("old"), key("same")]);
+        assert_eq!(left(&ledger, 2), []);
+        // It is back.
+        ledger.set(origin("old"), old);
+        assert_eq!(left(&ledger, 1), [key("same")]);
     }
 
     /// A control plane that was restarted, and applies what it wrote itself again and again.

@@ -106,7 +106,11 @@ impl SdsServer {
     }
 
     /// What [`Manager::observe`] sees of a mesh, with what the proxies here have acknowledged in place of what they were given: a proxy
-    /// `holds` a certificate when all its streams that have an identity have acknowledged it.
+    /// `holds` a certificate when all its streams that have an identity have acknowledged it. Of a proxy that is away nobody knows what it
+    /// holds, as it may be given another one meanwhile: it says so when it is back.
+    ///
+    /// Names that are not the proxy's own any more do not count, such as those of listeners that were replaced and still drain. Whoever
+    /// sends listeners that ask for other names than before waits until those are acknowledged as well.
     ///
     /// Which SPIFFE IDs a proxy **accepts**, and how **strict** it is, is in its listeners and clusters: whoever sends those fills it in.
     ///
@@ -117,7 +121,7 @@ impl SdsServer {
         let proxies = &self.shared.proxies;
         let mut observed = proxies.manager().observe(mesh).await?;
         for proxy in &mut observed.proxies {
-            if proxies.serves(mesh, &proxy.name) == Some(false) {
+            if proxies.serves(mesh, &proxy.name) != Some(true) {
                 proxy.holds = None;
             }
         }

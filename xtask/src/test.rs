@@ -133,11 +133,15 @@ pub(crate) fn run() -> Result<ExitCode> {
     }
 
     let reports = cargo::target_directory()?.join("conformance");
-    let _ = fs::remove_dir_all(&reports);
+    let counters = cargo::target_directory()?.join("counters");
+    for folder in [&reports, &counters] {
+        let _ = fs::remove_dir_all(folder);
+    }
     let mut command = cargo();
     command
         .envs(servers)
-        .env("MESHCA_CONFORMANCE_REPORTS", &reports);
+        .env("MESHCA_CONFORMANCE_REPORTS", &reports)
+        .env("MESHCA_COUNTERS", &counters);
     command.args([
         "test",
         "--workspace",
@@ -176,6 +180,9 @@ pub(crate) fn run() -> Result<ExitCode> {
     for line in conformance(&reports) {
         println!("  conformance: {line}");
     }
+    for line in counted(&counters) {
+        println!("  {line}");
+    }
     if total.ignored > 0 {
         println!(
             "  left out: {} tests are marked as ignored; the output above names them",
@@ -212,6 +219,16 @@ fn conformance(folder: &Path) -> Vec<String> {
                 entry.path().display()
             ))
         })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// What tests counted that are about many requests, one in a line and a file.
+fn counted(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut lines: Vec<String> = entries
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
         .collect();
     lines.sort();
     lines

@@ -46,7 +46,8 @@ pub struct Proxy {
     pub labels: BTreeMap<String, String>,
     /// Whether it is connected, which only changes the words of what is waited for.
     pub connected: bool,
-    /// The CAs all of whose roots it holds, in the trust domain that they sign for.
+    /// The CAs all of whose roots it holds, in the trust domain that they sign for; of a CA that is not in the resources any more, those of
+    /// whose roots it holds one that nobody else stands for.
     pub trusts: BTreeSet<BackendKey>,
     /// The CAs whose SPIFFE IDs it accepts of every peer. All backends share the classic one.
     pub accepts: BTreeSet<BackendKey>,

@@ -14,7 +14,7 @@ use super::{Missing, Result, program, text};
 /// How long its admin interface may take for an answer. It has none while it is [paused](Envoy::pause).
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running Envoy, with the bootstrap of a test and one worker.
+/// A running Envoy, with the bootstrap of a test, one worker, and two seconds for what drains.
 ///
 /// The test decides where it listens, by a [`Port`](super::Port); the admin interface is ours, on a socket in its folder.
 ///
@@ -132,6 +132,8 @@ impl Envoy {
         command.arg("-c").arg(config);
         // Hot restart has Envoys on one machine talk to each other.
         command.args(["--concurrency", "1", "--disable-hot-restart"]);
+        // By default a listener that was replaced, and the secrets that it had, are there for ten more minutes.
+        command.args(["--drain-time-s", "2"]);
         command.args(["--log-level", "info"]);
         let mut leash = Leash::start("envoy", &command, &self.folder.path().join("envoy.log"))?;
         leash.until(async || self.state().await.is_ok()).await?;

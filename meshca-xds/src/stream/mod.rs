@@ -248,10 +248,14 @@ impl Subscriptions {
     }
 
     /// The versions of the identity that the client has taken into use, by each name that it has for it; `None` where it has none yet.
+    ///
+    /// A name that is not its own any more does not count: listeners that were replaced ask for it for as long as they drain.
     fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
+        let own =
+            |name: &str| !secrets.is_trust(name) && secrets.standing(name) != Standing::Foreign;
         self.names
             .iter()
-            .filter(|(name, _)| !secrets.is_trust(name))
+            .filter(|(name, _)| own(name))
             .map(|(_, progress)| progress.acked.as_ref().map(|it| Arc::clone(&it.version)))
             .collect()
     }

@@ -171,10 +171,14 @@ fn by_node(caller: &Caller<'_>) -> meshca_core::Result<Attested> {
     if mesh == "stranger" {
         return Err(Error::new(ErrorKind::Denied, "strangers get nothing"));
     }
-    let workload = Workload::new()
+    Ok(Attested::new(mesh, name, workload(name)))
+}
+
+/// The workload of a proxy of this name.
+pub(crate) fn workload(name: &str) -> Workload {
+    Workload::new()
         .with_label("kuma.io/workload", name)
-        .with_tag("kuma.io/service", name);
-    Ok(Attested::new(mesh, name, workload))
+        .with_tag("kuma.io/service", name)
 }
 
 pub(crate) fn node(name: &str) -> Node {

@@ -335,6 +335,8 @@ impl Engine {
                 }
             }
         }
+        // By what is acknowledged, which is the same for most.
+        let mut left = BTreeMap::new();
         for tracked in self.workloads.in_mesh(id) {
             if tracked.handles == 0 && tracked.acknowledged == 0 {
                 continue;
@@ -346,6 +348,17 @@ impl Engine {
                 .iter()
                 .filter(|(_, version)| !acknowledgements || *version <= tracked.acknowledged);
             proxy.trusts = trusted.map(|(key, _)| (*key).clone()).collect();
+            // Of a CA that is not there any more it may still hold the roots, which must be seen to be gone.
+            let acknowledged = match acknowledgements {
+                true => tracked.acknowledged,
+                false => u64::MAX,
+            };
+            let left = left.entry(acknowledged).or_insert_with(|| {
+                let mut left = mesh.ledger.left(acknowledged);
+                left.retain(|key| !mesh.backends.contains_key(*key));
+                left
+            });
+            proxy.trusts.extend(left.iter().map(|key| (*key).clone()));
             proxy.holds = match tracked.cell.identity() {
                 Some(_) => self
                     .lanes
