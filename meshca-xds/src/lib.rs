@@ -62,7 +62,7 @@
 //! let listener = UnixListener::bind(folder.path().join("sds.sock"))?;
 //! let server = SdsServer::new(manager, authenticator);
 //! # let shutdown = std::future::ready(());
-//! server.serve_unix(listener, shutdown).await?;
+//! server.serve_unix(listener, shutdown).await;
 //! driver.stop().await?;
 //! # Ok(())
 //! # }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::{Stream, StreamExt, stream};
@@ -11,11 +12,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use meshca_core::Result;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Duration, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, sleep, timeout};
 use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
@@ -23,66 +24,49 @@ use crate::{SdsServer, SdsService};
 
 impl SdsServer {
     /// Serves over a Unix socket until `shutdown` is ready, and then until the streams that are open have ended: end them by ending the
-    /// driver of the manager, or drop this.
+    /// driver of the manager. Where this is dropped, every connection ends at once.
+    ///
+    /// A connection that fails harms no other; one on which nothing is asked for within [`SdsOptions::first_request`](crate::SdsOptions::first_request) is closed.
     ///
     /// The socket is as open as its folder and its mode are; [`Caller::unix_credentials`](crate::Caller::unix_credentials) says who is at the
     /// other end.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`] if the server fails as a whole. A connection that fails harms no other.
-    pub async fn serve_unix(
-        &self,
-        listener: UnixListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<()> {
+    pub async fn serve_unix(&self, listener: UnixListener, shutdown: impl Future<Output = ()>) {
         let accept = async move |listener: &UnixListener| Ok(listener.accept().await?.0);
         let incoming = self.incoming(listener, accept);
-        self.serve(incoming, shutdown).await
+        self.serve(incoming, shutdown).await;
     }
 
     /// Serves over TCP **without encryption**, as [`serve_unix`](Self::serve_unix) does: private keys go over it. It is for loopback, and for
     /// networks that encrypt by themselves; else use [`serve_tls`](Self::serve_tls).
-    ///
-    /// # Errors
-    ///
-    /// As [`serve_unix`](Self::serve_unix).
-    pub async fn serve_tcp(
-        &self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<()> {
+    pub async fn serve_tcp(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let accept = async move |listener: &TcpListener| {
             let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            // It fails for a client that is gone already.
+            let _ = stream.set_nodelay(true);
             Ok(stream)
         };
         let incoming = self.incoming(listener, accept);
-        self.serve(incoming, shutdown).await
+        self.serve(incoming, shutdown).await;
     }
 
     /// Serves over TLS, as [`serve_unix`](Self::serve_unix) does. What a client must show is in the configuration: with
     /// [`rustls023`](meshca_identity::rustls023) the server has an identity of the mesh itself, which is renewed like any other. Name `h2`
     /// in its `alpn_protocols`.
-    ///
-    /// # Errors
-    ///
-    /// As [`serve_unix`](Self::serve_unix).
     #[cfg(feature = "tls")]
     pub async fn serve_tls(
         &self,
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         shutdown: impl Future<Output = ()>,
-    ) -> Result<()> {
+    ) {
         use tokio::sync::mpsc;
-        use tokio::task::JoinSet;
 
         let acceptor = tokio_rustls::TlsAcceptor::from(tls);
         let limit = self.options().handshake;
         let accept = async move |listener: &TcpListener| {
             let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            // It fails for a client that is gone already.
+            let _ = stream.set_nodelay(true);
             Ok(stream)
         };
         let mut accepted = Box::pin(self.incoming(listener, accept));
@@ -95,7 +79,7 @@ impl SdsServer {
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
                     let Guarded { io, _permit } = guarded;
-                    match tokio::time::timeout(limit, acceptor.accept(io)).await {
+                    match timeout(limit, acceptor.accept(io)).await {
                         Ok(Ok(io)) => {
                             let _ = ready.send(Guarded { io, _permit }).await;
                         }
@@ -114,12 +98,12 @@ impl SdsServer {
             Some((next, incoming))
         });
         tokio::select! {
-            served = self.serve(incoming, shutdown) => served,
-            () = async { handshakes.await; std::future::pending().await } => Ok(()),
+            () = self.serve(incoming, shutdown) => {}
+            () = async { handshakes.await; std::future::pending().await } => {}
         }
     }
 
-    async fn serve<S, I>(&self, incoming: S, shutdown: impl Future<Output = ()>) -> Result<()>
+    async fn serve<S, I>(&self, incoming: S, shutdown: impl Future<Output = ()>)
     where
         S: Stream<Item = I>,
         I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
@@ -132,6 +116,8 @@ impl SdsServer {
             .keep_alive_interval(options.keepalive)
             .keep_alive_timeout(options.keepalive_timeout);
         let connections = GracefulShutdown::new();
+        // What is left of them ends with this.
+        let mut tasks = JoinSet::new();
         {
             let (mut incoming, mut shutdown) = (pin!(incoming), pin!(shutdown));
             loop {
@@ -142,21 +128,33 @@ impl SdsServer {
                     },
                     () = &mut shutdown => break,
                 };
+                while tasks.try_join_next().is_some() {}
+                let asked = Arc::new(AtomicBool::new(false));
                 let service = OfConnection {
                     info: io.connect_info(),
                     service: self.service(),
+                    asked: Arc::clone(&asked),
                 };
                 let connection = http.serve_connection(TokioIo::new(io), service);
                 let connection = connections.watch(connection);
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
+                let patience = options.first_request;
+                tasks.spawn(async move {
+                    let mut connection = pin!(connection);
+                    let ended = match timeout(patience, &mut connection).await {
+                        Ok(ended) => ended,
+                        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+                        Err(_) => {
+                            tracing::debug!(target: "meshca_xds", "nothing is asked for on a connection");
+                            return;
+                        }
+                    };
+                    if let Err(error) = ended {
                         tracing::debug!(target: "meshca_xds", %error, "a connection has failed");
                     }
                 });
             }
         }
         connections.shutdown().await;
-        Ok(())
     }
 
     /// Connections, as many at a time as there may be.
@@ -217,6 +215,8 @@ impl Connected for Guarded<TlsIo> {
 struct OfConnection<I> {
     info: I,
     service: SdsService,
+    /// Something was asked for.
+    asked: Arc<AtomicBool>,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Incoming>>
@@ -227,6 +227,7 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Inc
     type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+        self.asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(self.info.clone());
         self.service.clone().call(request)
     }

@@ -471,3 +471,42 @@ async fn the_service_is_one_of_a_tonic_servers() {
     serving.abort();
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_for_is_closed() {
+    use tokio::io::AsyncReadExt;
+    let mut options = SdsOptions::default();
+    options.first_request = Duration::from_millis(300);
+    let world = World::new(MODERN, options).await;
+    let mut web = world.sotw("web").await;
+    take(&mut web, &["default"]).await;
+    let mut silent = tokio::net::UnixStream::connect(&world.socket)
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    let end = silent.read_to_end(&mut said);
+    tokio::time::timeout(SOON, end).await.unwrap().unwrap();
+    // One that asks stays, for as long as it likes.
+    web.quiet(Duration::from_millis(400)).await;
+    world.apply(&rotated()).await;
+    let mut all = world.sotw("other").await;
+    take(&mut all, &["default"]).await;
+    web.next().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_drops_its_connections() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut web = world.sotw("web").await;
+    take(&mut web, &["default"]).await;
+    world.stop_serving();
+    web.message().await.unwrap_err();
+    let gone = async {
+        while world.server.connected() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.unwrap();
+    world.stop().await;
+}

@@ -439,12 +439,12 @@ async fn serve(
         Transport::Unix => {
             let path = ads.with_file_name("sds.sock");
             let listener = UnixListener::bind(&path).unwrap();
-            serving.spawn(async move { server.serve_unix(listener, never).await.unwrap() });
+            serving.spawn(async move { server.serve_unix(listener, never).await });
             json!({"pipe": {"path": path}})
         }
         Transport::Tcp => {
             let (listener, address) = tcp().await;
-            serving.spawn(async move { server.serve_tcp(listener, never).await.unwrap() });
+            serving.spawn(async move { server.serve_tcp(listener, never).await });
             address
         }
         Transport::Tls => {
@@ -454,8 +454,7 @@ async fn serve(
             let (listener, address) = tcp().await;
             serving.spawn(async move {
                 // It follows the renewals of its identity by itself.
-                let served = server.serve_tls(listener, tls.server(), never);
-                served.await.unwrap();
+                server.serve_tls(listener, tls.server(), never).await;
             });
             address
         }

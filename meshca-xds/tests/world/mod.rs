@@ -108,7 +108,7 @@ impl World {
         let serving = server.clone();
         let serving = tokio::spawn(async move {
             let never = std::future::pending();
-            serving.serve_unix(listener, never).await.unwrap();
+            serving.serve_unix(listener, never).await;
         });
         let world = Self {
             manager,
@@ -145,6 +145,10 @@ impl World {
 
     pub(crate) async fn delta(&self, name: &str) -> Delta {
         Delta::open(self.channel().await, name)
+    }
+
+    pub(crate) fn stop_serving(&self) {
+        self.serving.abort();
     }
 
     /// The driver ends, and with it every stream.
