@@ -709,3 +709,34 @@ async fn other_resources_wake_those_who_push_them() {
     let policy = meshca_identity::tls::TlsPolicy::resolve(&resources, &proxy).unwrap();
     assert_eq!(policy.mode.value, meshca_core::resource::Mode::Permissive);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_over_a_name_does_not_get_the_key_of_who_had_it() {
+    let world = World::with_ca(|_| {}).await;
+    let ca = world.cas.get("ca-a");
+    let named = |name: &str| workload(name);
+    let first = world.manager.connect("default", "pod-0", named("payments"));
+    let mut first = first.await.unwrap();
+    let before = first.ready().await.unwrap();
+    // Back after a moment, it finds what it had, whatever else is new about it.
+    drop(first);
+    let same = named("payments").with_label("version", "2");
+    let same = world
+        .manager
+        .connect("default", "pod-0", same)
+        .await
+        .unwrap();
+    assert!(Arc::ptr_eq(&same.identity().unwrap(), &before));
+    // Another one under its name finds nothing, even if the CA has nothing for it, and the other is still connected.
+    ca.down(Some(ErrorKind::Unavailable));
+    let other = world
+        .manager
+        .connect("default", "pod-0", named("guestbook"));
+    let mut other = other.await.unwrap();
+    assert!(other.identity().is_none());
+    pass(Duration::from_secs(3)).await;
+    assert!(other.identity().is_none());
+    ca.down(None);
+    let id = other.ready().await.unwrap().spiffe_id().to_string();
+    assert!(id.ends_with("/guestbook"), "{id}");
+}

@@ -50,6 +50,19 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let shared = Arc::clone(&self.0.shared);
+        let kind = request.headers().get(http::header::CONTENT_TYPE);
+        let refused = match kind.and_then(|it| it.to_str().ok()) {
+            _ if request.method() != http::Method::POST => {
+                Some(http::StatusCode::METHOD_NOT_ALLOWED)
+            }
+            Some(kind) if kind.starts_with("application/grpc") => None,
+            _ => Some(http::StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        };
+        if let Some(status) = refused {
+            let mut response = http::Response::new(Body::empty());
+            *response.status_mut() = status;
+            return Box::pin(async { Ok(response) });
+        }
         match request.uri().path() {
             STREAM => Box::pin(open::<Sotw, B>(shared, request)),
             DELTA => Box::pin(open::<Delta, B>(shared, request)),

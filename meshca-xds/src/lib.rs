@@ -2,7 +2,7 @@
 //!
 //! [`meshca_identity`] keeps every workload in possession of an identity. This crate turns that into the secrets that Envoy asks for
 //! over its Secret Discovery Service (SDS), serves them, and closes the loop: what a proxy **acknowledges** is told to the manager,
-//! which signs nothing under a new root before every proxy has it. So a live mesh moves from one CA to another by facts, and not by
+//! which signs nothing under a new root before every proxy that is there has it ([how long](embedding) those that are away are waited for). So a live mesh moves from one CA to another by facts, and not by
 //! delays.
 //!
 //! ```text
@@ -102,9 +102,9 @@
 //!
 //! | what | default | test |
 //! |---|---|---|
-//! | the largest request | 1 MiB | `options::the_defaults` |
+//! | the largest request | 256 KiB | `options::the_defaults` |
 //! | names on one stream | 100 | `options::the_defaults` |
-//! | bytes of one name | 1,024 | `options::the_defaults` |
+//! | bytes of one name, and of a node's id | 1,024 | `options::the_defaults` |
 //! | streams on one connection | 100 | `options::the_defaults` |
 //! | connections | 20,000 | `options::the_defaults` |
 //! | requests on one stream | 10 per second, and 100 at once | `options::the_defaults`, `server::who_talks_too_fast_is_listened_to_later` |

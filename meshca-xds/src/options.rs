@@ -7,11 +7,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SdsOptions {
-    /// The largest request, in bytes: a node with all its metadata is in it. 1 MiB.
+    /// The largest request, in bytes: a node with all its metadata is in it. 256 KiB.
     pub max_request: usize,
     /// Names on one stream. 100.
     pub max_names: usize,
-    /// Bytes of one name. 1,024.
+    /// Bytes of one name, and of the id of a node. 1,024.
     pub max_name: usize,
     /// Streams on one connection; an Envoy may open one for each secret. 100.
     pub max_streams: u32,
@@ -36,7 +36,7 @@ const TEN: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 impl Default for SdsOptions {
     fn default() -> Self {
         Self {
-            max_request: 1024 * 1024,
+            max_request: 256 * 1024,
             max_names: 100,
             max_name: 1024,
             max_streams: 100,

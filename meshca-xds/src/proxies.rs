@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use meshca_core::Result;
 use meshca_core::spiffe::Workload;
 use meshca_identity::{Handle, Manager};
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
 use crate::authenticate::Attested;
 use crate::event::ProxyId;
@@ -20,9 +23,12 @@ pub(crate) struct Proxies {
     entries: Mutex<HashMap<ProxyId, Weak<Entry>>>,
 }
 
-/// One proxy; it is connected for as long as a stream holds this.
+/// One proxy, as it was attested; it is connected for as long as a stream holds this.
 pub(crate) struct Entry {
     pub(crate) id: ProxyId,
+    workload: Arc<Workload>,
+    /// Somebody was attested under this name who is not this workload. The streams of this one end, and say anew who they are.
+    superseded: AtomicBool,
     connected: OnceCell<Arc<Connected>>,
     proxies: Weak<Proxies>,
 }
@@ -32,20 +38,29 @@ pub(crate) struct Connected {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    workload: Arc<Workload>,
     next: u64,
     streams: BTreeMap<u64, Progress>,
+    /// Streams that have ended a moment ago: what they brought is still in use, until another one brings it or it is given up.
+    ended: Vec<(u64, Progress)>,
     /// What the manager was told last.
     told: u64,
 }
 
 /// How far one stream is.
-#[derive(Clone, Debug)]
-struct Progress {
-    trust: TrustState,
-    identities: Vec<Option<Arc<str>>>,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Progress {
+    pub(crate) trust: TrustState,
+    /// The versions of the identity in use, see [`Subscriptions::identities`](crate::stream).
+    pub(crate) identities: Vec<Option<Arc<str>>>,
+    /// All that it asks for.
+    pub(crate) names: Vec<Arc<str>>,
 }
+
+/// How long a stream that has ended counts, if no other one asks for what it asked for: a proxy tries to connect again for longer than it
+/// waits between two tries (Envoy: 30 s).
+const RECONNECTS: Duration = Duration::from_secs(60);
 
 /// What a proxy that is older than this process has acknowledged: less than anything of this one.
 const BEFORE: u64 = 1;
@@ -68,31 +83,21 @@ impl Proxies {
             mesh: attested.mesh.into(),
             name: attested.name.into(),
         };
-        let workload = Arc::new(attested.workload);
-        let entry = self.entry(&id);
+        let entry = self.entry(&id, attested.workload);
         let connect = || async {
+            let workload = Arc::clone(&entry.workload);
             let handle = self
                 .manager
-                .connect(&id.mesh, Arc::clone(&id.name), Arc::clone(&workload))
+                .connect(&id.mesh, Arc::clone(&id.name), workload)
                 .await?;
             Ok::<_, meshca_core::Error>(Arc::new(Connected {
                 handle,
-                state: Mutex::new(State {
-                    workload: Arc::clone(&workload),
-                    next: 0,
-                    streams: BTreeMap::new(),
-                    told: 0,
-                }),
+                state: Mutex::default(),
             }))
         };
         let connected: &Arc<Connected> = entry.connected.get_or_try_init(connect).await?;
         let connected = Arc::clone(connected);
         let mut state = connected.state();
-        // The newest word on who it is counts, for all its streams.
-        if state.workload != workload {
-            state.workload = Arc::clone(&workload);
-            connected.handle.update((*workload).clone());
-        }
         let stream = state.next;
         state.next += 1;
         drop(state);
@@ -105,13 +110,19 @@ impl Proxies {
         })
     }
 
-    fn entry(self: &Arc<Self>, id: &ProxyId) -> Arc<Entry> {
+    /// The newest word on who a proxy is counts.
+    fn entry(self: &Arc<Self>, id: &ProxyId, workload: Workload) -> Arc<Entry> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(id).and_then(Weak::upgrade) {
-            return entry;
+            if *entry.workload == workload {
+                return entry;
+            }
+            entry.superseded.store(true, Ordering::SeqCst);
         }
         let entry = Arc::new(Entry {
             id: id.clone(),
+            workload: Arc::new(workload),
+            superseded: AtomicBool::new(false),
             connected: OnceCell::new(),
             proxies: Arc::downgrade(self),
         });
@@ -140,8 +151,7 @@ impl Proxies {
         let current = current.map(|identity| identity_version(&identity));
         let state = connected.state();
         let mut served = state
-            .streams
-            .values()
+            .counted()
             .flat_map(|stream| &stream.identities)
             .peekable();
         Some(
@@ -151,7 +161,46 @@ impl Proxies {
     }
 }
 
+impl State {
+    /// The streams, and those that have ended and were not followed by another.
+    fn counted(&self) -> impl Iterator<Item = &Progress> {
+        let ended = self.ended.iter().map(|(_, progress)| progress);
+        self.streams.values().chain(ended)
+    }
+
+    /// As far as all of them are, if that is further than was told.
+    fn news(&mut self) -> Option<u64> {
+        let (mut least, mut taken) = (u64::MAX, false);
+        for stream in self.counted() {
+            let at = match stream.trust {
+                TrustState::At(version) => {
+                    taken = true;
+                    version
+                }
+                TrustState::Older => {
+                    taken = true;
+                    BEFORE
+                }
+                TrustState::First(version) => version,
+                TrustState::NotAsked | TrustState::Nothing => continue,
+            };
+            least = least.min(at);
+        }
+        (taken && least > self.told).then(|| {
+            self.told = least;
+            least
+        })
+    }
+}
+
 impl Connected {
+    /// Tells the manager what is new.
+    fn acknowledge(&self, state: &mut State) {
+        if let Some(version) = state.news() {
+            self.handle.acknowledge(version);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,37 +235,53 @@ impl Member {
         &self.entry.id
     }
 
-    /// Who the proxy is now.
-    pub(crate) fn workload(&self) -> Arc<Workload> {
-        Arc::clone(&self.connected.state().workload)
+    /// Who the proxy is.
+    pub(crate) fn workload(&self) -> &Arc<Workload> {
+        &self.entry.workload
+    }
+
+    /// Another one was attested under its name: nothing more is for this stream.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.entry.superseded.load(Ordering::SeqCst)
     }
 
     /// This stream is so far; the proxy is as far as the last of its streams.
-    pub(crate) fn report(&self, trust: TrustState, identities: Vec<Option<Arc<str>>>) {
+    pub(crate) fn report(&self, progress: Progress) {
         let mut state = self.connected.state();
-        let progress = Progress { trust, identities };
+        // What has come back counts as what it is now.
+        state
+            .ended
+            .retain(|(_, ended)| !ended.names.iter().all(|it| progress.names.contains(it)));
         state.streams.insert(self.stream, progress);
-        let mut least = None;
-        for stream in state.streams.values() {
-            let at = match stream.trust {
-                TrustState::At(version) => version,
-                TrustState::Older => BEFORE,
-                TrustState::NotAsked | TrustState::Nothing => continue,
-            };
-            least = Some(least.map_or(at, |it: u64| it.min(at)));
-        }
-        if let Some(least) = least
-            && least > state.told
-        {
-            state.told = least;
-            self.connected.handle.acknowledge(least);
-        }
+        self.connected.acknowledge(&mut state);
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.connected.state().streams.remove(&self.stream);
+        let mut state = self.connected.state();
+        let Some(progress) = state.streams.remove(&self.stream) else {
+            return;
+        };
+        // A proxy without any stream is the manager's to wait for.
+        let runtime = tokio::runtime::Handle::try_current();
+        if let Ok(runtime) = runtime
+            && !state.streams.is_empty()
+            && !progress.names.is_empty()
+        {
+            let ended = self.stream;
+            state.ended.push((ended, progress));
+            let connected = Arc::downgrade(&self.connected);
+            runtime.spawn(async move {
+                sleep(RECONNECTS).await;
+                if let Some(connected) = connected.upgrade() {
+                    let mut state = connected.state();
+                    state.ended.retain(|(stream, _)| *stream != ended);
+                    connected.acknowledge(&mut state);
+                }
+            });
+        }
+        self.connected.acknowledge(&mut state);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::Any;
-use meshca_core::resource::MeshIdentity;
+use meshca_core::resource::{Kri, MeshIdentity};
 use meshca_core::spiffe::Workload;
 use meshca_core::{Identity, Result, TrustBundle};
 use meshca_identity::manager::{Health, MeshView};
@@ -256,10 +256,24 @@ impl ProxySecrets {
         }
     }
 
+    fn is_of(&self, kri: &str, by: &BackendKey) -> bool {
+        let (Ok(kri), BackendKey::Modern(name)) = (kri.parse::<Kri>(), by) else {
+            return false;
+        };
+        kri.short() == "mid"
+            && kri.mesh() == self.mesh.name()
+            && kri.zone() == self.mesh.zone()
+            && kri.name() == name
+    }
+
     /// A MeshIdentity by its KRI: the one that issued, or one that selects this workload and has not yet.
     fn modern(&self, kri: &str) -> Meaning<'_> {
         let Some(identity) = self.identities.named(kri) else {
-            return Meaning::Foreign;
+            // The MeshIdentity is gone, and what it has issued is still this proxy's.
+            return match &self.own {
+                Some(own) if self.is_of(kri, &own.by) => Meaning::Identity(own),
+                _ => Meaning::Foreign,
+            };
         };
         match &self.own {
             Some(own) if matches!(&*own.by, BackendKey::Modern(name) if *name == identity.metadata.name) => {

@@ -20,13 +20,15 @@ use tokio::time::{Duration, sleep, timeout};
 use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
+use crate::server::Admission;
 use crate::{SdsServer, SdsService};
 
 impl SdsServer {
     /// Serves over a Unix socket until `shutdown` is ready, and then until the streams that are open have ended: end them by ending the
     /// driver of the manager. Where this is dropped, every connection ends at once.
     ///
-    /// A connection that fails harms no other; one on which nothing is asked for within [`SdsOptions::first_request`](crate::SdsOptions::first_request) is closed.
+    /// A connection that fails harms no other; one on which nobody has proven who he is within the time for
+    /// [the first request](crate::SdsOptions::first_request) and for [the authenticator](crate::SdsOptions::authentication) is closed.
     ///
     /// The socket is as open as its folder and its mode are; [`Caller::unix_credentials`](crate::Caller::unix_credentials) says who is at the
     /// other end.
@@ -74,7 +76,15 @@ impl SdsServer {
         let (ready, incoming) = mpsc::channel(1);
         let handshakes = async move {
             let mut running = JoinSet::new();
-            while let Some(guarded) = accepted.next().await {
+            loop {
+                let guarded = tokio::select! {
+                    next = accepted.next() => match next {
+                        Some(guarded) => guarded,
+                        None => break,
+                    },
+                    // Nobody is served any more: the listener is closed, and who shakes hands is hung up on.
+                    () = ready.closed() => break,
+                };
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
@@ -129,22 +139,22 @@ impl SdsServer {
                     () = &mut shutdown => break,
                 };
                 while tasks.try_join_next().is_some() {}
-                let asked = Arc::new(AtomicBool::new(false));
+                let admitted = Arc::new(AtomicBool::new(false));
                 let service = OfConnection {
                     info: io.connect_info(),
                     service: self.service(),
-                    asked: Arc::clone(&asked),
+                    admission: Admission(Arc::clone(&admitted)),
                 };
                 let connection = http.serve_connection(TokioIo::new(io), service);
                 let connection = connections.watch(connection);
-                let patience = options.first_request;
+                let patience = options.first_request.saturating_add(options.authentication);
                 tasks.spawn(async move {
                     let mut connection = pin!(connection);
                     let ended = match timeout(patience, &mut connection).await {
                         Ok(ended) => ended,
-                        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+                        Err(_) if admitted.load(Ordering::Relaxed) => connection.await,
                         Err(_) => {
-                            tracing::debug!(target: "meshca_xds", "nothing is asked for on a connection");
+                            tracing::debug!(target: "meshca_xds", "nobody has proven on a connection who he is");
                             return;
                         }
                     };
@@ -215,8 +225,7 @@ impl Connected for Guarded<TlsIo> {
 struct OfConnection<I> {
     info: I,
     service: SdsService,
-    /// Something was asked for.
-    asked: Arc<AtomicBool>,
+    admission: Admission,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Incoming>>
@@ -227,7 +236,7 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Inc
     type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(self.admission.clone());
         request.extensions_mut().insert(self.info.clone());
         self.service.clone().call(request)
     }

@@ -4,7 +4,9 @@
 //! So a proxy that is slow, stopped or gone holds up itself and nobody else.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -17,14 +19,14 @@ use meshca_identity::migration::Observed;
 use prost::Message;
 use prost::bytes::Bytes;
 use tokio::time::timeout;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::authenticate::{Authenticator, Caller};
 use crate::event::{SdsEvent, SdsObserver};
 use crate::grpc::{SdsService, framed};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
-use crate::proxies::{Member, Proxies};
+use crate::proxies::{Member, Progress, Proxies};
 use crate::proxy::{MeshCache, ProxySecrets, Standing};
 use crate::stream::delta::Delta;
 use crate::stream::sotw::Sotw;
@@ -47,7 +49,8 @@ pub(crate) struct Shared {
 }
 
 impl SdsServer {
-    /// A server of what this manager has, for the proxies that the authenticator knows.
+    /// A server of what this manager has, for the proxies that the authenticator knows. Make one for each manager, and clone it where it is
+    /// served in several ways: two know nothing of each other's streams of one proxy.
     ///
     /// Turn on [`acknowledgements`](meshca_identity::ManagerOptions::acknowledgements) in the manager: then nothing is signed under a new root
     /// before every proxy has said, through this server, that it trusts it.
@@ -151,8 +154,12 @@ impl Shared {
             | SdsEvent::Broken { .. } => tracing::warn!(target: "meshca_xds", "{event}"),
             _ => tracing::debug!(target: "meshca_xds", "{event}"),
         }
-        if let Some(observer) = &self.observer {
-            observer.observe(event);
+        let Some(observer) = &self.observer else {
+            return;
+        };
+        // One that panics harms no stream. It may be told of the end of one that panicked already, where another panic is the end of all.
+        if catch_unwind(AssertUnwindSafe(|| observer.observe(event))).is_err() {
+            tracing::error!(target: "meshca_xds", "the observer has panicked");
         }
     }
 
@@ -191,11 +198,36 @@ impl Shared {
         Ok(member)
     }
 
+    /// A stream ends before anybody knows whose it is.
+    fn refuse(&self, status: Status) -> Status {
+        let why = clip(status.message());
+        self.observe(&SdsEvent::Refused {
+            node: "",
+            error: &Error::new(ErrorKind::InvalidRequest, why),
+        });
+        status
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds {
             names: self.options.max_names,
             name: self.options.max_name,
         }
+    }
+}
+
+/// So many names of others are told of on one stream: who asks for more has been noticed.
+const FOREIGN: usize = 20;
+
+/// Where a connection is told that somebody on it has proven who he is.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission(pub(crate) Arc<AtomicBool>);
+
+/// What tonic calls out of range is a limit here.
+fn too_large(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => Status::resource_exhausted(status.message()),
+        _ => status,
     }
 }
 
@@ -211,6 +243,7 @@ pub(crate) trait Protocol: Send + 'static {
     fn nonce(response: &Self::Response) -> (&str, usize);
     fn trust(&self, secrets: &ProxySecrets) -> TrustState;
     fn identities(&self, secrets: &ProxySecrets) -> Vec<Option<Arc<str>>>;
+    fn names(&self) -> Vec<Arc<str>>;
 }
 
 macro_rules! protocol {
@@ -246,6 +279,10 @@ macro_rules! protocol {
             fn identities(&self, secrets: &ProxySecrets) -> Vec<Option<Arc<str>>> {
                 self.identities(secrets)
             }
+
+            fn names(&self) -> Vec<Arc<str>> {
+                self.names()
+            }
         }
     };
 }
@@ -262,8 +299,10 @@ pub(crate) struct Session<P: Protocol> {
     node: String,
     secrets: ProxySecrets,
     /// What its proxy was told last of how far it is.
-    reported: Option<(TrustState, Vec<Option<Arc<str>>>)>,
+    reported: Option<Progress>,
     pace: Pace,
+    /// How many names it has asked for that are not its own.
+    foreign: usize,
 }
 
 impl<P: Protocol> Session<P> {
@@ -274,18 +313,31 @@ impl<P: Protocol> Session<P> {
     ) -> Result<Box<Self>, Status> {
         let (metadata, extensions, mut inbound) = request.into_parts();
         let first = timeout(shared.options.first_request, inbound.message()).await;
-        let first = first
-            .map_err(|_| Status::deadline_exceeded("no request came"))??
-            .ok_or_else(|| Status::invalid_argument("the stream ended before a request came"))?;
+        let first = match first {
+            Ok(Ok(Some(first))) => first,
+            Ok(Ok(None)) => {
+                return Err(shared.refuse(Status::invalid_argument(
+                    "the stream ended before a request came",
+                )));
+            }
+            Ok(Err(status)) => return Err(shared.refuse(too_large(status))),
+            Err(_) => return Err(shared.refuse(Status::deadline_exceeded("no request came"))),
+        };
         let nobody = Node::default();
         let node = P::node(&first).unwrap_or(&nobody);
+        if node.id.len() > shared.options.max_name {
+            return Err(shared.refuse(Status::resource_exhausted("the id of the node is too long")));
+        }
         let caller = Caller {
             node,
             metadata: &metadata,
             extensions: &extensions,
         };
         let member = shared.admit(&caller).await?;
-        let secrets = ProxySecrets::with(&member.handle, &member.workload(), &shared.meshes);
+        if let Some(Admission(admitted)) = extensions.get() {
+            admitted.store(true, Ordering::Relaxed);
+        }
+        let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);
         let mut session = Self {
             node: node.id.clone(),
             protocol: P::new(shared.bounds()),
@@ -295,6 +347,7 @@ impl<P: Protocol> Session<P> {
             inbound,
             secrets,
             reported: None,
+            foreign: 0,
         };
         session.hear(&first)?;
         // It moves with each response.
@@ -304,8 +357,13 @@ impl<P: Protocol> Session<P> {
     /// The next response; `None` when the client has ended the stream.
     async fn next(&mut self) -> Result<Option<P::Response>, Status> {
         loop {
+            if self.member.is_superseded() {
+                let status = Status::unavailable("who this proxy is has changed: come again");
+                return Err(self.broken(status));
+            }
             let answer = self.protocol.answer(&self.secrets);
-            let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
+            let answer =
+                answer.map_err(|error| self.broken(Status::internal(error.to_string())))?;
             self.report();
             if let Some(response) = answer {
                 let (nonce, secrets) = P::nonce(&response);
@@ -317,14 +375,15 @@ impl<P: Protocol> Session<P> {
                 return Ok(Some(response));
             }
             tokio::select! {
-                heard = self.pace.read(&mut self.inbound) => match heard? {
-                    Some(request) => self.hear(&request)?,
-                    None => return Ok(None),
+                heard = self.pace.read(&mut self.inbound) => match heard {
+                    Ok(Some(request)) => self.hear(&request)?,
+                    Ok(None) => return Ok(None),
+                    Err(status) => return Err(self.broken(too_large(status))),
                 },
                 changed = self.member.handle.changed() => {
                     changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
-                    let workload = self.member.workload();
-                    self.secrets.update(&self.member.handle, &workload, &self.shared.meshes);
+                    let Member { handle, .. } = &self.member;
+                    self.secrets.update(handle, self.member.workload(), &self.shared.meshes);
                 }
             }
         }
@@ -335,17 +394,14 @@ impl<P: Protocol> Session<P> {
             && node.id != self.node
             && !node.id.is_empty()
         {
-            return Err(self.broken("the node is another one than at its beginning"));
+            let why = "the node is another one than at its beginning";
+            return Err(self.broken(Status::invalid_argument(why)));
         }
-        let heard = self.protocol.hear(request).map_err(|broken| match broken {
-            Broken::Protocol(why) => {
-                self.broken(&why);
-                Status::invalid_argument(why)
-            }
-            Broken::Limit(why) => {
-                self.broken(&why);
-                Status::resource_exhausted(why)
-            }
+        let heard = self.protocol.hear(request).map_err(|broken| {
+            self.broken(match broken {
+                Broken::Protocol(why) => Status::invalid_argument(why),
+                Broken::Limit(why) => Status::resource_exhausted(why),
+            })
         })?;
         let proxy = self.member.id();
         if let Some(nack) = &heard.nacked {
@@ -360,7 +416,8 @@ impl<P: Protocol> Session<P> {
                 .observe(&SdsEvent::Acknowledged { proxy, resources });
         }
         for resource in &heard.new {
-            if self.secrets.standing(resource) == Standing::Foreign {
+            if self.foreign < FOREIGN && self.secrets.standing(resource) == Standing::Foreign {
+                self.foreign += 1;
                 let resource = &clip(resource);
                 self.shared
                     .observe(&SdsEvent::NotItsOwn { proxy, resource });
@@ -370,22 +427,24 @@ impl<P: Protocol> Session<P> {
     }
 
     fn report(&mut self) {
-        let progress = (
-            self.protocol.trust(&self.secrets),
-            self.protocol.identities(&self.secrets),
-        );
+        let progress = Progress {
+            trust: self.protocol.trust(&self.secrets),
+            identities: self.protocol.identities(&self.secrets),
+            names: self.protocol.names(),
+        };
         if self.reported.as_ref() != Some(&progress) {
-            self.member.report(progress.0, progress.1.clone());
+            self.member.report(progress.clone());
             self.reported = Some(progress);
         }
     }
 
-    fn broken(&self, why: &str) -> Status {
+    /// The stream ends by this.
+    fn broken(&self, status: Status) -> Status {
         self.shared.observe(&SdsEvent::Broken {
             proxy: self.member.id(),
-            why,
+            why: status.message(),
         });
-        Status::invalid_argument(why)
+        status
     }
 
     /// What is sent on it, until it ends.

@@ -340,7 +340,7 @@ async fn bad_requests_end_their_stream_and_nothing_else() {
         (
             "big",
             oversized,
-            Code::OutOfRange,
+            Code::ResourceExhausted,
             "message length too large",
             "",
         ),
@@ -476,7 +476,8 @@ async fn the_service_is_one_of_a_tonic_servers() {
 async fn a_connection_on_which_nothing_is_asked_for_is_closed() {
     use tokio::io::AsyncReadExt;
     let mut options = SdsOptions::default();
-    options.first_request = Duration::from_millis(300);
+    options.first_request = Duration::from_millis(200);
+    options.authentication = Duration::from_millis(200);
     let world = World::new(MODERN, options).await;
     let mut web = world.sotw("web").await;
     take(&mut web, &["default"]).await;

@@ -45,6 +45,11 @@ impl Delta {
             self.begun = true;
             let known = &request.initial_resource_versions;
             subscriptions.check_count(known.len())?;
+            for (name, version) in known {
+                subscriptions.check_name(name)?;
+                subscriptions.check_name(version)?;
+            }
+            subscriptions.may_have = !known.is_empty();
             let known = known.iter();
             self.resumed = known
                 .map(|(name, version)| (name.as_str().into(), version.clone()))
@@ -87,6 +92,7 @@ impl Delta {
         for (name, version) in std::mem::take(&mut self.resumed) {
             match (subscriptions.names.get_mut(&name), secrets.version(&name)) {
                 (Some(progress), Some(newest)) if *newest == *version => {
+                    progress.had_before = false;
                     progress.acked = Some(Sent {
                         version: newest,
                         trust,
@@ -140,8 +146,11 @@ impl Delta {
     }
 
     pub(crate) fn trust(&self, secrets: &impl Secrets) -> TrustState {
-        let older = self.resumed.keys().any(|name| secrets.is_trust(name));
-        self.subscriptions.trust(secrets, older)
+        self.subscriptions.trust(secrets)
+    }
+
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        self.subscriptions.names()
     }
 
     pub(crate) fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {

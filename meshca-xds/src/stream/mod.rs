@@ -86,14 +86,17 @@ pub(crate) struct Nack {
 }
 
 /// How far the client is with the trust, of what it asks for on this stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum TrustState {
     /// It asks for none.
+    #[default]
     NotAsked,
     /// It has something from before this stream, and nobody knows what.
     Older,
-    /// What it has, or what it will begin with, is as good as the trust of this number.
+    /// What it has is as good as the trust of this number.
     At(u64),
+    /// It has none yet, and will begin with this if it takes it.
+    First(u64),
     /// It asks for it, has nothing, and nothing was sent.
     Nothing,
 }
@@ -107,8 +110,8 @@ struct Subscriptions {
     nonce: u64,
     /// What is in it, until it is answered.
     under_way: Option<Vec<(Arc<str>, Sent)>>,
-    /// It has stopped asking for something, and may have kept it.
-    dropped: bool,
+    /// What it asks for anew it may have already: it came with something from before this stream, or has stopped asking for something.
+    may_have: bool,
 }
 
 /// What a client has done with one name.
@@ -116,7 +119,7 @@ struct Subscriptions {
 struct Progress {
     acked: Option<Sent>,
     refused: Option<Arc<str>>,
-    /// It may have one from before it stopped asking for a while, of which nothing is known here.
+    /// It may have one from before, of which nothing is known here.
     had_before: bool,
 }
 
@@ -133,7 +136,7 @@ impl Subscriptions {
             names: BTreeMap::new(),
             nonce: 0,
             under_way: None,
-            dropped: false,
+            may_have: false,
         }
     }
 
@@ -148,7 +151,7 @@ impl Subscriptions {
         }
         let name: Arc<str> = name.into();
         let progress = Progress {
-            had_before: self.dropped,
+            had_before: self.may_have,
             ..Progress::default()
         };
         self.names.insert(Arc::clone(&name), progress);
@@ -159,7 +162,7 @@ impl Subscriptions {
     fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         let before = self.names.len();
         self.names.retain(|name, _| keep(name));
-        self.dropped |= self.names.len() < before;
+        self.may_have |= self.names.len() < before;
     }
 
     /// The client has answered what is under way.
@@ -216,34 +219,32 @@ impl Subscriptions {
         }
     }
 
-    /// How far the client is with the trust: as far as the least of what it has. `older`: it has something from before this stream.
-    fn trust(&self, secrets: &impl Secrets, older: bool) -> TrustState {
-        let mut state = TrustState::NotAsked;
-        let mut least = |at: u64| {
-            state = match state {
-                TrustState::At(before) => TrustState::At(before.min(at)),
-                _ => TrustState::At(at),
-            };
-        };
+    /// How far the client is with the trust: as far as the least of what it has.
+    fn trust(&self, secrets: &impl Secrets) -> TrustState {
+        let (mut least, mut taken, mut nothing) = (u64::MAX, false, false);
         let under_way = || self.under_way.iter().flatten();
         // Who gives up a name and asks for it again, maybe takes into use what is under way; that it asks again is not known yet.
         for (_, sent) in under_way().filter(|(name, _)| !self.names.contains_key(name)) {
-            least(sent.trust);
+            least = least.min(sent.trust);
         }
-        let mut nothing = false;
         for (name, progress) in self.names.iter().filter(|(name, _)| secrets.is_trust(name)) {
             let sent = under_way().find(|(sent, _)| sent == name);
             match (&progress.acked, sent) {
-                (Some(acked), _) => least(acked.trust),
-                _ if older || progress.had_before => return TrustState::Older,
+                (Some(acked), _) => {
+                    taken = true;
+                    least = least.min(acked.trust);
+                }
+                _ if progress.had_before => return TrustState::Older,
                 // It has nothing to fall back to, and begins with this.
-                (None, Some((_, sent))) => least(sent.trust),
+                (None, Some((_, sent))) => least = least.min(sent.trust),
                 (None, None) => nothing = true,
             }
         }
-        match state {
-            TrustState::NotAsked if nothing => TrustState::Nothing,
-            state => state,
+        match least {
+            u64::MAX if nothing => TrustState::Nothing,
+            u64::MAX => TrustState::NotAsked,
+            least if taken => TrustState::At(least),
+            least => TrustState::First(least),
         }
     }
 
@@ -258,6 +259,11 @@ impl Subscriptions {
             .filter(|(name, _)| own(name))
             .map(|(_, progress)| progress.acked.as_ref().map(|it| Arc::clone(&it.version)))
             .collect()
+    }
+
+    /// All that it asks for.
+    fn names(&self) -> Vec<Arc<str>> {
+        self.names.keys().cloned().collect()
     }
 
     fn check_name(&self, name: &str) -> Result<(), Broken> {

@@ -12,9 +12,6 @@ use crate::secrets::{Digest, SECRET_TYPE};
 #[derive(Debug)]
 pub(crate) struct Sotw {
     subscriptions: Subscriptions,
-    /// The client had accepted something on the stream before this one. Its version does not say what: it is one for all names, and is kept
-    /// when a name is given up and asked for again. So everything is sent anew, of which Envoy uses what differs.
-    resumed: bool,
     begun: bool,
 }
 
@@ -22,7 +19,6 @@ impl Sotw {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             subscriptions: Subscriptions::new(bounds),
-            resumed: false,
             begun: false,
         }
     }
@@ -38,13 +34,14 @@ impl Sotw {
         let mut heard = Heard::default();
         if !self.begun {
             self.begun = true;
-            self.resumed = !request.version_info.is_empty();
+            // It had accepted something on the stream before this one. The version does not say what: it is one for all names, and is kept
+            // when a name is given up and asked for again. So everything is sent anew, of which Envoy uses what differs.
+            subscriptions.may_have = !request.version_info.is_empty();
         } else if subscriptions.nonce > 0 && !subscriptions.is_last(&request.response_nonce) {
             // An answer to what was sent before the last; one to the last will follow.
             return Ok(heard);
         }
         subscriptions.settle(request.error_detail.as_ref(), &mut heard);
-        self.resumed &= heard.acked.is_none();
         subscriptions.retain(|name| request.resource_names.iter().any(|it| it == name));
         let names = request.resource_names.iter();
         heard.new = names.filter_map(|name| subscriptions.add(name)).collect();
@@ -87,7 +84,11 @@ impl Sotw {
     }
 
     pub(crate) fn trust(&self, secrets: &impl Secrets) -> TrustState {
-        self.subscriptions.trust(secrets, self.resumed)
+        self.subscriptions.trust(secrets)
+    }
+
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        self.subscriptions.names()
     }
 
     pub(crate) fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {

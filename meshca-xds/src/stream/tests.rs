@@ -601,3 +601,30 @@ fn words_of_others_are_clipped_and_clean() {
     assert_eq!(clip("a\nb\u{1b}[31m"), "a b [31m");
     assert_eq!(clip(&"é".repeat(300)).chars().count(), 257);
 }
+
+#[test]
+fn what_it_had_before_is_not_forgotten_with_its_first_acknowledgement() {
+    // The control plane was restarted: the identity is there again sooner than the trust.
+    let mut offer = Offer::default();
+    offer.change("identity");
+    let mut sotw = Sotw::new(BOUNDS);
+    let names = vec!["identity".to_owned(), "trust".to_owned()];
+    let first = DiscoveryRequest {
+        version_info: "before".to_owned(),
+        resource_names: names.clone(),
+        ..DiscoveryRequest::default()
+    };
+    sotw.hear(&first).unwrap();
+    assert_eq!(sotw.trust(&offer), TrustState::Older);
+    let response = sotw.answer(&offer).unwrap().unwrap();
+    let ack = DiscoveryRequest {
+        version_info: response.version_info,
+        response_nonce: response.nonce,
+        resource_names: names,
+        ..DiscoveryRequest::default()
+    };
+    sotw.hear(&ack).unwrap();
+    offer.change("trust");
+    sotw.answer(&offer).unwrap().unwrap();
+    assert_eq!(sotw.trust(&offer), TrustState::Older, "it was only sent");
+}

@@ -1,7 +1,7 @@
 //! A control plane in a test: the built-in CA, resources as text, the server on a Unix socket, and clients that say what they are told to.
 #![allow(dead_code, reason = "each test binary takes what it needs of this")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -130,12 +130,7 @@ impl World {
 
     /// A connection of its own.
     pub(crate) async fn channel(&self) -> Channel {
-        let address = format!("unix:{}", self.socket.display());
-        Endpoint::from_shared(address)
-            .unwrap()
-            .connect()
-            .await
-            .unwrap()
+        connect(&self.socket).await
     }
 
     /// A state-of-the-world stream of a proxy of this name, on a connection of its own, which has asked for nothing yet.
@@ -166,7 +161,7 @@ impl Drop for World {
 }
 
 /// Believes a node whose id is `mesh/name`, with the workload of that name: what no real authenticator does.
-fn by_node(caller: &Caller<'_>) -> meshca_core::Result<Attested> {
+pub(crate) fn by_node(caller: &Caller<'_>) -> meshca_core::Result<Attested> {
     let (mesh, name) = caller
         .node()
         .id
@@ -175,7 +170,9 @@ fn by_node(caller: &Caller<'_>) -> meshca_core::Result<Attested> {
     if mesh == "stranger" {
         return Err(Error::new(ErrorKind::Denied, "strangers get nothing"));
     }
-    Ok(Attested::new(mesh, name, workload(name)))
+    // `name#workload` is a proxy of another workload than its name says.
+    let (name, of) = name.split_once('#').unwrap_or((name, name));
+    Ok(Attested::new(mesh, name, workload(of)))
 }
 
 /// The workload of a proxy of this name.
@@ -183,6 +180,12 @@ pub(crate) fn workload(name: &str) -> Workload {
     Workload::new()
         .with_label("kuma.io/workload", name)
         .with_tag("kuma.io/service", name)
+}
+
+pub(crate) async fn connect(socket: &Path) -> Channel {
+    let address = format!("unix:{}", socket.display());
+    let endpoint = Endpoint::from_shared(address).unwrap();
+    endpoint.connect().await.unwrap()
 }
 
 pub(crate) fn node(name: &str) -> Node {

@@ -32,6 +32,8 @@ pub(super) struct Tracked {
     /// What it is to have, and what it has: see [`Target::Issue`].
     want: Option<u64>,
     held: Option<u64>,
+    /// Who it was when it got what it has.
+    held_for: Option<Arc<Workload>>,
     /// The lane that what it has came from.
     from: LaneId,
     /// The root that what it has is under.
@@ -183,6 +185,10 @@ impl Engine {
             Some(ticket) => {
                 // Who is only expected says nothing about who is there.
                 if handle || self.workloads.get(ticket).is_some_and(|it| it.handles == 0) {
+                    if handle && self.is_somebody_else(ticket, &workload) {
+                        // A name that is used again: nobody gets the key of who had it before.
+                        self.take_away(ticket, Assignment::Waiting);
+                    }
                     self.update(ticket, workload);
                 }
                 ticket
@@ -199,6 +205,7 @@ impl Engine {
                     lane: self.idle,
                     want: None,
                     held: None,
+                    held_for: None,
                     from: self.idle,
                     under: None,
                     acknowledged: 0,
@@ -222,6 +229,35 @@ impl Engine {
             tracked.handles += 1;
         }
         (ticket, Arc::clone(&tracked.cell))
+    }
+
+    /// Whether what is held under a name was issued to somebody that this workload is not, by the resources as they are now: that they
+    /// have changed since makes nobody another one.
+    fn is_somebody_else(&self, ticket: Ticket, workload: &Workload) -> bool {
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return false;
+        };
+        let Some(before) = &tracked.held_for else {
+            return false;
+        };
+        if **before == *workload {
+            return false;
+        }
+        let rules = self
+            .meshes
+            .get(&tracked.mesh)
+            .and_then(|it| it.rules.as_ref());
+        let Some(rules) = rules else { return true };
+        let who = |workload: &Workload| match rules.assign(workload, |_| Ok(())) {
+            Assigned::Modern { spiffe_id, .. } | Assigned::Classic { spiffe_id, .. } => {
+                Some(spiffe_id)
+            }
+            _ => None,
+        };
+        match (who(before), who(workload)) {
+            (Some(before), Some(now)) => before != now,
+            _ => true,
+        }
     }
 
     pub(super) fn disconnect(&mut self, ticket: Ticket) {
@@ -489,6 +525,7 @@ impl Engine {
         };
         tracked.want = None;
         tracked.held = None;
+        tracked.held_for = None;
         tracked.under = None;
         tracked.lane = idle;
         let cell = Arc::clone(&tracked.cell);
@@ -694,7 +731,15 @@ impl Engine {
             Admitted::Yes => {
                 let ahead = result.certificate().usable_from().duration_since(now.wall);
                 self.scheduler.finished(ticket, outcome, now);
+                // From here on its root stays published, also if it is handed out in a moment only.
+                let under = self.meshes.get_mut(&ca.mesh).and_then(|mesh| {
+                    let certificate = result.certificate();
+                    let domain = certificate.spiffe_id().trust_domain();
+                    let until = certificate.validity().not_after();
+                    mesh.ledger.hold(&ca.key, domain, certificate.root(), until)
+                });
                 let later = Later {
+                    under,
                     ticket,
                     ca: ca.clone(),
                     want,
@@ -813,17 +858,15 @@ impl Engine {
             want,
             took,
             identity,
+            under,
         } = later;
         let certificate = identity.certificate();
         let (spiffe_id, not_after) = (certificate.spiffe_id(), certificate.validity().not_after());
-        let under = self.meshes.get_mut(&ca.mesh).and_then(|mesh| {
-            let (domain, root) = (spiffe_id.trust_domain(), certificate.root());
-            mesh.ledger.hold(&ca.key, domain, root, not_after)
-        });
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
         tracked.held = Some(want);
+        tracked.held_for = Some(Arc::clone(&tracked.workload));
         tracked.from = tracked.lane;
         tracked.under = under;
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
@@ -955,6 +998,8 @@ pub(super) struct Later {
     want: u64,
     took: Duration,
     identity: Arc<Identity>,
+    /// That its root is needed.
+    under: Option<Holding>,
 }
 
 /// Whether the CA of a lane still stands for the root of what it signed.
