@@ -12,6 +12,7 @@ use meshca_identity::{Handle, Manager};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
+use crate::admission::{Admission, ConnectionWatch};
 use crate::authenticate::Attested;
 use crate::event::ProxyId;
 use crate::secrets::identity_version;
@@ -61,6 +62,8 @@ pub(crate) struct Progress {
 /// How long a stream that has ended counts, if no other one asks for what it asked for: a proxy tries to connect again for longer than it
 /// waits between two tries (Envoy: 30 s).
 const RECONNECTS: Duration = Duration::from_secs(60);
+/// A connection that is lost takes its streams along, one after the other.
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// What a proxy that is older than this process has acknowledged: less than anything of this one.
 const BEFORE: u64 = 1;
@@ -77,8 +80,12 @@ impl Proxies {
         &self.manager
     }
 
-    /// A stream of this proxy has begun.
-    pub(crate) async fn join(self: &Arc<Self>, attested: Attested) -> Result<Member> {
+    /// A stream of this proxy has begun, on this connection if that is one of ours.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        attested: Attested,
+        connection: Option<&Admission>,
+    ) -> Result<Member> {
         let id = ProxyId {
             mesh: attested.mesh.into(),
             name: attested.name.into(),
@@ -104,6 +111,7 @@ impl Proxies {
         let handle = connected.handle.clone();
         Ok(Member {
             stream,
+            connection: connection.map(Admission::watch),
             handle,
             connected,
             entry,
@@ -224,6 +232,7 @@ impl Drop for Entry {
 /// One stream of a proxy.
 pub(crate) struct Member {
     stream: u64,
+    connection: Option<ConnectionWatch>,
     /// Its own, to wait for changes on.
     pub(crate) handle: Handle,
     connected: Arc<Connected>,
@@ -272,8 +281,13 @@ impl Drop for Member {
             let ended = self.stream;
             state.ended.push((ended, progress));
             let connected = Arc::downgrade(&self.connected);
+            let connection = self.connection.clone();
             runtime.spawn(async move {
-                sleep(RECONNECTS).await;
+                sleep(SETTLES).await;
+                // Where the connection is still there, the proxy has given up what it asked for.
+                if connection.is_none_or(|it| !it.is_alive()) {
+                    sleep(RECONNECTS).await;
+                }
                 if let Some(connected) = connected.upgrade() {
                     let mut state = connected.state();
                     state.ended.retain(|(stream, _)| *stream != ended);

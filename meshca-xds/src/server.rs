@@ -6,7 +6,6 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -21,6 +20,7 @@ use prost::bytes::Bytes;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 
+use crate::admission::Admission;
 use crate::authenticate::{Authenticator, Caller};
 use crate::event::{SdsEvent, SdsObserver};
 use crate::grpc::{SdsService, framed};
@@ -191,7 +191,8 @@ impl Shared {
                 _ => Status::unauthenticated("it is not proven who this proxy is"),
             }
         })?;
-        let member = self.proxies.join(attested).await;
+        let connection = caller.extensions.get::<Admission>();
+        let member = self.proxies.join(attested, connection).await;
         // Only the driver's end is an error.
         let member = member.map_err(|_| Status::unavailable("the control plane is going down"))?;
         self.observe(&SdsEvent::Connected { proxy: member.id() });
@@ -218,10 +219,6 @@ impl Shared {
 
 /// So many names of others are told of on one stream: who asks for more has been noticed.
 const FOREIGN: usize = 20;
-
-/// Where a connection is told that somebody on it has proven who he is.
-#[derive(Clone, Debug)]
-pub(crate) struct Admission(pub(crate) Arc<AtomicBool>);
 
 /// What tonic calls out of range is a limit here.
 fn too_large(status: Status) -> Status {
@@ -334,8 +331,8 @@ impl<P: Protocol> Session<P> {
             extensions: &extensions,
         };
         let member = shared.admit(&caller).await?;
-        if let Some(Admission(admitted)) = extensions.get() {
-            admitted.store(true, Ordering::Relaxed);
+        if let Some(connection) = extensions.get::<Admission>() {
+            connection.admit();
         }
         let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);
         let mut session = Self {

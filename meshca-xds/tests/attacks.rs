@@ -267,3 +267,23 @@ async fn the_audit_is_not_flooded_by_one_stream_and_knows_why_it_ended() {
     tokio::time::timeout(SOON, gone).await.unwrap();
     world.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_proxy_gives_up_is_not_waited_for() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let channel = world.channel().await;
+    let mut one = Sotw::open(channel.clone(), "web");
+    take(&mut one, &["ALL", "default"]).await;
+    // On the same connection, as Envoy does.
+    let mut two = Sotw::open(channel, "web");
+    take(&mut two, &["system_trust_bundle"]).await;
+    world.apply(&rotated()).await;
+    let late = two.next().await;
+    let next = one.next().await;
+    one.ack(&next, &["ALL", "default"]);
+    one.quiet(Duration::from_millis(300)).await;
+    // Its listener is removed, and with that what everybody waited for.
+    drop((two, late));
+    one.next().await;
+    world.stop().await;
+}
