@@ -378,11 +378,15 @@ async fn proxy(
             resources,
             ..
         } = response;
+        // Before it is told that this has come: whoever is told may let them hold back the next.
+        let hold = *held.borrow();
         let _ = sender.send(Response {
             at: wall(),
             secrets: Ok(resources.len()),
         });
-        held.wait_for(|held| !held).await?;
+        if hold {
+            held.wait_for(|held| !held).await?;
+        }
         requests.send(DiscoveryRequest {
             version_info,
             response_nonce: nonce,

@@ -207,3 +207,38 @@ impl Digest {
         version
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use meshca_core::{CertificateSpec, IssuerExt, SpiffeId, SystemClock};
+    use meshca_testkit::FaultyIssuer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_identity_is_written_as_its_structures_would_be() {
+        let clock = Arc::new(SystemClock::new());
+        let domain = TrustDomain::new("example.org").unwrap();
+        let ca = FaultyIssuer::new(domain, Arc::clone(&clock) as _).unwrap();
+        let id = SpiffeId::new("spiffe://example.org/web").unwrap();
+        let spec = CertificateSpec::workload(id);
+        let identity = ca.issue(&spec, &*clock).await.unwrap();
+        for name in ["n", &"long ".repeat(100)] {
+            let secret = identity_secret(name, &identity).unwrap();
+            let written = packed_identity(name, &identity).unwrap();
+            assert_eq!(written, packed(&secret));
+            assert_eq!(Secret::decode(&*written.value).unwrap(), secret);
+            assert_eq!(written.value.capacity(), written.value.len());
+        }
+    }
+
+    #[test]
+    fn a_version_is_hexadecimal() {
+        // `printf '\0\0\0\0\0\0\0\1x' | sha256sum`
+        let mut digest = Digest::new();
+        digest.add("x");
+        assert_eq!(digest.end(), "028f0df5b8596fbcd10c9720b7a4784f");
+    }
+}
