@@ -260,6 +260,8 @@ pub(crate) struct Session<P: Protocol> {
     /// What its proxy was told last of how far it is.
     reported: Option<(TrustState, Vec<Option<Arc<str>>>)>,
     pace: Pace,
+    /// A response was made, and nothing has come or changed since: there is no other one.
+    answered: bool,
 }
 
 impl<P: Protocol> Session<P> {
@@ -291,6 +293,7 @@ impl<P: Protocol> Session<P> {
             inbound,
             secrets,
             reported: None,
+            answered: false,
         };
         session.hear(&first)?;
         // It moves with each response.
@@ -300,17 +303,20 @@ impl<P: Protocol> Session<P> {
     /// The next response; `None` when the client has ended the stream.
     async fn next(&mut self) -> Result<Option<P::Response>, Status> {
         loop {
-            let answer = self.protocol.answer(&self.secrets);
-            let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
-            self.report();
-            if let Some(response) = answer {
-                let (nonce, secrets) = P::nonce(&response);
-                self.shared.observe(&SdsEvent::Sent {
-                    proxy: self.member.id(),
-                    nonce,
-                    secrets,
-                });
-                return Ok(Some(response));
+            if !std::mem::take(&mut self.answered) {
+                let answer = self.protocol.answer(&self.secrets);
+                let answer = answer.map_err(|error| self.broken(&error.to_string()))?;
+                self.report();
+                if let Some(response) = answer {
+                    let (nonce, secrets) = P::nonce(&response);
+                    self.shared.observe(&SdsEvent::Sent {
+                        proxy: self.member.id(),
+                        nonce,
+                        secrets,
+                    });
+                    self.answered = true;
+                    return Ok(Some(response));
+                }
             }
             tokio::select! {
                 heard = self.pace.read(&mut self.inbound) => match heard? {
