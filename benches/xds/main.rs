@@ -7,8 +7,9 @@
 //! | case | operations, and what of |
 //! |---|---|
 //! | `memory` | proxies, and bytes: what this process has resident more than before they connected, manager's part and all; after two pushes |
-//! | `push` | proxies that are pushed a new identity, and the CPU of this process until all have acknowledged it |
-//! | `written` | as many secrets encoded by prost and written to as many sockets, and the CPU of that |
+//! | `push` | proxies that are pushed a new identity, and the CPU of this process until the last has received it |
+//! | `acknowledge` | the same proxies, which acknowledge what they have received only now, and the CPU of this process until it has heard all |
+//! | `written` | as many responses with the same secrets, encoded by prost and written to as many sockets, and the CPU of that |
 //! | `p50`, `p99` | one, and the time until this part of the proxies has received what was pushed |
 //! | `p99-slow` | the same, of the others, while some have stopped reading |
 //! | `connect` | proxies that connect at once, known ones, and the time until all have identity and trust |
@@ -17,7 +18,19 @@
 //!
 //! **A push does not have the CA's work in it.** The manager has threads of its own; those that serve are held while it renews all identities,
 //! and measuring begins when they are let go: they find an identity for each proxy, encode it, and send it. From then on all CPU of the process
-//! counts. `written` takes the very same secrets, as structures of prost, and makes nothing but the bytes.
+//! counts.
+//!
+//! **A push ends when the bytes are with the proxies.** What they answer is a second thing: they hold their acknowledgements back until the last
+//! of them has received what is new. `push` is the CPU until then: to be woken, to find out what is new, to encode it, HTTP/2, and the system
+//! calls with all that the kernel does in them. `acknowledge` is the CPU from the word to go on until all acknowledgements are read, decoded
+//! and booked.
+//!
+//! **`written` is what no server can do without.** For each proxy it takes the `Arc<Identity>` that the manager keeps, makes PEM of its chain
+//! and of its key, of them a `Secret`, an `Any`, a `DiscoveryResponse`, and one buffer, and writes that to a socket of the proxy's own with one
+//! system call; somebody reads at the other end. The trust, which is one for all, is packed once. It waits for nothing and looks nothing up, on
+//! one thread. Before it there is a whole push that is not measured: so the identities are as new as those of a push, and whatever they left
+//! in the caches has given way to the connections. It is not spared what the kernel does: both write over the same kind of socket, to
+//! readers of the same kind.
 //!
 //! **What the memory of a proxy is made of**, by heaptrack, in bytes that were asked for. Of the buffers only the pages that were ever used are
 //! resident, which is why `memory` says less than the sum. What the kernel keeps for a socket is in no process, and not in it.
@@ -45,13 +58,13 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use envoy_types::pb::google::protobuf::Any;
 use meshca::identity::manager::{DriverTask, Event, Observer};
 use meshca::identity::select::SelectOptions;
-use meshca::identity::{Manager, ManagerOptions, MeshResources};
+use meshca::identity::{Handle, Manager, ManagerOptions, MeshResources};
 use meshca::registry::BackendRegistry;
 use meshca::resource::Resource;
 use meshca::spiffe::{Environment, Workload};
-use meshca::xds::secrets::SECRET_TYPE;
-use meshca::xds::{Attested, Caller, ProxySecrets, SdsEvent, SdsObserver, SdsServer, names};
-use meshca::{Clock, MemorySecretStore, builtin};
+use meshca::xds::secrets::{SECRET_TYPE, identity_secret, trust_secret};
+use meshca::xds::{Attested, Caller, SdsEvent, SdsObserver, SdsServer, names};
+use meshca::{Clock, Identity, MemorySecretStore, builtin};
 use prost::Message as _;
 use rustix::process::{Resource as Limited, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -225,10 +238,19 @@ struct Bench {
     _driver: DriverTask,
 }
 
-/// Sockets that are only written to, and what is written.
+/// Sockets that are only written to, and the proxies whose secrets are written.
 struct Bare {
     sockets: Vec<Box<dyn Write>>,
-    secrets: Vec<[Secret; 2]>,
+    handles: Vec<Handle>,
+}
+
+/// What a push takes.
+struct Push {
+    /// CPU until all have received it.
+    sent: f64,
+    /// CPU from then on, until all have acknowledged it.
+    acknowledged: f64,
+    latencies: proxies::Latencies,
 }
 
 impl Bench {
@@ -304,10 +326,11 @@ impl Bench {
         match case {
             "memory" => Ok((self.count, bytes)),
             "first" => Ok((self.count, cpu)),
-            "push" => Ok((self.count, self.push(self.count)?.0)),
+            "push" => Ok((self.count, self.push(self.count)?.sent)),
+            "acknowledge" => Ok((self.count, self.push(self.count)?.acknowledged)),
             "written" => Ok((self.count, self.written()?)),
-            "p50" => Ok((1, self.push(self.count)?.1.half)),
-            "p99" => Ok((1, self.push(self.count)?.1.most)),
+            "p50" => Ok((1, self.push(self.count)?.latencies.half)),
+            "p99" => Ok((1, self.push(self.count)?.latencies.most)),
             "p99-slow" => self.push_past_slow(),
             "connect" => Ok((self.count, self.connect()?.0)),
             "connect-cpu" => Ok((self.count, self.connect()?.1)),
@@ -349,8 +372,9 @@ impl Bench {
         Ok((took, cpu() - begun))
     }
 
-    /// A new identity for each proxy: the CPU, until so many have acknowledged it, and how long it took to reach them.
-    fn push(&mut self, reading: usize) -> Result<(f64, proxies::Latencies)> {
+    /// A new identity for each proxy, of which so many read.
+    fn push(&mut self, reading: usize) -> Result<Push> {
+        self.proxies.hold()?;
         let let_go = self.hold();
         self.issued.0.set(self.count);
         // Past the last renewal of what lives for a day, before the end of any.
@@ -361,9 +385,15 @@ impl Bench {
         self.acknowledged.0.set(reading);
         let (begun, changed) = (cpu(), wall());
         let_go.wait();
+        let latencies = self.proxies.received(reading, changed)?;
+        let received = cpu();
+        self.proxies.go_on()?;
         self.acknowledged.0.wait("responses were acknowledged")?;
-        let cpu = cpu() - begun;
-        Ok((cpu, self.proxies.received(reading, changed)?))
+        Ok(Push {
+            sent: received - begun,
+            acknowledged: cpu() - received,
+            latencies,
+        })
     }
 
     /// Nothing is served until somebody waits at this.
@@ -386,7 +416,7 @@ impl Bench {
         let reading = self.count - self.slow;
         // What the slow ones do not read is under way after the first, and what is new for them piles up after the second.
         self.push(reading)?;
-        let (_, latencies) = self.push(reading)?;
+        let most = self.push(reading)?.latencies.most;
         self.acknowledged.0.set(2 * self.slow);
         self.proxies.resume()?;
         // What was under way, and the newest instead of all that they missed.
@@ -394,7 +424,7 @@ impl Bench {
             .0
             .wait("responses that came late were acknowledged")?;
         self.proxies.received(2 * self.slow, wall())?;
-        Ok((1, latencies.most))
+        Ok((1, most))
     }
 
     /// The secrets that the proxies have now, as bytes on sockets.
@@ -402,14 +432,20 @@ impl Bench {
         if self.bare.is_none() {
             self.bare = Some(Bare {
                 sockets: self.proxies.bare(self.count, self.transport)?,
-                secrets: self.secrets()?,
+                handles: self.handles()?,
             });
         }
+        self.push(self.count)?;
         let bare = self.bare.as_mut().ok_or("it was made")?;
+        let identities = bare.handles.iter().map(Handle::identity);
+        let identities: Option<Vec<Arc<Identity>>> = identities.collect();
+        let identities = identities.ok_or("all have an identity")?;
+        let trust = bare.handles.first().ok_or("there are proxies")?.trust();
+        let trust = packed(&trust_secret(names::SYSTEM_TRUST_BUNDLE, &trust));
         let mut bytes = 0;
         let begun = cpu();
-        for (socket, secrets) in bare.sockets.iter_mut().zip(&bare.secrets) {
-            let message = encoded(secrets);
+        for (socket, identity) in bare.sockets.iter_mut().zip(&identities) {
+            let message = encoded(identity, &trust)?;
             bytes += message.len();
             socket.write_all(&message)?;
         }
@@ -418,33 +454,24 @@ impl Bench {
         Ok(cpu)
     }
 
-    fn secrets(&self) -> Result<Vec<[Secret; 2]>> {
-        let mut secrets = Vec::with_capacity(self.count);
+    /// What the server has of each proxy.
+    fn handles(&self) -> Result<Vec<Handle>> {
+        let mut handles = Vec::with_capacity(self.count);
         for n in 0..self.count {
             let name = proxies::name(n);
             let workload = Arc::new(workload(&name));
-            let connect = self.manager.connect("default", name, Arc::clone(&workload));
-            let handle = self.managing.block_on(connect)?;
-            let of = ProxySecrets::of(&handle, &workload);
-            let identity = of.get(IDENTITY)?.ok_or("it has an identity")?;
-            let trust = of.get(names::SYSTEM_TRUST_BUNDLE)?.ok_or("it has trust")?;
-            secrets.push([identity, trust]);
+            let connect = self.manager.connect("default", name, workload);
+            handles.push(self.managing.block_on(connect)?);
         }
-        Ok(secrets)
+        Ok(handles)
     }
 }
 
 /// A response as it is on the wire, with as many bytes before it as gRPC and HTTP/2 have there.
-fn encoded(secrets: &[Secret]) -> Vec<u8> {
+fn encoded(identity: &Identity, trust: &Any) -> Result<Vec<u8>> {
     let response = DiscoveryResponse {
         version_info: "0123456789abcdef0123456789abcdef".to_owned(),
-        resources: secrets
-            .iter()
-            .map(|secret| Any {
-                type_url: SECRET_TYPE.to_owned(),
-                value: secret.encode_to_vec(),
-            })
-            .collect(),
+        resources: vec![packed(&identity_secret(IDENTITY, identity)?), trust.clone()],
         type_url: SECRET_TYPE.to_owned(),
         nonce: "2".to_owned(),
         ..DiscoveryResponse::default()
@@ -453,7 +480,14 @@ fn encoded(secrets: &[Secret]) -> Vec<u8> {
     let mut message = Vec::with_capacity(BEFORE + response.encoded_len());
     message.resize(BEFORE, 0);
     response.encode_raw(&mut message);
-    message
+    Ok(message)
+}
+
+fn packed(secret: &Secret) -> Any {
+    Any {
+        type_url: SECRET_TYPE.to_owned(),
+        value: secret.encode_to_vec(),
+    }
 }
 
 /// Believes a node whose id is its name.

@@ -23,6 +23,7 @@ use meshca::xds::names;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
@@ -88,6 +89,16 @@ impl Proxies {
 
     pub(crate) fn disconnect(&mut self) -> Result<()> {
         self.ask("disconnect").map(drop)
+    }
+
+    /// From now on they do not acknowledge what they receive.
+    pub(crate) fn hold(&mut self) -> Result<()> {
+        self.ask("hold").map(drop)
+    }
+
+    /// They acknowledge what they have received, and what they will.
+    pub(crate) fn go_on(&mut self) -> Result<()> {
+        self.ask("go on").map(drop)
     }
 
     /// So many responses have come since.
@@ -198,6 +209,8 @@ struct All {
     tasks: JoinSet<()>,
     doors: Vec<Arc<Door>>,
     responses: Option<mpsc::Receiver<Response>>,
+    /// Whether they hold their acknowledgements back.
+    held: watch::Sender<bool>,
     bare: JoinSet<()>,
     drained: Arc<AtomicUsize>,
 }
@@ -226,6 +239,8 @@ impl All {
                 self.tasks.abort_all();
                 self.doors.clear();
             }
+            "hold" => drop(self.held.send_replace(true)),
+            "go" => drop(self.held.send_replace(false)),
             "received" => {
                 let (count, since) = (number()?, number()?);
                 return self.received(count, since);
@@ -265,8 +280,9 @@ impl All {
             let door = Arc::new(Door::default());
             self.doors.push(Arc::clone(&door));
             let (address, sender) = (Arc::clone(&address), sender.clone());
+            let held = self.held.subscribe();
             self.tasks.spawn(async move {
-                let failed = match proxy(n, address, door, &sender).await {
+                let failed = match proxy(n, address, door, held, &sender).await {
                     Ok(()) => "the stream has ended".into(),
                     Err(error) => error,
                 };
@@ -322,11 +338,12 @@ impl All {
     }
 }
 
-/// A proxy with one stream, which acknowledges whatever comes.
+/// A proxy with one stream, which acknowledges whatever comes, unless it is to hold that back.
 async fn proxy(
     n: usize,
     address: Arc<str>,
     door: Arc<Door>,
+    mut held: watch::Receiver<bool>,
     sender: &mpsc::Sender<Response>,
 ) -> Result<()> {
     let connector = tower::service_fn(move |_| {
@@ -361,10 +378,15 @@ async fn proxy(
             resources,
             ..
         } = response;
+        // Before it is told that this has come: whoever is told may let them hold back the next.
+        let hold = *held.borrow();
         let _ = sender.send(Response {
             at: wall(),
             secrets: Ok(resources.len()),
         });
+        if hold {
+            held.wait_for(|held| !held).await?;
+        }
         requests.send(DiscoveryRequest {
             version_info,
             response_nonce: nonce,

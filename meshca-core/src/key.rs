@@ -434,12 +434,11 @@ impl rcgen::SigningKey for KeyMaterial {
 /// The DER forms that a key is written in for every certificate. AWS-LC writes them as well, by way
 /// of generic structures that take ten times as long: a fifth of what signing takes.
 mod encoding {
-    use der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
+    use der::asn1::{AnyRef, BitStringRef, UintRef};
     use der::oid::ObjectIdentifier;
     use der::{Decode, Encode, Sequence, Tag};
     use rustls_pki_types::{AlgorithmIdentifier, SubjectPublicKeyInfoDer, alg_id};
     use x509_cert::spki::SubjectPublicKeyInfoRef;
-    use zeroize::Zeroizing;
 
     use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
     use crate::{Error, ErrorKind, KeyType, Result};
@@ -458,22 +457,20 @@ mod encoding {
         exponent: UintRef<'a>,
     }
 
-    /// PKCS#8, RFC 5208 §5.
-    #[derive(Sequence)]
-    struct PrivateKeyInfo<'a> {
-        version: u8,
-        algorithm: AnyRef<'a>,
-        key: &'a OctetStringRef,
-    }
-
-    /// RFC 5915 §3; the curve stands in the algorithm around it.
-    #[derive(Sequence)]
-    struct EcPrivateKey<'a> {
-        version: u8,
-        scalar: &'a OctetStringRef,
-        #[asn1(context_specific = "1", tag_mode = "EXPLICIT")]
-        public: BitStringRef<'a>,
-    }
+    /// PKCS#8 (RFC 5208 §5) with an EC key (RFC 5915 §3) in it, up to the scalar. All lengths are known.
+    const P256_PKCS8: &[u8] = &[
+        0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d,
+        0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04, 0x6d, 0x30,
+        0x6b, 0x02, 0x01, 0x01, 0x04, 0x20,
+    ];
+    const P384_PKCS8: &[u8] = &[
+        0x30, 0x81, 0xb6, 0x02, 0x01, 0x00, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d,
+        0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x04, 0x81, 0x9e, 0x30, 0x81, 0x9b,
+        0x02, 0x01, 0x01, 0x04, 0x30,
+    ];
+    /// What stands between the scalar and the public point.
+    const P256_POINT: &[u8] = &[0xa1, 0x44, 0x03, 0x42, 0x00];
+    const P384_POINT: &[u8] = &[0xa1, 0x64, 0x03, 0x62, 0x00];
 
     fn algorithm(key_type: KeyType) -> der::Result<AnyRef<'static>> {
         let algorithm: &'static AlgorithmIdentifier = match key_type {
@@ -532,19 +529,18 @@ mod encoding {
         scalar: &[u8],
         point: &[u8],
     ) -> Result<Vec<u8>> {
-        let inner = EcPrivateKey {
-            version: 1,
-            scalar: OctetStringRef::new(scalar).map_err(failed)?,
-            public: BitStringRef::from_bytes(point).map_err(failed)?,
+        let parts = match (key_type, scalar.len(), point.len()) {
+            (KeyType::P256, 32, 65) => [P256_PKCS8, scalar, P256_POINT, point],
+            (KeyType::P384, 48, 97) => [P384_PKCS8, scalar, P384_POINT, point],
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "could not encode a private key",
+                ));
+            }
         };
-        // Encoding allocates its exact size at once, so no copy of the key is left behind by growing.
-        let inner = Zeroizing::new(inner.to_der().map_err(failed)?);
-        let info = PrivateKeyInfo {
-            version: 0,
-            algorithm: algorithm(key_type).map_err(failed)?,
-            key: OctetStringRef::new(&inner).map_err(failed)?,
-        };
-        info.to_der().map_err(failed)
+        // Of its exact size at once, so that no copy of the key is left behind by growing.
+        Ok(parts.concat())
     }
 }
 

@@ -261,22 +261,34 @@ pub(crate) fn csr(text: &str) -> Result<Vec<u8>, PemError> {
 /// Writes one block with lines of 64 characters (RFC 7468 §2).
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
-    let body = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(der));
-    let mut text = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 36);
-    text.push_str("-----BEGIN ");
-    text.push_str(label);
-    text.push_str("-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, tail) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        text.push_str(line);
-        text.push('\n');
-        rest = tail;
+    const LINE: usize = 64;
+    let before = "-----BEGIN -----\n".len() + label.len();
+    let body = 4 * der.len().div_ceil(3);
+    let lines = body.div_ceil(LINE);
+    let mut text = Vec::with_capacity(before + body + lines + before);
+    text.extend_from_slice(b"-----BEGIN ");
+    text.extend_from_slice(label.as_bytes());
+    text.extend_from_slice(b"-----\n");
+    // The body is written once, so far back that its lines can be moved to where they belong: a copy of a key would have to be wiped.
+    text.resize(before + lines + body, b'\n');
+    if let Some(space) = text.get_mut(before + lines..) {
+        // It is as long as it must be.
+        let _ = base64::engine::general_purpose::STANDARD.encode_slice(der, space);
     }
-    text.push_str("-----END ");
-    text.push_str(label);
-    text.push_str("-----\n");
-    text
+    let (mut from, mut to) = (before + lines, before);
+    while from < text.len() {
+        let line = LINE.min(text.len() - from);
+        text.copy_within(from..from + line, to);
+        if let Some(end) = text.get_mut(to + line) {
+            *end = b'\n';
+        }
+        (from, to) = (from + line, to + line + 1);
+    }
+    text.extend_from_slice(b"-----END ");
+    text.extend_from_slice(label.as_bytes());
+    text.extend_from_slice(b"-----\n");
+    // It is ASCII.
+    String::from_utf8(text).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ use meshca_core::registry::BackendRegistry;
 use meshca_core::secret::LocalSources;
 use meshca_core::spiffe::Workload;
 use meshca_core::{Clock, Error, ErrorKind, Result, SecretStore};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::MeshResources;
 use crate::migration::Observed;
@@ -113,8 +113,8 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     refresh_hint: Duration,
     zone: String,
+    /// Whoever waits for changes of a mesh, or of a workload in it, is woken to see it.
     closed: AtomicBool,
-    closing: Notify,
 }
 
 impl Shared {
@@ -136,7 +136,6 @@ impl Shared {
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.closing.notify_waiters();
         let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
         for mesh in read.values() {
             mesh.changed.notify_waiters();
@@ -218,7 +217,6 @@ impl Manager {
             refresh_hint: options.trust_refresh,
             zone: options.select.zone.clone(),
             closed: AtomicBool::new(false),
-            closing: Notify::new(),
         });
         let driver = Driver::new(Arc::clone(&shared), receiver, registry, secrets, options);
         (Self { shared }, driver)

@@ -14,7 +14,8 @@ use meshca_identity::{BackendKey, Handle, MeshResources, TrustBundles};
 
 use crate::names;
 use crate::secrets::{
-    bundle_secret, identity_secret, identity_version, packed, trust_secret, trust_version,
+    bundle_secret, identity_secret, identity_version, packed, packed_identity, trust_secret,
+    trust_version,
 };
 
 /// What a proxy gets that asks for a name.
@@ -208,10 +209,12 @@ impl ProxySecrets {
 
     /// The secret of this name as it is sent.
     pub(crate) fn packed(&self, name: &str) -> Result<Option<Any>> {
-        if let Meaning::Trust = self.meaning(name) {
-            return Ok(Some(self.trust.packed(name)));
-        }
-        Ok(self.get(name)?.as_ref().map(packed))
+        Ok(match self.meaning(name) {
+            Meaning::Identity(own) => Some(packed_identity(name, &own.identity)?),
+            Meaning::Trust => Some(self.trust.packed(name)),
+            Meaning::Bundle(bundle) => Some(packed(&bundle_secret(name, bundle))),
+            Meaning::Pending | Meaning::Foreign => None,
+        })
     }
 
     fn meaning(&self, name: &str) -> Meaning<'_> {

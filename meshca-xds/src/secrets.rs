@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use meshca_core::{Identity, Result, TrustBundle, TrustDomain};
 use meshca_identity::TrustBundles;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use prost::{Message, Name};
 
 /// What the `Any` around a secret says that it is.
@@ -114,6 +115,46 @@ pub(crate) fn packed(secret: &Secret) -> Any {
     }
 }
 
+/// The secret of an identity as it is sent: what [`identity_secret`] makes, written at once. It is made for each proxy anew, and the structures
+/// between would be several copies of the key more.
+pub(crate) fn packed_identity(name: &str, identity: &Identity) -> Result<Any> {
+    let (chain, key) = (identity.chain_pem(), identity.expose_key_pem()?);
+    let key = key.expose_str().unwrap_or_default();
+    // `Secret` is a name and a `TlsCertificate`, which is two `DataSource`s, which are a string each.
+    const NAME: u32 = 1;
+    const TLS_CERTIFICATE: u32 = 2;
+    const CHAIN: u32 = 1;
+    const PRIVATE_KEY: u32 = 2;
+    const INLINE_STRING: u32 = 3;
+    let source = |text: &str| field_len(INLINE_STRING, text.len());
+    let certificate = field_len(CHAIN, source(&chain)) + field_len(PRIVATE_KEY, source(key));
+    let length = field_len(NAME, name.len()) + field_len(TLS_CERTIFICATE, certificate);
+    let mut value = Vec::with_capacity(length);
+    begin_field(NAME, name.len(), &mut value);
+    value.extend_from_slice(name.as_bytes());
+    begin_field(TLS_CERTIFICATE, certificate, &mut value);
+    for (tag, text) in [(CHAIN, chain.as_str()), (PRIVATE_KEY, key)] {
+        begin_field(tag, source(text), &mut value);
+        begin_field(INLINE_STRING, text.len(), &mut value);
+        value.extend_from_slice(text.as_bytes());
+    }
+    Ok(Any {
+        type_url: SECRET_TYPE.to_owned(),
+        value,
+    })
+}
+
+/// How long a field is whose content is so long.
+fn field_len(tag: u32, length: usize) -> usize {
+    key_len(tag) + encoded_len_varint(length as u64) + length
+}
+
+/// What stands before the content of a field.
+fn begin_field(tag: u32, length: usize, to: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, to);
+    encode_varint(length as u64, to);
+}
+
 /// What the version of an identity is made of: its certificates. They say nothing of the key, and no other key has them.
 pub(crate) fn identity_version(identity: &Identity) -> String {
     let mut digest = Digest::new();
@@ -154,11 +195,50 @@ impl Digest {
 
     /// The first half, in hex: nobody finds another input for these 128 bits.
     pub(crate) fn end(self) -> String {
+        const DIGITS: [char; 16] = [
+            '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+        ];
         let digest = self.0.finish();
-        let half = digest.as_ref().iter().take(16);
-        let nibbles = half.flat_map(|byte| [byte >> 4, byte & 0xf]);
-        nibbles
-            .filter_map(|nibble| char::from_digit(nibble.into(), 16))
-            .collect()
+        let mut version = String::with_capacity(32);
+        for byte in digest.as_ref().iter().take(16) {
+            let digits = [byte >> 4, byte & 0xf].map(|nibble| DIGITS.get(usize::from(nibble)));
+            version.extend(digits.into_iter().flatten());
+        }
+        version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use meshca_core::{CertificateSpec, IssuerExt, SpiffeId, SystemClock};
+    use meshca_testkit::FaultyIssuer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_identity_is_written_as_its_structures_would_be() {
+        let clock = Arc::new(SystemClock::new());
+        let domain = TrustDomain::new("example.org").unwrap();
+        let ca = FaultyIssuer::new(domain, Arc::clone(&clock) as _).unwrap();
+        let id = SpiffeId::new("spiffe://example.org/web").unwrap();
+        let spec = CertificateSpec::workload(id);
+        let identity = ca.issue(&spec, &*clock).await.unwrap();
+        for name in ["n", &"long ".repeat(100)] {
+            let secret = identity_secret(name, &identity).unwrap();
+            let written = packed_identity(name, &identity).unwrap();
+            assert_eq!(written, packed(&secret));
+            assert_eq!(Secret::decode(&*written.value).unwrap(), secret);
+            assert_eq!(written.value.capacity(), written.value.len());
+        }
+    }
+
+    #[test]
+    fn a_version_is_hexadecimal() {
+        // `printf '\0\0\0\0\0\0\0\1x' | sha256sum`
+        let mut digest = Digest::new();
+        digest.add("x");
+        assert_eq!(digest.end(), "028f0df5b8596fbcd10c9720b7a4784f");
     }
 }

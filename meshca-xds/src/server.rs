@@ -300,6 +300,8 @@ pub(crate) struct Session<P: Protocol> {
     pace: Pace,
     /// How many names it has asked for that are not its own.
     foreign: usize,
+    /// A response was made, and nothing has come or changed since: there is no other one.
+    answered: bool,
 }
 
 impl<P: Protocol> Session<P> {
@@ -345,6 +347,7 @@ impl<P: Protocol> Session<P> {
             secrets,
             reported: None,
             foreign: 0,
+            answered: false,
         };
         session.hear(&first)?;
         // It moves with each response.
@@ -358,18 +361,21 @@ impl<P: Protocol> Session<P> {
                 let status = Status::unavailable("who this proxy is has changed: come again");
                 return Err(self.broken(status));
             }
-            let answer = self.protocol.answer(&self.secrets);
-            let answer =
-                answer.map_err(|error| self.broken(Status::internal(error.to_string())))?;
-            self.report();
-            if let Some(response) = answer {
-                let (nonce, secrets) = P::nonce(&response);
-                self.shared.observe(&SdsEvent::Sent {
-                    proxy: self.member.id(),
-                    nonce,
-                    secrets,
-                });
-                return Ok(Some(response));
+            if !std::mem::take(&mut self.answered) {
+                let answer = self.protocol.answer(&self.secrets);
+                let answer =
+                    answer.map_err(|error| self.broken(Status::internal(error.to_string())))?;
+                self.report();
+                if let Some(response) = answer {
+                    let (nonce, secrets) = P::nonce(&response);
+                    self.shared.observe(&SdsEvent::Sent {
+                        proxy: self.member.id(),
+                        nonce,
+                        secrets,
+                    });
+                    self.answered = true;
+                    return Ok(Some(response));
+                }
             }
             tokio::select! {
                 heard = self.pace.read(&mut self.inbound) => match heard {

@@ -242,17 +242,21 @@ async fn changed(
     mesh: &MeshCell,
     seen: &mut (u64, u64),
 ) -> Result<()> {
+    let mut is_news = || {
+        let now = (cell.generation(), mesh.generation());
+        std::mem::replace(seen, now) != now
+    };
     loop {
+        // First without waiting in line, which all workloads of the mesh do.
+        if is_news() {
+            return Ok(());
+        }
         let of_workload = cell.changed.notified();
         let of_mesh = mesh.changed.notified();
-        let closing = shared.closing.notified();
-        tokio::pin!(of_workload, of_mesh, closing);
+        tokio::pin!(of_workload, of_mesh);
         of_workload.as_mut().enable();
         of_mesh.as_mut().enable();
-        closing.as_mut().enable();
-        let now = (cell.generation(), mesh.generation());
-        if now != *seen {
-            *seen = now;
+        if is_news() {
             return Ok(());
         }
         if shared.closed.load(Ordering::Acquire) {
@@ -261,7 +265,6 @@ async fn changed(
         tokio::select! {
             () = of_workload => {}
             () = of_mesh => {}
-            () = closing => {}
         }
     }
 }
@@ -354,10 +357,8 @@ impl MeshView {
     pub async fn changed(&mut self) -> Result<()> {
         loop {
             let mesh = self.cell.changed.notified();
-            let closing = self.shared.closing.notified();
-            tokio::pin!(mesh, closing);
+            tokio::pin!(mesh);
             mesh.as_mut().enable();
-            closing.as_mut().enable();
             let now = self.cell.generation();
             if now != self.seen {
                 self.seen = now;
@@ -366,10 +367,7 @@ impl MeshView {
             if self.shared.closed.load(Ordering::Acquire) {
                 return Err(super::ended());
             }
-            tokio::select! {
-                () = mesh => {}
-                () = closing => {}
-            }
+            mesh.await;
         }
     }
 }

@@ -243,7 +243,7 @@ const BENCHES: &[Bench] = &[
     ),
     // As with the manager. The kernel's part of a connection is in neither process.
     xds("memory", ("KiB", 1024.0), &[at_most(40.0 * 1024.0)]),
-    // CPU for each proxy: at most three times that of encoding and writing the same.
+    // CPU for each proxy until it has received it: at most three times that of encoding and writing the same.
     xds(
         "push",
         ("µs", 1e3),
@@ -259,6 +259,7 @@ const BENCHES: &[Bench] = &[
             &[against("written", Program::XdsUnix, "written", NOTHING)],
         )
     },
+    xds("acknowledge", ("µs", 1e3), &[no_more_than(1e6)]),
     xds("p50", ("ms", 1e6), &[no_more_than(1e9)]),
     xds("p99", ("ms", 1e6), &[no_more_than(1e9)]),
     // Proxies that do not read are nobody else's loss.
