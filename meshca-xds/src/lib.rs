@@ -118,7 +118,6 @@
 //! | `tls` | no | serving over TLS, by rustls |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod admission;
 mod authenticate;
 pub mod contexts;
 mod event;

@@ -12,7 +12,6 @@ use meshca_identity::{Handle, Manager};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use crate::admission::{Admission, ConnectionWatch};
 use crate::authenticate::Attested;
 use crate::event::ProxyId;
 use crate::secrets::identity_version;
@@ -62,8 +61,6 @@ pub(crate) struct Progress {
 /// How long a stream that has ended counts, if no other one asks for what it asked for: a proxy tries to connect again for longer than it
 /// waits between two tries (Envoy: 30 s).
 const RECONNECTS: Duration = Duration::from_secs(60);
-/// A connection that is lost takes its streams along, one after the other.
-const SETTLES: Duration = Duration::from_secs(1);
 
 /// What a proxy that is older than this process has acknowledged: less than anything of this one.
 const BEFORE: u64 = 1;
@@ -80,12 +77,8 @@ impl Proxies {
         &self.manager
     }
 
-    /// A stream of this proxy has begun, on this connection if that is one of ours.
-    pub(crate) async fn join(
-        self: &Arc<Self>,
-        attested: Attested,
-        connection: Option<&Admission>,
-    ) -> Result<Member> {
+    /// A stream of this proxy has begun.
+    pub(crate) async fn join(self: &Arc<Self>, attested: Attested) -> Result<Member> {
         let id = ProxyId {
             mesh: attested.mesh.into(),
             name: attested.name.into(),
@@ -111,7 +104,7 @@ impl Proxies {
         let handle = connected.handle.clone();
         Ok(Member {
             stream,
-            connection: connection.map(Admission::watch),
+            given_up: false,
             handle,
             connected,
             entry,
@@ -232,7 +225,8 @@ impl Drop for Entry {
 /// One stream of a proxy.
 pub(crate) struct Member {
     stream: u64,
-    connection: Option<ConnectionWatch>,
+    /// The proxy has ended it, and does not want any more what it asked for.
+    pub(crate) given_up: bool,
     /// Its own, to wait for changes on.
     pub(crate) handle: Handle,
     connected: Arc<Connected>,
@@ -275,19 +269,15 @@ impl Drop for Member {
         // A proxy without any stream is the manager's to wait for.
         let runtime = tokio::runtime::Handle::try_current();
         if let Ok(runtime) = runtime
+            && !self.given_up
             && !state.streams.is_empty()
             && !progress.names.is_empty()
         {
             let ended = self.stream;
             state.ended.push((ended, progress));
             let connected = Arc::downgrade(&self.connected);
-            let connection = self.connection.clone();
             runtime.spawn(async move {
-                sleep(SETTLES).await;
-                // Where the connection is still there, the proxy has given up what it asked for.
-                if connection.is_none_or(|it| !it.is_alive()) {
-                    sleep(RECONNECTS).await;
-                }
+                sleep(RECONNECTS).await;
                 if let Some(connected) = connected.upgrade() {
                     let mut state = connected.state();
                     state.ended.retain(|(stream, _)| *stream != ended);

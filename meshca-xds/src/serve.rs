@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::{Stream, StreamExt, stream};
@@ -19,7 +20,7 @@ use tokio::time::{Duration, sleep, timeout};
 use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
-use crate::admission::Admission;
+use crate::server::Admission;
 use crate::{SdsServer, SdsService};
 
 impl SdsServer {
@@ -138,11 +139,11 @@ impl SdsServer {
                     () = &mut shutdown => break,
                 };
                 while tasks.try_join_next().is_some() {}
-                let admission = Admission::default();
+                let admitted = Arc::new(AtomicBool::new(false));
                 let service = OfConnection {
                     info: io.connect_info(),
                     service: self.service(),
-                    admission: admission.clone(),
+                    admission: Admission(Arc::clone(&admitted)),
                 };
                 let connection = http.serve_connection(TokioIo::new(io), service);
                 let connection = connections.watch(connection);
@@ -151,7 +152,7 @@ impl SdsServer {
                     let mut connection = pin!(connection);
                     let ended = match timeout(patience, &mut connection).await {
                         Ok(ended) => ended,
-                        Err(_) if admission.is_admitted() => connection.await,
+                        Err(_) if admitted.load(Ordering::Relaxed) => connection.await,
                         Err(_) => {
                             tracing::debug!(target: "meshca_xds", "nobody has proven on a connection who he is");
                             return;

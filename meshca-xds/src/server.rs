@@ -6,12 +6,13 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use futures_util::{Stream, stream};
+use futures_util::{FutureExt, Stream, stream};
 use meshca_core::{Error, ErrorKind, Result};
 use meshca_identity::Manager;
 use meshca_identity::migration::Observed;
@@ -20,7 +21,6 @@ use prost::bytes::Bytes;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::admission::Admission;
 use crate::authenticate::{Authenticator, Caller};
 use crate::event::{SdsEvent, SdsObserver};
 use crate::grpc::{SdsService, framed};
@@ -191,8 +191,7 @@ impl Shared {
                 _ => Status::unauthenticated("it is not proven who this proxy is"),
             }
         })?;
-        let connection = caller.extensions.get::<Admission>();
-        let member = self.proxies.join(attested, connection).await;
+        let member = self.proxies.join(attested).await;
         // Only the driver's end is an error.
         let member = member.map_err(|_| Status::unavailable("the control plane is going down"))?;
         self.observe(&SdsEvent::Connected { proxy: member.id() });
@@ -219,6 +218,15 @@ impl Shared {
 
 /// So many names of others are told of on one stream: who asks for more has been noticed.
 const FOREIGN: usize = 20;
+
+/// Where a connection is told that somebody on it has proven who he is.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission(pub(crate) Arc<AtomicBool>);
+
+/// Whether a stream ended by itself and not with its connection: by a reset, which tonic calls by these names (gRPC over HTTP/2, "Errors").
+fn is_reset(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::Internal)
+}
 
 /// What tonic calls out of range is a limit here.
 fn too_large(status: Status) -> Status {
@@ -333,8 +341,8 @@ impl<P: Protocol> Session<P> {
             extensions: &extensions,
         };
         let member = shared.admit(&caller).await?;
-        if let Some(connection) = extensions.get::<Admission>() {
-            connection.admit();
+        if let Some(Admission(admitted)) = extensions.get() {
+            admitted.store(true, Ordering::Relaxed);
         }
         let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);
         let mut session = Self {
@@ -380,8 +388,14 @@ impl<P: Protocol> Session<P> {
             tokio::select! {
                 heard = self.pace.read(&mut self.inbound) => match heard {
                     Ok(Some(request)) => self.hear(&request)?,
-                    Ok(None) => return Ok(None),
-                    Err(status) => return Err(self.broken(too_large(status))),
+                    Ok(None) => {
+                        self.member.given_up = true;
+                        return Ok(None);
+                    }
+                    Err(status) => {
+                        self.member.given_up = is_reset(&status);
+                        return Err(self.broken(too_large(status)));
+                    }
                 },
                 changed = self.member.handle.changed() => {
                     changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
@@ -467,6 +481,12 @@ impl<P: Protocol> Session<P> {
 
 impl<P: Protocol> Drop for Session<P> {
     fn drop(&mut self) {
+        // Whoever sends drops this when the client has reset the stream, and does not say so.
+        match self.inbound.message().now_or_never() {
+            Some(Ok(None)) => self.member.given_up = true,
+            Some(Err(status)) => self.member.given_up |= is_reset(&status),
+            Some(Ok(Some(_))) | None => {}
+        }
         self.shared.observe(&SdsEvent::Disconnected {
             proxy: self.member.id(),
         });

@@ -11,16 +11,21 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use hyper_util::rt::TokioIo;
 use meshca_xds::{SdsEvent, SdsObserver, SdsOptions, SdsServer};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::http::Request;
+use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
 use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, secrets};
@@ -38,6 +43,25 @@ async fn take(stream: &mut Sotw, names: &[&str]) -> BTreeMap<String, secret::Typ
 
 fn rotated() -> String {
     MODERN.replace("name: everyone", "name: everybody")
+}
+
+/// A connection that ends when the task does, without a word.
+async fn cuttable(socket: &Path) -> (Channel, JoinHandle<()>) {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let mut server = UnixStream::connect(socket).await.unwrap();
+    let between = tokio::spawn(async move {
+        let _ = tokio::io::copy_bidirectional(&mut far, &mut server).await;
+    });
+    let mut near = Some(near);
+    let connector = tower::service_fn(move |_| {
+        let near = near.take().ok_or(std::io::ErrorKind::ConnectionRefused);
+        async move { Ok::<_, std::io::Error>(TokioIo::new(near?)) }
+    });
+    let endpoint = Endpoint::from_static("http://sds");
+    (
+        endpoint.connect_with_connector(connector).await.unwrap(),
+        between,
+    )
 }
 
 /// Whether the certificate of a secret has these words in it: a SPIFFE ID is plain text in there.
@@ -93,9 +117,10 @@ async fn what_a_lost_stream_brought_still_counts() {
         let world = World::new(MODERN, SdsOptions::default()).await;
         let mut one = world.sotw("web").await;
         take(&mut one, &["ALL", "default"]).await;
-        let mut two = world.sotw("web").await;
+        let (channel, connection) = cuttable(&world.socket).await;
+        let mut two = Sotw::open(channel, "web");
         take(&mut two, &[lost]).await;
-        drop(two);
+        connection.abort();
         world.events.until("has ended").await;
         world.apply(&rotated()).await;
         let next = one.next().await;
