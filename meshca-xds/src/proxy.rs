@@ -30,7 +30,7 @@ pub enum Standing {
     Foreign,
 }
 
-/// The secrets that one proxy may have, by the [names](crate::names) that it may use for them: its own identity and the trust of its mesh,
+/// The secrets that one proxy may have, by the [names] that it may use for them: its own identity and the trust of its mesh,
 /// and nothing else.
 ///
 /// The [server](crate::server) makes them for each change. A control plane with a snapshot cache of its own makes them itself whenever
