@@ -223,6 +223,9 @@ const FOREIGN: usize = 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Admission(pub(crate) Arc<AtomicBool>);
 
+/// So many requests are looked past for the end of a stream.
+const LAST_WORDS: usize = 16;
+
 /// Whether a stream ended by itself and not with its connection: by a reset, which tonic calls by these names (gRPC over HTTP/2, "Errors").
 fn is_reset(status: &Status) -> bool {
     matches!(status.code(), Code::Cancelled | Code::Internal)
@@ -481,11 +484,15 @@ impl<P: Protocol> Session<P> {
 
 impl<P: Protocol> Drop for Session<P> {
     fn drop(&mut self) {
-        // Whoever sends drops this when the client has reset the stream, and does not say so.
-        match self.inbound.message().now_or_never() {
-            Some(Ok(None)) => self.member.given_up = true,
-            Some(Err(status)) => self.member.given_up |= is_reset(&status),
-            Some(Ok(Some(_))) | None => {}
+        // Whoever sends drops this when the client has reset the stream, and does not say so. Envoy asks for nothing any more just before.
+        for _ in 0..LAST_WORDS {
+            match self.inbound.message().now_or_never() {
+                Some(Ok(Some(_))) => continue,
+                Some(Ok(None)) => self.member.given_up = true,
+                Some(Err(status)) => self.member.given_up |= is_reset(&status),
+                None => {}
+            }
+            break;
         }
         self.shared.observe(&SdsEvent::Disconnected {
             proxy: self.member.id(),
