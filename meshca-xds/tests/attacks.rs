@@ -10,7 +10,6 @@
 
 mod world;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,22 +27,7 @@ use tonic::codegen::http::Request;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
-use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, secrets};
-
-async fn take(stream: &mut Sotw, names: &[&str]) -> BTreeMap<String, secret::Type> {
-    stream.ask(names);
-    let mut got = BTreeMap::new();
-    while got.len() < names.len() {
-        let response = stream.next().await;
-        got.extend(secrets(&response.resources));
-        stream.ack(&response, names);
-    }
-    got
-}
-
-fn rotated() -> String {
-    MODERN.replace("name: everyone", "name: everybody")
-}
+use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, rotated, secrets, take};
 
 /// A connection that ends when the task does, without a word.
 async fn cuttable(socket: &Path) -> (Channel, JoinHandle<()>) {

@@ -20,7 +20,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use meshca_xds::{SdsOptions, names};
 use tonic::Code;
 
-use crate::world::{KRI, MODERN, SOON, Sotw, World, node, secrets};
+use crate::world::{KRI, MODERN, SOON, Sotw, World, node, rotated, secrets, take};
 
 #[tokio::test]
 async fn a_proxy_gets_its_identity_and_the_trust_of_its_mesh() {
@@ -73,23 +73,6 @@ async fn delta_tells_what_is_there_and_what_is_not() {
         .until("asks for `kri_mid_default_east__admins_`, which is not its own")
         .await;
     world.stop().await;
-}
-
-/// Everything that is asked for, taken into use.
-async fn take(stream: &mut Sotw, names: &[&str]) -> BTreeMap<String, secret::Type> {
-    stream.ask(names);
-    let mut got = BTreeMap::new();
-    while got.len() < names.len() {
-        let response = stream.next().await;
-        got.extend(secrets(&response.resources));
-        stream.ack(&response, names);
-    }
-    got
-}
-
-/// `MODERN` with another CA for the same identity: all are issued anew, under a new root.
-fn rotated() -> String {
-    MODERN.replace("name: everyone", "name: everybody")
 }
 
 #[tokio::test]

@@ -107,13 +107,10 @@ impl Delta {
             return Ok(None);
         }
         let mut news = Vec::new();
-        let mut digest = Digest::new();
         for (name, progress) in &subscriptions.names {
             let Some(version) = secrets.version(name) else {
                 continue;
             };
-            digest.add(&**name);
-            digest.add(&*version);
             if progress.wants(&version) {
                 news.push((Arc::clone(name), Sent { version, trust }));
             }
@@ -125,6 +122,13 @@ impl Delta {
             .collect();
         if news.is_empty() && removed.is_empty() {
             return Ok(None);
+        }
+        let mut digest = Digest::new();
+        for name in subscriptions.names.keys() {
+            if let Some(version) = secrets.version(name) {
+                digest.add(&**name);
+                digest.add(&*version);
+            }
         }
         let mut resources = Vec::with_capacity(news.len());
         for (name, sent) in &news {

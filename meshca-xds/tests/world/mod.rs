@@ -1,6 +1,7 @@
 //! A control plane in a test: the built-in CA, resources as text, the server on a Unix socket, and clients that say what they are told to.
 #![allow(dead_code, reason = "each test binary takes what it needs of this")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -204,6 +205,23 @@ pub(crate) fn nack(message: &str) -> RpcStatus {
         message: message.to_owned(),
         ..RpcStatus::default()
     }
+}
+
+/// Everything that is asked for, taken into use.
+pub(crate) async fn take(stream: &mut Sotw, names: &[&str]) -> BTreeMap<String, secret::Type> {
+    stream.ask(names);
+    let mut got = BTreeMap::new();
+    while got.len() < names.len() {
+        let response = stream.next().await;
+        got.extend(secrets(&response.resources));
+        stream.ack(&response, names);
+    }
+    got
+}
+
+/// `MODERN` with another CA for the same identity: all are issued anew, under a new root.
+pub(crate) fn rotated() -> String {
+    MODERN.replace("name: everyone", "name: everybody")
 }
 
 /// The secrets of a response by name.
