@@ -10,7 +10,8 @@ use spiffe::SpiffeId;
 
 use crate::x509::Parsed;
 use crate::{
-    CertificateRequest, Error, ErrorKind, Result, TrustBundle, TrustRoot, Validity, pem, verify,
+    CertificateRequest, CertificateSpec, Error, ErrorKind, Result, TrustBundle, TrustRoot,
+    Validity, pem, verify,
 };
 
 /// What a CA returned, as it returned it: **unverified**.
@@ -223,7 +224,7 @@ impl fmt::Display for Observation {
 #[derive(Clone)]
 pub struct IssuedCertificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) spec: CertificateSpec,
     pub(crate) public_key: SubjectPublicKeyInfoDer<'static>,
     pub(crate) serial: String,
     pub(crate) validity: Validity,
@@ -250,7 +251,7 @@ impl IssuedCertificate {
 
     /// Whose certificate it is; an intermediate's is that of its trust domain.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.spiffe_id
+        self.spec.spiffe_id()
     }
 
     /// The key it is for.
@@ -318,7 +319,7 @@ impl IssuedCertificate {
 impl fmt::Debug for IssuedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuedCertificate")
-            .field("spiffe_id", &self.spiffe_id.to_string())
+            .field("spiffe_id", &self.spiffe_id().to_string())
             .field("serial", &self.serial)
             .field("issuer", &self.issuer())
             .field("validity", &format_args!("{}", self.validity))

@@ -54,8 +54,13 @@ pub enum LifetimePolicy {
 /// let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600));
 /// assert_eq!(spec.spiffe_id().path(), "/ns/shop/sa/cart");
 /// ```
+///
+/// Cloning is cheap: the next certificate of a workload is nearly always asked for with the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateSpec {
+pub struct CertificateSpec(Arc<Spec>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Spec {
     spiffe_id: SpiffeId,
     profile: Profile,
     lifetime: Duration,
@@ -69,7 +74,7 @@ pub struct CertificateSpec {
 impl CertificateSpec {
     /// A workload's certificate with this SPIFFE ID, the one it is entitled to.
     pub fn workload(spiffe_id: SpiffeId) -> Self {
-        Self {
+        Self(Arc::new(Spec {
             spiffe_id,
             profile: Profile::Workload,
             lifetime: DEFAULT_LIFETIME,
@@ -78,7 +83,12 @@ impl CertificateSpec {
             dns_names: Vec::new(),
             uris: Vec::new(),
             key_type: KeyType::default(),
-        }
+        }))
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Spec)) -> Self {
+        set(Arc::make_mut(&mut self.0));
+        self
     }
 
     /// An intermediate CA of this trust domain, with the common name that its subject needs
@@ -90,111 +100,106 @@ impl CertificateSpec {
         let spiffe_id = SpiffeId::new(format!("spiffe://{trust_domain}")).map_err(|error| {
             Error::new(ErrorKind::InvalidRequest, "not a trust domain").with_source(error)
         })?;
-        Ok(Self {
-            profile: Profile::Intermediate { path_len: 0 },
-            common_name: Some(common_name.into()),
-            ..Self::workload(spiffe_id)
-        })
+        Ok(Self::workload(spiffe_id).with(|it| {
+            it.profile = Profile::Intermediate { path_len: 0 };
+            it.common_name = Some(common_name.into());
+        }))
     }
 
     /// Asks for this lifetime, counted from issuance; [`DEFAULT_LIFETIME`] otherwise.
     #[must_use]
-    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
-        self.lifetime = lifetime;
-        self
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        self.with(|it| it.lifetime = lifetime)
     }
 
     /// What to do when the CA chooses another lifetime; refuse longer ones by default.
     #[must_use]
-    pub fn with_lifetime_policy(mut self, policy: LifetimePolicy) -> Self {
-        self.lifetime_policy = policy;
-        self
+    pub fn with_lifetime_policy(self, policy: LifetimePolicy) -> Self {
+        self.with(|it| it.lifetime_policy = policy)
     }
 
     /// Puts a common name into the subject, which is empty otherwise.
     #[must_use]
-    pub fn with_common_name(mut self, name: impl Into<String>) -> Self {
-        self.common_name = Some(name.into());
-        self
+    pub fn with_common_name(self, name: impl Into<String>) -> Self {
+        self.with(|it| it.common_name = Some(name.into()))
     }
 
     /// Adds a DNS name beside the SPIFFE ID.
     #[must_use]
-    pub fn with_dns_name(mut self, name: impl Into<String>) -> Self {
-        self.dns_names.push(name.into());
-        self
+    pub fn with_dns_name(self, name: impl Into<String>) -> Self {
+        self.with(|it| it.dns_names.push(name.into()))
     }
 
     /// Adds a URI beside the SPIFFE ID, such as the classic `kuma://<tag>/<value>`. A second
     /// `spiffe:` URI is refused: an X.509-SVID has exactly one (SPIFFE X.509-SVID §2).
     #[must_use]
-    pub fn with_uri(mut self, uri: impl Into<String>) -> Self {
-        self.uris.push(uri.into());
-        self
+    pub fn with_uri(self, uri: impl Into<String>) -> Self {
+        self.with(|it| it.uris.push(uri.into()))
     }
 
     /// The type of the key where one is made for it; P-256 by default.
     #[must_use]
-    pub fn with_key_type(mut self, key_type: KeyType) -> Self {
-        self.key_type = key_type;
-        self
+    pub fn with_key_type(self, key_type: KeyType) -> Self {
+        self.with(|it| it.key_type = key_type)
     }
 
     /// Lets an intermediate sign further CAs, this many levels deep. Workloads have none.
     #[must_use]
-    pub fn with_path_len(mut self, path_len: u8) -> Self {
-        if let Profile::Intermediate { .. } = self.profile {
-            self.profile = Profile::Intermediate { path_len };
+    pub fn with_path_len(self, path_len: u8) -> Self {
+        match self.profile() {
+            Profile::Workload => self,
+            Profile::Intermediate { .. } => {
+                self.with(|it| it.profile = Profile::Intermediate { path_len })
+            }
         }
-        self
     }
 
     /// The SPIFFE ID; an intermediate's is that of its trust domain.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.spiffe_id
+        &self.0.spiffe_id
     }
 
     /// What it is for.
     pub fn profile(&self) -> Profile {
-        self.profile
+        self.0.profile
     }
 
     /// The lifetime asked for.
     pub fn lifetime(&self) -> Duration {
-        self.lifetime
+        self.0.lifetime
     }
 
     /// What to do when the CA chooses another lifetime.
     pub fn lifetime_policy(&self) -> LifetimePolicy {
-        self.lifetime_policy
+        self.0.lifetime_policy
     }
 
     /// The common name of the subject, if there is to be one.
     pub fn common_name(&self) -> Option<&str> {
-        self.common_name.as_deref()
+        self.0.common_name.as_deref()
     }
 
     /// DNS names beside the SPIFFE ID.
     pub fn dns_names(&self) -> &[String] {
-        &self.dns_names
+        &self.0.dns_names
     }
 
     /// URIs beside the SPIFFE ID.
     pub fn uris(&self) -> &[String] {
-        &self.uris
+        &self.0.uris
     }
 
     /// The type of key to make.
     pub fn key_type(&self) -> KeyType {
-        self.key_type
+        self.0.key_type
     }
 
     /// All URI names of the certificate, the SPIFFE ID first.
     pub fn all_uris(&self) -> impl Iterator<Item = String> {
-        let id = &self.spiffe_id;
+        let id = &self.0.spiffe_id;
         // What `to_string` makes by way of a formatter, in a twentieth of the time.
         let id = ["spiffe://", id.trust_domain().as_str(), id.path()].concat();
-        std::iter::once(id).chain(self.uris.iter().cloned())
+        std::iter::once(id).chain(self.0.uris.iter().cloned())
     }
 
     fn check(&self) -> Result<()> {
@@ -202,19 +207,19 @@ impl CertificateSpec {
             Err(Error::new(ErrorKind::InvalidRequest, why)
                 .with_context("value", value.escape_debug()))
         };
-        if self.profile == Profile::Workload && self.spiffe_id.path().is_empty() {
+        if self.0.profile == Profile::Workload && self.0.spiffe_id.path().is_empty() {
             return refuse(
                 "a workload's SPIFFE ID must have a path (SPIFFE X.509-SVID §4.1)",
-                &self.spiffe_id.to_string(),
+                &self.0.spiffe_id.to_string(),
             );
         }
-        if self.lifetime < Duration::from_secs(1) {
+        if self.0.lifetime < Duration::from_secs(1) {
             return refuse(
                 "a certificate must live for a second at least",
-                &format!("{:?}", self.lifetime),
+                &format!("{:?}", self.0.lifetime),
             );
         }
-        for uri in &self.uris {
+        for uri in &self.0.uris {
             let scheme = uri.split_once(':').map(|(scheme, _)| scheme);
             match scheme {
                 Some(scheme) if scheme.eq_ignore_ascii_case("spiffe") => {
@@ -228,7 +233,7 @@ impl CertificateSpec {
                 _ => return refuse("not a URI in ASCII characters", uri),
             }
         }
-        for name in &self.dns_names {
+        for name in &self.0.dns_names {
             let label = |label: &str| {
                 (1..=63).contains(&label.len())
                     && !label.starts_with('-')
@@ -242,7 +247,7 @@ impl CertificateSpec {
                 return refuse("not a DNS name", name);
             }
         }
-        match &self.common_name {
+        match &self.0.common_name {
             Some(name)
                 if name.is_empty()
                     || name.chars().count() > 64
@@ -330,7 +335,7 @@ impl CertificateRequest {
     /// As [`for_key`](Self::for_key); and [`ErrorKind::Unsupported`] for an intermediate, which is proven
     /// with a throwaway leaf that only the holder of its key can sign.
     pub fn for_csr(spec: CertificateSpec, csr: Csr, now: SystemTime) -> Result<Self> {
-        if spec.profile != Profile::Workload {
+        if spec.profile() != Profile::Workload {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "an intermediate is requested for a key held here, not for a CSR",
@@ -341,7 +346,7 @@ impl CertificateRequest {
 
     fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
         spec.check()?;
-        if now.checked_add(spec.lifetime).is_none() {
+        if now.checked_add(spec.lifetime()).is_none() {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the lifetime ends beyond all time",
@@ -375,7 +380,7 @@ impl CertificateRequest {
 
     /// The SPIFFE ID that the certificate must have.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.0.spec.spiffe_id
+        self.0.spec.spiffe_id()
     }
 
     /// For issuers that sign for one trust domain: whether this is a request for it. A root of one trust domain must never vouch for another.
@@ -406,7 +411,7 @@ impl CertificateRequest {
         let end = self
             .0
             .created
-            .checked_add(self.0.spec.lifetime)
+            .checked_add(self.0.spec.lifetime())
             .unwrap_or(self.0.created);
         crate::time::whole_seconds(end)
     }
@@ -445,9 +450,9 @@ impl CertificateRequest {
         };
         let spec = &self.0.spec;
         let same = csr.names().is_some_and(|(common_names, uris, dns_names)| {
-            common_names == Vec::from_iter(spec.common_name.clone())
+            common_names == Vec::from_iter(spec.common_name().map(str::to_owned))
                 && sorted(uris) == sorted(spec.all_uris().collect())
-                && sorted(dns_names) == sorted(spec.dns_names.clone())
+                && sorted(dns_names) == sorted(spec.dns_names().to_vec())
         });
         match same {
             true => Ok(csr),
@@ -505,14 +510,14 @@ fn request_id(spec: &CertificateSpec, public_key: &SubjectPublicKeyInfoDer<'_>) 
         context.update(&(bytes.len() as u64).to_be_bytes());
         context.update(bytes);
     };
-    add(spec.spiffe_id.to_string().as_bytes());
-    add(&match spec.profile {
+    add(spec.spiffe_id().to_string().as_bytes());
+    add(&match spec.profile() {
         Profile::Workload => [0, 0],
         Profile::Intermediate { path_len } => [1, path_len],
     });
-    add(&spec.lifetime.as_secs().to_be_bytes());
-    add(spec.common_name.as_deref().unwrap_or_default().as_bytes());
-    for names in [&spec.dns_names, &spec.uris] {
+    add(&spec.lifetime().as_secs().to_be_bytes());
+    add(spec.common_name().unwrap_or_default().as_bytes());
+    for names in [spec.dns_names(), spec.uris()] {
         add(&(names.len() as u64).to_be_bytes());
         names.iter().for_each(|name| add(name.as_bytes()));
     }
@@ -530,18 +535,18 @@ fn build_csr(spec: &CertificateSpec, key: &KeyMaterial) -> Result<Csr> {
     let mut params = CertificateParams::default();
     // rcgen's default is a name of its own.
     params.distinguished_name = DistinguishedName::new();
-    if let Some(name) = &spec.common_name {
+    if let Some(name) = spec.common_name() {
         let subject = &mut params.distinguished_name;
-        subject.push(DnType::CommonName, name.as_str());
+        subject.push(DnType::CommonName, name);
     }
     for uri in spec.all_uris() {
         params.subject_alt_names.push(SanType::URI(ascii(uri)?));
     }
-    for name in &spec.dns_names {
+    for name in spec.dns_names() {
         let name = SanType::DnsName(ascii(name.clone())?);
         params.subject_alt_names.push(name);
     }
-    if let Profile::Intermediate { path_len } = spec.profile {
+    if let Profile::Intermediate { path_len } = spec.profile() {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
     }
     let csr = params.serialize_request(key).map_err(|error| {

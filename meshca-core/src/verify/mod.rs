@@ -105,7 +105,7 @@ fn constructed(
     check_lifetime(by.validity, &by.request, now, &mut observations)?;
     Ok(IssuedCertificate {
         chain: chain.certificates().to_vec(),
-        spiffe_id: by.request.spiffe_id().clone(),
+        spec: by.request.spec().clone(),
         public_key: by.request.public_key().clone(),
         serial: by.serial.clone(),
         validity: by.validity,
@@ -202,7 +202,7 @@ fn verify_leaf(
         chain: delivered()
             .map(|certificate| certificate.der.clone())
             .collect(),
-        spiffe_id: request.spiffe_id().clone(),
+        spec: request.spec().clone(),
         public_key: request.public_key().clone(),
         serial: leaf.serial(),
         validity: leaf.validity,

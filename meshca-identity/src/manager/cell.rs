@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use meshca_core::resource::MeshTrust;
-use meshca_core::{Error, Identity, SpiffeId};
+use meshca_core::{Error, Identity};
 use tokio::sync::Notify;
 
 use super::health::{Assignment, Health};
@@ -28,12 +28,6 @@ pub(crate) struct WorkloadCell {
 impl WorkloadCell {
     pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
         self.identity.load_full()
-    }
-
-    /// Who it is, by what it has.
-    pub(crate) fn spiffe_id(&self) -> Option<SpiffeId> {
-        let identity = self.identity.load();
-        Some(identity.as_ref()?.certificate().spiffe_id().clone())
     }
 
     pub(crate) fn error(&self) -> Option<Error> {

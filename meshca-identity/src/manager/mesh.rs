@@ -106,8 +106,8 @@ impl Backend {
     }
 }
 
-/// The most certificates that one task asks for.
-const MOST_TOGETHER: usize = 32;
+/// The most certificates that one task asks for: the answers to them are less than a kilobyte, for the reason that is given in `job::issue`.
+const MOST_TOGETHER: usize = 16;
 
 /// A CA that the resources name.
 pub(super) struct Wanted {

@@ -343,6 +343,34 @@ fn the_first_come_before_renewals_and_both_before_prefetch_but_nobody_starves() 
 }
 
 #[test]
+fn of_those_that_are_due_at_once_what_ends_first_comes_first() {
+    let minute = Duration::from_secs(60);
+    let mut scheduler = Scheduler::new(ScheduleOptions::default(), 7);
+    let lane = scheduler.open_lane();
+    let mut actions = Vec::new();
+    // Those of one minute are as urgent as each other.
+    let ends = [3, 1, 2, 1, 3, 1].map(|n| DAY + n * minute);
+    let tickets = ends.map(|lifetime| {
+        let ticket = scheduler.add(lane, Priority::First);
+        scheduler.poll(start(), &mut actions);
+        let held = Held {
+            issued_at: start().wall,
+            not_after: start().wall + lifetime,
+        };
+        scheduler.finished(ticket, Outcome::Issued(held), start());
+        ticket
+    });
+    actions.clear();
+    let now = Now {
+        wall: start().wall + DAY.mul_f64(0.7),
+        up: DAY.mul_f64(0.7),
+    };
+    scheduler.poll(now, &mut actions);
+    let order = [1, 3, 5, 2, 0, 4].map(|n: usize| Action::Issue(tickets[n]));
+    assert_eq!(actions, order);
+}
+
+#[test]
 fn one_issuer_that_hangs_holds_up_no_other() {
     let mut scheduler = Scheduler::new(ScheduleOptions::default(), 1);
     let (hangs, works) = (scheduler.open_lane(), scheduler.open_lane());

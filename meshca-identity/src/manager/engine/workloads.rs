@@ -29,8 +29,8 @@ pub(super) struct Tracked {
     cell: Arc<WorkloadCell>,
     handles: u32,
     lane: LaneId,
-    /// What it is to have, and what it has: see [`Target::Issue`].
-    want: Option<u64>,
+    /// What it is to have, and the number of what it has.
+    want: Option<Want>,
     held: Option<u64>,
     /// Who it was when it got what it has.
     held_for: Option<Arc<Workload>>,
@@ -150,15 +150,25 @@ impl Workloads {
     }
 }
 
+/// A certificate that is wanted.
+#[derive(Clone)]
+struct Want {
+    /// Stands for the CA and for all that is asked of it: the same number is the same certificate.
+    number: u64,
+    spec: CertificateSpec,
+}
+
+impl Tracked {
+    /// Whether this is what it is to have.
+    fn wants(&self, number: u64) -> bool {
+        self.want.as_ref().is_some_and(|it| it.number == number)
+    }
+}
+
 /// What a workload is to have.
 enum Target {
-    /// A certificate.
-    Issue {
-        lane: LaneId,
-        spec: CertificateSpec,
-        /// Stands for the CA and for all that is asked of it: the same number is the same certificate.
-        want: u64,
-    },
+    /// A certificate of the CA of this lane.
+    Issue { lane: LaneId, want: Want },
     /// Nothing yet. What it has, it keeps.
     Wait(String),
     /// A SPIRE agent gives it what it has.
@@ -443,8 +453,10 @@ impl Engine {
         match backend.config.certificate_spec(id, &tracked.workload) {
             Ok(spec) => Target::Issue {
                 lane: backend.lane,
-                want: want_of(backend.uid, &spec),
-                spec,
+                want: Want {
+                    number: number_of(backend.uid, &spec),
+                    spec,
+                },
             },
             Err(error) => Target::Wait(error.to_string()),
         }
@@ -469,15 +481,16 @@ impl Engine {
         };
         let cell = Arc::clone(&tracked.cell);
         match target {
-            Target::Issue { lane, want, .. } => {
+            Target::Issue { lane, want } => {
                 let mut news = cell.set_assignment(Assignment::Issuer);
                 if news {
                     // What was waited for is there.
                     cell.set_error(None);
                 }
-                if tracked.want == Some(want) && tracked.lane == lane {
+                if tracked.wants(want.number) && tracked.lane == lane {
                     return;
                 }
+                let holds = tracked.held == Some(want.number);
                 tracked.want = Some(want);
                 tracked.lane = lane;
                 let valid = cell
@@ -485,8 +498,7 @@ impl Engine {
                     .filter(|it| it.certificate().validity().not_after() > wall);
                 match valid {
                     Some(identity)
-                        if tracked.held == Some(want)
-                            && root_is_current(&self.lanes, &self.meshes, lane, &identity) =>
+                        if holds && root_is_current(&self.lanes, &self.meshes, lane, &identity) =>
                     {
                         self.scheduler.adopt(ticket, lane, held(&identity));
                         cell.set_error(None);
@@ -587,38 +599,42 @@ impl Engine {
     /// What to ask for, if that is what the scheduler has been told.
     fn order(&self, ticket: Ticket) -> Option<(LaneId, Order)> {
         let tracked = self.workloads.get(ticket)?;
-        if let Some(again) = self.again(tracked) {
-            return Some((tracked.lane, again));
+        let lane = tracked.lane;
+        let want = tracked.want.as_ref()?;
+        if !self.is_settled(tracked) {
+            // What stands in for another CA may have to stand in no more.
+            let Target::Issue {
+                lane: now,
+                want: is,
+            } = self.target(tracked)
+            else {
+                return None;
+            };
+            if now != lane || is.number != want.number {
+                return None;
+            }
+            self.ca_of(lane)?.1.issuer.as_ref()?;
         }
-        let Target::Issue { lane, spec, want } = self.target(tracked) else {
-            return None;
+        let order = Order {
+            ticket,
+            want: want.number,
+            spec: want.spec.clone(),
         };
-        if tracked.lane != lane || tracked.want != Some(want) {
-            return None;
-        }
-        self.ca_of(lane)?.1.issuer.as_ref()?;
-        Some((lane, Order { ticket, want, spec }))
+        Some((lane, order))
     }
 
-    /// The same again, as nearly every renewal is. Whatever may change what it is to have has it [reviewed](Self::review), so selecting once
-    /// more would find what was found; only where another CA may stand in does that depend on CAs that nobody looked at.
-    fn again(&self, tracked: &Tracked) -> Option<Order> {
-        let want = tracked.want.filter(|_| tracked.want == tracked.held)?;
-        if self.options.select.unready != Unready::Wait {
-            return None;
-        }
-        let mesh = self.meshes.get(&tracked.mesh)?;
-        let (_, key) = self.lanes.get(&tracked.lane)?;
-        let backend = mesh.backends.get(&**key)?;
-        if backend.issuer.is_none() || mesh.untrusted(backend).is_some() {
-            return None;
-        }
-        let spiffe_id = tracked.cell.spiffe_id()?;
-        let spec = backend
-            .config
-            .certificate_spec(spiffe_id, &tracked.workload);
-        let (ticket, spec) = (tracked.ticket, spec.ok()?);
-        (want_of(backend.uid, &spec) == want).then_some(Order { ticket, want, spec })
+    /// Whether what a workload is to have is what it would be found to be now. Whatever may change that has it [reviewed](Self::review), so
+    /// selecting once more would find what was found; only where another CA may stand in does that depend on CAs that nobody looked at.
+    fn is_settled(&self, tracked: &Tracked) -> bool {
+        let backend = || {
+            let mesh = self.meshes.get(&tracked.mesh)?;
+            let (_, key) = self.lanes.get(&tracked.lane)?;
+            Some((mesh, mesh.backends.get(&**key)?))
+        };
+        self.options.select.unready == Unready::Wait
+            && backend().is_some_and(|(mesh, backend)| {
+                backend.issuer.is_some() && mesh.untrusted(backend).is_none()
+            })
     }
 
     /// Whose lane it is, as it is now.
@@ -717,10 +733,7 @@ impl Engine {
             Ok(identity) => identity,
             Err(error) => return self.failed(ticket, ca, want, &error, now),
         };
-        let wanted = self
-            .workloads
-            .get(ticket)
-            .is_some_and(|it| it.want == Some(want));
+        let wanted = self.workloads.get(ticket).is_some_and(|it| it.wants(want));
         let outcome = Outcome::Issued(held(&result));
         if !wanted {
             // Something else is wanted by now, and may be there already.
@@ -774,7 +787,7 @@ impl Engine {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
-        let holds = tracked.want.is_some() && tracked.want == tracked.held;
+        let holds = tracked.held.is_some_and(|held| tracked.wants(held));
         if !holds || !self.scheduler.is_waiting(ticket) {
             return;
         }
@@ -792,10 +805,8 @@ impl Engine {
             && entry.key().0 <= now.up
         {
             let later = entry.remove();
-            let wanted = self
-                .workloads
-                .get(later.ticket)
-                .is_some_and(|it| it.want == Some(later.want));
+            let tracked = self.workloads.get(later.ticket);
+            let wanted = tracked.is_some_and(|it| it.wants(later.want));
             if wanted {
                 self.hand_out(later);
             }
@@ -866,21 +877,28 @@ impl Engine {
             return;
         };
         tracked.held = Some(want);
-        tracked.held_for = Some(Arc::clone(&tracked.workload));
+        // Nearly always the same as before; what is shared is in memory that nobody has touched for hours, and is not touched for nothing.
+        let same = |before: &Arc<Workload>| Arc::ptr_eq(before, &tracked.workload);
+        if !tracked.held_for.as_ref().is_some_and(same) {
+            tracked.held_for = Some(Arc::clone(&tracked.workload));
+        }
         tracked.from = tracked.lane;
         tracked.under = under;
-        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
+        let cell = &tracked.cell;
         cell.prepare_issuer(&ca.key);
         let before = cell.set_identity(Some(Arc::clone(&identity)));
         cell.set_issuer(&ca.key);
         cell.set_error(None);
         cell.set_health(Health::Fresh);
         cell.announce();
-        let Some(mesh) = self.cell_of(ca.mesh) else {
+        let Some(mesh) = self.meshes.get(&ca.mesh) else {
             return;
         };
-        let (mesh, workload, serial) = (mesh.name.as_str(), &*name, certificate.serial());
-        let backend = &ca.key;
+        let (mesh, workload) = (mesh.cell.name.as_str(), &*tracked.name);
+        let (backend, serial) = (&*ca.key, certificate.serial());
         self.observe(&match &before {
             None => Event::Issued {
                 mesh,
@@ -914,7 +932,7 @@ impl Engine {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
-        if tracked.want != Some(want) {
+        if !tracked.wants(want) {
             // It says something about the CA, and nothing about what is wanted now.
             return self.settle_for_what_is_held(ticket);
         }
@@ -1037,7 +1055,7 @@ fn is_valid(identity: &Identity, wall: SystemTime) -> bool {
 }
 
 /// Stands for the CA and for all that is asked of it.
-fn want_of(uid: u64, spec: &CertificateSpec) -> u64 {
+fn number_of(uid: u64, spec: &CertificateSpec) -> u64 {
     number(&(
         (uid, spec.spiffe_id(), spec.lifetime()),
         (spec.lifetime_policy(), spec.key_type()),
