@@ -22,6 +22,19 @@
 //! - **Only what must be is issued again**: a workload whose SPIFFE ID, names or CA have changed, whose root its CA does not stand for any
 //!   more, or whose certificate nears its end.
 //! - **CAs do not hold each other up.** Each has its own queue, limit and breaker.
+//!
+//! # Across restarts
+//!
+//! The data plane outlives its control plane. So the manager keeps a record of each mesh in the [`SecretStore`], as the secret
+//! `<mesh>.meshca-trust`: which roots each CA had last, and until when certificates may be valid under which root. One that starts reads it
+//! before the resources of the mesh [are in force](Manager::apply), and
+//!
+//! - trusts what was trusted, until each CA has said itself which roots it has, and for as long as what was handed out may be valid: a CA that
+//!   cannot be reached in this moment takes nothing away from proxies that reconnect;
+//! - where proxies [acknowledge](ManagerOptions::acknowledgements), signs under a root under which nothing was signed before only after the
+//!   time of [`linger`](ManagerOptions::linger), in which all proxies can come back and be asked. What has been in use goes on at once.
+//!
+//! Replicas that share a store share the record. With a [`MemorySecretStore`](meshca_core::MemorySecretStore) there is none after a restart.
 
 mod cell;
 mod driver;
@@ -31,6 +44,7 @@ mod handle;
 mod health;
 mod job;
 mod mesh;
+pub(crate) mod record;
 mod status;
 
 use std::collections::HashMap;
@@ -50,6 +64,7 @@ use crate::migration::Observed;
 use crate::schedule::{ScheduleOptions, Ticket};
 use crate::select::{SelectOptions, Selection};
 use cell::MeshCell;
+use record::Record;
 
 pub use driver::{Driver, DriverTask};
 pub use event::{Event, Observer};
@@ -65,7 +80,8 @@ pub struct ManagerOptions {
     pub select: SelectOptions,
     /// Renewal, limits, backoff and breaker.
     pub schedule: ScheduleOptions,
-    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. 60 s.
+    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. As long does a
+    /// control plane that [has started](crate::manager#across-restarts) wait for proxies to come back. 60 s.
     pub linger: Duration,
     /// How often a CA's roots are read again. Twice as often it is seen whether a store [tells of changes](SecretStore::revision),
     /// which are looked into at once, whether a CA is to be replaced, and whether somebody has set the clock. 30 s.
@@ -111,6 +127,7 @@ pub(crate) struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     meshes: RwLock<HashMap<String, Arc<MeshCell>>>,
     clock: Arc<dyn Clock>,
+    secrets: Arc<dyn SecretStore>,
     refresh_hint: Duration,
     zone: String,
     /// Whoever waits for changes of a mesh, or of a workload in it, is woken to see it.
@@ -147,7 +164,9 @@ impl Shared {
 pub(crate) enum Command {
     Apply {
         resources: Box<MeshResources>,
-        reply: oneshot::Sender<Result<()>>,
+        /// What is stored of the mesh, if that was asked for.
+        record: Option<Record>,
+        reply: oneshot::Sender<Result<Applied>>,
     },
     RemoveMesh {
         name: String,
@@ -194,6 +213,13 @@ pub(crate) enum Command {
     },
 }
 
+/// What became of resources.
+pub(crate) enum Applied {
+    InForce,
+    /// The mesh is new here: what is stored of it must be known first.
+    NeedsRecord(Box<MeshResources>),
+}
+
 fn ended() -> Error {
     Error::new(
         ErrorKind::Unavailable,
@@ -214,6 +240,7 @@ impl Manager {
             commands,
             meshes: RwLock::default(),
             clock,
+            secrets: Arc::clone(&secrets),
             refresh_hint: options.trust_refresh,
             zone: options.select.zone.clone(),
             closed: AtomicBool::new(false),
@@ -230,14 +257,24 @@ impl Manager {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for resources that cannot stand beside each other, or a MeshTrust with something that is no CA:
-    /// then what was applied before stays in force. [`ErrorKind::Unavailable`] when the driver has ended.
+    /// then what was applied before stays in force. The first time for a mesh, those of the secret store, which knows what proxies of the
+    /// mesh [may hold](crate::manager#across-restarts): nothing is in force then. [`ErrorKind::Unavailable`] when the driver has ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
         resources.check()?;
-        self.ask(|reply| Command::Apply {
-            resources: Box::new(resources),
-            reply,
-        })
-        .await?
+        let (mut resources, mut record) = (Box::new(resources), None);
+        loop {
+            let apply = |reply| Command::Apply {
+                resources,
+                record,
+                reply,
+            };
+            resources = match self.ask(apply).await?? {
+                Applied::InForce => return Ok(()),
+                Applied::NeedsRecord(resources) => resources,
+            };
+            let secrets = &*self.shared.secrets;
+            record = Some(Record::read(secrets, resources.name()).await?);
+        }
     }
 
     /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new.
@@ -390,12 +427,14 @@ pub struct TrustGate {
     /// Those that have acknowledged something older, with what that is, or nothing yet (0); by name. Those whose connection was lost a
     /// moment ago are among them: they still speak with their peers.
     pub lagging: Vec<(String, u64)>,
+    /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts).
+    pub returning: bool,
 }
 
 impl TrustGate {
-    /// Whether every connected proxy trusts all that is published.
+    /// Whether every proxy trusts all that is published.
     pub fn is_open(&self) -> bool {
-        self.lagging.is_empty()
+        self.lagging.is_empty() && !self.returning
     }
 }
 

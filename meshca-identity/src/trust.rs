@@ -15,6 +15,7 @@ use meshca_core::resource::MeshIdentity;
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
 use crate::TrustBundles;
+use crate::manager::record::{Record, Used};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
@@ -64,7 +65,7 @@ impl Origin {
 }
 
 /// A root in a trust domain, by its fingerprint.
-type RootId = (TrustDomain, String);
+pub(crate) type RootId = (TrustDomain, String);
 
 /// What was handed out under a root.
 #[derive(Debug)]
@@ -183,6 +184,41 @@ impl TrustLedger {
         let found = self.known_use(domain, root)?;
         found.until = found.until.max(until);
         Some(found)
+    }
+
+    /// Whether something was signed under this root that may be valid.
+    pub(crate) fn is_used(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
+        let uses = self.uses.get(domain);
+        uses.is_some_and(|uses| uses.contains_key(root.fingerprint()))
+    }
+
+    /// Whether something was said that is not published yet.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// What a control plane after this one is to know.
+    pub(crate) fn record(&self) -> Record {
+        let said = self.sources.iter().filter_map(|(origin, bundle)| {
+            let Origin::Backend(key) = origin else {
+                return None;
+            };
+            Some((key.clone(), bundle.clone()))
+        });
+        let used = self.uses.iter().flat_map(|(domain, uses)| {
+            uses.iter().map(|(root, it)| {
+                let used = Used {
+                    backend: it.backend.clone(),
+                    bundle: it.bundle.clone(),
+                    until: it.until,
+                };
+                ((domain.clone(), root.clone()), used)
+            })
+        });
+        Record {
+            said: said.collect(),
+            used: used.collect(),
+        }
     }
 
     /// Whether a CA says that this is a root of its.

@@ -360,6 +360,11 @@ fn who_is_waited_for_is_named() {
     observed.ready.insert(vault());
     assert!(matches!(plan.next(&observed), Next::Apply { step: 3, .. }));
 
+    // Who is not seen may be on the way back.
+    observed.returning = true;
+    let what = "the control plane has started, and proxies may not be back yet";
+    assert_eq!(waiting(&observed), (2, what.to_owned()));
+
     let mut observed = after(&plan, 4);
     observed.proxies[0].holds = Some(ca_1());
     observed.proxies[1].holds = None;

@@ -18,7 +18,7 @@ use super::{Command, ManagerOptions, Shared};
 /// How many commands are taken before time is looked at again.
 const AT_ONCE: usize = 256;
 
-/// How long certificates that a CA is making are waited for at the end: they may have been paid for.
+/// How long certificates that a CA is making are waited for at the end, which may have been paid for, and a record that is being written.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Does the work of a [`Manager`](super::Manager) for as long as it is run.
@@ -74,7 +74,8 @@ impl Driver {
         self
     }
 
-    /// Works until `shutdown` is ready. Then nothing new is begun; what CAs are working on is waited for, five seconds at most.
+    /// Works until `shutdown` is ready. Then nothing new is begun; what CAs and the secret store are working on is waited for, five seconds
+    /// at most.
     /// Identities can be read after that, and do not change any more.
     ///
     /// Runs in a tokio runtime with time. Dropping the future ends the work at once.
@@ -118,7 +119,7 @@ impl Driver {
             tokio::task::yield_now().await;
         }
         let rest = async {
-            while engine.in_flight() > 0
+            while engine.is_awaited()
                 && let Some(next) = done.recv().await
             {
                 engine.done(next);

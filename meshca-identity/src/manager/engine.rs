@@ -1,6 +1,7 @@
 //! What the driver knows, and what it makes of each event. Nothing in here waits.
 
 mod backends;
+mod records;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,7 +23,8 @@ use super::event::{Event, Observer};
 use super::handle::{Connection, Handle};
 use super::job::{Done, Order};
 use super::mesh::Mesh;
-use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
+use super::record::Record;
+use super::{Applied, Command, ManagerOptions, Shared, Stats, TrustGate};
 use crate::MeshResources;
 use crate::schedule::{Action, LaneId, Now, Scheduler};
 use crate::select::IdentityRules;
@@ -128,8 +130,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn in_flight(&self) -> usize {
-        self.scheduler.in_flight()
+    /// Whether something is under way that should end in order.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.scheduler.in_flight() > 0 || self.meshes.values().any(|mesh| mesh.recorded.busy)
     }
 
     /// Does what is due, and says how long it takes until something else is.
@@ -183,6 +186,8 @@ impl Engine {
             self.look_after(id, now);
             self.publish_if_due(id, now);
             self.warn_of_roots(id, now);
+            self.expect_back(id, now);
+            self.store_record(id, now);
         }
         self.close_lanes();
     }
@@ -194,8 +199,12 @@ impl Engine {
 
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Apply { resources, reply } => {
-                let _ = reply.send(self.apply(*resources));
+            Command::Apply {
+                resources,
+                record,
+                reply,
+            } => {
+                let _ = reply.send(self.apply(resources, record));
             }
             Command::RemoveMesh { name, reply } => {
                 let _ = reply.send(self.remove_mesh(&name));
@@ -261,6 +270,11 @@ impl Engine {
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),
+            Done::Recorded {
+                mesh,
+                record,
+                result,
+            } => self.recorded(mesh, record, result),
         }
     }
 
@@ -290,20 +304,26 @@ impl Engine {
         })
     }
 
-    fn apply(&mut self, resources: MeshResources) -> Result<()> {
+    fn apply(&mut self, resources: Box<MeshResources>, record: Option<Record>) -> Result<Applied> {
         let bundles = resources
             .trusts
             .iter()
             .map(MeshTrust::to_trust_bundle)
             .collect::<Result<Vec<_>>>()?;
+        let known = self.by_name.get(resources.name());
+        let known = known.and_then(|id| self.meshes.get(id));
+        let first = known.is_none_or(|mesh| mesh.resources.is_none());
+        if first && record.is_none() {
+            return Ok(Applied::NeedsRecord(resources));
+        }
+        let resources = *resources;
         let cell = self.shared.mesh(resources.name());
         let id = self.mesh_of(&cell);
         let now = self.now();
         let zone = self.options.select.zone.clone();
         let Some(mesh) = self.meshes.get_mut(&id) else {
-            return Ok(());
+            return Ok(Applied::InForce);
         };
-        let first = mesh.resources.is_none();
         let effective = effective(&resources, mesh.effective.take(), &zone);
         let before = mesh.take_trusts(&effective, bundles, &zone);
         mesh.rules = Some(IdentityRules::new(&effective, self.options.select.clone()));
@@ -314,7 +334,9 @@ impl Engine {
         }
         self.take_backends(id, &effective, now);
         if let Some(mesh) = self.meshes.get_mut(&id) {
-            if first {
+            if let Some(record) = record.filter(|_| first) {
+                let returning = now.up.saturating_add(self.options.linger);
+                mesh.recall(record, returning);
                 mesh.remember(before, now.wall);
             }
             mesh.cell.set_resources(&resources);
@@ -324,7 +346,9 @@ impl Engine {
         self.look_after(id, now);
         self.publish(id, now);
         self.review_mesh(id);
-        Ok(())
+        // What has to be stored, and who is expected back, is looked at with the rest.
+        self.wake_by(now.up);
+        Ok(Applied::InForce)
     }
 
     fn remove_mesh(&mut self, name: &str) -> Result<()> {
@@ -392,6 +416,8 @@ impl Engine {
         let cell = Arc::clone(&mesh.cell);
         self.pause_lanes(id);
         if changed {
+            // It is to be stored.
+            self.wake_by(now.up);
             let (mesh, version) = (cell.name.as_str(), cell.trust.load().version);
             self.observe(&Event::TrustChanged { mesh, version });
         }
@@ -439,10 +465,15 @@ impl Engine {
             .get(&id)
             .map_or(0, |mesh| mesh.ledger.published().1);
         let (connected, lagging) = self.workloads.lagging(id, version);
+        let returning = self
+            .meshes
+            .get(&id)
+            .is_some_and(|it| it.returning.is_some());
         Ok(TrustGate {
             version,
             connected,
             lagging,
+            returning,
         })
     }
 

@@ -147,6 +147,15 @@ pub enum Event<'a> {
         /// When it ends.
         not_after: SystemTime,
     },
+    /// What proxies may hold could not be [stored](crate::manager#across-restarts). It is tried again, and this is said each time; a control
+    /// plane that starts in the meantime knows less than this one.
+    #[non_exhaustive]
+    NotRecorded {
+        /// The mesh.
+        mesh: &'a str,
+        /// What went wrong.
+        error: &'a Error,
+    },
     /// Somebody decided not to wait for proxies that do not trust a root yet: connections to those will fail.
     #[non_exhaustive]
     BreakGlass {
@@ -171,6 +180,7 @@ impl<'a> Event<'a> {
             Self::Rotated { .. } => "rotated",
             Self::TrustChanged { .. } => "trust_changed",
             Self::RootEnding { .. } => "root_ending",
+            Self::NotRecorded { .. } => "not_recorded",
             Self::BreakGlass { .. } => "break_glass",
         }
     }
@@ -188,6 +198,7 @@ impl<'a> Event<'a> {
             | Self::Rotated { mesh, .. }
             | Self::TrustChanged { mesh, .. }
             | Self::RootEnding { mesh, .. }
+            | Self::NotRecorded { mesh, .. }
             | Self::BreakGlass { mesh, .. } => mesh,
         }
     }
@@ -307,6 +318,10 @@ impl fmt::Display for Event<'_> {
                     "{mesh}: the root `{subject}` of {trust_domain} ends soon or has ended: replace it"
                 )
             }
+            Self::NotRecorded { mesh, error } => write!(
+                f,
+                "{mesh}: what its proxies trust could not be stored for a control plane that comes after this one: {error}"
+            ),
             Self::BreakGlass { mesh, reason } => write!(
                 f,
                 "{mesh}: BREAK GLASS: new roots are used although proxies have not acknowledged them ({reason})"

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
 use super::driver::Layer;
+use super::record::Record;
 use crate::BackendKey;
 use crate::schedule::Ticket;
 
@@ -81,6 +82,12 @@ pub(super) enum Done {
         ca: CaRef,
         step: RotationStep,
         result: Result<TrustBundle>,
+    },
+    Recorded {
+        mesh: u64,
+        /// What was to be stored.
+        record: Record,
+        result: Result<()>,
     },
 }
 
@@ -217,7 +224,7 @@ impl Drop for Answers {
 fn panicked() -> Error {
     Error::new(
         ErrorKind::Internal,
-        "an issuer panicked: this is a bug in it",
+        "an issuer or a secret store panicked: this is a bug in it",
     )
 }
 

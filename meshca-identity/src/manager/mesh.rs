@@ -15,6 +15,7 @@ use meshca_core::{
 
 use super::cell::{MeshCell, PublishedTrust};
 use super::job;
+use super::record::Record;
 use super::status::{self, CaState, IdentityStatus};
 use crate::MeshResources;
 use crate::schedule::LaneId;
@@ -36,8 +37,23 @@ pub(super) struct Mesh {
     pub(super) acks: BTreeMap<u64, usize>,
     /// Nobody is waited for.
     pub(super) broken_glass: bool,
+    /// Until when proxies are expected that a control plane before this one has served.
+    pub(super) returning: Option<Duration>,
+    pub(super) recorded: Recorded,
     /// The roots that were warned of.
     pub(super) warned: BTreeSet<String>,
+}
+
+/// What is stored of a mesh for those who come after.
+#[derive(Default)]
+pub(super) struct Recorded {
+    /// As this process has read or written it last.
+    pub(super) stored: Record,
+    /// It is being written.
+    pub(super) busy: bool,
+    /// Not before this, after it could not be written.
+    pub(super) write_at: Duration,
+    pub(super) failures: u32,
 }
 
 /// What the resources say of a CA: where that is the same, nothing need be set up anew.
@@ -136,6 +152,8 @@ impl Mesh {
             ledger: TrustLedger::after(version),
             acks: BTreeMap::new(),
             broken_glass: false,
+            returning: None,
+            recorded: Recorded::default(),
             warned: BTreeSet::new(),
         }
     }
@@ -186,9 +204,18 @@ impl Mesh {
     /// Whether every proxy that matters trusts this.
     pub(super) fn trusted_by_all(&self, bundle: &TrustBundle, acknowledgements: bool) -> bool {
         match self.ledger.since(bundle) {
-            Some(since) => !acknowledgements || self.broken_glass || since <= self.acknowledged(),
+            Some(since) => {
+                let waits = since > self.acknowledged() || !self.is_known_to_returning(bundle);
+                !acknowledgements || self.broken_glass || !waits
+            }
             None => false,
         }
+    }
+
+    /// Whether proxies that are not back yet trust this: they do if something was signed under it, for that was waited for them.
+    fn is_known_to_returning(&self, bundle: &TrustBundle) -> bool {
+        let used = |root: &TrustRoot| self.ledger.is_used(bundle.trust_domain(), root);
+        self.returning.is_none() || bundle.roots().iter().all(used)
     }
 
     /// Whether this CA may sign now, as far as trust goes.
@@ -200,12 +227,18 @@ impl Mesh {
             return true;
         }
         let known = |root: &&TrustRoot| self.ledger.holds(&backend.trust_domain, root);
-        // It signs under the root that it signed under last, as far as anybody knows; else under any of those that workloads can know.
+        // It signs under the root that it signed under last, as far as anybody knows; else under any of those that workloads can know, or of
+        // those of them that it has signed under before.
         let under: Vec<&TrustRoot> = match backend.signs_under.as_ref().filter(known) {
             Some(root) => vec![root],
             None => {
                 let roots = backend.bundle.iter().flat_map(TrustBundle::roots);
-                roots.filter(known).collect()
+                let all: Vec<_> = roots.filter(known).collect();
+                let used = |root: &&TrustRoot| self.ledger.is_used(&backend.trust_domain, root);
+                match all.iter().copied().filter(used).collect::<Vec<_>>() {
+                    used if used.is_empty() => all,
+                    used => used,
+                }
             }
         };
         let der = under.into_iter().map(|root| root.der().clone());
@@ -332,6 +365,30 @@ impl Mesh {
 }
 
 impl Mesh {
+    /// What a control plane before this one has given out. Proxies may come back until then.
+    pub(super) fn recall(&mut self, record: Record, returning: Duration) {
+        for (key, bundle) in &record.said {
+            // What a CA said last is so until it says something else.
+            let is_it = |it: &&Backend| &it.trust_domain == bundle.trust_domain();
+            if let Some(backend) = self.backends.get(key).filter(is_it)
+                && backend.distributed
+                && backend.bundle.is_none()
+            {
+                let origin = Origin::Backend(key.clone());
+                self.ledger.set(origin, bundle.clone());
+            }
+        }
+        for ((domain, _), used) in &record.used {
+            for root in used.bundle.roots() {
+                self.ledger.keep(&used.backend, domain, root, used.until);
+            }
+        }
+        if !record.used.is_empty() {
+            self.returning = Some(returning);
+        }
+        self.recorded.stored = record;
+    }
+
     /// What was signed before this process began, under roots that our own MeshTrusts still have. When that ends nobody knows: it
     /// is as long as CAs usually let it be, or until the root itself ends.
     pub(super) fn remember(&mut self, before: Vec<(BackendKey, TrustBundle)>, now: SystemTime) {

@@ -20,6 +20,9 @@ pub struct Observed {
     pub ready: BTreeSet<BackendKey>,
     /// The proxies that run, connected or not.
     pub proxies: Vec<Proxy>,
+    /// Whether some may be missing, because the control plane has started and not all are back. Then nothing is taken for true of every
+    /// proxy.
+    pub returning: bool,
 }
 
 impl Observed {
@@ -29,6 +32,7 @@ impl Observed {
             resources,
             ready: BTreeSet::new(),
             proxies: Vec::new(),
+            returning: false,
         }
     }
 }
@@ -112,9 +116,22 @@ impl fmt::Display for Waiting {
     }
 }
 
+/// Who does not meet these yet.
+pub(super) fn missing(gate: &[Condition], observed: &Observed) -> Vec<Waiting> {
+    // Whoever is not seen may not meet what is asked of every proxy.
+    let mut of_all = gate.iter().filter(|it| !matches!(it, Condition::Ready(_)));
+    let unseen = of_all.next().filter(|_| observed.returning);
+    let unseen = unseen.map(|condition| Waiting {
+        proxy: None,
+        condition: condition.clone(),
+        what: "the control plane has started, and proxies may not be back yet".to_owned(),
+    });
+    let seen = gate.iter().flat_map(|it| it.missing(observed));
+    unseen.into_iter().chain(seen).collect()
+}
+
 impl Condition {
-    /// Who does not meet it yet.
-    pub(super) fn missing(&self, observed: &Observed) -> Vec<Waiting> {
+    fn missing(&self, observed: &Observed) -> Vec<Waiting> {
         if let Self::Ready(issuer) = self {
             return match observed.ready.contains(issuer) {
                 true => Vec::new(),
@@ -125,23 +142,20 @@ impl Condition {
                 }],
             };
         }
-        observed
-            .proxies
-            .iter()
-            .filter_map(|proxy| {
-                let mut what = self.missing_at(proxy, &observed.resources)?;
-                if !proxy.connected {
-                    what.push_str(
-                        "; it is not connected and goes on with what it has: reconnect it, or end it",
-                    );
-                }
-                Some(Waiting {
-                    proxy: Some(proxy.name.clone()),
-                    condition: self.clone(),
-                    what,
-                })
+        let missing = observed.proxies.iter().filter_map(|proxy| {
+            let mut what = self.missing_at(proxy, &observed.resources)?;
+            if !proxy.connected {
+                what.push_str(
+                    "; it is not connected and goes on with what it has: reconnect it, or end it",
+                );
+            }
+            Some(Waiting {
+                proxy: Some(proxy.name.clone()),
+                condition: self.clone(),
+                what,
             })
-            .collect()
+        });
+        missing.collect()
     }
 
     fn missing_at(&self, proxy: &Proxy, resources: &MeshResources) -> Option<String> {

@@ -6,7 +6,7 @@ use meshca_core::resource::{
     CaBundle, IdentityProvider, MeshIdentity, MeshTrust, Metadata, Mtls, Resource,
 };
 
-use super::observed::{Condition, Observed, Waiting};
+use super::observed::{self, Condition, Observed, Waiting};
 use super::obstacles::Obstacles;
 use super::planner::{self, PlanOptions};
 use crate::MeshResources;
@@ -127,11 +127,7 @@ impl Plan {
         // A step that has been begun is ended: its gate was passed when it was.
         let passed = reached.checked_sub(1).and_then(|it| self.steps.get(it));
         if let (true, Some(step)) = (exactly, passed) {
-            let waiting: Vec<_> = step
-                .gate
-                .iter()
-                .flat_map(|condition| condition.missing(observed))
-                .collect();
+            let waiting = observed::missing(&step.gate, observed);
             if !waiting.is_empty() {
                 return Next::Wait {
                     step: reached,

@@ -231,9 +231,22 @@ impl World {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut ManagerOptions)) -> Self {
-        let clock = TokioClock::new();
         let secrets = Arc::new(MemorySecretStore::new());
-        let cas = Cas::default();
+        Self::on(TokioClock::new(), secrets, Cas::default(), change)
+    }
+
+    /// A control plane after this one, at the same secret store and the same CAs.
+    pub(crate) async fn restarted(self, change: impl FnOnce(&mut ManagerOptions)) -> Self {
+        self.driver.stop().await.unwrap();
+        Self::on(self.clock, self.secrets, self.cas, change)
+    }
+
+    pub(crate) fn on(
+        clock: TokioClock,
+        secrets: Arc<MemorySecretStore>,
+        cas: Cas,
+        change: impl FnOnce(&mut ManagerOptions),
+    ) -> Self {
         let registry = BackendRegistry::new()
             .with(meshca_core::builtin::factory())
             .with(cas.clone());

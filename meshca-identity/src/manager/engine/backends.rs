@@ -427,7 +427,7 @@ impl Engine {
         }
     }
 
-    fn backoff(&self, failures: u32) -> Duration {
+    pub(super) fn backoff(&self, failures: u32) -> Duration {
         let options = &self.options.schedule;
         let doubled = options.doubled(failures.saturating_sub(1));
         doubled.min(options.max_backoff)

@@ -371,6 +371,7 @@ impl Engine {
         };
         let resources = mesh.resources.clone().ok_or_else(not_applied)?;
         let mut observed = Observed::new(resources);
+        observed.returning = mesh.returning.is_some();
         let mut since = Vec::new();
         for (key, backend) in &mesh.backends {
             let published = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
@@ -751,6 +752,14 @@ impl Engine {
                     let until = certificate.validity().not_after();
                     mesh.ledger.hold(&ca.key, domain, certificate.root(), until)
                 });
+                if self
+                    .meshes
+                    .get(&ca.mesh)
+                    .is_some_and(|it| it.ledger.is_stale())
+                {
+                    // The first under a root: who comes after us is to know.
+                    self.wake_by(now.up);
+                }
                 let later = Later {
                     under,
                     ticket,

@@ -1,0 +1,445 @@
+//! What the proxies of a mesh may hold, kept in the secret store.
+//!
+//! A control plane that starts knows of no proxy, and not every CA tells its roots at once; the data plane has been there all the time. The
+//! record says which roots it may hold, and under which of them certificates may be valid. That is no secret, but a control plane has no
+//! other place that outlives it. Replicas share the record: what one of them has given out, all keep trusted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use meshca_core::secret::{Expect, SecretKey, SecretStore, SecretValue};
+use meshca_core::{Error, ErrorKind, Result, TrustBundle, TrustDomain};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::BackendKey;
+use crate::trust::RootId;
+
+/// The name of the secret is that of the mesh, and this.
+const NAME: &str = "meshca-trust";
+
+/// How the record is written.
+const FORMAT: u32 = 1;
+
+/// How long a secret store may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How often it is tried when replicas write at the same time.
+const TRIES: usize = 8;
+
+/// See the [module](self).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Record {
+    /// The roots that each CA said last are its.
+    pub(crate) said: BTreeMap<BackendKey, TrustBundle>,
+    /// The roots under which certificates may be valid.
+    pub(crate) used: BTreeMap<RootId, Used>,
+}
+
+/// A root under which certificates may be valid.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Used {
+    pub(crate) backend: BackendKey,
+    /// The root.
+    pub(crate) bundle: TrustBundle,
+    /// When the last of them ends, or later.
+    pub(crate) until: SystemTime,
+}
+
+impl Record {
+    /// Whether this, which is stored, says all that is so.
+    pub(crate) fn covers(&self, now: &Self) -> bool {
+        self.said == now.said
+            && now.used.iter().all(|(root, used)| {
+                let stored = self.used.get(root);
+                stored.is_some_and(|stored| stored.until >= used.until)
+            })
+    }
+
+    /// The same for some time to come, where what is stored does not say so already: each certificate ends later than the one before, and a
+    /// record is not written for each.
+    pub(crate) fn ahead(mut self, stored: &Self, now: SystemTime) -> Self {
+        for (root, used) in &mut self.used {
+            let stored = stored.used.get(root).map(|it| it.until);
+            if let Some(stored) = stored.filter(|stored| *stored >= used.until) {
+                used.until = stored;
+                continue;
+            }
+            let left = used.until.duration_since(now).unwrap_or_default();
+            // Nothing is valid for longer than its root.
+            let end = used
+                .bundle
+                .roots()
+                .iter()
+                .map(|it| it.validity().not_after());
+            let end = end.max().unwrap_or(used.until).max(used.until);
+            used.until = used.until.checked_add(left).map_or(end, |it| it.min(end));
+        }
+        self
+    }
+
+    /// What others have stored, and this on top. `dropped` are the CAs that are in the resources no more.
+    fn onto(self, stored: Self, dropped: &BTreeSet<BackendKey>, now: SystemTime) -> Self {
+        let mut both = stored;
+        both.said.retain(|key, _| !dropped.contains(key));
+        both.said.extend(self.said);
+        for (root, used) in self.used {
+            let until = both.used.get(&root).map_or(used.until, |it| it.until);
+            let until = until.max(used.until);
+            both.used.insert(root, Used { until, ..used });
+        }
+        both.used.retain(|_, used| used.until >= now);
+        both
+    }
+
+    /// Reads what is stored for a mesh; a mesh that nobody has run has nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, and [`ErrorKind::InvalidConfig`] if it is damaged: without it nobody knows whom a new root would cut off.
+    pub(crate) async fn read(store: &dyn SecretStore, mesh: &str) -> Result<Self> {
+        let read = async {
+            let stored = store.get(&key(mesh)?).await?;
+            stored.map_or_else(|| Ok(Self::default()), |it| Self::from_json(&it.value))
+        };
+        let outcome = within(read).await;
+        outcome.map_err(|error| {
+            let what = "the secret store does not say what proxies of this mesh trust; nothing was applied: apply again";
+            Error::new(error.kind(), what)
+                .with_context("mesh", mesh.to_owned())
+                .with_retry(error.retry())
+                .with_source(error)
+        })
+    }
+
+    /// Stores this on top of what is there, whoever writes at the same time.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub(crate) async fn write(
+        self,
+        store: &dyn SecretStore,
+        mesh: &str,
+        dropped: &BTreeSet<BackendKey>,
+        now: SystemTime,
+    ) -> Result<()> {
+        let key = key(mesh)?;
+        let write = async {
+            let mut outcome = Ok(());
+            for _ in 0..TRIES {
+                let (stored, expect) = match store.get(&key).await? {
+                    Some(stored) => (
+                        Self::from_json(&stored.value)?,
+                        Expect::Version(stored.version),
+                    ),
+                    None => (Self::default(), Expect::Absent),
+                };
+                let both = self.clone().onto(stored, dropped, now);
+                match store.put(&key, both.to_json()?, expect).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) if error.kind() == ErrorKind::Conflict => outcome = Err(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            outcome
+        };
+        within(write).await
+    }
+
+    fn from_json(value: &SecretValue) -> Result<Self> {
+        let damaged = |why: String| {
+            let what = "the record of what proxies trust is damaged; delete the secret to go on without it: proxies that have not heard of a new root will not be waited for, once";
+            Error::new(ErrorKind::InvalidConfig, format!("{what} ({why})"))
+        };
+        let document: Document =
+            serde_json::from_slice(value.expose()).map_err(|error| damaged(error.to_string()))?;
+        if document.format != FORMAT {
+            return Err(damaged(format!("its format is {}", document.format)));
+        }
+        let bundle = |domain: &str, roots: &str| {
+            let domain = TrustDomain::new(domain).map_err(|error| damaged(error.to_string()))?;
+            TrustBundle::from_pem(domain, roots).map_err(|error| damaged(error.to_string()))
+        };
+        let mut record = Self::default();
+        for ca in document.cas {
+            let bundle = bundle(&ca.trust_domain, &ca.roots)?;
+            record.said.insert(ca.backend.into(), bundle);
+        }
+        for used in document.used {
+            let bundle = bundle(&used.trust_domain, &used.root)?;
+            let [root] = bundle.roots() else {
+                return Err(damaged("more than one root".to_owned()));
+            };
+            let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(used.until));
+            let until = until.ok_or_else(|| damaged("a time beyond all time".to_owned()))?;
+            let id = (bundle.trust_domain().clone(), root.fingerprint().to_owned());
+            let backend = used.backend.into();
+            record.used.insert(
+                id,
+                Used {
+                    backend,
+                    bundle,
+                    until,
+                },
+            );
+        }
+        Ok(record)
+    }
+
+    fn to_json(&self) -> Result<SecretValue> {
+        // A CA without a root has said nothing.
+        let said = self.said.iter().filter(|(_, bundle)| !bundle.is_empty());
+        let cas = said.map(|(key, bundle)| Ca {
+            backend: key.into(),
+            trust_domain: bundle.trust_domain().to_string(),
+            roots: bundle.to_pem(),
+        });
+        let used = self.used.values().map(|used| Root {
+            backend: (&used.backend).into(),
+            trust_domain: used.bundle.trust_domain().to_string(),
+            root: used.bundle.to_pem(),
+            until: seconds(used.until),
+        });
+        let document = Document {
+            format: FORMAT,
+            cas: cas.collect(),
+            used: used.collect(),
+        };
+        let json = serde_json::to_vec(&document).map_err(|error| {
+            Error::new(ErrorKind::Internal, "could not write what proxies trust").with_source(error)
+        })?;
+        Ok(SecretValue::new(json))
+    }
+}
+
+fn key(mesh: &str) -> Result<SecretKey> {
+    SecretKey::new(mesh, format!("{mesh}.{NAME}"))
+}
+
+/// Rounded up: what is valid now is valid until the end of that second.
+fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs().saturating_add(1)
+}
+
+async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(LIMIT, work).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::Timeout,
+            format!("the secret store did not answer within {LIMIT:?}"),
+        ))
+    })
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    cas: Vec<Ca>,
+    used: Vec<Root>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ca {
+    backend: Key,
+    trust_domain: String,
+    roots: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Root {
+    backend: Key,
+    trust_domain: String,
+    root: String,
+    /// Seconds since 1970.
+    until: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Key {
+    Classic(String),
+    Modern(String),
+}
+
+impl From<&BackendKey> for Key {
+    fn from(key: &BackendKey) -> Self {
+        match key {
+            BackendKey::Classic(name) => Self::Classic(name.clone()),
+            BackendKey::Modern(name) => Self::Modern(name.clone()),
+        }
+    }
+}
+
+impl From<Key> for BackendKey {
+    fn from(key: Key) -> Self {
+        match key {
+            Key::Classic(name) => Self::Classic(name),
+            Key::Modern(name) => Self::Modern(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use meshca_core::secret::{StoredSecret, Version};
+    use meshca_core::{Clock, MemorySecretStore};
+    use meshca_testkit::FakeClock;
+    use meshca_testkit::pki::TestCa;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn bundle() -> TrustBundle {
+        let ca = TestCa::root("root", FakeClock::start()).unwrap();
+        let domain = TrustDomain::new("example.org").unwrap();
+        ca.bundle(domain).unwrap()
+    }
+
+    fn key(name: &str) -> BackendKey {
+        BackendKey::Modern(name.to_owned())
+    }
+
+    fn id(bundle: &TrustBundle) -> RootId {
+        let root = bundle.roots()[0].fingerprint().to_owned();
+        (bundle.trust_domain().clone(), root)
+    }
+
+    /// A CA with one root, which is used until then.
+    fn record(name: &str, bundle: &TrustBundle, until: SystemTime) -> Record {
+        let used = Used {
+            backend: key(name),
+            bundle: bundle.clone(),
+            until,
+        };
+        Record {
+            said: BTreeMap::from([(key(name), bundle.clone())]),
+            used: BTreeMap::from([(id(bundle), used)]),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let now = FakeClock::start();
+        let mut record = record("a", &bundle(), now + HOUR);
+        let two = bundle().union(&bundle()).unwrap();
+        let classic = BackendKey::Classic("b".to_owned());
+        record.said.insert(classic, two);
+        let read = Record::from_json(&record.to_json().unwrap()).unwrap();
+        assert!(read.covers(&record));
+        assert_eq!(read.said, record.said);
+        // Whole seconds, and never too short.
+        for (root, used) in &record.used {
+            let late = read.used[root].until.duration_since(used.until).unwrap();
+            assert!(late <= Duration::from_secs(1), "{late:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_know_is_kept_and_what_has_ended_is_not() {
+        let now = FakeClock::start();
+        let [one, two, ended] = [bundle(), bundle(), bundle()];
+        let mut stored = record("a", &one, now + 3 * HOUR);
+        let gone = record("gone", &ended, now - HOUR);
+        stored.said.extend(gone.said);
+        stored.used.extend(gone.used);
+        let mut ours = record("b", &two, now + HOUR);
+        ours.used.extend(record("a", &one, now + HOUR).used);
+
+        let both = ours.onto(stored, &BTreeSet::from([key("gone")]), now);
+        assert_eq!(Vec::from_iter(both.said.keys()), [&key("a"), &key("b")]);
+        let until = |bundle: &TrustBundle| both.used.get(&id(bundle)).map(|it| it.until);
+        assert_eq!(until(&one), Some(now + 3 * HOUR));
+        assert_eq!(until(&two), Some(now + HOUR));
+        assert_eq!(until(&ended), None);
+    }
+
+    #[test]
+    fn it_goes_ahead_by_as_much_again_and_not_past_the_end_of_the_root() {
+        let now = FakeClock::start();
+        let root = bundle();
+        let end = root.roots()[0].validity().not_after();
+        let left = end.duration_since(now).unwrap();
+        let none = Record::default();
+        let until = |record: &Record| record.used[&id(&root)].until;
+
+        let now_and_then = record("a", &root, now + HOUR);
+        let stored = now_and_then.clone().ahead(&none, now);
+        assert_eq!(until(&stored), now + 2 * HOUR);
+        assert!(stored.covers(&record("a", &root, now + 2 * HOUR)));
+        assert!(!stored.covers(&record("a", &root, now + 3 * HOUR)));
+        // What is stored already is not moved on.
+        let again = now_and_then.ahead(&stored, now + HOUR / 2);
+        assert_eq!(until(&again), now + 2 * HOUR);
+        let near = record("a", &root, now + left * 3 / 4);
+        assert_eq!(until(&near.ahead(&none, now)), end);
+    }
+
+    /// Another replica writes whenever somebody has read.
+    #[derive(Debug)]
+    struct Busy {
+        inner: MemorySecretStore,
+        others: Mutex<Vec<SecretValue>>,
+    }
+
+    #[async_trait]
+    impl SecretStore for Busy {
+        async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
+            let found = self.inner.get(key).await?;
+            let other = self.others.lock().unwrap().pop();
+            if let Some(other) = other {
+                let expect = match &found {
+                    Some(found) => Expect::Version(found.version.clone()),
+                    None => Expect::Absent,
+                };
+                self.inner.put(key, other, expect).await?;
+            }
+            Ok(found)
+        }
+
+        async fn put(
+            &self,
+            key: &SecretKey,
+            value: SecretValue,
+            expect: Expect,
+        ) -> Result<Version> {
+            self.inner.put(key, value, expect).await
+        }
+
+        async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
+            self.inner.delete(key, version).await
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_writes_at_the_same_time_loses_nothing() {
+        let clock = FakeClock::new();
+        let until = clock.now() + HOUR;
+        let [ours, theirs] = [bundle(), bundle()];
+        let other = record("a", &theirs, until).to_json().unwrap();
+        let own = id(&ours);
+        for times in [1, TRIES - 1, TRIES] {
+            let store = Busy {
+                inner: MemorySecretStore::new(),
+                others: Mutex::new(vec![other.clone(); times]),
+            };
+            let (ours, none) = (record("b", &ours, until), BTreeSet::new());
+            let outcome = ours.write(&store, "default", &none, clock.now()).await;
+            if times == TRIES {
+                // Later it is tried again.
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Conflict);
+                continue;
+            }
+            outcome.unwrap();
+            let read = Record::read(&store, "default").await.unwrap();
+            let roots = Vec::from_iter(read.used.into_keys());
+            assert_eq!(roots.len(), 2);
+            assert!(roots.contains(&own) && roots.contains(&id(&theirs)));
+        }
+    }
+}
