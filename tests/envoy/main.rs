@@ -141,6 +141,14 @@ mod envoy {
             let it = migration::to_another_backend(&vault_from_cp(&server).await);
             migration::carry_out(registry().with(vault::factory()), it).await;
         }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn a_live_mesh_moves_while_its_control_plane_is_restarted() {
+            needs!(Envoy::program(), Vault::program());
+            let server = Vault::start().await.unwrap();
+            let it = migration::with_restarts(&vault_from_cp(&server).await);
+            migration::carry_out(registry().with(vault::factory()), it).await;
+        }
     }
 
     mod kube {

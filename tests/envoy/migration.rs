@@ -26,6 +26,8 @@ const WITHIN: Duration = Duration::from_secs(120);
 const REQUESTS: usize = 500;
 /// How often a plan says that it waits for nobody but those who hold it up on purpose, before they let it go on.
 const PATIENCE: usize = 30;
+/// How long proxies are waited for when the control plane has started.
+const BACK_WITHIN: Duration = Duration::from_secs(8);
 /// How long the CA to leave signs for.
 const LIFETIME: &str = "10m";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -57,6 +59,8 @@ pub(crate) enum Disturbance {
     Join(&'static str),
     /// An Envoy is restarted when the step has just begun.
     Restart(&'static str),
+    /// The control plane is, while an Envoy is stopped that comes back later than all others.
+    RestartControlPlane(&'static str),
 }
 
 /// Carries a move out, and proves that nobody was harmed and nothing is left.
@@ -64,7 +68,14 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
     let begun = Instant::now();
     let mut options = Options::new(registry);
     (options.pairs, options.later) = (PAIRS, 1);
-    let world = World::start(options, &it.from).await;
+    if it
+        .disturbances
+        .iter()
+        .any(|(_, it)| matches!(it, Disturbance::RestartControlPlane(_)))
+    {
+        options.linger = Some(BACK_WITHIN);
+    }
+    let mut world = World::start(options, &it.from).await;
     let names = (0..PAIRS).flat_map(|n| [format!("s-{n}"), format!("c-{n}")]);
     let start = async |name: String| world.sidecar(&name).await;
     let sidecars = join_all(names.map(start)).await;
@@ -78,7 +89,7 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
     let there = plan(&parse(&it.from), &parse(&it.to), &PlanOptions::new(ZONE)).unwrap();
     println!("{there}");
     let mut mover = Mover {
-        world: &world,
+        world: &mut world,
         sidecars: sidecars
             .into_iter()
             .map(|it| (it.name().to_owned(), it))
@@ -93,7 +104,7 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
     };
     mover.follow(&there, it.disturbances, it.back_from).await;
     if it.back_from.is_some() {
-        let now = world.observe().await.resources;
+        let now = mover.world.observe().await.resources;
         let back = there.rollback(&now).unwrap();
         println!("{back}");
         mover.follow(&back, &[], None).await;
@@ -104,13 +115,14 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
         let held_up = match disturbance {
             Disturbance::Pause(name) => name,
             Disturbance::Refuse => stubborn::NAME,
-            Disturbance::Join(_) | Disturbance::Restart(_) => continue,
+            _ => continue,
         };
         let waited_for = &mover.waited_for;
         assert!(waited_for.contains(held_up), "{held_up}: {waited_for:?}");
     }
-    assert_eq!(world.control.refusals(), [""; 0]);
-    let refusals = world.events.with("refuses");
+    assert_eq!(mover.world.control.refusals(), [""; 0]);
+    let events = Arc::clone(&mover.world.events);
+    let refusals = events.with("refuses");
     assert!(
         refusals.iter().all(|it| it.contains("rather not")),
         "{refusals:?}"
@@ -121,7 +133,7 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
     let line = format!(
         "{}: {counts}, {} generations of secrets, {:.0} s",
         it.name,
-        world.events.acknowledged(),
+        events.acknowledged(),
         after.as_secs_f64(),
     );
     println!("{line}");
@@ -140,7 +152,7 @@ fn report(name: &str, line: &str) {
 }
 
 struct Mover<'a> {
-    world: &'a World,
+    world: &'a mut World,
     sidecars: BTreeMap<String, Arc<Sidecar>>,
     stubborn: Stubborn,
     load: Load,
@@ -262,16 +274,29 @@ impl Mover<'_> {
                 self.load.join(&sidecar);
                 self.sidecars.insert(name.to_owned(), sidecar);
             }
-            Disturbance::Restart(_) => {}
+            Disturbance::Restart(_) | Disturbance::RestartControlPlane(_) => {}
         }
     }
 
     async fn after(&mut self, disturbance: Disturbance) {
-        if let Disturbance::Restart(name) = disturbance {
-            // When no request is under way through it, as an orderly restart has it.
-            let mut envoy = self.sidecars[name].envoy.write().await;
-            envoy.restart().await.unwrap();
-            envoy.until_live(SOON).await.unwrap();
+        match disturbance {
+            Disturbance::Restart(name) => {
+                // When no request is under way through it, as an orderly restart has it.
+                let mut envoy = self.sidecars[name].envoy.write().await;
+                envoy.restart().await.unwrap();
+                envoy.until_live(SOON).await.unwrap();
+            }
+            Disturbance::RestartControlPlane(late) => {
+                let envoy = &self.sidecars[late].envoy;
+                envoy.read().await.pause().await.unwrap();
+                self.world.restart().await;
+                let going_on = Arc::clone(&self.sidecars[late]);
+                tokio::spawn(async move {
+                    tokio::time::sleep(BACK_WITHIN / 2).await;
+                    going_on.envoy.read().await.resume().unwrap();
+                });
+            }
+            _ => {}
         }
     }
 
@@ -438,6 +463,21 @@ pub(crate) fn to_another_domain() -> Move {
             (1, Refuse),
             (2, Restart("s-2")),
         ],
+    }
+}
+
+/// The same while the control plane is restarted again and again.
+pub(crate) fn with_restarts(from_cp: &Value) -> Move {
+    use Disturbance::{Join, RestartControlPlane};
+    Move {
+        name: "live rotation with restarts of the control plane",
+        disturbances: &[
+            (1, RestartControlPlane("s-1")),
+            (2, RestartControlPlane("c-2")),
+            (2, Join("c-3")),
+            (3, RestartControlPlane("s-0")),
+        ],
+        ..to_another_backend(from_cp)
     }
 }
 

@@ -15,7 +15,6 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
-use meshca::identity::manager::DriverTask;
 use meshca::identity::migration::Observed;
 use meshca::identity::rustls023::{LiveConfigs, PeerPolicy, Settings};
 use meshca::identity::select::SelectOptions;
@@ -24,15 +23,16 @@ use meshca::resource::Resource;
 use meshca::spiffe::Environment;
 use meshca::xds::{Attested, Authenticator, Caller, SdsEvent, SdsObserver, SdsServer};
 use meshca::{
-    BackendRegistry, Clock, Error, ErrorKind, Identity, MemorySecretStore, SystemClock, TrustDomain,
+    BackendRegistry, Clock, Error, ErrorKind, Identity, MemorySecretStore, SecretStore,
+    SystemClock, TrustDomain,
 };
 use meshca_testkit::servers::{Envoy, Port};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
-use tokio::task::JoinSet;
 
 use crate::app;
 use crate::control::{ControlPlane, MESH, Role, Spec, ZONE, workload};
@@ -115,6 +115,8 @@ pub(crate) struct Options {
     pub(crate) accepted: Option<Vec<TrustDomain>>,
     /// Whether each request has a handshake of its own.
     pub(crate) once: bool,
+    /// How long proxies without a connection are waited for, if it is not as long as usual.
+    pub(crate) linger: Option<Duration>,
 }
 
 impl Options {
@@ -127,6 +129,7 @@ impl Options {
             later: 0,
             accepted: None,
             once: true,
+            linger: None,
         }
     }
 }
@@ -139,14 +142,21 @@ pub(crate) struct World {
     pub(crate) events: Arc<Events>,
     pub(crate) app: app::App,
     pub(crate) specs: Vec<Spec>,
-    transport: Transport,
+    options: Options,
+    /// What outlives a control plane.
+    secrets: Arc<MemorySecretStore>,
     sds: Value,
     ads: PathBuf,
     folder: tempfile::TempDir,
-    _serving: JoinSet<()>,
-    _driver: DriverTask,
+    process: Option<Runtime>,
     // Given back when the Envoys are gone.
     _ports: Vec<Port>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// A running Envoy. Whoever has requests under way through it holds the lock to read; who restarts it, to write.
@@ -165,19 +175,6 @@ impl fmt::Debug for Sidecar {
 
 impl World {
     pub(crate) async fn start(options: Options, resources: &str) -> Self {
-        let mut manager = ManagerOptions::new(SelectOptions::new(ZONE, Environment::Universal));
-        manager.acknowledgements = true;
-        manager.trust_refresh = Duration::from_secs(2);
-        let clock = Arc::new(AheadClock::default());
-        let (manager, driver) = Manager::new(
-            options.registry,
-            Arc::new(MemorySecretStore::new()),
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            manager,
-        );
-        let driver = driver.spawn();
-        manager.apply(parse(resources)).await.unwrap();
-
         let app = app::App::start().await;
         let (mut specs, mut ports) = (Vec::new(), Vec::new());
         let mut spec =
@@ -196,47 +193,49 @@ impl World {
         for n in 0..options.pairs + options.later {
             spec(format!("c-{n}"), |egress, _| Role::Client { egress });
         }
-
+        let clock = Arc::new(AheadClock::default());
+        let secrets = Arc::new(MemorySecretStore::new());
         let events = Arc::new(Events::default());
-        let server = SdsServer::new(manager.clone(), Attester(options.transport))
-            .with_observer(Arc::clone(&events) as Arc<dyn SdsObserver>);
-        let control = ControlPlane::new(
-            manager.clone(),
-            specs.clone(),
-            source(options.protocol),
-            options.accepted,
-            options.once,
-        );
         let folder = tempfile::tempdir().unwrap();
         let ads = folder.path().join("xds.sock");
-        let mut serving = JoinSet::new();
-        let listener = UnixListener::bind(&ads).unwrap();
-        let ours = AggregatedDiscoveryServiceServer::new(control.clone());
-        let router = tonic::transport::Server::builder()
-            .add_service(ours)
-            .add_service(server.service());
-        serving.spawn(async move {
-            let incoming = futures_util::stream::unfold(listener, async |listener| {
-                Some((listener.accept().await.map(|it| it.0), listener))
-            });
-            router.serve_with_incoming(incoming).await.unwrap();
-        });
-        let sds = serve(&server, &manager, options.transport, &ads, &mut serving).await;
+        let setting = (&clock, &secrets, &events);
+        let begun = begin(&options, setting, &specs, &ads, parse(resources)).await;
         Self {
-            manager,
-            server,
-            control,
+            manager: begun.manager,
+            server: begun.server,
+            control: begun.control,
+            sds: begun.sds,
+            process: Some(begun.process),
             clock,
             events,
             app,
             specs,
-            transport: options.transport,
-            sds,
+            options,
+            secrets,
             ads,
             folder,
-            _serving: serving,
-            _driver: driver,
             _ports: ports,
+        }
+    }
+
+    /// Another control plane takes the place of this one, which ends in the middle of whatever it does.
+    pub(crate) async fn restart(&mut self) {
+        let resources = self.manager.mesh(MESH).resources().unwrap();
+        assert_eq!(self.control.refusals(), [""; 0]);
+        self.kill();
+        std::fs::remove_file(&self.ads).unwrap();
+        let setting = (&self.clock, &self.secrets, &self.events);
+        let resources = MeshResources::clone(&resources);
+        let begun = begin(&self.options, setting, &self.specs, &self.ads, resources).await;
+        self.manager = begun.manager;
+        self.server = begun.server;
+        self.control = begun.control;
+        self.process = Some(begun.process);
+    }
+
+    fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
         }
     }
 
@@ -315,7 +314,7 @@ impl World {
     /// Where the secrets come from, as a cluster of a bootstrap.
     pub(crate) async fn sds_cluster(&self, name: &str) -> Value {
         let mut cluster = grpc_cluster("sds", &self.sds);
-        if self.transport == Transport::Tls {
+        if self.options.transport == Transport::Tls {
             // What an operator gives a proxy before it has a control plane.
             let identity = self.identity(name).await;
             let file = |what: &str| self.folder.path().join(format!("{name}-{what}.pem"));
@@ -418,13 +417,81 @@ fn source(protocol: Protocol) -> ConfigSource {
     }
 }
 
+/// A control plane that has begun.
+struct Begun {
+    manager: Manager,
+    server: SdsServer,
+    control: ControlPlane,
+    sds: Value,
+    /// All that it does; it ends with this, and so do its connections.
+    process: Runtime,
+}
+
+async fn begin(
+    options: &Options,
+    (clock, secrets, events): (&Arc<AheadClock>, &Arc<MemorySecretStore>, &Arc<Events>),
+    specs: &[Spec],
+    ads: &std::path::Path,
+    resources: MeshResources,
+) -> Begun {
+    let mut of_manager = ManagerOptions::new(SelectOptions::new(ZONE, Environment::Universal));
+    of_manager.acknowledgements = true;
+    of_manager.trust_refresh = Duration::from_secs(2);
+    if let Some(linger) = options.linger {
+        of_manager.linger = linger;
+    }
+    let (manager, driver) = Manager::new(
+        options.registry.clone(),
+        Arc::clone(secrets) as Arc<dyn SecretStore>,
+        Arc::clone(clock) as Arc<dyn Clock>,
+        of_manager,
+    );
+    let process = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    process.spawn(driver.run(std::future::pending()));
+    manager.apply(resources).await.unwrap();
+    let server = SdsServer::new(manager.clone(), Attester(options.transport))
+        .with_observer(Arc::clone(events) as Arc<dyn SdsObserver>);
+    let control = ControlPlane::new(
+        manager.clone(),
+        specs.to_vec(),
+        source(options.protocol),
+        options.accepted.clone(),
+        options.once,
+    );
+    let ours = AggregatedDiscoveryServiceServer::new(control.clone());
+    let router = tonic::transport::Server::builder()
+        .add_service(ours)
+        .add_service(server.service());
+    let at = ads.to_owned();
+    process.spawn(async move {
+        let listener = UnixListener::bind(at).unwrap();
+        let incoming = futures_util::stream::unfold(listener, async |listener| {
+            Some((listener.accept().await.map(|it| it.0), listener))
+        });
+        router.serve_with_incoming(incoming).await.unwrap();
+    });
+    let transport = options.transport;
+    let (its, of_it, ads) = (server.clone(), manager.clone(), ads.to_owned());
+    let sds = process.spawn(async move { serve(&its, &of_it, transport, &ads).await });
+    Begun {
+        sds: sds.await.unwrap(),
+        manager,
+        server,
+        control,
+        process,
+    }
+}
+
 /// Serves secrets, and says where, as an address of Envoy's.
 async fn serve(
     server: &SdsServer,
     manager: &Manager,
     transport: Transport,
     ads: &std::path::Path,
-    serving: &mut JoinSet<()>,
 ) -> Value {
     let server = server.clone();
     let never = std::future::pending();
@@ -439,12 +506,12 @@ async fn serve(
         Transport::Unix => {
             let path = ads.with_file_name("sds.sock");
             let listener = UnixListener::bind(&path).unwrap();
-            serving.spawn(async move { server.serve_unix(listener, never).await });
+            tokio::spawn(async move { server.serve_unix(listener, never).await });
             json!({"pipe": {"path": path}})
         }
         Transport::Tcp => {
             let (listener, address) = tcp().await;
-            serving.spawn(async move { server.serve_tcp(listener, never).await });
+            tokio::spawn(async move { server.serve_tcp(listener, never).await });
             address
         }
         Transport::Tls => {
@@ -452,7 +519,7 @@ async fn serve(
             let settings = settings(PeerPolicy::SameDomain).with_alpn(["h2"]);
             let tls = settings.follow_workload(own.await.unwrap()).await.unwrap();
             let (listener, address) = tcp().await;
-            serving.spawn(async move {
+            tokio::spawn(async move {
                 // It follows the renewals of its identity by itself.
                 server.serve_tls(listener, tls.server(), never).await;
             });
