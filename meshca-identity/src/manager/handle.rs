@@ -331,10 +331,8 @@ impl MeshView {
     }
 
     /// The MeshTrusts that are to exist for the CAs of MeshIdentities with `meshTrustCreation: Enabled`: store them, so that other
-    /// zones and people see them, and [apply](super::Manager::apply) them with the rest. After a restart they are what remembers roots
-    /// that are still in use. Roots are added to them before they are used, and retired after: those of a MeshIdentity that is gone, or of a
-    /// trust domain that it had before, have a MeshTrust until nothing under them can be valid. (Classic CAs have none; what one of them
-    /// signed under a root that it does not name any more is not remembered across a restart.)
+    /// zones and people see them, and [apply](super::Manager::apply) them with the rest. Roots are added to them before they are used, and retired after: those of a MeshIdentity that is gone, or of a
+    /// trust domain that it had before, have a MeshTrust until nothing under them can be valid. (Classic CAs have none.)
     pub fn mesh_trusts(&self) -> Arc<Vec<MeshTrust>> {
         self.cell.trusts.load_full()
     }
