@@ -1,6 +1,7 @@
 //! What the driver knows, and what it makes of each event. Nothing in here waits.
 
 mod backends;
+mod orders;
 mod records;
 mod workloads;
 
@@ -29,7 +30,8 @@ use crate::MeshResources;
 use crate::schedule::{Action, LaneId, Now, Scheduler};
 use crate::select::IdentityRules;
 use crate::trust::BackendKey;
-use workloads::{Later, Workloads};
+use orders::Later;
+use workloads::Workloads;
 
 /// What the embedder puts around everything.
 pub(super) struct Around {
