@@ -313,10 +313,6 @@ impl TrustLedger {
         }
         self.stale = false;
         self.note_owners();
-        if bundles == *self.published {
-            return Ok(false);
-        }
-        self.version += 1;
         let roots: BTreeSet<RootId> = bundles
             .iter()
             .flat_map(|bundle| {
@@ -325,6 +321,13 @@ impl TrustLedger {
                 bundle.roots().iter().map(id).collect::<Vec<_>>()
             })
             .collect();
+        // A CA that lists its roots in another order says nothing new, and is no reason to tell every proxy.
+        let domains =
+            |it: &TrustBundles| Vec::from_iter(it.iter().map(|it| it.trust_domain().clone()));
+        if roots.iter().eq(self.since.keys()) && domains(&bundles) == domains(&self.published) {
+            return Ok(false);
+        }
+        self.version += 1;
         self.since.retain(|root, _| roots.contains(root));
         let (version, gone) = (self.version, &mut self.gone);
         self.owners.retain(|root, owners| {
@@ -440,6 +443,20 @@ mod tests {
         assert!(ledger.publish(clock.now()).unwrap());
         assert_eq!(names(&ledger), 0);
         assert_eq!(ledger.since(&old), None);
+    }
+
+    #[test]
+    fn another_order_of_the_same_roots_is_no_news() {
+        let key = BackendKey::Modern("id".to_owned());
+        let (one, two) = (bundle(), bundle());
+        let mut ledger = TrustLedger::default();
+        ledger.set(Origin::Backend(key.clone()), one.union(&two).unwrap());
+        assert!(ledger.publish(FakeClock::start()).unwrap());
+        ledger.set(Origin::Backend(key.clone()), two.union(&one).unwrap());
+        assert!(!ledger.publish(FakeClock::start()).unwrap());
+        assert_eq!(ledger.published().1, 1);
+        ledger.set(Origin::Backend(key), two);
+        assert!(ledger.publish(FakeClock::start()).unwrap());
     }
 
     /// What the key of a CA is worth nothing after.
