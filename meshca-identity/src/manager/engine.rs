@@ -23,7 +23,7 @@ use super::driver::Layer;
 use super::event::{Event, Observer};
 use super::handle::{Connection, Handle};
 use super::job::{Done, Order};
-use super::mesh::Mesh;
+use super::mesh::{self, Mesh};
 use super::record::Record;
 use super::{Applied, Command, ManagerOptions, Shared, Stats, TrustGate};
 use crate::MeshResources;
@@ -327,14 +327,15 @@ impl Engine {
             return Ok(Applied::InForce);
         };
         let effective = effective(&resources, mesh.effective.take(), &zone);
-        let before = mesh.take_trusts(&effective, bundles, &zone);
+        let (wanted, wrong) = mesh::wanted(&effective, &zone);
+        let before = mesh.take_trusts(&effective, bundles, &wanted, &zone);
         mesh.rules = Some(IdentityRules::new(&effective, self.options.select.clone()));
         mesh.broken_glass = false;
         for identity in &effective.identities {
             let name = identity.metadata.name.clone();
             mesh.named.insert(name, identity.metadata.clone());
         }
-        self.take_backends(id, &effective, now);
+        self.take_backends(id, wanted, wrong, now);
         if let Some(mesh) = self.meshes.get_mut(&id) {
             if let Some(record) = record.filter(|_| first) {
                 let returning = now.up.saturating_add(self.options.linger);

@@ -332,9 +332,9 @@ impl Mesh {
         &mut self,
         resources: &MeshResources,
         bundles: Vec<TrustBundle>,
+        wanted: &BTreeMap<BackendKey, Wanted>,
         zone: &str,
     ) -> Vec<(BackendKey, TrustBundle)> {
-        let (wanted, _) = wanted(resources, zone);
         let own: Vec<(BackendKey, Kri)> = resources
             .identities
             .iter()

@@ -1,5 +1,6 @@
 //! CAs: setting them up, looking at their roots, replacing them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,9 @@ use meshca_core::registry::BuildContext;
 use meshca_core::{Error, Issuer, Result, RotationStep, TrustBundle};
 
 use super::{Engine, guarded, number};
-use crate::MeshResources;
 use crate::manager::event::Event;
 use crate::manager::job::{self, CaRef, Done, Report};
-use crate::manager::mesh::{self, Backend, Wanted};
+use crate::manager::mesh::{Backend, Wanted};
 use crate::schedule::Now;
 use crate::trust::{BackendKey, Origin};
 
@@ -21,9 +21,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(300);
 
 impl Engine {
-    /// Makes the CAs of a mesh those that the resources name.
-    pub(super) fn take_backends(&mut self, id: u64, resources: &MeshResources, now: Now) {
-        let (wanted, wrong) = mesh::wanted(resources, &self.options.select.zone);
+    /// Makes the CAs of a mesh those that the resources name; of some it can only be said what is wrong with them.
+    pub(super) fn take_backends(
+        &mut self,
+        id: u64,
+        wanted: BTreeMap<BackendKey, Wanted>,
+        wrong: Vec<(BackendKey, Error)>,
+        now: Now,
+    ) {
         for (key, error) in wrong {
             if let Some(cell) = self.cell_of(id) {
                 let mesh = cell.name.as_str();
