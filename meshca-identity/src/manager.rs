@@ -44,12 +44,15 @@ mod handle;
 mod health;
 mod job;
 mod mesh;
+#[cfg(test)]
+mod model;
+mod primitives;
 pub(crate) mod record;
+mod signal;
 mod status;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -64,6 +67,7 @@ use crate::migration::Observed;
 use crate::schedule::{ScheduleOptions, Ticket};
 use crate::select::{SelectOptions, Selection};
 use cell::MeshCell;
+use primitives::{AtomicBool, Ordering};
 use record::Record;
 
 pub use driver::{Driver, DriverTask};
@@ -155,7 +159,7 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
         for mesh in read.values() {
-            mesh.changed.notify_waiters();
+            mesh.signal.wake();
         }
     }
 }
@@ -335,7 +339,7 @@ impl Manager {
         let cell = self.shared.mesh(name);
         MeshView {
             shared: Arc::clone(&self.shared),
-            seen: cell.generation(),
+            seen: cell.signal.count(),
             cell,
         }
     }

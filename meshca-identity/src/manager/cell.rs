@@ -1,14 +1,13 @@
 //! What the manager publishes, for anybody to read without asking it: one cell for each workload, one for each mesh.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use meshca_core::resource::MeshTrust;
 use meshca_core::{Error, Identity};
-use tokio::sync::Notify;
 
 use super::health::{Assignment, Health};
+use super::primitives::{ArcSwap, ArcSwapOption, AtomicU8, Ordering};
+use super::signal::Signal;
 use super::status::IdentityStatus;
 use crate::{BackendKey, MeshResources, TrustBundles};
 
@@ -21,8 +20,7 @@ pub(crate) struct WorkloadCell {
     error: ArcSwapOption<Error>,
     health: AtomicU8,
     assignment: AtomicU8,
-    generation: AtomicU64,
-    pub(crate) changed: Notify,
+    pub(crate) signal: Signal,
 }
 
 impl WorkloadCell {
@@ -42,10 +40,6 @@ impl WorkloadCell {
         Assignment::from_u8(self.assignment.load(Ordering::Acquire))
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
     /// Gives back the one before.
     pub(crate) fn set_identity(&self, identity: Option<Arc<Identity>>) -> Option<Arc<Identity>> {
         self.identity.swap(identity)
@@ -53,13 +47,17 @@ impl WorkloadCell {
 
     /// The identity with the CA that issued it. While one is replaced by another CA's, there is none: that is announced when it is done.
     pub(crate) fn issued(&self) -> Option<(Arc<Identity>, Arc<BackendKey>)> {
-        let by = self.issued_by.load_full()?;
-        let identity = self.identity()?;
-        let still = self.issued_by.load();
-        still
-            .as_ref()
-            .is_some_and(|still| Arc::ptr_eq(still, &by))
-            .then_some((identity, by))
+        loop {
+            let seen = self.signal.count();
+            let by = self.issued_by.load_full()?;
+            let identity = self.identity()?;
+            let still = self.issued_by.load();
+            let still = still.as_ref().is_some_and(|it| Arc::ptr_eq(it, &by));
+            // It may have been another's in between: that would have been announced.
+            if self.signal.count() == seen {
+                return still.then_some((identity, by));
+            }
+        }
     }
 
     /// Before another CA's identity is set: that it is of nobody.
@@ -94,8 +92,7 @@ impl WorkloadCell {
 
     /// Tells all who wait that something of this is new.
     pub(crate) fn announce(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.changed.notify_waiters();
+        self.signal.announce();
     }
 }
 
@@ -107,8 +104,7 @@ pub(crate) struct MeshCell {
     pub(crate) trusts: ArcSwap<Vec<MeshTrust>>,
     pub(crate) statuses: ArcSwap<Vec<IdentityStatus>>,
     resources: ArcSwapOption<MeshResources>,
-    generation: AtomicU64,
-    pub(crate) changed: Notify,
+    pub(crate) signal: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -125,13 +121,8 @@ impl MeshCell {
             trusts: ArcSwap::default(),
             statuses: ArcSwap::default(),
             resources: ArcSwapOption::default(),
-            generation: AtomicU64::new(0),
-            changed: Notify::new(),
+            signal: Signal::default(),
         }
-    }
-
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
 
     pub(crate) fn resources(&self) -> Option<Arc<MeshResources>> {
@@ -160,7 +151,6 @@ impl MeshCell {
     }
 
     pub(crate) fn announce(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.changed.notify_waiters();
+        self.signal.announce();
     }
 }

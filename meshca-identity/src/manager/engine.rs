@@ -218,10 +218,10 @@ impl Engine {
                 reply,
             } => {
                 let id = self.mesh_of(&mesh);
-                let seen = mesh.generation();
+                let seen = mesh.signal.count();
                 let (ticket, cell) = self.connect(id, name, workload, reply.is_some());
                 if let Some(reply) = reply {
-                    let seen = (cell.generation(), seen);
+                    let seen = [cell.signal.count(), seen];
                     let connection = Connection {
                         shared: Arc::clone(&self.shared),
                         cell,

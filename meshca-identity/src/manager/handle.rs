@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use meshca_core::resource::MeshTrust;
 use meshca_core::spiffe::Workload;
@@ -11,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::cell::{MeshCell, WorkloadCell};
 use super::health::{Assignment, Health};
+use super::signal::news;
 use super::status::IdentityStatus;
 use super::{Command, Shared};
 use crate::schedule::Ticket;
@@ -27,7 +27,7 @@ use crate::{BackendKey, Credentials, MeshResources, TrustBundles};
 pub struct Handle {
     pub(super) connection: Arc<Connection>,
     /// Generations of the workload and of the mesh that [`changed`](Self::changed) has told of.
-    pub(super) seen: (u64, u64),
+    pub(super) seen: [u64; 2],
 }
 
 /// What the clones of a handle share.
@@ -72,7 +72,7 @@ impl Handle {
         );
         tokio::spawn(async move {
             // What came after the first value was read is told at once.
-            let mut seen = (0, 0);
+            let mut seen = [0, 0];
             loop {
                 tokio::select! {
                     changed = changed(&shared, &cell, &mesh, &mut seen) => {
@@ -210,7 +210,7 @@ impl Handle {
     pub fn mesh(&self) -> MeshView {
         MeshView {
             shared: Arc::clone(&self.connection.shared),
-            seen: self.connection.mesh.generation(),
+            seen: self.connection.mesh.signal.count(),
             cell: Arc::clone(&self.connection.mesh),
         }
     }
@@ -240,32 +240,11 @@ async fn changed(
     shared: &Shared,
     cell: &WorkloadCell,
     mesh: &MeshCell,
-    seen: &mut (u64, u64),
+    seen: &mut [u64; 2],
 ) -> Result<()> {
-    let mut is_news = || {
-        let now = (cell.generation(), mesh.generation());
-        std::mem::replace(seen, now) != now
-    };
-    loop {
-        // First without waiting in line, which all workloads of the mesh do.
-        if is_news() {
-            return Ok(());
-        }
-        let of_workload = cell.changed.notified();
-        let of_mesh = mesh.changed.notified();
-        tokio::pin!(of_workload, of_mesh);
-        of_workload.as_mut().enable();
-        of_mesh.as_mut().enable();
-        if is_news() {
-            return Ok(());
-        }
-        if shared.closed.load(Ordering::Acquire) {
-            return Err(super::ended());
-        }
-        tokio::select! {
-            () = of_workload => {}
-            () = of_mesh => {}
-        }
+    match news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await {
+        true => Ok(()),
+        false => Err(super::ended()),
     }
 }
 
@@ -353,19 +332,12 @@ impl MeshView {
     ///
     /// [`ErrorKind::Unavailable`] when the driver has ended.
     pub async fn changed(&mut self) -> Result<()> {
-        loop {
-            let mesh = self.cell.changed.notified();
-            tokio::pin!(mesh);
-            mesh.as_mut().enable();
-            let now = self.cell.generation();
-            if now != self.seen {
-                self.seen = now;
-                return Ok(());
-            }
-            if self.shared.closed.load(Ordering::Acquire) {
-                return Err(super::ended());
-            }
-            mesh.await;
+        let mut seen = [self.seen, 0];
+        let news = news(&self.cell.signal, None, &mut seen, &self.shared.closed).await;
+        [self.seen, _] = seen;
+        match news {
+            true => Ok(()),
+            false => Err(super::ended()),
         }
     }
 }
