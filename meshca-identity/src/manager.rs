@@ -29,12 +29,16 @@
 //! `<mesh>.meshca-trust`: which roots each CA had last, and until when certificates may be valid under which root. One that starts reads it
 //! before the resources of the mesh [are in force](Manager::apply), and
 //!
-//! - trusts what was trusted, until each CA has said itself which roots it has, and for as long as what was handed out may be valid: a CA that
-//!   cannot be reached in this moment takes nothing away from proxies that reconnect;
+//! - trusts what was trusted, until each CA has said itself which roots it has, and for as long as what was handed out may be valid (up to as
+//!   long again, since a record is not written for each certificate): a CA that cannot be reached in this moment takes nothing away from
+//!   proxies that reconnect;
 //! - where proxies [acknowledge](ManagerOptions::acknowledgements), signs under a root under which nothing was signed before only after the
 //!   time of [`linger`](ManagerOptions::linger), in which all proxies can come back and be asked. What has been in use goes on at once.
 //!
-//! Replicas that share a store share the record. With a [`MemorySecretStore`](meshca_core::MemorySecretStore) there is none after a restart.
+//! Replicas that share a store share the record, so a root that one of them needs is trusted by all. They do not share
+//! acknowledgements: each waits for its own proxies, and takes what another has begun to sign under for known to those that come back. There is
+//! no record after a restart with a [`MemorySecretStore`](meshca_core::MemorySecretStore), and none of a mesh whose name cannot be that
+//! of a secret.
 
 mod cell;
 mod driver;
@@ -68,7 +72,6 @@ use crate::schedule::{ScheduleOptions, Ticket};
 use crate::select::{SelectOptions, Selection};
 use cell::MeshCell;
 use primitives::{AtomicBool, Ordering};
-use record::Record;
 
 pub use driver::{Driver, DriverTask};
 pub use event::{Event, Observer};
@@ -131,7 +134,6 @@ pub(crate) struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     meshes: RwLock<HashMap<String, Arc<MeshCell>>>,
     clock: Arc<dyn Clock>,
-    secrets: Arc<dyn SecretStore>,
     refresh_hint: Duration,
     zone: String,
     /// Whoever waits for changes of a mesh, or of a workload in it, is woken to see it.
@@ -168,9 +170,7 @@ impl Shared {
 pub(crate) enum Command {
     Apply {
         resources: Box<MeshResources>,
-        /// What is stored of the mesh, if that was asked for.
-        record: Option<Record>,
-        reply: oneshot::Sender<Result<Applied>>,
+        reply: oneshot::Sender<Result<()>>,
     },
     RemoveMesh {
         name: String,
@@ -217,13 +217,6 @@ pub(crate) enum Command {
     },
 }
 
-/// What became of resources.
-pub(crate) enum Applied {
-    InForce,
-    /// The mesh is new here: what is stored of it must be known first.
-    NeedsRecord(Box<MeshResources>),
-}
-
 fn ended() -> Error {
     Error::new(
         ErrorKind::Unavailable,
@@ -244,7 +237,6 @@ impl Manager {
             commands,
             meshes: RwLock::default(),
             clock,
-            secrets: Arc::clone(&secrets),
             refresh_hint: options.trust_refresh,
             zone: options.select.zone.clone(),
             closed: AtomicBool::new(false),
@@ -261,24 +253,16 @@ impl Manager {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for resources that cannot stand beside each other, or a MeshTrust with something that is no CA:
-    /// then what was applied before stays in force. The first time for a mesh, those of the secret store, which knows what proxies of the
-    /// mesh [may hold](crate::manager#across-restarts): nothing is in force then. [`ErrorKind::Unavailable`] when the driver has ended.
+    /// then what was applied before stays in force. For a mesh that is new here, or comes back, those of the secret store, which knows what
+    /// proxies of it [may hold](crate::manager#across-restarts): nothing is in force then. [`ErrorKind::Unavailable`] when the driver has
+    /// ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
         resources.check()?;
-        let (mut resources, mut record) = (Box::new(resources), None);
-        loop {
-            let apply = |reply| Command::Apply {
-                resources,
-                record,
-                reply,
-            };
-            resources = match self.ask(apply).await?? {
-                Applied::InForce => return Ok(()),
-                Applied::NeedsRecord(resources) => resources,
-            };
-            let secrets = &*self.shared.secrets;
-            record = Some(Record::read(secrets, resources.name()).await?);
-        }
+        self.ask(|reply| Command::Apply {
+            resources: Box::new(resources),
+            reply,
+        })
+        .await?
     }
 
     /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new.

@@ -15,7 +15,7 @@ use meshca_core::resource::MeshIdentity;
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
 use crate::TrustBundles;
-use crate::manager::record::{Record, Used};
+use crate::manager::record::{Record, Said, Used};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
@@ -76,6 +76,8 @@ struct Use {
     holders: Holding,
     /// When the last certificate under it ends, held or not.
     until: SystemTime,
+    /// Whether something was signed under it, here or by a control plane before; else it is only kept in case.
+    signed: bool,
 }
 
 /// That a workload holds a certificate under some root, for as long as this is kept: whoever gets another one drops it, and need not look at
@@ -143,18 +145,31 @@ impl TrustLedger {
         until: SystemTime,
     ) -> Option<Holding> {
         let found = self.use_of(backend, domain, root, until)?;
+        found.signed = true;
         Some(found.holders.clone())
     }
 
-    /// Something that was handed out before we came may be valid until then.
+    /// A control plane beside this one, or before it, has handed this out.
+    pub(crate) fn share(&mut self, used: &Used) {
+        let domain = used.bundle.trust_domain();
+        for root in used.bundle.roots() {
+            if let Some(found) = self.use_of(&used.backend, domain, root, used.until) {
+                found.signed |= used.signed;
+            }
+        }
+    }
+
+    /// Something that was handed out before we came may be valid until then, for all that is known now.
     pub(crate) fn keep(
         &mut self,
         backend: &BackendKey,
         domain: &TrustDomain,
         root: &TrustRoot,
+        now: SystemTime,
         until: SystemTime,
     ) {
-        if self.known_use(domain, root).is_none() {
+        let known = self.known_use(domain, root);
+        if known.is_none_or(|it| it.until < now) {
             let _ = self.use_of(backend, domain, root, until);
         }
     }
@@ -176,6 +191,7 @@ impl TrustLedger {
                 backend: backend.clone(),
                 holders: Holding::default(),
                 until,
+                signed: false,
             };
             let uses = self.uses.entry(domain.clone()).or_default();
             uses.insert(root.fingerprint().to_owned(), new);
@@ -186,10 +202,16 @@ impl TrustLedger {
         Some(found)
     }
 
-    /// Whether something was signed under this root that may be valid.
-    pub(crate) fn is_used(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
+    /// Whether something was signed under this root.
+    pub(crate) fn has_signed(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         let uses = self.uses.get(domain);
-        uses.is_some_and(|uses| uses.contains_key(root.fingerprint()))
+        let found = uses.and_then(|uses| uses.get(root.fingerprint()));
+        found.is_some_and(|it| it.signed)
+    }
+
+    /// What a CA says.
+    pub(crate) fn said(&self, key: &BackendKey) -> Option<&TrustBundle> {
+        self.sources.get(&Origin::Backend(key.clone()))
     }
 
     /// Whether something was said that is not published yet.
@@ -197,13 +219,17 @@ impl TrustLedger {
         self.stale
     }
 
-    /// What a control plane after this one is to know.
-    pub(crate) fn record(&self) -> Record {
+    /// What a control plane after this one is to know, of which it must be said what type each CA has.
+    pub(crate) fn record<'a>(&self, ca: impl Fn(&BackendKey) -> Option<&'a str>) -> Record {
         let said = self.sources.iter().filter_map(|(origin, bundle)| {
             let Origin::Backend(key) = origin else {
                 return None;
             };
-            Some((key.clone(), bundle.clone()))
+            let said = Said {
+                ca: ca(key)?.to_owned(),
+                bundle: bundle.clone(),
+            };
+            Some((key.clone(), said))
         });
         let used = self.uses.iter().flat_map(|(domain, uses)| {
             uses.iter().map(|(root, it)| {
@@ -211,6 +237,7 @@ impl TrustLedger {
                     backend: it.backend.clone(),
                     bundle: it.bundle.clone(),
                     until: it.until,
+                    signed: it.signed,
                 };
                 ((domain.clone(), root.clone()), used)
             })
@@ -290,8 +317,20 @@ impl TrustLedger {
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
         let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
         let before: usize = count(&self.uses);
+        let sources = &self.sources;
         let in_use = |it: &mut Use| {
-            Arc::strong_count(&it.holders.0) > 1
+            // That something was signed under it is known for as long as its CA has it.
+            let said = sources.get(&Origin::Backend(it.backend.clone()));
+            let has = |said: &TrustBundle| {
+                said.trust_domain() == it.bundle.trust_domain()
+                    && it
+                        .bundle
+                        .roots()
+                        .iter()
+                        .all(|root| said.contains(root.der()))
+            };
+            said.is_some_and(has)
+                || Arc::strong_count(&it.holders.0) > 1
                 || it
                     .until
                     .checked_add(CLOCK_SKEW)
@@ -507,7 +546,7 @@ mod tests {
         for trusted in [1, 1, 0] {
             if trusted == 1 {
                 let until = clock.now() + hour;
-                ledger.keep(&key, &domain(), &old.roots()[0], until);
+                ledger.keep(&key, &domain(), &old.roots()[0], clock.now(), until);
             }
             ledger.publish(clock.now()).unwrap();
             assert_eq!(names(&ledger), trusted);

@@ -11,14 +11,16 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use meshca_core::registry::BackendRegistry;
+use meshca_core::resource::MeshTrust;
 use meshca_core::secret::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};
 use meshca_core::spiffe::Environment;
 use meshca_core::{Error, ErrorKind, MemorySecretStore, Result, TrustDomain};
+use meshca_identity::manager::{DriverTask, Health};
 use meshca_identity::select::SelectOptions;
 use meshca_identity::{Handle, Manager, ManagerOptions};
 use meshca_testkit::{FaultyIssuer, TokioClock};
@@ -36,8 +38,8 @@ fn foreign(world: &World) -> Arc<FaultyIssuer> {
 }
 
 /// The fingerprints of all roots that workloads are told to trust.
-fn trusted(world: &World) -> BTreeSet<String> {
-    let bundles = world.manager.mesh("default").trust();
+fn trusted(manager: &Manager) -> BTreeSet<String> {
+    let bundles = manager.mesh("default").trust();
     let roots = bundles.iter().flat_map(|it| it.roots().to_vec());
     roots.map(|root| root.fingerprint().to_owned()).collect()
 }
@@ -61,7 +63,7 @@ async fn a_ca_that_cannot_be_reached_after_a_restart_stays_trusted() {
     let world = World::new();
     world.apply(TWO).await;
     world.connect("w").await.ready().await.unwrap();
-    let before = trusted(&world);
+    let before = trusted(&world.manager);
     assert_eq!(before.len(), 2);
 
     world
@@ -72,9 +74,9 @@ async fn a_ca_that_cannot_be_reached_after_a_restart_stays_trusted() {
     let world = world.restarted(|_| {}).await;
     world.apply(TWO).await;
     // From the first moment on, and for as long as it takes.
-    assert_eq!(trusted(&world), before);
+    assert_eq!(trusted(&world.manager), before);
     pass(10 * DAY).await;
-    assert_eq!(trusted(&world), before);
+    assert_eq!(trusted(&world.manager), before);
 
     // What it says itself counts more.
     world.cas.get("ca-b").exchange(foreign(&world), Vec::new());
@@ -84,14 +86,14 @@ async fn a_ca_that_cannot_be_reached_after_a_restart_stays_trusted() {
         .unbuildable
         .store(false, Ordering::SeqCst);
     pass(HOUR).await;
-    let now = trusted(&world);
+    let now = trusted(&world.manager);
     assert_eq!((now.len(), now.intersection(&before).count()), (2, 1));
 
     // And what the operator says most.
     let world = world.restarted(|_| {}).await;
     world.apply(&classic("ca-a")).await;
     pass(HOUR).await;
-    assert_eq!(trusted(&world).len(), 1);
+    assert_eq!(trusted(&world.manager).len(), 1);
 }
 
 /// The CA was exchanged while no control plane ran.
@@ -112,18 +114,18 @@ async fn what_was_handed_out_before_a_restart_stays_trusted_until_it_ends() {
     let mut handle = world.connect("w").await;
     handle.ready().await.unwrap();
     assert_ne!(root_of(&handle), old);
-    assert_eq!(trusted(&world).len(), 2);
+    assert_eq!(trusted(&world.manager).len(), 2);
     // Certificates are for a day, so there may be others for as long.
     pass(DAY).await;
-    assert!(trusted(&world).contains(&old));
+    assert!(trusted(&world.manager).contains(&old));
     // The record goes ahead by no more than as much again.
     pass(DAY + HOUR).await;
-    assert_eq!(trusted(&world).len(), 1);
+    assert_eq!(trusted(&world.manager).len(), 1);
 
     // What has ended is trusted by none that comes later.
     let world = world.restarted(|_| {}).await;
     world.apply(&classic("ca-a")).await;
-    assert_eq!(trusted(&world).len(), 1);
+    assert_eq!(trusted(&world.manager).len(), 1);
 }
 
 /// A mesh of two proxies that trust the root of `ca-a`, of which one has acknowledged the next root as well.
@@ -141,7 +143,7 @@ async fn in_the_middle_of_a_rotation() -> (World, Arc<FaultyIssuer>, String) {
     let (former, next) = (ca.issuer(), foreign(&world));
     ca.exchange(former, vec![next.clone()]);
     pass(60 * S).await;
-    assert_eq!(trusted(&world).len(), 2);
+    assert_eq!(trusted(&world.manager).len(), 2);
     acknowledge(&a);
     pass(60 * S).await;
     assert!(!world.manager.gate("default").await.unwrap().is_open());
@@ -232,24 +234,19 @@ async fn nobody_is_waited_for_where_nobody_was() {
     assert!(!world.manager.gate("default").await.unwrap().returning);
 }
 
-/// A secret store that fails as it is told.
-#[derive(Debug)]
+/// A secret store that fails, and takes its time, as it is told.
+#[derive(Debug, Default)]
 struct Store {
     inner: MemorySecretStore,
     unreadable: AtomicBool,
     unwritable: AtomicBool,
+    /// How long the next read takes, in milliseconds.
+    read_takes: AtomicU64,
+    /// How long each write takes.
+    writes_take: AtomicU64,
     writes: AtomicUsize,
-}
-
-impl Store {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            inner: MemorySecretStore::new(),
-            unreadable: AtomicBool::new(false),
-            unwritable: AtomicBool::new(false),
-            writes: AtomicUsize::new(0),
-        })
-    }
+    /// Whether it tells of changes.
+    tells: AtomicBool,
 }
 
 fn fails(when: &AtomicBool) -> Result<()> {
@@ -263,11 +260,19 @@ fn fails(when: &AtomicBool) -> Result<()> {
 impl SecretStore for Store {
     async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
         fails(&self.unreadable)?;
+        pass(Duration::from_millis(
+            self.read_takes.swap(0, Ordering::SeqCst),
+        ))
+        .await;
         self.inner.get(key).await
     }
 
     async fn put(&self, key: &SecretKey, value: SecretValue, expect: Expect) -> Result<Version> {
         fails(&self.unwritable)?;
+        pass(Duration::from_millis(
+            self.writes_take.load(Ordering::SeqCst),
+        ))
+        .await;
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.inner.put(key, value, expect).await
     }
@@ -275,18 +280,84 @@ impl SecretStore for Store {
     async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
         self.inner.delete(key, version).await
     }
+
+    fn revision(&self) -> Option<u64> {
+        let writes = self.writes.load(Ordering::SeqCst) as u64;
+        self.tells.load(Ordering::SeqCst).then_some(writes)
+    }
 }
 
-/// A manager at this store.
-fn at(store: &Arc<Store>) -> (Manager, Arc<Log>, meshca_identity::manager::DriverTask) {
-    let options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
-    let registry = BackendRegistry::new().with(Cas::default());
-    let clock = Arc::new(TokioClock::new());
-    let secrets: Arc<dyn SecretStore> = store.clone();
-    let (manager, driver) = Manager::new(registry, secrets, clock, options);
-    let log = Arc::new(Log::default());
-    let task = driver.with_observer(log.clone()).spawn();
-    (manager, log, task)
+/// What control planes have in common.
+#[derive(Default)]
+struct Around {
+    store: Arc<Store>,
+    clock: TokioClock,
+    cas: Cas,
+}
+
+/// A control plane.
+struct Running {
+    manager: Manager,
+    log: Arc<Log>,
+    driver: DriverTask,
+}
+
+impl Around {
+    fn start(&self) -> Running {
+        self.start_with(|_| {})
+    }
+
+    fn start_with(&self, change: impl FnOnce(&mut ManagerOptions)) -> Running {
+        let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+        options.seed = Some(1);
+        change(&mut options);
+        let registry = BackendRegistry::new().with(self.cas.clone());
+        let secrets: Arc<dyn SecretStore> = self.store.clone();
+        let clock = Arc::new(self.clock.clone());
+        let (manager, driver) = Manager::new(registry, secrets, clock, options);
+        let log = Arc::new(Log::default());
+        Running {
+            manager,
+            driver: driver.with_observer(log.clone()).spawn(),
+            log,
+        }
+    }
+
+    /// Another CA, for this trust domain.
+    fn another(&self, domain: &str) -> Arc<FaultyIssuer> {
+        let domain = TrustDomain::new(domain).unwrap();
+        Arc::new(FaultyIssuer::new(domain, Arc::new(self.clock.clone())).unwrap())
+    }
+}
+
+impl Running {
+    async fn apply(&self, text: &str) {
+        self.manager.apply(resources(text)).await.unwrap();
+    }
+
+    /// With the MeshTrusts that were written before.
+    async fn apply_with(&self, text: &str, trusts: &[MeshTrust]) {
+        let mut resources = resources(text);
+        resources.trusts = trusts.to_vec();
+        self.manager.apply(resources).await.unwrap();
+    }
+
+    async fn connect(&self, name: &str) -> Handle {
+        let connected = self.manager.connect("default", name, workload(name));
+        connected.await.unwrap()
+    }
+
+    /// Connected, with an identity, and what it trusts is acknowledged.
+    async fn serve(&self, name: &str) -> Handle {
+        let mut handle = self.connect(name).await;
+        handle.ready().await.unwrap();
+        acknowledge(&handle);
+        handle
+    }
+
+    async fn stop(self) {
+        self.driver.stop().await.unwrap();
+    }
 }
 
 fn record() -> SecretKey {
@@ -295,11 +366,11 @@ fn record() -> SecretKey {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_cannot_be_read_is_an_error_of_the_first_apply_and_of_no_other() {
-    let store = Store::new();
-    let (manager, _, _driver) = at(&store);
+    let around = Around::default();
+    let (store, it) = (&around.store, around.start());
     store.unreadable.store(true, Ordering::SeqCst);
     let wanted = || resources(&classic("ca-a"));
-    let error = manager.apply(wanted()).await.unwrap_err();
+    let error = it.manager.apply(wanted()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(
         error
@@ -307,36 +378,30 @@ async fn a_store_that_cannot_be_read_is_an_error_of_the_first_apply_and_of_no_ot
             .contains("nothing was applied: apply again"),
         "{error}"
     );
-    assert_eq!(
-        manager.gate("default").await.unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
-
+    let error = it.manager.gate("default").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // It hangs, for longer than is waited for.
     store.unreadable.store(false, Ordering::SeqCst);
-    manager.apply(wanted()).await.unwrap();
-    let mut handle = manager
-        .connect("default", "w", workload("w"))
-        .await
-        .unwrap();
-    handle.ready().await.unwrap();
+    store.read_takes.store(3_600_000, Ordering::SeqCst);
+    let error = it.manager.apply(wanted()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+
+    it.apply(&classic("ca-a")).await;
+    it.serve("w").await;
     store.unreadable.store(true, Ordering::SeqCst);
-    manager.apply(wanted()).await.unwrap();
-    manager.apply(resources(&classic("ca-b"))).await.unwrap();
+    it.apply(&classic("ca-a")).await;
+    it.apply(&classic("ca-b")).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_cannot_be_written_is_said_and_costs_nobody_anything() {
-    let store = Store::new();
+    let around = Around::default();
+    let (store, it) = (&around.store, around.start());
     store.unwritable.store(true, Ordering::SeqCst);
-    let (manager, log, _driver) = at(&store);
-    manager.apply(resources(&classic("ca-a"))).await.unwrap();
-    let mut handle = manager
-        .connect("default", "w", workload("w"))
-        .await
-        .unwrap();
-    handle.ready().await.unwrap();
+    it.apply(&classic("ca-a")).await;
+    let _w = it.serve("w").await;
     pass(HOUR).await;
-    let said = log.count("could not be stored");
+    let said = it.log.count("could not be stored");
     // After 5 s first, and every five minutes in the end.
     assert!((10..30).contains(&said), "{said}");
     assert!(store.inner.get(&record()).await.unwrap().is_none());
@@ -344,39 +409,37 @@ async fn a_store_that_cannot_be_written_is_said_and_costs_nobody_anything() {
     store.unwritable.store(false, Ordering::SeqCst);
     pass(HOUR).await;
     assert!(store.inner.get(&record()).await.unwrap().is_some());
-    assert!(log.count("could not be stored") <= said + 1);
+    assert!(it.log.count("could not be stored") <= said + 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_damaged_is_not_passed_over() {
-    let store = Store::new();
+    let around = Around::default();
+    let store = &around.store.inner;
     for (damaged, why) in [
         ("", "EOF"),
         ("{}", "format"),
         (r#"{"format":2,"cas":[],"used":[]}"#, "its format is 2"),
         (
-            r#"{"format":1,"cas":[{"backend":{"classic":"one"},"trustDomain":"x y","roots":""}],"used":[]}"#,
+            r#"{"format":1,"cas":[{"backend":{"classic":"one"},"type":"ca-a","trustDomain":"x y","roots":""}],"used":[]}"#,
             "domain",
         ),
         (
-            r#"{"format":1,"cas":[],"used":[{"backend":{"modern":"id"},"trustDomain":"x","root":"none","until":1}]}"#,
+            r#"{"format":1,"cas":[],"used":[{"backend":{"modern":"id"},"trustDomain":"x","root":"none","until":1,"signed":true}]}"#,
             "PEM",
         ),
     ] {
         let key = record();
-        if let Some(before) = store.inner.get(&key).await.unwrap() {
-            store.inner.delete(&key, &before.version).await.unwrap();
+        if let Some(before) = store.get(&key).await.unwrap() {
+            store.delete(&key, &before.version).await.unwrap();
         }
         store
-            .inner
             .put(&key, damaged.into(), Expect::Absent)
             .await
             .unwrap();
-        let (manager, _, _driver) = at(&store);
-        let error = manager
-            .apply(resources(&classic("ca-a")))
-            .await
-            .unwrap_err();
+        let it = around.start();
+        let applied = it.manager.apply(resources(&classic("ca-a"))).await;
+        let error = applied.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         let chain = format!("{error:?} {error}");
         assert!(
@@ -386,53 +449,348 @@ async fn a_record_that_is_damaged_is_not_passed_over() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_record_is_not_written_for_each_certificate() {
+    let around = Around::default();
+    let it = around.start();
+    it.apply(&classic("ca-a")).await;
+    let mut handles = Vec::new();
+    for n in 0..10 {
+        handles.push(it.connect(&format!("w{n}")).await);
+    }
+    pass(20 * DAY).await;
+    let written = around.store.writes.load(Ordering::SeqCst);
+    let issued = it.log.count(" is spiffe");
+    assert!(issued > 300, "{issued}");
+    assert!(written <= 25, "{written}");
+}
+
+/// In a store that tells of changes each record is one.
+#[tokio::test(start_paused = true)]
+async fn records_that_are_written_do_not_have_every_ca_looked_at() {
+    let around = Around::default();
+    around.store.tells.store(true, Ordering::SeqCst);
+    let it = around.start();
+    let mut handles = Vec::new();
+    for n in 0..50 {
+        let mesh = format!("m{n}");
+        let text = classic("ca-a").replace("name: default", &format!("name: {mesh}"));
+        it.apply(&text).await;
+        let connected = it.manager.connect(&mesh, "w", workload("w"));
+        handles.push(connected.await.unwrap());
+    }
+    pass(S).await;
+    assert!(around.store.writes.load(Ordering::SeqCst) >= 50);
+    let looks = around.cas.get("ca-a").looks.load(Ordering::SeqCst);
+    assert!(looks <= 4 * 50, "{looks}");
+}
+
 /// Replicas add to the record, and take nothing of each other away.
 #[tokio::test(start_paused = true)]
-async fn replicas_share_what_they_know() {
-    let store = Store::new();
-    let replicas = [at(&store), at(&store), at(&store)];
-    for (manager, _, _) in &replicas {
-        // Each has a CA of its own here: the test's CAs are one for each registry.
-        manager.apply(resources(&classic("ca-a"))).await.unwrap();
+async fn what_a_replica_has_handed_out_all_keep_trusted() {
+    let around = Around::default();
+    let (one, two) = (around.start(), around.start());
+    for it in [&one, &two] {
+        it.apply(&classic("ca-a")).await;
     }
-    for (n, (manager, _, _)) in replicas.iter().enumerate() {
-        let name = format!("w{n}");
-        let mut handle = manager
-            .connect("default", name, workload("w"))
-            .await
-            .unwrap();
-        handle.ready().await.unwrap();
-    }
+    let w = one.serve("w").await;
+    let old = root_of(&w);
     pass(HOUR).await;
-    let (manager, _, _driver) = at(&store);
-    manager.apply(resources(&classic("ca-a"))).await.unwrap();
-    let roots: usize = manager
-        .mesh("default")
-        .trust()
-        .iter()
-        .map(|it| it.roots().len())
-        .sum();
-    // Those of the three, and soon its own.
-    assert!(roots >= 3, "{roots}");
+    // The CA is exchanged, and gives out nothing for now.
+    let ca = around.cas.get("ca-a");
+    ca.exchange(around.another("default"), Vec::new());
+    ca.down(Some(ErrorKind::Unavailable));
+    pass(600 * S).await;
+    assert_eq!(root_of(&w), old);
+    for it in [&one, &two] {
+        assert!(trusted(&it.manager).contains(&old));
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_record_is_not_written_for_each_certificate() {
-    let store = Store::new();
-    let (manager, log, _driver) = at(&store);
-    manager.apply(resources(&classic("ca-a"))).await.unwrap();
-    let mut handles = Vec::new();
-    for n in 0..10 {
-        let name = format!("w{n}");
-        handles.push(
-            manager
-                .connect("default", name, workload("w"))
-                .await
-                .unwrap(),
-        );
+async fn a_replica_with_older_resources_takes_nothing_away() {
+    let around = Around::default();
+    let one = around.start();
+    one.apply(TWO).await;
+    let _w = one.serve("w").await;
+    pass(60 * S).await;
+    let both = trusted(&one.manager);
+    let two = around.start();
+    two.apply(&classic("ca-a")).await;
+    pass(60 * S).await;
+    two.stop().await;
+    one.stop().await;
+    around
+        .cas
+        .get("ca-b")
+        .unbuildable
+        .store(true, Ordering::SeqCst);
+    let it = around.start();
+    it.apply(TWO).await;
+    assert_eq!(trusted(&it.manager), both);
+}
+
+/// Only our own MeshTrust has a root: that somebody could hold it does not say that everybody does.
+#[tokio::test(start_paused = true)]
+async fn a_root_that_is_only_kept_in_case_is_not_known_to_all() {
+    let around = Around::default();
+    let text = OFF.to_owned() + &identity("id", "ca-a");
+    let it = around.start_with(acknowledged);
+    it.apply(&text).await;
+    let (a, _b) = (it.serve("a").await, it.serve("b").await);
+    let old = root_of(&a);
+    pass(HOUR).await;
+    // The next root is published while the store is down.
+    around.store.unwritable.store(true, Ordering::SeqCst);
+    let ca = around.cas.get("ca-a");
+    let (former, next) = (ca.issuer(), around.another("example.org"));
+    ca.exchange(former.clone(), vec![next.clone()]);
+    pass(60 * S).await;
+    let trusts = it.manager.mesh("default").mesh_trusts();
+    it.stop().await;
+    around.store.unwritable.store(false, Ordering::SeqCst);
+    ca.exchange(next, vec![former]);
+    for _ in 0..2 {
+        let it = around.start_with(acknowledged);
+        it.apply_with(&text, &trusts).await;
+        acknowledge(&it.connect("a").await);
+        let c = it.connect("c").await;
+        pass(20 * S).await;
+        assert!(it.manager.gate("default").await.unwrap().returning);
+        assert!(c.identity().is_none() || root_of(&c) == old);
+        it.stop().await;
     }
-    pass(20 * DAY).await;
-    let (issued, written) = (log.count(" is spiffe"), store.writes.load(Ordering::SeqCst));
-    assert!(issued > 300, "{issued}");
-    assert!(written <= 25, "{written}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_of_another_type_inherits_nothing() {
+    let around = Around::default();
+    let it = around.start();
+    it.apply(TWO).await;
+    it.serve("w").await;
+    it.stop().await;
+    around
+        .cas
+        .get("ca-c")
+        .unbuildable
+        .store(true, Ordering::SeqCst);
+    let it = around.start();
+    it.apply(&TWO.replace("ca-b", "ca-c")).await;
+    assert_eq!(trusted(&it.manager).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_that_was_removed_for_long_comes_back_without_its_trust() {
+    let around = Around::default();
+    let it = around.start();
+    it.apply(TWO).await;
+    pass(60 * S).await;
+    it.manager.remove_mesh("default").await.unwrap();
+    pass(30 * DAY).await;
+    for ca in ["ca-a", "ca-b"] {
+        around.cas.get(ca).unbuildable.store(true, Ordering::SeqCst);
+    }
+    it.apply(TWO).await;
+    pass(60 * S).await;
+    assert_eq!(trusted(&it.manager).len(), 0);
+}
+
+/// A mesh whose record could not be written is not forgotten before it is.
+#[tokio::test(start_paused = true)]
+async fn a_mesh_that_was_removed_for_a_moment_comes_back_with_its_trust() {
+    for unwritable in [false, true] {
+        let around = Around::default();
+        around.store.unwritable.store(unwritable, Ordering::SeqCst);
+        let it = around.start();
+        it.apply(&classic("ca-a")).await;
+        let old = root_of(&it.serve("w").await);
+        pass(120 * S).await;
+        it.manager.remove_mesh("default").await.unwrap();
+        around.store.unwritable.store(false, Ordering::SeqCst);
+        pass(HOUR).await;
+        let another = around.another("default");
+        around.cas.get("ca-a").exchange(another, Vec::new());
+        it.apply(&classic("ca-a")).await;
+        pass(60 * S).await;
+        assert!(trusted(&it.manager).contains(&old), "{unwritable}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_a_mesh_while_its_record_is_read_comes_after() {
+    let around = Around::default();
+    let it = around.start();
+    let w = it.connect("w").await;
+    around.store.read_takes.store(10_000, Ordering::SeqCst);
+    let manager = it.manager.clone();
+    let first = tokio::spawn(async move { manager.apply(resources(&classic("ca-a"))).await });
+    pass(S).await;
+    it.apply(&classic("ca-b")).await;
+    first.await.unwrap().unwrap();
+    let now = it.manager.mesh("default").resources().unwrap();
+    assert_eq!(*now, resources(&classic("ca-b")));
+
+    it.manager.remove_mesh("default").await.unwrap();
+    around.store.read_takes.store(10_000, Ordering::SeqCst);
+    let manager = it.manager.clone();
+    let first = tokio::spawn(async move { manager.apply(resources(&classic("ca-a"))).await });
+    pass(S).await;
+    it.manager.remove_mesh("default").await.unwrap();
+    first.await.unwrap().unwrap();
+    assert!(w.selection().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_out_at_the_end_is_stored() {
+    // While the CA is at work, and while the record is being written.
+    for (slow, writes_take, after) in [(2 * S, 0, S), (5 * S / 1000, 1000, S / 5)] {
+        let around = Around::default();
+        let ca = around.cas.get("ca-a");
+        ca.slow(slow);
+        around
+            .store
+            .writes_take
+            .store(writes_take, Ordering::SeqCst);
+        let it = around.start();
+        it.apply(&classic("ca-a")).await;
+        let w = it.connect("w").await;
+        pass(after).await;
+        it.stop().await;
+        let old = root_of(&w);
+        ca.exchange(around.another("default"), Vec::new());
+        let it = around.start();
+        it.apply(&classic("ca-a")).await;
+        pass(60 * S).await;
+        assert!(trusted(&it.manager).contains(&old), "{slow:?}");
+    }
+}
+
+/// All that was signed has ended: nobody is waited for, least of all under the root that all have.
+#[tokio::test(start_paused = true)]
+async fn after_a_long_outage_nobody_is_waited_for() {
+    let around = Around::default();
+    let patient = |options: &mut ManagerOptions| {
+        options.acknowledgements = true;
+        options.linger = HOUR;
+    };
+    let it = around.start_with(patient);
+    it.apply(&classic("ca-a")).await;
+    it.serve("w").await;
+    pass(60 * S).await;
+    it.stop().await;
+    pass(5 * DAY).await;
+    let it = around.start_with(patient);
+    it.apply(&classic("ca-a")).await;
+    let mut w = it.connect("w").await;
+    w.acknowledge(1);
+    pass(S).await;
+    acknowledge(&w);
+    let begun = tokio::time::Instant::now();
+    w.ready().await.unwrap();
+    assert!(begun.elapsed() < S);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_went_ahead_and_came_back_loses_nothing() {
+    let around = Around::default();
+    let it = around.start();
+    it.apply(&classic("ca-a")).await;
+    let w = it.serve("w").await;
+    let old = root_of(&w);
+    let ca = around.cas.get("ca-a");
+    ca.down(Some(ErrorKind::Unavailable));
+    around.clock.advance(5 * DAY);
+    pass(60 * S).await;
+    // Something is stored then.
+    it.apply(TWO).await;
+    pass(60 * S).await;
+    around.clock.set_back(5 * DAY);
+    pass(HOUR).await;
+    it.stop().await;
+    ca.exchange(around.another("default"), Vec::new());
+    let it = around.start();
+    it.apply(&classic("ca-a")).await;
+    pass(60 * S).await;
+    assert!(trusted(&it.manager).contains(&old));
+}
+
+/// Our own MeshTrust knows better.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_could_not_be_written_for_days_takes_nothing_away() {
+    let around = Around::default();
+    let text = OFF.to_owned() + &identity("id", "ca-a");
+    let it = around.start();
+    it.apply(&text).await;
+    let w = it.serve("w").await;
+    pass(HOUR).await;
+    around.store.unwritable.store(true, Ordering::SeqCst);
+    pass(4 * DAY).await;
+    let (old, trusts) = (root_of(&w), it.manager.mesh("default").mesh_trusts());
+    it.stop().await;
+    around.store.unwritable.store(false, Ordering::SeqCst);
+    let another = around.another("example.org");
+    around.cas.get("ca-a").exchange(another, Vec::new());
+    let it = around.start();
+    it.apply_with(&text, &trusts).await;
+    pass(60 * S).await;
+    assert!(trusted(&it.manager).contains(&old));
+}
+
+/// No secret can have its name, so there is no record of it; it works all the same.
+#[tokio::test(start_paused = true)]
+async fn a_mesh_whose_name_is_no_name_of_a_secret_has_no_record() {
+    let around = Around::default();
+    let it = around.start();
+    it.apply(&classic("ca-a").replace("name: default", "name: my_mesh"))
+        .await;
+    let connected = it.manager.connect("my_mesh", "w", workload("w"));
+    connected.await.unwrap().ready().await.unwrap();
+    assert_eq!(around.store.writes.load(Ordering::SeqCst), 0);
+    assert_eq!(it.log.count("could not be stored"), 0);
+}
+
+/// What it signed is trusted for as long as that is valid, which is no reason to sign more.
+#[tokio::test(start_paused = true)]
+async fn a_ca_whose_root_was_taken_out_of_the_meshtrust_stops() {
+    let text = "{type: Mesh, name: default}\n---\n{type: MeshIdentity, name: id, mesh: default, spec: {selector: {dataplane: {matchLabels: {}}}, \
+        spiffeID: {trustDomain: example.org}, provider: {type: Bundled, bundled: {meshTrustCreation: Disabled, insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}}}\n";
+    let around = Around::default();
+    let start = || {
+        let options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+        let registry = BackendRegistry::new().with(meshca_core::builtin::factory());
+        let secrets: Arc<dyn SecretStore> = around.store.clone();
+        let clock = Arc::new(around.clock.clone());
+        let (manager, driver) = Manager::new(registry, secrets, clock, options);
+        let log = Arc::new(Log::default());
+        Running {
+            manager,
+            driver: driver.spawn(),
+            log,
+        }
+    };
+    let it = start();
+    it.apply(text).await;
+    pass(S).await;
+    // As an operator has it who copies the root by hand.
+    let key = SecretKey::new("default", "id-root-ca").unwrap();
+    let root = around.store.inner.get(&key).await.unwrap().unwrap();
+    let root = root.value.expose_str().unwrap().to_owned();
+    let domain = TrustDomain::new("example.org").unwrap();
+    let bundle = meshca_core::TrustBundle::from_pem(domain, &root).unwrap();
+    let metadata = meshca_core::resource::Metadata::universal("by-hand").with_mesh("default");
+    let trust = MeshTrust::from_trust_bundle(metadata, &bundle).unwrap();
+    it.apply_with(text, &[trust]).await;
+    let w = it.serve("w").await;
+    pass(HOUR).await;
+    assert_eq!(w.health(), Health::Fresh);
+    it.stop().await;
+    drop(w);
+
+    let it = start();
+    it.apply(text).await;
+    assert_eq!(trusted(&it.manager).len(), 1);
+    let w = it.connect("w").await;
+    pass(3 * DAY).await;
+    assert!(w.identity().is_none());
+    assert_eq!(trusted(&it.manager).len(), 0);
 }

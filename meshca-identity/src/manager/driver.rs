@@ -119,9 +119,15 @@ impl Driver {
             tokio::task::yield_now().await;
         }
         let rest = async {
-            while engine.is_awaited()
-                && let Some(next) = done.recv().await
-            {
+            engine.end();
+            loop {
+                if !engine.is_issuing() {
+                    engine.store_records();
+                }
+                if !engine.is_awaited() {
+                    break;
+                }
+                let Some(next) = done.recv().await else { break };
                 engine.done(next);
             }
         };

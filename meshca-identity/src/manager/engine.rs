@@ -25,7 +25,7 @@ use super::handle::{Connection, Handle};
 use super::job::{Done, Order};
 use super::mesh::{self, Mesh};
 use super::record::Record;
-use super::{Applied, Command, ManagerOptions, Shared, Stats, TrustGate};
+use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
 use crate::MeshResources;
 use crate::schedule::{Action, LaneId, Now, Scheduler};
 use crate::select::IdentityRules;
@@ -53,6 +53,8 @@ pub(super) struct Engine {
     /// Numbers are not used again: results of jobs for a mesh that is gone are nobody's.
     meshes: BTreeMap<u64, Mesh>,
     by_name: HashMap<String, u64>,
+    /// What waits for the record of a mesh to be read, in its order.
+    reading: HashMap<String, Vec<Command>>,
     /// Which CA a lane is of.
     lanes: BTreeMap<LaneId, (u64, Arc<BackendKey>)>,
     /// Lanes of CAs that are gone, in which something is still in flight.
@@ -63,6 +65,7 @@ pub(super) struct Engine {
     started: Instant,
     tick: Duration,
     next_tick: Duration,
+    next_revision: Duration,
     revision: Option<u64>,
     counter: u64,
     actions: Vec<Action>,
@@ -99,6 +102,7 @@ impl Engine {
             scheduler,
             meshes: BTreeMap::new(),
             by_name: HashMap::new(),
+            reading: HashMap::new(),
             lanes: BTreeMap::new(),
             closing: Vec::new(),
             workloads: Workloads::default(),
@@ -106,6 +110,7 @@ impl Engine {
             reports,
             started: Instant::now(),
             next_tick: Duration::ZERO,
+            next_revision: Duration::ZERO,
             counter: 0,
             actions: Vec::new(),
             orders: BTreeMap::new(),
@@ -132,9 +137,14 @@ impl Engine {
         }
     }
 
+    /// Whether certificates are under way.
+    pub(super) fn is_issuing(&self) -> bool {
+        self.scheduler.in_flight() > 0
+    }
+
     /// Whether something is under way that should end in order.
     pub(super) fn is_awaited(&self) -> bool {
-        self.scheduler.in_flight() > 0 || self.meshes.values().any(|mesh| mesh.recorded.busy)
+        self.is_issuing() || self.meshes.values().any(|mesh| mesh.recorded.busy)
     }
 
     /// Does what is due, and says how long it takes until something else is.
@@ -178,10 +188,14 @@ impl Engine {
 
     fn tick(&mut self, now: Now) {
         self.next_tick = now.up.saturating_add(self.tick);
-        let revision = guarded("a secret store", || self.secrets.revision()).flatten();
-        if revision != self.revision {
-            self.revision = revision;
-            self.look_at_all(now, false);
+        if now.up >= self.next_revision {
+            // Not each time that something else is looked at: records are secrets as well, and are written for many meshes at a start.
+            self.next_revision = now.up.saturating_add(self.tick);
+            let revision = guarded("a secret store", || self.secrets.revision()).flatten();
+            if revision != self.revision {
+                self.revision = revision;
+                self.look_at_all(now, false);
+            }
         }
         let ids: Vec<u64> = self.meshes.keys().copied().collect();
         for id in ids {
@@ -190,6 +204,7 @@ impl Engine {
             self.warn_of_roots(id, now);
             self.expect_back(id, now);
             self.store_record(id, now);
+            self.forget_mesh_if_empty(id);
         }
         self.close_lanes();
     }
@@ -201,16 +216,23 @@ impl Engine {
 
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Apply {
-                resources,
-                record,
-                reply,
-            } => {
-                let _ = reply.send(self.apply(resources, record));
+            Command::Apply { resources, reply } => {
+                let name = resources.name().to_owned();
+                let command = Command::Apply { resources, reply };
+                if let Some(waiting) = self.reading.get_mut(&name) {
+                    waiting.push(command);
+                } else if self.is_new(&name) {
+                    self.read_record(command, name);
+                } else if let Command::Apply { resources, reply } = command {
+                    let _ = reply.send(self.apply(*resources, None));
+                }
             }
-            Command::RemoveMesh { name, reply } => {
-                let _ = reply.send(self.remove_mesh(&name));
-            }
+            Command::RemoveMesh { name, reply } => match self.reading.get_mut(&name) {
+                Some(waiting) => waiting.push(Command::RemoveMesh { name, reply }),
+                None => {
+                    let _ = reply.send(self.remove_mesh(&name));
+                }
+            },
             Command::Connect {
                 mesh,
                 name,
@@ -272,11 +294,8 @@ impl Engine {
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),
-            Done::Recorded {
-                mesh,
-                record,
-                result,
-            } => self.recorded(mesh, record, result),
+            Done::Recorded { mesh, result } => self.recorded(mesh, result),
+            Done::Read { mesh, result } => self.read(&mesh, result),
         }
     }
 
@@ -306,25 +325,26 @@ impl Engine {
         })
     }
 
-    fn apply(&mut self, resources: Box<MeshResources>, record: Option<Record>) -> Result<Applied> {
+    /// Whether the resources of a mesh have not been applied.
+    fn is_new(&self, mesh: &str) -> bool {
+        let known = self.by_name.get(mesh);
+        let known = known.and_then(|id| self.meshes.get(id));
+        known.is_none_or(|mesh| mesh.resources.is_none())
+    }
+
+    /// With what is stored of the mesh, if it is [new](Self::is_new).
+    fn apply(&mut self, resources: MeshResources, record: Option<Record>) -> Result<()> {
         let bundles = resources
             .trusts
             .iter()
             .map(MeshTrust::to_trust_bundle)
             .collect::<Result<Vec<_>>>()?;
-        let known = self.by_name.get(resources.name());
-        let known = known.and_then(|id| self.meshes.get(id));
-        let first = known.is_none_or(|mesh| mesh.resources.is_none());
-        if first && record.is_none() {
-            return Ok(Applied::NeedsRecord(resources));
-        }
-        let resources = *resources;
         let cell = self.shared.mesh(resources.name());
         let id = self.mesh_of(&cell);
         let now = self.now();
         let zone = self.options.select.zone.clone();
         let Some(mesh) = self.meshes.get_mut(&id) else {
-            return Ok(Applied::InForce);
+            return Ok(());
         };
         let effective = effective(&resources, mesh.effective.take(), &zone);
         let (wanted, wrong) = mesh::wanted(&effective, &zone);
@@ -337,9 +357,9 @@ impl Engine {
         }
         self.take_backends(id, wanted, wrong, now);
         if let Some(mesh) = self.meshes.get_mut(&id) {
-            if let Some(record) = record.filter(|_| first) {
-                let returning = now.up.saturating_add(self.options.linger);
-                mesh.recall(record, returning);
+            mesh.recorded.had.extend(mesh.backends.keys().cloned());
+            if let Some(record) = record {
+                mesh.recall(record, now, self.options.linger);
                 mesh.remember(before, now.wall);
             }
             mesh.cell.set_resources(&resources);
@@ -351,7 +371,7 @@ impl Engine {
         self.review_mesh(id);
         // What has to be stored, and who is expected back, is looked at with the rest.
         self.wake_by(now.up);
-        Ok(Applied::InForce)
+        Ok(())
     }
 
     fn remove_mesh(&mut self, name: &str) -> Result<()> {
@@ -373,16 +393,18 @@ impl Engine {
             self.drop_backend(id, &key);
         }
         self.publish(id, now);
+        self.store_record(id, now);
         self.forget_mesh_if_empty(id);
         Ok(())
     }
 
     /// Nobody is left in it, and nothing is said of it. Its cell stays, for whoever looks at it and for when it comes back.
     fn forget_mesh_if_empty(&mut self, id: u64) {
+        let wall = self.now().wall;
         let gone = self
             .meshes
             .get(&id)
-            .is_some_and(|mesh| mesh.resources.is_none());
+            .is_some_and(|mesh| mesh.resources.is_none() && mesh.is_recorded(wall));
         if gone
             && !self.workloads.any_in(id)
             && let Some(mesh) = self.meshes.remove(&id)

@@ -181,6 +181,10 @@ impl Handle {
 
     /// The proxy has taken the trust with this [number](Self::trust_version) into use.
     ///
+    /// A proxy that comes back after a restart of the control plane, or that of its own connection, with trust from before: acknowledge `1` for
+    /// it at once, which is older than anything. Whoever has acknowledged nothing is taken for one that trusts nobody yet, and is not waited
+    /// for.
+    ///
     /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, nothing is signed under a new root
     /// before every proxy has said this that has ever said it; one that has not trusts nobody yet. A connection that is lost changes
     /// nothing until the workload is [forgotten](super::ManagerOptions::linger). Numbers that were not published by this manager are

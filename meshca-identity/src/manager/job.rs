@@ -9,7 +9,7 @@ use std::time::Duration;
 use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
 use meshca_core::{
     CertificateSpec, Clock, Error, ErrorKind, Identity, Issuer, IssuerExt, Result, RotationStep,
-    TrustBundle,
+    SecretStore, TrustBundle,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
@@ -72,23 +72,52 @@ pub(super) enum Done {
     },
     Built {
         ca: CaRef,
-        result: Result<(Arc<dyn Issuer>, TrustBundle)>,
+        result: Result<(Arc<dyn Issuer>, Roots)>,
     },
     Looked {
         ca: CaRef,
-        result: Result<TrustBundle>,
+        result: Result<Roots>,
     },
     Rotated {
         ca: CaRef,
         step: RotationStep,
-        result: Result<TrustBundle>,
+        result: Result<Roots>,
     },
     Recorded {
         mesh: u64,
-        /// What was to be stored.
-        record: Record,
-        result: Result<()>,
+        result: Result<Record>,
     },
+    /// What is stored of a mesh that is new here.
+    Read {
+        mesh: String,
+        result: Result<Record>,
+    },
+}
+
+/// The roots of a CA.
+pub(super) struct Roots {
+    pub(super) bundle: TrustBundle,
+    /// What others may have handed out under one that is not among them any more.
+    pub(super) record: Option<Record>,
+}
+
+/// What a CA had before, and where others say what they have handed out under that.
+pub(super) struct Before {
+    pub(super) bundle: Option<TrustBundle>,
+    pub(super) mesh: String,
+    pub(super) secrets: Arc<dyn SecretStore>,
+}
+
+impl Before {
+    async fn roots(self, bundle: TrustBundle) -> Result<Roots> {
+        let before = self.bundle.iter().flat_map(TrustBundle::roots);
+        let lost = before.filter(|root| !bundle.contains(root.der())).count() > 0;
+        let record = match lost {
+            true => Some(Record::read(&*self.secrets, &self.mesh).await?),
+            false => None,
+        };
+        Ok(Roots { bundle, record })
+    }
 }
 
 /// Says how a job ended when it is dropped: what nobody reports would be waited for for ever.
@@ -234,9 +263,10 @@ pub(super) async fn build(
     config: BackendConfig,
     context: BuildContext,
     layers: Vec<Layer>,
+    before: Before,
     limit: Duration,
-) -> Result<(Arc<dyn Issuer>, TrustBundle)> {
-    within(limit, "could not be set up", async {
+) -> Result<(Arc<dyn Issuer>, Roots)> {
+    let (issuer, bundle) = within(limit, "could not be set up", async {
         let built = registry.build(&config, &context).await?;
         let issuer = layers
             .iter()
@@ -244,32 +274,36 @@ pub(super) async fn build(
         let bundle = issuer.trust_bundle().await?;
         Ok((issuer, bundle))
     })
-    .await
+    .await?;
+    Ok((issuer, before.roots(bundle).await?))
 }
 
 /// Reads the roots of an issuer again.
-pub(super) async fn look(issuer: Arc<dyn Issuer>, limit: Duration) -> Result<TrustBundle> {
-    within(
-        limit,
-        "did not say which roots it has",
-        issuer.trust_bundle(),
-    )
-    .await
+pub(super) async fn look(
+    issuer: Arc<dyn Issuer>,
+    before: Before,
+    limit: Duration,
+) -> Result<Roots> {
+    let asked = issuer.trust_bundle();
+    let bundle = within(limit, "did not say which roots it has", asked).await?;
+    before.roots(bundle).await
 }
 
 /// Takes an issuer a step further in the replacement of its CA.
 pub(super) async fn rotate(
     issuer: Arc<dyn Issuer>,
     step: RotationStep,
+    before: Before,
     limit: Duration,
-) -> Result<TrustBundle> {
-    within(limit, "could not be rotated", async {
+) -> Result<Roots> {
+    let bundle = within(limit, "could not be rotated", async {
         if let Some(rotation) = issuer.rotation() {
             rotation.rotate(step).await?;
         }
         issuer.trust_bundle().await
     })
-    .await
+    .await?;
+    before.roots(bundle).await
 }
 
 async fn within<T>(

@@ -18,7 +18,7 @@ use super::job;
 use super::record::Record;
 use super::status::{self, CaState, IdentityStatus};
 use crate::MeshResources;
-use crate::schedule::LaneId;
+use crate::schedule::{LaneId, Now};
 use crate::select::IdentityRules;
 use crate::trust::{BackendKey, Origin, TrustLedger};
 
@@ -49,6 +49,8 @@ pub(super) struct Mesh {
 pub(super) struct Recorded {
     /// As this process has read or written it last.
     pub(super) stored: Record,
+    /// The CAs that this process has had.
+    pub(super) had: BTreeSet<BackendKey>,
     /// It is being written.
     pub(super) busy: bool,
     /// Not before this, after it could not be written.
@@ -187,7 +189,8 @@ impl Mesh {
     /// Why nothing of a CA can be handed out whose roots somebody else is to distribute, and has not.
     pub(super) fn untrusted(&self, backend: &Backend) -> Option<Error> {
         let bundle = backend.bundle.as_ref().filter(|_| !backend.distributed)?;
-        let known = |root: &TrustRoot| self.ledger.holds(&backend.trust_domain, root);
+        // That something it signed may still be valid is no reason to go on.
+        let known = |root: &TrustRoot| self.ledger.knows(&backend.trust_domain, root);
         match bundle.roots() {
             [first, ..] if !bundle.roots().iter().any(known) => Some(untrusted(first)),
             _ => None,
@@ -212,10 +215,10 @@ impl Mesh {
         }
     }
 
-    /// Whether proxies that are not back yet trust this: they do if something was signed under it, for that was waited for them.
+    /// Whether proxies that are not back yet trust this: before something was signed under it they were waited for.
     fn is_known_to_returning(&self, bundle: &TrustBundle) -> bool {
-        let used = |root: &TrustRoot| self.ledger.is_used(bundle.trust_domain(), root);
-        self.returning.is_none() || bundle.roots().iter().all(used)
+        let known = |root: &TrustRoot| self.ledger.has_signed(bundle.trust_domain(), root);
+        self.returning.is_none() || bundle.roots().iter().all(known)
     }
 
     /// Whether this CA may sign now, as far as trust goes.
@@ -234,10 +237,11 @@ impl Mesh {
             None => {
                 let roots = backend.bundle.iter().flat_map(TrustBundle::roots);
                 let all: Vec<_> = roots.filter(known).collect();
-                let used = |root: &&TrustRoot| self.ledger.is_used(&backend.trust_domain, root);
-                match all.iter().copied().filter(used).collect::<Vec<_>>() {
-                    used if used.is_empty() => all,
-                    used => used,
+                let signed =
+                    |root: &&TrustRoot| self.ledger.has_signed(&backend.trust_domain, root);
+                match all.iter().copied().filter(signed).collect::<Vec<_>>() {
+                    signed if signed.is_empty() => all,
+                    signed => signed,
                 }
             }
         };
@@ -365,11 +369,14 @@ impl Mesh {
 }
 
 impl Mesh {
-    /// What a control plane before this one has given out. Proxies may come back until then.
-    pub(super) fn recall(&mut self, record: Record, returning: Duration) {
-        for (key, bundle) in &record.said {
+    /// What a control plane before this one has given out. Proxies that hold something of it may come back until then.
+    pub(super) fn recall(&mut self, record: Record, now: Now, linger: Duration) {
+        for (key, said) in &record.said {
+            let bundle = &said.bundle;
             // What a CA said last is so until it says something else.
-            let is_it = |it: &&Backend| &it.trust_domain == bundle.trust_domain();
+            let is_it = |it: &&Backend| {
+                &it.trust_domain == bundle.trust_domain() && it.config.type_name() == said.ca
+            };
             if let Some(backend) = self.backends.get(key).filter(is_it)
                 && backend.distributed
                 && backend.bundle.is_none()
@@ -378,15 +385,29 @@ impl Mesh {
                 self.ledger.set(origin, bundle.clone());
             }
         }
-        for ((domain, _), used) in &record.used {
-            for root in used.bundle.roots() {
-                self.ledger.keep(&used.backend, domain, root, used.until);
+        for used in record.used.values() {
+            self.ledger.share(used);
+            if used.until >= now.wall {
+                self.returning = Some(now.up.saturating_add(linger));
             }
         }
-        if !record.used.is_empty() {
-            self.returning = Some(returning);
-        }
         self.recorded.stored = record;
+    }
+
+    /// What is to be stored for those who come after, and the CAs that it was once true of.
+    pub(super) fn record(&self, now: SystemTime) -> (Record, BTreeSet<BackendKey>) {
+        let ca = |key: &BackendKey| Some(self.backends.get(key)?.config.type_name());
+        let record = self.ledger.record(ca).pruned(now);
+        let gone = self.recorded.had.iter();
+        let gone = gone.filter(|key| !record.said.contains_key(*key)).cloned();
+        let gone = gone.collect();
+        (record, gone)
+    }
+
+    /// Whether what is stored is what is to be.
+    pub(super) fn is_recorded(&self, now: SystemTime) -> bool {
+        let (record, gone) = self.record(now);
+        !self.recorded.busy && self.recorded.stored.covers(&record, &gone)
     }
 
     /// What was signed before this process began, under roots that our own MeshTrusts still have. When that ends nobody knows: it
@@ -399,9 +420,7 @@ impl Mesh {
                 let domain = bundle.trust_domain();
                 let end = root.validity().not_after();
                 let until = now.checked_add(lifetime).map_or(end, |it| it.min(end));
-                if !self.ledger.knows(domain, root) {
-                    self.ledger.keep(&key, domain, root, until);
-                }
+                self.ledger.keep(&key, domain, root, now, until);
             }
         }
     }

@@ -24,16 +24,27 @@ const FORMAT: u32 = 1;
 /// How long a secret store may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// How much longer than certificates under it a root is kept in the record: clocks go wrong, here and at replicas.
+const SLACK: Duration = Duration::from_secs(24 * 3600);
+
 /// How often it is tried when replicas write at the same time.
 const TRIES: usize = 8;
 
 /// See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Record {
-    /// The roots that each CA said last are its.
-    pub(crate) said: BTreeMap<BackendKey, TrustBundle>,
-    /// The roots under which certificates may be valid.
+    /// What each CA said last.
+    pub(crate) said: BTreeMap<BackendKey, Said>,
+    /// The roots under which certificates may be valid, or were when a CA last had them.
     pub(crate) used: BTreeMap<RootId, Used>,
+}
+
+/// The roots that a CA said are its.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Said {
+    /// The type of the CA: one of another type under the same name is another CA.
+    pub(crate) ca: String,
+    pub(crate) bundle: TrustBundle,
 }
 
 /// A root under which certificates may be valid.
@@ -44,16 +55,30 @@ pub(crate) struct Used {
     pub(crate) bundle: TrustBundle,
     /// When the last of them ends, or later.
     pub(crate) until: SystemTime,
+    /// Whether something was signed under it by a control plane of ours: then proxies were waited for. Else it is only kept in case.
+    pub(crate) signed: bool,
 }
 
 impl Record {
-    /// Whether this, which is stored, says all that is so.
-    pub(crate) fn covers(&self, now: &Self) -> bool {
-        self.said == now.said
-            && now.used.iter().all(|(root, used)| {
-                let stored = self.used.get(root);
-                stored.is_some_and(|stored| stored.until >= used.until)
-            })
+    /// Whether this, which is stored, says all that is so, and nothing of CAs that are gone.
+    pub(crate) fn covers(&self, now: &Self, gone: &BTreeSet<BackendKey>) -> bool {
+        let said = now
+            .said
+            .iter()
+            .all(|(key, said)| self.said.get(key) == Some(said));
+        let used = now.used.iter().all(|(root, used)| {
+            let stored = self.used.get(root);
+            stored.is_some_and(|it| it.until >= used.until && it.signed >= used.signed)
+        });
+        said && used && self.said.keys().all(|key| !gone.contains(key))
+    }
+
+    /// Whether a CA said last that this root is its.
+    fn is_said(&self, (domain, root): &RootId) -> bool {
+        self.said.values().any(|said| {
+            let mut roots = said.bundle.roots().iter();
+            said.bundle.trust_domain() == domain && roots.any(|it| it.fingerprint() == root)
+        })
     }
 
     /// The same for some time to come, where what is stored does not say so already: each certificate ends later than the one before, and a
@@ -78,28 +103,44 @@ impl Record {
         self
     }
 
-    /// What others have stored, and this on top. `dropped` are the CAs that are in the resources no more.
-    fn onto(self, stored: Self, dropped: &BTreeSet<BackendKey>, now: SystemTime) -> Self {
+    /// What others have stored, and this on top. `gone` are the CAs that this control plane had, and has no more: those that it does not
+    /// know are others'.
+    fn onto(self, stored: Self, gone: &BTreeSet<BackendKey>, now: SystemTime) -> Self {
         let mut both = stored;
-        both.said.retain(|key, _| !dropped.contains(key));
+        both.said.retain(|key, _| !gone.contains(key));
         both.said.extend(self.said);
-        for (root, used) in self.used {
-            let until = both.used.get(&root).map_or(used.until, |it| it.until);
-            let until = until.max(used.until);
-            both.used.insert(root, Used { until, ..used });
+        for (root, mut used) in self.used {
+            if let Some(stored) = both.used.get(&root) {
+                used.until = used.until.max(stored.until);
+                used.signed |= stored.signed;
+            }
+            both.used.insert(root, used);
         }
-        both.used.retain(|_, used| used.until >= now);
-        both
+        both.pruned(now)
     }
 
-    /// Reads what is stored for a mesh; a mesh that nobody has run has nothing.
+    /// Without what nothing can be valid under, whosoever clock is right. That something was signed under a root is known for as long as its
+    /// CA has it.
+    pub(crate) fn pruned(mut self, now: SystemTime) -> Self {
+        let mut used = std::mem::take(&mut self.used);
+        used.retain(|root, used| {
+            let end = used.until.checked_add(SLACK);
+            end.is_none_or(|end| end >= now) || self.is_said(root)
+        });
+        Self { used, ..self }
+    }
+
+    /// Reads what is stored for a mesh; a mesh that nobody has run has nothing, and so has one whose name is no name of a secret.
     ///
     /// # Errors
     ///
     /// Those of the store, and [`ErrorKind::InvalidConfig`] if it is damaged: without it nobody knows whom a new root would cut off.
     pub(crate) async fn read(store: &dyn SecretStore, mesh: &str) -> Result<Self> {
         let read = async {
-            let stored = store.get(&key(mesh)?).await?;
+            let Some(key) = key(mesh) else {
+                return Ok(Self::default());
+            };
+            let stored = store.get(&key).await?;
             stored.map_or_else(|| Ok(Self::default()), |it| Self::from_json(&it.value))
         };
         let outcome = within(read).await;
@@ -112,7 +153,7 @@ impl Record {
         })
     }
 
-    /// Stores this on top of what is there, whoever writes at the same time.
+    /// Stores this on top of what is there, whoever writes at the same time. Gives back what is stored then.
     ///
     /// # Errors
     ///
@@ -121,12 +162,14 @@ impl Record {
         self,
         store: &dyn SecretStore,
         mesh: &str,
-        dropped: &BTreeSet<BackendKey>,
+        gone: &BTreeSet<BackendKey>,
         now: SystemTime,
-    ) -> Result<()> {
-        let key = key(mesh)?;
+    ) -> Result<Self> {
+        let Some(key) = key(mesh) else {
+            return Ok(self);
+        };
         let write = async {
-            let mut outcome = Ok(());
+            let mut conflict = None;
             for _ in 0..TRIES {
                 let (stored, expect) = match store.get(&key).await? {
                     Some(stored) => (
@@ -135,14 +178,14 @@ impl Record {
                     ),
                     None => (Self::default(), Expect::Absent),
                 };
-                let both = self.clone().onto(stored, dropped, now);
+                let both = self.clone().onto(stored, gone, now);
                 match store.put(&key, both.to_json()?, expect).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) if error.kind() == ErrorKind::Conflict => outcome = Err(error),
+                    Ok(_) => return Ok(both),
+                    Err(error) if error.kind() == ErrorKind::Conflict => conflict = Some(error),
                     Err(error) => return Err(error),
                 }
             }
-            outcome
+            Err(conflict.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "others were quicker")))
         };
         within(write).await
     }
@@ -163,8 +206,11 @@ impl Record {
         };
         let mut record = Self::default();
         for ca in document.cas {
-            let bundle = bundle(&ca.trust_domain, &ca.roots)?;
-            record.said.insert(ca.backend.into(), bundle);
+            let said = Said {
+                ca: ca.r#type,
+                bundle: bundle(&ca.trust_domain, &ca.roots)?,
+            };
+            record.said.insert(ca.backend.into(), said);
         }
         for used in document.used {
             let bundle = bundle(&used.trust_domain, &used.root)?;
@@ -181,6 +227,7 @@ impl Record {
                     backend,
                     bundle,
                     until,
+                    signed: used.signed,
                 },
             );
         }
@@ -189,17 +236,19 @@ impl Record {
 
     fn to_json(&self) -> Result<SecretValue> {
         // A CA without a root has said nothing.
-        let said = self.said.iter().filter(|(_, bundle)| !bundle.is_empty());
-        let cas = said.map(|(key, bundle)| Ca {
+        let said = self.said.iter().filter(|(_, it)| !it.bundle.is_empty());
+        let cas = said.map(|(key, said)| Ca {
             backend: key.into(),
-            trust_domain: bundle.trust_domain().to_string(),
-            roots: bundle.to_pem(),
+            r#type: said.ca.clone(),
+            trust_domain: said.bundle.trust_domain().to_string(),
+            roots: said.bundle.to_pem(),
         });
         let used = self.used.values().map(|used| Root {
             backend: (&used.backend).into(),
             trust_domain: used.bundle.trust_domain().to_string(),
             root: used.bundle.to_pem(),
             until: seconds(used.until),
+            signed: used.signed,
         });
         let document = Document {
             format: FORMAT,
@@ -213,8 +262,9 @@ impl Record {
     }
 }
 
-fn key(mesh: &str) -> Result<SecretKey> {
-    SecretKey::new(mesh, format!("{mesh}.{NAME}"))
+/// Not every name that a mesh can have outside of Kubernetes is one that a secret can have.
+fn key(mesh: &str) -> Option<SecretKey> {
+    SecretKey::new(mesh, format!("{mesh}.{NAME}")).ok()
 }
 
 /// Rounded up: what is valid now is valid until the end of that second.
@@ -243,6 +293,7 @@ struct Document {
 #[serde(rename_all = "camelCase")]
 struct Ca {
     backend: Key,
+    r#type: String,
     trust_domain: String,
     roots: String,
 }
@@ -255,6 +306,7 @@ struct Root {
     root: String,
     /// Seconds since 1970.
     until: u64,
+    signed: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -305,6 +357,13 @@ mod tests {
         BackendKey::Modern(name.to_owned())
     }
 
+    fn said(bundle: &TrustBundle) -> Said {
+        Said {
+            ca: "ca-a".to_owned(),
+            bundle: bundle.clone(),
+        }
+    }
+
     fn id(bundle: &TrustBundle) -> RootId {
         let root = bundle.roots()[0].fingerprint().to_owned();
         (bundle.trust_domain().clone(), root)
@@ -316,9 +375,10 @@ mod tests {
             backend: key(name),
             bundle: bundle.clone(),
             until,
+            signed: true,
         };
         Record {
-            said: BTreeMap::from([(key(name), bundle.clone())]),
+            said: BTreeMap::from([(key(name), said(bundle))]),
             used: BTreeMap::from([(id(bundle), used)]),
         }
     }
@@ -329,9 +389,9 @@ mod tests {
         let mut record = record("a", &bundle(), now + HOUR);
         let two = bundle().union(&bundle()).unwrap();
         let classic = BackendKey::Classic("b".to_owned());
-        record.said.insert(classic, two);
+        record.said.insert(classic, said(&two));
         let read = Record::from_json(&record.to_json().unwrap()).unwrap();
-        assert!(read.covers(&record));
+        assert!(read.covers(&record, &BTreeSet::new()));
         assert_eq!(read.said, record.said);
         // Whole seconds, and never too short.
         for (root, used) in &record.used {
@@ -345,7 +405,7 @@ mod tests {
         let now = FakeClock::start();
         let [one, two, ended] = [bundle(), bundle(), bundle()];
         let mut stored = record("a", &one, now + 3 * HOUR);
-        let gone = record("gone", &ended, now - HOUR);
+        let gone = record("gone", &ended, now - SLACK - HOUR);
         stored.said.extend(gone.said);
         stored.used.extend(gone.used);
         let mut ours = record("b", &two, now + HOUR);
@@ -371,8 +431,8 @@ mod tests {
         let now_and_then = record("a", &root, now + HOUR);
         let stored = now_and_then.clone().ahead(&none, now);
         assert_eq!(until(&stored), now + 2 * HOUR);
-        assert!(stored.covers(&record("a", &root, now + 2 * HOUR)));
-        assert!(!stored.covers(&record("a", &root, now + 3 * HOUR)));
+        assert!(stored.covers(&record("a", &root, now + 2 * HOUR), &BTreeSet::new()));
+        assert!(!stored.covers(&record("a", &root, now + 3 * HOUR), &BTreeSet::new()));
         // What is stored already is not moved on.
         let again = now_and_then.ahead(&stored, now + HOUR / 2);
         assert_eq!(until(&again), now + 2 * HOUR);

@@ -30,6 +30,8 @@ pub(crate) struct Ca {
     /// It fails in the building of its issuer.
     pub(crate) unbuildable: AtomicBool,
     pub(crate) builds: AtomicUsize,
+    /// How often it was asked for its roots.
+    pub(crate) looks: AtomicUsize,
 }
 
 struct State {
@@ -114,6 +116,7 @@ impl Issuer for Front {
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
+        self.0.looks.fetch_add(1, Ordering::SeqCst);
         let (signing, others) = {
             let state = self.0.state.lock().unwrap();
             (state.signing.clone().unwrap(), state.also_trusted.clone())
@@ -154,6 +157,7 @@ impl Cas {
                 most_at_once: AtomicUsize::new(0),
                 unbuildable: AtomicBool::new(false),
                 builds: AtomicUsize::new(0),
+                looks: AtomicUsize::new(0),
             })
         };
         Arc::clone(all.entry(name.to_owned()).or_insert_with(new))

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::registry::BuildContext;
-use meshca_core::{Error, Issuer, Result, RotationStep, TrustBundle};
+use meshca_core::{Error, Issuer, Result, RotationStep};
 
 use super::{Engine, guarded, number};
 use crate::manager::event::Event;
-use crate::manager::job::{self, CaRef, Done, Report};
+use crate::manager::job::{self, Before, CaRef, Done, Report, Roots};
 use crate::manager::mesh::{Backend, Wanted};
 use crate::schedule::Now;
 use crate::trust::{BackendKey, Origin};
@@ -191,6 +191,11 @@ impl Engine {
             return;
         };
         let name = mesh.cell.name.clone();
+        let before = Before {
+            bundle: mesh.ledger.said(key).cloned(),
+            mesh: name.clone(),
+            secrets: Arc::clone(&self.secrets),
+        };
         let Some(backend) = mesh.backends.get_mut(key) else {
             return;
         };
@@ -218,7 +223,7 @@ impl Engine {
                         ca: ca.clone(),
                         result: Err(error),
                     });
-                    let result = job::build(registry, config, context, layers, LIMIT).await;
+                    let result = job::build(registry, config, context, layers, before, LIMIT).await;
                     report.done(Done::Built { ca, result });
                 });
             }
@@ -228,7 +233,7 @@ impl Engine {
                         ca: ca.clone(),
                         result: Err(error),
                     });
-                    let result = job::look(issuer, LIMIT).await;
+                    let result = job::look(issuer, before, LIMIT).await;
                     report.done(Done::Looked { ca, result });
                 });
             }
@@ -239,7 +244,7 @@ impl Engine {
                         step,
                         result: Err(error),
                     });
-                    let result = job::rotate(issuer, step, LIMIT).await;
+                    let result = job::rotate(issuer, step, before, LIMIT).await;
                     report.done(Done::Rotated { ca, step, result });
                 });
             }
@@ -277,7 +282,7 @@ impl Engine {
         (backend.epoch == ca.epoch).then_some(backend)
     }
 
-    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(Arc<dyn Issuer>, TrustBundle)>) {
+    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(Arc<dyn Issuer>, Roots)>) {
         let now = self.now();
         let refresh = self.options.trust_refresh;
         let Some(backend) = self.ca(ca) else {
@@ -287,7 +292,7 @@ impl Engine {
         let set_up = std::mem::take(&mut backend.setting_up) || backend.failures > 0;
         let again = std::mem::take(&mut backend.look_again);
         match result {
-            Ok((issuer, bundle)) => {
+            Ok((issuer, roots)) => {
                 let first = backend.issuer.replace(issuer).is_none();
                 let news = first || backend.error.is_some();
                 let lane = backend.lane;
@@ -297,7 +302,7 @@ impl Engine {
                 }
                 backend.failures = 0;
                 backend.look_at = now.up.saturating_add(refresh);
-                self.take_bundle(ca, bundle, true);
+                self.take_roots(ca, roots, true);
                 if set_up {
                     self.scheduler.wake_lane(lane);
                 }
@@ -331,7 +336,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn looked(&mut self, ca: &CaRef, result: Result<TrustBundle>) {
+    pub(super) fn looked(&mut self, ca: &CaRef, result: Result<Roots>) {
         let now = self.now();
         let refresh = self.options.trust_refresh;
         let Some(backend) = self.ca(ca) else {
@@ -345,12 +350,12 @@ impl Engine {
         backend.look_at = now.up.saturating_add(wait);
         self.wake_by(now.up.saturating_add(wait));
         match result {
-            Ok(bundle) => self.take_bundle(ca, bundle, false),
+            Ok(roots) => self.take_roots(ca, roots, false),
             Err(error) => self.looks_bad(ca, error, now),
         }
     }
 
-    pub(super) fn rotated(&mut self, ca: &CaRef, step: RotationStep, result: Result<TrustBundle>) {
+    pub(super) fn rotated(&mut self, ca: &CaRef, step: RotationStep, result: Result<Roots>) {
         let now = self.now();
         let Some(backend) = self.ca(ca) else {
             return;
@@ -371,7 +376,7 @@ impl Engine {
         }
         self.wake_by(now.up.saturating_add(wait));
         match result {
-            Ok(bundle) => {
+            Ok(roots) => {
                 if let Some(cell) = self.cell_of(ca.mesh) {
                     let (mesh, backend) = (cell.name.as_str(), &ca.key);
                     self.observe(&Event::Rotated {
@@ -380,7 +385,7 @@ impl Engine {
                         step,
                     });
                 }
-                self.take_bundle(ca, bundle, false);
+                self.take_roots(ca, roots, false);
             }
             Err(error) => self.looks_bad(ca, error, now),
         }
@@ -396,7 +401,8 @@ impl Engine {
     }
 
     /// These are the roots of a CA now.
-    fn take_bundle(&mut self, ca: &CaRef, bundle: TrustBundle, built: bool) {
+    fn take_roots(&mut self, ca: &CaRef, roots: Roots, built: bool) {
+        let Roots { bundle, record } = roots;
         let now = self.now();
         let Some(backend) = self.ca(ca) else {
             return;
@@ -414,6 +420,9 @@ impl Engine {
         backend.bundle = Some(bundle.clone());
         let distributed = backend.distributed;
         if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
+            for used in record.iter().flat_map(|record| record.used.values()) {
+                mesh.ledger.share(used);
+            }
             let origin = Origin::Backend((*ca.key).clone());
             match distributed {
                 true => mesh.ledger.set(origin, bundle),

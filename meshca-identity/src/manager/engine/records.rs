@@ -1,10 +1,12 @@
 //! What outlives this process: storing what proxies may hold, and waiting for those that come back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshca_core::Result;
 
 use super::Engine;
+use crate::manager::Command;
 use crate::manager::event::Event;
 use crate::manager::job::{Done, Report};
 use crate::manager::record::Record;
@@ -28,14 +30,59 @@ impl Engine {
         }
     }
 
+    /// Has what is stored of a mesh read before the first resources of it are in force. What is said of it meanwhile comes after.
+    pub(super) fn read_record(&mut self, first: Command, mesh: String) {
+        let secrets = Arc::clone(&self.secrets);
+        let report = Report::new(self.reports.clone(), |error| Done::Read {
+            mesh: mesh.clone(),
+            result: Err(error),
+        });
+        self.reading.insert(mesh.clone(), vec![first]);
+        self.jobs.spawn(async move {
+            let result = Record::read(&*secrets, &mesh).await;
+            report.done(Done::Read { mesh, result });
+        });
+    }
+
+    pub(super) fn read(&mut self, mesh: &str, result: Result<Record>) {
+        let mut result = Some(result);
+        for command in self.reading.remove(mesh).unwrap_or_default() {
+            match (command, result.take()) {
+                (Command::Apply { resources, reply }, Some(result)) => {
+                    let applied = result.and_then(|record| self.apply(*resources, Some(record)));
+                    let _ = reply.send(applied);
+                }
+                (command, _) => self.command(command),
+            }
+        }
+    }
+
+    /// This is the end: what could not be stored so far is tried once more.
+    pub(in crate::manager) fn end(&mut self) {
+        for mesh in self.meshes.values_mut() {
+            mesh.recorded.write_at = Duration::ZERO;
+            mesh.recorded.failures = 0;
+        }
+    }
+
+    /// Stores what has happened last.
+    pub(in crate::manager) fn store_records(&mut self) {
+        let now = self.now();
+        let meshes = self.meshes.iter();
+        let meshes = meshes.filter(|(_, mesh)| mesh.recorded.failures == 0);
+        for id in meshes.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.store_record(id, now);
+        }
+    }
+
     /// Stores what proxies may hold, if that is not what is stored.
     pub(super) fn store_record(&mut self, id: u64, now: Now) {
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return;
         };
-        let record = mesh.ledger.record();
+        let (record, gone) = mesh.record(now.wall);
         let recorded = &mut mesh.recorded;
-        if recorded.busy || recorded.stored.covers(&record) {
+        if recorded.busy || recorded.stored.covers(&record, &gone) {
             return;
         }
         if now.up < recorded.write_at {
@@ -43,28 +90,19 @@ impl Engine {
             return self.wake_by(at);
         }
         recorded.busy = true;
-        let before = recorded.stored.said.keys();
-        let dropped = before.filter(|key| !record.said.contains_key(*key));
-        let dropped = dropped.cloned().collect();
         let record = record.ahead(&recorded.stored, now.wall);
         let (name, secrets) = (mesh.cell.name.clone(), Arc::clone(&self.secrets));
         let report = Report::new(self.reports.clone(), |error| Done::Recorded {
             mesh: id,
-            record: record.clone(),
             result: Err(error),
         });
         self.jobs.spawn(async move {
-            let write = record.clone();
-            let result = write.write(&*secrets, &name, &dropped, now.wall).await;
-            report.done(Done::Recorded {
-                mesh: id,
-                record,
-                result,
-            });
+            let result = record.write(&*secrets, &name, &gone, now.wall).await;
+            report.done(Done::Recorded { mesh: id, result });
         });
     }
 
-    pub(super) fn recorded(&mut self, id: u64, record: Record, result: Result<()>) {
+    pub(super) fn recorded(&mut self, id: u64, result: Result<Record>) {
         let now = self.now();
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return;
@@ -72,11 +110,16 @@ impl Engine {
         let (cell, recorded) = (Arc::clone(&mesh.cell), &mut mesh.recorded);
         recorded.busy = false;
         match result {
-            Ok(()) => {
+            Ok(stored) => {
                 recorded.failures = 0;
-                recorded.stored = record;
-                // It may be another one by now.
+                // Others may have handed out what is not known here, or for longer.
+                for used in stored.used.values() {
+                    mesh.ledger.share(used);
+                }
+                mesh.recorded.stored = stored;
+                // What is to be stored may be another one by now.
                 self.wake_by(now.up);
+                self.forget_mesh_if_empty(id);
             }
             Err(error) => {
                 recorded.failures = recorded.failures.saturating_add(1);
