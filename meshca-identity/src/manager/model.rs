@@ -3,6 +3,8 @@
 //! The sources are those that are used; only what they are made of is loom's. An [`ArcSwap`](primitives::ArcSwap) is a lock here: that it
 //! takes none is its own affair, and so is what tokio's `Notify` is made of.
 
+#![allow(clippy::duplicate_mod, reason = "that is the point")]
+
 #[path = "cell.rs"]
 #[allow(dead_code, reason = "not all of it is of interest here")]
 mod cell;
