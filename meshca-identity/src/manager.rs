@@ -38,7 +38,7 @@
 //! Replicas that share a store share the record, so a root that one of them needs is trusted by all. They do not share
 //! acknowledgements: each waits for its own proxies, and takes what another has begun to sign under for known to those that come back. There is
 //! no record after a restart with a [`MemorySecretStore`](meshca_core::MemorySecretStore), and none of a mesh whose name cannot be that
-//! of a secret.
+//! of a secret. Whoever can write to the store can have proxies trust a root, by the record as by the key of a CA.
 
 mod cell;
 mod driver;

@@ -19,7 +19,7 @@ use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::MeshTrust;
 use meshca_core::secret::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};
 use meshca_core::spiffe::Environment;
-use meshca_core::{Error, ErrorKind, MemorySecretStore, Result, TrustDomain};
+use meshca_core::{Clock, Error, ErrorKind, MemorySecretStore, Result, TrustDomain};
 use meshca_identity::manager::{DriverTask, Health};
 use meshca_identity::select::SelectOptions;
 use meshca_identity::{Handle, Manager, ManagerOptions};
@@ -373,9 +373,7 @@ async fn a_store_that_cannot_be_read_is_an_error_of_the_first_apply_and_of_no_ot
     let error = it.manager.apply(wanted()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(
-        error
-            .to_string()
-            .contains("nothing was applied: apply again"),
+        error.to_string().contains("nothing was changed: try again"),
         "{error}"
     );
     let error = it.manager.gate("default").await.unwrap_err();
@@ -793,4 +791,25 @@ async fn a_ca_whose_root_was_taken_out_of_the_meshtrust_stops() {
     pass(3 * DAY).await;
     assert!(w.identity().is_none());
     assert_eq!(trusted(&it.manager).len(), 0);
+}
+
+/// It is the record that goes ahead of what was handed out, and not the trust.
+#[tokio::test(start_paused = true)]
+async fn whoever_handed_it_out_knows_when_it_ends() {
+    let around = Around::default();
+    let it = around.start();
+    it.apply(&classic("ca-a")).await;
+    let w = it.serve("w").await;
+    let old = root_of(&w);
+    let end = w.identity().unwrap().certificate().validity().not_after();
+    pass(HOUR).await;
+    let another = around.another("default");
+    around.cas.get("ca-a").exchange(another, Vec::new());
+    pass(HOUR).await;
+    assert_ne!(root_of(&w), old);
+    let left = end.duration_since(around.clock.now()).unwrap();
+    pass(left).await;
+    assert!(trusted(&it.manager).contains(&old));
+    pass(600 * S).await;
+    assert!(!trusted(&it.manager).contains(&old));
 }

@@ -294,7 +294,11 @@ impl Engine {
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Looked { ca, result } => self.looked(&ca, result),
             Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),
-            Done::Recorded { mesh, result } => self.recorded(mesh, result),
+            Done::Recorded {
+                mesh,
+                record,
+                result,
+            } => self.recorded(mesh, &record, result),
             Done::Read { mesh, result } => self.read(&mesh, result),
         }
     }

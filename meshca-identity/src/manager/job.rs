@@ -85,6 +85,9 @@ pub(super) enum Done {
     },
     Recorded {
         mesh: u64,
+        /// What was to be stored.
+        record: Record,
+        /// What is stored: others may have stored something as well.
         result: Result<Record>,
     },
     /// What is stored of a mesh that is new here.

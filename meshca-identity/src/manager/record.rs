@@ -98,7 +98,9 @@ impl Record {
                 .iter()
                 .map(|it| it.validity().not_after());
             let end = end.max().unwrap_or(used.until).max(used.until);
-            used.until = used.until.checked_add(left).map_or(end, |it| it.min(end));
+            let until = used.until.checked_add(left).map_or(end, |it| it.min(end));
+            // As it will be read.
+            used.until = time(seconds(until)).unwrap_or(until);
         }
         self
     }
@@ -119,7 +121,7 @@ impl Record {
         both.pruned(now)
     }
 
-    /// Without what nothing can be valid under, whosoever clock is right. That something was signed under a root is known for as long as its
+    /// Without what nothing can be valid under, whoever's clock is right. That something was signed under a root is known for as long as its
     /// CA has it.
     pub(crate) fn pruned(mut self, now: SystemTime) -> Self {
         let mut used = std::mem::take(&mut self.used);
@@ -145,12 +147,21 @@ impl Record {
         };
         let outcome = within(read).await;
         outcome.map_err(|error| {
-            let what = "the secret store does not say what proxies of this mesh trust; nothing was applied: apply again";
+            let what = "the secret store does not say what proxies of this mesh trust, so nothing was changed: try again when it does";
             Error::new(error.kind(), what)
                 .with_context("mesh", mesh.to_owned())
                 .with_retry(error.retry())
                 .with_source(error)
         })
+    }
+
+    /// What this says of roots that the other does not, or for no longer than so.
+    pub(crate) fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Used> {
+        let news = self.used.iter().filter(|(root, used)| {
+            let known = other.used.get(*root);
+            known.is_none_or(|known| known.until < used.until)
+        });
+        news.map(|(_, used)| used)
     }
 
     /// Stores this on top of what is there, whoever writes at the same time. Gives back what is stored then.
@@ -159,14 +170,14 @@ impl Record {
     ///
     /// As [`read`](Self::read).
     pub(crate) async fn write(
-        self,
+        &self,
         store: &dyn SecretStore,
         mesh: &str,
         gone: &BTreeSet<BackendKey>,
         now: SystemTime,
     ) -> Result<Self> {
         let Some(key) = key(mesh) else {
-            return Ok(self);
+            return Ok(self.clone());
         };
         let write = async {
             let mut conflict = None;
@@ -217,7 +228,7 @@ impl Record {
             let [root] = bundle.roots() else {
                 return Err(damaged("more than one root".to_owned()));
             };
-            let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(used.until));
+            let until = time(used.until);
             let until = until.ok_or_else(|| damaged("a time beyond all time".to_owned()))?;
             let id = (bundle.trust_domain().clone(), root.fingerprint().to_owned());
             let backend = used.backend.into();
@@ -267,10 +278,16 @@ fn key(mesh: &str) -> Option<SecretKey> {
     SecretKey::new(mesh, format!("{mesh}.{NAME}")).ok()
 }
 
-/// Rounded up: what is valid now is valid until the end of that second.
+/// Rounded up.
 fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs().saturating_add(1)
+    let since = since.unwrap_or_default();
+    let begun = u64::from(since.subsec_nanos() > 0);
+    since.as_secs().saturating_add(begun)
+}
+
+fn time(seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

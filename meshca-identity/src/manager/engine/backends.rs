@@ -420,8 +420,10 @@ impl Engine {
         backend.bundle = Some(bundle.clone());
         let distributed = backend.distributed;
         if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
-            for used in record.iter().flat_map(|record| record.used.values()) {
-                mesh.ledger.share(used);
+            if let Some(record) = record {
+                for used in record.beyond(&mesh.recorded.stored) {
+                    mesh.ledger.share(used);
+                }
             }
             let origin = Origin::Backend((*ca.key).clone());
             match distributed {

@@ -94,15 +94,20 @@ impl Engine {
         let (name, secrets) = (mesh.cell.name.clone(), Arc::clone(&self.secrets));
         let report = Report::new(self.reports.clone(), |error| Done::Recorded {
             mesh: id,
+            record: record.clone(),
             result: Err(error),
         });
         self.jobs.spawn(async move {
             let result = record.write(&*secrets, &name, &gone, now.wall).await;
-            report.done(Done::Recorded { mesh: id, result });
+            report.done(Done::Recorded {
+                mesh: id,
+                record,
+                result,
+            });
         });
     }
 
-    pub(super) fn recorded(&mut self, id: u64, result: Result<Record>) {
+    pub(super) fn recorded(&mut self, id: u64, ours: &Record, result: Result<Record>) {
         let now = self.now();
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return;
@@ -112,8 +117,8 @@ impl Engine {
         match result {
             Ok(stored) => {
                 recorded.failures = 0;
-                // Others may have handed out what is not known here, or for longer.
-                for used in stored.used.values() {
+                // Others may have handed out what is not known here, or for longer. What is ours goes ahead in the record, and is known better.
+                for used in stored.beyond(ours) {
                     mesh.ledger.share(used);
                 }
                 mesh.recorded.stored = stored;
