@@ -27,7 +27,9 @@ const REQUESTS: usize = 500;
 /// How often a plan says that it waits for nobody but those who hold it up on purpose, before they let it go on.
 const PATIENCE: usize = 30;
 /// How long proxies are waited for when the control plane has started.
-const BACK_WITHIN: Duration = Duration::from_secs(8);
+const BACK_WITHIN: Duration = Duration::from_secs(12);
+/// How much later than the others the last of them comes back.
+const LATE: Duration = Duration::from_secs(4);
 /// How long the CA to leave signs for.
 const LIFETIME: &str = "10m";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -292,7 +294,7 @@ impl Mover<'_> {
                 self.world.restart().await;
                 let going_on = Arc::clone(&self.sidecars[late]);
                 tokio::spawn(async move {
-                    tokio::time::sleep(BACK_WITHIN / 2).await;
+                    tokio::time::sleep(LATE).await;
                     going_on.envoy.read().await.resume().unwrap();
                 });
             }
