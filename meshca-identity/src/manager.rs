@@ -254,8 +254,8 @@ impl Manager {
     ///
     /// [`ErrorKind::InvalidConfig`] for resources that cannot stand beside each other, or a MeshTrust with something that is no CA:
     /// then what was applied before stays in force. For a mesh that is new here, or comes back, those of the secret store, which knows what
-    /// proxies of it [may hold](crate::manager#across-restarts): nothing is in force then. [`ErrorKind::Unavailable`] when the driver has
-    /// ended.
+    /// proxies of it [may hold](crate::manager#across-restarts): nothing is in force then, and nobody tries it again but you.
+    /// [`ErrorKind::Unavailable`] when the driver has ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
         resources.check()?;
         self.ask(|reply| Command::Apply {
@@ -415,12 +415,13 @@ pub struct TrustGate {
     /// Those that have acknowledged something older, with what that is, or nothing yet (0); by name. Those whose connection was lost a
     /// moment ago are among them: they still speak with their peers.
     pub lagging: Vec<(String, u64)>,
-    /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts).
+    /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts) and
+    /// there is a record of what they hold.
     pub returning: bool,
 }
 
 impl TrustGate {
-    /// Whether every proxy trusts all that is published.
+    /// Whether every proxy trusts all that is published: none lags, and none may be on its way back.
     pub fn is_open(&self) -> bool {
         self.lagging.is_empty() && !self.returning
     }

@@ -64,6 +64,9 @@ impl Origin {
     }
 }
 
+/// The number of all trust that a process before this one has published; it is what a proxy acknowledges that comes back with some of it.
+const BEFORE: u64 = 1;
+
 /// A root in a trust domain, by its fingerprint.
 pub(crate) type RootId = (TrustDomain, String);
 
@@ -147,6 +150,17 @@ impl TrustLedger {
         let found = self.use_of(backend, domain, root, until)?;
         found.signed = true;
         Some(found.holders.clone())
+    }
+
+    /// A control plane before this one has handed this out. Every proxy that it served trusts what it signed under, so whoever comes back with
+    /// something older than all that is published here does.
+    pub(crate) fn recall(&mut self, used: &Used) {
+        self.share(used);
+        let domain = used.bundle.trust_domain();
+        for root in used.bundle.roots().iter().filter(|_| used.signed) {
+            let id = (domain.clone(), root.fingerprint().to_owned());
+            self.since.insert(id, BEFORE);
+        }
     }
 
     /// A control plane beside this one, or before it, has handed this out.
@@ -352,18 +366,20 @@ impl TrustLedger {
         }
         self.stale = false;
         self.note_owners();
-        let roots: BTreeSet<RootId> = bundles
-            .iter()
-            .flat_map(|bundle| {
+        let roots = |bundles: &TrustBundles| -> BTreeSet<RootId> {
+            let all = bundles.iter().flat_map(|bundle| {
                 let domain = bundle.trust_domain();
                 let id = |root: &TrustRoot| (domain.clone(), root.fingerprint().to_owned());
                 bundle.roots().iter().map(id).collect::<Vec<_>>()
-            })
-            .collect();
-        // A CA that lists its roots in another order says nothing new, and is no reason to tell every proxy.
+            });
+            all.collect()
+        };
         let domains =
             |it: &TrustBundles| Vec::from_iter(it.iter().map(|it| it.trust_domain().clone()));
-        if roots.iter().eq(self.since.keys()) && domains(&bundles) == domains(&self.published) {
+        let before = (roots(&self.published), domains(&self.published));
+        let roots = roots(&bundles);
+        // A CA that lists its roots in another order says nothing new, and is no reason to tell every proxy.
+        if before == (roots.clone(), domains(&bundles)) {
             return Ok(false);
         }
         self.version += 1;

@@ -140,7 +140,8 @@ impl Handle {
     }
 
     /// Waits for an identity that is valid, for as long as it takes: put a `tokio::time::timeout` around it, and see
-    /// [`error`](Self::error) for what it waits for.
+    /// [`error`](Self::error) and [`Manager::gate`](super::Manager::gate) for what it waits for. Send the proxy its trust before that: with
+    /// acknowledgements its identity may wait for it to be acknowledged.
     ///
     /// # Errors
     ///

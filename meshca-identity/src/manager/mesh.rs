@@ -386,7 +386,7 @@ impl Mesh {
             }
         }
         for used in record.used.values() {
-            self.ledger.share(used);
+            self.ledger.recall(used);
             if used.until >= now.wall {
                 self.returning = Some(now.up.saturating_add(linger));
             }

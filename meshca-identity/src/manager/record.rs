@@ -59,6 +59,13 @@ pub(crate) struct Used {
     pub(crate) signed: bool,
 }
 
+impl Used {
+    /// Whether it is for longer than what is known.
+    pub(crate) fn is_beyond(&self, known: Option<&Self>) -> bool {
+        known.is_none_or(|known| known.until < self.until)
+    }
+}
+
 impl Record {
     /// Whether this, which is stored, says all that is so, and nothing of CAs that are gone.
     pub(crate) fn covers(&self, now: &Self, gone: &BTreeSet<BackendKey>) -> bool {
@@ -147,6 +154,9 @@ impl Record {
         };
         let outcome = within(read).await;
         outcome.map_err(|error| {
+            if error.kind() == ErrorKind::InvalidConfig {
+                return error.with_context("secret", format!("{mesh}/{mesh}.{NAME}"));
+            }
             let what = "the secret store does not say what proxies of this mesh trust, so nothing was changed: try again when it does";
             Error::new(error.kind(), what)
                 .with_context("mesh", mesh.to_owned())
@@ -157,10 +167,8 @@ impl Record {
 
     /// What this says of roots that the other does not, or for no longer than so.
     pub(crate) fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Used> {
-        let news = self.used.iter().filter(|(root, used)| {
-            let known = other.used.get(*root);
-            known.is_none_or(|known| known.until < used.until)
-        });
+        let news = self.used.iter();
+        let news = news.filter(|(root, used)| used.is_beyond(other.used.get(*root)));
         news.map(|(_, used)| used)
     }
 
@@ -203,7 +211,8 @@ impl Record {
 
     fn from_json(value: &SecretValue) -> Result<Self> {
         let damaged = |why: String| {
-            let what = "the record of what proxies trust is damaged; delete the secret to go on without it: proxies that have not heard of a new root will not be waited for, once";
+            let what = "the record of what proxies of the mesh trust is damaged, so nothing was changed. Restore the secret, or delete it to go on without: then roots that only it \
+                        knows are not trusted any more, and proxies that have not heard of a new root are not waited for, once";
             Error::new(ErrorKind::InvalidConfig, format!("{what} ({why})"))
         };
         let document: Document =
