@@ -80,6 +80,18 @@ pub use health::{Assignment, Health};
 pub use status::{Condition, IdentityStatus};
 
 /// How a [`Manager`] works.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use meshca_core::spiffe::Environment;
+/// use meshca_identity::ManagerOptions;
+/// use meshca_identity::select::SelectOptions;
+///
+/// let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Kubernetes));
+/// options.acknowledgements = true;
+/// options.linger = Duration::from_secs(300);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ManagerOptions {

@@ -494,6 +494,21 @@ async fn records_that_are_written_do_not_have_every_ca_looked_at() {
     assert!(looks <= 4 * 50, "{looks}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_record_that_somebody_deletes_is_written_again() {
+    let around = Around::default();
+    let store = &around.store.inner;
+    let it = around.start();
+    it.apply(&classic("ca-a")).await;
+    let _w = it.serve("w").await;
+    pass(60 * S).await;
+    let stored = store.get(&record()).await.unwrap().unwrap();
+    store.delete(&record(), &stored.version).await.unwrap();
+    pass(HOUR).await;
+    let again = store.get(&record()).await.unwrap().unwrap();
+    assert!(again.value == stored.value);
+}
+
 /// Replicas add to the record, and take nothing of each other away.
 #[tokio::test(start_paused = true)]
 async fn what_a_replica_has_handed_out_all_keep_trusted() {

@@ -10,8 +10,9 @@
 //!
 //! Every write is conditional: it names the state that it expects to replace ([`Expect`]), and
 //! fails with [`ErrorKind::Conflict`] if it finds another. So replicas that share a store can race
-//! and never overwrite each other. What belongs together – a CA's certificate and its key – is
-//! stored under one key as one value; then nobody can ever read halves of two CAs.
+//! and never overwrite each other. What belongs together is best stored under one key as one value:
+//! then nobody can ever read halves of two. (The built-in CA keeps certificate and key under the two names
+//! that the field uses, and is written so that two halves always fit.)
 //!
 //! A secret is addressed by a [`SecretKey`], the mesh that it belongs to and a name, and travels
 //! as a [`SecretValue`], which is wiped from memory after use and cannot be printed.

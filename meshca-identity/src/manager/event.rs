@@ -83,7 +83,8 @@ pub enum Event<'a> {
         /// What went wrong.
         error: &'a Error,
     },
-    /// A renewal failed for the first time; what the workload holds is still valid.
+    /// A renewal failed for the first time, or there is none at three quarters of the lifetime, whatever the reason; what the workload holds is
+    /// still valid.
     #[non_exhaustive]
     Stale {
         /// The mesh.

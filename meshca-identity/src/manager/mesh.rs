@@ -55,6 +55,8 @@ pub(super) struct Recorded {
     pub(super) busy: bool,
     /// Not before this, after it could not be written.
     pub(super) write_at: Duration,
+    /// When it is compared with what is stored, whatever is known of that: others write, and delete.
+    pub(super) compare_at: Duration,
     pub(super) failures: u32,
 }
 

@@ -197,7 +197,10 @@ impl Record {
                     ),
                     None => (Self::default(), Expect::Absent),
                 };
-                let both = self.clone().onto(stored, gone, now);
+                let both = self.clone().onto(stored.clone(), gone, now);
+                if both == stored {
+                    return Ok(both);
+                }
                 match store.put(&key, both.to_json()?, expect).await {
                     Ok(_) => return Ok(both),
                     Err(error) if error.kind() == ErrorKind::Conflict => conflict = Some(error),

@@ -12,6 +12,9 @@ use crate::manager::job::{Done, Report};
 use crate::manager::record::Record;
 use crate::schedule::Now;
 
+/// How often what is stored is compared with what is to be.
+const COMPARED: Duration = Duration::from_secs(3600);
+
 impl Engine {
     /// Proxies that a control plane before this one has served are waited for, but not for ever.
     pub(super) fn expect_back(&mut self, id: u64, now: Now) {
@@ -82,7 +85,8 @@ impl Engine {
         };
         let (record, gone) = mesh.record(now.wall);
         let recorded = &mut mesh.recorded;
-        if recorded.busy || recorded.stored.covers(&record, &gone) {
+        let compared = now.up < recorded.compare_at || record == Record::default();
+        if recorded.busy || (compared && recorded.stored.covers(&record, &gone)) {
             return;
         }
         if now.up < recorded.write_at {
@@ -127,6 +131,7 @@ impl Engine {
                     mesh.ledger.share(used);
                 }
                 mesh.recorded.stored = stored;
+                mesh.recorded.compare_at = now.up.saturating_add(COMPARED);
                 // What is to be stored may be another one by now.
                 self.wake_by(now.up);
                 self.forget_mesh_if_empty(id);
