@@ -70,6 +70,15 @@ const BEFORE: u64 = 1;
 /// A root in a trust domain, by its fingerprint.
 pub(crate) type RootId = (TrustDomain, String);
 
+/// The roots of a bundle.
+pub(crate) fn roots_of(bundle: &TrustBundle) -> impl Iterator<Item = RootId> {
+    let id = |root: &TrustRoot| {
+        let domain = bundle.trust_domain().clone();
+        (domain, root.fingerprint().to_owned())
+    };
+    bundle.roots().iter().map(id)
+}
+
 /// What was handed out under a root.
 #[derive(Debug)]
 struct Use {
@@ -156,10 +165,9 @@ impl TrustLedger {
     /// something older than all that is published here does.
     pub(crate) fn recall(&mut self, used: &Used) {
         self.share(used);
-        let domain = used.bundle.trust_domain();
-        for root in used.bundle.roots().iter().filter(|_| used.signed) {
-            let id = (domain.clone(), root.fingerprint().to_owned());
-            self.since.insert(id, BEFORE);
+        if used.signed {
+            let since = roots_of(&used.bundle).map(|root| (root, BEFORE));
+            self.since.extend(since);
         }
     }
 
@@ -277,16 +285,8 @@ impl TrustLedger {
 
     /// The version since which all of these roots are published; `None` if one is not.
     pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<u64> {
-        let domain = bundle.trust_domain();
-        let since = |root: &TrustRoot| {
-            self.since
-                .get(&(domain.clone(), root.fingerprint().to_owned()))
-                .copied()
-        };
-        bundle
-            .roots()
-            .iter()
-            .map(since)
+        roots_of(bundle)
+            .map(|root| self.since.get(&root).copied())
             .try_fold(0, |latest, since| Some(latest.max(since?)))
     }
 
@@ -319,10 +319,8 @@ impl TrustLedger {
         });
         let kept = self.uses.values().flat_map(BTreeMap::values);
         for (key, bundle) in own.chain(kept.map(|it| (&it.backend, &it.bundle))) {
-            let domain = bundle.trust_domain();
-            for root in bundle.roots() {
-                let id = (domain.clone(), root.fingerprint().to_owned());
-                self.owners.entry(id).or_default().insert(key.clone());
+            for root in roots_of(bundle) {
+                self.owners.entry(root).or_default().insert(key.clone());
             }
         }
     }
@@ -366,14 +364,8 @@ impl TrustLedger {
         }
         self.stale = false;
         self.note_owners();
-        let roots = |bundles: &TrustBundles| -> BTreeSet<RootId> {
-            let all = bundles.iter().flat_map(|bundle| {
-                let domain = bundle.trust_domain();
-                let id = |root: &TrustRoot| (domain.clone(), root.fingerprint().to_owned());
-                bundle.roots().iter().map(id).collect::<Vec<_>>()
-            });
-            all.collect()
-        };
+        let roots =
+            |it: &TrustBundles| -> BTreeSet<RootId> { it.iter().flat_map(roots_of).collect() };
         let domains =
             |it: &TrustBundles| Vec::from_iter(it.iter().map(|it| it.trust_domain().clone()));
         let before = (roots(&self.published), domains(&self.published));

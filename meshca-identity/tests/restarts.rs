@@ -322,7 +322,9 @@ impl Around {
         let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
         options.seed = Some(1);
         change(&mut options);
-        let registry = BackendRegistry::new().with(self.cas.clone());
+        let registry = BackendRegistry::new()
+            .with(meshca_core::builtin::factory())
+            .with(self.cas.clone());
         let secrets: Arc<dyn SecretStore> = self.store.clone();
         let clock = Arc::new(self.clock.clone());
         let (manager, driver) = Manager::new(registry, secrets, clock, options);
@@ -779,20 +781,7 @@ async fn a_ca_whose_root_was_taken_out_of_the_meshtrust_stops() {
     let text = "{type: Mesh, name: default}\n---\n{type: MeshIdentity, name: id, mesh: default, spec: {selector: {dataplane: {matchLabels: {}}}, \
         spiffeID: {trustDomain: example.org}, provider: {type: Bundled, bundled: {meshTrustCreation: Disabled, insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}}}\n";
     let around = Around::default();
-    let start = || {
-        let options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
-        let registry = BackendRegistry::new().with(meshca_core::builtin::factory());
-        let secrets: Arc<dyn SecretStore> = around.store.clone();
-        let clock = Arc::new(around.clock.clone());
-        let (manager, driver) = Manager::new(registry, secrets, clock, options);
-        let log = Arc::new(Log::default());
-        Running {
-            manager,
-            driver: driver.spawn(),
-            log,
-        }
-    };
-    let it = start();
+    let it = around.start();
     it.apply(text).await;
     pass(S).await;
     // As an operator has it who copies the root by hand.
@@ -810,7 +799,7 @@ async fn a_ca_whose_root_was_taken_out_of_the_meshtrust_stops() {
     it.stop().await;
     drop(w);
 
-    let it = start();
+    let it = around.start();
     it.apply(text).await;
     assert_eq!(trusted(&it.manager).len(), 1);
     let w = it.connect("w").await;

@@ -27,7 +27,7 @@ use tonic::codegen::http::Request;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
-use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, rotated, secrets, take};
+use crate::world::{KRI, MODERN, Sotw, World, by_node, rotated, secrets, take};
 
 /// A connection that ends when the task does, without a word.
 async fn cuttable(socket: &Path) -> (Channel, JoinHandle<()>) {
@@ -268,12 +268,7 @@ async fn the_audit_is_not_flooded_by_one_stream_and_knows_why_it_ended() {
     let all = world.events.all();
     let foreign = all.iter().filter(|it| it.contains("not its own")).count();
     assert_eq!(foreign, 20);
-    let gone = async {
-        while world.server.connected() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, gone).await.unwrap();
+    world.until_nobody_is_connected().await;
     world.stop().await;
 }
 

@@ -424,12 +424,7 @@ async fn connections_cut_at_any_moment_leave_nothing_behind() {
         tokio::time::sleep(Duration::from_micros(round * 50)).await;
         drop(web);
     }
-    let gone = async {
-        while world.server.connected() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, gone).await.unwrap();
+    world.until_nobody_is_connected().await;
     world.stop().await;
 }
 
@@ -486,11 +481,6 @@ async fn a_server_that_is_dropped_drops_its_connections() {
     take(&mut web, &["default"]).await;
     world.stop_serving();
     web.message().await.unwrap_err();
-    let gone = async {
-        while world.server.connected() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, gone).await.unwrap();
+    world.until_nobody_is_connected().await;
     world.stop().await;
 }

@@ -218,13 +218,15 @@ impl Engine {
         match command {
             Command::Apply { resources, reply } => {
                 let name = resources.name().to_owned();
-                let command = Command::Apply { resources, reply };
-                if let Some(waiting) = self.reading.get_mut(&name) {
-                    waiting.push(command);
-                } else if self.is_new(&name) {
-                    self.read_record(command, name);
-                } else if let Command::Apply { resources, reply } = command {
-                    let _ = reply.send(self.apply(*resources, None));
+                let is_new = self.is_new(&name);
+                match self.reading.get_mut(&name) {
+                    Some(waiting) => waiting.push(Command::Apply { resources, reply }),
+                    None if is_new => {
+                        self.read_record(Command::Apply { resources, reply }, name);
+                    }
+                    None => {
+                        let _ = reply.send(self.apply(*resources, None));
+                    }
                 }
             }
             Command::RemoveMesh { name, reply } => match self.reading.get_mut(&name) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::BackendKey;
-use crate::trust::RootId;
+use crate::trust::{RootId, roots_of};
 
 /// The name of the secret is that of the mesh, and this.
 const NAME: &str = "meshca-trust";
@@ -59,13 +59,6 @@ pub(crate) struct Used {
     pub(crate) signed: bool,
 }
 
-impl Used {
-    /// Whether it is for longer than what is known.
-    pub(crate) fn is_beyond(&self, known: Option<&Self>) -> bool {
-        known.is_none_or(|known| known.until < self.until)
-    }
-}
-
 impl Record {
     /// Whether this, which is stored, says all that is so, and nothing of CAs that are gone.
     pub(crate) fn covers(&self, now: &Self, gone: &BTreeSet<BackendKey>) -> bool {
@@ -81,11 +74,9 @@ impl Record {
     }
 
     /// Whether a CA said last that this root is its.
-    fn is_said(&self, (domain, root): &RootId) -> bool {
-        self.said.values().any(|said| {
-            let mut roots = said.bundle.roots().iter();
-            said.bundle.trust_domain() == domain && roots.any(|it| it.fingerprint() == root)
-        })
+    fn is_said(&self, root: &RootId) -> bool {
+        let mut said = self.said.values().flat_map(|it| roots_of(&it.bundle));
+        said.any(|it| it == *root)
     }
 
     /// The same for some time to come, where what is stored does not say so already: each certificate ends later than the one before, and a
@@ -165,10 +156,12 @@ impl Record {
         })
     }
 
-    /// What this says of roots that the other does not, or for no longer than so.
-    pub(crate) fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Used> {
-        let news = self.used.iter();
-        let news = news.filter(|(root, used)| used.is_beyond(other.used.get(*root)));
+    /// What this says of roots that none of those says, or not for as long.
+    pub(crate) fn beyond<'a>(&'a self, known: &'a [&Self]) -> impl Iterator<Item = &'a Used> {
+        let news = self.used.iter().filter(|(root, used)| {
+            let mut known = known.iter().filter_map(|it| it.used.get(*root));
+            known.all(|it| it.until < used.until)
+        });
         news.map(|(_, used)| used)
     }
 
@@ -237,22 +230,21 @@ impl Record {
         }
         for used in document.used {
             let bundle = bundle(&used.trust_domain, &used.root)?;
-            let [root] = bundle.roots() else {
+            let [_] = bundle.roots() else {
                 return Err(damaged("more than one root".to_owned()));
             };
             let until = time(used.until);
             let until = until.ok_or_else(|| damaged("a time beyond all time".to_owned()))?;
-            let id = (bundle.trust_domain().clone(), root.fingerprint().to_owned());
-            let backend = used.backend.into();
-            record.used.insert(
-                id,
-                Used {
-                    backend,
-                    bundle,
-                    until,
-                    signed: used.signed,
-                },
-            );
+            let roots: Vec<_> = roots_of(&bundle).collect();
+            let used = Used {
+                backend: used.backend.into(),
+                bundle,
+                until,
+                signed: used.signed,
+            };
+            record
+                .used
+                .extend(roots.into_iter().map(|root| (root, used.clone())));
         }
         Ok(record)
     }
@@ -394,8 +386,7 @@ mod tests {
     }
 
     fn id(bundle: &TrustBundle) -> RootId {
-        let root = bundle.roots()[0].fingerprint().to_owned();
-        (bundle.trust_domain().clone(), root)
+        roots_of(bundle).next().unwrap()
     }
 
     /// A CA with one root, which is used until then.

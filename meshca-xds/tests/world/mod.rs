@@ -87,6 +87,15 @@ pub(crate) struct World {
 }
 
 impl World {
+    pub(crate) async fn until_nobody_is_connected(&self) {
+        let gone = async {
+            while self.server.connected() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, gone).await.unwrap();
+    }
+
     /// With these resources, and a server with these limits.
     pub(crate) async fn new(resources: &str, options: SdsOptions) -> Self {
         let registry = BackendRegistry::new().with(builtin::factory());

@@ -421,7 +421,7 @@ impl Engine {
         let distributed = backend.distributed;
         if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
             if let Some(record) = record {
-                for used in record.beyond(&mesh.recorded.stored) {
+                for used in record.beyond(&[&mesh.recorded.stored]) {
                     mesh.ledger.share(used);
                 }
             }

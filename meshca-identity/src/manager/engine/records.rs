@@ -123,11 +123,7 @@ impl Engine {
                 recorded.failures = 0;
                 // Others may have handed out what is not known here, or for longer. What is ours goes ahead in the record, and is known better;
                 // so is what was stored before and has been retired here since.
-                let known = &recorded.stored;
-                let news = stored.used.iter().filter(|(root, used)| {
-                    used.is_beyond(ours.used.get(*root)) && used.is_beyond(known.used.get(*root))
-                });
-                for (_, used) in news {
+                for used in stored.beyond(&[ours, &recorded.stored]) {
                     mesh.ledger.share(used);
                 }
                 mesh.recorded.stored = stored;
