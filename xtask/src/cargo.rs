@@ -14,6 +14,40 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// A checkout of the workspace, and where it is built.
+pub(crate) struct Tree {
+    root: PathBuf,
+    /// Its own target directory; without one, the usual one.
+    target: Option<PathBuf>,
+}
+
+impl Tree {
+    /// This checkout.
+    pub(crate) fn here() -> Self {
+        Self {
+            root: root(),
+            target: None,
+        }
+    }
+
+    /// Another checkout, which is built into a folder of its own.
+    pub(crate) fn at(root: PathBuf, target: PathBuf) -> Self {
+        Self {
+            root,
+            target: Some(target),
+        }
+    }
+
+    fn cargo(&self) -> Command {
+        let mut command = cargo();
+        command.current_dir(&self.root);
+        if let Some(target) = &self.target {
+            command.env("CARGO_TARGET_DIR", target);
+        }
+        command
+    }
+}
+
 /// `cargo +toolchain` in the workspace's root. Needs rustup.
 pub(crate) fn cargo_of(toolchain: &str) -> Command {
     let mut command = cargo();
@@ -99,8 +133,13 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 
 /// Builds a benchmark of the facade and returns its program. Quickly: with what the tests are built of;
 /// otherwise as a release.
-pub(crate) fn bench_executable(name: &str, features: &[&str], quickly: bool) -> Result<PathBuf> {
-    let mut command = cargo();
+pub(crate) fn bench_executable(
+    tree: &Tree,
+    name: &str,
+    features: &[&str],
+    quickly: bool,
+) -> Result<PathBuf> {
+    let mut command = tree.cargo();
     command.args(["build", "--locked", "--bench", name]);
     if quickly {
         command.args(["--workspace", "--all-features"]);
