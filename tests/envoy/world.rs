@@ -453,8 +453,9 @@ async fn begin(
         .unwrap();
     process.spawn(driver.run(std::future::pending()));
     manager.apply(resources).await.unwrap();
-    let server = SdsServer::new(manager.clone(), Attester(options.transport))
-        .with_observer(Arc::clone(events) as Arc<dyn SdsObserver>);
+    let server = SdsServer::builder(manager.clone(), Attester(options.transport))
+        .with_observer(Arc::clone(events) as Arc<dyn SdsObserver>)
+        .build();
     let control = ControlPlane::new(
         manager.clone(),
         specs.to_vec(),
