@@ -40,6 +40,21 @@ pub(crate) struct Package {
     pub(crate) rust_version: Option<String>,
     /// Whether it may go to a registry.
     pub(crate) published: bool,
+    /// The crates that its library may use, by the names that its code has for them.
+    pub(crate) links: Vec<String>,
+}
+
+impl Package {
+    /// Its folder, from the workspace's root.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        let folder = self
+            .manifest
+            .parent()
+            .and_then(|folder| folder.strip_prefix(root()).ok());
+        folder
+            .map(PathBuf::from)
+            .ok_or_else(|| format!("{} is outside the workspace", self.name))
+    }
 }
 
 /// All members of the workspace.
@@ -74,6 +89,18 @@ fn package(value: &Value) -> Result<Package> {
         published: value
             .get("publish")
             .is_none_or(|to| to.as_array().is_none_or(|to| !to.is_empty())),
+        links: value
+            .get("dependencies")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter(|dependency| dependency.get("kind").is_some_and(Value::is_null))
+            .filter_map(|dependency| {
+                let rename = dependency.get("rename").filter(|name| name.is_string());
+                let name = rename.or_else(|| dependency.get("name"))?.as_str()?;
+                Some(name.replace('-', "_"))
+            })
+            .collect(),
     })
 }
 
@@ -181,6 +208,16 @@ mod tests {
         );
         assert_eq!(executable(messages, "speed"), Some("target/speed-1".into()));
         assert_eq!(executable(messages, "none"), None);
+    }
+
+    #[test]
+    fn a_library_links_what_is_no_dev_dependency_under_its_own_name_for_it() {
+        let json = r#"{"name":"a","manifest_path":"/a/Cargo.toml","dependencies":[
+            {"name":"serde-json","kind":null,"rename":null},
+            {"name":"rustls-webpki","kind":null,"rename":"webpki"},
+            {"name":"tempfile","kind":"dev","rename":null}]}"#;
+        let package = package(&serde_json::from_str(json).unwrap()).unwrap();
+        assert_eq!(package.links, ["serde_json", "webpki"]);
     }
 
     #[test]

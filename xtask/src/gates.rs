@@ -18,7 +18,7 @@ use crate::process::Result;
 /// A promise that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Gate {
-    /// Each crate links only what it may
+    /// Each crate links only what it may, and what it uses
     Dependencies,
     /// Types of other crates in the public API are the ones we chose
     PublicApi,

@@ -95,6 +95,16 @@ fn long(file: &Path, scanned: &Scanned) -> Vec<String> {
     long
 }
 
+/// The words that paths begin with in a crate of the working tree: every crate that it uses is among them.
+pub(crate) fn path_starts(member: &Path) -> Result<BTreeSet<String>> {
+    let tree = Tree::at(None)?;
+    let files = reached(&tree, roots(&tree, member))?;
+    Ok(files
+        .into_values()
+        .flat_map(|scanned| scanned.path_starts)
+        .collect())
+}
+
 /// The files of the working tree, or of a commit.
 #[derive(Debug)]
 struct Tree {

@@ -14,6 +14,8 @@ pub(super) struct Scanned {
     /// All lines but those of test items.
     pub(super) lines: usize,
     pub(super) functions: Vec<Function>,
+    /// The words that paths begin with.
+    pub(super) path_starts: BTreeSet<String>,
     /// The modules that are files of their own.
     pub(super) modules: Vec<Module>,
 }
@@ -81,6 +83,8 @@ impl Walk {
                 self.mark_group(attribute, inside);
                 continue;
             }
+            let start = path_start(&tokens, tokens.len() - rest.len());
+            self.found.path_starts.extend(start);
             match rest {
                 [TokenTree::Ident(word), TokenTree::Ident(name), after @ ..] if word == "fn" => {
                     self.function(word.span(), name.to_string(), after);
@@ -140,6 +144,25 @@ impl Walk {
             });
         }
     }
+}
+
+/// The word here, if a path begins with it: `a` of `a::b` and of `use a`.
+fn path_start(tokens: &[TokenTree], at: usize) -> Option<String> {
+    let TokenTree::Ident(word) = tokens.get(at)? else {
+        return None;
+    };
+    let colons = |at: usize| {
+        let mut next = tokens.iter().skip(at);
+        next.next().is_some_and(|token| is_punct(token, ':'))
+            && next.next().is_some_and(|token| is_punct(token, ':'))
+    };
+    let word_at = |at: Option<usize>| match tokens.get(at?)? {
+        TokenTree::Ident(word) => Some(word),
+        _ => None,
+    };
+    let is_used = word_at(at.checked_sub(1)).is_some_and(|before| before == "use");
+    let within = word_at(at.checked_sub(3)).is_some() && colons(at - 2);
+    (is_used || (colons(at + 1) && !within)).then(|| word.to_string())
 }
 
 /// The attribute at the beginning, and what follows it.
@@ -327,6 +350,14 @@ mod tests {
         }
         let field = "struct A {\n    #[cfg(test)]\n    b: C<D>,\n    e: F,\n}\n";
         assert_eq!(scan(field).code, 3);
+    }
+
+    #[test]
+    fn paths_begin_with_a_crate_or_a_module() {
+        let text = "use a::b::{c, d};\npub use e as f;\nfn g(h: i::J) -> ::k::L<m::N> {}\n#[o::p]\n#[cfg(test)]\nuse q::r;\n";
+        let found = scan(text);
+        let found: Vec<_> = found.path_starts.iter().map(String::as_str).collect();
+        assert_eq!(found, ["a", "e", "i", "k", "m", "o"]);
     }
 
     #[test]
