@@ -7,10 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use governor::clock::Clock as GovernorClock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use meshca_core::time::Gcra;
 use meshca_core::{
     CaRotation, Capabilities, CertificateRequest, CheckReport, Error, ErrorKind, IssuedCertificate,
     Issuer, Result, Retry, SignedChain, TrustBundle,
@@ -190,48 +187,29 @@ impl<I: Issuer> Issuer for RateLimited<I> {
     }
 }
 
-/// governor says whether one may pass now, but not in which order those who wait do: for that they
-/// stand in line for a lock, and only the first one asks.
+/// Those who wait stand in line for a lock, and only the first one asks for the time of its turn.
 #[derive(Debug)]
 struct Turnstile {
     rate: Rate,
-    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Duration>>,
+    begun: Instant,
+    state: std::sync::Mutex<Gcra>,
     line: Mutex<()>,
     waiting: AtomicU32,
-    /// When the first in line passes, once it has found out that it must wait.
-    next: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Turnstile {
     fn new(rate: Rate) -> Self {
-        let quota = Quota::with_period(rate.interval)
-            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
-            .allow_burst(rate.burst);
         Self {
             rate,
-            limiter: RateLimiter::direct_with_clock(quota, TokioClock::default()),
+            begun: Instant::now(),
+            state: std::sync::Mutex::new(Gcra::new(rate.interval, rate.burst)),
             line: Mutex::new(()),
             waiting: AtomicU32::new(0),
-            next: std::sync::Mutex::new(None),
         }
     }
 
-    fn next(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For how long one has to wait behind so many others. No more than a guess while it is not known
-    /// how much of the burst is left.
-    fn expected_wait(&self, ahead: u32, now: Instant) -> Duration {
-        match *self.next() {
-            Some(next) if next > now => {
-                (next - now).saturating_add(self.rate.interval.saturating_mul(ahead))
-            }
-            _ => self
-                .rate
-                .interval
-                .saturating_mul(ahead.saturating_sub(self.rate.burst.get())),
-        }
+    fn state(&self) -> std::sync::MutexGuard<'_, Gcra> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn pass(&self, max_wait: Duration, operation: &'static str) -> Result<()> {
@@ -247,25 +225,19 @@ impl Turnstile {
             .with_retry(Retry::After(wait))
         };
         // Who cannot make it is told so now, rather than after having stood in line.
-        let expected = self.expected_wait(ahead, entered);
+        let expected = self.state().wait(ahead, self.begun.elapsed());
         if expected > max_wait {
             return Err(refuse(expected));
         }
         let Ok(turn) = tokio::time::timeout(max_wait, self.line.lock()).await else {
             return Err(refuse(self.rate.interval));
         };
-        loop {
-            let now = self.limiter.clock().now();
-            let Err(early) = self.limiter.check() else {
-                break;
-            };
-            let wait = early.wait_time_from(now);
-            if entered.elapsed().saturating_add(wait) > max_wait {
-                return Err(refuse(wait));
-            }
-            *self.next() = Some(Instant::now() + wait);
-            tokio::time::sleep(wait).await;
+        let wait = self.state().wait(0, self.begun.elapsed());
+        if entered.elapsed().saturating_add(wait) > max_wait {
+            return Err(refuse(wait));
         }
+        tokio::time::sleep(wait).await;
+        self.state().take(self.begun.elapsed());
         drop((turn, place));
         Ok(())
     }
@@ -284,28 +256,6 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// tokio's clock, which tests can stop; governor's own is that of the system.
-#[derive(Clone, Debug)]
-struct TokioClock {
-    origin: Instant,
-}
-
-impl Default for TokioClock {
-    fn default() -> Self {
-        Self {
-            origin: Instant::now(),
-        }
-    }
-}
-
-impl GovernorClock for TokioClock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.origin.elapsed()
     }
 }
 
@@ -336,7 +286,7 @@ mod tests {
             ),
         ] {
             assert_eq!((rate.interval(), rate.burst().get()), (interval, burst));
-            let _ = Turnstile::new(rate).limiter.check();
+            let _ = Turnstile::new(rate);
         }
     }
 
