@@ -30,10 +30,12 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// A member of the workspace.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: String,
     /// Its `Cargo.toml`.
     pub(crate) manifest: PathBuf,
     /// The oldest Rust it promises to build with.
@@ -42,9 +44,16 @@ pub(crate) struct Package {
     pub(crate) published: bool,
     /// The crates that its library may use, by the names that its code has for them.
     pub(crate) links: Vec<String>,
+    /// The features that docs.rs builds it with, as arguments of cargo.
+    pub(crate) docs_features: Vec<String>,
 }
 
 impl Package {
+    /// What a registry calls it.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}-{}", self.name, self.version)
+    }
+
     /// Its folder, from the workspace's root.
     pub(crate) fn folder(&self) -> Result<PathBuf> {
         let folder = self
@@ -81,6 +90,8 @@ fn package(value: &Value) -> Result<Package> {
         name: text("name")
             .ok_or("`cargo metadata` lists a package without a name")?
             .to_owned(),
+        version: text("version").unwrap_or_default().to_owned(),
+        docs_features: docs_features(value),
         manifest: text("manifest_path")
             .ok_or("`cargo metadata` lists a package without a manifest")?
             .into(),
@@ -102,6 +113,24 @@ fn package(value: &Value) -> Result<Package> {
             })
             .collect(),
     })
+}
+
+fn docs_features(package: &Value) -> Vec<String> {
+    let Some(docs) = package.pointer("/metadata/docs/rs") else {
+        return Vec::new();
+    };
+    if docs.get("all-features").and_then(Value::as_bool) == Some(true) {
+        return vec!["--all-features".to_owned()];
+    }
+    let features = docs
+        .get("features")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    features
+        .filter_map(Value::as_str)
+        .flat_map(|name| ["--features".to_owned(), name.to_owned()])
+        .collect()
 }
 
 /// The directory that cargo builds into.
@@ -218,6 +247,28 @@ mod tests {
             {"name":"tempfile","kind":"dev","rename":null}]}"#;
         let package = package(&serde_json::from_str(json).unwrap()).unwrap();
         assert_eq!(package.links, ["serde_json", "webpki"]);
+    }
+
+    #[test]
+    fn docs_are_built_with_the_features_that_the_manifest_says() {
+        for (docs, arguments) in [
+            ("{}", &[][..]),
+            (
+                r#"{"docs":{"rs":{"rustdoc-args":["--cfg","docsrs"]}}}"#,
+                &[],
+            ),
+            (
+                r#"{"docs":{"rs":{"all-features":true}}}"#,
+                &["--all-features"],
+            ),
+            (
+                r#"{"docs":{"rs":{"features":["a","b"]}}}"#,
+                &["--features", "a", "--features", "b"],
+            ),
+        ] {
+            let package = serde_json::from_str(&format!(r#"{{"metadata":{docs}}}"#)).unwrap();
+            assert_eq!(docs_features(&package), arguments, "{docs}");
+        }
     }
 
     #[test]
