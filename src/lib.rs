@@ -109,7 +109,8 @@ pub use meshca_xds as xds;
     feature = "retry",
     feature = "timeout",
 ))]
-pub mod wrap;
+#[doc(inline)]
+pub use meshca_wrap as wrap;
 
 /// A registry with the built-in CA and every provider whose feature is on, and which needs nothing but that: cert-manager
 /// is reached through the control plane's own Kubernetes client, so add `certmanager::factory(client, namespace, instance)`.

@@ -79,6 +79,11 @@ const TABLE: &[Row] = &[
         features: &[Default, All],
         never: &[KUBE, AWS, VAULT, PROVIDERS],
     },
+    Row {
+        package: "meshca-wrap",
+        features: &[Default, All],
+        never: &[KUBE, AWS, VAULT, PROVIDERS],
+    },
     // Third parties test their own issuers with it, so it must not bring ours along.
     Row {
         package: "meshca-testkit",

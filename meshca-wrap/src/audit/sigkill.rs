@@ -9,7 +9,7 @@ use super::*;
 
 /// Where the child is to write. Only the test that starts it sets this.
 const FILE: &str = "MESHCA_TEST_AUDIT_FILE";
-const CHILD: &str = "wrap::audit::sigkill::child_writes_until_it_is_killed";
+const CHILD: &str = "audit::sigkill::child_writes_until_it_is_killed";
 
 /// Not a test: what [`no_line_is_torn`] starts. Does nothing on its own.
 #[test]

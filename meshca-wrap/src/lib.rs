@@ -1,12 +1,12 @@
 //! Issuers around an issuer: retries, limits, a breaker, audit, metrics.
 //!
-//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn Issuer>`
+//! Each of these implements [`Issuer`](meshca_core::Issuer) for any issuer that it is given, an `Arc<dyn Issuer>`
 //! included, and passes every method on. Their `Display` is that of the issuer inside. Each has a feature of
 //! its own, so that an application links what it uses and nothing else.
 //!
 //! | feature | wrapper | what it does | default | test |
 //! |---|---|---|---|---|
-//! | `retry` | [`Retrying`] | tries again as the error [advises](crate::Error::retry) | 3 attempts within 30 s; 0.5 s to 5 s apart, and up to as much again at random | `retry::…::defaults_are_what_the_docs_say` |
+//! | `retry` | [`Retrying`] | tries again as the error [advises](meshca_core::Error::retry) | 3 attempts within 30 s; 0.5 s to 5 s apart, and up to as much again at random | `retry::…::defaults_are_what_the_docs_say` |
 //! | `rate-limit` | [`RateLimited`] | so many signatures per second; others wait their turn | 25 per second and at once; a refreshed trust bundle each second, 5 at once; at most 10 s to wait | `rate_limit::…::defaults_are_what_the_docs_say` |
 //! | `timeout` | [`TimeLimited`] | gives up on an answer | `sign` and `check` 30 s, trust bundle 10 s | `timeout::…::each_operation_has_its_own_limit` |
 //! | `breaker` | [`Breaker`] | leaves a CA alone that fails for one identity after the other | after 10 SPIFFE IDs within 60 s, for 30 s | `breaker::…::defaults_are_what_the_docs_say` |
@@ -28,7 +28,12 @@
 //!       the issuer
 //! ```
 //!
-//! Whoever has a renewal loop that backs off by itself needs no [`Retrying`]: it would make each failure take longer.
+//! # Under a manager
+//!
+//! The manager of `meshca-identity` retries, limits the time of an attempt and has a circuit breaker for
+//! each CA. Another one around the issuer would hide from it what the CA answered. Put only [`Audited`],
+//! [`Metered`] and [`RateLimited`] around an issuer there, by the driver's `with_layer`. [`Retrying`],
+//! [`Breaker`] and [`TimeLimited`] are for programs that call an issuer themselves.
 //!
 //! # All of them
 #![cfg_attr(
@@ -57,11 +62,11 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
-//! use meshca::wrap::{
+//! use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
+//! use meshca_wrap::{
 //!     Audited, Breaker, JsonLinesSink, Metered, Rate, RateLimited, RetryPolicy, Retrying, SyncPolicy, TimeLimited,
 //! };
-//! use meshca::{CertificateSpec, Clock, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//! use meshca_core::{CertificateSpec, Clock, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -93,12 +98,14 @@
 //!
 //! Delays, limits and durations are measured on [tokio's clock](https://docs.rs/tokio/1/tokio/time/), which nobody sets back and
 //! which tests can pause. Points in time that people read – when a record was written, since when a breaker is open – come from
-//! the [`Clock`](crate::Clock) that is handed in. All wrappers therefore need a tokio runtime with its timer enabled.
+//! the [`Clock`](meshca_core::Clock) that is handed in. All wrappers therefore need a tokio runtime with its timer enabled.
 //!
 //! # Cancellation
 //!
 //! A dropped future drops what is inside of it; nothing runs on. It leaves the line of a rate limiter, gives a breaker's probe to the next
 //! caller, and is recorded and counted as cancelled.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "audit")]
 mod audit;
 #[cfg(feature = "breaker")]

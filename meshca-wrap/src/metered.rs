@@ -168,7 +168,7 @@ mod tests {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
     use super::*;
-    use crate::wrap::testing::{Answer, OPERATIONS, Recorder, call};
+    use crate::testing::{Answer, OPERATIONS, Recorder, call};
 
     /// What `work` leaves in a recorder of its own: `name{label=value,…}` and the value.
     fn measured(work: impl Future<Output = ()>) -> BTreeMap<String, String> {

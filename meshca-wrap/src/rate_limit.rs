@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// ```
 /// use std::num::NonZeroU32;
 /// use std::time::Duration;
-/// use meshca::wrap::Rate;
+/// use meshca_wrap::Rate;
 ///
 /// let Some(fifty) = NonZeroU32::new(50) else { unreachable!() };
 /// let rate = Rate::per_second(fifty);
@@ -262,7 +262,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wrap::testing::{OPERATIONS, Recorder, call, request};
+    use crate::testing::{OPERATIONS, Recorder, call, request};
 
     fn rate(interval: Duration, burst: u32) -> Rate {
         Rate::every(interval).with_burst(NonZeroU32::new(burst).unwrap())

@@ -8,7 +8,7 @@ use meshca_core::{
 };
 
 use super::*;
-use crate::wrap::testing::{Answer, OPERATIONS, Recorder, Still, call, request};
+use crate::testing::{Answer, OPERATIONS, Recorder, Still, call, request};
 
 /// Keeps records in memory, or fails.
 #[derive(Debug, Default)]

@@ -126,7 +126,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::wrap::testing::{Answer, OPERATIONS, Recorder, call};
+    use crate::testing::{Answer, OPERATIONS, Recorder, call};
 
     #[tokio::test(start_paused = true)]
     async fn each_operation_has_its_own_limit() {

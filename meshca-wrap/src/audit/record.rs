@@ -9,7 +9,7 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::wrap::rfc3339;
+use crate::rfc3339;
 
 /// What happened when a CA was asked to sign.
 ///

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 ///
 /// ```
 /// use std::time::Duration;
-/// use meshca::wrap::RetryPolicy;
+/// use meshca_wrap::RetryPolicy;
 ///
 /// let policy = RetryPolicy::new().with_attempts(5).with_total(Duration::from_secs(60));
 /// assert_eq!(policy.attempts(), 5);
@@ -214,7 +214,7 @@ mod tests {
     use meshca_core::{Error, ErrorKind};
 
     use super::*;
-    use crate::wrap::testing::{Answer, Recorder, request};
+    use crate::testing::{Answer, Recorder, request};
 
     fn fails(retry: Retry) -> Answer {
         Answer::Fails(Error::new(ErrorKind::Unavailable, "no").with_retry(retry))

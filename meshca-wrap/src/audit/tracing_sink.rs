@@ -47,7 +47,7 @@ macro_rules! event {
 
 impl AuditSink for TracingSink {
     fn record(&self, record: &AuditRecord) -> Result<()> {
-        let time = |time: Option<_>| time.map(crate::wrap::rfc3339);
+        let time = |time: Option<_>| time.map(crate::rfc3339);
         match &record.outcome {
             Outcome::Signed(signed) => event!(
                 INFO, record, "certificate signed",

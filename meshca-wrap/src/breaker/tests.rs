@@ -1,7 +1,7 @@
 use std::error::Error as _;
 
 use super::*;
-use crate::wrap::testing::{Answer, OPERATIONS, Recorder, Still, call, request};
+use crate::testing::{Answer, OPERATIONS, Recorder, Still, call, request};
 
 fn breaker() -> Breaker<Recorder> {
     // 2026-01-01

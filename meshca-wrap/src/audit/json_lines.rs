@@ -56,7 +56,7 @@ pub enum Repair {
 ///   must use `copytruncate`, or the application opens a new sink.
 ///
 /// ```
-/// use meshca::wrap::{JsonLinesSink, SyncPolicy};
+/// use meshca_wrap::{JsonLinesSink, SyncPolicy};
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("audit.jsonl");
