@@ -26,7 +26,7 @@ use meshca::{
     BackendRegistry, Clock, Error, ErrorKind, Identity, MemorySecretStore, SecretStore,
     SystemClock, TrustDomain,
 };
-use meshca_testkit::servers::{Envoy, Port};
+use meshca_testenv::servers::{Envoy, Port};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};

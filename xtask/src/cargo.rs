@@ -169,12 +169,12 @@ pub(crate) fn bench_executable(name: &str, features: &[&str], quickly: bool) -> 
     executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
 }
 
-/// Builds an example of a member, with some of its features, and returns its program.
-pub(crate) fn example_executable(package: &str, name: &str, features: &str) -> Result<PathBuf> {
+/// Builds an example of a member, and returns its program.
+pub(crate) fn example_executable(package: &str, name: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command
         .args(["build", "--locked", "--package", package])
-        .args(["--example", name, "--features", features]);
+        .args(["--example", name]);
     let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
     executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
 }

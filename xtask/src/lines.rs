@@ -310,7 +310,7 @@ mod tests {
         ] {
             assert!(files.contains_key(Path::new(file)), "{file}");
         }
-        // `wrap/tests.rs`-like files of a module under `#[cfg(test)]`.
+        // A file of a module under `#[cfg(test)]` is not.
         let core = reached(&tree, roots(&tree, Path::new("meshca-core"))).unwrap();
         assert!(core.contains_key(Path::new("meshca-core/src/verify/path.rs")));
         assert!(!core.contains_key(Path::new("meshca-core/src/secret/dir/tests.rs")));

@@ -87,7 +87,7 @@ const TABLE: &[Row] = &[
     // Third parties test their own issuers with it, so it must not bring ours along.
     Row {
         package: "meshca-testkit",
-        features: &[Default, All],
+        features: &[Default],
         never: &[KUBE, AWS, VAULT, PROVIDERS],
     },
     // The facade brings in what is asked for; nobody asked yet.

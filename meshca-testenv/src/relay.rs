@@ -7,7 +7,7 @@
 //! waited for.
 //!
 //! ```
-//! use meshca_testkit::relay::Relay;
+//! use meshca_testenv::relay::Relay;
 //! use tokio::io::AsyncReadExt;
 //!
 //! # #[tokio::main(flavor = "current_thread")]

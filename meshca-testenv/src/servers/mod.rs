@@ -16,10 +16,10 @@
 //! `cargo xtask test` sets them. Where one is not set, [`Missing`] says so, and a test that needs the server leaves itself out:
 //!
 //! ```no_run
-//! use meshca_testkit::servers::Vault;
+//! use meshca_testenv::servers::Vault;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), meshca_testkit::servers::Error> {
+//! # async fn main() -> Result<(), meshca_testenv::servers::Error> {
 //! if let Err(missing) = Vault::program() {
 //!     eprintln!("left out: {missing}");
 //!     return Ok(());
@@ -60,10 +60,10 @@ pub use vault::{Vault, VaultOptions};
 /// Leaves a test out, and says so, where a program that it needs is [missing](Missing).
 ///
 /// ```
-/// use meshca_testkit::servers::Vault;
+/// use meshca_testenv::servers::Vault;
 ///
 /// async fn a_test() {
-///     meshca_testkit::needs!(Vault::program());
+///     meshca_testenv::needs!(Vault::program());
 ///     let vault = Vault::start().await.unwrap();
 ///     # drop(vault);
 /// }

@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use meshca_testkit::http::{CannedResponse, CannedServer};
+use meshca_testenv::http::{CannedResponse, CannedServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

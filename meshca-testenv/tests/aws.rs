@@ -16,8 +16,8 @@ mod moto {
     use base64::engine::general_purpose::STANDARD;
     use der::oid::AssociatedOid;
     use der::{Decode, Encode};
-    use meshca_testkit::needs;
-    use meshca_testkit::servers::{Aws, AwsCaOptions};
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::{Aws, AwsCaOptions};
     use rcgen::string::Ia5String;
     use rcgen::{
         CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair,

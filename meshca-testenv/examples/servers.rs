@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use meshca_testkit::servers::{Aws, AwsCaOptions, CertManager, Error, Kube, Vault};
+use meshca_testenv::servers::{Aws, AwsCaOptions, CertManager, Error, Kube, Vault};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {

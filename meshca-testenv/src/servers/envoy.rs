@@ -21,11 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use meshca_testkit::servers::{Envoy, Port};
+/// use meshca_testenv::servers::{Envoy, Port};
 /// use serde_json::json;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), meshca_testkit::servers::Error> {
+/// # async fn main() -> Result<(), meshca_testenv::servers::Error> {
 /// let port = Port::free()?;
 /// let listener = json!({
 ///     "name": "web",

@@ -7,7 +7,7 @@
 //! waited for.
 //!
 //! ```
-//! use meshca_testkit::http::{CannedResponse, CannedServer};
+//! use meshca_testenv::http::{CannedResponse, CannedServer};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]

@@ -11,7 +11,7 @@
 
 use serde_json::json;
 
-use meshca_testkit::needs;
+use meshca_testenv::needs;
 
 mod vault {
     use std::net::SocketAddr;
@@ -20,7 +20,7 @@ mod vault {
 
     use tokio::net::TcpStream;
 
-    use meshca_testkit::servers::{Vault, VaultOptions};
+    use meshca_testenv::servers::{Vault, VaultOptions};
 
     use super::*;
 
@@ -121,7 +121,7 @@ mod vault {
 mod kube {
     use std::time::Duration;
 
-    use meshca_testkit::servers::Kube;
+    use meshca_testenv::servers::Kube;
 
     use super::*;
 
@@ -171,7 +171,7 @@ mod certmanager {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
     use serde_json::Value;
 
-    use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
+    use meshca_testenv::servers::{CertManager, CertManagerOptions, Kube};
 
     use super::*;
 
@@ -324,8 +324,8 @@ mod certmanager {
 }
 
 mod moto {
-    use meshca_testkit::needs;
-    use meshca_testkit::servers::Moto;
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::Moto;
 
     #[tokio::test]
     async fn moto_answers_for_sts() {

@@ -10,8 +10,8 @@
 mod envoy {
     use std::time::Duration;
 
-    use meshca_testkit::needs;
-    use meshca_testkit::servers::{Envoy, Port};
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::{Envoy, Port};
     use reqwest::Client;
     use serde_json::{Value, json};
     use tokio::net::TcpStream;
