@@ -137,6 +137,7 @@ mod csr;
 mod encode;
 pub mod error;
 mod flight;
+mod gcra;
 mod identity;
 pub mod issuer;
 mod key;
