@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, ProvidedCa};
 use super::issuer::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use crate::secret::StoredForm;
 use crate::{
     Error, ErrorKind, Expect, PrivateKey, Result, Retry, SecretKey, SecretStore,
     SecretStoreExt as _, SecretValue, Version, pem,
@@ -84,6 +85,14 @@ fn of_generation(name: &str, generation: u32) -> String {
         format!("{name}.g{generation}")
     }
 }
+
+/// The name of this secret stays, whatever else changes: it is read before anything is made, so its format also stands for the
+/// names and the forms of a CA's other secrets.
+const ROTATION: StoredForm = StoredForm::new(
+    "the state of the CA's rotation",
+    1,
+    "restore the secret from a backup",
+);
 
 /// Which generation signs, which is trusted already, which is still trusted. Absent: the first one
 /// signs, and there is no other.
@@ -167,14 +176,7 @@ impl CaStore {
         let Some(found) = self.store.get(&key).await? else {
             return Ok((Rotation::first(), Expect::Absent));
         };
-        let rotation = serde_json::from_slice(found.value.expose()).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "the state of the CA's rotation cannot be read; restore the secret from a backup",
-            )
-            .with_context("secret", &key)
-            .with_source(error)
-        })?;
+        let rotation = ROTATION.read(&key, &found.value)?;
         Ok((rotation, Expect::Version(found.version)))
     }
 
@@ -184,14 +186,8 @@ impl CaStore {
         expect: Expect,
     ) -> Result<Version> {
         let key = self.secrets.rotation()?;
-        let text = serde_json::to_vec(rotation).map_err(|error| {
-            Error::new(
-                ErrorKind::Internal,
-                "could not write the state of the rotation",
-            )
-            .with_source(error)
-        })?;
-        self.store.put(&key, SecretValue::new(text), expect).await
+        let value = ROTATION.write(rotation)?;
+        self.store.put(&key, value, expect).await
     }
 
     /// The same, after having made sure that leaves of this length are reckoned with.

@@ -12,14 +12,23 @@ use super::super::authority::Authority;
 use super::super::issuer::RELOAD_INTERVAL;
 pub(super) use super::super::store::{seconds, time};
 use super::settings::{DelegatedSecrets, DelegatedSettings, MIN_INTERMEDIATE_LIFETIME};
+use crate::secret::StoredForm;
 use crate::verify::CLOCK_SKEW;
 use crate::{
     Error, ErrorKind, Expect, PrivateKey, Result, Retry, SecretStore, SecretStoreExt as _,
-    SecretValue, TrustBundle, Version, pem,
+    SecretValue, TrustBundle, pem,
 };
 
 /// How often a change is tried again that others were faster with.
 const ATTEMPTS: usize = 16;
+
+/// The name of this secret stays, whatever else changes: it is read before anything is made, so its format also stands for the
+/// names and the form of the keys.
+const STATE: StoredForm = StoredForm::new(
+    "the state of the delegated CA",
+    1,
+    "restore the secret, or delete it once no leaf of this CA is alive",
+);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -196,11 +205,7 @@ impl DelegatedStore {
         let Some(found) = self.store.get(&name).await? else {
             return Ok((State::default(), Expect::Absent));
         };
-        let state = serde_json::from_slice(found.value.expose()).map_err(|error| {
-            Error::new(ErrorKind::InvalidConfig, "the state of the delegated CA cannot be read; restore the secret, or delete it once no leaf of this CA is alive")
-                .with_context("secret", &name)
-                .with_source(error)
-        })?;
+        let state = STATE.read(&name, &found.value)?;
         Ok((state, Expect::Version(found.version)))
     }
 
@@ -217,7 +222,7 @@ impl DelegatedStore {
                 return Ok(state);
             };
             changed.revision = state.revision.saturating_add(1);
-            match self.write(&name, &changed, expect).await {
+            match self.store.put(&name, STATE.write(&changed)?, expect).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(changed),
@@ -229,22 +234,6 @@ impl DelegatedStore {
         )
         .with_context("secret", &name)
         .with_retry(Retry::Backoff))
-    }
-
-    async fn write(
-        &self,
-        name: &crate::SecretKey,
-        state: &State,
-        expect: Expect,
-    ) -> Result<Version> {
-        let text = serde_json::to_vec(state).map_err(|error| {
-            Error::new(
-                ErrorKind::Internal,
-                "could not write the state of the delegated CA",
-            )
-            .with_source(error)
-        })?;
-        self.store.put(name, SecretValue::new(text), expect).await
     }
 
     /// The key of a number: the one that is in the store, so that all who race, and whoever comes after a
