@@ -116,9 +116,11 @@
 
 mod datasource;
 mod de;
+mod declare;
 mod decode;
 mod document;
 mod duration;
+mod field;
 mod free_form;
 mod kri;
 pub mod labels;

@@ -4,60 +4,127 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value as Json, json};
 
+use super::declare::Mapping as _;
+use super::mesh::BackendFields;
 use super::metadata::{API_VERSION, OBJECT_META, UNIVERSAL_META};
 use super::provider::{BACKENDS, BuiltinWire, CertManagerWire, EXTENSIONS, VaultWire};
-use super::secret::KUBERNETES_TYPE;
 use super::{
     AcmConf, ExtensionMode, Form, Mesh, MeshIdentity, MeshTls, MeshTrust, ProvidedConf,
-    SecretResource, mesh, mesh_identity, mesh_tls, mesh_trust,
+    SecretResource, mesh, mesh_identity, mesh_tls, mesh_trust, secret,
 };
 
-/// The schema of a kind whose content is in `spec`, in Universal form perhaps beside the name.
-fn of<S: JsonSchema>(kind: &str, form: Form, flat_universal: bool) -> String {
+/// The schema of a kind whose content is in `spec`.
+fn of<S: JsonSchema>(kind: &str, form: Form) -> String {
     let mut generator = generator();
-    let mut spec = S::json_schema(&mut generator).to_value();
-    if kind == "MeshTrust" {
-        // Older versions kept it here.
-        let kri = closed(json!({ "kri": { "type": "string" } }), &[]);
-        add_property(&mut spec, "origin", kri);
-    }
-    let mut properties = Map::new();
+    let spec = S::json_schema(&mut generator).to_value();
+    let content = Map::from_iter([("spec".to_owned(), spec)]);
     match form {
         Form::Kubernetes => {
-            properties.insert("spec".into(), spec);
             let namespaced = kind != "Mesh";
             kubernetes(
                 kind,
                 API_VERSION,
                 namespaced,
                 namespaced,
-                properties,
+                content,
                 generator,
             )
         }
-        Form::Universal if flat_universal => {
-            if let Some(Json::Object(content)) = spec.get("properties") {
-                properties.extend(content.clone());
-            }
-            // Flat is the rule, but documents with a `spec` exist.
-            properties.insert("spec".into(), spec);
-            universal(kind, false, None, properties, true, generator)
-        }
-        Form::Universal => {
-            properties.insert("spec".into(), spec);
-            universal(kind, true, Some("spec"), properties, false, generator)
-        }
+        Form::Universal => universal(kind, true, Some("spec"), content, false, generator),
     }
 }
 
-/// An object with these fields and no others.
-fn closed(properties: Json, required: &[&str]) -> Json {
-    json!({
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": false,
-    })
+/// The schema of a kind whose content is beside the name, in Universal form.
+fn flat<S: JsonSchema>(kind: &str, in_mesh: bool, open: bool) -> String {
+    let mut generator = generator();
+    let spec = S::json_schema(&mut generator).to_value();
+    let mut content = properties(&spec);
+    // Flat is the rule, but documents with a `spec` exist.
+    content.insert("spec".to_owned(), spec);
+    universal(kind, in_mesh, None, content, open, generator)
+}
+
+fn properties(schema: &Json) -> Map<String, Json> {
+    match schema.get("properties") {
+        Some(Json::Object(properties)) => properties.clone(),
+        _ => Map::new(),
+    }
+}
+
+/// The schema of a mapping, made field by field.
+pub(super) struct Object {
+    schema: Map<String, Json>,
+    properties: Map<String, Json>,
+    required: Vec<Json>,
+}
+
+impl Object {
+    pub(super) fn new(doc: &[&str]) -> Self {
+        Self {
+            schema: described(doc),
+            properties: Map::new(),
+            required: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, name: &str, required: bool, doc: &[&str], mut content: Schema) {
+        content.ensure_object().extend(described(doc));
+        self.properties.insert(name.to_owned(), content.to_value());
+        if required {
+            self.required.push(name.into());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Schema {
+        self.schema.insert("type".into(), "object".into());
+        self.schema
+            .insert("properties".into(), self.properties.into());
+        if !self.required.is_empty() {
+            self.schema.insert("required".into(), self.required.into());
+        }
+        self.schema.into()
+    }
+}
+
+/// The schema of an enum of words.
+pub(super) fn words(doc: &[&str], words: &[(&str, &[&str])]) -> Schema {
+    let mut schema = described(doc);
+    if words.iter().all(|(_, doc)| doc.is_empty()) {
+        schema.insert("type".into(), "string".into());
+        schema.insert("enum".into(), words.iter().map(|(word, _)| *word).collect());
+    } else {
+        let alternatives = words.iter().map(|(word, doc)| {
+            let mut alternative = described(doc);
+            alternative.insert("type".into(), "string".into());
+            alternative.insert("const".into(), (*word).into());
+            Json::Object(alternative)
+        });
+        schema.insert("oneOf".into(), alternatives.collect());
+    }
+    schema.into()
+}
+
+/// The schema of an enum of mappings.
+pub(super) fn one_of<const N: usize>(doc: &[&str], alternatives: [Schema; N]) -> Schema {
+    let mut schema = described(doc);
+    schema.insert(
+        "oneOf".into(),
+        alternatives.map(Schema::to_value).to_vec().into(),
+    );
+    schema.into()
+}
+
+/// The description, if there is one: the first paragraph, since what follows is for users of the Rust types.
+fn described(doc: &[&str]) -> Map<String, Json> {
+    let lines: Vec<_> = doc
+        .iter()
+        .map(|line| line.trim())
+        .take_while(|line| !line.is_empty())
+        .collect();
+    match lines.is_empty() {
+        true => Map::new(),
+        false => Map::from_iter([("description".into(), lines.join("\n").into())]),
+    }
 }
 
 fn add_property(schema: &mut Json, name: &str, property: Json) {
@@ -109,9 +176,20 @@ fn settings_in(fields: &[&str], settings: &Json) -> Json {
 }
 
 /// A CA of the classic model: what is in `conf` depends on `type`.
-pub(super) fn backend<M: JsonSchema, C: JsonSchema, R: JsonSchema>(
-    generator: &mut SchemaGenerator,
-) -> Schema {
+pub(super) fn backend(generator: &mut SchemaGenerator) -> Schema {
+    let mut object = Object::new(&["A CA of the mesh. The settings depend on its type."]);
+    let name =
+        json_schema!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+    object.add("name", true, &[], name);
+    BackendFields::describe_fields(&mut object, generator);
+    for block in BLOCKS {
+        object.add(
+            block,
+            false,
+            &[],
+            json_schema!({ "type": ["object", "null"] }),
+        );
+    }
     let builtin = generator.subschema_for::<Option<BuiltinWire>>().to_value();
     let provided = generator.subschema_for::<ProvidedConf>().to_value();
     let vault = generator.subschema_for::<VaultWire<'static>>().to_value();
@@ -121,37 +199,29 @@ pub(super) fn backend<M: JsonSchema, C: JsonSchema, R: JsonSchema>(
         .to_value();
     let only_conf =
         |conf: Json| json!({ "properties": { "conf": conf, "acm": false, "certManager": false } });
-    json_schema!({
-        "description": "A CA of the mesh. The settings depend on its type.",
-        "type": "object",
-        "properties": {
-            "name": { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" },
-            "type": {
-                "description": "A type that is known here, or one that the control plane has registered.",
-                "anyOf": [{ "enum": BACKENDS }, { "type": "string", "minLength": 1 }],
-            },
-            "mode": generator.subschema_for::<M>(),
-            "dpCert": generator.subschema_for::<C>(),
-            "rootChain": generator.subschema_for::<R>(),
-            "conf": { "type": ["object", "null"] },
-            "acm": { "type": ["object", "null"] },
-            "certManager": { "type": ["object", "null"] },
-        },
-        "required": ["name", "type"],
-        "additionalProperties": false,
-        "allOf": [
-            when("type", &["builtin"], only_conf(builtin)),
-            when("type", &["provided"], settings_in(&["conf"], &provided)),
-            when("type", &["vault"], settings_in(&["conf"], &vault)),
-            when("type", &["acmpca", "acm"], settings_in(&["conf", "acm"], &acm)),
-            when(
-                "type",
-                &["certmanager", "cert-manager"],
-                settings_in(&["conf", "certManager"], &cert_manager),
-            ),
-            otherwise("type", &BACKENDS, only_conf(json!({ "type": ["object", "null"] }))),
-        ],
-    })
+    let mut schema = object.finish();
+    let by_type = json!([
+        when("type", &["builtin"], only_conf(builtin)),
+        when("type", &["provided"], settings_in(&["conf"], &provided)),
+        when("type", &["vault"], settings_in(&["conf"], &vault)),
+        when(
+            "type",
+            &["acmpca", "acm"],
+            settings_in(&["conf", "acm"], &acm)
+        ),
+        when(
+            "type",
+            &["certmanager", "cert-manager"],
+            settings_in(&["conf", "certManager"], &cert_manager),
+        ),
+        otherwise(
+            "type",
+            &BACKENDS,
+            only_conf(json!({ "type": ["object", "null"] }))
+        ),
+    ]);
+    schema.insert("allOf".to_owned(), by_type);
+    schema
 }
 
 /// A CA of the modern model that is named: what is in `config` depends on `name`.
@@ -443,35 +513,18 @@ macro_rules! schema {
     };
 }
 
-schema!(Mesh, "Mesh", form => of::<mesh::SpecWire<'static>>("Mesh", form, true));
-schema!(MeshIdentity, "MeshIdentity", form => of::<mesh_identity::SpecWire<'static>>("MeshIdentity", form, false));
-schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::SpecWire<'static>>("MeshTrust", form, false));
-schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::SpecWire<'static>>("MeshTLS", form, false));
-schema!(SecretResource, "Secret", form => secret(form));
-
-fn secret(form: Form) -> String {
-    let generator = generator();
-    match form {
-        Form::Kubernetes => {
-            let value = closed(json!({ "value": { "type": "string" } }), &["value"]);
-            let content = json!({
-                "type": { "const": KUBERNETES_TYPE }, "immutable": { "type": "boolean" }, "data": value, "stringData": value,
-            });
-            kubernetes("Secret", "v1", true, false, object(content), generator)
-        }
-        Form::Universal => {
-            let data = json!({ "type": "string", "contentEncoding": "base64" });
-            // The data is beside the name, but documents with a `spec` exist.
-            let content =
-                json!({ "data": data, "spec": closed(json!({ "data": data }), &["data"]) });
-            universal("Secret", true, None, object(content), false, generator)
-        }
+schema!(Mesh, "Mesh", form => match form {
+    Form::Kubernetes => of::<mesh::SpecWire<'static>>("Mesh", form),
+    Form::Universal => flat::<mesh::SpecWire<'static>>("Mesh", false, true),
+});
+schema!(MeshIdentity, "MeshIdentity", form => of::<mesh_identity::Spec>("MeshIdentity", form));
+schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::Spec>("MeshTrust", form));
+schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::Spec>("MeshTLS", form));
+schema!(SecretResource, "Secret", form => match form {
+    Form::Kubernetes => {
+        let mut generator = generator();
+        let content = properties(&secret::OnKubernetes::json_schema(&mut generator).to_value());
+        kubernetes("Secret", "v1", true, false, content, generator)
     }
-}
-
-fn object(json: Json) -> Map<String, Json> {
-    match json {
-        Json::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
+    Form::Universal => flat::<secret::Universal>("Secret", true, false),
+});
