@@ -396,19 +396,6 @@ impl<'c> Fields<'c> {
         self.opt(name, read)
     }
 
-    /// The default for a field that is absent, `None` for one that is there and wrong.
-    pub(crate) fn value_or_default<T: Default>(
-        &mut self,
-        name: &'static str,
-        read: impl FnOnce(Cursor<'_>) -> Option<T>,
-    ) -> Option<T> {
-        if !self.has(name) {
-            self.know(&[name]);
-            return Some(T::default());
-        }
-        self.opt(name, read)
-    }
-
     /// Fields that are read elsewhere or not judged.
     pub(crate) fn know(&mut self, names: &[&'static str]) {
         for name in names {

@@ -289,9 +289,9 @@ mapping! {
         ///
         /// [`lifetime`](Self::lifetime) has the default.
         pub expiration: Option<Duration> =
-            optional("rotation", group(optional("expiration", duration::MESH_LIFETIME))),
+            optional("rotation", group(optional("expiration", duration::mesh_lifetime()))),
         /// How long to wait for the CA. No limit of the resource's own if absent.
-        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::MESH_TIMEOUT),
+        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
     }
 }
 
@@ -310,7 +310,7 @@ mapping! {
         /// How long to wait for the CA.
         ///
         /// [`timeout`](Self::timeout) has the default.
-        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::MESH_TIMEOUT),
+        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::datasource::{self, DataSource};
 use super::decode::{self, Clip, Cursor, Fields};
 use super::duration;
+use super::field::{Codec as _, optional};
 use super::free_form::FreeForm;
 
 mod acm;
@@ -299,7 +300,7 @@ fn builtin(f: &mut Fields<'_>) -> Option<BuiltinConf> {
             bits @ (2048 | 3072 | 4096) => Some(bits),
             _ => at.error("must be 2048, 3072 or 4096"),
         });
-        let expiration = f.opt("expiration", duration::mesh_lifetime);
+        let expiration = optional("expiration", duration::mesh_lifetime()).content(&mut f);
         f.finish();
         Some(BuiltinConf {
             rsa_bits,
@@ -354,10 +355,17 @@ struct CaCertWire {
     rsa_bits: Option<u32>,
     #[serde(
         skip_serializing_if = "Option::is_none",
-        serialize_with = "duration::serialize_mesh"
+        serialize_with = "write_lifetime"
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
     expiration: Option<Duration>,
+}
+
+fn write_lifetime<S: serde::Serializer>(
+    lifetime: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration::mesh_lifetime().write(&lifetime.unwrap_or_default(), serializer)
 }
 
 #[derive(Serialize)]
