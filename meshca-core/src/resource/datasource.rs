@@ -5,10 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::de;
 use super::decode::{self, Cursor};
 use crate::SecretValue;
 
@@ -18,7 +17,7 @@ use crate::SecretValue;
 /// It says where the bytes are; reading them is another step. Inline bytes are wiped on drop and not
 /// printed by `Debug`, but they are written out again with the resource.
 ///
-/// It can be a field of a third party's own settings: [`IssuerFactory`](crate::IssuerFactory) has an example.
+/// It can be a field of a third party's own settings: [`settings`](super::settings#how-a-reader-works) has an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -39,8 +38,6 @@ pub enum DataSource {
 }
 
 /// A data source of the modern model (`MeshIdentity`): `type` and the setting that belongs to it.
-///
-/// Like [`DataSource`] it can be a field of a third party's own settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "SecureWire")]
 #[non_exhaustive]
@@ -147,30 +144,16 @@ impl schemars::JsonSchema for SecureDataSource {
     }
 }
 
-/// By the rules that hold in resources.
-impl<'de> Deserialize<'de> for DataSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        de::part(deserializer, public)
-    }
-}
-
-/// By the rules that hold in resources.
-impl<'de> Deserialize<'de> for SecureDataSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        de::part(deserializer, secure_public)
-    }
-}
-
 const IN_PLAIN_SIGHT: &str = "secret material in plain sight: everyone who may read this resource has it; \
                               keep it in a secret of the mesh and name that here";
 
-/// A source of something public, such as a CA certificate.
-pub(crate) fn public(at: Cursor<'_>) -> Option<DataSource> {
+/// Reads a source of something public, such as a CA certificate.
+pub fn public(at: Cursor<'_>) -> Option<DataSource> {
     classic(at, false)
 }
 
-/// A source of a key, a token or a password: inline is worth a warning.
-pub(crate) fn secret(at: Cursor<'_>) -> Option<DataSource> {
+/// Reads a source of a key, a token or a password. One that is inline is worth a warning.
+pub fn secret(at: Cursor<'_>) -> Option<DataSource> {
     classic(at, true)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::any_settings::Dialect;
 use super::decode::{self, Clip, Cursor, Fields, OneOf};
 use super::duration;
 use super::free_form::FreeForm;
@@ -13,7 +14,7 @@ use super::labels;
 use super::metadata::{
     self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
 };
-use super::provider::{self, BackendSettingsWire, Dialect, Provider};
+use super::provider::{self, BackendSettingsWire, Provider};
 #[cfg(feature = "schema")]
 use super::schema;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
@@ -400,7 +401,7 @@ impl Serialize for Backend {
         } = self.dp_cert;
         BackendWire {
             name: &self.name,
-            type_name: self.dialect.type_name(&self.provider),
+            type_name: self.provider.type_name_in(self.dialect),
             mode: match self.mode {
                 Mode::Strict => ModeWire::Strict,
                 Mode::Permissive => ModeWire::Permissive,
@@ -525,12 +526,12 @@ fn backend(
     let mode = f.opt("mode", |at| {
         at.choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)])
     });
-    let needs_lifetime = type_name.as_deref() == Some("vault");
-    let dp_cert = f.opt("dpCert", |at| dp_cert(at, needs_lifetime, skip_validation));
-    if needs_lifetime && !f.has("dpCert") {
-        at.context.leniently(skip_validation, || {
-            f.missing::<()>("dpCert.rotation.expiration", LIFETIME_NEEDED)
-        });
+    let needed = type_name
+        .as_deref()
+        .and_then(|name| provider::needs_expiration(at.context, name));
+    let dp_cert = f.opt("dpCert", |at| dp_cert(at, needed, skip_validation));
+    if !f.has("dpCert") {
+        need(&f, "dpCert.rotation.expiration", needed, skip_validation);
     }
     let root_chain = f.opt("rootChain", |at| {
         let mut f = at.fields()?;
@@ -540,7 +541,7 @@ fn backend(
     });
     let Some(type_name) = type_name else {
         // Whose settings these are is not known, so they are not judged.
-        f.know(&["conf", "acm", "certManager"]);
+        f.know(&provider::blocks(at.context));
         f.finish();
         return None;
     };
@@ -559,26 +560,28 @@ fn backend(
     })
 }
 
-const LIFETIME_NEEDED: &str =
-    "must be set: Vault needs the lifetime of every certificate that is asked for";
+/// Reports a lifetime that is missing, if there is a reason why it must be set.
+fn need(f: &Fields<'_>, field: &'static str, reason: Option<&str>, skip_validation: bool) {
+    if let Some(reason) = reason {
+        f.cursor.context.leniently(skip_validation, || {
+            f.missing::<()>(field, format_args!("must be set: {reason}"))
+        });
+    }
+}
 
-fn dp_cert(at: Cursor<'_>, needs_lifetime: bool, skip_validation: bool) -> Option<DpCert> {
+fn dp_cert(at: Cursor<'_>, needed: Option<&str>, skip_validation: bool) -> Option<DpCert> {
     let mut f = at.fields()?;
     let expiration = f.opt("rotation", |at| {
         let mut f = at.fields()?;
         let expiration = f.opt("expiration", duration::mesh_lifetime);
-        if needs_lifetime && !f.has("expiration") {
-            at.context.leniently(skip_validation, || {
-                f.missing::<()>("expiration", LIFETIME_NEEDED)
-            });
+        if !f.has("expiration") {
+            need(&f, "expiration", needed, skip_validation);
         }
         f.finish();
         expiration
     });
-    if needs_lifetime && !f.has("rotation") {
-        at.context.leniently(skip_validation, || {
-            f.missing::<()>("rotation.expiration", LIFETIME_NEEDED)
-        });
+    if !f.has("rotation") {
+        need(&f, "rotation.expiration", needed, skip_validation);
     }
     let request_timeout = f.opt("requestTimeout", duration::mesh_timeout);
     f.finish();

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::any_settings::Dialect;
 use super::datasource::{self, SecureDataSource};
-use super::decode::{self, Clip, Cursor, Fields};
+use super::decode::{self, Cursor, Fields};
 use super::duration;
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
-use super::provider::{self, Dialect, Provider, SettingsWire};
+use super::provider::{self, Provider, SettingsWire};
 #[cfg(feature = "schema")]
 use super::schema;
 use super::selector::{self, Selector, SelectorWire};
@@ -480,10 +481,10 @@ impl IdentityProvider {
                 dialect,
             }) => ProviderWire::Extension {
                 extension: ExtensionWire {
-                    name: dialect.type_name(provider),
+                    name: provider.type_name_in(*dialect),
                     config: ConfigWire {
                         mode: *mode,
-                        settings: provider.settings(*dialect),
+                        settings: provider.written(*dialect),
                     },
                 },
             },
@@ -666,14 +667,7 @@ fn extension(at: Cursor<'_>) -> Option<Extension> {
                 dialect,
             })
         }),
-        false if provider::is_extension(&name) => f.missing(
-            "config",
-            format_args!("must be set: `{}` has settings", Clip(&name)),
-        ),
-        false => Some(Extension::new(Provider::Other(provider::OtherConf::new(
-            name,
-            FreeForm::default(),
-        )))),
+        false => provider::extension_without_settings(&f, &name).map(Extension::new),
     };
     f.know(&["config"]);
     f.finish();

@@ -2,8 +2,14 @@
 
 use serde::Serialize;
 
+use super::super::any_settings::Spelling;
 use super::super::datasource::{self, DataSource};
 use super::super::decode::{self, Clip, Cursor, Fields};
+#[cfg(feature = "schema")]
+use super::super::free_form::FreeForm;
+#[cfg(feature = "schema")]
+use super::super::settings;
+use super::super::settings::Settings;
 use super::super::template;
 use crate::spiffe::NameTemplate;
 
@@ -97,32 +103,47 @@ fn write_auth<S: serde::Serializer>(
     .serialize(serializer)
 }
 
-pub(super) fn read(f: &mut Fields<'_>) -> Option<AcmConf> {
-    let arn = f.required("arn", arn);
-    let common_name = f.opt("commonName", template::name);
-    let ca_cert = f.opt("caCert", datasource::public);
-    let credentials = f.opt("auth", |at| {
-        let mut f = at.fields()?;
-        let credentials = f.opt("awsCredentials", credentials);
-        f.finish();
-        credentials
-    });
-    Some(AcmConf {
-        arn: arn?,
-        common_name,
-        ca_cert,
-        credentials,
-    })
+impl Settings for AcmConf {
+    const TYPE: &'static str = "acmpca";
+    const SPELLING: Spelling = Spelling {
+        alias: Some("acm"),
+        block: Some("acm"),
+        ..Spelling::ONE
+    };
+
+    fn read(f: &mut Fields<'_>) -> Option<Self> {
+        let arn = f.required("arn", arn);
+        let common_name = f.opt("commonName", template::name);
+        let ca_cert = f.opt("caCert", datasource::public);
+        let credentials = f.opt("auth", |at| {
+            at.mapping(|f| f.opt("awsCredentials", credentials))
+        });
+        Some(Self {
+            arn: arn?,
+            common_name,
+            ca_cert,
+            credentials,
+        })
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> Option<FreeForm> {
+        settings::fragment::<Self>()
+    }
+
+    fn common_name(&self) -> Option<&NameTemplate> {
+        self.common_name.as_ref()
+    }
 }
 
 fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
-    let mut f = at.fields()?;
-    let access_key = f.required("accessKey", datasource::public);
-    let access_key_secret = f.required("accessKeySecret", datasource::secret);
-    f.finish();
-    Some(AwsCredentials {
-        access_key: access_key?,
-        access_key_secret: access_key_secret?,
+    at.mapping(|f| {
+        let access_key = f.required("accessKey", datasource::public);
+        let access_key_secret = f.required("accessKeySecret", datasource::secret);
+        Some(AwsCredentials {
+            access_key: access_key?,
+            access_key_secret: access_key_secret?,
+        })
     })
 }
 
