@@ -72,7 +72,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::any_settings::{AnySettings, Conf, Dialect};
+pub(crate) use super::any_settings::Dialect;
+use super::any_settings::{AnySettings, Conf};
 pub use super::any_settings::{Model, Spelling};
 pub use super::datasource::{public, secret};
 pub use super::decode::{Cursor, Fields, SettingsType, boolean, integer, non_empty};

@@ -2,15 +2,11 @@
 
 use serde::Serialize;
 
-use super::super::any_settings::Spelling;
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Clip, Cursor, Fields};
+use super::super::datasource::DataSource;
+use super::super::decode::Clip;
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-#[cfg(feature = "schema")]
-use super::super::settings;
-use super::super::settings::Settings;
-use super::super::template;
+use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
 use crate::spiffe::NameTemplate;
 
 /// Which CA of AWS Private CA signs, and how to log in.
@@ -113,8 +109,8 @@ impl Settings for AcmConf {
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
         let arn = f.required("arn", arn);
-        let common_name = f.opt("commonName", template::name);
-        let ca_cert = f.opt("caCert", datasource::public);
+        let common_name = f.opt("commonName", settings::name_template);
+        let ca_cert = f.opt("caCert", settings::public);
         let credentials = f.opt("auth", |at| {
             at.mapping(|f| f.opt("awsCredentials", credentials))
         });
@@ -138,8 +134,8 @@ impl Settings for AcmConf {
 
 fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
     at.mapping(|f| {
-        let access_key = f.required("accessKey", datasource::public);
-        let access_key_secret = f.required("accessKeySecret", datasource::secret);
+        let access_key = f.required("accessKey", settings::public);
+        let access_key_secret = f.required("accessKeySecret", settings::secret);
         Some(AwsCredentials {
             access_key: access_key?,
             access_key_secret: access_key_secret?,
@@ -149,7 +145,7 @@ fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
 
 /// The ARN of a CA (AWS Private CA API, `CreateCertificateAuthority`).
 fn arn(at: Cursor<'_>) -> Option<String> {
-    let text = decode::non_empty(at)?;
+    let text = settings::non_empty(at)?;
     let parts: Vec<_> = text.split(':').collect();
     let ["arn", partition, "acm-pca", region, account, resource] = parts.as_slice() else {
         return not_an_arn(at, &text);

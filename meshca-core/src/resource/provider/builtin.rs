@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::super::any_settings::Spelling;
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Cursor, Fields};
+use super::super::datasource::DataSource;
 use super::super::duration;
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-#[cfg(feature = "schema")]
-use super::super::settings;
-use super::super::settings::Settings;
+use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
 
 /// A MeshIdentity has the type `Bundled` for these.
 const CLASSIC_ONLY: Spelling = Spelling {
@@ -69,7 +65,7 @@ impl Settings for BuiltinConf {
 
 fn ca_cert(at: Cursor<'_>) -> Option<BuiltinConf> {
     at.mapping(|f| {
-        let rsa_bits = f.opt("RSAbits", |at| match decode::integer(at)? {
+        let rsa_bits = f.opt("RSAbits", |at| match settings::integer(at)? {
             bits @ (2048 | 3072 | 4096) => Some(bits),
             _ => at.error("must be 2048, 3072 or 4096"),
         });
@@ -86,8 +82,8 @@ impl Settings for ProvidedConf {
     const SPELLING: Spelling = CLASSIC_ONLY;
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
-        let cert = f.required("cert", datasource::public);
-        let key = f.required("key", datasource::secret);
+        let cert = f.required("cert", settings::public);
+        let key = f.required("key", settings::secret);
         Some(Self {
             cert: cert?,
             key: key?,

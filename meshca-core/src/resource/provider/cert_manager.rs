@@ -1,18 +1,13 @@
 //! Settings of cert-manager.
 
-use serde::{Serialize, Serializer};
-
 use std::time::Duration;
 
-use super::super::any_settings::{Dialect, Model, Spelling};
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Cursor, Fields};
+use serde::{Serialize, Serializer};
+
+use super::super::datasource::DataSource;
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-#[cfg(feature = "schema")]
-use super::super::settings;
-use super::super::settings::Settings;
-use super::super::template;
+use super::super::settings::{self, Cursor, Dialect, Fields, Model, Settings, Spelling};
 use crate::LifetimePolicy;
 use crate::spiffe::NameTemplate;
 
@@ -157,14 +152,14 @@ impl Settings for CertManagerConf {
         let flat = f.has("issuerName");
         let mut issuer = f.opt("issuerRef", issuer_ref);
         if flat {
-            let name = f.opt("issuerName", decode::non_empty);
-            let kind = f.opt("issuerKind", decode::non_empty);
-            let group = f.opt("issuerGroup", decode::non_empty);
+            let name = f.opt("issuerName", settings::non_empty);
+            let kind = f.opt("issuerKind", settings::non_empty);
+            let group = f.opt("issuerGroup", settings::non_empty);
             issuer = name.map(|name| IssuerRef { name, kind, group });
         }
-        let ca_cert = f.opt("caCert", datasource::public);
-        let common_name = f.opt("commonName", template::name);
-        let dns_names = f.list("dnsNames", template::name);
+        let ca_cert = f.opt("caCert", settings::public);
+        let common_name = f.opt("commonName", settings::name_template);
+        let dns_names = f.list("dnsNames", settings::name_template);
         one?;
         Some(Self {
             issuer: issuer?,
@@ -204,9 +199,9 @@ impl Settings for CertManagerConf {
 
 fn issuer_ref(at: Cursor<'_>) -> Option<IssuerRef> {
     at.mapping(|f| {
-        let name = f.required("name", decode::non_empty);
-        let kind = f.opt("kind", decode::non_empty);
-        let group = f.opt("group", decode::non_empty);
+        let name = f.required("name", settings::non_empty);
+        let kind = f.opt("kind", settings::non_empty);
+        let group = f.opt("group", settings::non_empty);
         Some(IssuerRef {
             name: name?,
             kind,

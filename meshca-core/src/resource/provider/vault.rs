@@ -4,15 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::any_settings::Dialect;
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Cursor, Fields};
+use super::super::datasource::DataSource;
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-#[cfg(feature = "schema")]
-use super::super::settings;
-use super::super::settings::Settings;
-use super::super::template;
+use super::super::settings::{self, Cursor, Dialect, Fields, Settings};
 use crate::spiffe::NameTemplate;
 
 /// How the control plane reaches Vault's PKI engine and asks it to sign.
@@ -271,11 +266,11 @@ fn from_cp(at: Cursor<'_>) -> Option<VaultConf> {
     at.mapping(|f| {
         let address = f.required("address", address);
         let agent_address = f.opt("agentAddress", address_of_agent);
-        let namespace = f.opt("namespace", decode::non_empty);
+        let namespace = f.opt("namespace", settings::non_empty);
         let pki = f.opt("pki", mount);
         let role = f.required("role", segment);
         let issuer = f.opt("issuer", segment);
-        let common_name = f.opt("commonName", template::name);
+        let common_name = f.opt("commonName", settings::name_template);
         let tls = f.opt("tls", tls);
         let auth = f.required("auth", auth);
         Some(VaultConf {
@@ -352,15 +347,15 @@ fn segment(at: Cursor<'_>) -> Option<String> {
 
 fn tls(at: Cursor<'_>) -> Option<VaultTls> {
     at.mapping(|f| {
-        let ca_cert = f.opt("caCert", datasource::public);
+        let ca_cert = f.opt("caCert", settings::public);
         let skip_verify = f.opt("skipVerify", |at| {
-            let skip = decode::boolean(at)?;
+            let skip = settings::boolean(at)?;
             if skip {
                 at.warn("any server is trusted with the token and with every identity: set `caCert` instead");
             }
             Some(skip)
         });
-        let server_name = f.opt("serverName", decode::non_empty);
+        let server_name = f.opt("serverName", settings::non_empty);
         Some(VaultTls {
             ca_cert,
             skip_verify: skip_verify.unwrap_or_default(),
@@ -373,7 +368,7 @@ fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
     at.mapping(|f| {
         let one = f.exactly_one(&["token", "tls", "aws", "kubernetes", "appRole"]);
         let ways = [
-            f.opt("token", datasource::secret).map(VaultAuth::Token),
+            f.opt("token", settings::secret).map(VaultAuth::Token),
             f.opt("tls", tls_auth).map(VaultAuth::Tls),
             f.opt("aws", aws_auth).map(VaultAuth::Aws),
             f.opt("kubernetes", kubernetes_auth)
@@ -386,8 +381,8 @@ fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
 
 fn tls_auth(at: Cursor<'_>) -> Option<TlsAuth> {
     at.mapping(|f| {
-        let client_key = f.required("clientKey", datasource::secret);
-        let client_cert = f.required("clientCert", datasource::public);
+        let client_key = f.required("clientKey", settings::secret);
+        let client_cert = f.required("clientCert", settings::public);
         Some(TlsAuth {
             client_key: client_key?,
             client_cert: client_cert?,
@@ -400,8 +395,8 @@ fn aws_auth(at: Cursor<'_>) -> Option<AwsAuth> {
         let auth_type = f.required("type", |at| {
             at.choice(&[("IAM", AwsAuthType::Iam), ("EC2", AwsAuthType::Ec2)])
         });
-        let role = f.opt("role", decode::non_empty);
-        let iam_server_id_header = f.opt("iamServerIdHeader", decode::non_empty);
+        let role = f.opt("role", settings::non_empty);
+        let iam_server_id_header = f.opt("iamServerIdHeader", settings::non_empty);
         Some(AwsAuth {
             auth_type: auth_type?,
             role,
@@ -412,10 +407,10 @@ fn aws_auth(at: Cursor<'_>) -> Option<AwsAuth> {
 
 fn kubernetes_auth(at: Cursor<'_>) -> Option<KubernetesAuth> {
     at.mapping(|f| {
-        let role = f.required("role", decode::non_empty);
+        let role = f.required("role", settings::non_empty);
         let mount_path = f.opt("mountPath", mount);
         let service_account_token_path = f
-            .opt("serviceAccountTokenPath", decode::non_empty)
+            .opt("serviceAccountTokenPath", settings::non_empty)
             .map(PathBuf::from);
         Some(KubernetesAuth {
             role: role?,
@@ -427,8 +422,8 @@ fn kubernetes_auth(at: Cursor<'_>) -> Option<KubernetesAuth> {
 
 fn app_role_auth(at: Cursor<'_>) -> Option<AppRoleAuth> {
     at.mapping(|f| {
-        let role_id = f.required("roleId", decode::non_empty);
-        let secret_id = f.required("secretId", datasource::secret);
+        let role_id = f.required("roleId", settings::non_empty);
+        let secret_id = f.required("secretId", settings::secret);
         let mount_path = f.opt("mountPath", mount);
         Some(AppRoleAuth {
             role_id: role_id?,
