@@ -4,11 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::de;
 use super::declare::{Mapping as _, mapping, one_of, tagged};
 use super::decode::{self, Cursor};
 use super::field::{Choice, Codec, described, group, required, spelt, try_spelt};
@@ -21,7 +19,7 @@ one_of! {
     /// It says where the bytes are; reading them is another step. Inline bytes are wiped on drop and not
     /// printed by `Debug`, but they are written out again with the resource.
     ///
-    /// It can be a field of a third party's own settings: [`IssuerFactory`](crate::IssuerFactory) has an example.
+    /// It can be a field of a third party's own settings: [`settings`](super::settings#how-a-reader-works) has an example.
     #[derive(Clone, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub enum DataSource {
@@ -38,8 +36,6 @@ one_of! {
 
 tagged! {
     /// Where a certificate or a key comes from in the modern model (`MeshIdentity`): `type` and the setting that belongs to it.
-    ///
-    /// Like [`DataSource`] it can be a field of a third party's own settings.
     #[derive(Clone, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub enum SecureDataSource refuses "does not go with this `type`, which takes `{own}`: keep one of them" {
@@ -75,30 +71,16 @@ fn secret_ref(at: Cursor<'_>) -> Option<String> {
     SecretRef::read(at).map(|secret| secret.name)
 }
 
-/// By the rules that hold in resources.
-impl<'de> Deserialize<'de> for DataSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        de::part(deserializer, Self::read)
-    }
-}
-
-/// By the rules that hold in resources.
-impl<'de> Deserialize<'de> for SecureDataSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        de::part(deserializer, Self::read)
-    }
-}
-
 const IN_PLAIN_SIGHT: &str = "secret material in plain sight: everyone who may read this resource has it; \
                               keep it in a secret of the mesh and name that here";
 
-/// A source of something public, such as a CA certificate.
-pub(crate) fn public(at: Cursor<'_>) -> Option<DataSource> {
+/// Reads a source of something public, such as a CA certificate.
+pub fn public(at: Cursor<'_>) -> Option<DataSource> {
     DataSource::read(at)
 }
 
-/// A source of a key, a token or a password: inline is worth a warning.
-pub(crate) fn secret(at: Cursor<'_>) -> Option<DataSource> {
+/// Reads a source of a key, a token or a password. One that is inline is worth a warning.
+pub fn secret(at: Cursor<'_>) -> Option<DataSource> {
     at.visit(&["inline"], |at| at.warn(IN_PLAIN_SIGHT));
     at.visit(&["inlineString"], |at| at.warn(IN_PLAIN_SIGHT));
     DataSource::read(at)

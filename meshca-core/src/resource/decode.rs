@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::any_settings::{Conf, Model, Spelling};
 use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
 use super::violation::{Location, Report, Severity, Violation};
@@ -25,16 +26,44 @@ pub(crate) struct Context<'o> {
     lenient: Cell<bool>,
     suggestions: Cell<usize>,
     pub(crate) system_namespace: Option<&'o str>,
+    types: &'o [SettingsType],
+}
+
+/// How the settings of one type of CA are read, for
+/// [`ParseOptions::settings`](super::ParseOptions::settings). [`of`](Self::of) makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsType {
+    pub(crate) name: &'static str,
+    pub(crate) needs_expiration: Option<&'static str>,
+    pub(crate) spelling: Spelling,
+    pub(crate) read: fn(&mut Fields<'_>) -> Option<Conf>,
+    #[cfg(feature = "schema")]
+    pub(crate) schema: fn() -> Option<FreeForm>,
 }
 
 impl<'o> Context<'o> {
-    pub(crate) fn new(report: Report, system_namespace: Option<&'o str>) -> Self {
+    pub(crate) fn new(
+        report: Report,
+        system_namespace: Option<&'o str>,
+        types: &'o [SettingsType],
+    ) -> Self {
         Self {
             report: RefCell::new(report),
             lenient: Cell::new(false),
             suggestions: Cell::new(MAX_SUGGESTIONS),
             system_namespace,
+            types,
         }
+    }
+
+    /// The types that a resource of this model may name; one that was added later is found first.
+    pub(crate) fn types(&self, model: Model) -> impl Iterator<Item = &'o SettingsType> {
+        let fits = move |it: &&SettingsType| model == Model::Classic || it.spelling.extension;
+        self.types.iter().rev().filter(fits)
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.report.borrow().has_errors()
     }
 
     pub(crate) fn into_report(self) -> Report {
@@ -97,6 +126,14 @@ impl Path<'_> {
         parent: None,
         segment: Segment::Root,
     };
+
+    /// A field of the top.
+    pub(crate) fn top(field: &str) -> Path<'_> {
+        Path {
+            parent: Some(&Path::ROOT),
+            segment: Segment::Field(field),
+        }
+    }
 }
 
 impl fmt::Display for Path<'_> {
@@ -132,12 +169,19 @@ fn is_simple(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// A value, how it was reached, and where to report what is wrong with it.
+/// A value in a document, and the place where a violation of it is reported.
 #[derive(Clone, Copy)]
-pub(crate) struct Cursor<'c> {
+pub struct Cursor<'c> {
     pub(crate) node: &'c Node<'c>,
     path: &'c Path<'c>,
     pub(crate) context: &'c Context<'c>,
+}
+
+/// Prints the path only: the value may be a secret.
+impl fmt::Debug for Cursor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cursor({})", self.path)
+    }
 }
 
 impl<'c> Cursor<'c> {
@@ -149,15 +193,16 @@ impl<'c> Cursor<'c> {
         }
     }
 
-    /// Records an error at this value.
-    pub(crate) fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
+    /// Records an error at this value, and returns `None` for the reader to return. The message begins in lower case, and
+    /// says what to write instead. It must not repeat what may be a secret.
+    pub fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
         self.context
             .record(Severity::Error, self.path, self.node.at, message);
         None
     }
 
-    /// Records a warning at this value.
-    pub(crate) fn warn(&self, message: impl fmt::Display) {
+    /// Records a warning at this value: it works, but the operator will regret it.
+    pub fn warn(&self, message: impl fmt::Display) {
         self.context
             .record(Severity::Warning, self.path, self.node.at, message);
     }
@@ -187,15 +232,15 @@ impl<'c> Cursor<'c> {
     }
 
     /// Reads a mapping. What `read` does not ask for is an unknown field.
-    pub(crate) fn mapping<T>(self, read: impl FnOnce(&mut Fields<'_>) -> Option<T>) -> Option<T> {
+    pub fn mapping<T>(self, read: impl FnOnce(&mut Fields<'_>) -> Option<T>) -> Option<T> {
         let mut fields = self.fields()?;
         let value = read(&mut fields);
         fields.finish();
         value
     }
 
-    /// The text, borrowed.
-    pub(crate) fn text(self) -> Option<&'c str> {
+    /// Reads a text, which may be empty; [`non_empty`] refuses that.
+    pub fn text(self) -> Option<&'c str> {
         match &self.node.value {
             Value::Str(text) => Some(text),
             Value::Bool(_) | Value::Int(_) | Value::UInt(_) | Value::Float(_) => {
@@ -208,8 +253,8 @@ impl<'c> Cursor<'c> {
         }
     }
 
-    /// Reads every item; `None` if one of them is wrong.
-    pub(crate) fn list<T>(self, mut read: impl FnMut(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
+    /// Reads every item of a list; `None` if one of them is wrong.
+    pub fn list<T>(self, mut read: impl FnMut(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
         let Value::Seq(nodes) = &self.node.value else {
             return self.expected("a list");
         };
@@ -251,8 +296,8 @@ impl<'c> Cursor<'c> {
         }
     }
 
-    /// One of a few words.
-    pub(crate) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
+    /// Reads one of a few words, and returns what stands beside it.
+    pub fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
         let text = self.text()?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
@@ -272,14 +317,16 @@ impl<'c> Cursor<'c> {
     }
 }
 
-pub(crate) fn non_empty(at: Cursor<'_>) -> Option<String> {
+/// Reads a text that is not empty.
+pub fn non_empty(at: Cursor<'_>) -> Option<String> {
     match at.text()? {
         "" => at.error("must not be empty"),
         text => Some(text.to_owned()),
     }
 }
 
-pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
+/// Reads `true` or `false`.
+pub fn boolean(at: Cursor<'_>) -> Option<bool> {
     match at.node.value {
         Value::Bool(value) => Some(value),
         Value::Str(ref text) => match text.as_ref() {
@@ -295,7 +342,8 @@ pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
     }
 }
 
-pub(crate) fn integer(at: Cursor<'_>) -> Option<u32> {
+/// Reads a whole number, from 0 on.
+pub fn integer(at: Cursor<'_>) -> Option<u32> {
     match at.node.value {
         Value::Int(value) => match u32::try_from(value) {
             Ok(value) => Some(value),
@@ -335,12 +383,18 @@ pub(crate) fn free_form(at: Cursor<'_>) -> Option<FreeForm> {
     }
 }
 
-/// A mapping whose fields are asked for by name; what nobody asked for is unknown.
-pub(crate) struct Fields<'c> {
+/// A mapping whose fields are asked for by name. A field that no reader asked for is unknown, which is an error.
+pub struct Fields<'c> {
     pub(crate) cursor: Cursor<'c>,
     entries: &'c [Entry<'c>],
     known: Vec<&'static str>,
     missing: RefCell<Vec<Missing>>,
+}
+
+impl fmt::Debug for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fields({})", self.cursor.path)
+    }
 }
 
 /// An error about something that is not there. It is held back until it is known which fields nobody
@@ -355,8 +409,8 @@ struct Missing {
 }
 
 impl<'c> Fields<'c> {
-    /// A field that may be absent. An explicit null is as good as absent.
-    pub(crate) fn opt<T>(
+    /// Reads a field that may be absent. An explicit null is as good as absent.
+    pub fn opt<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
@@ -383,8 +437,8 @@ impl<'c> Fields<'c> {
         })
     }
 
-    /// A field that must be there.
-    pub(crate) fn required<T>(
+    /// Reads a field that must be there.
+    pub fn required<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
@@ -405,8 +459,8 @@ impl<'c> Fields<'c> {
         }
     }
 
-    /// A list that may be absent, which is the same as empty.
-    pub(crate) fn list<T>(
+    /// Reads a list that may be absent, which is the same as empty.
+    pub fn list<T>(
         &mut self,
         name: &'static str,
         read: impl FnMut(Cursor<'_>) -> Option<T>,
@@ -546,8 +600,8 @@ impl<'c> Fields<'c> {
             .record(Severity::Error, path, entry.key_at, message);
     }
 
-    /// Exactly one of these fields must be there; it can be read if so and also if not.
-    pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
+    /// Requires exactly one of these fields; `None` after a violation. Read each of them with [`opt`](Self::opt) in any case.
+    pub fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
         self.know(names);
         let given: Vec<_> = names
             .iter()

@@ -163,7 +163,8 @@ fn read(at: Cursor<'_>, parse: fn(&str) -> Result<Duration, &'static str>) -> Op
     )
 }
 
-fn mesh(at: Cursor<'_>) -> Option<Duration> {
+/// Reads a duration: one whole number and one unit of `ms`, `s`, `m`, `h`, `d`, `w` and `y`, such as `24h`.
+pub fn mesh(at: Cursor<'_>) -> Option<Duration> {
     read(at, parse_mesh)
 }
 

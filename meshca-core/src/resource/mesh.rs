@@ -5,18 +5,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use serde_json::json;
 
+use super::any_settings::Dialect;
 use super::declare::{Mapping as _, json_schema, mapping};
 use super::decode::{self, Clip, Cursor, Fields, OneOf};
 use super::duration;
-use super::field::{Choice, defaulted, described, group, optional, required};
+use super::field::{Choice, defaulted, group, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
 use super::metadata::{
     self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
 };
-use super::provider::{self, BackendSettingsWire, Dialect, Provider};
+use super::provider::{self, BackendSettingsWire, Provider};
 #[cfg(feature = "schema")]
 use super::schema;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
@@ -327,10 +327,7 @@ impl RootChain {
 mapping! {
     /// A backend without its name, which is judged among the others, and without its settings.
     pub(super) struct BackendFields {
-        type_name: String = required("type", described(provider::backend_type, || json!({
-            "description": "A type that is known here, or one that the control plane has registered.",
-            "anyOf": [{ "enum": provider::BACKENDS }, { "type": "string", "minLength": 1 }],
-        }))),
+        type_name: String = required("type", provider::backend_type),
         mode: Mode = defaulted("mode", MODES),
         dp_cert: DpCert = defaulted("dpCert", DpCert::read),
         root_chain: RootChain = defaulted("rootChain", RootChain::read),
@@ -351,7 +348,7 @@ impl Serialize for Backend {
         BackendWire {
             name: &self.name,
             fields: BackendFields {
-                type_name: self.dialect.type_name(&self.provider).to_owned(),
+                type_name: self.provider.type_name_in(self.dialect).to_owned(),
                 mode: self.mode,
                 dp_cert: self.dp_cert,
                 root_chain: self.root_chain,
@@ -456,15 +453,23 @@ fn backend(
 ) -> Option<Backend> {
     let context = f.cursor.context;
     let name = f.required("name", |at| backend_name(at, mesh, names));
-    if f.cursor.node.says("type", "vault") {
+    let needed = f
+        .cursor
+        .node
+        .text_of("type")
+        .and_then(|name| provider::needs_expiration(context, name));
+    if let Some(reason) = needed {
         context.leniently(skip_validation, || {
-            f.demand("dpCert.rotation.expiration", LIFETIME_NEEDED);
+            f.demand(
+                "dpCert.rotation.expiration",
+                &format!("must be set: {reason}"),
+            );
         });
     }
     let (type_name, mode, dp_cert, root_chain) = BackendFields::read_parts(f);
     let Some(type_name) = type_name else {
         // Whose settings these are is not known, so they are not judged.
-        f.know(&["conf", "acm", "certManager"]);
+        f.know(&provider::blocks(context));
         return None;
     };
     let (provider, dialect) = context.leniently(skip_validation, || {
@@ -479,9 +484,6 @@ fn backend(
         dialect,
     })
 }
-
-const LIFETIME_NEEDED: &str =
-    "must be set: Vault needs the lifetime of every certificate that is asked for";
 
 fn backend_name(at: Cursor<'_>, mesh: &str, names: &mut BTreeSet<String>) -> Option<String> {
     let name = at.text()?;

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::any_settings::Dialect;
 use super::datasource::{self, SecureDataSource};
 use super::declare::{Mapping as _, Words as _, mapping, tagged, words};
-use super::decode::{self, Clip, Cursor, Fields};
+use super::decode::{self, Cursor, Fields};
 use super::duration;
 use super::field::{defaulted, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
-use super::provider::{self, Dialect, Provider, SettingsWire};
+use super::provider::{self, Provider, SettingsWire};
 #[cfg(feature = "schema")]
 use super::schema;
 use super::selector::Selector;
@@ -381,10 +382,10 @@ struct ConfigWire<'w> {
 impl Serialize for Extension {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         ExtensionWire {
-            name: self.dialect.type_name(&self.provider),
+            name: self.provider.type_name_in(self.dialect),
             config: ConfigWire {
                 mode: self.mode,
-                settings: self.provider.settings(self.dialect),
+                settings: self.provider.written(self.dialect),
             },
         }
         .serialize(serializer)
@@ -487,14 +488,7 @@ fn extension(at: Cursor<'_>) -> Option<Extension> {
                 dialect,
             })
         }),
-        false if provider::is_extension(&name) => f.missing(
-            "config",
-            format_args!("must be set: `{}` has settings", Clip(&name)),
-        ),
-        false => Some(Extension::new(Provider::Other(provider::OtherConf::new(
-            name,
-            FreeForm::default(),
-        )))),
+        false => provider::extension_without_settings(&f, &name).map(Extension::new),
     };
     f.know(&["config"]);
     f.finish();
