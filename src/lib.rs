@@ -15,7 +15,7 @@
 //! use meshca::registry::{BackendConfig, BuildContext};
 //! use meshca::resource::Resource;
 //! use meshca::spiffe::Workload;
-//! use meshca::{IssuerExt, MemorySecretStore, SystemClock};
+//! use meshca::{IssuingCa, MemorySecretStore, SystemClock};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {

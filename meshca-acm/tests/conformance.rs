@@ -20,7 +20,7 @@ mod moto {
     use meshca_acm::Template;
     use meshca_core::builtin::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
     use meshca_core::{
-        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, IssuerExt, KeyType,
+        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, IssuingCa, KeyType,
         LifetimePolicy, MemorySecretStore, Observation, PrivateKey, SpiffeId,
     };
     use meshca_testkit::conformance::{self, Subject};
@@ -192,7 +192,7 @@ mod moto {
         let chain = issuer.sign(&request).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1100)).await;
         renew(&moto, &arn).await;
-        let bundle = issuer.refresh_trust_bundle().await.unwrap();
+        let bundle = issuer.trust_bundle().await.unwrap();
         let certificate = chain.verify(&request, &bundle, clock().now()).unwrap();
         let seen = certificate.observations();
         assert!(

@@ -17,7 +17,7 @@ mod moto {
     use meshca_core::resource::{Mesh, MeshIdentity, Resource};
     use meshca_core::spiffe::Workload;
     use meshca_core::{
-        ErrorKind, Expect, IssuerExt, IssuerFactory, MemorySecretStore, SecretKey, SecretStore,
+        ErrorKind, Expect, IssuerFactory, IssuingCa, MemorySecretStore, SecretKey, SecretStore,
     };
     use meshca_testkit::servers::{Aws, AwsCaOptions};
     use serde_json::Value;

@@ -9,7 +9,7 @@
 //! use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
 //! use meshca_core::resource::{CertManagerConf, IssuerRef};
 //! use meshca_core::secret::SourceReader;
-//! use meshca_core::{CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//! use meshca_core::{CertificateSpec, Issuer, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 //!
 //! # async fn run(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
 //! let conf = CertManagerConf::new(IssuerRef::new("mesh-ca"));

@@ -26,7 +26,7 @@ mod certmanager {
         use meshca_core::resource::{Mesh, MeshIdentity, Resource};
         use meshca_core::spiffe::Workload;
         use meshca_core::{
-            Clock, ErrorKind, Expect, Issuer, IssuerExt, KeyType, Observation, SecretKey,
+            Clock, ErrorKind, Expect, Issuer, IssuingCa, KeyType, Observation, SecretKey,
             SecretStore,
         };
         use meshca_testkit::pki::TestCa;

@@ -16,7 +16,7 @@ mod vault {
     use meshca_core::registry::{BackendConfig, BuildContext};
     use meshca_core::resource::{MeshIdentity, Resource};
     use meshca_core::spiffe::Workload;
-    use meshca_core::{BackendRegistry, ErrorKind, Issuer, IssuerExt, MemorySecretStore};
+    use meshca_core::{BackendRegistry, ErrorKind, Issuer, IssuingCa, MemorySecretStore};
     use meshca_testkit::servers::Vault;
     use serde_json::json;
 
