@@ -68,7 +68,7 @@ mod moto {
                 let settings = settings(aws.address(), &arn)
                     .with_issue_rate(issue)
                     .with_fetch_rate(fetch);
-                prove(&format!("{name}-{key}"), &issuer(settings)).await;
+                prove(&format!("{name}-{key}"), &*issuer(settings)).await;
             }
         }
     }
@@ -90,7 +90,7 @@ mod moto {
                     domain(),
                     DelegatedSecrets::for_identity("default", "delegated").unwrap(),
                 ),
-                Arc::new(issuer(settings(aws.address(), &arn))),
+                Arc::new(bare(settings(aws.address(), &arn))),
                 Arc::new(MemorySecretStore::new()),
                 clock(),
             )

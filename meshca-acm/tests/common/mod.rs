@@ -44,7 +44,11 @@ pub(crate) fn sources() -> SourceReader {
 }
 
 pub(crate) fn issuer(settings: AcmSettings) -> IssuingCa<AcmIssuer> {
-    IssuingCa::new(AcmIssuer::new(settings, sources(), clock()).unwrap())
+    IssuingCa::new(bare(settings))
+}
+
+pub(crate) fn bare(settings: AcmSettings) -> AcmIssuer {
+    AcmIssuer::new(settings, sources(), clock()).unwrap()
 }
 
 /// How often AWS was called, and how many certificates a CA has made.

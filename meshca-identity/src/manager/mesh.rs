@@ -114,7 +114,7 @@ impl Backend {
     }
 
     /// When its roots are asked for again: as often as we want, and not more often than the CA may be asked.
-    pub(super) fn look_after(&self, now: Now, refresh: Duration) -> Duration {
+    pub(super) fn next_look(&self, now: Now, refresh: Duration) -> Duration {
         let own = self.issuer.as_ref().map(|live| live.trust_interval);
         now.up.saturating_add(refresh.max(own.unwrap_or_default()))
     }

@@ -116,7 +116,11 @@ pub(crate) fn issuer(
     settings: VaultSettings,
     store: &Arc<MemorySecretStore>,
 ) -> IssuingCa<VaultIssuer> {
-    IssuingCa::new(VaultIssuer::new(settings, sources(store), clock()).unwrap())
+    IssuingCa::new(bare(settings, store))
+}
+
+pub(crate) fn bare(settings: VaultSettings, store: &Arc<MemorySecretStore>) -> VaultIssuer {
+    VaultIssuer::new(settings, sources(store), clock()).unwrap()
 }
 
 /// An issuer with a token of the policy.

@@ -301,7 +301,7 @@ impl Engine {
                     backend.build_at = Some(now.up.saturating_add(wait));
                 }
                 backend.failures = 0;
-                backend.look_at = backend.look_after(now, refresh);
+                backend.look_at = backend.next_look(now, refresh);
                 self.take_roots(ca, roots, true);
                 if set_up {
                     self.scheduler.wake_lane(lane);
@@ -345,7 +345,9 @@ impl Engine {
         backend.busy = false;
         backend.look_at = match std::mem::take(&mut backend.look_again) {
             true => now.up,
-            false => backend.look_after(now, refresh),
+            // One that did not answer is not made to wait for the end of its interval: until then it is said to fail.
+            false if result.is_err() => now.up.saturating_add(refresh),
+            false => backend.next_look(now, refresh),
         };
         let look_at = backend.look_at;
         self.wake_by(look_at);
