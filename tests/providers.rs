@@ -51,7 +51,8 @@ mod vault {
     use crate::issuers::vault_provider;
     use crate::resources;
 
-    /// Vault signs an intermediate, and then gets another root: workloads trust that before anything leads to it.
+    /// Vault signs an intermediate, and then gets another root: workloads trust that before
+    /// anything leads to it.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_root_above_an_intermediate_is_trusted_before_it_is_used() {
         needs!(Vault::program());

@@ -121,7 +121,8 @@ impl Provider for Bench {
                 let spec = spec()?.with_uri(format!("kuma://bench/{number}"));
                 let request = CertificateRequest::for_key(spec, &self.key, now)?;
                 let chain = self.issuer.sign(&request).await?;
-                // Refused unread, since the trust is of another domain: so the issuer forgets it, and nothing is verified.
+                // Refused unread, since the trust is of another domain: so the issuer forgets it,
+                // and nothing is verified.
                 let nobody = TrustBundle::new(TrustDomain::new("nobody.example")?, [])?;
                 match chain.verify(&request, &nobody, now) {
                     Ok(_) => Err("nobody vouches for it".into()),

@@ -112,8 +112,8 @@ impl Authority {
         }
     }
 
-    /// Asks AWS, and does not wait long where something is known. The call continues, and while AWS is put off no other caller
-    /// waits for it.
+    /// Asks AWS, and does not wait long where something is known. The call continues, and while
+    /// AWS is put off no other caller waits for it.
     async fn renewed(self: &Arc<Self>) -> Result<Arc<Facts>> {
         if self.known().facts.is_none() {
             return self.refresh().await;

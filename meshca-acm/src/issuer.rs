@@ -367,7 +367,8 @@ impl Issuer for AcmIssuer {
         };
         let orders = Arc::clone(&self.orders);
         Ok(chain.with_receipt(move |outcome| {
-            // A certificate that may be good after all, once its root can be looked up, is not bought again.
+            // A certificate that may be good after all, once its root can be looked up, is not
+            // bought again.
             if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
                 orders.forget(&wish);
             }

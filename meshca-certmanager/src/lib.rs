@@ -101,10 +101,13 @@
 //!
 //! # The holder of the issuer drives its rotation
 //!
-//! With `mode: Intermediate` the first certificate of the CA in this process is requested when the issuer is built, and kept in the
-//! secret store, which has to be durable. The holder of the issuer requests the next ones: every few minutes, call
-//! [`follow`](meshca_core::CaRotation::follow) of the [rotation](meshca_core::BuiltIssuer::rotation), and take the step that is
-//! due. The module `builtin` of `meshca-core` says how long intermediates and leaves live. The manager of `meshca-identity` does all of it.
+//! With `mode: Intermediate` the first certificate of the CA in this process is requested when the
+//! issuer is built, and kept in the secret store, which has to be durable. The holder of the
+//! issuer requests the next ones: every few minutes, call
+//! [`follow`](meshca_core::CaRotation::follow) of the
+//! [rotation](meshca_core::BuiltIssuer::rotation), and take the step that is due. The module
+//! `builtin` of `meshca-core` says how long intermediates and leaves live. The manager of
+//! `meshca-identity` does all of it.
 //!
 //! # Trust
 //!

@@ -383,10 +383,11 @@ impl Signing {
         Err(error.with_context("request", name))
     }
 
-    /// Notes at once that a request is done with: its object is not needed any more, and a refused one must not be found again.
+    /// Notes at once that a request is done with: its object is not needed any more, and a refused
+    /// one must not be found again.
     ///
-    /// A task deletes the object, so that verification need not wait for it, and a caller that gives up does not stop it. What is
-    /// returned ends with that task.
+    /// A task deletes the object, so that verification need not wait for it, and a caller that
+    /// gives up does not stop it. What is returned ends with that task.
     pub(crate) fn settle(self: &Arc<Self>, id: &RequestId, refused: bool) -> Option<Settling> {
         let object = self.attempts.settle(id, refused).filter(|it| it.ours)?;
         let (signing, runtime) = (Arc::clone(self), self.work.get()?.runtime.clone());

@@ -17,7 +17,8 @@ pub(crate) struct Trust {
     signing: Arc<Signing>,
     sources: SourceReader,
     clock: Arc<dyn Clock>,
-    /// The roots that answers have named. Not a cache: an issuer names its CA in answers only, and there is nothing else to ask.
+    /// The roots that answers have named. Not a cache: an issuer names its CA in answers only, and
+    /// there is nothing else to ask.
     heard: Mutex<Option<TrustBundle>>,
 }
 
@@ -60,7 +61,8 @@ impl Trust {
         read.map_err(|error| error.with_context("setting", "caCert"))
     }
 
-    /// An issuer names its CA in an answer only, so it is asked for a certificate that nobody will use.
+    /// An issuer names its CA in an answer only, so it is asked for a certificate that nobody will
+    /// use.
     async fn ask(&self) -> Result<TrustBundle> {
         let domain = &self.signing.settings.trust_domain;
         let id = SpiffeId::new(format!("spiffe://{domain}/meshca/throwaway"));

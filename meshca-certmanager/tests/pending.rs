@@ -430,7 +430,8 @@ async fn an_issuer_that_cannot_be_read_does_not_hold_up_the_check() {
     assert!(begun.elapsed() < MINUTE / 2);
 }
 
-/// Whoever calls `sign` and verifies the answer itself leaves no more behind than whoever has that done.
+/// Whoever calls `sign` and verifies the answer itself leaves no more behind than whoever has that
+/// done.
 #[tokio::test(start_paused = true)]
 async fn what_is_verified_by_hand_is_settled_as_well() {
     let server = Server::new();

@@ -31,7 +31,8 @@ pub struct SignedChain {
 /// Shared by the clones of an answer.
 type Receipt = Arc<dyn Fn(Result<&IssuedCertificate, &Error>) -> Option<Settling> + Send + Sync>;
 
-/// Ends when an issuer has cleaned up after an answer. The work does not depend on it: it is done even if this is dropped.
+/// Ends when an issuer has cleaned up after an answer. The work does not depend on it: it is done
+/// even if this is dropped.
 pub type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the CA in this process knows of a certificate because it has just built it. Only core can
@@ -80,13 +81,16 @@ impl SignedChain {
         self
     }
 
-    /// Has the issuer hear what became of its answer: the certificate, or why it was refused. An answer that nobody verifies is
-    /// neither: the issuer must be able to find it again for the same request.
+    /// Has the issuer hear what became of its answer: the certificate, or why it was refused. An
+    /// answer that nobody verifies is neither: the issuer must be able to find it again for the
+    /// same request.
     ///
-    /// It is for an issuer that leaves something at its CA – an object per request, say – and cleans it up, or that would find a
-    /// refused answer again at the next attempt. Verification calls it once for each clone of the answer that is verified.
-    /// It must not block: slow work belongs to a task, and the future that is returned waits for that task.
-    /// [`IssuingCa`](crate::IssuingCa) awaits it, so that nothing is lost when a control plane shuts down in order.
+    /// It is for an issuer that leaves something at its CA – an object per request, say – and
+    /// cleans it up, or that would find a refused answer again at the next attempt. Verification
+    /// calls it once for each clone of the answer that is verified. It must not block: slow work
+    /// belongs to a task, and the future that is returned waits for that task.
+    /// [`IssuingCa`](crate::IssuingCa) awaits it, so that nothing is lost when a control plane
+    /// shuts down in order.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,17 +11,19 @@ use crate::{
     CertificateRequest, Error, ErrorKind, KeyType, Profile, Result, SignedChain, TrustBundle,
 };
 
-/// How often a CA is asked for its roots, unless it [says otherwise](Capabilities::with_trust_interval): every 30 seconds.
+/// How often a CA is asked for its roots, unless it [says
+/// otherwise](Capabilities::with_trust_interval): every 30 seconds.
 pub const DEFAULT_TRUST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A CA that signs certificates for workloads.
 ///
-/// This is the side that implementors see, and it is small on purpose. An issuer sends the request to its CA and
-/// returns [the answer](SignedChain); it verifies nothing, repairs nothing and never sees a private key.
-/// Callers make an [`IssuingCa`](crate::IssuingCa) of it, which has everything that they want.
+/// This is the side that implementors see, and it is small on purpose. An issuer sends the request
+/// to its CA and returns [the answer](SignedChain); it verifies nothing, repairs nothing and never
+/// sees a private key. Callers make an [`IssuingCa`](crate::IssuingCa) of it, which has everything
+/// that they want.
 ///
-/// An issuer that leaves something at its CA, or must not find a refused answer again, gives the answer a
-/// [receipt](SignedChain::with_receipt).
+/// An issuer that leaves something at its CA, or must not find a refused answer again, gives the
+/// answer a [receipt](SignedChain::with_receipt).
 ///
 /// An issuer is used from many tasks at once and is kept for as long as its configuration lives.
 /// Its `Display` names it in logs: type and address, no secret.
@@ -85,11 +87,13 @@ pub trait Issuer: Debug + Display + Send + Sync + 'static {
     /// With the [kind](crate::ErrorKind) and the [retry advice](crate::Retry) that fit the CA's answer.
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain>;
 
-    /// Asks the CA which roots peers must hold to accept what it signs, those of a prepared next CA included.
+    /// Asks the CA which roots peers must hold to accept what it signs, those of a prepared next
+    /// CA included.
     ///
-    /// [`IssuingCa`](crate::IssuingCa) remembers the answer, shares one call among all callers, and asks again. So this caches
-    /// nothing: it asks where the answer is kept. An issuer that hears of roots in other ways than by asking (in the answers to
-    /// requests, for instance) returns what it has heard.
+    /// [`IssuingCa`](crate::IssuingCa) remembers the answer, shares one call among all callers,
+    /// and asks again. So this caches nothing: it asks where the answer is kept. An issuer that
+    /// hears of roots in other ways than by asking (in the answers to requests, for instance)
+    /// returns what it has heard.
     ///
     /// # Errors
     ///
@@ -104,19 +108,22 @@ pub trait Issuer: Debug + Display + Send + Sync + 'static {
     async fn check(&self) -> Result<CheckReport>;
 }
 
-/// The replacement of an issuer's CA before it ends, to be driven by the holder of the issuer: it looks now and then which step is
-/// due, and takes it. A [factory](crate::IssuerFactory) returns it [beside the issuer](crate::registry::BuiltIssuer).
+/// The replacement of an issuer's CA before it ends, to be driven by the holder of the issuer: it
+/// looks now and then which step is due, and takes it. A [factory](crate::IssuerFactory) returns
+/// it [beside the issuer](crate::registry::BuiltIssuer).
 ///
-/// Trust comes before use. [`Prepare`](RotationStep::Prepare) puts the next root into the
-/// [trust bundle](Issuer::trust_bundle). Before [`Activate`](RotationStep::Activate), the driver makes sure that every peer holds it.
+/// Trust comes before use. [`Prepare`](RotationStep::Prepare) puts the next root into the [trust
+/// bundle](Issuer::trust_bundle). Before [`Activate`](RotationStep::Activate), the driver makes
+/// sure that every peer holds it.
 #[async_trait]
 pub trait CaRotation: Send + Sync + 'static {
     /// Returns the step that is due now. Cheap; asks neither a CA nor a store.
     fn due(&self) -> Option<RotationStep>;
 
-    /// Asks the CA above this one for its roots, where there is one that may be replaced by others: their next root belongs into the
-    /// [trust bundle](Issuer::trust_bundle) before anything leads to it. The driver calls this before it reads the trust bundle. Most
-    /// have nothing to do.
+    /// Asks the CA above this one for its roots, where there is one that may be replaced by
+    /// others: their next root belongs into the [trust bundle](Issuer::trust_bundle) before
+    /// anything leads to it. The driver calls this before it reads the trust bundle. Most have
+    /// nothing to do.
     ///
     /// # Errors
     ///
@@ -171,10 +178,10 @@ impl CheckReport {
 
 /// What an [`Issuer`] can do: declared, so that a difference is known before it hurts.
 ///
-/// Everything is off until it is declared. [`IssuingCa`](crate::IssuingCa) refuses a request for names or
-/// intermediates that are not declared, with [`ErrorKind::Unsupported`] and before
-/// [`sign`](Issuer::sign) is called, because many CAs would silently leave them out. The rest is for those who
-/// set an issuer up, and for the conformance suite, which proves what is declared.
+/// Everything is off until it is declared. [`IssuingCa`](crate::IssuingCa) refuses a request for
+/// names or intermediates that are not declared, with [`ErrorKind::Unsupported`] and before
+/// [`sign`](Issuer::sign) is called, because many CAs would silently leave them out. The rest is
+/// for those who set an issuer up, and for the conformance suite, which proves what is declared.
 ///
 /// An issuer for the classic model needs [`with_extra_uris`](Self::with_extra_uris): classic
 /// certificates carry a `kuma://<tag>/<value>` URI for every tag of the workload.
@@ -251,8 +258,9 @@ impl Capabilities {
         self
     }
 
-    /// Says how long a CA is not asked for its roots again ([`DEFAULT_TRUST_INTERVAL`] by default). It is longer where asking is
-    /// billed or throttled, and nothing where it is only reading.
+    /// Says how long a CA is not asked for its roots again ([`DEFAULT_TRUST_INTERVAL`] by
+    /// default). It is longer where asking is billed or throttled, and nothing where it is only
+    /// reading.
     #[must_use]
     pub fn with_trust_interval(mut self, interval: Duration) -> Self {
         self.trust_interval = interval;
@@ -299,8 +307,8 @@ impl Capabilities {
         self.trust_interval
     }
 
-    /// Refuses early, and in words, a request that the CA would refuse late or cut silently. [`IssuingCa`](crate::IssuingCa) calls
-    /// it before each request.
+    /// Refuses early, and in words, a request that the CA would refuse late or cut silently.
+    /// [`IssuingCa`](crate::IssuingCa) calls it before each request.
     ///
     /// # Errors
     ///

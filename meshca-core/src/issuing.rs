@@ -19,8 +19,9 @@ use crate::{
 
 /// Has certificates issued, verifies them, and keeps the roots that peers must hold.
 ///
-/// An [`Issuer`] is what the author of a provider writes. An `IssuingCa` is what its users hold: make one for each issuer, and
-/// clone it. Clones share what is known. Everything else of the issuer is reached through it, as through an `Arc`.
+/// An [`Issuer`] is what the author of a provider writes. An `IssuingCa` is what its users hold:
+/// make one for each issuer, and clone it. Clones share what is known. Everything else of the
+/// issuer is reached through it, as through an `Arc`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -46,24 +47,29 @@ use crate::{
 ///
 /// This is the one place where the roots of a CA are cached. It asks the CA for them
 ///
-/// - before the first certificate is requested: some CAs bill every certificate, and without roots it cannot be verified;
-/// - when an answer leads to an unknown root, at most once per answer: this is what a CA that was rotated under us looks like;
-/// - in [`trust`](Self::trust), if the CA's [own interval](crate::Capabilities::trust_interval) has passed since the last time;
+/// - before the first certificate is requested: some CAs bill every certificate, and without roots
+///   it cannot be verified;
+/// - when an answer leads to an unknown root, at most once per answer: this is what a CA that was
+///   rotated under us looks like;
+/// - in [`trust`](Self::trust), if the CA's [own interval](crate::Capabilities::trust_interval)
+///   has passed since the last time;
 /// - in [`refresh`](Self::refresh).
 ///
-/// One call is under way at a time, and all callers share its result. If the CA does not answer, the known roots stay trusted, and
-/// [`trouble`](Self::trouble) says why. [`issue`](Self::issue) does not look at the age of the roots, so it never waits for a CA that
-/// is slow to name them: call `trust` regularly, as its result has to be given to peers anyway.
+/// One call is under way at a time, and all callers share its result. If the CA does not answer,
+/// the known roots stay trusted, and [`trouble`](Self::trouble) says why. [`issue`](Self::issue)
+/// does not look at the age of the roots, so it never waits for a CA that is slow to name them:
+/// call `trust` regularly, as its result has to be given to peers anyway.
 ///
 /// # Cancellation
 ///
-/// Futures may be dropped at any await point. A caller that gives up takes nothing away from the others: the call for the roots
-/// belongs to all who wait for it, and ends with the last of them.
+/// Futures may be dropped at any await point. A caller that gives up takes nothing away from the
+/// others: the call for the roots belongs to all who wait for it, and ends with the last of them.
 pub struct IssuingCa<I = Arc<dyn Issuer>>(Arc<Inner<I>>);
 
 struct Inner<I> {
     issuer: I,
-    /// Read for every certificate: a count of references, behind a lock that is written when roots change.
+    /// Read for every certificate: a count of references, behind a lock that is written when roots
+    /// change.
     known: RwLock<Option<Arc<TrustBundle>>>,
     /// Weak, since the call holds this: it lives as long as somebody waits for it.
     call: Mutex<Option<WeakShared<Call>>>,
@@ -74,7 +80,8 @@ type Call = Pin<Box<dyn Future<Output = Result<Arc<TrustBundle>>> + Send>>;
 
 #[derive(Default)]
 struct Asked {
-    /// When `trust` has asked last, whatever came of it: a CA that is down is not asked more often than one that answers.
+    /// When `trust` has asked last, whatever came of it: a CA that is down is not asked more often
+    /// than one that answers.
     at: Option<SystemTime>,
     /// Why the last call failed.
     trouble: Option<Error>,
@@ -102,13 +109,14 @@ impl<I: Issuer> IssuingCa<I> {
 
     /// Makes a key, has a certificate signed for it, and verifies the answer.
     ///
-    /// RSA keys take a tenth of a second or more of the calling thread; make them elsewhere and use
-    /// [`issue_for`](Self::issue_for) where that matters.
+    /// RSA keys take a tenth of a second or more of the calling thread; make them elsewhere and
+    /// use [`issue_for`](Self::issue_for) where that matters.
     ///
     /// # Errors
     ///
-    /// Those of [`Issuer::sign`] and [`Issuer::trust_bundle`]; [`ErrorKind::Unsupported`] for what the issuer does not declare in its
-    /// [`capabilities`](Issuer::capabilities); [`ErrorKind::BadResponse`] if the answer must not be handed out.
+    /// Those of [`Issuer::sign`] and [`Issuer::trust_bundle`]; [`ErrorKind::Unsupported`] for what
+    /// the issuer does not declare in its [`capabilities`](Issuer::capabilities);
+    /// [`ErrorKind::BadResponse`] if the answer must not be handed out.
     pub async fn issue(&self, spec: &CertificateSpec, clock: &dyn Clock) -> Result<Identity> {
         let key = PrivateKey::generate(spec.key_type())?;
         let request = CertificateRequest::for_key(spec.clone(), &key, clock.now())?;
@@ -128,7 +136,8 @@ impl<I: Issuer> IssuingCa<I> {
         let issuer = &self.0.issuer;
         let named = |error: Error| error.with_context("issuer", issuer);
         issuer.capabilities().check(request).map_err(named)?;
-        // In boxes, what is seldom done: this is part of every certificate, and large futures cost more than small ones.
+        // In boxes, what is seldom done: this is part of every certificate, and large futures cost
+        // more than small ones.
         let roots = match self.0.known() {
             Some(known) => known,
             None => Box::pin(self.ask()).await.map_err(named)?,
@@ -183,7 +192,8 @@ impl<I: Issuer> IssuingCa<I> {
     ///
     /// # Errors
     ///
-    /// Those of [`Issuer::trust_bundle`], as long as no roots are known. Later failures are told by [`trouble`](Self::trouble).
+    /// Those of [`Issuer::trust_bundle`], as long as no roots are known. Later failures are told
+    /// by [`trouble`](Self::trouble).
     pub async fn trust(&self, clock: &dyn Clock) -> Result<TrustBundle> {
         let known = self.0.known();
         let now = clock.now();

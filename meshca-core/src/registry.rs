@@ -393,7 +393,8 @@ pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
 pub struct BuiltIssuer {
     /// Signs. An issuer that wraps it takes its place, and need not know of the rotation.
     pub issuer: Arc<dyn Issuer>,
-    /// The replacement of its CA, where that is for the holder of the issuer to drive. A CA that nobody replaces ends.
+    /// The replacement of its CA, where that is for the holder of the issuer to drive. A CA that
+    /// nobody replaces ends.
     pub rotation: Option<Arc<dyn CaRotation>>,
 }
 

@@ -200,8 +200,8 @@ async fn an_intermediate_costs_the_ca_one_signature_for_all() {
     assert!(world.log.count("signs with its next CA") >= 1);
 }
 
-/// The CA above an intermediate is exchanged for one with another root, in the way that CAs should be: it names the next root
-/// before anything leads to it.
+/// The CA above an intermediate is exchanged for one with another root, in the way that CAs should
+/// be: it names the next root before anything leads to it.
 #[tokio::test(start_paused = true)]
 async fn the_ca_above_an_intermediate_may_rotate() {
     let second = Duration::from_secs(1);
@@ -239,7 +239,8 @@ async fn the_ca_above_an_intermediate_may_rotate() {
         assert!(found, "restarts: {restarts}, told: {told}: {trusted:?}");
         assert_eq!(ca.times_asked(), 1, "nothing leads to it yet");
 
-        // Its old root is not its any more: the intermediate below it is replaced at once, and no workload trusts less than it needs.
+        // Its old root is not its any more: the intermediate below it is replaced at once, and no
+        // workload trusts less than it needs.
         ca.exchange(next, vec![]);
         let mut replaced = false;
         for _ in 0..100 {

@@ -28,8 +28,8 @@ const CA_END_MARGIN: Duration = Duration::from_secs(5);
 
 /// An issuer that has a role of Vault's PKI engine sign.
 ///
-/// It lives in a tokio runtime: a task of its own keeps the token alive, and ends when the issuer is dropped. See the
-/// [crate] for what it does, and [`VaultSettings`] for what it can be told.
+/// It lives in a tokio runtime: a task of its own keeps the token alive, and ends when the issuer
+/// is dropped. See the [crate] for what it does, and [`VaultSettings`] for what it can be told.
 pub struct VaultIssuer {
     pub(crate) settings: VaultSettings,
     pub(crate) client: Arc<VaultClient>,

@@ -1,10 +1,11 @@
 //! Issuers around an issuer: retries, limits, a breaker, audit, metrics.
 //!
-//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn Issuer>`
-//! included, and passes every method on. The rotation of a CA is
-//! [beside its issuer](crate::registry::BuiltIssuer), and the receipt is in the [answer](crate::SignedChain::with_receipt), so a wrapper
-//! need not know of them. Their `Display` is that of the issuer inside. Each has a feature of
-//! its own, so that an application links what it uses and nothing else.
+//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn
+//! Issuer>` included, and passes every method on. The rotation of a CA is [beside its
+//! issuer](crate::registry::BuiltIssuer), and the receipt is in the
+//! [answer](crate::SignedChain::with_receipt), so a wrapper need not know of them. Their `Display`
+//! is that of the issuer inside. Each has a feature of its own, so that an application links what
+//! it uses and nothing else.
 //!
 //! | feature | wrapper | what it does | default | test |
 //! |---|---|---|---|---|
@@ -59,11 +60,10 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
-//! use meshca::wrap::{
-//!     Audited, Breaker, JsonLinesSink, Metered, Rate, RateLimited, RetryPolicy, Retrying, SyncPolicy, TimeLimited,
-//! };
-//! use meshca::{CertificateSpec, Clock, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//! use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings}; use meshca::wrap::{ Audited,
+//! Breaker, JsonLinesSink, Metered, Rate, RateLimited, RetryPolicy, Retrying, SyncPolicy,
+//! TimeLimited, }; use meshca::{CertificateSpec, Clock, IssuingCa, MemorySecretStore, SpiffeId,
+//! SystemClock, TrustDomain};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {

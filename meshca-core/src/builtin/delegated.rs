@@ -33,10 +33,11 @@
 //! 2. [`activate_next`](DelegatedIssuer::activate_next), when every peer holds the root: the new intermediate signs.
 //! 3. [`retire`](DelegatedIssuer::retire): forgets intermediates that have ended, and their keys.
 //!
-//! [`follow_upstream`](DelegatedIssuer::follow_upstream) asks the upstream for its roots. Call it every few minutes, or
-//! [`follow`](CaRotation::follow) of its rotation: that is how a rotation of the upstream is seen. (The manager of `meshca-identity`
-//! does.) If the upstream stops publishing the root of the present intermediate – it was
-//! replaced by another CA – the next one is due at once. No leaf waits for any of this: [`sign`](Issuer::sign) and
+//! [`follow_upstream`](DelegatedIssuer::follow_upstream) asks the upstream for its roots. Call it
+//! every few minutes, or [`follow`](CaRotation::follow) of its rotation: that is how a rotation of
+//! the upstream is seen. (The manager of `meshca-identity` does.) If the upstream stops publishing
+//! the root of the present intermediate – it was replaced by another CA – the next one is due at
+//! once. No leaf waits for any of this: [`sign`](Issuer::sign) and
 //! [`trust_bundle`](Issuer::trust_bundle) never ask the upstream.
 //!
 //! A step that fails changes nothing, and the present intermediate signs on. When it nears its end leaves end with it, which is
@@ -212,8 +213,8 @@ impl DelegatedIssuer {
         self.follow(state, now).await
     }
 
-    /// Asks the upstream for its roots, and stores them for all replicas: so a rotation of the upstream is seen. The roots of everything
-    /// that can be alive stay.
+    /// Asks the upstream for its roots, and stores them for all replicas: so a rotation of the
+    /// upstream is seen. The roots of everything that can be alive stay.
     ///
     /// # Errors
     ///
@@ -512,8 +513,9 @@ impl Issuer for DelegatedIssuer {
         snapshot.active.sign(request, now, latest)
     }
 
-    /// The roots that are in the store. They do not depend on an upstream that does not answer: replicas must trust the root of a next
-    /// intermediate in time, whether they can reach the upstream or not.
+    /// The roots that are in the store. They do not depend on an upstream that does not answer:
+    /// replicas must trust the root of a next intermediate in time, whether they can reach the
+    /// upstream or not.
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         Ok(self.fresh_snapshot(self.clock.now()).await.bundle.clone())
     }

@@ -34,8 +34,8 @@ pub(super) struct CaRef {
     pub(super) epoch: u64,
 }
 
-/// How long a CA above the one that signs may take to name its roots. Less than the limit of the look that asks it, so that the
-/// roots of the CA itself are read all the same.
+/// How long a CA above the one that signs may take to name its roots. Less than the limit of the
+/// look that asks it, so that the roots of the CA itself are read all the same.
 const ABOVE: Duration = Duration::from_secs(30);
 
 /// A CA that was set up.

@@ -113,7 +113,8 @@ impl Backend {
         1 << together.clamp(1, MOST_TOGETHER).ilog2()
     }
 
-    /// When its roots are asked for again: as often as we want, and not more often than the CA may be asked.
+    /// When its roots are asked for again: as often as we want, and not more often than the CA may
+    /// be asked.
     pub(super) fn next_look(&self, now: Now, refresh: Duration) -> Duration {
         let own = self.issuer.as_ref().map(|live| live.trust_interval);
         now.up.saturating_add(refresh.max(own.unwrap_or_default()))

@@ -101,7 +101,8 @@ pub async fn requested_id(subject: &Subject<'_>) -> Outcome {
     outcome
 }
 
-/// Core's own verification hands it out, as [`IssuingCa`](meshca_core::IssuingCa) has it verify every answer.
+/// Core's own verification hands it out, as [`IssuingCa`](meshca_core::IssuingCa) has it verify
+/// every answer.
 pub async fn passes_core(subject: &Subject<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     if let Err(why) = verified(subject, &mut outcome).await {

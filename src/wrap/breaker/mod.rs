@@ -33,10 +33,11 @@ use super::rfc3339;
 ///   until something is signed.
 /// - **What does not**: errors that will not pass (the CA works, and says no), and
 ///   [`RateLimited`](ErrorKind::RateLimited) ones (the CA works, and says when). They neither open nor close it.
-/// - **While it is open** signing fails at once with [`Unavailable`](ErrorKind::Unavailable) and the time
-///   [after which](Retry::After) to come back; the message says since when, and the last failure is the
-///   source. `trust_bundle` is passed on: it is asked for seldom, and a CA that does not sign may still have new
-///   roots. So is `check`, since its caller wants to know the present state.
+/// - **While it is open** signing fails at once with [`Unavailable`](ErrorKind::Unavailable) and
+///   the time [after which](Retry::After) to come back; the message says since when, and the last
+///   failure is the source. `trust_bundle` is passed on: it is asked for seldom, and a CA that
+///   does not sign may still have new roots. So is `check`, since its caller wants to know the
+///   present state.
 /// - **A probe** is an ordinary request to sign, one at a time. One that is dropped leaves its place to the
 ///   next; one that has no answer for as long as the breaker stays open does as well.
 ///

@@ -345,7 +345,8 @@ impl Engine {
         backend.busy = false;
         backend.look_at = match std::mem::take(&mut backend.look_again) {
             true => now.up,
-            // One that did not answer is not made to wait for the end of its interval: until then it is said to fail.
+            // One that did not answer is not made to wait for the end of its interval: until then
+            // it is said to fail.
             false if result.is_err() => now.up.saturating_add(refresh),
             false => backend.next_look(now, refresh),
         };

@@ -273,7 +273,8 @@ impl Engine {
             if !backend.distributed {
                 return Admitted::No(untrusted(root));
             }
-            // The CA has changed under us, and verification heard of it first. What else has changed is looked at in a moment.
+            // The CA has changed under us, and verification heard of it first. What else has
+            // changed is looked at in a moment.
             backend.look_at = now.up;
             let ca = CaRef {
                 epoch: backend.epoch,
