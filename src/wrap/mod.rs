@@ -60,10 +60,11 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings}; use meshca::wrap::{ Audited,
-//! Breaker, JsonLinesSink, Metered, Rate, RateLimited, RetryPolicy, Retrying, SyncPolicy,
-//! TimeLimited, }; use meshca::{CertificateSpec, Clock, IssuingCa, MemorySecretStore, SpiffeId,
-//! SystemClock, TrustDomain};
+//! use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
+//! use meshca::wrap::{
+//!     Audited, Breaker, JsonLinesSink, Metered, Rate, RateLimited, RetryPolicy, Retrying, SyncPolicy, TimeLimited,
+//! };
+//! use meshca::{CertificateSpec, Clock, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
