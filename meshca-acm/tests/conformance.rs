@@ -20,8 +20,8 @@ mod moto {
     use meshca_acm::Template;
     use meshca_core::builtin::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
     use meshca_core::{
-        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, IssuingCa, KeyType,
-        LifetimePolicy, MemorySecretStore, Observation, PrivateKey, SpiffeId,
+        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, LifetimePolicy,
+        MemorySecretStore, Observation, PrivateKey, SpiffeId,
     };
     use meshca_testenv::servers::{Aws, AwsCaOptions};
     use meshca_testkit::conformance::{self, Subject};

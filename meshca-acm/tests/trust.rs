@@ -18,7 +18,7 @@ mod moto {
     use base64::engine::general_purpose::STANDARD;
     use meshca_acm::AcmSettings;
     use meshca_core::resource::DataSource;
-    use meshca_core::{Clock, Error, ErrorKind, Issuer, IssuingCa, Retry};
+    use meshca_core::{Clock, Error, ErrorKind, Issuer, Retry};
     use meshca_testenv::http::{CannedResponse, CannedServer};
     use meshca_testenv::relay::Relay;
     use meshca_testenv::servers::{Aws, AwsCaOptions};

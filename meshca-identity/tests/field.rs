@@ -244,7 +244,7 @@ async fn the_ca_above_an_intermediate_may_rotate() {
         ca.exchange(next, vec![]);
         let mut replaced = false;
         for _ in 0..100 {
-            pass(10 * second).await;
+            pass(600 * second).await;
             let identity = handle.identity().unwrap();
             let root = identity.certificate().root().der().clone();
             let trust = handle.trust();

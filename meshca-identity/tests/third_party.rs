@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::Resource;
 use meshca_core::resource::settings::{self, Fields, Model, Settings, SettingsType};
 use meshca_core::spiffe::{Environment, NameTemplate, Workload};

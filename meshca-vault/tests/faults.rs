@@ -30,7 +30,7 @@ mod vault {
     /// Longer than Vault takes, short enough for a test that waits for it.
     const TIMEOUT: Duration = Duration::from_secs(2);
 
-    async fn issue(issuer: &VaultIssuer) -> Result<(), Error> {
+    async fn issue(issuer: &IssuingCa<VaultIssuer>) -> Result<(), Error> {
         let identity = issuer.issue(&spec(), &*clock()).await?;
         let certificate = identity.certificate();
         assert_eq!(*certificate.spiffe_id(), id());

@@ -92,8 +92,8 @@ async fn every_method_is_forwarded_to_the_issuer_and_its_answer_back() {
             count.fetch_add(1, Ordering::SeqCst);
             None
         });
-        recorder.answer(Answer::Signs(chain));
         let bundle = issuer.trust_bundle().await.unwrap();
+        recorder.answer(Answer::Signs(chain));
         let chain = issuer.sign(&cart).await.unwrap();
         assert_eq!(settled.load(Ordering::SeqCst), 0);
         chain.verify(&cart, &bundle, Still(0).now()).unwrap_err();
