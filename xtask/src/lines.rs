@@ -4,7 +4,7 @@ mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use self::scan::Scanned;
@@ -157,7 +157,6 @@ fn git() -> Command {
 fn members(manifest: &str) -> Result<Vec<PathBuf>> {
     let list = manifest
         .split_once("\nmembers = [")
-        .or_else(|| manifest.split_once("[workspace]\nmembers = ["))
         .and_then(|(_, rest)| rest.split_once(']'))
         .ok_or("Cargo.toml: no list of members")?
         .0;
@@ -178,14 +177,9 @@ fn package_name(manifest: &str) -> Option<&str> {
 fn roots(tree: &Tree, member: &Path) -> Vec<PathBuf> {
     let programs = member.join("src/bin");
     let named = ["src/lib.rs", "src/main.rs", "build.rs"].map(|name| member.join(name));
-    let rust = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "rs");
-    let is_root = |file: &&PathBuf| named.contains(file) || file.parent() == Some(&programs);
-    tree.files
-        .iter()
-        .filter(rust)
-        .filter(is_root)
-        .cloned()
-        .collect()
+    let mut roots: Vec<_> = tree.files.iter().cloned().collect();
+    roots.retain(|file| named.contains(file) || file.parent() == Some(&programs));
+    roots
 }
 
 /// These files, and those that they reach through `mod`, outside tests.
@@ -200,56 +194,21 @@ fn reached(tree: &Tree, roots: Vec<PathBuf>) -> Result<BTreeMap<PathBuf, Scanned
         })
         .collect();
     while let Some((file, folder)) = next.pop() {
-        if files.contains_key(&file) {
-            continue;
-        }
         let scanned = Scanned::of(&tree.read(&file)?)
             .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
         for module in &scanned.modules {
-            // In a module that is written in place, a path counts from that module's folder.
-            let beside = file
-                .parent()
-                .filter(|_| module.inside.as_os_str().is_empty());
-            let from = folder.join(&module.inside);
-            let candidates = match &module.path {
-                Some(path) => vec![plain(&beside.unwrap_or(&from).join(path))],
-                None => vec![
-                    from.join(format!("{}.rs", module.name)),
-                    from.join(&module.name).join("mod.rs"),
-                ],
-            };
-            let found = candidates
-                .iter()
-                .find(|candidate| tree.files.contains(*candidate));
-            let found = found.ok_or_else(|| {
-                format!("{}: no file of module `{}`", file.display(), module.name)
-            })?;
-            let beside = found.parent().unwrap_or(&from);
-            let inner = match found.file_stem() {
-                _ if module.path.is_some() => beside.to_owned(),
-                Some(stem) if stem != "mod" => beside.join(stem),
-                _ => beside.to_owned(),
-            };
-            next.push((found.clone(), inner));
+            let inner = folder.join(module);
+            let beside = inner.with_extension("rs");
+            let found = [beside, inner.join("mod.rs")]
+                .into_iter()
+                .find(|candidate| tree.files.contains(candidate));
+            let found =
+                found.ok_or_else(|| format!("{}: no file of module `{module}`", file.display()))?;
+            next.push((found, inner));
         }
         files.insert(file, scanned);
     }
     Ok(files)
-}
-
-/// Without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                plain.pop();
-            }
-            other => plain.push(other),
-        }
-    }
-    plain
 }
 
 /// One line for each crate that is there now or was there before, and the total.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, Group, LexError, Span, TokenStream, TokenTree};
 
@@ -16,8 +15,8 @@ pub(super) struct Scanned {
     pub(super) functions: Vec<Function>,
     /// The words that paths begin with.
     pub(super) path_starts: BTreeSet<String>,
-    /// The modules that are files of their own.
-    pub(super) modules: Vec<Module>,
+    /// The names of the modules that are files of their own.
+    pub(super) modules: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -29,20 +28,10 @@ pub(super) struct Function {
     pub(super) lines: usize,
 }
 
-/// `mod name;`
-#[derive(Debug)]
-pub(super) struct Module {
-    pub(super) name: String,
-    /// The folder of the modules around it that are written in the same file.
-    pub(super) inside: PathBuf,
-    /// Its attribute `#[path]`.
-    pub(super) path: Option<String>,
-}
-
 impl Scanned {
     pub(super) fn of(text: &str) -> Result<Self, LexError> {
         let mut walk = Walk::default();
-        walk.tokens(text.parse()?, Path::new(""));
+        walk.tokens(text.parse()?);
         let mut found = walk.found;
         let is_test = |line: &usize| walk.tests.iter().any(|lines| lines.contains(line));
         found.code = walk.code.len();
@@ -61,10 +50,9 @@ struct Walk {
 }
 
 impl Walk {
-    fn tokens(&mut self, stream: TokenStream, inside: &Path) {
+    fn tokens(&mut self, stream: TokenStream) {
         let tokens: Vec<_> = stream.into_iter().collect();
         let mut rest = tokens.as_slice();
-        let mut path = None;
         while let [first, after @ ..] = rest {
             if let Some((attribute, after_it)) = attribute(rest) {
                 rest = after_it;
@@ -78,9 +66,8 @@ impl Walk {
                     rest = after_item;
                     continue;
                 }
-                path = path_of(attribute).or(path);
                 self.mark(first.span());
-                self.mark_group(attribute, inside);
+                self.mark_group(attribute);
                 continue;
             }
             let start = path_start(&tokens, tokens.len() - rest.len());
@@ -89,30 +76,16 @@ impl Walk {
                 [TokenTree::Ident(word), TokenTree::Ident(name), after @ ..] if word == "fn" => {
                     self.function(word.span(), name.to_string(), after);
                 }
-                [TokenTree::Ident(word), TokenTree::Ident(name), next, ..] if word == "mod" => {
-                    let name = name.to_string();
-                    match next {
-                        TokenTree::Group(body) => {
-                            self.mark(word.span());
-                            self.mark_group(body, &inside.join(name));
-                            rest = rest.get(3..).unwrap_or_default();
-                            continue;
-                        }
-                        _ => self.found.modules.push(Module {
-                            name,
-                            inside: inside.to_owned(),
-                            path: path.take(),
-                        }),
-                    }
+                [TokenTree::Ident(word), TokenTree::Ident(name), end, ..]
+                    if word == "mod" && is_punct(end, ';') =>
+                {
+                    self.found.modules.push(name.to_string());
                 }
                 _ => {}
             }
             match first {
-                TokenTree::Group(group) => self.mark_group(group, inside),
+                TokenTree::Group(group) => self.mark_group(group),
                 other => self.mark(other.span()),
-            }
-            if is_punct(first, ';') {
-                path = None;
             }
             rest = after;
         }
@@ -122,12 +95,12 @@ impl Walk {
         self.code.extend(span.start().line..=span.end().line);
     }
 
-    fn mark_group(&mut self, group: &Group, inside: &Path) {
+    fn mark_group(&mut self, group: &Group) {
         if group.delimiter() != Delimiter::None {
             self.mark(group.span_open());
             self.mark(group.span_close());
         }
-        self.tokens(group.stream(), inside);
+        self.tokens(group.stream());
     }
 
     fn function(&mut self, begin: Span, name: String, rest: &[TokenTree]) {
@@ -223,18 +196,6 @@ fn needs_test(predicate: &[TokenTree]) -> bool {
             (of == "all" && parts.clone().any(needs_test)) || (of == "any" && parts.all(needs_test))
         }
         _ => false,
-    }
-}
-
-fn path_of(attribute: &Group) -> Option<String> {
-    let tokens: Vec<_> = attribute.stream().into_iter().collect();
-    match tokens.as_slice() {
-        [TokenTree::Ident(name), equals, TokenTree::Literal(path)]
-            if name == "path" && is_punct(equals, '=') =>
-        {
-            Some(path.to_string().trim_matches('"').to_owned())
-        }
-        _ => None,
     }
 }
 
@@ -373,28 +334,8 @@ mod tests {
     }
 
     #[test]
-    fn modules_know_their_folder_and_path() {
-        let text = "mod a;\n#[path = \"other.rs\"]\npub mod b;\nmod c {\n    pub(super) mod d;\n}\nmod e;\n";
-        let found = scan(text);
-        let found: Vec<_> = found
-            .modules
-            .iter()
-            .map(|it| {
-                (
-                    it.name.as_str(),
-                    it.inside.to_str().unwrap(),
-                    it.path.as_deref(),
-                )
-            })
-            .collect();
-        assert_eq!(
-            found,
-            [
-                ("a", "", None),
-                ("b", "", Some("other.rs")),
-                ("d", "c", None),
-                ("e", "", None)
-            ]
-        );
+    fn modules_in_other_files_are_found() {
+        let found = scan("mod a;\npub(crate) mod b;\nmod c {\n    fn d() {}\n}\n");
+        assert_eq!(found.modules, ["a", "b"]);
     }
 }
