@@ -19,7 +19,10 @@ use meshca_identity::rustls023::{PeerPolicy, PeerRule};
 use meshca_testkit::FakeClock;
 use meshca_testkit::pki::{TestCa, TestCaOptions};
 use proptest::prelude::*;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
 
@@ -437,6 +440,16 @@ async fn a_certificate_must_be_that_of_one_workload() {
                 "for another purpose",
                 changed(|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]),
                 Err((PeerRule::Purpose, "is not for ")),
+            ),
+            case(
+                "an extension that is critical and not known",
+                changed(|it| {
+                    let mut unknown =
+                        CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 1], vec![5, 0]);
+                    unknown.set_criticality(true);
+                    it.custom_extensions.push(unknown);
+                }),
+                Err((PeerRule::Encoding, "")),
             ),
             case("an intermediate", below(true), Ok(())),
             case(
