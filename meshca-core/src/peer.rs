@@ -27,6 +27,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use spiffe::{SpiffeId, TrustDomain};
+use webpki::EndEntityCert;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::TrustBundle;
@@ -123,7 +124,10 @@ impl<'a> Peer<'a> {
             purpose: self.purpose,
             algorithms,
         };
-        match prover.prove(self.leaf, at) {
+        let end_entity = EndEntityCert::try_from(self.leaf).map_err(|error| {
+            Refusal::Encoding(format!("the peer's certificate cannot be used: {error}"))
+        })?;
+        match prover.prove(&end_entity, at) {
             Ok(_) => Ok(id),
             Err(no_path) => Err(self.refusal(no_path, &id, &leaf, bundle, at)),
         }
@@ -241,7 +245,7 @@ fn unknown_issuer(leaf: &Parsed<'_>, bundle: &TrustBundle, at: SystemTime) -> St
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Its certificate cannot be read.
+    /// Its certificate cannot be read, or has a critical extension that is not understood.
     Encoding(String),
     /// Its certificate does not carry exactly one URI that is the SPIFFE ID of a workload.
     SpiffeId(String),

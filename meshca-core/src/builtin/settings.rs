@@ -76,7 +76,7 @@ impl CaSecrets {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if these are no names for a secret.
     pub fn for_backend(mesh: &str, backend: &str) -> Result<Self> {
         Self::checked(
             mesh,

@@ -267,3 +267,21 @@ fn common_name(trust_domain: &str, generation: u32) -> String {
         format!("{short} G{generation}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So a replica of that version reads what this one writes.
+    #[test]
+    fn it_is_written_as_it_was_at_3213fda() {
+        for mesh in ["prepared", "activated", "all"] {
+            let key = CaSecrets::for_backend(mesh, "ca-1").unwrap();
+            let key = key.rotation().unwrap();
+            let golden = format!("tests/golden/3213fda/{key}");
+            let golden = SecretValue::new(std::fs::read(golden).unwrap());
+            let rotation: Rotation = ROTATION.read(&key, &golden).unwrap();
+            assert!(ROTATION.write(&rotation).unwrap() == golden, "{mesh}");
+        }
+    }
+}

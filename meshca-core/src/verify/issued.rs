@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
+use webpki::EndEntityCert;
 
 use super::path::{NoPath, Path, Prover, Purpose, in_words};
 use super::{CLOCK_SKEW, Refusal, bad};
@@ -45,9 +46,13 @@ pub(super) fn prove<'a>(
         },
         algorithms: webpki::ALL_VERIFICATION_ALGS,
     };
+    let end_entity = EndEntityCert::try_from(end_entity);
     let at = |moment| {
-        let explain = |no_path| refusal(no_path, leaf, &prover, moment);
-        prover.prove(end_entity, moment).map_err(explain)
+        let path = match &end_entity {
+            Ok(end_entity) => prover.prove(end_entity, moment),
+            Err(error) => Err(error.clone().into()),
+        };
+        path.map_err(|no_path| refusal(no_path, leaf, &prover, moment))
     };
     // What begins a moment from now is proven for that moment: the caller holds it back until then.
     let soon = now.checked_add(CLOCK_SKEW).unwrap_or(now);

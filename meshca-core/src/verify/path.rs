@@ -86,6 +86,12 @@ pub(crate) struct Unfit {
     pub(crate) root_unknown: bool,
 }
 
+impl From<webpki::Error> for NoPath {
+    fn from(error: webpki::Error) -> Self {
+        Self { error, unfit: None }
+    }
+}
+
 impl From<String> for Unfit {
     fn from(why: String) -> Self {
         Self {
@@ -99,7 +105,7 @@ impl<'a> Prover<'a> {
     /// Finds a path from this certificate that holds at this time.
     pub(crate) fn prove(
         &self,
-        end_entity: &CertificateDer<'_>,
+        end_entity: &EndEntityCert<'_>,
         at: SystemTime,
     ) -> Result<Path<'a>, NoPath> {
         let candidates = self.candidates.iter();
@@ -117,18 +123,16 @@ impl<'a> Prover<'a> {
             *examined.borrow_mut() = Some(result);
             verdict
         };
-        let proven = EndEntityCert::try_from(end_entity).and_then(|end_entity| {
-            let path = end_entity.verify_for_usage(
-                self.algorithms,
-                self.bundle.anchors(),
-                &intermediates,
-                time,
-                self.purpose,
-                None,
-                Some(&good_enough),
-            );
-            path.map(drop)
-        });
+        let proven = end_entity.verify_for_usage(
+            self.algorithms,
+            self.bundle.anchors(),
+            &intermediates,
+            time,
+            self.purpose,
+            None,
+            Some(&good_enough),
+        );
+        let proven = proven.map(drop);
         match (proven, examined.into_inner()) {
             (Ok(()), Some(Ok(path))) => Ok(path),
             (proven, examined) => Err(NoPath {

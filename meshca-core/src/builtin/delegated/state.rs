@@ -353,3 +353,21 @@ pub(super) fn assemble(intermediate: &Intermediate, key: PrivateKey) -> Result<A
 fn read_key(value: &SecretValue) -> Result<PrivateKey> {
     PrivateKey::from_pem(value.expose_str().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So a replica of that version reads what this one writes.
+    #[test]
+    fn it_is_written_as_it_was_at_3213fda() {
+        for mesh in ["first", "prepared", "activated", "all"] {
+            let secrets = DelegatedSecrets::new(&format!("delegated-{mesh}"), "mesh-ca");
+            let key = secrets.unwrap().state().unwrap();
+            let golden = format!("tests/golden/3213fda/{key}");
+            let golden = SecretValue::new(std::fs::read(golden).unwrap());
+            let state: State = STATE.read(&key, &golden).unwrap();
+            assert!(STATE.write(&state).unwrap() == golden, "{mesh}");
+        }
+    }
+}
