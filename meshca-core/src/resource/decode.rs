@@ -215,6 +215,11 @@ impl<'c> Cursor<'c> {
     }
 
     pub(crate) fn fields(self) -> Option<Fields<'c>> {
+        self.as_mapping().or_else(|| self.expected("a mapping"))
+    }
+
+    /// The fields, if this is a mapping, which is left to the reader.
+    pub(crate) fn as_mapping(self) -> Option<Fields<'c>> {
         match &self.node.value {
             Value::Map(entries) => Some(Fields {
                 cursor: self,
@@ -222,7 +227,7 @@ impl<'c> Cursor<'c> {
                 known: Vec::with_capacity(8),
                 missing: RefCell::default(),
             }),
-            _ => self.expected("a mapping"),
+            _ => None,
         }
     }
 
@@ -273,6 +278,22 @@ impl<'c> Cursor<'c> {
             }
         }
         items
+    }
+
+    /// Judges what is at the end of a path of fields; a list on the way stands for all of its items. What has another
+    /// shape is left to the reader.
+    pub(crate) fn visit(self, path: &[&'static str], judge: fn(Cursor<'_>)) {
+        match (&self.node.value, path) {
+            (_, []) => judge(self),
+            (Value::Seq(_), _) => {
+                self.list(|at| Some(at.visit(path, judge)));
+            }
+            (_, [first, rest @ ..]) => {
+                if let Some(f) = self.as_mapping() {
+                    f.child(first, |at| Some(at.visit(rest, judge)));
+                }
+            }
+        }
     }
 
     /// Reads one of a few words, and returns what stands beside it.
@@ -395,6 +416,15 @@ impl<'c> Fields<'c> {
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
         self.know(&[name]);
+        self.child(name, read)
+    }
+
+    /// Looks at a field, which stays unknown if no reader asks for it.
+    fn child<T>(
+        &self,
+        name: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
         let node = self.peek(name)?;
         let path = Path {
             parent: Some(self.cursor.path),
@@ -467,6 +497,21 @@ impl<'c> Fields<'c> {
     /// Records an error about a field (or a path of fields) that is not there, at this mapping.
     pub(crate) fn missing<T>(&self, name: &'static str, message: impl fmt::Display) -> Option<T> {
         self.hold_back(&[name], Some(name), self.cursor.node.at, message)
+    }
+
+    /// Records an error about a path of fields that is not there in whole, at the innermost mapping on the way. A mapping
+    /// in which the next field is misspelt was reported for that.
+    pub(crate) fn demand(&self, path: &'static str, message: &str) {
+        let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+        if !self.has(name) {
+            self.missing::<()>(path, message);
+        } else if !rest.is_empty() {
+            self.child(name, |at| {
+                let inner = at.as_mapping()?;
+                let misspelt = !inner.has(first(rest)) && inner.may_be_misspelt(&[rest]);
+                (!misspelt).then(|| inner.demand(rest, message))
+            });
+        }
     }
 
     /// Records an error about this mapping that any of these fields would have prevented.
@@ -588,6 +633,31 @@ impl<'c> Fields<'c> {
                 List(several)
             )),
         }
+    }
+
+    /// Reads which of these words `type` is. Beside each word stands the field that belongs to it; the fields of the other
+    /// words are refused, for a reason in which `{own}` stands for the field of this one. If `type` is
+    /// wrong, the only field that is there says which is meant.
+    pub(crate) fn tag(
+        &mut self,
+        words: &[(&'static str, &'static str)],
+        refusal: &str,
+    ) -> Option<&'static str> {
+        let choices: Vec<_> = words.iter().map(|pair| (pair.0, *pair)).collect();
+        if let Some((word, own)) = self.required("type", |at| at.choice(&choices)) {
+            for (_, field) in words {
+                if *field != own && self.has(field) {
+                    self.refuse::<()>(field, refusal.replace("{own}", own));
+                }
+            }
+            return Some(word);
+        }
+        let mut likely = words
+            .iter()
+            .filter(|(_, field)| words.len() == 1 || self.has(field));
+        let only = likely.next().filter(|_| likely.next().is_none());
+        words.iter().for_each(|(_, field)| self.know(&[field]));
+        only.map(|(word, _)| *word)
     }
 
     /// Every field that nobody asked for is a violation.

@@ -90,6 +90,12 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Whether a field of this mapping is this text.
+    pub(crate) fn says(&self, key: &str, expected: &str) -> bool {
+        let value = self.get(key).map(|node| &node.value);
+        matches!(value, Some(Value::Str(text)) if text == expected)
+    }
+
     pub(crate) fn to_json(&self) -> Json {
         match &self.value {
             Value::Null => Json::Null,

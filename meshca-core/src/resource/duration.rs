@@ -3,13 +3,14 @@
 //! `Mesh` takes one whole number and one unit of `ms s m h d w y` (`1d`, `720h`); `MeshIdentity` takes
 //! what Go's `time.ParseDuration` takes (`24h`, `1h30m`, `1.5s`).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serializer;
-use serde::ser::Error as _;
 
 use super::decode::{Clip, Cursor};
 use super::document::Value;
+use super::field::{Codec as _, Notation};
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [
@@ -168,7 +169,7 @@ pub fn mesh(at: Cursor<'_>) -> Option<Duration> {
     read(at, parse_mesh)
 }
 
-pub(crate) fn go(at: Cursor<'_>) -> Option<Duration> {
+fn go(at: Cursor<'_>) -> Option<Duration> {
     read(at, parse_go)
 }
 
@@ -180,21 +181,48 @@ fn positive(at: Cursor<'_>, duration: Duration) -> Option<Duration> {
     Some(duration)
 }
 
-pub(crate) fn mesh_lifetime(at: Cursor<'_>) -> Option<Duration> {
-    mesh(at).and_then(|duration| positive(at, duration))
-}
+/// A lifetime in a `Mesh`.
+pub(crate) const MESH_LIFETIME: Notation<Duration> = Notation {
+    read: |at| mesh(at).and_then(|duration| positive(at, duration)),
+    ..MESH
+};
 
-pub(crate) fn go_lifetime(at: Cursor<'_>) -> Option<Duration> {
-    go(at).and_then(|duration| positive(at, duration))
-}
+/// A lifetime in a `MeshIdentity`.
+pub(crate) const GO_LIFETIME: Notation<Duration> = Notation {
+    read: |at| go(at).and_then(|duration| positive(at, duration)),
+    ..GO
+};
 
-/// How long somebody waits.
-pub(crate) fn mesh_timeout(at: Cursor<'_>) -> Option<Duration> {
-    let timeout = mesh(at)?;
-    if timeout.is_zero() {
-        return at.error("must be positive: nothing is answered in no time");
-    }
-    Some(timeout)
+/// How long the control plane waits.
+pub(crate) const MESH_TIMEOUT: Notation<Duration> = Notation {
+    read: |at| {
+        let timeout = mesh(at)?;
+        match timeout.is_zero() {
+            true => at.error("must be positive: nothing is answered in no time"),
+            false => Some(timeout),
+        }
+    },
+    ..MESH
+};
+
+const MESH: Notation<Duration> = Notation {
+    read: mesh,
+    write: |duration| written(format_mesh(*duration)),
+    #[cfg(feature = "schema")]
+    schema: |generator| generator.subschema_for::<MeshDuration>(),
+};
+
+/// Any duration in a `MeshIdentity`.
+pub(crate) const GO: Notation<Duration> = Notation {
+    read: go,
+    write: |duration| written(format_go(*duration)),
+    #[cfg(feature = "schema")]
+    schema: |generator| generator.subschema_for::<GoDuration>(),
+};
+
+fn written(text: Option<String>) -> Result<Cow<'static, str>, &'static str> {
+    text.map(Cow::Owned)
+        .ok_or("a duration that this field cannot express: too long or too fine")
 }
 
 /// The schema of what [`mesh`] reads.
@@ -219,29 +247,16 @@ pub(crate) struct MeshDuration(String);
 #[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct GoDuration(String);
 
-fn write<S: Serializer>(text: Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    match text {
-        Some(text) => serializer.serialize_str(&text),
-        None => Err(S::Error::custom(
-            "a duration that this field cannot express: too long or too fine",
-        )),
-    }
-}
-
 /// For `serialize_with` on fields that are skipped when `None`.
 pub(crate) fn serialize_mesh<S: Serializer>(
     duration: &Option<Duration>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    write(format_mesh(duration.unwrap_or_default()), serializer)
+    MESH.write(&duration.unwrap_or_default(), serializer)
 }
 
-/// For `serialize_with` on fields that are skipped when `None`.
-pub(crate) fn serialize_go<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    write(format_go(duration.unwrap_or_default()), serializer)
+pub(crate) fn mesh_lifetime(at: Cursor<'_>) -> Option<Duration> {
+    MESH_LIFETIME.read(at)
 }
 
 #[cfg(test)]

@@ -118,9 +118,11 @@
 mod any_settings;
 mod datasource;
 mod de;
+mod declare;
 mod decode;
 mod document;
 mod duration;
+mod field;
 mod free_form;
 mod kri;
 pub mod labels;

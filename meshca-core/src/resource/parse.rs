@@ -464,13 +464,7 @@ fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
         at.error::<()>("this is no resource: it has neither `apiVersion` and `kind` nor `type`");
         return;
     };
-    let list = lists
-        && form == Form::Kubernetes
-        && at
-            .node
-            .get("kind")
-            .is_some_and(|kind| is_text(kind, "List"));
-    if list {
+    if lists && form == Form::Kubernetes && at.node.says("kind", "List") {
         f.know(&["kind", "metadata"]);
         f.required("apiVersion", |at| api_version(at, "v1"));
         f.required("items", |at| {
@@ -500,10 +494,6 @@ fn content(f: &mut Fields<'_>, kind: &str, form: Form) -> Option<Resource> {
         "MeshTrust" => mesh_trust::read(f, form).map(Resource::MeshTrust),
         _ => secret::read(f, form).map(Resource::Secret),
     }
-}
-
-fn is_text(node: &Node<'_>, expected: &str) -> bool {
-    matches!(&node.value, Value::Str(text) if text == expected)
 }
 
 fn kind(at: Cursor<'_>) -> Option<&'static str> {

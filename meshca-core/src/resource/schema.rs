@@ -5,81 +5,139 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value as Json, json};
 
 use super::any_settings::Model;
+use super::declare::Mapping as _;
 use super::decode::{Context, SettingsType};
+use super::mesh::BackendFields;
 use super::metadata::{API_VERSION, OBJECT_META, UNIVERSAL_META};
 use super::provider::{self, OURS};
-use super::secret::KUBERNETES_TYPE;
 use super::violation::Report;
 use super::{
     ExtensionMode, Form, Mesh, MeshIdentity, MeshTls, MeshTrust, SecretResource, mesh,
-    mesh_identity, mesh_tls, mesh_trust,
+    mesh_identity, mesh_tls, mesh_trust, secret,
 };
 
-/// The schema of a kind whose content is in `spec`, in Universal form perhaps beside the name.
-fn of<S: JsonSchema>(
-    kind: &str,
-    form: Form,
-    flat_universal: bool,
-    types: &[SettingsType],
-) -> String {
+/// The schema of a kind whose content is in `spec`.
+fn of<S: JsonSchema>(kind: &str, form: Form, types: &[SettingsType]) -> String {
     let mut generator = generator();
-    let mut spec = S::json_schema(&mut generator).to_value();
-    if kind == "MeshTrust" {
-        // Older versions kept it here.
-        let kri = closed(json!({ "kri": { "type": "string" } }), &[]);
-        add_property(&mut spec, "origin", kri);
-    }
-    let mut properties = Map::new();
+    let spec = S::json_schema(&mut generator).to_value();
+    let content = Map::from_iter([("spec".to_owned(), spec)]);
     match form {
         Form::Kubernetes => {
-            properties.insert("spec".into(), spec);
             let namespaced = kind != "Mesh";
             kubernetes(
                 kind,
                 API_VERSION,
                 namespaced,
                 namespaced,
-                properties,
-                definitions(generator, types),
-            )
-        }
-        Form::Universal if flat_universal => {
-            if let Some(Json::Object(content)) = spec.get("properties") {
-                properties.extend(content.clone());
-            }
-            // Flat is the rule, but documents with a `spec` exist.
-            properties.insert("spec".into(), spec);
-            universal(
-                kind,
-                false,
-                None,
-                properties,
-                true,
+                content,
                 definitions(generator, types),
             )
         }
         Form::Universal => {
-            properties.insert("spec".into(), spec);
-            universal(
-                kind,
-                true,
-                Some("spec"),
-                properties,
-                false,
-                definitions(generator, types),
-            )
+            let definitions = definitions(generator, types);
+            universal(kind, true, Some("spec"), content, false, definitions)
         }
     }
 }
 
-/// An object with these fields and no others.
-fn closed(properties: Json, required: &[&str]) -> Json {
-    json!({
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": false,
-    })
+/// The schema of a kind whose content is beside the name, in Universal form.
+fn flat<S: JsonSchema>(kind: &str, in_mesh: bool, open: bool, types: &[SettingsType]) -> String {
+    let mut generator = generator();
+    let spec = S::json_schema(&mut generator).to_value();
+    let mut content = properties(&spec);
+    // Flat is the rule, but documents with a `spec` exist.
+    content.insert("spec".to_owned(), spec);
+    universal(
+        kind,
+        in_mesh,
+        None,
+        content,
+        open,
+        definitions(generator, types),
+    )
+}
+
+fn properties(schema: &Json) -> Map<String, Json> {
+    match schema.get("properties") {
+        Some(Json::Object(properties)) => properties.clone(),
+        _ => Map::new(),
+    }
+}
+
+/// The schema of a mapping, made field by field.
+pub(super) struct Object {
+    schema: Map<String, Json>,
+    properties: Map<String, Json>,
+    required: Vec<Json>,
+}
+
+impl Object {
+    pub(super) fn new(doc: &[&str]) -> Self {
+        Self {
+            schema: described(doc),
+            properties: Map::new(),
+            required: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, name: &str, required: bool, doc: &[&str], mut content: Schema) {
+        content.ensure_object().extend(described(doc));
+        self.properties.insert(name.to_owned(), content.to_value());
+        if required {
+            self.required.push(name.into());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Schema {
+        self.schema.insert("type".into(), "object".into());
+        self.schema
+            .insert("properties".into(), self.properties.into());
+        if !self.required.is_empty() {
+            self.schema.insert("required".into(), self.required.into());
+        }
+        self.schema.into()
+    }
+}
+
+/// The schema of an enum of words.
+pub(super) fn words(doc: &[&str], words: &[(&str, &[&str])]) -> Schema {
+    let mut schema = described(doc);
+    if words.iter().all(|(_, doc)| doc.is_empty()) {
+        schema.insert("type".into(), "string".into());
+        schema.insert("enum".into(), words.iter().map(|(word, _)| *word).collect());
+    } else {
+        let alternatives = words.iter().map(|(word, doc)| {
+            let mut alternative = described(doc);
+            alternative.insert("type".into(), "string".into());
+            alternative.insert("const".into(), (*word).into());
+            Json::Object(alternative)
+        });
+        schema.insert("oneOf".into(), alternatives.collect());
+    }
+    schema.into()
+}
+
+/// The schema of an enum of mappings.
+pub(super) fn one_of<const N: usize>(doc: &[&str], alternatives: [Schema; N]) -> Schema {
+    let mut schema = described(doc);
+    schema.insert(
+        "oneOf".into(),
+        alternatives.map(Schema::to_value).to_vec().into(),
+    );
+    schema.into()
+}
+
+/// The description, if there is one: the first paragraph, since what follows is for users of the Rust types.
+fn described(doc: &[&str]) -> Map<String, Json> {
+    let lines: Vec<_> = doc
+        .iter()
+        .map(|line| line.trim())
+        .take_while(|line| !line.is_empty())
+        .collect();
+    match lines.is_empty() {
+        true => Map::new(),
+        false => Map::from_iter([("description".into(), lines.join("\n").into())]),
+    }
 }
 
 fn add_property(schema: &mut Json, name: &str, property: Json) {
@@ -128,23 +186,13 @@ fn settings_in(fields: &[&str], settings: &Json, blocks: &[&str]) -> Json {
 }
 
 /// A CA of the classic model. What is in `conf` depends on `type`: [`by_type`] adds that.
-pub(super) fn backend<M: JsonSchema, C: JsonSchema, R: JsonSchema>(
-    generator: &mut SchemaGenerator,
-) -> Schema {
-    json_schema!({
-        "description": "A CA of the mesh. The settings depend on its type.",
-        "type": "object",
-        "properties": {
-            "name": { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" },
-            "type": {},
-            "mode": generator.subschema_for::<M>(),
-            "dpCert": generator.subschema_for::<C>(),
-            "rootChain": generator.subschema_for::<R>(),
-            "conf": { "type": ["object", "null"] },
-        },
-        "required": ["name", "type"],
-        "additionalProperties": false,
-    })
+pub(super) fn backend(generator: &mut SchemaGenerator) -> Schema {
+    let mut object = Object::new(&["A CA of the mesh. The settings depend on its type."]);
+    let name =
+        json_schema!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+    object.add("name", true, &[], name);
+    BackendFields::describe_fields(&mut object, generator);
+    object.finish()
 }
 
 /// A CA of the modern model that is named. What is in `config` depends on `name`: [`by_type`] adds that.
@@ -474,53 +522,32 @@ macro_rules! schema {
 
 /// The schema of a kind that names CAs.
 macro_rules! schema_by_type {
-    ($type:ident, $kind:literal, $spec:ty, $flat:literal) => {
+    ($type:ident, $kind:literal, ($form:ident, $types:ident) => $schema:expr) => {
         schema!($type, $kind, form => Self::json_schema_with(form, OURS));
 
         #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
         impl $type {
             /// As [`json_schema`](Self::json_schema), with the settings of these types of CAs: those of
             /// [`BackendRegistry::settings`](crate::BackendRegistry::settings).
-            pub fn json_schema_with(form: Form, types: &[SettingsType]) -> String {
-                of::<$spec>($kind, form, $flat, types)
+            pub fn json_schema_with($form: Form, $types: &[SettingsType]) -> String {
+                $schema
             }
         }
     };
 }
 
-schema_by_type!(Mesh, "Mesh", mesh::SpecWire<'static>, true);
-schema_by_type!(
-    MeshIdentity,
-    "MeshIdentity",
-    mesh_identity::SpecWire<'static>,
-    false
-);
-schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::SpecWire<'static>>("MeshTrust", form, false, &[]));
-schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::SpecWire<'static>>("MeshTLS", form, false, &[]));
-schema!(SecretResource, "Secret", form => secret(form));
-
-fn secret(form: Form) -> String {
-    match form {
-        Form::Kubernetes => {
-            let value = closed(json!({ "value": { "type": "string" } }), &["value"]);
-            let content = json!({
-                "type": { "const": KUBERNETES_TYPE }, "immutable": { "type": "boolean" }, "data": value, "stringData": value,
-            });
-            kubernetes("Secret", "v1", true, false, object(content), Map::new())
-        }
-        Form::Universal => {
-            let data = json!({ "type": "string", "contentEncoding": "base64" });
-            // The data is beside the name, but documents with a `spec` exist.
-            let content =
-                json!({ "data": data, "spec": closed(json!({ "data": data }), &["data"]) });
-            universal("Secret", true, None, object(content), false, Map::new())
-        }
+schema_by_type!(Mesh, "Mesh", (form, types) => match form {
+    Form::Kubernetes => of::<mesh::SpecWire<'static>>("Mesh", form, types),
+    Form::Universal => flat::<mesh::SpecWire<'static>>("Mesh", false, true, types),
+});
+schema_by_type!(MeshIdentity, "MeshIdentity", (form, types) => of::<mesh_identity::Spec>("MeshIdentity", form, types));
+schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::Spec>("MeshTrust", form, &[]));
+schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::Spec>("MeshTLS", form, &[]));
+schema!(SecretResource, "Secret", form => match form {
+    Form::Kubernetes => {
+        let mut generator = generator();
+        let content = properties(&secret::OnKubernetes::json_schema(&mut generator).to_value());
+        kubernetes("Secret", "v1", true, false, content, definitions(generator, &[]))
     }
-}
-
-fn object(json: Json) -> Map<String, Json> {
-    match json {
-        Json::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
+    Form::Universal => flat::<secret::Universal>("Secret", true, false, &[]),
+});
