@@ -6,11 +6,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::Serializer;
-
 use super::decode::{Clip, Cursor};
 use super::document::Value;
-use super::field::{Codec as _, Notation};
+use super::field::Notation;
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [
@@ -246,18 +244,6 @@ pub(crate) struct MeshDuration(String);
 )]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct GoDuration(String);
-
-/// For `serialize_with` on fields that are skipped when `None`.
-pub(crate) fn serialize_mesh<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    MESH.write(&duration.unwrap_or_default(), serializer)
-}
-
-pub(crate) fn mesh_lifetime(at: Cursor<'_>) -> Option<Duration> {
-    MESH_LIFETIME.read(at)
-}
 
 #[cfg(test)]
 mod tests {

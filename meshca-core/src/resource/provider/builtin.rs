@@ -1,14 +1,18 @@
 //! Settings of the CAs in the control plane: one that makes its own root, and one whose certificate and key are provided.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::super::datasource::DataSource;
+use super::super::declare::{Mapping, mapping};
 use super::super::duration;
+use super::super::field::{described, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
+use super::super::settings::{self, Cursor, Dialect, Fields, Settings, Spelling};
 
 /// A MeshIdentity has the type `Bundled` for these.
 const CLASSIC_ONLY: Spelling = Spelling {
@@ -16,30 +20,30 @@ const CLASSIC_ONLY: Spelling = Spelling {
     ..Spelling::ONE
 };
 
-/// Settings of the built-in CA.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(into = "BuiltinWire")]
-#[non_exhaustive]
-pub struct BuiltinConf {
-    /// `caCert.RSAbits`: the size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
-    pub rsa_bits: Option<u32>,
-    /// `caCert.expiration`: the lifetime of the root. Absent: 10 years.
-    pub expiration: Option<Duration>,
+mapping! {
+    /// Settings of the built-in CA.
+    ///
+    /// In the document they are in `caCert`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct BuiltinConf as "BuiltinCaCert" {
+        /// The size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
+        pub rsa_bits: Option<u32> = optional("RSAbits", described(rsa_bits, || json!({ "enum": [2048, 3072, 4096] }))),
+        /// The lifetime of the root. Absent: 10 years.
+        pub expiration: Option<Duration> = optional("expiration", duration::MESH_LIFETIME),
+    }
 }
 
-/// Settings of a CA whose certificate and key are provided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "ProvidedSettings")
-)]
-#[non_exhaustive]
-pub struct ProvidedConf {
-    /// The CA's certificate, with the intermediates that lead to its root if it is not one itself.
-    pub cert: DataSource,
-    /// The CA's private key.
-    pub key: DataSource,
+mapping! {
+    /// Settings of a CA whose certificate and key are provided.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct ProvidedConf as "ProvidedSettings" {
+        /// The CA's certificate, with the intermediates that lead to its root if it is not one itself.
+        pub cert: DataSource = required("cert", settings::public),
+        /// The CA's private key.
+        pub key: DataSource = required("key", settings::secret),
+    }
 }
 
 impl ProvidedConf {
@@ -49,32 +53,30 @@ impl ProvidedConf {
     }
 }
 
+fn rsa_bits(at: Cursor<'_>) -> Option<u32> {
+    match settings::integer(at)? {
+        bits @ (2048 | 3072 | 4096) => Some(bits),
+        _ => at.error("must be 2048, 3072 or 4096"),
+    }
+}
+
 impl Settings for BuiltinConf {
     const TYPE: &'static str = "builtin";
     const SPELLING: Spelling = CLASSIC_ONLY;
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
-        Some(f.opt("caCert", ca_cert).unwrap_or_default())
+        Some(f.opt("caCert", <Self as Mapping>::read).unwrap_or_default())
     }
 
     #[cfg(feature = "schema")]
     fn schema() -> Option<FreeForm> {
-        settings::fragment::<BuiltinWire>()
+        settings::fragment_in::<Self>("caCert", false)
     }
-}
 
-fn ca_cert(at: Cursor<'_>) -> Option<BuiltinConf> {
-    at.mapping(|f| {
-        let rsa_bits = f.opt("RSAbits", |at| match settings::integer(at)? {
-            bits @ (2048 | 3072 | 4096) => Some(bits),
-            _ => at.error("must be 2048, 3072 or 4096"),
-        });
-        let expiration = f.opt("expiration", duration::mesh_lifetime);
-        Some(BuiltinConf {
-            rsa_bits,
-            expiration,
-        })
-    })
+    fn in_dialect(&self, _: Dialect) -> impl Serialize {
+        let set = (*self != Self::default()).then_some(("caCert", self));
+        BTreeMap::from_iter(set)
+    }
 }
 
 impl Settings for ProvidedConf {
@@ -82,12 +84,7 @@ impl Settings for ProvidedConf {
     const SPELLING: Spelling = CLASSIC_ONLY;
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
-        let cert = f.required("cert", settings::public);
-        let key = f.required("key", settings::secret);
-        Some(Self {
-            cert: cert?,
-            key: key?,
-        })
+        Self::read_fields(f)
     }
 
     #[cfg(feature = "schema")]
@@ -97,46 +94,5 @@ impl Settings for ProvidedConf {
 
     fn holds_the_ca(&self) -> bool {
         true
-    }
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "BuiltinSettings")
-)]
-#[serde(rename_all = "camelCase")]
-struct BuiltinWire {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_cert: Option<CaCertWire>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "BuiltinCaCert")
-)]
-struct CaCertWire {
-    #[serde(rename = "RSAbits", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(extend("enum" = [2048, 3072, 4096, null])))]
-    rsa_bits: Option<u32>,
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "duration::serialize_mesh"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
-    expiration: Option<Duration>,
-}
-
-impl From<BuiltinConf> for BuiltinWire {
-    fn from(conf: BuiltinConf) -> Self {
-        Self {
-            ca_cert: (conf != BuiltinConf::default()).then_some(CaCertWire {
-                rsa_bits: conf.rsa_bits,
-                expiration: conf.expiration,
-            }),
-        }
     }
 }
