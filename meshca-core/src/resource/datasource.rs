@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::declare::{Mapping as _, mapping, one_of, tagged};
 use super::decode::{self, Cursor};
-use super::field::{Choice, Codec as _, Notation, described, group, required, spelt};
+use super::field::{Choice, Codec, described, group, required, spelt, try_spelt};
 use crate::SecretValue;
 
 one_of! {
@@ -28,9 +28,9 @@ one_of! {
         /// `file`: a path on the control plane's host.
         File(PathBuf) = ("file", path),
         /// `inline`: the bytes themselves, base64 in the document and decoded here.
-        Inline(SecretValue) = ("inline", BASE64),
+        Inline(SecretValue) = ("inline", base64()),
         /// `inlineString`: the text itself.
-        InlineString(SecretValue) = ("inlineString", INLINE_TEXT),
+        InlineString(SecretValue) = ("inlineString", inline_text()),
     }
 }
 
@@ -46,7 +46,7 @@ tagged! {
         /// `type: EnvVar`: the name of an environment variable of the control plane.
         EnvVar(String) = "EnvVar" with required("envVar", group(required("name", variable))),
         /// `type: InsecureInline`: the text itself.
-        InsecureInline(SecretValue) = "InsecureInline" with required("insecureInline", group(required("value", INLINE_TEXT))),
+        InsecureInline(SecretValue) = "InsecureInline" with required("insecureInline", group(required("value", inline_text()))),
     }
 }
 
@@ -121,14 +121,11 @@ fn variable(at: Cursor<'_>) -> Option<String> {
 }
 
 /// Base64 with padding; line breaks and blanks inside are accepted, as block scalars have them.
-pub(crate) const BASE64: Notation<SecretValue> = Notation {
-    read: base64,
-    write: |value| Ok(STANDARD.encode(value.expose()).into()),
-    #[cfg(feature = "schema")]
-    schema: |generator| generator.subschema_for::<String>(),
-};
+pub(crate) fn base64() -> impl Codec<Value = SecretValue> {
+    spelt(read_base64, |value| STANDARD.encode(value.expose()))
+}
 
-fn base64(at: Cursor<'_>) -> Option<SecretValue> {
+fn read_base64(at: Cursor<'_>) -> Option<SecretValue> {
     let text = at.text()?;
     let compact = Zeroizing::new(
         text.chars()
@@ -142,13 +139,13 @@ fn base64(at: Cursor<'_>) -> Option<SecretValue> {
     }
 }
 
-/// The text itself.
-pub(crate) const INLINE_TEXT: Notation<SecretValue> = Notation {
-    read: |at| decode::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
-    write: |value| match value.expose_str() {
-        Some(text) => Ok(text.into()),
-        None => Err("an inline value that is not text"),
-    },
-    #[cfg(feature = "schema")]
-    schema: |generator| generator.subschema_for::<String>(),
-};
+/// A value that is a text.
+pub(crate) fn inline_text() -> impl Codec<Value = SecretValue> {
+    try_spelt(
+        |at| decode::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
+        |value| {
+            let text = value.expose_str().map(str::to_owned);
+            text.ok_or("an inline value that is not text")
+        },
+    )
+}

@@ -90,10 +90,17 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The text in a field of this mapping.
+    pub(crate) fn text_of(&self, key: &str) -> Option<&str> {
+        match &self.get(key)?.value {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether a field of this mapping is this text.
     pub(crate) fn says(&self, key: &str, expected: &str) -> bool {
-        let value = self.get(key).map(|node| &node.value);
-        matches!(value, Some(Value::Str(text)) if text == expected)
+        self.text_of(key) == Some(expected)
     }
 
     pub(crate) fn to_json(&self) -> Json {

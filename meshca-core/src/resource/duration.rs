@@ -3,12 +3,13 @@
 //! `Mesh` takes one whole number and one unit of `ms s m h d w y` (`1d`, `720h`); `MeshIdentity` takes
 //! what Go's `time.ParseDuration` takes (`24h`, `1h30m`, `1.5s`).
 
-use std::borrow::Cow;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use super::decode::{Clip, Cursor};
 use super::document::Value;
-use super::field::Notation;
+use super::field::{Codec, try_spelt};
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [
@@ -180,69 +181,71 @@ fn positive(at: Cursor<'_>, duration: Duration) -> Option<Duration> {
 }
 
 /// A lifetime in a `Mesh`.
-pub(crate) const MESH_LIFETIME: Notation<Duration> = Notation {
-    read: |at| mesh(at).and_then(|duration| positive(at, duration)),
-    ..MESH
-};
-
-/// A lifetime in a `MeshIdentity`.
-pub(crate) const GO_LIFETIME: Notation<Duration> = Notation {
-    read: |at| go(at).and_then(|duration| positive(at, duration)),
-    ..GO
-};
+pub(crate) fn mesh_lifetime() -> impl Codec<Value = Duration> {
+    in_mesh(|at| mesh(at).and_then(|duration| positive(at, duration)))
+}
 
 /// How long the control plane waits.
-pub(crate) const MESH_TIMEOUT: Notation<Duration> = Notation {
-    read: |at| {
+pub(crate) fn mesh_timeout() -> impl Codec<Value = Duration> {
+    in_mesh(|at| {
         let timeout = mesh(at)?;
         match timeout.is_zero() {
             true => at.error("must be positive: nothing is answered in no time"),
             false => Some(timeout),
         }
-    },
-    ..MESH
-};
-
-const MESH: Notation<Duration> = Notation {
-    read: mesh,
-    write: |duration| written(format_mesh(*duration)),
-    #[cfg(feature = "schema")]
-    schema: |generator| generator.subschema_for::<MeshDuration>(),
-};
-
-/// Any duration in a `MeshIdentity`.
-pub(crate) const GO: Notation<Duration> = Notation {
-    read: go,
-    write: |duration| written(format_go(*duration)),
-    #[cfg(feature = "schema")]
-    schema: |generator| generator.subschema_for::<GoDuration>(),
-};
-
-fn written(text: Option<String>) -> Result<Cow<'static, str>, &'static str> {
-    text.map(Cow::Owned)
-        .ok_or("a duration that this field cannot express: too long or too fine")
+    })
 }
 
-/// The schema of what [`mesh`] reads.
-#[cfg(feature = "schema")]
-#[derive(schemars::JsonSchema)]
-#[schemars(
-    transparent,
-    description = "One whole number and one unit: `24h`, `30d`",
-    extend("pattern" = "^[0-9]+(ms|s|m|h|d|w|y)$")
+fn in_mesh(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duration> {
+    try_spelt(read, |duration| {
+        format_mesh(*duration)
+            .map(MeshDuration)
+            .ok_or(INEXPRESSIBLE)
+    })
+}
+
+/// A lifetime in a `MeshIdentity`.
+pub(crate) fn go_lifetime() -> impl Codec<Value = Duration> {
+    in_go(|at| go(at).and_then(|duration| positive(at, duration)))
+}
+
+/// Any duration in a `MeshIdentity`.
+pub(crate) fn go_duration() -> impl Codec<Value = Duration> {
+    in_go(go)
+}
+
+fn in_go(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duration> {
+    try_spelt(read, |duration| {
+        format_go(*duration).map(GoDuration).ok_or(INEXPRESSIBLE)
+    })
+}
+
+const INEXPRESSIBLE: &str = "a duration that this field cannot express: too long or too fine";
+
+/// What [`mesh`] reads.
+#[derive(Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        transparent,
+        description = "One whole number and one unit: `24h`, `30d`",
+        extend("pattern" = "^[0-9]+(ms|s|m|h|d|w|y)$")
+    )
 )]
-#[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct MeshDuration(String);
 
-/// The schema of what [`go`] reads.
-#[cfg(feature = "schema")]
-#[derive(schemars::JsonSchema)]
-#[schemars(
-    transparent,
-    description = "A duration as Go writes it: `24h`, `1h30m`",
-    extend("pattern" = "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$")
+/// What [`go`] reads.
+#[derive(Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        transparent,
+        description = "A duration as Go writes it: `24h`, `1h30m`",
+        extend("pattern" = "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$")
+    )
 )]
-#[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct GoDuration(String);
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 //!
 //! The macros of [`declare`](super::declare) make types of them.
 
-use std::borrow::Cow;
-use std::fmt::Display;
 use std::marker::PhantomData;
 
 #[cfg(feature = "schema")]
@@ -147,54 +145,28 @@ pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'st
     found.map(|(word, _)| *word).unwrap_or_default()
 }
 
-/// A value that is written as a text.
-pub(crate) struct Notation<T: 'static> {
-    pub(crate) read: fn(Cursor<'_>) -> Option<T>,
-    /// The error says why the value has no notation.
-    pub(crate) write: fn(&T) -> Result<Cow<'_, str>, &'static str>,
-    #[cfg(feature = "schema")]
-    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
-}
-
-/// The notation of a type that is written as it displays.
-pub(crate) fn text<T: Display>(read: fn(Cursor<'_>) -> Option<T>) -> Notation<T> {
-    Notation {
-        read,
-        write: |value| Ok(value.to_string().into()),
-        #[cfg(feature = "schema")]
-        schema: |generator| generator.subschema_for::<String>(),
-    }
-}
-
-impl<T> Codec for Notation<T> {
-    type Value = T;
-
-    fn read(&self, at: Cursor<'_>) -> Option<T> {
-        (self.read)(at)
-    }
-
-    fn write<S: Serializer>(&self, value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = (self.write)(value).map_err(S::Error::custom)?;
-        serializer.serialize_str(&text)
-    }
-
-    #[cfg(feature = "schema")]
-    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        (self.schema)(generator)
-    }
-}
-
 /// A value that is written as one of another type, which has the shape of the document.
-pub(crate) struct Spelt<T, S> {
+struct Spelt<T, W> {
+    read: fn(Cursor<'_>) -> Option<T>,
+    shape: W,
+}
+
+pub(crate) fn spelt<T, S: Serialize + JsonSchema>(
     read: fn(Cursor<'_>) -> Option<T>,
     shape: fn(&T) -> S,
+) -> impl Codec<Value = T> {
+    try_spelt(read, move |value| Ok(shape(value)))
 }
 
-pub(crate) fn spelt<T, S>(read: fn(Cursor<'_>) -> Option<T>, shape: fn(&T) -> S) -> Spelt<T, S> {
+/// The same where some values cannot be written; `shape` says why.
+pub(crate) fn try_spelt<T, S: Serialize + JsonSchema>(
+    read: fn(Cursor<'_>) -> Option<T>,
+    shape: impl Fn(&T) -> Result<S, &'static str>,
+) -> impl Codec<Value = T> {
     Spelt { read, shape }
 }
 
-impl<T, S: Serialize + JsonSchema> Codec for Spelt<T, S> {
+impl<T, S: Serialize + JsonSchema, W: Fn(&T) -> Result<S, &'static str>> Codec for Spelt<T, W> {
     type Value = T;
 
     fn read(&self, at: Cursor<'_>) -> Option<T> {
@@ -202,39 +174,13 @@ impl<T, S: Serialize + JsonSchema> Codec for Spelt<T, S> {
     }
 
     fn write<Z: Serializer>(&self, value: &T, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        (self.shape)(value).serialize(serializer)
+        let shape = (self.shape)(value).map_err(Z::Error::custom)?;
+        shape.serialize(serializer)
     }
 
     #[cfg(feature = "schema")]
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<S>()
-    }
-}
-
-/// A codec with another reader, which checks more or looks elsewhere as well.
-pub(crate) struct ReadBy<F, C>(F, C);
-
-pub(crate) fn read_by<C: Codec, F: Fn(Cursor<'_>) -> Option<C::Value>>(
-    read: F,
-    codec: C,
-) -> ReadBy<F, C> {
-    ReadBy(read, codec)
-}
-
-impl<C: Codec, F: Fn(Cursor<'_>) -> Option<C::Value>> Codec for ReadBy<F, C> {
-    type Value = C::Value;
-
-    fn read(&self, at: Cursor<'_>) -> Option<Self::Value> {
-        self.0(at)
-    }
-
-    fn write<S: Serializer>(&self, value: &Self::Value, serializer: S) -> Result<S::Ok, S::Error> {
-        self.1.write(value, serializer)
-    }
-
-    #[cfg(feature = "schema")]
-    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        self.1.schema(generator)
     }
 }
 
@@ -283,6 +229,78 @@ pub(crate) struct Field<C, P> {
     presence: PhantomData<P>,
 }
 
+/// Whether a field may be absent, and what the struct holds then.
+pub(crate) trait Presence<T> {
+    type Held;
+    const REQUIRED: bool;
+
+    /// Makes what the struct holds of what was read, if that is possible.
+    fn hold(content: Option<T>) -> Option<Self::Held>;
+
+    /// Returns what is written, unless the field stays absent.
+    fn written(held: &Self::Held) -> Option<&T>;
+}
+
+/// The field must be there.
+pub(crate) enum Required {}
+
+impl<T> Presence<T> for Required {
+    type Held = T;
+    const REQUIRED: bool = true;
+
+    fn hold(content: Option<T>) -> Option<T> {
+        content
+    }
+
+    fn written(held: &T) -> Option<&T> {
+        Some(held)
+    }
+}
+
+/// The field may be absent.
+pub(crate) enum Optional {}
+
+impl<T> Presence<T> for Optional {
+    type Held = Option<T>;
+    const REQUIRED: bool = false;
+
+    fn hold(content: Option<T>) -> Option<Option<T>> {
+        Some(content)
+    }
+
+    fn written(held: &Option<T>) -> Option<&T> {
+        held.as_ref()
+    }
+}
+
+/// The absence of the field means the default, which is not written either.
+pub(crate) enum Defaulted {}
+
+impl<T: Default + PartialEq> Presence<T> for Defaulted {
+    type Held = T;
+    const REQUIRED: bool = false;
+
+    fn hold(content: Option<T>) -> Option<T> {
+        Some(content.unwrap_or_default())
+    }
+
+    fn written(held: &T) -> Option<&T> {
+        (*held != T::default()).then_some(held)
+    }
+}
+
+pub(crate) fn required<C>(name: &'static str, codec: C) -> Field<C, Required> {
+    Field::new(name, codec)
+}
+
+pub(crate) fn optional<C>(name: &'static str, codec: C) -> Field<C, Optional> {
+    Field::new(name, codec)
+}
+
+pub(crate) fn defaulted<C>(name: &'static str, codec: C) -> Field<C, Defaulted> {
+    Field::new(name, codec)
+}
+
 impl<C, P> Field<C, P> {
     fn new(name: &'static str, codec: C) -> Self {
         Self {
@@ -294,28 +312,6 @@ impl<C, P> Field<C, P> {
     }
 }
 
-/// Whether a field may be absent, and what the struct holds then.
-pub(crate) trait Presence<T>: Sized {
-    type Held;
-    #[cfg(feature = "schema")]
-    const REQUIRED: bool;
-
-    fn content<C: Codec<Value = T>>(field: &Field<C, Self>, f: &mut Fields<'_>) -> Option<T>;
-
-    /// Returns `None` if the struct cannot be made.
-    fn hold(content: Option<T>) -> Option<Self::Held>;
-
-    /// Returns what is written, unless the field stays absent.
-    fn written(held: &Self::Held) -> Option<&T>;
-}
-
-/// A field that must be there.
-pub(crate) enum Required {}
-
-pub(crate) fn required<C>(name: &'static str, codec: C) -> Field<C, Required> {
-    Field::new(name, codec)
-}
-
 impl<C> Field<C, Required> {
     /// The same, with the reason in the message where the field is missing.
     pub(crate) fn because(mut self, reason: &'static str) -> Self {
@@ -324,84 +320,18 @@ impl<C> Field<C, Required> {
     }
 }
 
-impl<T> Presence<T> for Required {
-    type Held = T;
-    #[cfg(feature = "schema")]
-    const REQUIRED: bool = true;
-
-    fn content<C: Codec<Value = T>>(field: &Field<C, Self>, f: &mut Fields<'_>) -> Option<T> {
-        match field.reason {
-            Some(reason) if !f.has(field.name) => {
-                f.know(&[field.name]);
-                f.missing(field.name, format_args!("must be set: {reason}"))
-            }
-            _ => f.required(field.name, |at| field.codec.read(at)),
-        }
-    }
-
-    fn hold(content: Option<T>) -> Option<T> {
-        content
-    }
-
-    fn written(held: &T) -> Option<&T> {
-        Some(held)
-    }
-}
-
-/// A field that may be absent.
-pub(crate) enum Optional {}
-
-pub(crate) fn optional<C>(name: &'static str, codec: C) -> Field<C, Optional> {
-    Field::new(name, codec)
-}
-
-impl<T> Presence<T> for Optional {
-    type Held = Option<T>;
-    #[cfg(feature = "schema")]
-    const REQUIRED: bool = false;
-
-    fn content<C: Codec<Value = T>>(field: &Field<C, Self>, f: &mut Fields<'_>) -> Option<T> {
-        f.opt(field.name, |at| field.codec.read(at))
-    }
-
-    fn hold(content: Option<T>) -> Option<Option<T>> {
-        Some(content)
-    }
-
-    fn written(held: &Option<T>) -> Option<&T> {
-        held.as_ref()
-    }
-}
-
-/// A field whose absence means the default, which is not written either.
-pub(crate) enum Defaulted {}
-
-pub(crate) fn defaulted<C>(name: &'static str, codec: C) -> Field<C, Defaulted> {
-    Field::new(name, codec)
-}
-
-impl<T: Default + PartialEq> Presence<T> for Defaulted {
-    type Held = T;
-    #[cfg(feature = "schema")]
-    const REQUIRED: bool = false;
-
-    fn content<C: Codec<Value = T>>(field: &Field<C, Self>, f: &mut Fields<'_>) -> Option<T> {
-        f.value_or_default(field.name, |at| field.codec.read(at))
-    }
-
-    fn hold(content: Option<T>) -> Option<T> {
-        Some(content.unwrap_or_default())
-    }
-
-    fn written(held: &T) -> Option<&T> {
-        (*held != T::default()).then_some(held)
-    }
-}
-
 impl<C: Codec, P: Presence<C::Value>> Field<C, P> {
-    /// Reads what the document says. `None` if that is wrong, or absent without a default.
+    /// Reads what the document says. `None` if that is wrong or absent.
     pub(crate) fn content(&self, f: &mut Fields<'_>) -> Option<C::Value> {
-        P::content(self, f)
+        let read = |at: Cursor<'_>| self.codec.read(at);
+        match self.reason {
+            Some(reason) if !f.has(self.name) => {
+                f.know(&[self.name]);
+                f.missing(self.name, format_args!("must be set: {reason}"))
+            }
+            _ if P::REQUIRED => f.required(self.name, read),
+            _ => f.opt(self.name, read),
+        }
     }
 
     /// Reads what the struct holds.

@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use serde_json::json;
 
 use super::any_settings::Dialect;
 use super::declare::{Mapping as _, json_schema, mapping};
 use super::decode::{self, Clip, Cursor, Fields, OneOf};
 use super::duration;
-use super::field::{Choice, defaulted, described, group, optional, required};
+use super::field::{Choice, defaulted, group, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
 use super::metadata::{
@@ -290,9 +289,9 @@ mapping! {
         ///
         /// [`lifetime`](Self::lifetime) has the default.
         pub expiration: Option<Duration> =
-            optional("rotation", group(optional("expiration", duration::MESH_LIFETIME))),
+            optional("rotation", group(optional("expiration", duration::mesh_lifetime()))),
         /// How long to wait for the CA. No limit of the resource's own if absent.
-        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::MESH_TIMEOUT),
+        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
     }
 }
 
@@ -311,7 +310,7 @@ mapping! {
         /// How long to wait for the CA.
         ///
         /// [`timeout`](Self::timeout) has the default.
-        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::MESH_TIMEOUT),
+        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
     }
 }
 
@@ -328,10 +327,7 @@ impl RootChain {
 mapping! {
     /// A backend without its name, which is judged among the others, and without its settings.
     pub(super) struct BackendFields {
-        type_name: String = required("type", described(provider::backend_type, || json!({
-            "description": "A type that is known here, or one that the control plane has registered.",
-            "type": "string", "minLength": 1,
-        }))),
+        type_name: String = required("type", provider::backend_type),
         mode: Mode = defaulted("mode", MODES),
         dp_cert: DpCert = defaulted("dpCert", DpCert::read),
         root_chain: RootChain = defaulted("rootChain", RootChain::read),
@@ -457,7 +453,12 @@ fn backend(
 ) -> Option<Backend> {
     let context = f.cursor.context;
     let name = f.required("name", |at| backend_name(at, mesh, names));
-    if let Some(reason) = provider::needs_expiration(f) {
+    let needed = f
+        .cursor
+        .node
+        .text_of("type")
+        .and_then(|name| provider::needs_expiration(context, name));
+    if let Some(reason) = needed {
         context.leniently(skip_validation, || {
             f.demand(
                 "dpCert.rotation.expiration",

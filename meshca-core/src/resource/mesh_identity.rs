@@ -10,7 +10,7 @@ use super::datasource::{self, SecureDataSource};
 use super::declare::{Mapping as _, Words as _, mapping, tagged, words};
 use super::decode::{self, Cursor, Fields};
 use super::duration;
-use super::field::{Defaulted, Field, defaulted, group, optional, read_by, required, spelt};
+use super::field::{defaulted, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
@@ -257,7 +257,7 @@ mapping! {
     #[non_exhaustive]
     pub struct Spire {
         /// `agent.timeout`: how long the proxy waits for the agent.
-        pub agent_timeout: Option<Duration> = optional("agent", group(optional("timeout", duration::GO))),
+        pub agent_timeout: Option<Duration> = optional("agent", group(optional("timeout", duration::go_duration()))),
     }
 }
 
@@ -308,10 +308,24 @@ mapping! {
     struct BundledFields as "Bundled" {
         mesh_trust_creation: MeshTrustCreation = defaulted("meshTrustCreation", MeshTrustCreation::read),
         allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", decode::boolean),
-        autogenerate: Option<bool> = optional("autogenerate", read_by(autogenerate, group(enabled()))),
+        autogenerate: Option<bool> = optional("autogenerate", spelt(autogenerate, Autogenerate::of)),
         ca: Option<BundledCaFields> = optional("ca", BundledCaFields::read),
         expiry: Option<Duration> =
-            optional("certificateParameters", group(optional("expiry", duration::GO_LIFETIME))),
+            optional("certificateParameters", group(optional("expiry", duration::go_lifetime()))),
+    }
+}
+
+mapping! {
+    struct Autogenerate {
+        enabled: Option<bool> = optional("enabled", decode::boolean),
+    }
+}
+
+impl Autogenerate {
+    fn of(&enabled: &bool) -> Self {
+        Self {
+            enabled: enabled.then_some(true),
+        }
     }
 }
 
@@ -413,10 +427,9 @@ pub(crate) const SELF_SIGNED_NOT_ALLOWED: &str = "self-signed certificates are n
 fn bundled(at: Cursor<'_>) -> Option<Bundled> {
     at.mapping(|f| {
         let fields = BundledFields::read_fields(f)?;
-        // What is there and wrong is not known, so nothing follows from it.
-        let settle = |value: Option<bool>, field| value.or((!f.has(field)).then_some(false));
-        let allow_self_signed = settle(fields.allow_self_signed, "insecureAllowSelfSigned");
-        let ca = match (settle(fields.autogenerate, "autogenerate"), f.has("ca")) {
+        let allow_self_signed = settled(f, "insecureAllowSelfSigned", fields.allow_self_signed);
+        let autogenerate = settled(f, "autogenerate", fields.autogenerate);
+        let ca = match (autogenerate, f.has("ca")) {
             (Some(true), true) => f.refuse("ca", "excludes `autogenerate`: keep one of them"),
             (Some(true), false) if allow_self_signed == Some(false) => f.refuse_without(
                 "autogenerate",
@@ -443,16 +456,17 @@ fn bundled(at: Cursor<'_>) -> Option<Bundled> {
     })
 }
 
-fn enabled() -> Field<fn(Cursor<'_>) -> Option<bool>, Defaulted> {
-    defaulted("enabled", decode::boolean)
-}
-
 fn autogenerate(at: Cursor<'_>) -> Option<bool> {
     at.mapping(|f| {
-        let enabled = enabled().content(f);
+        let (enabled,) = Autogenerate::read_parts(f);
         // A misspelt `enabled` is reported; what it says is not known.
-        enabled.filter(|_| f.all_known())
+        settled(f, "enabled", enabled.flatten()).filter(|_| f.all_known())
     })
+}
+
+/// A switch that is off where it is absent. Where it is there and wrong, it is not known, and nothing follows from it.
+fn settled(f: &Fields<'_>, field: &str, value: Option<bool>) -> Option<bool> {
+    value.or((!f.has(field)).then_some(false))
 }
 
 fn extension(at: Cursor<'_>) -> Option<Extension> {

@@ -8,7 +8,7 @@ use x509_cert::Certificate;
 
 use super::declare::{Mapping as _, mapping, tagged};
 use super::decode::{Cursor, Fields};
-use super::field::{Codec, each, group, optional, read_by, required, text};
+use super::field::{Codec, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::kri::Kri;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
@@ -163,8 +163,8 @@ tagged! {
 mapping! {
     #[derive(Clone)]
     pub(super) struct Spec {
-        trust_domain: TrustDomain = required("trustDomain", text(trust_domain)),
-        ca_bundles: Vec<CaBundle> = required("caBundles", read_by(bundles, each(CaBundle::read))),
+        trust_domain: TrustDomain = required("trustDomain", spelt(trust_domain, ToString::to_string)),
+        ca_bundles: Vec<CaBundle> = required("caBundles", bundles),
         // Older versions kept it here.
         origin: Option<Kri> = optional("origin", origin()),
     }
@@ -218,7 +218,7 @@ fn trust_domain(at: Cursor<'_>) -> Option<TrustDomain> {
 
 /// `kri`, in the mapping `origin`.
 fn origin() -> impl Codec<Value = Kri> {
-    group(optional("kri", text(kri)))
+    group(optional("kri", spelt(kri, ToString::to_string)))
 }
 
 fn kri(at: Cursor<'_>) -> Option<Kri> {

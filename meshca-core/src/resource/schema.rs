@@ -21,6 +21,7 @@ fn of<S: JsonSchema>(kind: &str, form: Form, types: &[SettingsType]) -> String {
     let mut generator = generator();
     let spec = S::json_schema(&mut generator).to_value();
     let content = Map::from_iter([("spec".to_owned(), spec)]);
+    let definitions = definitions(generator, types);
     match form {
         Form::Kubernetes => {
             let namespaced = kind != "Mesh";
@@ -30,13 +31,10 @@ fn of<S: JsonSchema>(kind: &str, form: Form, types: &[SettingsType]) -> String {
                 namespaced,
                 namespaced,
                 content,
-                definitions(generator, types),
+                definitions,
             )
         }
-        Form::Universal => {
-            let definitions = definitions(generator, types);
-            universal(kind, true, Some("spec"), content, false, definitions)
-        }
+        Form::Universal => universal(kind, true, Some("spec"), content, false, definitions),
     }
 }
 
@@ -192,6 +190,8 @@ pub(super) fn backend(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
     object.add("name", true, &[], name);
     BackendFields::describe_fields(&mut object, generator);
+    let conf = json_schema!({ "type": ["object", "null"] });
+    object.add("conf", false, &[], conf);
     object.finish()
 }
 
@@ -522,7 +522,7 @@ macro_rules! schema {
 
 /// The schema of a kind that names CAs.
 macro_rules! schema_by_type {
-    ($type:ident, $kind:literal, ($form:ident, $types:ident) => $schema:expr) => {
+    ($type:ident, $kind:literal, $form:ident, $types:ident => $schema:expr) => {
         schema!($type, $kind, form => Self::json_schema_with(form, OURS));
 
         #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
@@ -536,18 +536,18 @@ macro_rules! schema_by_type {
     };
 }
 
-schema_by_type!(Mesh, "Mesh", (form, types) => match form {
+schema_by_type!(Mesh, "Mesh", form, types => match form {
     Form::Kubernetes => of::<mesh::SpecWire<'static>>("Mesh", form, types),
     Form::Universal => flat::<mesh::SpecWire<'static>>("Mesh", false, true, types),
 });
-schema_by_type!(MeshIdentity, "MeshIdentity", (form, types) => of::<mesh_identity::Spec>("MeshIdentity", form, types));
+schema_by_type!(MeshIdentity, "MeshIdentity", form, types => of::<mesh_identity::Spec>("MeshIdentity", form, types));
 schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::Spec>("MeshTrust", form, &[]));
 schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::Spec>("MeshTLS", form, &[]));
 schema!(SecretResource, "Secret", form => match form {
     Form::Kubernetes => {
         let mut generator = generator();
         let content = properties(&secret::OnKubernetes::json_schema(&mut generator).to_value());
-        kubernetes("Secret", "v1", true, false, content, definitions(generator, &[]))
+        kubernetes("Secret", "v1", true, false, content, Map::new())
     }
     Form::Universal => flat::<secret::Universal>("Secret", true, false, &[]),
 });

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use super::datasource::{BASE64, INLINE_TEXT};
+use super::datasource::{base64, inline_text};
 use super::declare::{Mapping as _, mapping};
 use super::decode::{self, Clip, Cursor, Fields};
-use super::field::{Choice, described, group, optional, read_by, required};
+use super::field::{described, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::metadata::{self, Form, Layout, Metadata, Scope, Written};
 use crate::SecretValue;
@@ -69,16 +69,19 @@ enum Spec {
 
 mapping! {
     pub(super) struct OnKubernetes {
-        secret_type: () = required("type", read_by(secret_type, Choice(&[(KUBERNETES_TYPE, ())]))),
+        secret_type: () = required("type", described(
+            spelt(secret_type, |()| KUBERNETES_TYPE),
+            || json!({ "const": KUBERNETES_TYPE }),
+        )),
         immutable: Option<bool> = optional("immutable", decode::boolean),
-        data: Option<SecretValue> = optional("data", group(required("value", BASE64))),
-        string_data: Option<SecretValue> = optional("stringData", group(required("value", INLINE_TEXT))),
+        data: Option<SecretValue> = optional("data", group(required("value", base64()))),
+        string_data: Option<SecretValue> = optional("stringData", group(required("value", inline_text()))),
     }
 }
 
 mapping! {
     pub(super) struct Universal {
-        data: SecretValue = required("data", described(BASE64, || json!({ "contentEncoding": "base64" }))),
+        data: SecretValue = required("data", described(base64(), || json!({ "contentEncoding": "base64" }))),
     }
 }
 
