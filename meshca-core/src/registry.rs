@@ -462,20 +462,11 @@ impl BackendRegistry {
     ///
     /// [`ErrorKind::InvalidConfig`] with all violations.
     pub fn resolve(&self, config: &BackendConfig) -> Result<BackendConfig> {
-        let field = match config.model {
-            Model::Classic => "conf",
-            Model::Modern => "config",
-        };
-        let ca = match &config.ca {
-            Ca::Provider(provider) => {
-                Ca::Provider(provider.resolved(&self.settings, config.model, field)?)
-            }
-            Ca::Bundled(bundled) => Ca::Bundled(bundled.clone()),
-        };
-        Ok(BackendConfig {
-            ca,
-            ..config.clone()
-        })
+        let mut config = config.clone();
+        if let Ca::Provider(provider) = &mut config.ca {
+            *provider = provider.resolved(&self.settings, config.model)?;
+        }
+        Ok(config)
     }
 
     /// The types that it knows, sorted.
