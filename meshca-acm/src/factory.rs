@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BuildContext, IssuerFactory};
+use meshca_core::Result;
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
 use meshca_core::resource::settings::SettingsType;
 use meshca_core::resource::{AcmConf, ExtensionMode};
-use meshca_core::{Issuer, Result};
 
 use crate::issuer::AcmIssuer;
 use crate::pace::Paces;
@@ -67,11 +67,7 @@ impl IssuerFactory for AcmFactory {
         vec![SettingsType::of::<AcmConf>()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let conf: &AcmConf = config.settings()?;
         let mut settings = AcmSettings::new(conf.clone(), context.trust_domain().clone())?
             .with_template(self.template)
@@ -101,11 +97,7 @@ impl IssuerFactory for AcmFactory {
             )
         };
         let clock = Arc::clone(context.clock());
-        Ok(Arc::new(AcmIssuer::with_paces(
-            settings,
-            context.sources()?,
-            clock,
-            paces,
-        )?))
+        let issuer = AcmIssuer::with_paces(settings, context.sources()?, clock, paces)?;
+        Ok(Arc::new(issuer).into())
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Client;
-use meshca_core::registry::{BackendConfig, BuildContext, IssuerFactory};
+use meshca_core::Result;
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
 use meshca_core::resource::CertManagerConf;
 use meshca_core::resource::settings::SettingsType;
-use meshca_core::{Issuer, Result};
 
 use crate::issuer::CertManagerIssuer;
 use crate::settings::{CertManagerSettings, DEFAULT_MAX_PENDING};
@@ -71,11 +71,7 @@ impl IssuerFactory for CertManagerFactory {
         vec![SettingsType::of::<CertManagerConf>()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let conf: &CertManagerConf = config.settings()?;
         let mut settings = CertManagerSettings::new(
             conf.clone(),
@@ -90,11 +86,8 @@ impl IssuerFactory for CertManagerFactory {
         if let Some(timeout) = config.request_timeout() {
             settings = settings.with_timeout(timeout);
         }
-        Ok(Arc::new(CertManagerIssuer::new(
-            settings,
-            self.client.clone(),
-            context.sources()?,
-            Arc::clone(context.clock()),
-        )))
+        let (client, clock) = (self.client.clone(), Arc::clone(context.clock()));
+        let issuer = CertManagerIssuer::new(settings, client, context.sources()?, clock);
+        Ok(Arc::new(issuer).into())
     }
 }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::Resource;
 use meshca_core::resource::settings::{self, Fields, Model, Settings, SettingsType};
 use meshca_core::spiffe::{Environment, NameTemplate, Workload};
-use meshca_core::{Clock as _, Issuer, LifetimePolicy, MemorySecretStore, Result};
+use meshca_core::{Clock as _, LifetimePolicy, MemorySecretStore, Result};
 use meshca_identity::select::SelectOptions;
 use meshca_identity::{Manager, ManagerOptions, MeshResources};
 use meshca_testkit::{Fault, FaultyIssuer, TokioClock};
@@ -53,11 +55,11 @@ impl IssuerFactory for SlowFactory {
         vec![SettingsType::of::<SlowConf>()]
     }
 
-    async fn build(&self, config: &BackendConfig, c: &BuildContext) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, c: &BuildContext) -> Result<BuiltIssuer> {
         let _: &SlowConf = config.settings()?;
         let issuer = FaultyIssuer::new(c.trust_domain().clone(), Arc::clone(c.clock()))?;
         issuer.misbehave(Fault::OverlongLeaf);
-        Ok(Arc::new(issuer))
+        Ok(Arc::new(issuer).into())
     }
 }
 

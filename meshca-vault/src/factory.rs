@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BuildContext, IssuerFactory};
+use meshca_core::Result;
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
 use meshca_core::resource::settings::SettingsType;
 use meshca_core::resource::{ExtensionMode, VaultConf};
-use meshca_core::{Issuer, Result};
 
 use crate::issuer::VaultIssuer;
 use crate::settings::VaultSettings;
@@ -34,11 +34,7 @@ impl IssuerFactory for VaultFactory {
         vec![SettingsType::of::<VaultConf>()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let conf: &VaultConf = config.settings()?;
         let mut settings = VaultSettings::new(conf.clone(), context.trust_domain().clone())
             .with_lifetime(config.lifetime())
@@ -48,6 +44,6 @@ impl IssuerFactory for VaultFactory {
             settings = settings.with_request_timeout(timeout);
         }
         let issuer = VaultIssuer::new(settings, context.sources()?, Arc::clone(context.clock()))?;
-        Ok(Arc::new(issuer))
+        Ok(Arc::new(issuer).into())
     }
 }

@@ -9,7 +9,7 @@ use super::delegated::{
     DelegatedSecrets, DelegatedSettings,
 };
 use super::{BuiltinIssuer, CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME, ProvidedCa};
-use crate::registry::{BackendConfig, BuildContext, IssuerFactory};
+use crate::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
 use crate::resource::settings::SettingsType;
 use crate::resource::{BuiltinConf, Bundled, BundledCa, ProvidedConf, SELF_SIGNED_NOT_ALLOWED};
 use crate::secret::SourceRef;
@@ -49,14 +49,10 @@ impl IssuerFactory for Factory {
         ["builtin", "provided", "Bundled"].map(str::to_owned).into()
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
-        let issuer = if let Ok(conf) = config.settings::<BuiltinConf>() {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
+        if let Ok(conf) = config.settings::<BuiltinConf>() {
             let secrets = CaSecrets::for_backend(context.mesh(), config.name())?;
-            stored(settings(conf, secrets, config, context)?, context).await?
+            stored(settings(conf, secrets, config, context)?, context).await
         } else if let Ok(conf) = config.settings::<ProvidedConf>() {
             // The classic model has no setting for it: whoever provides a root means it.
             provided(
@@ -66,11 +62,10 @@ impl IssuerFactory for Factory {
                 config,
                 context,
             )
-            .await?
+            .await
         } else {
-            bundled(config.settings()?, config, context).await?
-        };
-        Ok(Arc::new(issuer))
+            bundled(config.settings()?, config, context).await
+        }
     }
 }
 
@@ -78,7 +73,7 @@ async fn bundled(
     bundled: &Bundled,
     config: &BackendConfig,
     context: &BuildContext,
-) -> Result<BuiltinIssuer> {
+) -> Result<BuiltIssuer> {
     let allowed = bundled.insecure_allow_self_signed;
     match &bundled.ca {
         BundledCa::Autogenerate if !allowed => Err(Error::new(
@@ -111,7 +106,7 @@ pub(crate) async fn delegate(
     upstream: Arc<dyn Issuer>,
     config: &BackendConfig,
     context: &BuildContext,
-) -> Result<Arc<dyn Issuer>> {
+) -> Result<BuiltIssuer> {
     let secrets = DelegatedSecrets::for_identity(context.mesh(), config.name())?;
     let leaf = config.lifetime();
     let settings = DelegatedSettings::new(context.trust_domain().clone(), secrets)
@@ -125,7 +120,7 @@ pub(crate) async fn delegate(
         Arc::clone(context.clock()),
     )
     .await?;
-    Ok(Arc::new(issuer))
+    Ok(BuiltIssuer::rotating(Arc::new(issuer)))
 }
 
 fn settings(
@@ -152,13 +147,10 @@ fn settings(
     Ok(settings)
 }
 
-async fn stored(settings: CaSettings, context: &BuildContext) -> Result<BuiltinIssuer> {
-    BuiltinIssuer::load_or_create(
-        settings,
-        Arc::clone(context.secrets()),
-        Arc::clone(context.clock()),
-    )
-    .await
+async fn stored(settings: CaSettings, context: &BuildContext) -> Result<BuiltIssuer> {
+    let (store, clock) = (Arc::clone(context.secrets()), Arc::clone(context.clock()));
+    let issuer = BuiltinIssuer::load_or_create(settings, store, clock).await?;
+    Ok(BuiltIssuer::rotating(Arc::new(issuer)))
 }
 
 async fn provided(
@@ -167,7 +159,7 @@ async fn provided(
     allow_self_signed: bool,
     config: &BackendConfig,
     context: &BuildContext,
-) -> Result<BuiltinIssuer> {
+) -> Result<BuiltIssuer> {
     let located = |error: Error| {
         error
             .with_context("certificate", certificate)
@@ -187,7 +179,9 @@ async fn provided(
         Arc::clone(context.clock()),
     )
     .map_err(located)?;
-    Ok(issuer.with_max_leaf_lifetime(config.lifetime().max(DEFAULT_MAX_LEAF_LIFETIME)))
+    let issuer = issuer.with_max_leaf_lifetime(config.lifetime().max(DEFAULT_MAX_LEAF_LIFETIME));
+    // Its operator replaces it.
+    Ok(Arc::new(issuer).into())
 }
 
 fn text<'a>(value: &'a SecretValue, what: &str) -> Result<&'a str> {

@@ -9,12 +9,10 @@ use meshca_core::resource::{
     Backend as ClassicBackend, Form, IdentityProvider, Kri, MeshIdentity, MeshTrust,
     MeshTrustCreation, Metadata,
 };
-use meshca_core::{
-    Error, ErrorKind, Issuer, Result, RotationStep, TrustBundle, TrustDomain, TrustRoot,
-};
+use meshca_core::{Error, ErrorKind, Result, RotationStep, TrustBundle, TrustDomain, TrustRoot};
 
 use super::cell::{MeshCell, PublishedTrust};
-use super::job;
+use super::job::{self, LiveCa};
 use super::record::Record;
 use super::status::{self, CaState, IdentityStatus};
 use crate::MeshResources;
@@ -81,7 +79,7 @@ pub(super) struct Backend {
     pub(super) stepped: Option<(RotationStep, u32)>,
     /// Results of jobs that began before are of no interest.
     pub(super) epoch: u64,
-    pub(super) issuer: Option<Arc<dyn Issuer>>,
+    pub(super) issuer: Option<LiveCa>,
     pub(super) bundle: Option<TrustBundle>,
     /// How long it takes for a certificate.
     pub(super) takes: Option<Duration>,
@@ -113,6 +111,13 @@ impl Backend {
         let together = job::TOGETHER.as_nanos() / takes.as_nanos().max(1);
         let together = usize::try_from(together).unwrap_or(MOST_TOGETHER);
         1 << together.clamp(1, MOST_TOGETHER).ilog2()
+    }
+
+    /// When its roots are asked for again: as often as we want, and not more often than the CA may
+    /// be asked.
+    pub(super) fn next_look(&self, now: Now, refresh: Duration) -> Duration {
+        let own = self.issuer.as_ref().map(|live| live.trust_interval);
+        now.up.saturating_add(refresh.max(own.unwrap_or_default()))
     }
 
     /// Returns `true` if the owner of its certificate and key replaces them without a change of the resources. Other issuers

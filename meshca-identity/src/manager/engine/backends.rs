@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::registry::BuildContext;
-use meshca_core::{Error, Issuer, Result, RotationStep};
+use meshca_core::{Error, Result, RotationStep};
 
 use super::{Engine, guarded, number};
 use crate::manager::event::Event;
-use crate::manager::job::{self, Before, CaRef, Done, Report, Roots};
+use crate::manager::job::{self, Before, CaRef, Done, LiveCa, Report, Roots};
 use crate::manager::mesh::{Backend, Wanted};
 use crate::schedule::Now;
 use crate::trust::{BackendKey, Origin};
@@ -156,10 +156,10 @@ impl Engine {
                 }
                 wake = wake.min(at);
             }
-            let Some(issuer) = &backend.issuer else {
+            let Some(ca) = &backend.issuer else {
                 continue;
             };
-            let ask = || issuer.rotation().and_then(|rotation| rotation.due());
+            let ask = || ca.rotation.as_ref().and_then(|rotation| rotation.due());
             let step = guarded("an issuer, asked whether its CA is to be replaced", ask).flatten();
             let trusted = || {
                 let bundle = backend.bundle.as_ref();
@@ -227,24 +227,24 @@ impl Engine {
                     report.done(Done::Built { ca, result });
                 });
             }
-            (Due::Look, Some(issuer)) => {
+            (Due::Look, Some(live)) => {
                 self.jobs.spawn(async move {
                     let report = Report::new(reports, |error| Done::Looked {
                         ca: ca.clone(),
                         result: Err(error),
                     });
-                    let result = job::look(issuer, before, LIMIT).await;
+                    let result = job::look(live, before, LIMIT).await;
                     report.done(Done::Looked { ca, result });
                 });
             }
-            (Due::Rotate(step), Some(issuer)) => {
+            (Due::Rotate(step), Some(live)) => {
                 self.jobs.spawn(async move {
                     let report = Report::new(reports, |error| Done::Rotated {
                         ca: ca.clone(),
                         step,
                         result: Err(error),
                     });
-                    let result = job::rotate(issuer, step, before, LIMIT).await;
+                    let result = job::rotate(live, step, before, LIMIT).await;
                     report.done(Done::Rotated { ca, step, result });
                 });
             }
@@ -282,7 +282,7 @@ impl Engine {
         (backend.epoch == ca.epoch).then_some(backend)
     }
 
-    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(Arc<dyn Issuer>, Roots)>) {
+    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
         let now = self.now();
         let refresh = self.options.trust_refresh;
         let Some(backend) = self.ca(ca) else {
@@ -301,7 +301,7 @@ impl Engine {
                     backend.build_at = Some(now.up.saturating_add(wait));
                 }
                 backend.failures = 0;
-                backend.look_at = now.up.saturating_add(refresh);
+                backend.look_at = backend.next_look(now, refresh);
                 self.take_roots(ca, roots, true);
                 if set_up {
                     self.scheduler.wake_lane(lane);
@@ -343,12 +343,15 @@ impl Engine {
             return;
         };
         backend.busy = false;
-        let wait = match std::mem::take(&mut backend.look_again) {
-            true => Duration::ZERO,
-            false => refresh,
+        backend.look_at = match std::mem::take(&mut backend.look_again) {
+            true => now.up,
+            // One that did not answer is not made to wait for the end of its interval: until then
+            // it is said to fail.
+            false if result.is_err() => now.up.saturating_add(refresh),
+            false => backend.next_look(now, refresh),
         };
-        backend.look_at = now.up.saturating_add(wait);
-        self.wake_by(now.up.saturating_add(wait));
+        let look_at = backend.look_at;
+        self.wake_by(look_at);
         match result {
             Ok(roots) => self.take_roots(ca, roots, false),
             Err(error) => self.looks_bad(ca, error, now),
@@ -401,7 +404,7 @@ impl Engine {
     }
 
     /// These are the roots of a CA now.
-    fn take_roots(&mut self, ca: &CaRef, roots: Roots, built: bool) {
+    pub(super) fn take_roots(&mut self, ca: &CaRef, roots: Roots, built: bool) {
         let Roots { bundle, record } = roots;
         let now = self.now();
         let Some(backend) = self.ca(ca) else {

@@ -11,11 +11,11 @@ use super::Engine;
 use super::workloads::{Target, Tracked};
 use crate::manager::event::Event;
 use crate::manager::health::Health;
-use crate::manager::job::{self, Answer, Batch, CaRef, Order};
+use crate::manager::job::{self, Answer, Batch, CaRef, Order, Roots};
 use crate::manager::mesh::{Backend, Mesh, untrusted};
 use crate::schedule::{Held, LaneId, Now, Outcome, Ticket};
 use crate::select::Unready;
-use crate::trust::{BackendKey, Holding, Origin};
+use crate::trust::{BackendKey, Holding};
 
 impl Engine {
     pub(super) fn issue(&mut self, ticket: Ticket) {
@@ -90,7 +90,7 @@ impl Engine {
                 self.discard(orders);
                 continue;
             };
-            let Some(issuer) = backend.issuer.clone() else {
+            let Some(live) = backend.issuer.clone() else {
                 self.discard(orders);
                 continue;
             };
@@ -106,10 +106,10 @@ impl Engine {
                     spent: self.spent.split_off(spent),
                     orders,
                 };
-                let issuer = Arc::clone(&issuer);
+                let issuing = live.issuing.clone();
                 let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
                 self.jobs
-                    .spawn(job::issue(issuer, batch, clock, limit, reports));
+                    .spawn(job::issue(issuing, batch, clock, limit, reports));
             }
         }
         // Keys are not kept for longer than it takes to wipe them.
@@ -273,17 +273,18 @@ impl Engine {
             if !backend.distributed {
                 return Admitted::No(untrusted(root));
             }
-            // The CA has changed under us, and verification was told of it first.
-            let with = backend
-                .bundle
-                .as_ref()
-                .map(|it| it.with_root(root.der().clone()));
-            if let Some(Ok(bundle)) = with {
-                backend.bundle = Some(bundle.clone());
-                mesh.ledger.set(Origin::Backend((*ca.key).clone()), bundle);
-            }
+            // The CA has changed under us, and verification heard of it first. What else has
+            // changed is looked at in a moment.
             backend.look_at = now.up;
-            self.publish(ca.mesh, now);
+            let ca = CaRef {
+                epoch: backend.epoch,
+                ..ca.clone()
+            };
+            let bundle = backend.bundle.clone();
+            if let Some(Ok(bundle)) = bundle.map(|it| it.with_root(root.der().clone())) {
+                let record = None;
+                self.take_roots(&ca, Roots { bundle, record }, false);
+            }
             self.wake_by(now.up);
         }
         let Some(mesh) = self.meshes.get(&ca.mesh) else {
