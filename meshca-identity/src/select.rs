@@ -12,7 +12,7 @@ use meshca_core::resource::{IdentityProvider, MeshIdentity};
 use meshca_core::spiffe::{Environment, Workload};
 use meshca_core::{Error, Result, SpiffeId, TrustDomain};
 
-use crate::MeshResources;
+use crate::{BackendKey, MeshResources};
 
 /// What selection must know beside the resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl IdentityRules {
                 && source.is_some()
             {
                 assigned = Some(Assigned::Waiting {
-                    identity: Some(Arc::clone(&rule.identity)),
+                    issuer: BackendKey::of(&rule.identity),
                     why: why.clone(),
                 });
             }
@@ -194,7 +194,7 @@ impl IdentityRules {
                 spiffe_id,
             },
             Err(error) => Assigned::Waiting {
-                identity: None,
+                issuer: BackendKey::classic(&backend.name),
                 why: error.to_string(),
             },
         }
@@ -263,13 +263,25 @@ pub enum Assigned {
     /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait), or the workload lacks what the
     /// classic SPIFFE ID is made of.
     Waiting {
-        /// The one that won; `None` in the classic model.
-        identity: Option<Arc<MeshIdentity>>,
+        /// The CA that issues once nothing is lacking.
+        issuer: BackendKey,
         /// What it lacks.
         why: String,
     },
     /// Nothing, and nothing is owed; with the reason.
     Nothing(String),
+}
+
+impl Assigned {
+    /// The CA that issues, or that will once nothing is lacking; `None` if nothing is owed.
+    pub fn issuer(&self) -> Option<BackendKey> {
+        match self {
+            Self::Modern { identity, .. } => Some(BackendKey::of(identity)),
+            Self::Classic { backend, .. } => Some(BackendKey::classic(backend)),
+            Self::Waiting { issuer, .. } => Some(issuer.clone()),
+            Self::Nothing(_) => None,
+        }
+    }
 }
 
 /// Who issues what a MeshIdentity promises.
@@ -327,13 +339,9 @@ impl fmt::Display for Selection {
                 write!(f, "{spiffe_id}, by the backend `{backend}` of the mesh")?;
             }
             Assigned::Waiting {
-                identity: Some(identity),
+                issuer: issuer @ BackendKey::Modern(_),
                 why,
-            } => write!(
-                f,
-                "nothing before the MeshIdentity `{}` is ready: {why}",
-                identity.metadata.name
-            )?,
+            } => write!(f, "nothing before {issuer} is ready: {why}")?,
             Assigned::Waiting { why, .. } => write!(f, "nothing yet: {why}")?,
             Assigned::Nothing(why) => write!(f, "nothing: {why}")?,
         }

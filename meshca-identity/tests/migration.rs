@@ -7,15 +7,17 @@
     reason = "tests"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use meshca_core::resource::{CaBundle, MeshTls, Metadata, Mode, Resource, Selector, TlsRule};
+use meshca_core::spiffe::Workload;
 use meshca_identity::BackendKey;
 use meshca_identity::MeshResources;
 use meshca_identity::migration::{
-    Action, Next, Observed, ObstacleKind, Plan, PlanOptions, Proxy, plan,
+    Action, Next, Observed, ObservedProxy, ObstacleKind, Plan, PlanOptions, plan,
 };
+use meshca_identity::tls::Proxy;
 
 fn read(text: &str) -> MeshResources {
     let documents = Resource::parse(text).unwrap_or_else(|report| panic!("{report}\n{text}"));
@@ -317,7 +319,7 @@ fn after(plan: &Plan, steps: usize) -> Observed {
     observed.ready.insert(vault());
     observed.ready.insert(ca_1());
     for name in ["a", "b"] {
-        let mut proxy = Proxy::new(name, BTreeMap::new());
+        let mut proxy = ObservedProxy::new(Proxy::new(name, Workload::new()));
         proxy.trusts = BTreeSet::from([ca_1(), vault()]);
         proxy.accepts = BTreeSet::from([ca_1(), vault()]);
         proxy.mode = if steps < 5 {

@@ -1,7 +1,7 @@
 //! Moves a live mesh from one CA, model or trust domain to another without a failed handshake.
 //!
 //! [`plan()`] compares the resources that a mesh has with those that it is to have, and answers with the [`Step`]s between: which
-//! resources to apply, and the [`Condition`]s that every proxy must meet before the next step. What it cannot move it refuses, with
+//! resources to apply, and the [`Requirement`]s that every proxy must meet before the next step. What it cannot move it refuses, with
 //! all reasons at once and what to do first ([`Obstacles`]).
 //!
 //! | from | to | how |
@@ -58,6 +58,9 @@
 //! - It accepts of each peer the SPIFFE ID that the resources give that peer, those that MeshIdentities without a provider announce
 //!   for it, and its classic one while the mesh has an enabled backend.
 //! - It gets its identity by [`select`](crate::select), and keeps what it holds until the new one is there.
+//! - How strict it is, [`tls`](crate::tls) decides. This depends on labels that control planes add, such as the origin of a MeshTLS.
+//!   A plan reads them in what the mesh has, and keeps them where it replaces a policy. Write those of new policies into what the
+//!   mesh is to have.
 //! - One that starts gets all of this as it is then, before it takes part.
 //! - One that has lost its control plane goes on with what it has. It is therefore waited for, until it is back or gone.
 //!
@@ -66,16 +69,16 @@
 //! One plan is for one zone: the trust domain of a MeshIdentity may be another in each ([`PlanOptions::new`]).
 #![doc = include_str!("../../MIGRATION.md")]
 
+mod mode;
 #[cfg(test)]
 mod model;
 mod observed;
 mod obstacles;
 mod plan;
 mod planner;
-mod tls;
 mod words;
 
-pub use observed::{Condition, Observed, Proxy, Waiting};
+pub use observed::{Observed, ObservedProxy, Requirement, Waiting};
 pub use obstacles::{Obstacle, ObstacleKind, Obstacles};
 pub use plan::{Action, Change, Next, Plan, Step};
 pub use planner::{PlanOptions, plan};

@@ -1,13 +1,15 @@
 //! What a control plane sees of a mesh, and what a plan waits for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use meshca_core::resource::Mode;
+use meshca_core::spiffe::Environment;
 
-use super::tls;
-use crate::BackendKey;
-use crate::MeshResources;
+use crate::select::{Assigned, IdentityRules, SelectOptions};
+use crate::tls::{Proxy, TlsPolicy};
+use crate::{BackendKey, MeshResources};
 
 /// What a control plane sees of its mesh.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +21,7 @@ pub struct Observed {
     /// whose roots are in a MeshTrust. While no proxy runs, nobody else can tell that the first one to start will be believed.
     pub ready: BTreeSet<BackendKey>,
     /// The proxies that run, connected or not.
-    pub proxies: Vec<Proxy>,
+    pub proxies: Vec<ObservedProxy>,
     /// Whether some may be missing, because the control plane has started and not all are back. Then nothing is taken for true of every
     /// proxy.
     pub returning: bool,
@@ -43,11 +45,10 @@ impl Observed {
 /// from them; leave it out once its workload is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Proxy {
-    /// The name of its Dataplane.
-    pub name: String,
-    /// The labels of its Dataplane.
-    pub labels: BTreeMap<String, String>,
+pub struct ObservedProxy {
+    /// Its Dataplane, by which [`select`](crate::select) and [`tls`](crate::tls) decide what it is to have. Without a section: the
+    /// observation is of the inbounds that no MeshTLS with a `sectionName` treats apart.
+    pub proxy: Proxy,
     /// Whether it is connected, which only changes the words of what is waited for.
     pub connected: bool,
     /// The CAs all of whose roots it holds, in the trust domain that they sign for; of a CA that is not in the resources any more, those of
@@ -57,16 +58,15 @@ pub struct Proxy {
     pub accepts: BTreeSet<BackendKey>,
     /// Whose certificate it serves, if it has one.
     pub holds: Option<BackendKey>,
-    /// Whether its inbounds refuse plaintext, but for those that a MeshTLS with a `sectionName` treats apart.
+    /// Whether its inbounds accept plaintext.
     pub mode: Mode,
 }
 
-impl Proxy {
+impl ObservedProxy {
     /// Connected, strict, and without anything else.
-    pub fn new(name: impl Into<String>, labels: BTreeMap<String, String>) -> Self {
+    pub fn new(proxy: Proxy) -> Self {
         Self {
-            name: name.into(),
-            labels,
+            proxy,
             connected: true,
             trusts: BTreeSet::new(),
             accepts: BTreeSet::new(),
@@ -74,12 +74,17 @@ impl Proxy {
             mode: Mode::Strict,
         }
     }
+
+    /// The name of its Dataplane.
+    pub fn name(&self) -> &str {
+        &self.proxy.name
+    }
 }
 
 /// What must be so before the next step. Everything but [`Ready`](Self::Ready) is asked of every proxy that runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Condition {
+pub enum Requirement {
     /// The CA can be reached and signs, and a MeshTrust has its roots.
     Ready(BackendKey),
     /// Each proxy accepts the SPIFFE IDs of this CA.
@@ -101,64 +106,100 @@ pub struct Waiting {
     /// The name of the proxy; `None` if it is a CA that is waited for.
     pub proxy: Option<String>,
     /// What is not yet so.
-    pub condition: Condition,
+    pub requirement: Requirement,
     /// The same in words.
     pub what: String,
 }
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.proxy, &self.condition) {
+        match (&self.proxy, &self.requirement) {
             (Some(proxy), _) => write!(f, "the proxy `{proxy}`: {}", self.what),
-            (None, Condition::Ready(issuer)) => write!(f, "{issuer}: {}", self.what),
+            (None, Requirement::Ready(issuer)) => write!(f, "{issuer}: {}", self.what),
             (None, _) => f.write_str(&self.what),
         }
     }
 }
 
-/// Who does not meet these yet.
-pub(super) fn missing(gate: &[Condition], observed: &Observed) -> Vec<Waiting> {
-    // Whoever is not seen may not meet what is asked of every proxy.
-    let mut of_all = gate.iter().filter(|it| !matches!(it, Condition::Ready(_)));
+/// Returns what of a gate is not so yet.
+pub(super) fn missing(gate: &[Requirement], observed: &Observed, zone: &str) -> Vec<Waiting> {
+    // A proxy that is not seen may not meet what is required of every proxy.
+    let mut of_all = gate
+        .iter()
+        .filter(|it| !matches!(it, Requirement::Ready(_)));
     let unseen = of_all.next().filter(|_| observed.returning);
-    let unseen = unseen.map(|condition| Waiting {
+    let unseen = unseen.map(|requirement| Waiting {
         proxy: None,
-        condition: condition.clone(),
+        requirement: requirement.clone(),
         what: "the control plane has started, and proxies may not be back yet".to_owned(),
     });
-    let seen = gate.iter().flat_map(|it| it.missing(observed));
+    let wanted = Wanted {
+        resources: &observed.resources,
+        zone,
+        rules: OnceCell::new(),
+    };
+    let seen = gate.iter().flat_map(|it| it.missing(observed, &wanted));
     unseen.into_iter().chain(seen).collect()
 }
 
-impl Condition {
-    fn missing(&self, observed: &Observed) -> Vec<Waiting> {
+/// What the resources give each proxy.
+struct Wanted<'a> {
+    resources: &'a MeshResources,
+    zone: &'a str,
+    /// Prepared for the first proxy that needs them, since few gates do.
+    rules: OnceCell<IdentityRules>,
+}
+
+impl Wanted<'_> {
+    /// The CA that issues for it if every CA is ready.
+    fn issuer(&self, proxy: &Proxy) -> Result<BackendKey, String> {
+        let rules = self.rules.get_or_init(|| {
+            // The environment only decides what SPIFFE IDs look like. A control plane may let workloads fall back to another CA
+            // while theirs is not ready. The plan waits for theirs: the other one may be about to go.
+            let options = SelectOptions::new(self.zone, Environment::Universal);
+            IdentityRules::new(self.resources, options)
+        });
+        let assigned = rules.assign(&proxy.workload, |_| Ok(()));
+        assigned.issuer().ok_or_else(|| match assigned {
+            Assigned::Nothing(why) => why,
+            _ => "no CA issues for it".to_owned(),
+        })
+    }
+
+    fn mode(&self, proxy: &Proxy) -> Mode {
+        TlsPolicy::mode_of(self.resources, proxy).value
+    }
+}
+
+impl Requirement {
+    fn missing(&self, observed: &Observed, wanted: &Wanted<'_>) -> Vec<Waiting> {
         if let Self::Ready(issuer) = self {
             return match observed.ready.contains(issuer) {
                 true => Vec::new(),
                 false => vec![Waiting {
                     proxy: None,
-                    condition: self.clone(),
+                    requirement: self.clone(),
                     what: "its CA is not ready".to_owned(),
                 }],
             };
         }
         let missing = observed.proxies.iter().filter_map(|proxy| {
-            let mut what = self.missing_at(proxy, &observed.resources)?;
+            let mut what = self.missing_at(proxy, wanted)?;
             if !proxy.connected {
                 what.push_str(
                     "; it is not connected and goes on with what it has: reconnect it, or end it",
                 );
             }
             Some(Waiting {
-                proxy: Some(proxy.name.clone()),
-                condition: self.clone(),
+                proxy: Some(proxy.name().to_owned()),
+                requirement: self.clone(),
                 what,
             })
         });
         missing.collect()
     }
 
-    fn missing_at(&self, proxy: &Proxy, resources: &MeshResources) -> Option<String> {
+    fn missing_at(&self, proxy: &ObservedProxy, wanted: &Wanted<'_>) -> Option<String> {
         match self {
             Self::Ready(_) => None,
             Self::Accepts(issuer) => (!accepts(proxy, issuer))
@@ -170,40 +211,29 @@ impl Condition {
                 .contains(issuer)
                 .then(|| format!("still holds the roots of {issuer}")),
             Self::Mode => {
-                let inbound = tls::Inbound {
-                    name: Some(&proxy.name),
-                    section: None,
-                };
-                let wanted = tls::mode_of(resources, &proxy.labels, inbound);
-                (proxy.mode != wanted).then(|| {
-                    match wanted {
+                let mode = wanted.mode(&proxy.proxy);
+                (proxy.mode != mode).then(|| {
+                    match mode {
                         Mode::Strict => "still accepts plaintext",
                         _ => "does not accept plaintext yet",
                     }
                     .to_owned()
                 })
             }
-            Self::Holds => {
-                let wanted = assigned(resources, &proxy.labels);
-                match (&wanted, &proxy.holds) {
-                    (None, _) => Some(
-                        "no MeshIdentity with a provider selects it, and the mesh has no enabled backend".to_owned(),
-                    ),
-                    (Some(wanted), Some(held)) if wanted == held => None,
-                    (Some(wanted), Some(held)) => {
-                        Some(format!("serves a certificate of {held}, and not of {wanted} yet"))
-                    }
-                    (Some(wanted), None) => {
-                        Some(format!("has no certificate of {wanted} yet"))
-                    }
-                }
-            }
+            Self::Holds => match (wanted.issuer(&proxy.proxy), &proxy.holds) {
+                (Err(why), _) => Some(why),
+                (Ok(wanted), Some(held)) if wanted == *held => None,
+                (Ok(wanted), Some(held)) => Some(format!(
+                    "serves a certificate of {held}, and not of {wanted} yet"
+                )),
+                (Ok(wanted), None) => Some(format!("has no certificate of {wanted} yet")),
+            },
         }
     }
 }
 
 /// The classic SPIFFE ID does not say which backend issued it.
-fn accepts(proxy: &Proxy, issuer: &BackendKey) -> bool {
+fn accepts(proxy: &ObservedProxy, issuer: &BackendKey) -> bool {
     match issuer {
         BackendKey::Classic(_) => proxy
             .accepts
@@ -211,24 +241,4 @@ fn accepts(proxy: &Proxy, issuer: &BackendKey) -> bool {
             .any(|accepted| matches!(accepted, BackendKey::Classic(_))),
         BackendKey::Modern(_) => proxy.accepts.contains(issuer),
     }
-}
-
-/// Who issues for a Dataplane with these labels, as [`select`](crate::select) has it if every CA is ready.
-pub(super) fn assigned(
-    resources: &MeshResources,
-    labels: &BTreeMap<String, String>,
-) -> Option<BackendKey> {
-    resources
-        .identities
-        .iter()
-        .filter(|identity| identity.provider.is_some() && identity.selector.matches(labels))
-        .min_by_key(|identity| {
-            let labels = identity.selector.match_labels().map_or(0, BTreeMap::len);
-            (std::cmp::Reverse(labels), &identity.metadata.name)
-        })
-        .map(BackendKey::of)
-        .or_else(|| {
-            let backend = resources.mesh.enabled_backend()?;
-            Some(BackendKey::classic(&backend.name))
-        })
 }

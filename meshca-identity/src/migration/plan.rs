@@ -6,10 +6,11 @@ use meshca_core::resource::{
     CaBundle, IdentityProvider, MeshIdentity, MeshTrust, Metadata, Mtls, Resource,
 };
 
-use super::observed::{self, Condition, Observed, Waiting};
+use super::observed::{self, Observed, Requirement, Waiting};
 use super::obstacles::Obstacles;
 use super::planner::{self, PlanOptions};
 use crate::MeshResources;
+use crate::tls;
 
 /// The way of a mesh from the resources that it has to those that it is to have.
 ///
@@ -35,7 +36,7 @@ pub struct Step {
     /// What to apply, in this order. Only a first step may have nothing.
     pub changes: Vec<Change>,
     /// What must be so before the next step.
-    pub gate: Vec<Condition>,
+    pub gate: Vec<Requirement>,
     /// What is true once the gate is passed.
     pub afterwards: Vec<String>,
 }
@@ -127,7 +128,7 @@ impl Plan {
         // A step that has been begun is ended: its gate was passed when it was.
         let passed = reached.checked_sub(1).and_then(|it| self.steps.get(it));
         if let (true, Some(step)) = (exactly, passed) {
-            let waiting = observed::missing(&step.gate, observed);
+            let waiting = observed::missing(&step.gate, observed, &self.options.zone);
             if !waiting.is_empty() {
                 return Next::Wait {
                     step: reached,
@@ -204,7 +205,7 @@ impl Plan {
                 same_identity(wanted, found)
             }
             (Some(Found::Tls(wanted)), Some(Found::Tls(found))) => {
-                wanted.target == found.target && wanted.rules == found.rules
+                tls::decides_alike(found, wanted)
             }
             (Some(Found::Trust(wanted)), Some(Found::Trust(found))) => {
                 // The control plane may have added roots of its own. Of those that the plan knows, none is missing and none left over.
@@ -267,7 +268,12 @@ impl Plan {
                 put.status = found.status.clone();
             }
             (Resource::MeshTls(put), Some(Found::Tls(found))) => {
+                let effect = put.metadata.label(tls::EFFECT).is_some();
                 keep_envelope(&mut put.metadata, &found.metadata);
+                // Whether a policy counts is the plan's business.
+                if !effect {
+                    put.metadata.labels.remove(tls::EFFECT);
+                }
                 put.status = found.status.clone();
             }
             (Resource::MeshTrust(put), Some(Found::Trust(found))) => {

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshca_core::resource::{Backend, Mesh, MeshIdentity, MeshTrust, Metadata, Mtls, Selector};
 
-use super::observed::Condition;
+use super::mode::{self, Kinds};
+use super::observed::Requirement;
 use super::obstacles::{Obstacle, Obstacles};
 use super::plan::{self, Action, Change, Plan, Step};
-use super::tls::{self, Kinds};
 use crate::BackendKey;
 use crate::MeshResources;
 
@@ -247,7 +247,7 @@ impl<'a> Planner<'a> {
                     ),
                 ));
             }
-            gate.push(Condition::Accepts(BackendKey::of(identity)));
+            gate.push(Requirement::Accepts(BackendKey::of(identity)));
         }
         for identity in &self.to.identities {
             match (named(self.from, &identity.metadata), &identity.provider) {
@@ -332,9 +332,9 @@ impl<'a> Planner<'a> {
             }
         }
         for issuer in self.arriving() {
-            gate.push(Condition::Ready(issuer.clone()));
-            gate.push(Condition::Trusts(issuer.clone()));
-            gate.push(Condition::Accepts(issuer));
+            gate.push(Requirement::Ready(issuer.clone()));
+            gate.push(Requirement::Trusts(issuer.clone()));
+            gate.push(Requirement::Accepts(issuer));
         }
         // A control plane that makes MeshTrusts by itself may have done all of this step: the gate before it must not be lost.
         if let Some(before) = self.steps.last() {
@@ -352,11 +352,11 @@ impl<'a> Planner<'a> {
     }
 
     fn enforce_tls(&mut self) {
-        let kinds = Kinds::new(&[self.from, self.to]);
+        let kinds = Kinds::new(&[self.from], 1);
         let changes = if !kinds.any_permissive(self.from) {
-            tls::final_changes(&self.from.tls, &self.to.tls)
+            mode::final_changes(&self.from.tls, &self.to.tls)
         } else if self.from.tls.is_empty() && !self.back {
-            tls::permissive(&self.to.tls)
+            mode::permissive(&self.to.tls)
         } else {
             Vec::new()
         };
@@ -374,7 +374,7 @@ impl<'a> Planner<'a> {
                 title: title.to_owned(),
                 why: why.to_owned(),
                 changes,
-                gate: vec![Condition::Mode],
+                gate: vec![Requirement::Mode],
                 afterwards: vec![afterwards.to_owned()],
             });
         }
@@ -399,7 +399,7 @@ impl<'a> Planner<'a> {
                 title: "Try it on a few".to_owned(),
                 why: "what nobody has thought of hurts a few only".to_owned(),
                 changes,
-                gate: vec![Condition::Holds],
+                gate: vec![Requirement::Holds],
                 afterwards: vec![
                     "these have their new certificates and speak with all others".to_owned(),
                 ],
@@ -433,7 +433,7 @@ impl<'a> Planner<'a> {
             title: "Rotate".to_owned(),
             why: "every proxy knows how to verify what is issued now, so certificates can be replaced in any order".to_owned(),
             changes,
-            gate: vec![Condition::Holds],
+            gate: vec![Requirement::Holds],
             afterwards: vec![
                 "every proxy serves a certificate of the new CA; the old one is still believed".to_owned(),
             ],
@@ -441,7 +441,7 @@ impl<'a> Planner<'a> {
     }
 
     fn tighten(&mut self) {
-        let changes = tls::final_changes(&self.now().tls, &self.to.tls);
+        let changes = mode::final_changes(&self.now().tls, &self.to.tls);
         let (title, why, afterwards) = match self.back {
             true => (
                 "Restore TLS",
@@ -460,7 +460,7 @@ impl<'a> Planner<'a> {
     fn clean_up(&mut self) {
         let now = self.now();
         let mut changes = Vec::new();
-        let mut gate = vec![Condition::Holds, Condition::Mode];
+        let mut gate = vec![Requirement::Holds, Requirement::Mode];
         let mut afterwards = Vec::new();
         if !plan::same_mtls(&now.mesh, &self.to.mesh) {
             let why = match self.to.mesh.mtls {
@@ -506,13 +506,13 @@ impl<'a> Planner<'a> {
                 if !trust(&now.trusts) {
                     changes.push(forget(&identity.metadata));
                 }
-                gate.push(Condition::Forgets(BackendKey::of(identity)));
+                gate.push(Requirement::Forgets(BackendKey::of(identity)));
             }
         }
         let backends = |mesh: &'a Mesh| mesh.mtls.iter().flat_map(|it| &it.backends);
         for backend in backends(&self.from.mesh) {
             if !backends(&self.to.mesh).any(|it| it.name == backend.name) {
-                gate.push(Condition::Forgets(BackendKey::classic(&backend.name)));
+                gate.push(Requirement::Forgets(BackendKey::classic(&backend.name)));
             }
         }
         afterwards.push(

@@ -6,7 +6,7 @@
 //! and repeat what they did; proxies lose their connection, end, start and restart; a CA becomes ready late or never; the way back
 //! begins anywhere. A plan has no memory, so a control plane that restarts is in no other state than before.
 //!
-//! What resources mean to a proxy is not taken from the planner, but from [`select`](crate::select) and written once more here.
+//! What resources give a proxy is what [`select`](crate::select) and [`tls`](crate::tls) decide, and is not taken from the planner.
 
 mod explore;
 mod tests;

@@ -5,9 +5,9 @@ use meshca_core::resource::{
 };
 use serde::Deserialize;
 
+use super::super::mode::{self, Kinds};
 use super::super::obstacles::{Obstacle, ObstacleKind};
 use super::super::plan;
-use super::super::tls::{self, Kinds};
 use super::{Planner, announcer, find, issuing, named};
 
 impl<'a> Planner<'a> {
@@ -29,7 +29,10 @@ impl<'a> Planner<'a> {
     /// At no point, not even between two changes of a step, does anybody accept plaintext who refuses it now. On the way back it is
     /// who refused it before.
     pub(super) fn no_door_opens(&mut self) {
-        let kinds = Kinds::new(&[self.from, self.to]);
+        let ends = [self.from, self.to];
+        let states: Vec<_> = ends.into_iter().chain(&self.states).collect();
+        // What decides before and what decides then; on the way back also what decides at the end.
+        let kinds = Kinds::new(&states, if self.back { 3 } else { 2 });
         let mut strict = kinds.strict(self.from);
         if self.back {
             let before = kinds.strict(self.to);
@@ -43,8 +46,11 @@ impl<'a> Planner<'a> {
             .collect();
         for change in changes {
             change.apply_to(&mut now);
+            let key = change.action.key();
+            if !matches!(key.kind, "Mesh" | "MeshTLS") {
+                continue;
+            }
             if !strict.is_subset(&kinds.strict(&now)) {
-                let key = change.action.key();
                 let resource = format!("{} {}", key.kind, key.name);
                 return self.obstacle(
                     ObstacleKind::Loosens,
@@ -114,7 +120,8 @@ impl<'a> Planner<'a> {
             );
         }
         let permissive = Self::enabled(from).is_some_and(|it| it.mode == Mode::Permissive);
-        if permissive && !tls::covers_all(&from.tls) && !tls::covers_all(&to.tls) {
+        let covered = |resources| mode::covers_all(resources, &self.options.zone);
+        if permissive && !covered(from) && !covered(to) {
             self.obstacle(
                 ObstacleKind::PermissiveWithoutMeshTls,
                 mesh,
