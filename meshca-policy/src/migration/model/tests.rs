@@ -200,10 +200,12 @@ fn explore(name: &str, plan: &Plan, extent: Extent) -> Seen {
         "{name}: {} states, {} transitions, {} plans; {:?}",
         seen.states, seen.transitions, seen.plans, seen.actions
     );
-    // Each step was applied, and each gate was both closed and open: the step after it was applied, or the end reached.
+    // Each step was applied, and each gate was both closed and open: the step after it was
+    // applied, or the end reached.
     for (index, step) in plan.steps().iter().enumerate() {
         for outcome in ["apply", "wait"] {
-            // Who was strict and stays so has nothing to acknowledge, and whoever issues already is accepted.
+            // Who was strict and stays so has nothing to acknowledge, and whoever issues already
+            // is accepted.
             let is_so = |requirement: &Requirement| match requirement {
                 Requirement::Mode => true,
                 Requirement::Holds => step.title == "Clean up",

@@ -17,13 +17,14 @@ use crate::{BackendKey, MeshResources};
 pub struct Observed {
     /// The resources as they are now.
     pub resources: MeshResources,
-    /// The CAs that are ready to sign: those whose [`Issuer::check`](meshca_core::Issuer::check) went well and, for MeshIdentities,
-    /// whose roots are in a MeshTrust. While no proxy runs, nobody else can tell that the first one to start will be believed.
+    /// The CAs that are ready to sign: those whose [`Issuer::check`](meshca_core::Issuer::check)
+    /// went well and, for MeshIdentities, whose roots are in a MeshTrust. While no proxy runs,
+    /// nobody else can tell that the first one to start will be believed.
     pub ready: BTreeSet<BackendKey>,
     /// The proxies that run, connected or not.
     pub proxies: Vec<ObservedProxy>,
-    /// Whether some may be missing, because the control plane has started and not all are back. Then nothing is taken for true of every
-    /// proxy.
+    /// Whether some may be missing, because the control plane has started and not all are back.
+    /// Then nothing is taken for true of every proxy.
     pub returning: bool,
 }
 
@@ -39,20 +40,23 @@ impl Observed {
     }
 }
 
-/// What a control plane knows of a proxy that runs: what the proxy has **acknowledged**, not what was sent to it.
+/// What a control plane knows of a proxy that runs: what the proxy has **acknowledged**, not what
+/// was sent to it.
 ///
-/// A proxy whose connection is lost stays as it was last seen. It still speaks with its peers, and leaving it out would cut it off
-/// from them; leave it out once its workload is gone.
+/// A proxy whose connection is lost stays as it was last seen. It still speaks with its peers, and
+/// leaving it out would cut it off from them; leave it out once its workload is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ObservedProxy {
-    /// Its Dataplane, by which [`select`](crate::select) and [`tls`](crate::tls) decide what it is to have. Without a section: the
-    /// observation is of the inbounds that no MeshTLS with a `sectionName` treats apart.
+    /// Its Dataplane, by which [`select`](crate::select) and [`tls`](crate::tls) decide what it is
+    /// to have. Without a section: the observation is of the inbounds that no MeshTLS with a
+    /// `sectionName` treats apart.
     pub proxy: Proxy,
     /// Whether it is connected, which only changes the words of what is waited for.
     pub connected: bool,
-    /// The CAs all of whose roots it holds, in the trust domain that they sign for; of a CA that is not in the resources any more, those of
-    /// whose roots it holds one that nobody else stands for.
+    /// The CAs all of whose roots it holds, in the trust domain that they sign for; of a CA that
+    /// is not in the resources any more, those of whose roots it holds one that nobody else stands
+    /// for.
     pub trusts: BTreeSet<BackendKey>,
     /// The CAs whose SPIFFE IDs it accepts of every peer. All backends share the classic one.
     pub accepts: BTreeSet<BackendKey>,
@@ -81,7 +85,8 @@ impl ObservedProxy {
     }
 }
 
-/// What must be so before the next step. Everything but [`Ready`](Self::Ready) is asked of every proxy that runs.
+/// What must be so before the next step. Everything but [`Ready`](Self::Ready) is asked of every
+/// proxy that runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Requirement {
@@ -95,7 +100,8 @@ pub enum Requirement {
     Mode,
     /// Each proxy serves a certificate of the CA that the resources give it.
     Holds,
-    /// No proxy holds the roots of this CA any more: it has become worthless to whoever has its key.
+    /// No proxy holds the roots of this CA any more: it has become worthless to whoever has its
+    /// key.
     Forgets(BackendKey),
 }
 
@@ -154,8 +160,9 @@ impl Wanted<'_> {
     /// The CA that issues for it if every CA is ready.
     fn issuer(&self, proxy: &Proxy) -> Result<BackendKey, String> {
         let rules = self.rules.get_or_init(|| {
-            // The environment only decides what SPIFFE IDs look like. A control plane may let workloads fall back to another CA
-            // while theirs is not ready. The plan waits for theirs: the other one may be about to go.
+            // The environment only decides what SPIFFE IDs look like. A control plane may let
+            // workloads fall back to another CA while theirs is not ready. The plan waits for
+            // theirs: the other one may be about to go.
             let options = SelectOptions::new(self.zone, Environment::Universal);
             IdentityRules::new(self.resources, options)
         });

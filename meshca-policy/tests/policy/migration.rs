@@ -1,23 +1,16 @@
 //! Plans from resources as operators write them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "tests"
-)]
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use meshca_core::resource::{CaBundle, MeshTls, Metadata, Mode, Resource, Selector, TlsRule};
 use meshca_core::spiffe::Workload;
-use meshca_identity::BackendKey;
-use meshca_identity::MeshResources;
-use meshca_identity::migration::{
+use meshca_policy::BackendKey;
+use meshca_policy::MeshResources;
+use meshca_policy::migration::{
     Action, Next, Observed, ObservedProxy, ObstacleKind, Plan, PlanOptions, plan,
 };
-use meshca_identity::tls::Proxy;
+use meshca_policy::tls::Proxy;
 
 fn read(text: &str) -> MeshResources {
     let documents = Resource::parse(text).unwrap_or_else(|report| panic!("{report}\n{text}"));

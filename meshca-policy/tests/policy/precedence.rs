@@ -1,11 +1,4 @@
 //! Plans judge how strict a proxy is by the rules that decide it: those of `tls`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "tests"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +6,13 @@ use meshca_core::resource::{
     MeshTls, Metadata, Mode, Resource, Selector, TargetKind, TargetRef, TlsRule, labels,
 };
 use meshca_core::spiffe::{Environment, Workload};
-use meshca_identity::BackendKey;
-use meshca_identity::MeshResources;
-use meshca_identity::migration::{
+use meshca_policy::BackendKey;
+use meshca_policy::MeshResources;
+use meshca_policy::migration::{
     Next, Observed, ObservedProxy, ObstacleKind, Plan, PlanOptions, Requirement, plan,
 };
-use meshca_identity::select::{IdentityRules, SelectOptions};
-use meshca_identity::tls::{Proxy, TlsPolicy};
+use meshca_policy::select::{IdentityRules, SelectOptions};
+use meshca_policy::tls::{Proxy, TlsPolicy};
 use proptest::prelude::*;
 
 fn read(text: &str) -> MeshResources {

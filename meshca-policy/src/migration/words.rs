@@ -95,7 +95,8 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
-    /// What a gate asks for that none before it has: who once trusts and accepts goes on doing so until the end.
+    /// What a gate asks for that none before it has: who once trusts and accepts goes on doing so
+    /// until the end.
     fn news(&self, step: usize) -> Vec<&Requirement> {
         let before = || self.steps.iter().take(step).flat_map(|step| &step.gate);
         let lasts = |it: &Requirement| !matches!(it, Requirement::Mode | Requirement::Holds);

@@ -2,8 +2,9 @@
 //!
 //! # Which policy wins
 //!
-//! Every MeshTLS that targets the proxy is merged into one policy, field by field; what is more specific overrides what is less
-//! so. The order is the one that Kuma's control plane sorts by (`CompareByPolicyAttributes` and `CompareByDisplayName` in
+//! Every MeshTLS that targets the proxy is merged into one policy, field by field; what is more
+//! specific overrides what is less so. The order is the one that Kuma's control plane sorts by
+//! (`CompareByPolicyAttributes` and `CompareByDisplayName` in
 //! `pkg/plugins/policies/core/rules/sort`, 2.12 to 3.0), from the weakest to the strongest:
 //!
 //! | | attribute | order |
@@ -14,19 +15,22 @@
 //! | 4 | label `kuma.io/display-name`, else the name | backwards: `zzz`, then `aaa`, so the first by the alphabet wins |
 //! | 5 | the order of `rules` | the later rule wins |
 //!
-//! Kuma's documentation ranks a Dataplane by name above one by labels. Its code does not, and neither does this: between the
-//! two, the lines below the first decide.
+//! Kuma's documentation ranks a Dataplane by name above one by labels. Its code does not, and
+//! neither does this: between the two, the lines below the first decide.
 //!
 //! # Which policy targets a proxy
 //!
-//! All that a `targetRef` of kind `Dataplane` names must fit: name, namespace (that of the policy, if a name is given alone), labels, and
-//! section. A policy of the role `consumer` or `workload-owner` is for proxies of its own namespace, and one that comes from a zone is
-//! for that zone: a team cannot open the inbounds of another. Policies with the label `kuma.io/effect: shadow` are for show.
+//! All that a `targetRef` of kind `Dataplane` names must fit: name, namespace (that of the policy,
+//! if a name is given alone), labels, and section. A policy of the role `consumer` or
+//! `workload-owner` is for proxies of its own namespace, and one that comes from a zone is for
+//! that zone: a team cannot open the inbounds of another. Policies with the label `kuma.io/effect:
+//! shadow` are for show.
 //!
 //! # Defaults
 //!
-//! Without a mode in any of them, the mode of the mesh's enabled classic backend applies, and strict without such a backend.
-//! Versions and ciphers are of the whole mesh: from other targets they are ignored, as resources refuse them.
+//! Without a mode in any of them, the mode of the mesh's enabled classic backend applies, and
+//! strict without such a backend. Versions and ciphers are of the whole mesh: from other targets
+//! they are ignored, as resources refuse them.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -43,7 +47,8 @@ use crate::MeshResources;
 pub(crate) const EFFECT: &str = "kuma.io/effect";
 const POLICY_ROLE: &str = "kuma.io/policy-role";
 
-/// The labels by which policies are ranked and confined. A control plane sets them where they are missing.
+/// The labels by which policies are ranked and confined. A control plane sets them where they are
+/// missing.
 const SET_BY_CONTROL_PLANE: &[&str] = &[
     labels::ORIGIN,
     labels::ZONE,
@@ -62,12 +67,14 @@ pub struct Proxy {
     pub namespace: Option<String>,
     /// Its labels.
     pub workload: Workload,
-    /// The inbound in question: its name, or its port if it has no name. Without one, policies for single inbounds do not apply.
+    /// The inbound in question: its name, or its port if it has no name. Without one, policies for
+    /// single inbounds do not apply.
     pub section: Option<String>,
 }
 
 impl Proxy {
-    /// A proxy as a whole. Its namespace is what the label `k8s.kuma.io/namespace` says, if that is there.
+    /// A proxy as a whole. Its namespace is what the label `k8s.kuma.io/namespace` says, if that
+    /// is there.
     pub fn new(name: impl Into<String>, workload: Workload) -> Self {
         Self {
             name: name.into(),
@@ -143,8 +150,8 @@ impl fmt::Display for Decider {
 /// ```
 /// use meshca_core::resource::{Mode, Resource};
 /// use meshca_core::spiffe::Workload;
-/// use meshca_identity::MeshResources;
-/// use meshca_identity::tls::{Proxy, TlsPolicy};
+/// use meshca_policy::MeshResources;
+/// use meshca_policy::tls::{Proxy, TlsPolicy};
 ///
 /// let resources = MeshResources::from_resources(Resource::parse("
 /// {type: Mesh, name: default}
@@ -194,14 +201,16 @@ impl TlsPolicy {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if one MeshTLS sets a `min` above the `max` of another: no version is left.
+    /// [`ErrorKind::InvalidConfig`] if one MeshTLS sets a `min` above the `max` of another: no
+    /// version is left.
     pub fn resolve(resources: &MeshResources, proxy: &Proxy) -> Result<Self> {
         let policy = Self::merged(resources, proxy);
         policy.check_versions()?;
         Ok(policy)
     }
 
-    /// Returns the mode alone, as [`resolve`](Self::resolve) decides it. It is known even if the policies leave no TLS version.
+    /// Returns the mode alone, as [`resolve`](Self::resolve) decides it. It is known even if the
+    /// policies leave no TLS version.
     pub fn mode_of(resources: &MeshResources, proxy: &Proxy) -> Decided<Mode> {
         Self::merged(resources, proxy).mode
     }
@@ -224,7 +233,8 @@ impl TlsPolicy {
         policy
     }
 
-    /// As a JSON merge patch (RFC 7386): what is absent stays as it is, a list is replaced as a whole.
+    /// As a JSON merge patch (RFC 7386): what is absent stays as it is, a list is replaced as a
+    /// whole.
     fn merge(&mut self, resource: &MeshTls) {
         let by = Decider::MeshTls(full_name(&resource.metadata));
         if let Some(mode) = stated_mode(resource) {
@@ -299,8 +309,8 @@ pub(crate) fn stated_mode(policy: &MeshTls) -> Option<Mode> {
 
 /// Returns whether `stored` already has everything by which `wanted` decides.
 ///
-/// A control plane adds labels of its own, such as the origin. Those that `wanted` leaves out may therefore be there. The
-/// effect is the operator's: without the label the policy counts.
+/// A control plane adds labels of its own, such as the origin. Those that `wanted` leaves out may
+/// therefore be there. The effect is the operator's: without the label the policy counts.
 pub(crate) fn decides_alike(stored: &MeshTls, wanted: &MeshTls) -> bool {
     let (has, asks) = (&stored.metadata, &wanted.metadata);
     stored.target == wanted.target
@@ -311,7 +321,8 @@ pub(crate) fn decides_alike(stored: &MeshTls, wanted: &MeshTls) -> bool {
             .all(|label| asks.label(label).is_none() || has.label(label) == asks.label(label))
 }
 
-/// Completes `wanted` with the labels that the control plane has set on the policy that it replaces.
+/// Completes `wanted` with the labels that the control plane has set on the policy that it
+/// replaces.
 pub(crate) fn in_place_of(wanted: &MeshTls, stored: &MeshTls) -> MeshTls {
     let mut policy = wanted.clone();
     for label in SET_BY_CONTROL_PLANE {
@@ -380,7 +391,8 @@ fn full_name(metadata: &Metadata) -> String {
 
 /// What a proxy must be for a policy to target it.
 pub(crate) struct Demand<'a> {
-    target: &'a TargetRef,
+    /// `None` means the whole mesh.
+    dataplane: Option<&'a TargetRef>,
     namespace: Option<&'a str>,
     zone: Option<&'a str>,
 }
@@ -388,97 +400,92 @@ pub(crate) struct Demand<'a> {
 impl<'a> Demand<'a> {
     /// Returns what a policy demands, or `None` if it targets no proxy at all.
     pub(crate) fn of(policy: &'a MeshTls) -> Option<Self> {
-        let MeshTls {
-            metadata, target, ..
-        } = policy;
+        let metadata = &policy.metadata;
         if metadata.label(EFFECT) == Some("shadow") {
             return None;
         }
-        // What another control plane sent lies in the system namespace; the label keeps where it was made.
+        let dataplane = Some(&policy.target).filter(|it| it.kind == TargetKind::Dataplane);
+        // What another control plane sent lies in the system namespace; the label keeps where it
+        // was made.
         let own = metadata
             .label(labels::K8S_NAMESPACE)
             .or(metadata.namespace.as_deref());
         // A name alone means a neighbour; without a name, a namespace counts only if it is written.
-        let named = target.namespace.as_deref();
-        let named = named.or(own.filter(|_| target.name.is_some()));
-        let named = named.filter(|_| target.kind == TargetKind::Dataplane);
-        let namespace = match metadata.label(POLICY_ROLE) {
-            Some("consumer" | "workload-owner") => {
-                let own = own?;
-                if named.is_some_and(|named| named != own) {
-                    return None;
-                }
-                Some(own)
-            }
-            _ => named,
-        };
+        let named = dataplane.and_then(|it| {
+            let written = it.namespace.as_deref();
+            written.or(own.filter(|_| it.name.is_some()))
+        });
+        let confined = matches!(
+            metadata.label(POLICY_ROLE),
+            Some("consumer" | "workload-owner")
+        );
+        if confined && (own.is_none() || named.is_some_and(|it| Some(it) != own)) {
+            return None;
+        }
+        let zone = metadata.label(labels::ZONE);
         Some(Self {
-            target,
-            namespace,
-            zone: metadata
-                .label(labels::ZONE)
-                .filter(|_| metadata.label(labels::ORIGIN) == Some("zone")),
+            dataplane,
+            namespace: if confined { own } else { named },
+            zone: zone.filter(|_| metadata.label(labels::ORIGIN) == Some("zone")),
         })
     }
 
     fn is_met_by(&self, proxy: &Proxy) -> bool {
-        let here = proxy.workload.label(labels::ZONE);
-        let namespace = proxy.namespace.as_deref();
+        let workload = &proxy.workload;
         // A proxy that does not say its zone may be in any.
-        self.zone
-            .is_none_or(|zone| here.is_none_or(|it| it == zone))
-            && self.namespace.is_none_or(|it| Some(it) == namespace)
-            && (self.target.kind != TargetKind::Dataplane || self.is_targeted(proxy))
+        let here = |zone| workload.label(labels::ZONE).is_none_or(|it| it == zone);
+        let there = |it| proxy.namespace.as_deref() == Some(it);
+        let targeted = |target: &TargetRef| {
+            let mut labels = target.labels.iter();
+            let section = target.section_name.as_ref();
+            is_named(target, proxy)
+                && labels.all(|(name, value)| workload.label(name) == Some(value))
+                && section.is_none_or(|it| proxy.section.as_ref() == Some(it))
+        };
+        self.zone.is_none_or(here)
+            && self.namespace.is_none_or(there)
+            && self.dataplane.is_none_or(targeted)
     }
 
-    fn is_targeted(&self, proxy: &Proxy) -> bool {
-        let target = self.target;
-        let mut labels = target.labels.iter();
-        self.is_named(proxy)
-            && labels.all(|(key, value)| proxy.workload.label(key) == Some(value))
-            && target
-                .section_name
-                .as_ref()
-                .is_none_or(|wanted| Some(wanted) == proxy.section.as_ref())
-    }
-
-    fn is_named(&self, proxy: &Proxy) -> bool {
-        let display_name = proxy.workload.label(labels::DISPLAY_NAME);
-        self.target.name.as_deref().is_none_or(|wanted| {
-            wanted == proxy.name || display_name.is_some_and(|it| it == wanted)
-        })
-    }
-
-    /// Gives a proxy what it lacks to meet this demand, and nothing else; `None` if it has something that contradicts. A proxy
-    /// without a name has an empty one.
+    /// Gives a proxy what it lacks to meet this demand, and nothing else; `None` if it has
+    /// something that contradicts. A proxy without a name has an empty one.
     pub(crate) fn joined_to(&self, proxy: &Proxy) -> Option<Proxy> {
         let mut joined = proxy.clone();
-        if self.target.kind == TargetKind::Dataplane {
-            for (key, value) in &self.target.labels {
-                if joined.workload.label(key).is_none() {
-                    joined.workload = joined.workload.with_label(key, value);
-                }
+        let add = |joined: &mut Proxy, name: &str, value: &str| {
+            if joined.workload.label(name).is_none() {
+                joined.workload = std::mem::take(&mut joined.workload).with_label(name, value);
             }
-            if let Some(wanted) = self
-                .target
-                .name
-                .as_ref()
-                .filter(|_| !self.is_named(&joined))
-            {
-                if joined.name.is_empty() {
-                    joined.name.clone_from(wanted);
-                } else if joined.workload.label(labels::DISPLAY_NAME).is_none() {
-                    joined.workload = joined.workload.with_label(labels::DISPLAY_NAME, wanted);
-                }
+        };
+        if let Some(target) = self.dataplane {
+            for (name, value) in &target.labels {
+                add(&mut joined, name, value);
             }
-            joined.section = joined.section.or(self.target.section_name.clone());
+            match &target.name {
+                Some(_) if is_named(target, &joined) => {}
+                Some(wanted) if joined.name.is_empty() => joined.name.clone_from(wanted),
+                Some(wanted) => add(&mut joined, labels::DISPLAY_NAME, wanted),
+                None => {}
+            }
+            joined.section = joined.section.or(target.section_name.clone());
         }
-        let labelled = joined.workload.label(labels::K8S_NAMESPACE);
-        let namespace = labelled.or(self.namespace).map(str::to_owned);
-        joined.namespace = joined.namespace.or(namespace);
-        // The label and the namespace are two ways to say the same thing, so no proxy has two values.
-        let labelled = joined.workload.label(labels::K8S_NAMESPACE);
-        let contradicts = labelled.is_some() && labelled != joined.namespace.as_deref();
+        // The label and the namespace are two ways to say the same thing, so no proxy has two
+        // values.
+        let labelled = joined
+            .workload
+            .label(labels::K8S_NAMESPACE)
+            .map(str::to_owned);
+        let wanted = self.namespace.map(str::to_owned);
+        joined.namespace = joined.namespace.or(labelled.clone()).or(wanted);
+        let contradicts = labelled.is_some() && labelled != joined.namespace;
         (!contradicts && self.is_met_by(&joined)).then_some(joined)
     }
+}
+
+fn is_named(target: &TargetRef, proxy: &Proxy) -> bool {
+    let display_name = proxy.workload.label(labels::DISPLAY_NAME);
+    let mut names = display_name.into_iter().chain([proxy.name.as_str()]);
+    target
+        .name
+        .as_deref()
+        .is_none_or(|wanted| names.any(|it| it == wanted))
 }

@@ -1,8 +1,9 @@
 //! Which identity a workload gets, and why.
 //!
-//! A MeshIdentity that selects the workload wins over the classic CAs of its `Mesh`; of several the one with the most `matchLabels`,
-//! and of those the first by name, as Kuma has it. A MeshIdentity without a provider announces a SPIFFE ID and issues nothing. It takes
-//! no part in the contest: that is what makes it a safe first step of a change of the trust domain.
+//! A MeshIdentity that selects the workload wins over the classic CAs of its `Mesh`; of several
+//! the one with the most `matchLabels`, and of those the first by name, as Kuma has it. A
+//! MeshIdentity without a provider announces a SPIFFE ID and issues nothing. It takes no part in
+//! the contest: that is what makes it a safe first step of a change of the trust domain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -44,12 +45,13 @@ impl SelectOptions {
     }
 }
 
-/// What to do if the MeshIdentity that wins is not ready: its CA cannot be built, or the workload lacks a label of the SPIFFE ID.
+/// What to do if the MeshIdentity that wins is not ready: its CA cannot be built, or the workload
+/// lacks a label of the SPIFFE ID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unready {
-    /// Wait for it, as Kuma does: a workload that was given one identity by the operator does not appear under another. What it
-    /// holds already stays with it while that is valid.
+    /// Wait for it, as Kuma does: a workload that was given one identity by the operator does not
+    /// appear under another. What it holds already stays with it while that is valid.
     #[default]
     Wait,
     /// Take the next one that is ready, and the classic CA after the last.
@@ -97,7 +99,8 @@ impl IdentityRules {
         }
     }
 
-    /// What this workload gets, and how that came about. `ready` says why a MeshIdentity cannot issue now, if it cannot.
+    /// What this workload gets, and how that came about. `ready` says why a MeshIdentity cannot
+    /// issue now, if it cannot.
     pub fn select(
         &self,
         workload: &Workload,
@@ -118,8 +121,8 @@ impl IdentityRules {
         }
     }
 
-    /// The same without how that came about, for a million of them.
-    pub(crate) fn assign(
+    /// Decides the same, without how that came about: a mesh has many workloads.
+    pub fn assign(
         &self,
         workload: &Workload,
         ready: impl Fn(&MeshIdentity) -> Result<(), String>,
@@ -221,7 +224,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// SPIFFE IDs that the workload may have one day: those of MeshIdentities without a provider. Peers should accept them already.
+    /// SPIFFE IDs that the workload may have one day: those of MeshIdentities without a provider.
+    /// Peers should accept them already.
     pub fn announced(&self) -> impl Iterator<Item = &SpiffeId> {
         self.candidates.iter().filter_map(|it| match &it.verdict {
             Verdict::Announced(id) => Some(id),
@@ -242,7 +246,10 @@ impl Selection {
 
 /// What a workload gets.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "a control plane must know what to do in every case"
+)]
 pub enum Assigned {
     /// The identity of a MeshIdentity.
     Modern {
@@ -260,8 +267,8 @@ pub enum Assigned {
         /// The SPIFFE ID.
         spiffe_id: SpiffeId,
     },
-    /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait), or the workload lacks what the
-    /// classic SPIFFE ID is made of.
+    /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait), or
+    /// the workload lacks what the classic SPIFFE ID is made of.
     Waiting {
         /// The CA that issues once nothing is lacking.
         issuer: BackendKey,
@@ -290,7 +297,8 @@ impl Assigned {
 pub enum Source {
     /// The CA of its provider.
     Issuer,
-    /// A SPIRE agent beside the proxy, which takes its identity from there: nothing is issued here.
+    /// A SPIRE agent beside the proxy, which takes its identity from there: nothing is issued
+    /// here.
     Spire {
         /// How long the proxy waits for the agent, if the resource says.
         agent_timeout: Option<Duration>,

@@ -74,7 +74,8 @@ fn makes_trust(identity: &MeshIdentity) -> bool {
     }
 }
 
-/// The CA of a MeshIdentity has become ready: its roots are appended to the MeshTrust of the same name.
+/// The CA of a MeshIdentity has become ready: its roots are appended to the MeshTrust of the same
+/// name.
 pub(super) fn make_trust(resources: &mut MeshResources, identity: &str) {
     let Some(identity) = resources
         .identities

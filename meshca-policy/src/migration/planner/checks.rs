@@ -26,8 +26,8 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// At no point, not even between two changes of a step, does anybody accept plaintext who refuses it now. On the way back it is
-    /// who refused it before.
+    /// At no point, not even between two changes of a step, does anybody accept plaintext who
+    /// refuses it now. On the way back it is who refused it before.
     pub(super) fn no_door_opens(&mut self) {
         let ends = [self.from, self.to];
         let states: Vec<_> = ends.into_iter().chain(&self.states).collect();
@@ -78,7 +78,7 @@ impl<'a> Planner<'a> {
             return;
         }
         let mesh = format!("Mesh {}", from.name());
-        if Self::enabled(from).is_none() && issuing(from).next().is_none() {
+        if from.mesh.enabled_backend().is_none() && issuing(from).next().is_none() {
             self.obstacle(
                 ObstacleKind::NoIdentity,
                 mesh.clone(),
@@ -88,7 +88,7 @@ impl<'a> Planner<'a> {
             );
         }
         let catch_all = |it: &MeshIdentity| it.selector == Selector::all();
-        if Self::enabled(to).is_none() && !issuing(to).any(catch_all) {
+        if to.mesh.enabled_backend().is_none() && !issuing(to).any(catch_all) {
             self.obstacle(
                 ObstacleKind::NotCovered,
                 mesh.clone(),
@@ -97,7 +97,7 @@ impl<'a> Planner<'a> {
                  a more specific one still wins; or keep the backend for them",
             );
         }
-        if Self::enabled(from).is_none() || self.announced().is_empty() {
+        if from.mesh.enabled_backend().is_none() || self.announced().is_empty() {
             return;
         }
         // From here on, classic identities go: of all or of some.
@@ -119,7 +119,10 @@ impl<'a> Planner<'a> {
                 "set `meshServices: {mode: Exclusive}`, and move routes and policies to MeshServices",
             );
         }
-        let permissive = Self::enabled(from).is_some_and(|it| it.mode == Mode::Permissive);
+        let permissive = from
+            .mesh
+            .enabled_backend()
+            .is_some_and(|it| it.mode == Mode::Permissive);
         let covered = |resources| mode::covers_all(resources, &self.options.zone);
         if permissive && !covered(from) && !covered(to) {
             self.obstacle(

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use meshca_core::resource::{MeshTls, Mode, labels};
 use meshca_core::spiffe::Workload;
 
-use super::plan::{Action, Change};
+use super::plan::Change;
 use crate::MeshResources;
 use crate::tls::{self, Decider, Demand, Proxy, Rank, TlsPolicy};
 
@@ -131,9 +131,8 @@ pub(super) fn final_changes(now: &[MeshTls], to: &[MeshTls]) -> Vec<Change> {
         };
         Change::put(policy, why)
     };
-    let delete = |policy: &MeshTls| Change {
-        action: Action::delete("MeshTLS", &policy.metadata),
-        why: "the mesh is to be without it".to_owned(),
+    let delete = |policy: &MeshTls| {
+        Change::delete("MeshTLS", &policy.metadata, "the mesh is to be without it")
     };
     let puts = wanted.into_iter().map(put);
     puts.chain(gone.into_iter().map(delete)).collect()
