@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Client;
-use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
-use meshca_core::resource::Provider;
-use meshca_core::{Error, ErrorKind, Issuer, Result};
+use meshca_core::registry::{BackendConfig, BuildContext, IssuerFactory};
+use meshca_core::resource::CertManagerConf;
+use meshca_core::resource::settings::SettingsType;
+use meshca_core::{Issuer, Result};
 
 use crate::issuer::CertManagerIssuer;
 use crate::settings::{CertManagerSettings, DEFAULT_MAX_PENDING};
@@ -66,8 +67,8 @@ impl fmt::Debug for CertManagerFactory {
 
 #[async_trait]
 impl IssuerFactory for CertManagerFactory {
-    fn types(&self) -> Vec<String> {
-        vec!["certmanager".to_owned()]
+    fn settings(&self) -> Vec<SettingsType> {
+        vec![SettingsType::of::<CertManagerConf>()]
     }
 
     async fn build(
@@ -75,15 +76,7 @@ impl IssuerFactory for CertManagerFactory {
         config: &BackendConfig,
         context: &BuildContext,
     ) -> Result<Arc<dyn Issuer>> {
-        let BackendSettings::Provider(Provider::CertManager(conf)) = config.settings() else {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "these are settings of `{}`, not of `certmanager`",
-                    config.type_name()
-                ),
-            ));
-        };
+        let conf: &CertManagerConf = config.settings()?;
         let mut settings = CertManagerSettings::new(
             conf.clone(),
             context.trust_domain().clone(),

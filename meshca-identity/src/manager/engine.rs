@@ -353,7 +353,7 @@ impl Engine {
             return Ok(());
         };
         let effective = effective(&resources, mesh.effective.take(), &zone);
-        let (wanted, wrong) = mesh::wanted(&effective, &zone);
+        let (wanted, wrong) = mesh::wanted(&self.registry, &effective, &zone);
         let before = mesh.take_trusts(&effective, bundles, &wanted, &zone);
         mesh.rules = Some(IdentityRules::new(&effective, self.options.select.clone()));
         mesh.broken_glass = false;

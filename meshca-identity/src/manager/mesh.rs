@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use meshca_core::registry::{BackendConfig, BackendSettings};
+use meshca_core::registry::{BackendConfig, BackendRegistry};
 use meshca_core::resource::{
-    Backend as ClassicBackend, BundledCa, Form, IdentityProvider, Kri, MeshIdentity, MeshTrust,
-    MeshTrustCreation, Metadata, Provider,
+    Backend as ClassicBackend, Form, IdentityProvider, Kri, MeshIdentity, MeshTrust,
+    MeshTrustCreation, Metadata,
 };
 use meshca_core::{
     Error, ErrorKind, Issuer, Result, RotationStep, TrustBundle, TrustDomain, TrustRoot,
@@ -115,14 +115,10 @@ impl Backend {
         1 << together.clamp(1, MOST_TOGETHER).ilog2()
     }
 
-    /// Whether its certificate and key are somebody else's, who replaces them without telling the resources. Other issuers read again
-    /// themselves what they need.
+    /// Whether its certificate and key are its owner's, who replaces them without telling the resources. Other issuers read
+    /// again themselves what they need.
     pub(super) fn is_given(&self) -> bool {
-        match self.config.settings() {
-            BackendSettings::Provider(Provider::Provided(_)) => true,
-            BackendSettings::Bundled(bundled) => matches!(bundled.ca, BundledCa::Provided { .. }),
-            _ => false,
-        }
+        self.config.holds_the_ca()
     }
 }
 
@@ -452,6 +448,7 @@ fn mesh_trust(of: &Metadata, bundle: &TrustBundle, current: bool, zone: &str) ->
 
 /// The CAs that the resources name, and what is wrong with the others.
 pub(super) fn wanted(
+    registry: &BackendRegistry,
     resources: &MeshResources,
     zone: &str,
 ) -> (BTreeMap<BackendKey, Wanted>, Vec<(BackendKey, Error)>) {
@@ -462,7 +459,7 @@ pub(super) fn wanted(
             Ok(trust_domain) => {
                 let new = Wanted {
                     wish: Wish::Classic(backend.clone()),
-                    config: BackendConfig::classic(backend),
+                    config: resolved(registry, BackendConfig::classic(backend)),
                     trust_domain,
                     distributed: true,
                 };
@@ -487,7 +484,7 @@ pub(super) fn wanted(
                 };
                 let new = Wanted {
                     wish: Wish::Modern(provider.clone()),
-                    config,
+                    config: resolved(registry, config),
                     trust_domain,
                     distributed,
                 };
@@ -497,6 +494,11 @@ pub(super) fn wanted(
         }
     }
     (wanted, wrong)
+}
+
+/// The settings as the CA's factory reads them. If it cannot, building the CA reports why.
+fn resolved(registry: &BackendRegistry, config: BackendConfig) -> BackendConfig {
+    registry.resolve(&config).unwrap_or(config)
 }
 
 /// Why nothing under this root is handed out.
