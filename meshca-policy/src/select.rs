@@ -15,6 +15,10 @@ use meshca_core::{Error, Result, SpiffeId, TrustDomain};
 
 use crate::{BackendKey, MeshResources};
 
+/// Why a workload gets nothing.
+pub(crate) const NO_ISSUER: &str =
+    "no MeshIdentity with a provider selects it, and the mesh has no enabled backend";
+
 /// What selection must know beside the resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -186,10 +190,7 @@ impl IdentityRules {
 
     fn classic(&self, workload: &Workload) -> Assigned {
         let Some(backend) = self.mesh.enabled_backend() else {
-            return Assigned::Nothing(
-                "no MeshIdentity with a provider selects it, and the mesh has no enabled backend"
-                    .to_owned(),
-            );
+            return Assigned::Nothing(NO_ISSUER.to_owned());
         };
         match self.mesh.spiffe_id_of(workload) {
             Ok(spiffe_id) => Assigned::Classic {

@@ -1,4 +1,4 @@
-//! How a plan changes which proxies accept plaintext, and which proxies to look at for that.
+//! The order in which a plan changes how strict proxies are, and the proxies to look at.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,69 +10,53 @@ use super::plan::Change;
 use crate::MeshResources;
 use crate::tls::{self, Decider, Demand, Proxy, Rank, TlsPolicy};
 
-/// Proxies that stand for all that policies tell apart.
+/// Makes proxies that stand for all for which up to so many policies decide, one after the other, in
+/// these states of a mesh.
 ///
 /// At most one policy decides for a proxy at a time. For each set of policies that can decide one
 /// after the other, there is a proxy that has what these demand and nothing else. A real proxy for
 /// which they decide has more, so it is targeted by at least as many policies: a policy that does
 /// not overrule these there does not overrule them here. Its mode is therefore the same at all
 /// times.
-#[derive(Debug)]
-pub(super) struct Kinds(Vec<Proxy>);
-
-impl Kinds {
-    /// Makes the proxies for which up to so many policies decide, one after the other, in these
-    /// states of a mesh.
-    ///
-    /// A set has at most one policy that is in all states, because of two that are always there
-    /// the same one always prevails. This keeps the number small in a mesh with many policies of
-    /// which few change.
-    pub(super) fn new(states: &[&MeshResources], deciders: usize) -> Self {
-        let always = |it: &MeshTls| states.iter().all(|state| state.tls.contains(it));
-        let (mut constant, mut changing) = (Vec::new(), Vec::new());
-        for policy in states.iter().flat_map(|it| &it.tls) {
-            let known = match always(policy) {
-                true => &mut constant,
-                false => &mut changing,
-            };
-            if !known.contains(&policy) {
-                known.push(policy);
-            }
+///
+/// A set has at most one policy that is in all states, because of two that are always there the
+/// same one always prevails. This keeps the number small in a mesh with many policies of which few
+/// change.
+pub(super) fn kinds(states: &[&MeshResources], deciders: usize) -> Vec<Proxy> {
+    let always = |it: &MeshTls| states.iter().all(|state| state.tls.contains(it));
+    let (mut constant, mut changing) = (Vec::new(), Vec::new());
+    for policy in states.iter().flat_map(|it| &it.tls) {
+        let known = match always(policy) {
+            true => &mut constant,
+            false => &mut changing,
+        };
+        if !known.contains(&policy) {
+            known.push(policy);
         }
-        let demands = |all: Vec<_>| all.into_iter().filter_map(Demand::of).collect::<Vec<_>>();
-        let (constant, changing) = (demands(constant), demands(changing));
+    }
+    let demands = |all: Vec<_>| all.into_iter().filter_map(Demand::of).collect::<Vec<_>>();
+    let (constant, changing) = (demands(constant), demands(changing));
 
-        // Each with the place of the first policy that may still join it, so that no set is made
-        // twice.
-        let mut sets: Vec<(usize, Proxy)> = zones(states).into_iter().map(|it| (0, it)).collect();
-        let mut kinds: Vec<Proxy> = sets.iter().map(|it| it.1.clone()).collect();
-        for _ in 0..deciders {
-            let of_all = sets.iter().flat_map(|(_, proxy)| {
-                let all = constant.iter();
-                all.filter_map(|demand| demand.joined_to(proxy))
-            });
-            kinds.extend(of_all);
-            let larger = sets.iter().flat_map(|(first, proxy)| {
-                let all = changing.iter().enumerate().skip(*first);
-                all.filter_map(|(place, it)| Some((place + 1, it.joined_to(proxy)?)))
-            });
-            sets = larger.collect();
-            kinds.extend(sets.iter().map(|it| it.1.clone()));
+    // Each with the place of the first policy that may still join it, so that no set is made twice.
+    let mut sets: Vec<(usize, Proxy)> = zones(states).into_iter().map(|it| (0, it)).collect();
+    let mut kinds: Vec<Proxy> = sets.iter().map(|it| it.1.clone()).collect();
+    for _ in 0..deciders {
+        for (_, proxy) in &sets {
+            kinds.extend(constant.iter().filter_map(|it| it.joined_to(proxy)));
         }
-        Self(kinds)
+        let larger = sets.iter().flat_map(|(first, proxy)| {
+            let all = changing.iter().enumerate().skip(*first);
+            all.filter_map(|(place, it)| Some((place + 1, it.joined_to(proxy)?)))
+        });
+        sets = larger.collect();
+        kinds.extend(sets.iter().map(|it| it.1.clone()));
     }
+    kinds
+}
 
-    /// Returns those that refuse plaintext, by their place in the list.
-    pub(super) fn strict(&self, resources: &MeshResources) -> BTreeSet<usize> {
-        let all = self.0.iter().enumerate();
-        let strict = all.filter(|(_, it)| TlsPolicy::mode_of(resources, it).value == Mode::Strict);
-        strict.map(|(place, _)| place).collect()
-    }
-
-    /// Returns whether some accept plaintext.
-    pub(super) fn any_permissive(&self, resources: &MeshResources) -> bool {
-        self.strict(resources).len() < self.0.len()
-    }
+/// Returns whether a proxy refuses plaintext.
+pub(super) fn is_strict(resources: &MeshResources, proxy: &Proxy) -> bool {
+    TlsPolicy::mode_of(resources, proxy).value == Mode::Strict
 }
 
 /// Returns whether a MeshTLS decides for every proxy of a zone, so that the mode does not depend

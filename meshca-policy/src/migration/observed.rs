@@ -1,13 +1,13 @@
 //! What a control plane sees of a mesh, and what a plan waits for.
 
-use std::cell::OnceCell;
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::fmt;
 
 use meshca_core::resource::Mode;
 use meshca_core::spiffe::Environment;
 
-use crate::select::{Assigned, IdentityRules, SelectOptions};
+use crate::select::{Assigned, IdentityRules, NO_ISSUER, SelectOptions};
 use crate::tls::{Proxy, TlsPolicy};
 use crate::{BackendKey, MeshResources};
 
@@ -134,79 +134,54 @@ pub(super) fn missing(gate: &[Requirement], observed: &Observed, zone: &str) -> 
         .iter()
         .filter(|it| !matches!(it, Requirement::Ready(_)));
     let unseen = of_all.next().filter(|_| observed.returning);
-    let unseen = unseen.map(|requirement| Waiting {
-        proxy: None,
-        requirement: requirement.clone(),
-        what: "the control plane has started, and proxies may not be back yet".to_owned(),
+    let why = "the control plane has started, and proxies may not be back yet";
+    let unseen = unseen.map(|it| it.is_waited_for(None, why));
+    // Prepared for the first proxy that needs them, since few gates do. The environment only
+    // decides what SPIFFE IDs look like. A control plane may let workloads fall back to another CA
+    // while theirs is not ready. The plan waits for theirs: the other one may be about to go.
+    let rules = LazyCell::new(|| {
+        let options = SelectOptions::new(zone, Environment::Universal);
+        IdentityRules::new(&observed.resources, options)
     });
-    let wanted = Wanted {
-        resources: &observed.resources,
-        zone,
-        rules: OnceCell::new(),
-    };
-    let seen = gate.iter().flat_map(|it| it.missing(observed, &wanted));
+    let assigned = |proxy: &Proxy| rules.assign(&proxy.workload, |_| Ok(()));
+    let seen = gate.iter().flat_map(|it| it.missing(observed, &assigned));
     unseen.into_iter().chain(seen).collect()
 }
 
-/// What the resources give each proxy.
-struct Wanted<'a> {
-    resources: &'a MeshResources,
-    zone: &'a str,
-    /// Prepared for the first proxy that needs them, since few gates do.
-    rules: OnceCell<IdentityRules>,
-}
-
-impl Wanted<'_> {
-    /// The CA that issues for it if every CA is ready.
-    fn issuer(&self, proxy: &Proxy) -> Result<BackendKey, String> {
-        let rules = self.rules.get_or_init(|| {
-            // The environment only decides what SPIFFE IDs look like. A control plane may let
-            // workloads fall back to another CA while theirs is not ready. The plan waits for
-            // theirs: the other one may be about to go.
-            let options = SelectOptions::new(self.zone, Environment::Universal);
-            IdentityRules::new(self.resources, options)
-        });
-        let assigned = rules.assign(&proxy.workload, |_| Ok(()));
-        assigned.issuer().ok_or_else(|| match assigned {
-            Assigned::Nothing(why) => why,
-            _ => "no CA issues for it".to_owned(),
-        })
-    }
-
-    fn mode(&self, proxy: &Proxy) -> Mode {
-        TlsPolicy::mode_of(self.resources, proxy).value
-    }
-}
-
 impl Requirement {
-    fn missing(&self, observed: &Observed, wanted: &Wanted<'_>) -> Vec<Waiting> {
+    fn is_waited_for(&self, proxy: Option<&ObservedProxy>, what: impl Into<String>) -> Waiting {
+        Waiting {
+            proxy: proxy.map(|it| it.name().to_owned()),
+            requirement: self.clone(),
+            what: what.into(),
+        }
+    }
+
+    fn missing(&self, observed: &Observed, assigned: &dyn Fn(&Proxy) -> Assigned) -> Vec<Waiting> {
         if let Self::Ready(issuer) = self {
             return match observed.ready.contains(issuer) {
                 true => Vec::new(),
-                false => vec![Waiting {
-                    proxy: None,
-                    requirement: self.clone(),
-                    what: "its CA is not ready".to_owned(),
-                }],
+                false => vec![self.is_waited_for(None, "its CA is not ready")],
             };
         }
         let missing = observed.proxies.iter().filter_map(|proxy| {
-            let mut what = self.missing_at(proxy, wanted)?;
+            let mut what = self.missing_at(proxy, &observed.resources, assigned)?;
             if !proxy.connected {
                 what.push_str(
                     "; it is not connected and goes on with what it has: reconnect it, or end it",
                 );
             }
-            Some(Waiting {
-                proxy: Some(proxy.name().to_owned()),
-                requirement: self.clone(),
-                what,
-            })
+            Some(self.is_waited_for(Some(proxy), what))
         });
         missing.collect()
     }
 
-    fn missing_at(&self, proxy: &ObservedProxy, wanted: &Wanted<'_>) -> Option<String> {
+    fn missing_at(
+        &self,
+        proxy: &ObservedProxy,
+        resources: &MeshResources,
+        assigned: &dyn Fn(&Proxy) -> Assigned,
+    ) -> Option<String> {
         match self {
             Self::Ready(_) => None,
             Self::Accepts(issuer) => (!accepts(proxy, issuer))
@@ -218,23 +193,24 @@ impl Requirement {
                 .contains(issuer)
                 .then(|| format!("still holds the roots of {issuer}")),
             Self::Mode => {
-                let mode = wanted.mode(&proxy.proxy);
-                (proxy.mode != mode).then(|| {
-                    match mode {
-                        Mode::Strict => "still accepts plaintext",
-                        _ => "does not accept plaintext yet",
-                    }
-                    .to_owned()
-                })
+                let wanted = TlsPolicy::mode_of(resources, &proxy.proxy).value;
+                let what = match wanted {
+                    Mode::Strict => "still accepts plaintext",
+                    _ => "does not accept plaintext yet",
+                };
+                (proxy.mode != wanted).then(|| what.to_owned())
             }
-            Self::Holds => match (wanted.issuer(&proxy.proxy), &proxy.holds) {
-                (Err(why), _) => Some(why),
-                (Ok(wanted), Some(held)) if wanted == *held => None,
-                (Ok(wanted), Some(held)) => Some(format!(
-                    "serves a certificate of {held}, and not of {wanted} yet"
-                )),
-                (Ok(wanted), None) => Some(format!("has no certificate of {wanted} yet")),
-            },
+            Self::Holds => {
+                let assigned = assigned(&proxy.proxy);
+                match (assigned.issuer(), &proxy.holds) {
+                    (None, _) => Some(NO_ISSUER.to_owned()),
+                    (wanted, held) if wanted == *held => None,
+                    (Some(wanted), Some(held)) => Some(format!(
+                        "serves a certificate of {held}, and not of {wanted} yet"
+                    )),
+                    (Some(wanted), None) => Some(format!("has no certificate of {wanted} yet")),
+                }
+            }
         }
     }
 }
@@ -242,10 +218,10 @@ impl Requirement {
 /// The classic SPIFFE ID does not say which backend issued it.
 fn accepts(proxy: &ObservedProxy, issuer: &BackendKey) -> bool {
     match issuer {
-        BackendKey::Classic(_) => proxy
-            .accepts
-            .iter()
-            .any(|accepted| matches!(accepted, BackendKey::Classic(_))),
+        BackendKey::Classic(_) => {
+            let mut accepted = proxy.accepts.iter();
+            accepted.any(|it| matches!(it, BackendKey::Classic(_)))
+        }
         BackendKey::Modern(_) => proxy.accepts.contains(issuer),
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use meshca_core::resource::{Backend, Mesh, MeshIdentity, MeshTrust, Metadata, Mtls, Selector};
 
-use super::mode::{self, Kinds};
+use super::mode;
 use super::observed::Requirement;
 use super::obstacles::{Obstacle, Obstacles};
 use super::options::PlanOptions;
@@ -316,8 +316,8 @@ impl<'a> Planner<'a> {
     }
 
     fn enforce_tls(&mut self) {
-        let kinds = Kinds::new(&[self.from], 1);
-        let changes = if !kinds.any_permissive(self.from) {
+        let kinds = mode::kinds(&[self.from], 1);
+        let changes = if kinds.iter().all(|it| mode::is_strict(self.from, it)) {
             mode::final_changes(&self.from.tls, &self.to.tls)
         } else if self.from.tls.is_empty() && !self.back {
             mode::permissive(&self.to.tls)

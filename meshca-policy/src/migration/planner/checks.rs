@@ -5,7 +5,7 @@ use meshca_core::resource::{
 };
 use serde::Deserialize;
 
-use super::super::mode::{self, Kinds};
+use super::super::mode;
 use super::super::obstacles::{Obstacle, ObstacleKind};
 use super::super::plan;
 use super::{Planner, announcer, find, issuing, named};
@@ -26,39 +26,32 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// At no point, not even between two changes of a step, does anybody accept plaintext who
-    /// refuses it now. On the way back it is who refused it before.
+    /// Finds the first change after which a proxy accepts plaintext that refuses it now, also in the
+    /// middle of a step. On the way back, it counts only if the mesh refused it before as well.
     pub(super) fn no_door_opens(&mut self) {
-        let ends = [self.from, self.to];
-        let states: Vec<_> = ends.into_iter().chain(&self.states).collect();
-        // What decides before and what decides then; on the way back also what decides at the end.
-        let kinds = Kinds::new(&states, if self.back { 3 } else { 2 });
-        let mut strict = kinds.strict(self.from);
-        if self.back {
-            let before = kinds.strict(self.to);
-            strict.retain(|kind| before.contains(kind));
-        }
+        let mut before = vec![self.from];
+        before.extend(Some(self.to).filter(|_| self.back));
+        let states: Vec<_> = before.iter().copied().chain(&self.states).collect();
+        // What decides at each of these times, and what decides on the way.
+        let mut strict = mode::kinds(&states, before.len() + 1);
+        strict.retain(|kind| before.iter().all(|it| mode::is_strict(it, kind)));
+
         let mut now = self.from.clone();
-        let changes: Vec<_> = self
-            .steps
-            .iter()
-            .flat_map(|step| step.changes.clone())
-            .collect();
-        for change in changes {
+        let mut changes = self.steps.iter().flat_map(|step| &step.changes);
+        let opens = changes.find(|change| {
             change.apply_to(&mut now);
+            matches!(change.action.key().kind, "Mesh" | "MeshTLS")
+                && strict.iter().any(|kind| !mode::is_strict(&now, kind))
+        });
+        if let Some(change) = opens {
             let key = change.action.key();
-            if !matches!(key.kind, "Mesh" | "MeshTLS") {
-                continue;
-            }
-            if !strict.is_subset(&kinds.strict(&now)) {
-                let resource = format!("{} {}", key.kind, key.name);
-                return self.obstacle(
-                    ObstacleKind::Loosens,
-                    resource,
-                    "with it, plaintext would be accepted where it is refused now",
-                    "move the mesh as strict as it is, and change how strict it is by itself, before or after",
-                );
-            }
+            let resource = format!("{} {}", key.kind, key.name);
+            self.obstacle(
+                ObstacleKind::Loosens,
+                resource,
+                "with it, plaintext would be accepted where it is refused now",
+                "move the mesh as strict as it is, and change how strict it is by itself, before or after",
+            );
         }
     }
 
