@@ -87,10 +87,11 @@ fn zones(states: &[&MeshResources]) -> Vec<Proxy> {
     all.map(|it| Proxy::new("", it)).collect()
 }
 
-/// Returns the changes to all that is to be, in an order in which no proxy passes through a third
-/// mode. Policies are added from the strongest to the weakest, then removed from the weakest to
-/// the strongest. So the policy that decided before decides until it is removed or overruled by
-/// the one that decides at the end.
+/// Returns the changes to all that is to be, in an order in which the mode of a proxy changes at
+/// most once. Policies are added from the strongest to the weakest, then removed from the weakest
+/// to the strongest. So the policy that decided before decides until it is removed or overruled by
+/// the one that decides at the end. Only where a policy is replaced in place, another one can
+/// decide in between.
 pub(super) fn final_changes(now: &[MeshTls], to: &[MeshTls]) -> Vec<Change> {
     let find = |all: &'_ [MeshTls], wanted: &MeshTls| {
         all.iter().find(|it| key(it) == key(wanted)).cloned()
