@@ -7,47 +7,17 @@
 //! What an operator wrote into a MeshTrust stays as long as it stands there. Only roots that came from a CA of ours are retired.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use meshca_core::resource::MeshIdentity;
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
+pub(crate) use crate::BackendKey;
 use crate::TrustBundles;
 use crate::manager::record::{Record, Said, Used};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
-
-/// A CA that the resources of a mesh name: by the name of the resource, since its roots may be known only once it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum BackendKey {
-    /// A backend of `Mesh.mtls`, by its name.
-    Classic(String),
-    /// The provider of a MeshIdentity, by the identity's name.
-    Modern(String),
-}
-
-impl BackendKey {
-    pub(crate) fn classic(backend: &str) -> Self {
-        Self::Classic(backend.to_owned())
-    }
-
-    pub(crate) fn of(identity: &MeshIdentity) -> Self {
-        Self::Modern(identity.metadata.name.clone())
-    }
-}
-
-impl fmt::Display for BackendKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Classic(name) => write!(f, "the backend `{name}`"),
-            Self::Modern(name) => write!(f, "the MeshIdentity `{name}`"),
-        }
-    }
-}
 
 /// Who says that a root is to be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

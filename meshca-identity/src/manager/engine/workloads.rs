@@ -13,10 +13,10 @@ use crate::manager::Stats;
 use crate::manager::cell::WorkloadCell;
 use crate::manager::health::{Assignment, Health};
 use crate::manager::job::CaRef;
-use crate::migration::{Observed, Proxy};
+use crate::migration::{Observed, ObservedProxy};
 use crate::schedule::{LaneId, Now, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
-use crate::tls::{self, TlsPolicy};
+use crate::tls::{Proxy, TlsPolicy};
 use crate::trust::Holding;
 
 /// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
@@ -387,8 +387,8 @@ impl Engine {
             if tracked.handles == 0 && tracked.acknowledged == 0 {
                 continue;
             }
-            let labels = tracked.workload.labels().clone();
-            let mut proxy = Proxy::new(&*tracked.name, labels);
+            let dataplane = Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
+            let mut proxy = ObservedProxy::new(dataplane);
             proxy.connected = tracked.handles > 0;
             let trusted = since
                 .iter()
@@ -412,10 +412,7 @@ impl Engine {
                     .map(|(_, key)| (**key).clone()),
                 None => None,
             };
-            let inbounds = tls::Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
-            if let Ok(policy) = TlsPolicy::resolve(&observed.resources, &inbounds) {
-                proxy.mode = policy.mode.value;
-            }
+            proxy.mode = TlsPolicy::mode_of(&observed.resources, &proxy.proxy).value;
             observed.proxies.push(proxy);
         }
         Ok(observed)
