@@ -113,6 +113,7 @@
 //! | `rustls023` | no | configurations for rustls 0.23, with the crypto provider as an argument |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod acknowledged;
 mod bundles;
 mod credentials;
 pub mod manager;
@@ -125,6 +126,7 @@ pub mod select;
 pub mod tls;
 mod trust;
 
+pub use acknowledged::{Acknowledged, TrustVersion};
 pub use bundles::TrustBundles;
 pub use credentials::Credentials;
 pub use manager::{Handle, Manager, ManagerOptions};

@@ -66,10 +66,10 @@ use meshca_core::spiffe::Workload;
 use meshca_core::{Clock, Error, ErrorKind, Result, SecretStore};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::MeshResources;
 use crate::migration::Observed;
 use crate::schedule::{ScheduleOptions, Ticket};
 use crate::select::{SelectOptions, Selection};
+use crate::{Acknowledged, MeshResources, TrustVersion};
 use cell::MeshCell;
 use primitives::{AtomicBool, Ordering};
 
@@ -204,7 +204,7 @@ pub(crate) enum Command {
     },
     Acknowledge {
         ticket: Ticket,
-        version: u64,
+        acknowledged: Acknowledged,
     },
     Explain {
         ticket: Ticket,
@@ -420,13 +420,13 @@ impl fmt::Debug for Manager {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TrustGate {
-    /// The trust that is published.
-    pub version: u64,
+    /// The version of the trust that is published.
+    pub version: TrustVersion,
     /// How many proxies are connected.
     pub connected: usize,
-    /// Those that have acknowledged something older, with what that is, or nothing yet (0); by name. Those whose connection was lost a
-    /// moment ago are among them: they still speak with their peers.
-    pub lagging: Vec<(String, u64)>,
+    /// The proxies that have acknowledged less, by name, with what they have acknowledged. Those whose connection was lost a moment ago
+    /// are among them: they still speak with their peers.
+    pub lagging: Vec<(String, Acknowledged)>,
     /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts) and
     /// there is a record of what they hold.
     pub returning: bool,

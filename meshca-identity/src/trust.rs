@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use meshca_core::resource::MeshIdentity;
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
-use crate::TrustBundles;
 use crate::manager::record::{Record, Said, Used};
+use crate::{Acknowledged, TrustBundles, TrustVersion};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
@@ -64,9 +64,6 @@ impl Origin {
     }
 }
 
-/// The number of all trust that a process before this one has published; it is what a proxy acknowledges that comes back with some of it.
-const BEFORE: u64 = 1;
-
 /// A root in a trust domain, by its fingerprint.
 pub(crate) type RootId = (TrustDomain, String);
 
@@ -103,12 +100,14 @@ pub(crate) struct TrustLedger {
     sources: BTreeMap<Origin, TrustBundle>,
     /// By trust domain and fingerprint.
     uses: BTreeMap<TrustDomain, BTreeMap<String, Use>>,
-    since: BTreeMap<RootId, u64>,
+    /// The least that a proxy has acknowledged which trusts the root: a root that was in use before this process began is trusted
+    /// by proxies that have only what they had then.
+    since: BTreeMap<RootId, Acknowledged>,
     /// Whose roots those are that are published.
     owners: BTreeMap<RootId, BTreeSet<BackendKey>>,
     /// The CAs of which a root was taken away, and the last version that did.
-    gone: BTreeMap<BackendKey, u64>,
-    version: u64,
+    gone: BTreeMap<BackendKey, TrustVersion>,
+    version: TrustVersion,
     published: Arc<TrustBundles>,
     /// Something was said since the last publication.
     stale: bool,
@@ -116,7 +115,7 @@ pub(crate) struct TrustLedger {
 
 impl TrustLedger {
     /// The next version is the one after this.
-    pub(crate) fn after(version: u64) -> Self {
+    pub(crate) fn after(version: TrustVersion) -> Self {
         Self {
             version,
             ..Self::default()
@@ -124,7 +123,7 @@ impl TrustLedger {
     }
 
     /// What is published, and the number that grows with each change of it.
-    pub(crate) fn published(&self) -> (Arc<TrustBundles>, u64) {
+    pub(crate) fn published(&self) -> (Arc<TrustBundles>, TrustVersion) {
         (Arc::clone(&self.published), self.version)
     }
 
@@ -166,7 +165,7 @@ impl TrustLedger {
     pub(crate) fn recall(&mut self, used: &Used) {
         self.share(used);
         if used.signed {
-            let since = roots_of(&used.bundle).map(|root| (root, BEFORE));
+            let since = roots_of(&used.bundle).map(|root| (root, Acknowledged::FromBefore));
             self.since.extend(since);
         }
     }
@@ -283,16 +282,18 @@ impl TrustLedger {
             .is_some_and(|bundle| bundle.contains(root.der()))
     }
 
-    /// The version since which all of these roots are published; `None` if one is not.
-    pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<u64> {
+    /// The least that a proxy has acknowledged which trusts all of these roots; `None` if one of them is not published.
+    pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<Acknowledged> {
         roots_of(bundle)
             .map(|root| self.since.get(&root).copied())
-            .try_fold(0, |latest, since| Some(latest.max(since?)))
+            .try_fold(Acknowledged::Nothing, |latest, since| {
+                Some(latest.max(since?))
+            })
     }
 
-    /// The CAs whose roots somebody may hold, who has acknowledged this version, although nobody stands for them any more: certificates
-    /// under them can still be valid, or he has not heard yet that they are taken away.
-    pub(crate) fn left(&self, acknowledged: u64) -> BTreeSet<&BackendKey> {
+    /// The CAs whose roots a proxy may hold that has acknowledged this, although no CA lists them any more. Certificates under them can
+    /// still be valid, or the proxy has not heard yet that they were taken away.
+    pub(crate) fn left(&self, acknowledged: Acknowledged) -> BTreeSet<&BackendKey> {
         let stands_for = |(domain, root): &RootId| {
             self.sources.values().any(|it| {
                 let mut roots = it.roots().iter();
@@ -303,7 +304,7 @@ impl TrustLedger {
         let gone = self
             .gone
             .iter()
-            .filter(|(_, version)| **version > acknowledged);
+            .filter(|(_, version)| Acknowledged::Version(**version) > acknowledged);
         kept.flat_map(|(_, owners)| owners)
             .chain(gone.map(|(key, _)| key))
             .collect()
@@ -374,7 +375,7 @@ impl TrustLedger {
         if before == (roots.clone(), domains(&bundles)) {
             return Ok(false);
         }
-        self.version += 1;
+        self.version = self.version.next();
         self.since.retain(|root, _| roots.contains(root));
         let (version, gone) = (self.version, &mut self.gone);
         self.owners.retain(|root, owners| {
@@ -385,7 +386,8 @@ impl TrustLedger {
             there
         });
         for root in roots {
-            self.since.entry(root).or_insert(self.version);
+            let since = Acknowledged::Version(self.version);
+            self.since.entry(root).or_insert(since);
         }
         self.published = Arc::new(bundles);
         Ok(true)
@@ -447,6 +449,11 @@ mod tests {
         ca.bundle(domain()).unwrap()
     }
 
+    /// The version after so many publications.
+    fn version(number: u64) -> TrustVersion {
+        TrustVersion::new(TrustVersion::default().get() + number).unwrap()
+    }
+
     fn names(ledger: &TrustLedger) -> usize {
         ledger
             .published()
@@ -475,8 +482,8 @@ mod tests {
         ledger.set(Origin::Backend(key.clone()), new.clone());
         assert!(ledger.publish(clock.now()).unwrap());
         assert_eq!(names(&ledger), 2);
-        assert_eq!(ledger.since(&old), Some(1));
-        assert_eq!(ledger.since(&new), Some(2));
+        assert_eq!(ledger.since(&old), Some(version(1).into()));
+        assert_eq!(ledger.since(&new), Some(version(2).into()));
         let all = ledger.by_backend().unwrap();
         assert_eq!(all[&(key.clone(), domain())].roots().len(), 2);
 
@@ -501,7 +508,7 @@ mod tests {
         assert!(ledger.publish(FakeClock::start()).unwrap());
         ledger.set(Origin::Backend(key.clone()), two.union(&one).unwrap());
         assert!(!ledger.publish(FakeClock::start()).unwrap());
-        assert_eq!(ledger.published().1, 1);
+        assert_eq!(ledger.published().1, version(1));
         ledger.set(Origin::Backend(key), two);
         assert!(ledger.publish(FakeClock::start()).unwrap());
     }
@@ -515,6 +522,7 @@ mod tests {
         let (hour, old, new) = (Duration::from_secs(3600), bundle(), bundle());
         let mut ledger = TrustLedger::default();
         let left = |ledger: &TrustLedger, acknowledged: u64| -> Vec<BackendKey> {
+            let acknowledged = version(acknowledged).into();
             ledger.left(acknowledged).into_iter().cloned().collect()
         };
         ledger.set(origin("old"), old.clone());
@@ -533,11 +541,11 @@ mod tests {
         ledger.publish(clock.now()).unwrap();
         // Nobody does, and what it has signed can be valid.
         assert_eq!(left(&ledger, 1), [key("old"), key("same")]);
-        assert_eq!(ledger.published().1, 1);
+        assert_eq!(ledger.published().1, version(1));
 
         clock.advance(hour + CLOCK_SKEW + Duration::from_secs(1));
         assert!(ledger.publish(clock.now()).unwrap());
-        assert_eq!(ledger.published().1, 2);
+        assert_eq!(ledger.published().1, version(2));
         assert_eq!(left(&ledger, 1), [key("old"), key("same")]);
         assert_eq!(left(&ledger, 2), []);
         // It is back.
@@ -576,6 +584,6 @@ mod tests {
         ledger.publish(far).unwrap();
         assert_eq!(names(&ledger), 1);
         assert!(!ledger.publish(far).unwrap(), "nothing changed");
-        assert_eq!(ledger.published().1, 2);
+        assert_eq!(ledger.published().1, version(2));
     }
 }

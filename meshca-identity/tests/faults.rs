@@ -23,7 +23,7 @@ use meshca_core::{
 };
 use meshca_identity::manager::{Event, Health, Observer};
 use meshca_identity::select::SelectOptions;
-use meshca_identity::{Manager, ManagerOptions};
+use meshca_identity::{Manager, ManagerOptions, TrustVersion};
 use meshca_testkit::{Fault, FaultyIssuer, TokioClock};
 use world::*;
 
@@ -690,7 +690,7 @@ async fn what_was_not_published_cannot_be_acknowledged() {
         .root()
         .fingerprint()
         .to_owned();
-    h.acknowledge(1000);
+    h.acknowledge(TrustVersion::new(1000).unwrap());
     pass(S).await;
     world.cas.get("ca-a").exchange(foreign(&world), Vec::new());
     pass(HOUR).await;

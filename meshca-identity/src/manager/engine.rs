@@ -26,10 +26,10 @@ use super::job::{Done, Order};
 use super::mesh::{self, Mesh};
 use super::record::Record;
 use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
-use crate::MeshResources;
 use crate::schedule::{Action, LaneId, Now, Scheduler};
 use crate::select::IdentityRules;
 use crate::trust::BackendKey;
+use crate::{MeshResources, TrustVersion};
 use orders::Later;
 use workloads::Workloads;
 
@@ -262,7 +262,10 @@ impl Engine {
             }
             Command::Disconnect { ticket } => self.disconnect(ticket),
             Command::Update { ticket, workload } => self.update(ticket, workload),
-            Command::Acknowledge { ticket, version } => self.acknowledge(ticket, version),
+            Command::Acknowledge {
+                ticket,
+                acknowledged,
+            } => self.acknowledge(ticket, acknowledged),
             Command::Explain { ticket, reply } => {
                 let _ = reply.send(self.explain(ticket));
             }
@@ -311,24 +314,20 @@ impl Engine {
         }
         let id = self.count();
         self.by_name.insert(cell.name.clone(), id);
-        // Numbers go up across restarts too: what a proxy has acknowledged to the process before this one is less than any of ours.
+        // Versions grow across restarts too: what a proxy has acknowledged to the process before this one is less than any of ours.
         let since_1970 = self.now().wall.duration_since(SystemTime::UNIX_EPOCH);
-        let version = since_1970
+        let number = since_1970
             .unwrap_or_default()
             .as_secs()
             .saturating_mul(1024);
+        let version = TrustVersion::new(number).unwrap_or_default();
         self.meshes.insert(id, Mesh::new(Arc::clone(cell), version));
         id
     }
 
     fn find_mesh(&self, name: &str) -> Result<u64> {
-        self.by_name.get(name).copied().ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "there is no such mesh: apply its resources first",
-            )
-            .with_context("mesh", name.to_owned())
-        })
+        let found = self.by_name.get(name).copied();
+        found.ok_or_else(|| unknown_mesh().with_context("mesh", name.to_owned()))
     }
 
     /// Whether the resources of a mesh have not been applied.
@@ -491,15 +490,10 @@ impl Engine {
 
     fn gate(&self, name: &str) -> Result<TrustGate> {
         let id = self.find_mesh(name)?;
-        let version = self
-            .meshes
-            .get(&id)
-            .map_or(0, |mesh| mesh.ledger.published().1);
+        let mesh = self.meshes.get(&id).ok_or_else(unknown_mesh)?;
+        let (_, version) = mesh.ledger.published();
+        let returning = mesh.returning.is_some();
         let (connected, lagging) = self.workloads.lagging(id, version);
-        let returning = self
-            .meshes
-            .get(&id)
-            .is_some_and(|it| it.returning.is_some());
         Ok(TrustGate {
             version,
             connected,
@@ -536,6 +530,13 @@ impl Engine {
     fn cell_of(&self, mesh: u64) -> Option<Arc<MeshCell>> {
         self.meshes.get(&mesh).map(|mesh| Arc::clone(&mesh.cell))
     }
+}
+
+fn unknown_mesh() -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        "there is no such mesh: apply its resources first",
+    )
 }
 
 /// The resources as they are in force: a MeshIdentity whose trust domain cannot be made stays what it was when it could. Its

@@ -15,7 +15,7 @@ use super::status::IdentityStatus;
 use super::{Command, Shared};
 use crate::schedule::Ticket;
 use crate::select::Selection;
-use crate::{BackendKey, Credentials, MeshResources, TrustBundles};
+use crate::{Acknowledged, BackendKey, Credentials, MeshResources, TrustBundles, TrustVersion};
 
 /// A connected workload: its identity is kept fresh for as long as this is held.
 ///
@@ -95,8 +95,8 @@ impl Handle {
         receiver
     }
 
-    /// The number of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
-    pub fn trust_version(&self) -> u64 {
+    /// The version of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
+    pub fn trust_version(&self) -> TrustVersion {
         self.connection.mesh.trust.load().version
     }
 
@@ -180,20 +180,20 @@ impl Handle {
         });
     }
 
-    /// The proxy has taken the trust with this [number](Self::trust_version) into use.
+    /// Records that the proxy now uses trust of this [version](Self::trust_version).
     ///
-    /// A proxy that comes back after a restart of the control plane, or that of its own connection, with trust from before: acknowledge `1` for
-    /// it at once, which is older than anything. Whoever has acknowledged nothing is taken for one that trusts nobody yet, and is not waited
-    /// for.
+    /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, the manager signs under a new root only
+    /// after every proxy that has ever acknowledged anything has acknowledged a version with that root. The manager assumes that a proxy
+    /// that has acknowledged nothing trusts no root yet, and does not wait for it.
     ///
-    /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, nothing is signed under a new root
-    /// before every proxy has said this that has ever said it; one that has not trusts nobody yet. A connection that is lost changes
-    /// nothing until the workload is [forgotten](super::ManagerOptions::linger). Numbers that were not published by this manager are
-    /// ignored.
-    pub fn acknowledge(&self, trust_version: u64) {
+    /// If a proxy comes back with trust from before a restart, of the control plane or of its own connection, acknowledge
+    /// [`Acknowledged::FromBefore`] at once: the manager waits for it from then on. Losing a connection withdraws nothing until the
+    /// workload is [forgotten](super::ManagerOptions::linger). The manager ignores versions that it has not published, and less than what
+    /// was acknowledged before.
+    pub fn acknowledge(&self, acknowledged: impl Into<Acknowledged>) {
         self.connection.shared.send(Command::Acknowledge {
             ticket: self.connection.ticket,
-            version: trust_version,
+            acknowledged: acknowledged.into(),
         });
     }
 
@@ -290,8 +290,8 @@ impl MeshView {
         Arc::clone(&self.cell.trust.load().bundles)
     }
 
-    /// The number of [`trust`](Self::trust). It grows.
-    pub fn trust_version(&self) -> u64 {
+    /// The version of [`trust`](Self::trust). It grows.
+    pub fn trust_version(&self) -> TrustVersion {
         self.cell.trust.load().version
     }
 
@@ -302,7 +302,7 @@ impl MeshView {
         let bundle = trust.bundles.get(trust_domain)?.clone();
         Some(
             bundle
-                .with_sequence(trust.version)
+                .with_sequence(trust.version.get())
                 .with_refresh_hint(self.shared.refresh_hint)
                 .to_spiffe_json(),
         )

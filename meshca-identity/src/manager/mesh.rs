@@ -17,10 +17,10 @@ use super::cell::{MeshCell, PublishedTrust};
 use super::job;
 use super::record::Record;
 use super::status::{self, CaState, IdentityStatus};
-use crate::MeshResources;
 use crate::schedule::{LaneId, Now};
 use crate::select::IdentityRules;
 use crate::trust::{BackendKey, Origin, TrustLedger};
+use crate::{Acknowledged, MeshResources, TrustVersion};
 
 /// See the [module](self).
 pub(super) struct Mesh {
@@ -34,7 +34,7 @@ pub(super) struct Mesh {
     pub(super) backends: BTreeMap<BackendKey, Backend>,
     pub(super) ledger: TrustLedger,
     /// How many connected proxies have acknowledged which trust; those that never have do not count, they trust nobody yet.
-    pub(super) acks: BTreeMap<u64, usize>,
+    pub(super) acks: BTreeMap<Acknowledged, usize>,
     /// Nobody is waited for.
     pub(super) broken_glass: bool,
     /// Until when proxies are expected that a control plane before this one has served.
@@ -138,7 +138,7 @@ pub(super) struct Wanted {
 }
 
 impl Mesh {
-    pub(super) fn new(cell: Arc<MeshCell>, version: u64) -> Self {
+    pub(super) fn new(cell: Arc<MeshCell>, version: TrustVersion) -> Self {
         // A mesh that comes back goes on counting; one that is new counts from where nobody has been before.
         let version = version.max(cell.trust.load().version);
         let trust = PublishedTrust {
@@ -199,18 +199,17 @@ impl Mesh {
         }
     }
 
-    /// The oldest trust that a connected proxy has taken into use.
-    pub(super) fn acknowledged(&self) -> u64 {
-        self.acks
-            .first_key_value()
-            .map_or(u64::MAX, |(version, _)| *version)
+    /// The least that a proxy has acknowledged of those that have acknowledged anything; `None` where the manager waits for no proxy.
+    pub(super) fn acknowledged(&self) -> Option<Acknowledged> {
+        self.acks.keys().next().copied()
     }
 
     /// Whether every proxy that matters trusts this.
     pub(super) fn trusted_by_all(&self, bundle: &TrustBundle, acknowledgements: bool) -> bool {
         match self.ledger.since(bundle) {
             Some(since) => {
-                let waits = since > self.acknowledged() || !self.is_known_to_returning(bundle);
+                let lags = self.acknowledged().is_some_and(|least| since > least);
+                let waits = lags || !self.is_known_to_returning(bundle);
                 !acknowledgements || self.broken_glass || !waits
             }
             None => false,

@@ -18,6 +18,7 @@ use crate::schedule::{LaneId, Now, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
 use crate::tls::{self, TlsPolicy};
 use crate::trust::Holding;
+use crate::{Acknowledged, TrustVersion};
 
 /// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
 pub(super) struct Tracked {
@@ -37,7 +38,7 @@ pub(super) struct Tracked {
     pub(super) from: LaneId,
     /// The root that what it has is under.
     pub(super) under: Option<Holding>,
-    pub(super) acknowledged: u64,
+    pub(super) acknowledged: Acknowledged,
     /// When it is forgotten, without a handle.
     pub(super) lingers: Option<Duration>,
 }
@@ -86,10 +87,13 @@ impl Workloads {
         self.lingering.first().map(|(until, _)| *until)
     }
 
-    pub(super) fn lagging(&self, mesh: u64, version: u64) -> (usize, Vec<(String, u64)>) {
-        let counts = |it: &&Tracked| it.handles > 0 || it.acknowledged > 0;
-        let connected = || self.in_mesh(mesh).filter(counts);
-        let lagging = connected().filter(|it| it.acknowledged < version);
+    pub(super) fn lagging(
+        &self,
+        mesh: u64,
+        version: TrustVersion,
+    ) -> (usize, Vec<(String, Acknowledged)>) {
+        let connected = || self.in_mesh(mesh).filter(|it| it.counts());
+        let lagging = connected().filter(|it| it.acknowledged < version.into());
         let named = lagging.map(|it| (it.name.to_string(), it.acknowledged));
         (connected().count(), named.collect())
     }
@@ -158,6 +162,11 @@ pub(super) struct Want {
 }
 
 impl Tracked {
+    /// Whether a proxy may be there: one that is connected, or that has lost its connection and still speaks with its peers.
+    fn counts(&self) -> bool {
+        self.handles > 0 || self.acknowledged > Acknowledged::Nothing
+    }
+
     /// Whether this is what it is to have.
     pub(super) fn wants(&self, number: u64) -> bool {
         self.want.as_ref().is_some_and(|it| it.number == number)
@@ -217,7 +226,7 @@ impl Engine {
                     held_for: None,
                     from: self.idle,
                     under: None,
-                    acknowledged: 0,
+                    acknowledged: Acknowledged::Nothing,
                     lingers: None,
                 });
                 self.review(ticket);
@@ -297,7 +306,8 @@ impl Engine {
         let Some(tracked) = self.workloads.remove(ticket) else {
             return;
         };
-        self.count_acknowledgement(tracked.mesh, tracked.acknowledged, 0);
+        let before = tracked.acknowledged;
+        self.count_acknowledgement(tracked.mesh, before, Acknowledged::Nothing);
         self.forget_mesh_if_empty(tracked.mesh);
     }
 
@@ -311,38 +321,36 @@ impl Engine {
         }
     }
 
-    pub(super) fn acknowledge(&mut self, ticket: Ticket, version: u64) {
+    pub(super) fn acknowledge(&mut self, ticket: Ticket, acknowledged: Acknowledged) {
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
-        let published = self
-            .meshes
-            .get(&tracked.mesh)
-            .map(|it| it.ledger.published().1);
-        // A number that was never published is of another process, or a mistake: it says nothing.
-        if version <= tracked.acknowledged || published.is_none_or(|published| version > published)
-        {
+        let Some(mesh) = self.meshes.get(&tracked.mesh) else {
+            return;
+        };
+        // A version that was never published is of another process, or a mistake: it says nothing.
+        let (_, published) = mesh.ledger.published();
+        if acknowledged <= tracked.acknowledged || acknowledged > published.into() {
             return;
         }
-        let before = std::mem::replace(&mut tracked.acknowledged, version);
+        let before = std::mem::replace(&mut tracked.acknowledged, acknowledged);
         let mesh = tracked.mesh;
-        self.count_acknowledgement(mesh, before, version);
+        self.count_acknowledgement(mesh, before, acknowledged);
     }
 
-    fn count_acknowledgement(&mut self, id: u64, before: u64, after: u64) {
+    fn count_acknowledgement(&mut self, id: u64, before: Acknowledged, after: Acknowledged) {
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return;
         };
         let oldest = mesh.acknowledged();
-        if before > 0
-            && let Some(count) = mesh.acks.get_mut(&before)
-        {
+        // A proxy that has acknowledged nothing is not among those that are counted.
+        if let Some(count) = mesh.acks.get_mut(&before) {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 mesh.acks.remove(&before);
             }
         }
-        if after > 0 {
+        if after > Acknowledged::Nothing {
             *mesh.acks.entry(after).or_default() += 1;
         }
         if mesh.acknowledged() != oldest && self.options.acknowledgements {
@@ -371,11 +379,12 @@ impl Engine {
         let resources = mesh.resources.clone().ok_or_else(not_applied)?;
         let mut observed = Observed::new(resources);
         observed.returning = mesh.returning.is_some();
+        let (_, published) = mesh.ledger.published();
         let mut since = Vec::new();
         for (key, backend) in &mesh.backends {
-            let published = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
-            if let Some(version) = published {
-                since.push((key, version));
+            let trusted = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
+            if let Some(least) = trusted {
+                since.push((key, least));
                 if backend.issuer.is_some() && backend.error.is_none() {
                     observed.ready.insert(key.clone());
                 }
@@ -384,21 +393,20 @@ impl Engine {
         // By what is acknowledged, which is the same for most.
         let mut left = BTreeMap::new();
         for tracked in self.workloads.in_mesh(id) {
-            if tracked.handles == 0 && tracked.acknowledged == 0 {
+            if !tracked.counts() {
                 continue;
             }
+            let acknowledged = match acknowledgements {
+                true => tracked.acknowledged,
+                // Then every proxy is taken to have what is published.
+                false => published.into(),
+            };
             let labels = tracked.workload.labels().clone();
             let mut proxy = Proxy::new(&*tracked.name, labels);
             proxy.connected = tracked.handles > 0;
-            let trusted = since
-                .iter()
-                .filter(|(_, version)| !acknowledgements || *version <= tracked.acknowledged);
+            let trusted = since.iter().filter(|(_, least)| *least <= acknowledged);
             proxy.trusts = trusted.map(|(key, _)| (*key).clone()).collect();
             // Of a CA that is not there any more it may still hold the roots, which must be seen to be gone.
-            let acknowledged = match acknowledgements {
-                true => tracked.acknowledged,
-                false => u64::MAX,
-            };
             let left = left.entry(acknowledged).or_insert_with(|| {
                 let mut left = mesh.ledger.left(acknowledged);
                 left.retain(|key| !mesh.backends.contains_key(*key));
