@@ -11,6 +11,7 @@
 //!   issuer – a wrapper, a manager, core itself – copes with it.
 //! - [`pki`]: roots, intermediates, cross-signed, renewed, expired and constrained CAs with keys of any
 //!   type; and a [`FakeClock`] for them to live by.
+//! - [`search`]: a breadth-first search through every state of a model.
 //! - `http` and `relay`, each behind the feature of its name: a server that gives canned HTTP
 //!   answers, sound or broken; a TCP relay that delays, cuts, resets and goes silent. Both on
 //!   loopback, for the fault tests of clients.
@@ -128,6 +129,7 @@ pub mod pki;
 #[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
 pub mod relay;
 pub mod samples;
+pub mod search;
 pub mod secret_store;
 #[cfg(feature = "servers")]
 #[cfg_attr(docsrs, doc(cfg(feature = "servers")))]
