@@ -114,10 +114,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acknowledged;
+mod backend_key;
 mod bundles;
+mod ca;
 mod credentials;
 pub mod manager;
 pub mod migration;
+mod record;
 mod resources;
 #[cfg(feature = "rustls023")]
 pub mod rustls023;
@@ -127,9 +130,9 @@ pub mod tls;
 mod trust;
 
 pub use acknowledged::{Acknowledged, TrustVersion};
+pub use backend_key::BackendKey;
 pub use bundles::TrustBundles;
 pub use credentials::Credentials;
 pub use manager::{Handle, Manager, ManagerOptions};
 pub use resources::MeshResources;
 pub use schedule::ScheduleOptions;
-pub use trust::BackendKey;

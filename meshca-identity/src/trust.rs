@@ -1,53 +1,22 @@
 //! The trust of one mesh: which roots its workloads hold, since when, and when one may go.
 //!
-//! Trust comes before use: a root is published before anything that was signed under it. It goes last: it stays until nothing that
-//! was handed out under it can still be valid, wherever it came from and whoever stopped listing it. Kuma never removes one, and
-//! Linkerd removed one too early (linkerd2#4287).
+//! Trust comes before use: a root is published before any certificate under it is handed out. And it goes last: it stays until no
+//! certificate that was handed out under it can still be valid, also if its CA or its MeshTrust does not list it any more. Kuma never
+//! removes a root, and Linkerd removed one too early (linkerd2#4287).
 //!
-//! What an operator wrote into a MeshTrust stays as long as it stands there. Only roots that came from a CA of ours are retired.
+//! A root in a MeshTrust of an operator stays as long as it stands there. Only roots that came from a CA of the manager are retired.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use meshca_core::resource::MeshIdentity;
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
-use crate::manager::record::{Record, Said, Used};
-use crate::{Acknowledged, TrustBundles, TrustVersion};
+use crate::record::{Record, RootId, Said, Used, roots_of};
+use crate::{Acknowledged, BackendKey, TrustBundles, TrustVersion};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
-
-/// A CA that the resources of a mesh name: by the name of the resource, since its roots may be known only once it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum BackendKey {
-    /// A backend of `Mesh.mtls`, by its name.
-    Classic(String),
-    /// The provider of a MeshIdentity, by the identity's name.
-    Modern(String),
-}
-
-impl BackendKey {
-    pub(crate) fn classic(backend: &str) -> Self {
-        Self::Classic(backend.to_owned())
-    }
-
-    pub(crate) fn of(identity: &MeshIdentity) -> Self {
-        Self::Modern(identity.metadata.name.clone())
-    }
-}
-
-impl fmt::Display for BackendKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Classic(name) => write!(f, "the backend `{name}`"),
-            Self::Modern(name) => write!(f, "the MeshIdentity `{name}`"),
-        }
-    }
-}
 
 /// Who says that a root is to be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,57 +33,48 @@ impl Origin {
     }
 }
 
-/// A root in a trust domain, by its fingerprint.
-pub(crate) type RootId = (TrustDomain, String);
-
-/// The roots of a bundle.
-pub(crate) fn roots_of(bundle: &TrustBundle) -> impl Iterator<Item = RootId> {
-    let id = |root: &TrustRoot| {
-        let domain = bundle.trust_domain().clone();
-        (domain, root.fingerprint().to_owned())
-    };
-    bundle.roots().iter().map(id)
-}
-
-/// What was handed out under a root.
+/// The certificates that were handed out under a root.
 #[derive(Debug)]
 struct Use {
+    /// The root alone.
     bundle: TrustBundle,
     backend: BackendKey,
     /// Each workload that holds a certificate under it now has a clone.
     holders: Holding,
-    /// When the last certificate under it ends, held or not.
+    /// When the last certificate under it ends. A workload that was forgotten may still present it, so this counts beside the holders.
     until: SystemTime,
-    /// Whether something was signed under it, here or by a control plane before; else it is only kept in case.
+    /// Whether a certificate was signed under it, here or by a control plane before. Then proxies were waited for. Else the root is only
+    /// kept in case.
     signed: bool,
 }
 
-/// That a workload holds a certificate under some root, for as long as this is kept: whoever gets another one drops it, and need not look at
-/// the certificate that it had.
+/// Reference count of the workloads that hold a certificate under a root. Each holder keeps a clone. Dropping it releases the root
+/// without parsing the certificate that was replaced.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holding(Arc<()>);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct TrustLedger {
+    /// The roots that each origin lists now.
     sources: BTreeMap<Origin, TrustBundle>,
-    /// By trust domain and fingerprint.
+    /// The roots that certificates need, by trust domain and fingerprint, whether or not an origin lists them.
     uses: BTreeMap<TrustDomain, BTreeMap<String, Use>>,
     /// The least that a proxy has acknowledged which trusts the root: a root that was in use before this process began is trusted
     /// by proxies that have only what they had then.
     since: BTreeMap<RootId, Acknowledged>,
-    /// Whose roots those are that are published.
+    /// The CAs of each published root. A CA can be gone before its root is, and plans ask whose root it was.
     owners: BTreeMap<RootId, BTreeSet<BackendKey>>,
-    /// The CAs of which a root was taken away, and the last version that did.
+    /// The CAs of which a root was taken away, with the version that did: proxies with less than that may still trust it.
     gone: BTreeMap<BackendKey, TrustVersion>,
     version: TrustVersion,
     published: Arc<TrustBundles>,
-    /// Something was said since the last publication.
+    /// Whether sources or uses have changed since the last publication.
     stale: bool,
 }
 
 impl TrustLedger {
-    /// The next version is the one after this.
+    /// An empty ledger, whose first publication has the version after this.
     pub(crate) fn after(version: TrustVersion) -> Self {
         Self {
             version,
@@ -122,12 +82,12 @@ impl TrustLedger {
         }
     }
 
-    /// What is published, and the number that grows with each change of it.
+    /// The published trust and its version.
     pub(crate) fn published(&self) -> (Arc<TrustBundles>, TrustVersion) {
         (Arc::clone(&self.published), self.version)
     }
 
-    /// What this origin says now; it takes effect with [`publish`](Self::publish).
+    /// Takes the roots that this origin lists now. They take effect with [`publish`](Self::publish).
     pub(crate) fn set(&mut self, origin: Origin, bundle: TrustBundle) {
         self.stale |= self.sources.get(&origin) != Some(&bundle);
         if let Origin::Backend(key) = &origin {
@@ -136,18 +96,18 @@ impl TrustLedger {
         self.sources.insert(origin, bundle);
     }
 
-    /// This origin says nothing any more.
+    /// Forgets an origin.
     pub(crate) fn unset(&mut self, origin: &Origin) {
         self.stale |= self.sources.remove(origin).is_some();
     }
 
-    /// The origins that say something.
+    /// All origins.
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
         self.sources.keys()
     }
 
-    /// A certificate under this root was issued to a workload. It is not handed out before the root [is published](Self::holds), which it
-    /// stays for as long as it is held, and for as long as it may be valid.
+    /// Records a certificate under this root. The caller hands it out only once the root [is published](Self::holds). The root stays
+    /// published for as long as the certificate is held, and for as long as it may be valid.
     pub(crate) fn hold(
         &mut self,
         backend: &BackendKey,
@@ -160,8 +120,8 @@ impl TrustLedger {
         Some(found.holders.clone())
     }
 
-    /// A control plane before this one has handed this out. Every proxy that it served trusts what it signed under, so whoever comes back with
-    /// something older than all that is published here does.
+    /// Records what a control plane before this one has handed out. Every proxy that it served trusts the roots that it signed under, so a
+    /// proxy that comes back with its trust does.
     pub(crate) fn recall(&mut self, used: &Used) {
         self.share(used);
         if used.signed {
@@ -170,7 +130,7 @@ impl TrustLedger {
         }
     }
 
-    /// A control plane beside this one, or before it, has handed this out.
+    /// Records what a control plane beside this one, or before it, has handed out.
     pub(crate) fn share(&mut self, used: &Used) {
         let domain = used.bundle.trust_domain();
         for root in used.bundle.roots() {
@@ -180,7 +140,7 @@ impl TrustLedger {
         }
     }
 
-    /// Something that was handed out before we came may be valid until then, for all that is known now.
+    /// Keeps a root under which certificates of before may be valid until then. Saying so again does not prolong it.
     pub(crate) fn keep(
         &mut self,
         backend: &BackendKey,
@@ -223,24 +183,24 @@ impl TrustLedger {
         Some(found)
     }
 
-    /// Whether something was signed under this root.
+    /// Whether a certificate was signed under this root.
     pub(crate) fn has_signed(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         let uses = self.uses.get(domain);
         let found = uses.and_then(|uses| uses.get(root.fingerprint()));
         found.is_some_and(|it| it.signed)
     }
 
-    /// What a CA says.
+    /// The roots that a CA named last.
     pub(crate) fn said(&self, key: &BackendKey) -> Option<&TrustBundle> {
         self.sources.get(&Origin::Backend(key.clone()))
     }
 
-    /// Whether something was said that is not published yet.
+    /// Whether sources or uses are not published yet.
     pub(crate) fn is_stale(&self) -> bool {
         self.stale
     }
 
-    /// What a control plane after this one is to know, of which it must be said what type each CA has.
+    /// The record for a control plane after this one. `ca` names the type of each CA.
     pub(crate) fn record<'a>(&self, ca: impl Fn(&BackendKey) -> Option<&'a str>) -> Record {
         let said = self.sources.iter().filter_map(|(origin, bundle)| {
             let Origin::Backend(key) = origin else {
@@ -269,13 +229,13 @@ impl TrustLedger {
         }
     }
 
-    /// Whether a CA says that this is a root of its.
+    /// Whether an origin lists this root.
     pub(crate) fn knows(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         let has = |it: &TrustBundle| it.trust_domain() == domain && it.contains(root.der());
         self.sources.values().any(has)
     }
 
-    /// Whether workloads are told of this root.
+    /// Whether this root is published.
     pub(crate) fn holds(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         self.published
             .get(domain)
@@ -310,7 +270,7 @@ impl TrustLedger {
             .collect()
     }
 
-    /// Notes whose roots these are.
+    /// Notes the CAs of all roots.
     fn note_owners(&mut self) {
         let own = self.sources.iter().filter_map(|(origin, bundle)| {
             let Origin::Backend(key) = origin else {
@@ -326,13 +286,13 @@ impl TrustLedger {
         }
     }
 
-    /// Makes what the origins say, and what is still in use, the trust of the mesh. Says whether that changed it.
+    /// Publishes the roots that origins list and certificates need, and retires the others. Says whether the trust has changed.
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
         let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
         let before: usize = count(&self.uses);
         let sources = &self.sources;
         let in_use = |it: &mut Use| {
-            // That something was signed under it is known for as long as its CA has it.
+            // A root that its CA still names keeps `signed`: proxies that come back are not waited for again.
             let said = sources.get(&Origin::Backend(it.backend.clone()));
             let has = |said: &TrustBundle| {
                 said.trust_domain() == it.bundle.trust_domain()
@@ -371,7 +331,7 @@ impl TrustLedger {
             |it: &TrustBundles| Vec::from_iter(it.iter().map(|it| it.trust_domain().clone()));
         let before = (roots(&self.published), domains(&self.published));
         let roots = roots(&bundles);
-        // A CA that lists its roots in another order says nothing new, and is no reason to tell every proxy.
+        // The same roots in another order are not a reason to push to every proxy.
         if before == (roots.clone(), domains(&bundles)) {
             return Ok(false);
         }
@@ -393,7 +353,7 @@ impl TrustLedger {
         Ok(true)
     }
 
-    /// What MeshTrusts have to say, for each CA of ours and each trust domain: its roots, and those of before that are still in use.
+    /// The content of MeshTrusts, for each CA and each trust domain: its roots, and those of before that certificates need.
     pub(crate) fn by_backend(&self) -> Result<BTreeMap<(BackendKey, TrustDomain), TrustBundle>> {
         let mut all: BTreeMap<(BackendKey, TrustDomain), TrustBundle> = BTreeMap::new();
         let own = self

@@ -10,10 +10,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::cell::{MeshCell, WorkloadCell};
 use super::health::{Assignment, Health};
+use super::shared::{Command, Connection, Shared, ended};
 use super::signal::news;
 use super::status::IdentityStatus;
-use super::{Command, Shared};
-use crate::schedule::Ticket;
 use crate::select::Selection;
 use crate::{Acknowledged, BackendKey, Credentials, MeshResources, TrustBundles, TrustVersion};
 
@@ -28,14 +27,6 @@ pub struct Handle {
     pub(super) connection: Arc<Connection>,
     /// Generations of the workload and of the mesh that [`changed`](Self::changed) has told of.
     pub(super) seen: [u64; 2],
-}
-
-/// What the clones of a handle share.
-pub(super) struct Connection {
-    pub(super) shared: Arc<Shared>,
-    pub(super) cell: Arc<WorkloadCell>,
-    pub(super) mesh: Arc<MeshCell>,
-    pub(super) ticket: Ticket,
 }
 
 impl Handle {
@@ -208,7 +199,7 @@ impl Handle {
         self.connection
             .shared
             .send(Command::Explain { ticket, reply });
-        answer.await.map_err(|_| super::ended())?
+        answer.await.map_err(|_| ended())?
     }
 
     /// The mesh that it is in.
@@ -249,7 +240,7 @@ async fn changed(
 ) -> Result<()> {
     match news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await {
         true => Ok(()),
-        false => Err(super::ended()),
+        false => Err(ended()),
     }
 }
 
@@ -260,14 +251,6 @@ impl fmt::Debug for Handle {
             .field("identity", &self.identity())
             .field("health", &self.health())
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.shared.send(Command::Disconnect {
-            ticket: self.ticket,
-        });
     }
 }
 
@@ -342,7 +325,7 @@ impl MeshView {
         [self.seen, _] = seen;
         match news {
             true => Ok(()),
-            false => Err(super::ended()),
+            false => Err(ended()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What takes time: each is a task that reports how it ended, even if it panics.
+//! Everything that takes time: each is a task that reports how it ended, even if it panics.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,9 +14,9 @@ use meshca_core::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
-use super::driver::Layer;
-use super::record::Record;
-use crate::BackendKey;
+use super::ids::{CaRef, MeshId};
+use super::setup::Layer;
+use crate::record::Record;
 use crate::schedule::Ticket;
 
 /// How long the driver may wait to hear of certificates that are there.
@@ -24,15 +24,6 @@ pub(super) const TOGETHER: Duration = Duration::from_millis(2);
 
 /// When one of several is too slow for the others to wait for it.
 const SLOW: Duration = Duration::from_millis(10);
-
-/// Which CA, as it was when the job began.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CaRef {
-    pub(super) mesh: u64,
-    /// Shared: there is one for every certificate.
-    pub(super) key: Arc<BackendKey>,
-    pub(super) epoch: u64,
-}
 
 /// A certificate to ask for.
 pub(super) struct Order {
@@ -74,17 +65,13 @@ pub(super) enum Done {
         ca: CaRef,
         result: Result<(Arc<dyn Issuer>, Roots)>,
     },
-    Looked {
+    /// A look or a step of its rotation.
+    Asked {
         ca: CaRef,
-        result: Result<Roots>,
-    },
-    Rotated {
-        ca: CaRef,
-        step: RotationStep,
         result: Result<Roots>,
     },
     Recorded {
-        mesh: u64,
+        mesh: MeshId,
         /// What was to be stored.
         record: Record,
         /// What is stored: others may have stored something as well.
@@ -123,7 +110,7 @@ impl Before {
     }
 }
 
-/// Says how a job ended when it is dropped: what nobody reports would be waited for for ever.
+/// Reports how a job ended when it is dropped. The driver would wait for ever for a job without a report.
 pub(super) struct Report {
     to: UnboundedSender<Done>,
     done: Option<Done>,
