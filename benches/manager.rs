@@ -32,7 +32,7 @@ use meshca::identity::{Handle, Manager, ManagerOptions, MeshResources};
 use meshca::registry::{BackendConfig, BackendRegistry, BuildContext};
 use meshca::resource::Resource;
 use meshca::spiffe::{Environment, Workload};
-use meshca::{Clock, Identity, Issuer, IssuerExt, MemorySecretStore};
+use meshca::{Clock, Identity, IssuingCa, MemorySecretStore};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -312,7 +312,7 @@ fn workload(name: &str) -> Workload {
 
 /// The built-in CA without a manager.
 struct Bare {
-    issuer: Arc<dyn Issuer>,
+    ca: IssuingCa,
     config: BackendConfig,
     /// What each task has.
     held: Vec<Vec<Option<Arc<Identity>>>>,
@@ -333,12 +333,12 @@ impl Bare {
         let clock = Arc::new(Ahead(Arc::default()));
         let secrets = Arc::new(MemorySecretStore::new());
         let context = BuildContext::new("default", domain, secrets, clock);
-        let issuer = BackendRegistry::new()
+        let built = BackendRegistry::new()
             .with(builtin::factory())
             .build(&config, &context)
             .await?;
         Ok(Self {
-            issuer,
+            ca: IssuingCa::new(built.issuer),
             config,
             held: vec![Vec::new(); AT_ONCE],
         })
@@ -348,7 +348,7 @@ impl Bare {
     async fn issue(&mut self, count: usize, keep: bool) -> Result<()> {
         let mut jobs = JoinSet::new();
         for (task, mut held) in std::mem::take(&mut self.held).into_iter().enumerate() {
-            let (issuer, config) = (Arc::clone(&self.issuer), self.config.clone());
+            let (ca, config) = (self.ca.clone(), self.config.clone());
             jobs.spawn(async move {
                 let clock = Ahead(Arc::default());
                 let numbers = (task..count).step_by(AT_ONCE);
@@ -356,7 +356,7 @@ impl Bare {
                 for (n, held) in numbers.zip(&mut held) {
                     let id = meshca::SpiffeId::new(format!("spiffe://example.org/workload/w-{n}"))?;
                     let spec = config.certificate_spec(id, &Workload::new())?;
-                    let issued = Arc::new(issuer.issue(&spec, &clock).await?);
+                    let issued = Arc::new(ca.issue(&spec, &clock).await?);
                     if keep {
                         *held = Some(issued);
                     }

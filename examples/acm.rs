@@ -78,5 +78,5 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     // A control plane has its own store here; this example names files.
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let issuer = AcmIssuer::new(settings, sources, clock.clone())?;
-    args.wanted.issue(&issuer, &*clock).await
+    args.wanted.issue(issuer, &*clock).await
 }

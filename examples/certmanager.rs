@@ -92,7 +92,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let clock = Arc::new(SystemClock::new());
     let issuer = CertManagerIssuer::new(settings, client, sources, clock.clone());
-    args.wanted.issue(&issuer, &*clock).await
+    args.wanted.issue(issuer, &*clock).await
 }
 
 /// What the guide tells an operator to do. Returns how to reach the cluster as the control plane.

@@ -23,14 +23,14 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use clap::Parser;
-use meshca::registry::{BackendConfig, BackendSettings, BuildContext};
+use meshca::registry::{BackendConfig, BackendSettings, BuildContext, BuiltIssuer};
 use meshca::resource::{DataSource, OtherConf, ParseOptions, Provider, Resource};
 use meshca::spiffe::{TrustDomainInputs, Workload};
 use meshca::wrap::{Audited, JsonLinesSink, Rate, RateLimited, Retrying, SyncPolicy, TimeLimited};
 use meshca::{
     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Expect, Issuer,
-    IssuerExt as _, IssuerFactory, MemorySecretStore, Result, SecretKey, SecretStore as _,
-    SecretValue, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
+    IssuerFactory, IssuingCa, MemorySecretStore, Result, SecretKey, SecretStore as _, SecretValue,
+    SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
 };
 use meshca_testkit::conformance::{self, Subject};
 use rcgen::{
@@ -93,11 +93,7 @@ impl IssuerFactory for MyCaFactory {
         vec![TYPE.to_owned()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let conf = MyCaConf::read(config)?;
         let token = DataSource::Secret(conf.token_secret.clone());
         let token = context.sources()?.read(&token).await?;
@@ -116,12 +112,8 @@ impl IssuerFactory for MyCaFactory {
         let issuer = TimeLimited::new(issuer).with_sign(limit);
         let issuer = RateLimited::new(issuer).with_sign(Rate::per_second(conf.signs_per_second));
         let issuer = Retrying::new(issuer);
-        let audit = Arc::clone(&self.audit);
-        Ok(Arc::new(Audited::new(
-            issuer,
-            audit,
-            Arc::clone(context.clock()),
-        )))
+        let (audit, clock) = (Arc::clone(&self.audit), Arc::clone(context.clock()));
+        Ok(Arc::new(Audited::new(issuer, audit, clock)).into())
     }
 }
 
@@ -183,10 +175,6 @@ impl Issuer for MyCa {
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         TrustBundle::new(self.trust_domain.clone(), [self.ca.root.clone()])
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust_bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -398,15 +386,15 @@ async fn run(args: &Args) -> std::result::Result<(), Box<dyn StdError>> {
             Arc::clone(&secrets) as _,
             Arc::clone(&clock),
         );
-        let issuer = registry.build(&config, &context).await?;
-        prove(&issuer, &spiffe_id, &clock).await?;
+        let ca = IssuingCa::new(registry.build(&config, &context).await?.issuer);
+        prove(ca.issuer(), &spiffe_id, &clock).await?;
 
         let spec = config.certificate_spec(spiffe_id, &workload)?;
-        let identity = issuer.issue(&spec, &clock).await?;
+        let identity = ca.issue(&spec, &clock).await?;
         let certificate = identity.certificate();
         println!("from         {from}, type {}", config.type_name());
         println!("SPIFFE ID    {}", certificate.spiffe_id());
-        println!("issuer       {} ({issuer})", certificate.issuer());
+        println!("issuer       {} ({ca})", certificate.issuer());
         println!("valid        {}", certificate.validity());
         println!("verified     {}\n", certificate.proof());
     }

@@ -23,7 +23,7 @@ use meshca::registry::{BackendConfig, BuildContext};
 use meshca::resource::{Form, Mesh, MeshIdentity, ParseOptions, Resource, SecretResource};
 use meshca::spiffe::{Environment, Workload};
 use meshca::{
-    CertificateRequest, Clock, DirSecretStore, Expect, Identity, IssuerExt, PrivateKey, SecretKey,
+    CertificateRequest, Clock, DirSecretStore, Expect, Identity, IssuingCa, PrivateKey, SecretKey,
     SecretStore, SignedChain, SpiffeId, SystemClock, TrustDomain,
 };
 
@@ -69,16 +69,17 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
     // Everything above is what a control plane knows anyway; this is what meshca does with it.
     let context = BuildContext::new(&wanted.mesh, wanted.trust_domain, store, Arc::clone(&clock));
-    let issuer = meshca::backend_registry()
+    let built = meshca::backend_registry()
         .build(&wanted.backend, &context)
         .await?;
+    let ca = IssuingCa::new(built.issuer);
     let spec = wanted
         .backend
         .certificate_spec(wanted.spiffe_id, &workload)?;
     let key = PrivateKey::generate(spec.key_type())?;
     let request = CertificateRequest::for_key(spec, &key, clock.now())?;
-    let certificate = issuer.issue_for(&request, &clock).await?;
-    let bundle = issuer.trust_bundle().await?;
+    let certificate = ca.issue_for(&request, &clock).await?;
+    let bundle = ca.trust(&clock).await?;
 
     // A peer has no more than the chain and the bundle. Does that convince it?
     let as_a_peer =
@@ -86,7 +87,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
     println!("from         {}", wanted.from);
     println!("SPIFFE ID    {}", certificate.spiffe_id());
-    println!("issuer       {} ({issuer})", certificate.issuer());
+    println!("issuer       {} ({ca})", certificate.issuer());
     println!("serial       {}", certificate.serial());
     println!("valid        {}", certificate.validity());
     println!("key          {}", key.key_type());

@@ -28,7 +28,7 @@ use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
 use meshca::identity::rustls023::{PeerPolicy, Settings, TlsConfigs};
 use meshca::identity::{Credentials, TrustBundles};
 use meshca::{
-    CertificateSpec, Clock, Issuer as _, IssuerExt as _, MemorySecretStore, SpiffeId, SystemClock,
+    CertificateSpec, Clock, Issuer as _, IssuingCa, MemorySecretStore, SpiffeId, SystemClock,
     TrustDomain,
 };
 use tls::{Caller, Http, Incoming};
@@ -159,13 +159,14 @@ async fn run(args: &Args) -> Result<(), AnyError> {
 async fn certificate_authority(
     domain: &TrustDomain,
     clock: &Arc<dyn Clock>,
-) -> Result<BuiltinIssuer, AnyError> {
+) -> Result<IssuingCa<BuiltinIssuer>, AnyError> {
     let settings = CaSettings::new(domain.clone(), CaSecrets::for_backend("kong-air", "ca-1")?);
     let store = Arc::new(MemorySecretStore::new());
-    Ok(BuiltinIssuer::load_or_create(settings, store, Arc::clone(clock)).await?)
+    let issuer = BuiltinIssuer::load_or_create(settings, store, Arc::clone(clock)).await?;
+    Ok(IssuingCa::new(issuer))
 }
 
-async fn trust(issuers: &[&BuiltinIssuer]) -> Result<TrustBundles, AnyError> {
+async fn trust(issuers: &[&IssuingCa<BuiltinIssuer>]) -> Result<TrustBundles, AnyError> {
     let mut trust = TrustBundles::new();
     for issuer in issuers {
         trust.add(&issuer.trust_bundle().await?)?;
@@ -198,7 +199,7 @@ impl Workload {
 
     async fn issue(
         &mut self,
-        issuer: &BuiltinIssuer,
+        issuer: &IssuingCa<BuiltinIssuer>,
         trust: &Arc<TrustBundles>,
         clock: &dyn Clock,
     ) -> Result<(), AnyError> {
@@ -227,7 +228,7 @@ impl Workload {
 
 async fn rotate(
     everybody: &mut [&mut Workload],
-    issuer: &BuiltinIssuer,
+    issuer: &IssuingCa<BuiltinIssuer>,
     times: u64,
     load: &Load,
     clock: &dyn Clock,

@@ -102,7 +102,7 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     // A control plane has its own store here; this example names files.
     let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
     let issuer = VaultIssuer::new(settings, sources, clock.clone())?;
-    args.wanted.issue(&issuer, &*clock).await
+    args.wanted.issue(issuer, &*clock).await
 }
 
 /// The settings that a Mesh would hold in `conf.fromCp`.

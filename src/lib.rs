@@ -15,7 +15,7 @@
 //! use meshca::registry::{BackendConfig, BuildContext};
 //! use meshca::resource::Resource;
 //! use meshca::spiffe::Workload;
-//! use meshca::{IssuerExt, MemorySecretStore, SystemClock};
+//! use meshca::{IssuingCa, MemorySecretStore, SystemClock};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,10 +36,10 @@
 //! let secrets = Arc::new(MemorySecretStore::new());
 //! let context = BuildContext::new("default", mesh.trust_domain()?, secrets, clock.clone());
 //! let backend = BackendConfig::classic(backend);
-//! let issuer = meshca::backend_registry().build(&backend, &context).await?;
+//! let ca = IssuingCa::new(meshca::backend_registry().build(&backend, &context).await?.issuer);
 //!
 //! let spec = backend.certificate_spec(mesh.spiffe_id_of(&workload)?, &workload)?;
-//! let identity = issuer.issue(&spec, &*clock).await?;
+//! let identity = ca.issue(&spec, &*clock).await?;
 //! assert_eq!(identity.spiffe_id().to_string(), "spiffe://default/cart");
 //! # Ok(())
 //! # }

@@ -17,7 +17,86 @@
 
 mod issuers;
 
+use meshca::identity::MeshResources;
+use meshca::resource::Resource;
+use serde_json::{Value, json};
+
+/// One MeshIdentity for all workloads, by this provider.
+fn resources(provider: &Value) -> MeshResources {
+    let mesh = json!({"type": "Mesh", "name": "default"});
+    let identity = json!({
+        "type": "MeshIdentity", "name": "all", "mesh": "default",
+        "spec": {
+            "selector": {"dataplane": {"matchLabels": {}}},
+            "spiffeID": {"trustDomain": "example.org"},
+            "provider": provider,
+        },
+    });
+    let text = format!("{mesh}\n---\n{identity}\n");
+    MeshResources::from_resources(Resource::parse(text).unwrap()).unwrap()
+}
+
 mod vault {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use meshca::identity::select::SelectOptions;
+    use meshca::identity::{Manager, ManagerOptions};
+    use meshca::spiffe::{Environment, Workload};
+    use meshca::{BackendRegistry, MemorySecretStore, SystemClock};
+    use meshca_testkit::needs;
+    use meshca_testkit::servers::Vault;
+    use serde_json::json;
+
+    use crate::issuers::vault_provider;
+    use crate::resources;
+
+    /// Vault signs an intermediate, and then gets another root: workloads trust that before
+    /// anything leads to it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_root_above_an_intermediate_is_trusted_before_it_is_used() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        let mut provider = vault_provider(&vault).await;
+        provider["extension"]["config"]["mode"] = json!("Intermediate");
+        let registry = BackendRegistry::new().with(meshca::vault::factory());
+        let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
+        options.trust_refresh = Duration::from_secs(1);
+        let (secrets, clock) = (MemorySecretStore::new(), SystemClock::new());
+        let (manager, driver) = Manager::new(registry, Arc::new(secrets), Arc::new(clock), options);
+        let driver = driver.spawn();
+        manager.apply(resources(&provider)).await.unwrap();
+        let workload = Workload::from_label_list("app=web,kuma.io/workload=web").unwrap();
+        let mut handle = manager.connect("default", "web", workload).await.unwrap();
+        let identity = handle.ready().await.unwrap();
+        assert_eq!(identity.certificate().chain().len(), 2);
+
+        let next = json!({"common_name": "next root", "issuer_name": "next", "key_type": "ec"});
+        let next = vault.write("pki/root/rotate/internal", next).await.unwrap();
+        let next = next["data"]["certificate"]
+            .as_str()
+            .unwrap()
+            .trim()
+            .to_owned();
+        // Vault is asked every minute, and now.
+        manager.secrets_changed();
+        let published = async {
+            loop {
+                let trust = handle.trust();
+                let bundle = trust.for_peer(identity.spiffe_id()).unwrap();
+                if bundle.to_pem().contains(&next) {
+                    return bundle.roots().len();
+                }
+                handle.changed().await.unwrap();
+            }
+        };
+        let roots = tokio::time::timeout(Duration::from_secs(20), published);
+        assert_eq!(roots.await.unwrap(), 2);
+        let root = handle.identity().unwrap().certificate().root().subject();
+        assert_eq!(root, "CN=vault root", "nothing leads to the next one yet");
+        driver.stop().await.unwrap();
+    }
+
     mod kube {
         mod certmanager {
             mod moto {
@@ -30,8 +109,7 @@ mod vault {
                 use meshca::identity::manager::{DriverTask, Health};
                 use meshca::identity::rustls023::{LiveConfigs, PeerPolicy, Settings};
                 use meshca::identity::select::SelectOptions;
-                use meshca::identity::{Handle, Manager, ManagerOptions, MeshResources};
-                use meshca::resource::Resource;
+                use meshca::identity::{Handle, Manager, ManagerOptions};
                 use meshca::spiffe::{Environment, Workload};
                 use meshca::{
                     BackendRegistry, MemorySecretStore, SystemClock, acm, builtin, certmanager,
@@ -40,7 +118,6 @@ mod vault {
                 use meshca_testkit::needs;
                 use meshca_testkit::servers::{Aws, CertManager, Kube, Vault};
                 use rustls_pki_types::ServerName;
-                use serde_json::{Value, json};
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
                 use tokio::net::{TcpListener, TcpStream};
                 use tokio::task::JoinSet;
@@ -49,6 +126,7 @@ mod vault {
                 use crate::issuers::{
                     aws_provider, bundled, certmanager_provider, kube_client, vault_provider,
                 };
+                use crate::resources;
 
                 const WORKLOADS: usize = 20;
                 const CONNECTIONS: usize = 200;
@@ -109,20 +187,6 @@ mod vault {
                                 .push(format!("client: {error}"));
                         }
                     }
-                }
-
-                fn resources(provider: &Value) -> MeshResources {
-                    let mesh = json!({"type": "Mesh", "name": "default"});
-                    let identity = json!({
-                        "type": "MeshIdentity", "name": "all", "mesh": "default",
-                        "spec": {
-                            "selector": {"dataplane": {"matchLabels": {}}},
-                            "spiffeID": {"trustDomain": "example.org"},
-                            "provider": provider,
-                        },
-                    });
-                    let text = format!("{mesh}\n---\n{identity}\n");
-                    MeshResources::from_resources(Resource::parse(text).unwrap()).unwrap()
                 }
 
                 fn manager(client: Client, aws: &Aws) -> (Manager, DriverTask) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
-use meshca::{CertificateSpec, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+use meshca::{CertificateSpec, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 
 use super::{Case, Result, each, ready};
 
@@ -39,10 +39,10 @@ pub(super) fn spec() -> Result<CertificateSpec> {
 /// Ours.
 pub(super) fn builtin() -> Result<Box<dyn Case>> {
     let clock = SystemClock::new();
-    let issuer = issuer(clock)?;
+    let ca = IssuingCa::new(issuer(clock)?);
     let spec = spec()?;
     each(move || {
-        let identity = ready(issuer.issue(&spec, &clock))??;
+        let identity = ready(ca.issue(&spec, &clock))??;
         black_box(identity.key().expose_pkcs8()?);
         black_box(identity.certificate().chain());
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! | case | what |
 //! |---|---|
-//! | `certmanager` | key, CSR, `CertificateRequest`, verification, deletion: `IssuerExt::issue` through `meshca-certmanager` |
+//! | `certmanager` | key, CSR, `CertificateRequest`, verification, deletion: `IssuingCa::issue` through `meshca-certmanager` |
 //! | `certmanager-bare` | create a `CertificateRequest`, wait for it on one watch for all, delete it: no key, no CSR, no verification |
 //! | `certmanager-calls` | calls of the API server, not time: of some hundred issuances, 64 at once |
 
@@ -22,8 +22,8 @@ use meshca::certmanager::{CertManagerIssuer, CertManagerSettings};
 use meshca::resource::{CertManagerConf, DataSource, IssuerRef};
 use meshca::secret::SourceReader;
 use meshca::{
-    CertificateRequest, Clock as _, IssuerExt as _, KeyType, MemorySecretStore, PrivateKey,
-    SystemClock, TrustDomain,
+    CertificateRequest, Clock as _, IssuingCa, KeyType, MemorySecretStore, PrivateKey, SystemClock,
+    TrustDomain,
 };
 use meshca_testkit::pki::{TestCa, to_pem};
 use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
@@ -38,7 +38,7 @@ const NAMESPACE: &str = "default";
 const COUNTED: (usize, usize) = (640, 64);
 
 pub(crate) struct Bench {
-    issuer: CertManagerIssuer,
+    issuer: IssuingCa<CertManagerIssuer>,
     calls: Arc<AtomicUsize>,
     bare: Bare,
     // It ends before the API server.
@@ -88,7 +88,7 @@ impl Bench {
             .build();
         let bare = Bare::new(Client::try_from(config)?)?;
         let bench = Self {
-            issuer: issuer_on(counted, &root)?,
+            issuer: IssuingCa::new(issuer_on(counted, &root)?),
             calls,
             bare,
             _cert_manager: cert_manager,

@@ -19,8 +19,8 @@ use meshca::resource::{DataSource, VaultAuth, VaultConf};
 use meshca::secret::SourceReader;
 use meshca::vault::{VaultIssuer, VaultSettings};
 use meshca::{
-    CertificateRequest, Clock as _, Issuer as _, IssuerExt as _, KeyType, MemorySecretStore,
-    PrivateKey, SystemClock, TrustDomain,
+    CertificateRequest, Clock as _, Issuer as _, IssuingCa, KeyType, MemorySecretStore, PrivateKey,
+    SystemClock, TrustDomain,
 };
 use meshca_testkit::servers::Vault;
 use serde_json::json;
@@ -32,7 +32,7 @@ const IDLE_ISSUERS: usize = 100;
 
 pub(crate) struct Bench {
     vault: Vault,
-    issuer: VaultIssuer,
+    issuer: IssuingCa<VaultIssuer>,
     request: CertificateRequest,
     bare: Client<HttpConnector, Full<Bytes>>,
     body: Bytes,
@@ -55,7 +55,7 @@ impl Bench {
             "no_store": true,
         });
         vault.write("pki/roles/mesh", role).await?;
-        let issuer = issuer(&vault)?;
+        let issuer = IssuingCa::new(issuer(&vault)?);
         let key = PrivateKey::generate(KeyType::P256)?;
         let request = CertificateRequest::for_key(spec()?, &key, SystemClock::new().now())?;
         let body = json!({

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use meshca::{CertificateSpec, Clock, Issuer, IssuerExt as _, SpiffeId, TrustDomain};
+use meshca::{CertificateSpec, Clock, Issuer, IssuingCa, SpiffeId, TrustDomain};
 
 use crate::files;
 
@@ -36,20 +36,21 @@ impl Wanted {
     /// Says what an operator should know, has the certificate issued, and says who was identified by whom, for how long, and on whose word.
     pub(crate) async fn issue(
         &self,
-        issuer: &dyn Issuer,
+        issuer: impl Issuer,
         clock: &dyn Clock,
     ) -> Result<(), Box<dyn Error>> {
-        for warning in issuer.check().await?.warnings {
+        let ca = IssuingCa::new(issuer);
+        for warning in ca.check().await?.warnings {
             println!("warning      {warning}");
         }
         let id = SpiffeId::new(format!("spiffe://{}{}", self.trust_domain, self.path))?;
         let spec = CertificateSpec::workload(id).with_lifetime(self.lifetime());
-        let identity = issuer.issue(&spec, clock).await?;
-        let bundle = issuer.trust_bundle().await?;
+        let identity = ca.issue(&spec, clock).await?;
+        let bundle = ca.trust(clock).await?;
 
         let certificate = identity.certificate();
         println!("SPIFFE ID    {}", certificate.spiffe_id());
-        println!("issuer       {} ({issuer})", certificate.issuer());
+        println!("issuer       {} ({ca})", certificate.issuer());
         println!("serial       {}", certificate.serial());
         println!("valid        {}", certificate.validity());
         println!("chain        {}", certificate.path().join(" <- "));

@@ -8,7 +8,7 @@ use aws_sdk_acmpca::types::{CertificateAuthorityStatus, CertificateAuthorityUsag
 use meshca_core::issuer::Flight;
 use meshca_core::resource::DataSource;
 use meshca_core::secret::SourceReader;
-use meshca_core::{Clock, Result, SignedChain, TrustBundle, TrustRoot};
+use meshca_core::{Clock, Error, ErrorKind, Result, SignedChain, TrustBundle, TrustRoot};
 use tokio::time::{Instant, timeout};
 
 use crate::error::{from_sdk, present};
@@ -104,21 +104,30 @@ impl Authority {
 
     /// What is known; asked for when that is nothing, old or doubtful. An outage of AWS takes nothing away, and holds nobody up.
     pub(crate) async fn facts(self: &Arc<Self>) -> Result<Arc<Facts>> {
-        let refresh = self.settings.ca_refresh;
-        let known = self.known().facts(refresh);
+        let known = self.known().facts(self.settings.ca_refresh);
         match known {
             None => self.refresh().await,
             Some((facts, false)) => Ok(facts),
-            Some((facts, true)) => match timeout(PATIENCE, self.refresh()).await {
-                Ok(Ok(renewed)) => Ok(renewed),
-                Ok(Err(_)) => Ok(facts),
-                Err(_) => {
-                    // The call goes on, and nobody else waits for it.
-                    self.known().put_off(refresh);
-                    Ok(facts)
-                }
-            },
+            Some((facts, true)) => Ok(self.renewed().await.unwrap_or(facts)),
         }
+    }
+
+    /// Asks AWS, and does not wait long where something is known. The call continues, and while
+    /// AWS is put off no other caller waits for it.
+    async fn renewed(self: &Arc<Self>) -> Result<Arc<Facts>> {
+        if self.known().facts.is_none() {
+            return self.refresh().await;
+        }
+        timeout(PATIENCE, self.refresh()).await.unwrap_or_else(|_| {
+            self.known().put_off(self.settings.ca_refresh);
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "AWS did not describe the CA within {} s; what is known of it is used",
+                    PATIENCE.as_secs()
+                ),
+            ))
+        })
     }
 
     /// Has it looked at again by the next caller.
@@ -228,16 +237,20 @@ impl Authority {
         }
     }
 
-    /// The roots of `caCert`, which decides; else those that the CA leads to, and led to before.
-    pub(crate) async fn bundle(self: &Arc<Self>, again: bool) -> Result<TrustBundle> {
-        if let Some(source) = &self.settings.conf.ca_cert {
-            return self.pinned(source, again).await;
+    /// How often the roots are asked for: reading `caCert` costs AWS nothing.
+    pub(crate) fn trust_interval(&self) -> Duration {
+        match self.settings.conf.ca_cert {
+            Some(_) => CA_CERT_FRESH,
+            None => self.settings.ca_refresh,
         }
-        let facts = match again {
-            true => self.refresh().await?,
-            false => self.facts().await?,
-        };
-        self.roots(&facts)
+    }
+
+    /// The roots of `caCert`, which decides; else those that the CA leads to, and led to before.
+    pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
+        match &self.settings.conf.ca_cert {
+            Some(source) => self.pinned(source, true).await,
+            None => self.roots(&*self.renewed().await?),
+        }
     }
 
     /// The same, by what is known of the CA already; `caCert` is read anew.

@@ -5,9 +5,11 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::{ExtensionMode, Provider};
-use meshca_core::{Error, ErrorKind, Issuer, Result};
+use meshca_core::{Error, ErrorKind, Result};
 
 use crate::issuer::AcmIssuer;
 use crate::pace::Paces;
@@ -66,11 +68,7 @@ impl IssuerFactory for AcmFactory {
         vec!["acmpca".to_owned()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let BackendSettings::Provider(Provider::Acm(conf)) = config.settings() else {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
@@ -108,11 +106,7 @@ impl IssuerFactory for AcmFactory {
             )
         };
         let clock = Arc::clone(context.clock());
-        Ok(Arc::new(AcmIssuer::with_paces(
-            settings,
-            context.sources()?,
-            clock,
-            paces,
-        )?))
+        let issuer = AcmIssuer::with_paces(settings, context.sources()?, clock, paces)?;
+        Ok(Arc::new(issuer).into())
     }
 }

@@ -15,8 +15,8 @@ use aws_sdk_acmpca::types::{
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use meshca_core::secret::SourceReader;
 use meshca_core::{
-    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, IssuedCertificate,
-    Issuer, KeyType, Profile, RequestId, Result, Retry, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType,
+    Profile, RequestId, Result, Retry, SignedChain, TrustBundle,
 };
 use tokio::time::{Instant, sleep};
 
@@ -345,6 +345,7 @@ impl Issuer for AcmIssuer {
             .with_common_name(true)
             .with_intermediates(true)
             .with_key_types(keys.filter(|key| *key != KeyType::Ed25519))
+            .with_trust_interval(self.authority.trust_interval())
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
@@ -360,34 +361,28 @@ impl Issuer for AcmIssuer {
                 error
             }
         })?;
-        Ok(match issued.note {
+        let chain = match issued.note {
             Some(note) => chain.with_note(note),
             None => chain,
-        })
+        };
+        let orders = Arc::clone(&self.orders);
+        Ok(chain.with_receipt(move |outcome| {
+            // A certificate that may be good after all, once its root can be looked up, is not
+            // bought again.
+            if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
+                orders.forget(&wish);
+            }
+            None
+        }))
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        self.authority.bundle(false).await
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.authority.bundle(true).await
+        self.authority.bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
         let checked = crate::check::check(self).await;
         checked.map_err(|error| error.with_context("issuer", self))
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        // What may be good after all, once the trust in it can be looked up, is not bought again.
-        if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
-            self.orders.forget(&Wish::of(request));
-        }
     }
 }
 

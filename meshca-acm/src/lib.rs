@@ -39,7 +39,7 @@
 //! let registry = BackendRegistry::new().with(meshca_acm::factory().with_fleet(500));
 //! # let (secrets, clock) = (Arc::new(MemorySecretStore::new()), Arc::new(SystemClock::new()));
 //! let context = BuildContext::new("default", mesh.trust_domain()?, secrets, clock);
-//! let issuer = registry.build(&backend, &context).await?;
+//! let issuer = registry.build(&backend, &context).await?.issuer;
 //! assert!(issuer.to_string().starts_with("AWS Private CA arn:aws:acm-pca:eu-central-1"));
 //! // `issuer.check().await?` now says what an operator has to do before the first proxy asks.
 //! # Ok(())
@@ -81,7 +81,7 @@
 //! let registry = BackendRegistry::new().with(meshca_acm::factory());
 //! # let (secrets, clock) = (Arc::new(MemorySecretStore::new()), Arc::new(SystemClock::new()));
 //! # let context = BuildContext::new("default", TrustDomain::new("default")?, secrets, clock);
-//! let issuer = registry.build(&config, &context).await?;
+//! let issuer = registry.build(&config, &context).await?.issuer;
 //! # assert!(issuer.to_string().starts_with("AWS Private CA"));
 //! # Ok(())
 //! # }
@@ -104,11 +104,15 @@
 //! - **Credentials** live in memory that is wiped, and appear in no error, log or `Debug`. No environment variable decides anything, but for
 //!   the credentials of a control plane that has been given none.
 //!
-//! # Who holds the issuer drives it
+//! # The holder of the issuer drives its rotation
 //!
-//! With `mode: Intermediate` the first certificate of the CA in this process is asked for when the issuer is built, and kept in the secret store: give it one that is
-//! durable. The next ones are asked for by whoever holds the issuer: call what [`Issuer::rotation`](meshca_core::Issuer::rotation) says is due every few minutes; the module
-//! `builtin` of `meshca-core` has the loop, and says how long intermediates and leaves live.
+//! With `mode: Intermediate` the first certificate of the CA in this process is requested when the
+//! issuer is built, and kept in the secret store, which has to be durable. The holder of the
+//! issuer requests the next ones: every few minutes, call
+//! [`follow`](meshca_core::CaRotation::follow) of the
+//! [rotation](meshca_core::BuiltIssuer::rotation), and take the step that is due. The module
+//! `builtin` of `meshca-core` says how long intermediates and leaves live. The manager of
+//! `meshca-identity` does all of it.
 //!
 //! # What was shown on what
 //!

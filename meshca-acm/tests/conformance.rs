@@ -20,8 +20,8 @@ mod moto {
     use meshca_acm::Template;
     use meshca_core::builtin::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
     use meshca_core::{
-        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, IssuerExt, KeyType,
-        LifetimePolicy, MemorySecretStore, Observation, PrivateKey, SpiffeId,
+        CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, LifetimePolicy,
+        MemorySecretStore, Observation, PrivateKey, SpiffeId,
     };
     use meshca_testkit::conformance::{self, Subject};
     use meshca_testkit::servers::{Aws, AwsCaOptions};
@@ -68,7 +68,7 @@ mod moto {
                 let settings = settings(aws.address(), &arn)
                     .with_issue_rate(issue)
                     .with_fetch_rate(fetch);
-                prove(&format!("{name}-{key}"), &issuer(settings)).await;
+                prove(&format!("{name}-{key}"), &*issuer(settings)).await;
             }
         }
     }
@@ -90,7 +90,7 @@ mod moto {
                     domain(),
                     DelegatedSecrets::for_identity("default", "delegated").unwrap(),
                 ),
-                Arc::new(issuer(settings(aws.address(), &arn))),
+                Arc::new(bare(settings(aws.address(), &arn))),
                 Arc::new(MemorySecretStore::new()),
                 clock(),
             )
@@ -192,7 +192,7 @@ mod moto {
         let chain = issuer.sign(&request).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1100)).await;
         renew(&moto, &arn).await;
-        let bundle = issuer.refresh_trust_bundle().await.unwrap();
+        let bundle = issuer.trust_bundle().await.unwrap();
         let certificate = chain.verify(&request, &bundle, clock().now()).unwrap();
         let seen = certificate.observations();
         assert!(

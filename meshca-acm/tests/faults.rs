@@ -19,7 +19,7 @@ mod moto {
     use meshca_core::resource::{AcmConf, AwsCredentials, DataSource};
     use meshca_core::secret::{LocalSources, SourceReader};
     use meshca_core::{
-        CertificateRequest, Clock, Error, ErrorKind, Expect, Issuer, IssuerExt, KeyType,
+        CertificateRequest, Clock, Error, ErrorKind, Expect, Issuer, IssuingCa, KeyType,
         MemorySecretStore, PrivateKey, Retry, SecretKey, SecretStore,
     };
     use meshca_testkit::http::{CannedResponse, CannedServer};
@@ -392,7 +392,7 @@ mod moto {
         }
         let with = |settings| {
             let sources = SourceReader::new(store.clone(), "default").unwrap();
-            AcmIssuer::new(settings, sources, clock())
+            AcmIssuer::new(settings, sources, clock()).map(IssuingCa::new)
         };
         let issuer = with(named("good")).unwrap();
         issuer.issue(&spec(), &*clock()).await.unwrap();
@@ -438,12 +438,12 @@ mod moto {
         relay.restore();
         issuer.issue(&spec(), &*clock()).await.unwrap();
         // Nobody there at all.
-        let bundle = issuer.trust_bundle().await.unwrap();
+        let bundle = issuer.refresh().await.unwrap();
         drop(aws);
         let error = issuer.issue(&spec(), &*clock()).await.unwrap_err();
         assert_eq!(error.retry(), Retry::Backoff, "{error}");
         // Whom to trust is known all the same.
-        assert_eq!(issuer.trust_bundle().await.unwrap(), bundle);
+        assert_eq!(issuer.trust(&*clock()).await.unwrap(), bundle);
     }
 
     /// What no AWS would say.

@@ -17,7 +17,7 @@ mod moto {
     use meshca_core::resource::{Mesh, MeshIdentity, Resource};
     use meshca_core::spiffe::Workload;
     use meshca_core::{
-        ErrorKind, Expect, IssuerExt, IssuerFactory, MemorySecretStore, SecretKey, SecretStore,
+        ErrorKind, Expect, IssuerFactory, IssuingCa, MemorySecretStore, SecretKey, SecretStore,
     };
     use meshca_testkit::servers::{Aws, AwsCaOptions};
     use serde_json::Value;
@@ -106,7 +106,7 @@ spec:
         for text in [seed(&arn), product(&arn)] {
             let mesh = mesh(&text);
             let backend = BackendConfig::classic(mesh.enabled_backend().unwrap());
-            let issuer = registry.build(&backend, &context).await.unwrap();
+            let issuer = IssuingCa::new(registry.build(&backend, &context).await.unwrap().issuer);
             let warnings = issuer.check().await.unwrap().warnings;
             assert!(warnings[0].contains("1000000 workloads"), "{warnings:?}");
             let spec = backend.certificate_spec(id(), &workload).unwrap();
@@ -122,7 +122,7 @@ spec:
         }
         for (mode, chain) in [("Leaf", 1), ("Intermediate", 2)] {
             let config = BackendConfig::modern(&identity(&arn, mode)).unwrap();
-            let issuer = registry.build(&config, &context).await.unwrap();
+            let issuer = IssuingCa::new(registry.build(&config, &context).await.unwrap().issuer);
             let warnings = issuer.check().await.unwrap().warnings;
             assert_eq!(warnings.is_empty(), mode == "Intermediate", "{warnings:?}");
             let spec = config.certificate_spec(id(), &workload).unwrap();

@@ -18,7 +18,7 @@ mod moto {
     use base64::engine::general_purpose::STANDARD;
     use meshca_acm::AcmSettings;
     use meshca_core::resource::DataSource;
-    use meshca_core::{Clock, Error, ErrorKind, Issuer, IssuerExt, Retry};
+    use meshca_core::{Clock, Error, ErrorKind, Issuer, Retry};
     use meshca_testkit::http::{CannedResponse, CannedServer};
     use meshca_testkit::pki::TestCa;
     use meshca_testkit::relay::Relay;
@@ -88,14 +88,14 @@ mod moto {
         let settings =
             settings(format!("http://{}", relay.address()), &arn).with_ca_refresh(refresh);
         let issuer = issuer(settings);
-        let known = issuer.trust_bundle().await.unwrap();
+        let known = issuer.trust(&*clock()).await.unwrap();
         relay.go_silent();
         sleep(refresh).await;
-        let bundle = timeout(LIMIT, issuer.trust_bundle()).await.unwrap();
+        let bundle = timeout(LIMIT, issuer.trust(&*clock())).await.unwrap();
         assert_eq!(bundle.unwrap(), known);
         // Nobody waits for the same once more, for a while; AWS is still being asked.
         let begun = Instant::now();
-        assert_eq!(issuer.trust_bundle().await.unwrap(), known);
+        assert_eq!(issuer.trust(&*clock()).await.unwrap(), known);
         assert!(begun.elapsed() < Duration::from_millis(2500));
     }
 
@@ -110,7 +110,7 @@ mod moto {
         // One that knew it before, and one that has just been started.
         let started = issuer(settings(aws.address(), &arn));
         for issuer in [&known, &started] {
-            assert_eq!(issuer.refresh_trust_bundle().await.unwrap(), bundle);
+            assert_eq!(issuer.trust_bundle().await.unwrap(), bundle);
             for error in [
                 issuer.issue(&spec(), &*clock()).await.unwrap_err(),
                 issuer.check().await.unwrap_err(),
@@ -127,7 +127,7 @@ mod moto {
         aws.set_status(&arn, "DISABLED").await.unwrap();
         let named = json!({"CertificateAuthorityArn": arn});
         aws.call("DeleteCertificateAuthority", named).await.unwrap();
-        assert_eq!(known.refresh_trust_bundle().await.unwrap(), bundle);
+        assert_eq!(known.trust_bundle().await.unwrap(), bundle);
         let error = known.issue(&spec(), &*clock()).await.unwrap_err();
         assert!(error.to_string().contains("restore it"), "{error}");
     }

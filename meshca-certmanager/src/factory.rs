@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Client;
-use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::Provider;
-use meshca_core::{Error, ErrorKind, Issuer, Result};
+use meshca_core::{Error, ErrorKind, Result};
 
 use crate::issuer::CertManagerIssuer;
 use crate::settings::{CertManagerSettings, DEFAULT_MAX_PENDING};
@@ -70,11 +72,7 @@ impl IssuerFactory for CertManagerFactory {
         vec!["certmanager".to_owned()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let BackendSettings::Provider(Provider::CertManager(conf)) = config.settings() else {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
@@ -97,11 +95,8 @@ impl IssuerFactory for CertManagerFactory {
         if let Some(timeout) = config.request_timeout() {
             settings = settings.with_timeout(timeout);
         }
-        Ok(Arc::new(CertManagerIssuer::new(
-            settings,
-            self.client.clone(),
-            context.sources()?,
-            Arc::clone(context.clock()),
-        )))
+        let (client, clock) = (self.client.clone(), Arc::clone(context.clock()));
+        let issuer = CertManagerIssuer::new(settings, client, context.sources()?, clock);
+        Ok(Arc::new(issuer).into())
     }
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use kube::Client;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
-    Capabilities, CertificateRequest, CheckReport, Clock, Error, IssuedCertificate, Issuer,
-    KeyType, Result, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Clock, Issuer, KeyType, Result, SignedChain,
+    TrustBundle,
 };
 
 use crate::settings::CertManagerSettings;
@@ -20,7 +20,7 @@ use crate::trust::Trust;
 /// It lives in a tokio runtime: a task of its own watches the requests, from the first one on until the issuer is dropped.
 pub struct CertManagerIssuer {
     signing: Arc<Signing>,
-    trust: Arc<Trust>,
+    trust: Trust,
 }
 
 impl CertManagerIssuer {
@@ -34,7 +34,7 @@ impl CertManagerIssuer {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let signing = Arc::new(Signing::new(settings, client));
-        let trust = Arc::new(Trust::new(Arc::clone(&signing), sources, clock));
+        let trust = Trust::new(Arc::clone(&signing), sources, clock);
         Self { signing, trust }
     }
 }
@@ -55,34 +55,29 @@ impl Issuer for CertManagerIssuer {
         request.require_trust_domain(&self.signing.settings.trust_domain)?;
         let answer = self.signing.sign(request).await?;
         self.trust.learn(&answer);
-        let chain = answer.chain();
-        if chain.is_err() {
-            // Nobody will verify it, and the next try must not find it.
-            self.signing.settled(request, true).await;
+        let (signing, id) = (Arc::clone(&self.signing), request.id().clone());
+        match answer.chain() {
+            Ok(chain) => {
+                Ok(chain.with_receipt(move |outcome| signing.settle(&id, outcome.is_err())))
+            }
+            // It cannot be verified, and the next attempt must not find it.
+            Err(error) => {
+                if let Some(deleted) = signing.settle(&id, true) {
+                    deleted.await;
+                }
+                Err(error)
+            }
         }
-        chain
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         self.trust.bundle().await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust.refresh().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         let report = crate::check::check(&self.signing).await?;
         self.trust.check().await?;
         Ok(report)
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.signing.settled(request, outcome.is_err()).await;
     }
 }
 

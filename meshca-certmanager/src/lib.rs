@@ -9,20 +9,20 @@
 //! use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
 //! use meshca_core::resource::{CertManagerConf, IssuerRef};
 //! use meshca_core::secret::SourceReader;
-//! use meshca_core::{CertificateSpec, Issuer, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//! use meshca_core::{CertificateSpec, Issuer, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 //!
 //! # async fn run(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
 //! let conf = CertManagerConf::new(IssuerRef::new("mesh-ca"));
 //! let settings = CertManagerSettings::new(conf, TrustDomain::new("default")?, "mesh-system", "control-plane-0")?;
 //! let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default")?;
 //! let clock = Arc::new(SystemClock::new());
-//! let issuer = CertManagerIssuer::new(settings, client, sources, clock.clone());
+//! let ca = IssuingCa::new(CertManagerIssuer::new(settings, client, sources, clock.clone()));
 //!
-//! for warning in issuer.check().await?.warnings {
+//! for warning in ca.check().await?.warnings {
 //!     eprintln!("{warning}");
 //! }
 //! let spec = CertificateSpec::workload(SpiffeId::new("spiffe://default/ns/shop/sa/cart")?);
-//! let identity = issuer.issue(&spec, &*clock).await?;
+//! let identity = ca.issue(&spec, &*clock).await?;
 //! # drop(identity);
 //! # Ok(())
 //! # }
@@ -99,11 +99,15 @@
 //!   approves there may be three times as many objects. A call of the API server has ten seconds.
 //! - **Names come from the CSR** with cert-manager, so a CSR that asks for other names than the identity has is refused.
 //!
-//! # Who holds the issuer drives it
+//! # The holder of the issuer drives its rotation
 //!
-//! With `mode: Intermediate` the first certificate of the CA in this process is asked for when the issuer is built, and kept in the secret store: give it one that is
-//! durable. The next ones are asked for by whoever holds the issuer: call what [`Issuer::rotation`](meshca_core::Issuer::rotation) says is due every few minutes; the module
-//! `builtin` of `meshca-core` has the loop, and says how long intermediates and leaves live.
+//! With `mode: Intermediate` the first certificate of the CA in this process is requested when the
+//! issuer is built, and kept in the secret store, which has to be durable. The holder of the
+//! issuer requests the next ones: every few minutes, call
+//! [`follow`](meshca_core::CaRotation::follow) of the
+//! [rotation](meshca_core::BuiltIssuer::rotation), and take the step that is due. The module
+//! `builtin` of `meshca-core` says how long intermediates and leaves live. The manager of
+//! `meshca-identity` does all of it.
 //!
 //! # Trust
 //!

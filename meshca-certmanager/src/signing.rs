@@ -8,10 +8,12 @@ use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use meshca_core::certificate::Settling;
 use meshca_core::{
     CertificateRequest, Error, ErrorKind, LifetimePolicy, Profile, RequestId, Result, Retry,
     SignedChain,
 };
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -45,6 +47,8 @@ pub(crate) struct Signing {
 struct Work {
     requests: Requests,
     cleaning: AbortHandle,
+    /// An answer may be verified outside of the runtime.
+    runtime: Handle,
 }
 
 impl Drop for Work {
@@ -79,6 +83,7 @@ impl Signing {
             Work {
                 requests: Requests::watch(self.api.clone(), &self.settings.namespace, self.name()),
                 cleaning: cleaning.abort_handle(),
+                runtime: Handle::current(),
             }
         });
         &work.requests
@@ -378,11 +383,16 @@ impl Signing {
         Err(error.with_context("request", name))
     }
 
-    /// Whatever came of it: what was verified is not needed any more, and what was refused must not be found again.
-    pub(crate) async fn settled(&self, request: &CertificateRequest, refused: bool) {
-        if let Some(object) = self.attempts.settle(request.id(), refused) {
-            self.delete(&object).await;
-        }
+    /// Notes at once that a request is done with: its object is not needed any more, and a refused
+    /// one must not be found again.
+    ///
+    /// A task deletes the object, so that verification need not wait for it, and a caller that
+    /// gives up does not stop it. What is returned ends with that task.
+    pub(crate) fn settle(self: &Arc<Self>, id: &RequestId, refused: bool) -> Option<Settling> {
+        let object = self.attempts.settle(id, refused).filter(|it| it.ours)?;
+        let (signing, runtime) = (Arc::clone(self), self.work.get()?.runtime.clone());
+        let deleted = runtime.spawn(async move { signing.delete(&object).await });
+        Some(Box::pin(async move { drop(deleted.await) }))
     }
 
     /// Our objects, as far as they are known; those for an issuer that the settings no longer name, too.

@@ -3,36 +3,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meshca_core::issuer::Flight;
 use meshca_core::resource::DataSource;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
     CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, KeyType, PrivateKey, Result,
     Retry, SpiffeId, TrustBundle,
 };
-use tokio::time::Instant;
 
 use crate::signing::{Answer, Signing, certificates};
 
-/// How long `caCert` is not read again.
-const FRESH: Duration = Duration::from_secs(30);
-
-/// The roots of `caCert`; where that is not set, what issuers say in `status.ca`, if it is a root.
+/// The roots of `caCert`; where that is not set, the roots that issuers name in `status.ca`.
 pub(crate) struct Trust {
     signing: Arc<Signing>,
     sources: SourceReader,
     clock: Arc<dyn Clock>,
-    known: Mutex<Option<Known>>,
-    /// One asks, and the others wait for what it hears, be it an error.
-    flight: Flight<TrustBundle>,
-}
-
-#[derive(Clone)]
-struct Known {
-    bundle: TrustBundle,
-    at: Instant,
-    /// Whether a caller has got it, or it is news.
-    told: bool,
+    /// The roots that answers have named. Not a cache: an issuer names its CA in answers only, and
+    /// there is nothing else to ask.
+    heard: Mutex<Option<TrustBundle>>,
 }
 
 impl Trust {
@@ -41,46 +28,23 @@ impl Trust {
             signing,
             sources,
             clock,
-            known: Mutex::default(),
-            flight: Flight::new(|task| drop(tokio::spawn(task))),
+            heard: Mutex::default(),
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn heard(&self) -> MutexGuard<'_, Option<TrustBundle>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known, for a caller, if it is fit for that.
-    fn tell(&self, fit: impl FnOnce(&Known) -> bool) -> Option<TrustBundle> {
-        let mut known = self.known();
-        let known = known.as_mut().filter(|known| fit(known))?;
-        known.told = true;
-        Some(known.bundle.clone())
-    }
-
-    pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
-        if self.signing.settings.conf.ca_cert.is_none() {
-            return match self.tell(|_| true) {
-                Some(bundle) => Ok(bundle),
-                None => self.shared().await,
-            };
+    pub(crate) async fn bundle(&self) -> Result<TrustBundle> {
+        if let Some(source) = &self.signing.settings.conf.ca_cert {
+            return self.read(source).await;
         }
-        // A root that the operator adds must be known before anything is signed under it.
-        if let Some(fresh) = self.tell(|known| known.at.elapsed() < FRESH) {
-            return Ok(fresh);
+        let heard = self.heard().clone();
+        match heard {
+            Some(bundle) => Ok(bundle),
+            None => self.ask().await,
         }
-        let error = match self.shared().await {
-            Ok(bundle) => return Ok(bundle),
-            Err(error) => error,
-        };
-        let known = self.known().as_mut().map(|known| {
-            // It will do for as long again.
-            known.at = Instant::now();
-            known.bundle.clone()
-        });
-        let known = known.ok_or_else(|| error.clone())?;
-        tracing::warn!(%error, "`caCert` could not be read again; what is known stays trusted");
-        Ok(known)
     }
 
     /// Whether `caCert` can be read. Which root the issuer leads to is seen with its first certificate only.
@@ -91,40 +55,14 @@ impl Trust {
         }
     }
 
-    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<TrustBundle> {
-        // The answer that somebody could not verify has brought the root with it.
-        let news = self.signing.settings.conf.ca_cert.is_none();
-        match self.tell(|known| news && !known.told) {
-            Some(fresh) => Ok(fresh),
-            None => self.shared().await,
-        }
-    }
-
-    /// A task of its own: whoever gives up takes nothing away from the others.
-    async fn shared(self: &Arc<Self>) -> Result<TrustBundle> {
-        let trust = Arc::clone(self);
-        let fetch = || async move {
-            match &trust.signing.settings.conf.ca_cert {
-                Some(source) => trust.read(source).await,
-                None => trust.ask().await,
-            }
-        };
-        self.flight.join(fetch).await
-    }
-
     async fn read(&self, source: &DataSource) -> Result<TrustBundle> {
         let domain = &self.signing.settings.trust_domain;
         let read = self.sources.read_roots(source, domain).await;
-        let bundle = read.map_err(|error| error.with_context("setting", "caCert"))?;
-        *self.known() = Some(Known {
-            bundle: bundle.clone(),
-            at: Instant::now(),
-            told: true,
-        });
-        Ok(bundle)
+        read.map_err(|error| error.with_context("setting", "caCert"))
     }
 
-    /// An issuer names its CA in an answer only, so it is asked for something that nobody will use.
+    /// An issuer names its CA in an answer only, so it is asked for a certificate that nobody will
+    /// use.
     async fn ask(&self) -> Result<TrustBundle> {
         let domain = &self.signing.settings.trust_domain;
         let id = SpiffeId::new(format!("spiffe://{domain}/meshca/throwaway"));
@@ -136,9 +74,11 @@ impl Trust {
         let request = CertificateRequest::for_key(spec, &key, self.clock.now())?;
         let answer = self.signing.sign(&request).await;
         // Whatever came of it: it is never asked for again.
-        self.signing.settled(&request, false).await;
+        if let Some(deleted) = self.signing.settle(request.id(), false) {
+            deleted.await;
+        }
         self.learn(&answer?);
-        self.tell(|_| true).ok_or_else(|| {
+        self.heard().clone().ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidConfig,
                 "the issuer does not say in `status.ca` which root its certificates lead to: set `caCert` to that root",
@@ -164,20 +104,12 @@ impl Trust {
             if !one.roots().iter().all(|root| root.is_self_signed()) {
                 continue;
             }
-            let mut known = self.known();
-            let (all, told) = match known.take() {
-                Some(Known { bundle, told, .. }) => {
-                    let all = bundle.union(&one).unwrap_or_else(|_| bundle.clone());
-                    let told = told && all == bundle;
-                    (all, told)
-                }
-                None => (one, false),
+            let mut heard = self.heard();
+            let all = match heard.take() {
+                Some(bundle) => bundle.union(&one).unwrap_or(bundle),
+                None => one,
             };
-            *known = Some(Known {
-                bundle: all,
-                at: Instant::now(),
-                told,
-            });
+            *heard = Some(all);
         }
     }
 }

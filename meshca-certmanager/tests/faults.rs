@@ -17,7 +17,7 @@ mod certmanager {
 
         use meshca_certmanager::CertManagerIssuer;
         use meshca_core::{
-            CertificateSpec, Clock, Error, ErrorKind, Issuer, IssuerExt, Retry, SpiffeId,
+            CertificateSpec, Clock, Error, ErrorKind, Issuer, IssuingCa, Retry, SpiffeId,
         };
         use meshca_testkit::pki::TestCa;
         use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
@@ -32,7 +32,7 @@ mod certmanager {
             // It ends before the API server that it talks to.
             cert_manager: CertManager,
             kube: Kube,
-            issuer: Arc<CertManagerIssuer>,
+            issuer: Arc<IssuingCa<CertManagerIssuer>>,
         }
 
         impl Cluster {

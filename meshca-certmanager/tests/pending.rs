@@ -18,7 +18,7 @@ use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
 use meshca_core::resource::{CertManagerConf, DataSource, IssuerRef};
 use meshca_core::secret::SourceReader;
 use meshca_core::{
-    CertificateRequest, Clock, Error, ErrorKind, Issuer, IssuerExt, KeyType, MemorySecretStore,
+    CertificateRequest, Clock, Error, ErrorKind, Issuer, IssuingCa, KeyType, MemorySecretStore,
     PrivateKey, Retry,
 };
 use meshca_testkit::pki::{TestCa, to_pem};
@@ -51,11 +51,11 @@ impl Server {
         Arc::default()
     }
 
-    fn issuer(self: &Arc<Self>, settings: CertManagerSettings) -> Arc<CertManagerIssuer> {
+    fn issuer(self: &Arc<Self>, settings: CertManagerSettings) -> IssuingCa<CertManagerIssuer> {
         let server = Arc::clone(self);
         let client = client(move |call| Arc::clone(&server).answer(call));
         let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap();
-        Arc::new(CertManagerIssuer::new(settings, client, sources, clock()))
+        IssuingCa::new(CertManagerIssuer::new(settings, client, sources, clock()))
     }
 
     fn names(&self) -> Vec<String> {
@@ -209,6 +209,19 @@ async fn sign(issuer: &CertManagerIssuer, request: &CertificateRequest) -> Resul
     issuer.sign(request).await.map(drop)
 }
 
+fn bundle(ca: &TestCa) -> TrustBundle {
+    let domain = request().spiffe_id().trust_domain().clone();
+    TrustBundle::from_pem(domain, &ca.pem()).unwrap()
+}
+
+/// Has an answer refused, and waits for what the issuer does then.
+async fn refuse(chain: SignedChain, request: &CertificateRequest) {
+    let foreign = TestCa::root("Somebody else", clock().now()).unwrap();
+    let verified = chain.verify(request, &bundle(&foreign), clock().now());
+    verified.unwrap_err();
+    sleep(Duration::from_millis(10)).await;
+}
+
 /// The objects of one look left over to the other, whose callers would have given up long ago.
 #[tokio::test(start_paused = true)]
 async fn issuers_of_one_process_leave_each_other_alone() {
@@ -218,17 +231,15 @@ async fn issuers_of_one_process_leave_each_other_alone() {
     let (short, long) = (request(), request());
     sign(&hasty, &short).await.unwrap_err();
     let waiting = tokio::spawn({
-        let (patient, long) = (Arc::clone(&patient), long.clone());
-        async move { sign(&patient, &long).await }
+        let (patient, long) = (patient.clone(), long.clone());
+        async move { patient.sign(&long).await }
     });
     sleep(4 * MINUTE).await;
     let mine = format!("meshca-{}", long.id());
     assert_eq!(server.names(), std::slice::from_ref(&mine));
     server.set_status(&mine, &signed(&long, &root()));
-    waiting.await.unwrap().unwrap();
-    patient
-        .settled(&long, Err(&Error::new(ErrorKind::BadResponse, "no")))
-        .await;
+    let chain = waiting.await.unwrap().unwrap();
+    refuse(chain, &long).await;
     assert_eq!(server.names(), [] as [String; 0]);
 }
 
@@ -344,17 +355,20 @@ async fn nobody_settles_what_another_caller_waits_for() {
     let server = Server::new();
     let (issuer, request) = (server.issuer(settings(MINUTE)), request());
     server.decide(signed(&request, &root()));
-    sign(&issuer, &request).await.unwrap();
+    let chain = issuer.sign(&request).await.unwrap();
     let other = tokio::spawn({
-        let (issuer, request) = (Arc::clone(&issuer), request.clone());
+        let (issuer, request) = (issuer.clone(), request.clone());
         async move { sign(&issuer, &request).await }
     });
     tokio::task::yield_now().await;
-    let refusal = Error::new(ErrorKind::BadResponse, "no");
-    issuer.settled(&request, Err(&refusal)).await;
+    let foreign = TestCa::root("Somebody else", clock().now()).unwrap();
+    let verified = chain
+        .clone()
+        .verify(&request, &bundle(&foreign), clock().now());
+    verified.unwrap_err();
     other.await.unwrap().unwrap();
     assert_eq!((server.created(), server.deleted().len()), (1, 0));
-    issuer.settled(&request, Err(&refusal)).await;
+    refuse(chain, &request).await;
     assert_eq!(server.names(), [] as [String; 0]);
 }
 
@@ -365,11 +379,11 @@ async fn all_who_wait_for_trust_share_one_error() {
     let begun = Instant::now();
     let mut callers = tokio::task::JoinSet::new();
     for number in 0..10 {
-        let issuer = Arc::clone(&issuer);
+        let issuer = issuer.clone();
         callers.spawn(async move {
             match number % 2 {
-                0 => issuer.trust_bundle().await,
-                _ => issuer.refresh_trust_bundle().await,
+                0 => issuer.trust(&*clock()).await,
+                _ => issuer.refresh().await,
             }
         });
     }
@@ -399,7 +413,7 @@ async fn timeouts_of_no_time_and_of_all_time() {
     let patient = server.issuer(settings(Duration::MAX));
     let request = request();
     let waiting = tokio::spawn({
-        let (patient, request) = (Arc::clone(&patient), request.clone());
+        let (patient, request) = (patient.clone(), request.clone());
         async move { sign(&patient, &request).await }
     });
     sleep(24 * 60 * MINUTE).await;
@@ -414,4 +428,35 @@ async fn an_issuer_that_cannot_be_read_does_not_hold_up_the_check() {
     let error = issuer.check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(begun.elapsed() < MINUTE / 2);
+}
+
+/// Whoever calls `sign` and verifies the answer itself leaves no more behind than whoever has that
+/// done.
+#[tokio::test(start_paused = true)]
+async fn what_is_verified_by_hand_is_settled_as_well() {
+    let server = Server::new();
+    let (issuer, root) = (server.issuer(settings(MINUTE)), root());
+    let foreign = TestCa::root("Somebody else", clock().now()).unwrap();
+    for (trusted, accepted) in [(&root, true), (&foreign, false)] {
+        let request = request();
+        server.decide(signed(&request, &root));
+        let before = server.created();
+        for again in 1..=2 {
+            let chain = issuer.sign(&request).await.unwrap();
+            let verified = chain.verify(&request, &bundle(trusted), clock().now());
+            assert_eq!(verified.is_ok(), accepted);
+            sleep(Duration::from_millis(10)).await;
+            assert_eq!(server.names(), [] as [String; 0], "accepted: {accepted}");
+            assert_eq!(server.created(), before + again, "accepted: {accepted}");
+        }
+        // What nobody verified may be good: it is found again.
+        drop(issuer.sign(&request).await.unwrap());
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.names().len(), 1);
+        let chain = issuer.sign(&request).await.unwrap();
+        assert_eq!(server.created(), before + 3);
+        let _ = chain.verify(&request, &bundle(&root), clock().now());
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.names(), [] as [String; 0]);
+    }
 }

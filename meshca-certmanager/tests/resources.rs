@@ -26,7 +26,7 @@ mod certmanager {
         use meshca_core::resource::{Mesh, MeshIdentity, Resource};
         use meshca_core::spiffe::Workload;
         use meshca_core::{
-            Clock, ErrorKind, Expect, Issuer, IssuerExt, KeyType, Observation, SecretKey,
+            Clock, ErrorKind, Expect, Issuer, IssuingCa, KeyType, Observation, SecretKey,
             SecretStore,
         };
         use meshca_testkit::pki::TestCa;
@@ -115,7 +115,8 @@ spec:
             for (text, further) in [(SEED, false), (PRODUCT, true)] {
                 let mesh = mesh(text);
                 let backend = BackendConfig::classic(mesh.enabled_backend().unwrap());
-                let issuer = registry.build(&backend, &context).await.unwrap();
+                let issuer =
+                    IssuingCa::new(registry.build(&backend, &context).await.unwrap().issuer);
                 let report = issuer.check().await.unwrap();
                 assert_eq!(report.warnings.is_empty(), further, "{:?}", report.warnings);
                 let spec = backend.certificate_spec(id(), &workload).unwrap();
@@ -138,7 +139,8 @@ spec:
 
             for (mode, chain) in [("Leaf", 1), ("Intermediate", 2)] {
                 let config = BackendConfig::modern(&identity(mode)).unwrap();
-                let issuer = registry.build(&config, &context).await.unwrap();
+                let issuer =
+                    IssuingCa::new(registry.build(&config, &context).await.unwrap().issuer);
                 issuer.check().await.unwrap();
                 let spec = config.certificate_spec(id(), &workload).unwrap();
                 assert_eq!(spec.key_type(), KeyType::P256);
@@ -161,7 +163,7 @@ spec:
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
             let gone = mesh(&PRODUCT.replace("mesh-ca-root", "gone"));
             let backend = BackendConfig::classic(gone.enabled_backend().unwrap());
-            let issuer: Arc<dyn Issuer> = registry.build(&backend, &context).await.unwrap();
+            let issuer = registry.build(&backend, &context).await.unwrap().issuer;
             for error in [
                 issuer.trust_bundle().await.unwrap_err(),
                 issuer.check().await.unwrap_err(),
@@ -172,7 +174,7 @@ spec:
             // The wrong name of an issuer, for those who do not check.
             let unknown = mesh(&SEED.replace("mesh-ca", "gone").replace("15s", "2s"));
             let backend = BackendConfig::classic(unknown.enabled_backend().unwrap());
-            let issuer = registry.build(&backend, &context).await.unwrap();
+            let issuer = IssuingCa::new(registry.build(&backend, &context).await.unwrap().issuer);
             let spec = backend.certificate_spec(id(), &workload).unwrap();
             let error = issuer.issue(&spec, &*clock()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");

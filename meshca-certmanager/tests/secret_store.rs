@@ -18,7 +18,7 @@ mod kube {
     use meshca_certmanager::KubeSecretStore;
     use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
     use meshca_core::{
-        ErrorKind, Expect, Issuer, IssuerExt, Retry, SecretKey, SecretStore, TrustBundle, Version,
+        ErrorKind, Expect, Issuer, IssuingCa, Retry, SecretKey, SecretStore, TrustBundle, Version,
     };
     use meshca_testkit::needs;
     use meshca_testkit::secret_store::{Names, assert_contract};

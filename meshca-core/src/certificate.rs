@@ -1,7 +1,8 @@
 //! From what a CA returned to what may be handed out.
 
 use std::fmt;
-#[cfg(feature = "builtin")]
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,9 +23,17 @@ use crate::{
 pub struct SignedChain {
     certificates: Vec<CertificateDer<'static>>,
     notes: Vec<String>,
+    receipt: Option<Receipt>,
     #[cfg(feature = "builtin")]
     constructed: Option<Box<Constructed>>,
 }
+
+/// Shared by the clones of an answer.
+type Receipt = Arc<dyn Fn(Result<&IssuedCertificate, &Error>) -> Option<Settling> + Send + Sync>;
+
+/// Ends when an issuer has cleaned up after an answer. The work does not depend on it: it is done
+/// even if this is dropped.
+pub type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the CA in this process knows of a certificate because it has just built it. Only core can
 /// make one, which is why it may stand in for reading the certificate back.
@@ -43,6 +52,7 @@ impl SignedChain {
         Self {
             certificates: certificates.into_iter().collect(),
             notes: Vec::new(),
+            receipt: None,
             #[cfg(feature = "builtin")]
             constructed: None,
         }
@@ -71,6 +81,40 @@ impl SignedChain {
         self
     }
 
+    /// Has the issuer hear what became of its answer: the certificate, or why it was refused. An
+    /// answer that nobody verifies is neither: the issuer must be able to find it again for the
+    /// same request.
+    ///
+    /// It is for an issuer that leaves something at its CA – an object per request, say – and
+    /// cleans it up, or that would find a refused answer again at the next attempt. Verification
+    /// calls it once for each clone of the answer that is verified. It must not block: slow work
+    /// belongs to a task, and the future that is returned waits for that task.
+    /// [`IssuingCa`](crate::IssuingCa) awaits it, so that nothing is lost when a control plane
+    /// shuts down in order.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use std::sync::Arc;
+    /// # use meshca_core::{Error, ErrorKind, SignedChain};
+    /// # let answer = SignedChain::new([]);
+    ///
+    /// let refused = Arc::new(AtomicUsize::new(0));
+    /// let count = refused.clone();
+    /// let answer = answer.with_receipt(move |outcome| {
+    ///     count.fetch_add(usize::from(outcome.is_err()), Ordering::SeqCst);
+    ///     None
+    /// });
+    /// # drop(answer);
+    /// ```
+    #[must_use]
+    pub fn with_receipt(
+        mut self,
+        receipt: impl Fn(Result<&IssuedCertificate, &Error>) -> Option<Settling> + Send + Sync + 'static,
+    ) -> Self {
+        self.receipt = Some(Arc::new(receipt));
+        self
+    }
+
     /// The certificates as they came.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
@@ -94,7 +138,15 @@ impl SignedChain {
         bundle: &TrustBundle,
         now: SystemTime,
     ) -> Result<IssuedCertificate> {
-        verify::verify(&self, request, bundle, now).map_err(|refusal| refusal.error)
+        let verified = verify::verify(&self, request, bundle, now);
+        let verified = verified.map_err(|refusal| refusal.error);
+        drop(self.settle(verified.as_ref()));
+        verified
+    }
+
+    /// Tells the issuer what became of its answer.
+    pub(crate) fn settle(&self, outcome: Result<&IssuedCertificate, &Error>) -> Option<Settling> {
+        self.receipt.as_ref().and_then(|receipt| receipt(outcome))
     }
 
     #[cfg(feature = "builtin")]
@@ -102,6 +154,7 @@ impl SignedChain {
         Self {
             certificates,
             notes: Vec::new(),
+            receipt: None,
             constructed: Some(Box::new(by)),
         }
     }

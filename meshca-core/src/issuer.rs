@@ -1,24 +1,29 @@
 //! The contract between meshca and a CA.
 
 use std::fmt::{Debug, Display};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 pub use crate::flight::Flight;
-use crate::verify::{self, Refusal};
 use crate::{
-    CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate,
-    KeyType, PrivateKey, Profile, Result, Retry, SignedChain, TrustBundle,
+    CertificateRequest, Error, ErrorKind, KeyType, Profile, Result, SignedChain, TrustBundle,
 };
+
+/// How often a CA is asked for its roots, unless it [says
+/// otherwise](Capabilities::with_trust_interval): every 30 seconds.
+pub const DEFAULT_TRUST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A CA that signs certificates for workloads.
 ///
-/// This is the side that implementors see, and it is small on purpose. An issuer sends the request to its CA and
-/// returns [what came back](SignedChain); it verifies nothing, repairs nothing and never sees a private key.
-/// Everything a caller wants lives in [`IssuerExt`], which every issuer has.
+/// This is the side that implementors see, and it is small on purpose. An issuer sends the request
+/// to its CA and returns [the answer](SignedChain); it verifies nothing, repairs nothing and never
+/// sees a private key. Callers make an [`IssuingCa`](crate::IssuingCa) of it, which has everything
+/// that they want.
+///
+/// An issuer that leaves something at its CA, or must not find a refused answer again, gives the
+/// answer a [receipt](SignedChain::with_receipt).
 ///
 /// An issuer is used from many tasks at once and is kept for as long as its configuration lives.
 /// Its `Display` names it in logs: type and address, no secret.
@@ -51,7 +56,7 @@ use crate::{
 /// #[async_trait]
 /// impl Issuer for MyCa {
 ///     fn capabilities(&self) -> Capabilities {
-///         // Whatever is not declared here is refused before `sign` is called.
+///         // A request for anything that is not declared here is refused before `sign` is called.
 ///         Capabilities::new().with_lifetime_honoured(true).with_extra_uris(true)
 ///     }
 ///
@@ -62,10 +67,6 @@ use crate::{
 ///
 ///     async fn trust_bundle(&self) -> Result<TrustBundle> {
 ///         Ok(self.bundle.clone())
-///     }
-///
-///     async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-///         self.trust_bundle().await
 ///     }
 ///
 ///     async fn check(&self) -> Result<CheckReport> {
@@ -86,13 +87,18 @@ pub trait Issuer: Debug + Display + Send + Sync + 'static {
     /// With the [kind](crate::ErrorKind) and the [retry advice](crate::Retry) that fit the CA's answer.
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain>;
 
-    /// The roots that peers must hold to accept what it signs, those of a prepared next CA
-    /// included. May be answered from a cache; it is asked for every certificate.
+    /// Asks the CA which roots peers must hold to accept what it signs, those of a prepared next
+    /// CA included.
+    ///
+    /// [`IssuingCa`](crate::IssuingCa) remembers the answer, shares one call among all callers,
+    /// and asks again. So this caches nothing: it asks where the answer is kept. An issuer that
+    /// hears of roots in other ways than by asking (in the answers to requests, for instance)
+    /// returns what it has heard.
+    ///
+    /// # Errors
+    ///
+    /// Those of the CA. The roots that are known already stay trusted.
     async fn trust_bundle(&self) -> Result<TrustBundle>;
-
-    /// The same, asking the CA again. Called when a chain ends in a root that
-    /// [`trust_bundle`](Self::trust_bundle) does not hold, which is what a CA rotated under us looks like.
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle>;
 
     /// Whether credentials, policy and settings suffice to sign, without signing.
     ///
@@ -100,41 +106,37 @@ pub trait Issuer: Debug + Display + Send + Sync + 'static {
     ///
     /// What would keep it from signing, and what an operator has to do about it.
     async fn check(&self) -> Result<CheckReport>;
-
-    /// Tells it what became of a request once what [`sign`](Self::sign) returned was verified.
-    ///
-    /// An issuer that leaves something at its CA – an object per request, say – cleans it up here, and
-    /// forgets an answer that was refused, or the next attempt would find it again. It cannot fail, and whoever issues does not wait for
-    /// more than it awaits itself. Most have nothing to do. Wrappers forward it.
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        let _ = (request, outcome);
-    }
-
-    /// The replacement of its own CA, where that is for the holder of the issuer to drive; most
-    /// have none. Wrappers forward it: what nobody drives comes to its end.
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        None
-    }
 }
 
-/// How the CA of an issuer is replaced before it ends: whoever holds the issuer asks now and then what is due, and has it done.
+/// The replacement of an issuer's CA before it ends, to be driven by the holder of the issuer: it
+/// looks now and then which step is due, and takes it. A [factory](crate::IssuerFactory) returns
+/// it [beside the issuer](crate::registry::BuiltIssuer).
 ///
-/// Trust comes before use. [`Prepare`](RotationStep::Prepare) puts the next root into the
-/// [trust bundle](Issuer::trust_bundle); before [`Activate`](RotationStep::Activate), whoever drives makes sure that every peer holds it.
+/// Trust comes before use. [`Prepare`](RotationStep::Prepare) puts the next root into the [trust
+/// bundle](Issuer::trust_bundle). Before [`Activate`](RotationStep::Activate), the driver makes
+/// sure that every peer holds it.
 #[async_trait]
-pub trait CaRotation: Send + Sync {
-    /// What is due now. Cheap; asks nobody.
+pub trait CaRotation: Send + Sync + 'static {
+    /// Returns the step that is due now. Cheap; asks neither a CA nor a store.
     fn due(&self) -> Option<RotationStep>;
 
-    /// Takes a step. One that somebody else has taken already changes nothing or says so.
+    /// Asks the CA above this one for its roots, where there is one that may be replaced by
+    /// others: their next root belongs into the [trust bundle](Issuer::trust_bundle) before
+    /// anything leads to it. The driver calls this before it reads the trust bundle. Most have
+    /// nothing to do.
     ///
     /// # Errors
     ///
-    /// Those of the CA and its store; what signed before goes on signing.
+    /// Those of the CA above. What is known of it stays trusted.
+    async fn follow(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes a step. One that another process has taken already changes nothing or says so.
+    ///
+    /// # Errors
+    ///
+    /// Those of the CA and its store. The CA that signed before still signs.
     async fn rotate(&self, step: RotationStep) -> Result<()>;
 }
 
@@ -176,10 +178,10 @@ impl CheckReport {
 
 /// What an [`Issuer`] can do: declared, so that a difference is known before it hurts.
 ///
-/// Everything is off until it is said to be on. [`IssuerExt`] refuses a request for names or
-/// intermediates that are not declared, with [`ErrorKind::Unsupported`] and before
-/// [`sign`](Issuer::sign) is called, because many CAs would silently leave them out. The rest is for whoever
-/// sets an issuer up, and for the conformance suite, which proves what is declared.
+/// Everything is off until it is declared. [`IssuingCa`](crate::IssuingCa) refuses a request for
+/// names or intermediates that are not declared, with [`ErrorKind::Unsupported`] and before
+/// [`sign`](Issuer::sign) is called, because many CAs would silently leave them out. The rest is
+/// for those who set an issuer up, and for the conformance suite, which proves what is declared.
 ///
 /// An issuer for the classic model needs [`with_extra_uris`](Self::with_extra_uris): classic
 /// certificates carry a `kuma://<tag>/<value>` URI for every tag of the workload.
@@ -192,6 +194,7 @@ pub struct Capabilities {
     common_name: bool,
     intermediates: bool,
     key_types: Vec<KeyType>,
+    trust_interval: Duration,
 }
 
 impl Capabilities {
@@ -199,6 +202,7 @@ impl Capabilities {
     pub fn new() -> Self {
         Self {
             key_types: vec![KeyType::P256],
+            trust_interval: DEFAULT_TRUST_INTERVAL,
             ..Self::default()
         }
     }
@@ -254,6 +258,15 @@ impl Capabilities {
         self
     }
 
+    /// Says how long a CA is not asked for its roots again ([`DEFAULT_TRUST_INTERVAL`] by
+    /// default). It is longer where asking is billed or throttled, and nothing where it is only
+    /// reading.
+    #[must_use]
+    pub fn with_trust_interval(mut self, interval: Duration) -> Self {
+        self.trust_interval = interval;
+        self
+    }
+
     /// Whether the CA gives the lifetime that is asked for.
     pub fn lifetime_honoured(&self) -> bool {
         self.lifetime_honoured
@@ -289,8 +302,18 @@ impl Capabilities {
         &self.key_types
     }
 
-    /// Refuses early, and in words, what the CA would refuse late or silently leave out.
-    fn check(&self, request: &CertificateRequest) -> Result<()> {
+    /// How long the CA is not asked for its roots again.
+    pub fn trust_interval(&self) -> Duration {
+        self.trust_interval
+    }
+
+    /// Refuses early, and in words, a request that the CA would refuse late or cut silently.
+    /// [`IssuingCa`](crate::IssuingCa) calls it before each request.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] with the capability that is not declared.
+    pub fn check(&self, request: &CertificateRequest) -> Result<()> {
         let spec = request.spec();
         if let Some(key_type) = request.key_type()
             && !self.key_types.contains(&key_type)
@@ -332,67 +355,6 @@ impl Capabilities {
     }
 }
 
-/// What callers do with an issuer. Every [`Issuer`] has it, behind `dyn`, `Arc` and `Box` as well.
-pub trait IssuerExt: Issuer {
-    /// Makes a key, has a certificate signed for it, and verifies what came back.
-    ///
-    /// RSA keys take a tenth of a second or more of the calling thread; make them elsewhere and use
-    /// [`issue_for`](Self::issue_for) where that matters.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Issuer::sign`], and [`ErrorKind::BadResponse`] if what came back must not be handed out.
-    fn issue<'a>(
-        &'a self,
-        spec: &'a CertificateSpec,
-        clock: &'a dyn Clock,
-    ) -> impl Future<Output = Result<Identity>> + Send + 'a {
-        async move {
-            let key = PrivateKey::generate(spec.key_type())?;
-            let request = CertificateRequest::for_key(spec.clone(), &key, clock.now())?;
-            Identity::new(self.issue_for(&request, clock).await?, key)
-        }
-    }
-
-    /// Has a certificate signed for a request and verifies what came back.
-    ///
-    /// # Errors
-    ///
-    /// As [`issue`](Self::issue).
-    fn issue_for<'a>(
-        &'a self,
-        request: &'a CertificateRequest,
-        clock: &'a dyn Clock,
-    ) -> impl Future<Output = Result<IssuedCertificate>> + Send + 'a {
-        async move {
-            let named = |error: Error| error.with_context("issuer", self);
-            self.capabilities().check(request).map_err(named)?;
-            // First, because some CAs bill every certificate that they sign: without trust it is worth nothing.
-            let bundle = self.trust_bundle().await.map_err(named)?;
-            let chain = self.sign(request).await.map_err(named)?;
-            let outcome = match verify::verify(&chain, request, &bundle, clock.now()) {
-                Ok(certificate) => Ok(certificate),
-                Err(Refusal {
-                    root_unknown: true,
-                    error,
-                }) => match self.refresh_trust_bundle().await {
-                    Ok(renewed) if renewed == bundle => Err(error),
-                    Ok(renewed) => chain.verify(request, &renewed, clock.now()),
-                    // The certificate may be a good one: it is worth another look, soon.
-                    Err(unknown) => Err(error
-                        .with_context("trust could not be refreshed", unknown)
-                        .with_retry(Retry::Backoff)),
-                },
-                Err(Refusal { error, .. }) => Err(error),
-            };
-            self.settled(request, outcome.as_ref()).await;
-            outcome.map_err(named)
-        }
-    }
-}
-
-impl<I: Issuer + ?Sized> IssuerExt for I {}
-
 macro_rules! forward {
     ($pointer:ident) => {
         #[async_trait]
@@ -413,24 +375,8 @@ macro_rules! forward {
                 (**self).trust_bundle().await
             }
 
-            async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-                (**self).refresh_trust_bundle().await
-            }
-
             async fn check(&self) -> Result<CheckReport> {
                 (**self).check().await
-            }
-
-            async fn settled(
-                &self,
-                request: &CertificateRequest,
-                outcome: Result<&IssuedCertificate, &Error>,
-            ) {
-                (**self).settled(request, outcome).await;
-            }
-
-            fn rotation(&self) -> Option<&dyn CaRotation> {
-                (**self).rotation()
             }
         }
     };

@@ -32,7 +32,7 @@
 //! use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
 //! use meshca_core::resource::Resource;
 //! use meshca_core::spiffe::{Environment, Workload};
-//! use meshca_core::{IssuerExt, MemorySecretStore, SystemClock};
+//! use meshca_core::{IssuingCa, MemorySecretStore, SystemClock};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,23 +59,24 @@
 //! let spiffe_id = identity.spiffe_id_of(&trust_domain, &workload, Environment::Universal)?;
 //! assert_eq!(spiffe_id.to_string(), "spiffe://default.example.org/workload/fc-7");
 //!
-//! // The CA that the resource names, built by whoever is registered for its type.
+//! // The CA that the resource names, built by the factory that is registered for its type.
 //! let clock = Arc::new(SystemClock::new());
 //! let secrets = Arc::new(MemorySecretStore::new());
 //! let context = BuildContext::new("default", trust_domain, secrets, clock.clone());
 //! let Some(backend) = BackendConfig::modern(&identity) else { return Ok(()) };
-//! let issuer = BackendRegistry::new().with(builtin::factory()).build(&backend, &context).await?;
+//! let built = BackendRegistry::new().with(builtin::factory()).build(&backend, &context).await?;
+//! let ca = IssuingCa::new(built.issuer);
 //!
 //! // Key, request, signature, verification: one call.
 //! let spec = backend.certificate_spec(spiffe_id, &workload)?;
-//! let identity = issuer.issue(&spec, &*clock).await?;
+//! let identity = ca.issue(&spec, &*clock).await?;
 //! println!("{} until {}", identity.spiffe_id(), identity.certificate().validity());
 //!
 //! // For rustls: chain and key for `with_single_cert`, and what goes into the `RootCertStore` of
 //! // its peers. (The stock verifiers of rustls look for a DNS name; one that looks for the SPIFFE
 //! // ID belongs to the embedder.)
 //! let (chain, key) = identity.to_rustls()?;
-//! let bundle = issuer.trust_bundle().await?;
+//! let bundle = ca.trust(&*clock).await?;
 //! let roots: Vec<_> = bundle.roots().iter().map(|root| root.der().clone()).collect();
 //! # let _ = (chain, key, roots);
 //! # Ok(())
@@ -89,7 +90,7 @@
 //! | [`resource`] | Mesh, MeshIdentity, MeshTrust, MeshTLS, Secret: reading, checking, writing |
 //! | [`spiffe`] | SPIFFE IDs, and the templates that make them from labels |
 //! | [`registry`] | from a resource to an issuer; how a third party adds its own |
-//! | [`issuer`] | the contract with a CA |
+//! | [`issuer`], [`IssuingCa`] | the contract with a CA, and the caller's side of it |
 //! | [`request`] | what is asked of a CA |
 //! | [`certificate`], [`verify`] | what came back, and the rules that it must satisfy |
 //! | [`trust`] | trust bundles, as PEM and in the SPIFFE format |
@@ -139,6 +140,7 @@ pub mod error;
 mod flight;
 mod identity;
 pub mod issuer;
+mod issuing;
 mod key;
 mod pem;
 pub mod registry;
@@ -156,9 +158,10 @@ pub use certificate::{IssuedCertificate, Observation, Proof, SignedChain};
 pub use csr::Csr;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use identity::Identity;
-pub use issuer::{CaRotation, Capabilities, CheckReport, Issuer, IssuerExt, RotationStep};
+pub use issuer::{CaRotation, Capabilities, CheckReport, Issuer, RotationStep};
+pub use issuing::IssuingCa;
 pub use key::{KeyType, PrivateKey, Signer};
-pub use registry::{BackendRegistry, IssuerFactory};
+pub use registry::{BackendRegistry, BuiltIssuer, IssuerFactory};
 pub use request::{
     CertificateRequest, CertificateSpec, DEFAULT_LIFETIME, LifetimePolicy, Profile, RequestId,
 };

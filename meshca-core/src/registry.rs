@@ -24,7 +24,7 @@ use crate::resource::{
 };
 use crate::secret::{LocalSources, SecretStore, SourceReader};
 use crate::spiffe::{NameTemplate, Workload};
-use crate::{CertificateSpec, Clock, Error, ErrorKind, Issuer, LifetimePolicy, Result};
+use crate::{CaRotation, CertificateSpec, Clock, Error, ErrorKind, Issuer, LifetimePolicy, Result};
 
 /// One CA as a resource describes it, the same for both models.
 #[derive(Clone, Debug)]
@@ -299,7 +299,7 @@ impl BuildContext {
 /// use std::sync::Arc;
 ///
 /// use async_trait::async_trait;
-/// use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, IssuerFactory};
+/// use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory};
 /// use meshca_core::resource::{DataSource, Resource};
 /// # use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
 /// # use meshca_core::{ErrorKind, MemorySecretStore, SecretKey, SecretStore, Expect, SystemClock};
@@ -323,10 +323,10 @@ impl BuildContext {
 ///         vec!["step-ca".to_owned()]
 ///     }
 ///
-///     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<Arc<dyn Issuer>> {
+///     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
 ///         let conf: Settings = config.decode()?;
 ///         let token: SecretValue = context.sources()?.read(&conf.token).await?;
-///         connect(&conf.url, token, context).await
+///         Ok(connect(&conf.url, token, context).await?.into())
 ///     }
 /// }
 /// # async fn connect(_: &str, _: SecretValue, context: &BuildContext) -> Result<Arc<dyn Issuer>> {
@@ -376,11 +376,61 @@ pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] for settings that cannot work; those of the secrets that it reads.
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>>;
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer>;
+}
+
+/// What a factory builds.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use meshca_core::{BuiltIssuer, Issuer};
+/// fn most_have_only_an_issuer(issuer: impl Issuer) -> BuiltIssuer {
+///     Arc::new(issuer).into()
+/// }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct BuiltIssuer {
+    /// Signs. An issuer that wraps it takes its place, and need not know of the rotation.
+    pub issuer: Arc<dyn Issuer>,
+    /// The replacement of its CA, where that is for the holder of the issuer to drive. A CA that
+    /// nobody replaces ends.
+    pub rotation: Option<Arc<dyn CaRotation>>,
+}
+
+impl BuiltIssuer {
+    /// An issuer that is its own rotation.
+    pub fn rotating(issuer: Arc<impl Issuer + CaRotation>) -> Self {
+        Self {
+            rotation: Some(issuer.clone()),
+            issuer,
+        }
+    }
+}
+
+impl<I: Issuer> From<Arc<I>> for BuiltIssuer {
+    fn from(issuer: Arc<I>) -> Self {
+        let issuer: Arc<dyn Issuer> = issuer;
+        issuer.into()
+    }
+}
+
+impl From<Arc<dyn Issuer>> for BuiltIssuer {
+    fn from(issuer: Arc<dyn Issuer>) -> Self {
+        Self {
+            issuer,
+            rotation: None,
+        }
+    }
+}
+
+impl fmt::Debug for BuiltIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuiltIssuer")
+            .field("issuer", &self.issuer)
+            .field("rotates", &self.rotation.is_some())
+            .finish()
+    }
 }
 
 /// Which factory builds which type.
@@ -429,10 +479,10 @@ impl BackendRegistry {
         &self,
         config: &BackendConfig,
         context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    ) -> Result<BuiltIssuer> {
         let built = match self.factories.get(config.type_name()) {
             Some(factory) => match factory.build(config, context).await {
-                Ok(issuer) => in_mode(issuer, config, context).await,
+                Ok(built) => in_mode(built, config, context).await,
                 Err(error) => Err(error),
             },
             None => {
@@ -461,13 +511,15 @@ impl BackendRegistry {
 
 #[cfg(feature = "builtin")]
 async fn in_mode(
-    issuer: Arc<dyn Issuer>,
+    built: BuiltIssuer,
     config: &BackendConfig,
     context: &BuildContext,
-) -> Result<Arc<dyn Issuer>> {
+) -> Result<BuiltIssuer> {
     match config.mode() {
-        ExtensionMode::Leaf => Ok(issuer),
-        ExtensionMode::Intermediate => crate::builtin::delegate(issuer, config, context).await,
+        ExtensionMode::Leaf => Ok(built),
+        ExtensionMode::Intermediate => {
+            crate::builtin::delegate(built.issuer, config, context).await
+        }
     }
 }
 
@@ -477,12 +529,12 @@ async fn in_mode(
     reason = "the same signature with and without the feature"
 )]
 async fn in_mode(
-    issuer: Arc<dyn Issuer>,
+    built: BuiltIssuer,
     config: &BackendConfig,
     _: &BuildContext,
-) -> Result<Arc<dyn Issuer>> {
+) -> Result<BuiltIssuer> {
     match config.mode() {
-        ExtensionMode::Leaf => Ok(issuer),
+        ExtensionMode::Leaf => Ok(built),
         ExtensionMode::Intermediate => Err(Error::new(
             ErrorKind::Unsupported,
             "`mode: Intermediate` needs the built-in CA: build with the feature `builtin`, or use `mode: Leaf`",

@@ -26,7 +26,7 @@ use meshca_core::resource::{
 };
 use meshca_core::{
     Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, DirSecretStore, Error,
-    ErrorKind, Expect, Issuer, IssuerExt, KeyType, MemorySecretStore, Observation, PrivateKey,
+    ErrorKind, Expect, Issuer, IssuingCa, KeyType, MemorySecretStore, Observation, PrivateKey,
     Proof, Result, Retry, SecretKey, SecretStore, SecretValue, SignedChain, Signer, SpiffeId,
     StoredSecret, TrustBundle, Version,
 };
@@ -40,7 +40,7 @@ fn settings() -> CaSettings {
     CaSettings::new(domain(), CaSecrets::for_backend("default", "ca-1").unwrap())
 }
 
-async fn builtin(store: &Arc<MemorySecretStore>, clock: &FakeClock) -> BuiltinIssuer {
+async fn builtin(store: &Arc<MemorySecretStore>, clock: &FakeClock) -> IssuingCa<BuiltinIssuer> {
     load(settings(), Arc::clone(store) as Arc<dyn SecretStore>, clock)
         .await
         .unwrap()
@@ -50,8 +50,9 @@ async fn load(
     settings: CaSettings,
     store: Arc<dyn SecretStore>,
     clock: &FakeClock,
-) -> Result<BuiltinIssuer> {
-    BuiltinIssuer::load_or_create(settings, store, Arc::new(clock.clone())).await
+) -> Result<IssuingCa<BuiltinIssuer>> {
+    let issuer = BuiltinIssuer::load_or_create(settings, store, Arc::new(clock.clone())).await;
+    issuer.map(IssuingCa::new)
 }
 
 fn read(der: &[u8]) -> Certificate {
@@ -161,10 +162,10 @@ async fn every_key_type_under_every_ca() {
                 .with_dns_name("cart.mesh")
                 .with_uri("kuma://kuma.io/service/cart");
             let held = CertificateRequest::for_key(spec.clone(), &key, start()).unwrap();
-            verified_like_anyone_elses(&issuer, &held, start()).await;
+            verified_like_anyone_elses(&*issuer, &held, start()).await;
             let proved =
                 CertificateRequest::for_csr(spec, held.csr().unwrap().clone(), start()).unwrap();
-            verified_like_anyone_elses(&issuer, &proved, start()).await;
+            verified_like_anyone_elses(&*issuer, &proved, start()).await;
             let leaf = read(&issuer.sign(&held).await.unwrap().certificates()[0]);
             let (_, usage) = leaf
                 .tbs_certificate()
@@ -199,7 +200,8 @@ async fn intermediates_can_be_signed_two_levels_deep_and_no_deeper() {
         key.expose_pem().unwrap().expose_str().unwrap(),
     )
     .unwrap();
-    let upper = BuiltinIssuer::provided(domain(), upper, Arc::new(clock.clone())).unwrap();
+    let upper = BuiltinIssuer::provided(domain(), upper, Arc::new(clock.clone()));
+    let upper = IssuingCa::new(upper.unwrap());
     assert!(upper.capabilities().intermediates());
 
     let identity = upper.issue(&spec(), &clock).await.unwrap();
@@ -212,7 +214,7 @@ async fn intermediates_can_be_signed_two_levels_deep_and_no_deeper() {
         2,
         "the intermediate is delivered with the leaf"
     );
-    verified_like_anyone_elses(&upper, &common::request(identity.key()), start()).await;
+    verified_like_anyone_elses(&*upper, &common::request(identity.key()), start()).await;
 
     let lower = CertificateSpec::intermediate(&domain(), "lower").unwrap();
     upper.issue(&lower, &clock).await.unwrap();
@@ -478,7 +480,7 @@ async fn provided_cas_are_checked() {
             .expose_pem()
             .unwrap();
         let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap())?;
-        BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone()))
+        BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone())).map(IssuingCa::new)
     };
     for (ca, message) in cases {
         let error = provided(ca).unwrap_err();
@@ -500,7 +502,7 @@ async fn provided_cas_are_checked() {
         issuer.prepare_next().await.unwrap_err().kind(),
         ErrorKind::Unsupported
     );
-    verified_like_anyone_elses(&issuer, &common::request(identity.key()), start()).await;
+    verified_like_anyone_elses(&*issuer, &common::request(identity.key()), start()).await;
 }
 
 /// Peers compare names byte for byte: the issuer field must repeat the CA's subject in its own string types.
@@ -571,7 +573,8 @@ async fn a_signer_in_a_device_is_heard_and_not_believed() {
         let device = Arc::new(Device { key, answer });
         let ca = ProvidedCa::with_signer(&root.pem(), device).unwrap();
         let clock = Arc::new(clock.clone());
-        BuiltinIssuer::provided(domain(), ca.allow_self_signed(true), clock).unwrap()
+        let issuer = BuiltinIssuer::provided(domain(), ca.allow_self_signed(true), clock);
+        IssuingCa::new(issuer.unwrap())
     };
     let sound = issuer(|signature| signature);
     sound.check().await.unwrap();
@@ -615,7 +618,7 @@ async fn a_signer_in_a_device_is_heard_and_not_believed() {
 
 /// Answers one request with the certificate of another one, as a broken wrapper might.
 #[derive(Debug)]
-struct Swapping(BuiltinIssuer, SignedChain);
+struct Swapping(IssuingCa<BuiltinIssuer>, SignedChain);
 
 impl fmt::Display for Swapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -635,10 +638,6 @@ impl Issuer for Swapping {
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         self.0.trust_bundle().await
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.0.refresh_trust_bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -665,7 +664,7 @@ async fn construction_vouches_for_its_own_request_and_root_only() {
             .contains("root unknown")
     );
 
-    let swapping = Swapping(issuer, chain.clone());
+    let swapping = IssuingCa::new(Swapping(issuer, chain.clone()));
     swapping
         .issue_for(&common::request(&theirs), &clock)
         .await
@@ -784,7 +783,7 @@ async fn a_provided_ca_whose_leaves_peers_would_refuse_is_refused() {
         let key = PrivateKey::from_der(&ca.key.serialize_der().try_into().unwrap()).unwrap();
         let key = key.expose_pem().unwrap();
         let ca = ProvidedCa::from_pem(&chain, key.expose_str().unwrap())?;
-        BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone()))
+        BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone())).map(IssuingCa::new)
     };
     let root = Ca::root("root");
     let changed = |change: fn(&mut CertificateParams)| {
@@ -851,7 +850,7 @@ async fn a_clock_that_is_set_back_does_not_stop_a_replica_from_following() {
         clock.advance(RELOAD_INTERVAL);
     }
     leader.activate_next().await.unwrap();
-    follower.refresh_trust_bundle().await.unwrap();
+    follower.reload().await.unwrap();
     let new = follower.issue(&spec(), &fast).await.unwrap();
     assert_eq!(
         new.certificate().issuer(),

@@ -25,8 +25,8 @@ use meshca_core::resource::{
     Provider,
 };
 use meshca_core::{
-    BackendRegistry, CaRotation as _, Capabilities, CertificateRequest, CertificateSpec,
-    CheckReport, Clock, Error, ErrorKind, Expect, Issuer, IssuerExt, KeyType, LifetimePolicy,
+    BackendRegistry, BuiltIssuer, CaRotation, Capabilities, CertificateRequest, CertificateSpec,
+    CheckReport, Clock, Error, ErrorKind, Expect, Issuer, IssuingCa, KeyType, LifetimePolicy,
     MemorySecretStore, Observation, PrivateKey, Profile, Proof, Result, Retry, RotationStep,
     SecretKey, SecretStore, SecretValue, SignedChain, SpiffeId, StoredSecret, TrustBundle,
     TrustDomain, Version,
@@ -40,7 +40,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// An upstream that can be taken down, replaced, and watched.
 #[derive(Debug)]
 struct Upstream {
-    inner: Mutex<Arc<dyn Issuer>>,
+    inner: Mutex<BuiltIssuer>,
     down: AtomicBool,
     check_fails: AtomicBool,
     asked: Mutex<Vec<CertificateRequest>>,
@@ -54,8 +54,12 @@ impl fmt::Display for Upstream {
 
 impl Upstream {
     fn of(inner: impl Issuer) -> Arc<Self> {
+        Self::built(Arc::new(inner).into())
+    }
+
+    fn built(inner: BuiltIssuer) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(Arc::new(inner)),
+            inner: Mutex::new(inner),
             down: AtomicBool::new(false),
             check_fails: AtomicBool::new(false),
             asked: Mutex::default(),
@@ -63,11 +67,17 @@ impl Upstream {
     }
 
     async fn builtin(clock: &FakeClock) -> Arc<Self> {
-        Self::of(company("company", clock, 3650 * DAY).await)
+        let company = company("company", clock, 3650 * DAY).await;
+        Self::built(BuiltIssuer::rotating(Arc::new(company)))
     }
 
     fn replace(&self, inner: impl Issuer) {
-        *self.inner.lock().unwrap() = Arc::new(inner);
+        *self.inner.lock().unwrap() = Arc::new(inner).into();
+    }
+
+    /// Another company, which can be rotated.
+    fn move_to(&self, company: BuiltinIssuer) {
+        *self.inner.lock().unwrap() = BuiltIssuer::rotating(Arc::new(company));
     }
 
     fn set_down(&self, down: bool) {
@@ -78,7 +88,7 @@ impl Upstream {
         if self.down.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, "the company CA is down"));
         }
-        Ok(Arc::clone(&self.inner.lock().unwrap()))
+        Ok(Arc::clone(&self.inner.lock().unwrap().issuer))
     }
 
     fn signed(&self) -> usize {
@@ -93,17 +103,21 @@ impl Upstream {
             .collect()
     }
 
+    fn rotation(&self) -> Arc<dyn CaRotation> {
+        self.inner.lock().unwrap().rotation.clone().unwrap()
+    }
+
     /// Rotates a built-in upstream by a step.
     async fn rotate(&self, step: RotationStep) -> Result<()> {
-        let inner = self.inner()?;
-        inner.rotation().unwrap().rotate(step).await
+        self.inner()?;
+        self.rotation().rotate(step).await
     }
 }
 
 #[async_trait]
 impl Issuer for Upstream {
     fn capabilities(&self) -> Capabilities {
-        self.inner.lock().unwrap().capabilities()
+        self.inner.lock().unwrap().issuer.capabilities()
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
@@ -114,10 +128,6 @@ impl Issuer for Upstream {
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         self.inner()?.trust_bundle().await
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.inner()?.refresh_trust_bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -206,7 +216,7 @@ fn settings() -> DelegatedSettings {
     )
 }
 
-async fn load(
+async fn bare(
     settings: DelegatedSettings,
     upstream: &Arc<Upstream>,
     store: &Store,
@@ -221,12 +231,30 @@ async fn load(
     .await
 }
 
-async fn delegated(upstream: &Arc<Upstream>, store: &Store, clock: &FakeClock) -> DelegatedIssuer {
+async fn load(
+    settings: DelegatedSettings,
+    upstream: &Arc<Upstream>,
+    store: &Store,
+    clock: &FakeClock,
+) -> Result<IssuingCa<DelegatedIssuer>> {
+    let issuer = bare(settings, upstream, store, clock).await;
+    issuer.map(IssuingCa::new)
+}
+
+async fn delegated(
+    upstream: &Arc<Upstream>,
+    store: &Store,
+    clock: &FakeClock,
+) -> IssuingCa<DelegatedIssuer> {
     load(settings(), upstream, store, clock).await.unwrap()
 }
 
 /// Signs a leaf, and has it pass the verification that others' leaves have to.
-async fn leaf(issuer: &dyn Issuer, lifetime: Duration, clock: &FakeClock) -> Result<Leaf> {
+async fn leaf<I: Issuer>(
+    issuer: &IssuingCa<I>,
+    lifetime: Duration,
+    clock: &FakeClock,
+) -> Result<Leaf> {
     let key = PrivateKey::generate(KeyType::P256).unwrap();
     let request =
         CertificateRequest::for_key(spec().with_lifetime(lifetime), &key, clock.now()).unwrap();
@@ -401,8 +429,7 @@ async fn steps_are_due_at_the_documented_times() {
         assert_eq!(issuer.rotation_due(), None);
         assert_eq!(upstream.signed(), 2);
         clock.set(end + 61 * SECOND);
-        let driven: &dyn Issuer = &issuer;
-        let rotation = driven.rotation().unwrap();
+        let rotation: &dyn CaRotation = &*issuer;
         let mut steps = Vec::new();
         while let Some(step) = rotation.due() {
             rotation.rotate(step).await.unwrap();
@@ -466,7 +493,7 @@ async fn the_other_replica_trusts_before_anyone_signs() {
 
     // The upstream rotates; its new root is published as soon as anybody asks.
     upstream.rotate(RotationStep::Prepare).await.unwrap();
-    let refreshed = issuer.refresh_trust_bundle().await.unwrap();
+    let refreshed = issuer.follow_upstream().await.unwrap();
     assert_eq!(refreshed.roots().len(), 2);
     assert_eq!(issuer.rotation_due(), None, "both roots are good");
     clock.advance(RELOAD_INTERVAL);
@@ -503,12 +530,12 @@ async fn the_other_replica_trusts_before_anyone_signs() {
     // The upstream keeps its old root for as long as the intermediate below it can live.
     clock.set(start() + 50 * DAY);
     upstream.rotate(RotationStep::Retire).await.unwrap();
-    let bundle = issuer.refresh_trust_bundle().await.unwrap();
+    let bundle = issuer.follow_upstream().await.unwrap();
     assert!(upstream.trust_bundle().await.unwrap().contains(&old.root));
     assert!(bundle.contains(&old.root));
     clock.set(start() + 90 * DAY);
     upstream.rotate(RotationStep::Retire).await.unwrap();
-    issuer.refresh_trust_bundle().await.unwrap();
+    issuer.follow_upstream().await.unwrap();
     assert!(store.text("mesh-ca-key.g1").await.is_some());
     issuer.retire().await.unwrap();
     assert!(!issuer.trust_bundle().await.unwrap().contains(&old.root));
@@ -546,7 +573,7 @@ async fn an_outage_of_the_upstream_lasts_as_long_as_the_intermediate() {
         "the company CA is down (upstream: company CA)"
     );
     assert_eq!(error.retry(), Retry::Backoff);
-    assert!(issuer.refresh_trust_bundle().await.is_err());
+    assert!(issuer.follow_upstream().await.is_err());
     assert!(
         store.text("mesh-ca-key.g2").await.is_none(),
         "no side effect"
@@ -619,7 +646,7 @@ async fn an_outage_of_the_store_stops_nothing() {
         issuer.prepare_next().await.err(),
         issuer.activate_next().await.err(),
         issuer.retire().await.err(),
-        issuer.refresh_trust_bundle().await.err(),
+        issuer.follow_upstream().await.err(),
     ] {
         assert_eq!(error.unwrap().kind(), ErrorKind::Unavailable);
     }
@@ -715,10 +742,6 @@ impl Issuer for Failing {
         self.0.trust_bundle().await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.0.refresh_trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         self.0.check().await
     }
@@ -776,11 +799,11 @@ async fn replicas_that_prepare_at_once_announce_one() {
     let (store, clock) = (Store::default(), FakeClock::new());
     let upstream = Upstream::builtin(&clock).await;
     let one = delegated(&upstream, &store, &clock).await;
-    let other = Arc::new(delegated(&upstream, &store.link(), &clock).await);
+    let other = delegated(&upstream, &store.link(), &clock).await;
     // While the upstream signs for one replica, the other one does all of it.
     upstream.replace(Interrupted {
         inner: company("another", &clock, 3650 * DAY).await,
-        meanwhile: Mutex::new(Some(Arc::clone(&other))),
+        meanwhile: Mutex::new(Some(other.clone())),
     });
     let bundle = one.prepare_next().await.unwrap();
     assert_eq!(bundle, other.trust_bundle().await.unwrap());
@@ -792,14 +815,14 @@ async fn replicas_that_prepare_at_once_announce_one() {
     other.reload().await.unwrap();
     assert_eq!(
         leaf(&one, HOUR, &clock).await.unwrap().issuer,
-        leaf(&*other, HOUR, &clock).await.unwrap().issuer
+        leaf(&other, HOUR, &clock).await.unwrap().issuer
     );
 }
 
 #[derive(Debug)]
 struct Interrupted {
     inner: BuiltinIssuer,
-    meanwhile: Mutex<Option<Arc<DelegatedIssuer>>>,
+    meanwhile: Mutex<Option<IssuingCa<DelegatedIssuer>>>,
 }
 
 impl fmt::Display for Interrupted {
@@ -826,10 +849,6 @@ impl Issuer for Interrupted {
         self.inner.trust_bundle().await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.inner.refresh_trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         self.inner.check().await
     }
@@ -846,14 +865,15 @@ async fn a_delegated_ca_below_a_delegated_ca() {
             .with_lifetime(180 * DAY)
     };
     let store = Store::default();
-    let leaves_only = load(upper(0), &company, &store, &clock).await.unwrap();
+    let leaves_only = bare(upper(0), &company, &store, &clock).await.unwrap();
     let error = load(settings(), &Upstream::of(leaves_only), &store, &clock)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(store.text("mesh-ca-key.g1").await.is_none());
 
-    let region = Upstream::of(load(upper(1), &company, &store, &clock).await.unwrap());
+    let region = bare(upper(1), &company, &store, &clock).await.unwrap();
+    let region = Upstream::built(BuiltIssuer::rotating(Arc::new(region)));
     let issuer = load(settings(), &region, &store, &clock).await.unwrap();
     let old = leaf(&issuer, HOUR, &clock).await.unwrap();
     assert_eq!(old.path.len(), 4);
@@ -864,9 +884,8 @@ async fn a_delegated_ca_below_a_delegated_ca() {
     company.rotate(RotationStep::Prepare).await.unwrap();
     clock.advance(RELOAD_INTERVAL);
     company.rotate(RotationStep::Activate).await.unwrap();
-    let upper = region.inner().unwrap();
-    for level in [&*upper, &issuer as &dyn Issuer] {
-        let rotation = level.rotation().unwrap();
+    let upper = region.rotation();
+    for rotation in [&*upper, &*issuer as &dyn CaRotation] {
         rotation.rotate(RotationStep::Prepare).await.unwrap();
         clock.advance(RELOAD_INTERVAL + SECOND);
         rotation.rotate(RotationStep::Activate).await.unwrap();
@@ -920,10 +939,6 @@ where
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         Ok(self.root.bundle())
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust_bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -1233,7 +1248,7 @@ async fn an_upstream_that_was_replaced_is_left_at_once() {
     assert_eq!(issuer.rotation_due(), None);
 
     upstream.replace(company("new-company", &clock, 3650 * DAY).await);
-    issuer.refresh_trust_bundle().await.unwrap();
+    issuer.follow_upstream().await.unwrap();
     assert_eq!(
         issuer.rotation_due(),
         Some(RotationStep::Prepare),
@@ -1269,7 +1284,7 @@ async fn what_is_next_stays_trusted() {
     let second = upstream.trust_bundle().await.unwrap();
     issuer.prepare_next().await.unwrap();
     upstream.replace(company("third", &clock, 3650 * DAY).await);
-    let bundle = issuer.refresh_trust_bundle().await.unwrap();
+    let bundle = issuer.follow_upstream().await.unwrap();
     assert_eq!(bundle.roots().len(), 3);
     assert!(bundle.contains(second.roots()[0].der()));
     clock.advance(RELOAD_INTERVAL + SECOND);
@@ -1418,8 +1433,8 @@ impl IssuerFactory for Factory {
         vec!["my-ca".to_owned()]
     }
 
-    async fn build(&self, _: &BackendConfig, _: &BuildContext) -> Result<Arc<dyn Issuer>> {
-        Ok(Arc::clone(&self.0) as Arc<dyn Issuer>)
+    async fn build(&self, _: &BackendConfig, _: &BuildContext) -> Result<BuiltIssuer> {
+        Ok(Arc::clone(&self.0).into())
     }
 }
 
@@ -1440,29 +1455,27 @@ async fn an_extension_in_mode_intermediate_is_delegated() {
         .build(&config(ExtensionMode::Leaf), &context)
         .await
         .unwrap();
-    assert_eq!(direct.to_string(), "company CA");
-    assert!(direct.rotation().is_none());
+    assert_eq!(direct.issuer.to_string(), "company CA");
+    assert!(direct.rotation.is_none());
 
-    let issuer = registry
+    let built = registry
         .build(&config(ExtensionMode::Intermediate), &context)
         .await
         .unwrap();
+    let (issuer, rotation) = (IssuingCa::new(built.issuer), built.rotation.unwrap());
     assert_eq!(
         issuer.to_string(),
         "delegated CA of example.org under company CA"
     );
-    let leaf = leaf(&*issuer, DAY, &clock).await.unwrap();
+    let leaf = leaf(&issuer, DAY, &clock).await.unwrap();
     assert_eq!(leaf.chain.len(), 2);
     assert!(store.text("cart-intermediate").await.is_some());
-    assert_eq!(issuer.rotation().unwrap().due(), None);
+    assert_eq!(rotation.due(), None);
     clock.advance(15 * DAY);
-    assert_eq!(
-        issuer.rotation().unwrap().due(),
-        Some(RotationStep::Prepare)
-    );
+    assert_eq!(rotation.due(), Some(RotationStep::Prepare));
 
     // What cannot sign intermediates is refused in words.
-    let leaves_only = Arc::clone(&issuer);
+    let leaves_only = Arc::clone(issuer.issuer());
     let registry = BackendRegistry::new().with(Factory(Upstream::of(leaves_only)));
     let error = registry
         .build(&config(ExtensionMode::Intermediate), &context)
@@ -1580,7 +1593,7 @@ proptest! {
                             let _ = replicas[n].0.rotate(step).await;
                         }
                     }
-                    Op::Refresh(n) => { let _ = replicas[n].0.refresh_trust_bundle().await; }
+                    Op::Refresh(n) => { let _ = replicas[n].0.follow_upstream().await; }
                     Op::Cut(n, cut) => {
                         replicas[n].1.cut.store(cut, Ordering::SeqCst);
                         // A store that failed is not asked again for a moment.
@@ -1594,7 +1607,7 @@ proptest! {
                     Op::Upstream(step) => { let _ = upstream.rotate(step).await; }
                     Op::Replace => {
                         companies += 1;
-                        upstream.replace(company(&format!("company-{companies}"), &clock, 3650 * DAY).await);
+                        upstream.move_to(company(&format!("company-{companies}"), &clock, 3650 * DAY).await);
                     }
                 }
                 let published = load(settings(), &upstream, &store, &clock).await.unwrap()
@@ -1635,7 +1648,7 @@ proptest! {
                     _ => {}
                 }
                 for _ in 0..2 {
-                    let _ = issuer.refresh_trust_bundle().await;
+                    let _ = issuer.follow_upstream().await;
                     if let Some(step) = issuer.rotation_due() {
                         let _ = issuer.rotate(step).await;
                     }

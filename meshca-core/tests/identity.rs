@@ -8,17 +8,16 @@ use std::sync::Arc;
 
 use common::{FakeClock, domain, request, start};
 use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
-use meshca_core::{ErrorKind, Identity, IssuerExt, KeyType, MemorySecretStore, PrivateKey};
+use meshca_core::{ErrorKind, Identity, IssuingCa, KeyType, MemorySecretStore, PrivateKey};
 
-async fn issuer(clock: &FakeClock) -> BuiltinIssuer {
+async fn issuer(clock: &FakeClock) -> IssuingCa<BuiltinIssuer> {
     let settings = CaSettings::new(domain(), CaSecrets::for_backend("default", "ca-1").unwrap());
-    BuiltinIssuer::load_or_create(
+    let issuer = BuiltinIssuer::load_or_create(
         settings,
         Arc::new(MemorySecretStore::new()),
         Arc::new(clock.clone()),
-    )
-    .await
-    .unwrap()
+    );
+    IssuingCa::new(issuer.await.unwrap())
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use common::{Ca, DAY, FakeClock, HOUR, ca_params, domain, request, spec, start};
 use meshca_core::{
-    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Csr, Error, ErrorKind,
-    IssuedCertificate, Issuer, IssuerExt, LifetimePolicy, Observation, PrivateKey, Proof, Result,
+    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Csr, Error, ErrorKind,
+    IssuedCertificate, Issuer, IssuingCa, LifetimePolicy, Observation, PrivateKey, Proof, Result,
     SignedChain, TrustBundle, TrustDomain,
 };
 use proptest::prelude::*;
@@ -611,10 +611,25 @@ fn a_certificate_is_not_proven_by_another_for_the_same_key() {
 #[derive(Debug)]
 struct Scripted {
     chain: SignedChain,
-    bundle: TrustBundle,
-    renewed: Result<TrustBundle>,
-    asked: Mutex<(u32, u32)>,
-    settled: Mutex<Vec<bool>>,
+    /// The first answer, and those after it.
+    bundles: (TrustBundle, Result<TrustBundle>),
+    asked: Mutex<u32>,
+    settled: Arc<Mutex<Vec<bool>>>,
+}
+
+impl Scripted {
+    fn new(chain: SignedChain, first: TrustBundle, then: Result<TrustBundle>) -> Self {
+        Self {
+            chain,
+            bundles: (first, then),
+            asked: Mutex::default(),
+            settled: Arc::default(),
+        }
+    }
+
+    fn settled(&self) -> Vec<bool> {
+        std::mem::take(&mut *self.settled.lock().unwrap())
+    }
 }
 
 impl fmt::Display for Scripted {
@@ -630,29 +645,24 @@ impl Issuer for Scripted {
     }
 
     async fn sign(&self, _: &CertificateRequest) -> Result<SignedChain> {
-        Ok(self.chain.clone())
+        let settled = Arc::clone(&self.settled);
+        Ok(self.chain.clone().with_receipt(move |outcome| {
+            settled.lock().unwrap().push(outcome.is_ok());
+            None
+        }))
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        self.asked.lock().unwrap().0 += 1;
-        Ok(self.bundle.clone())
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.asked.lock().unwrap().1 += 1;
-        self.renewed.clone()
+        let mut asked = self.asked.lock().unwrap();
+        *asked += 1;
+        match *asked {
+            1 => Ok(self.bundles.0.clone()),
+            _ => self.bundles.1.clone(),
+        }
     }
 
     async fn check(&self) -> Result<CheckReport> {
         Ok(CheckReport::new())
-    }
-
-    async fn settled(
-        &self,
-        _: &CertificateRequest,
-        outcome: std::result::Result<&IssuedCertificate, &Error>,
-    ) {
-        self.settled.lock().unwrap().push(outcome.is_ok());
     }
 }
 
@@ -689,34 +699,40 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
         ),
     ];
     for (leaf, renewed, outcome, refreshed) in cases {
-        let issuer = Scripted {
-            chain: SignedChain::new([leaf]),
-            bundle: old.bundle(),
-            renewed,
-            asked: Mutex::default(),
-            settled: Mutex::default(),
-        };
+        let issuer = Scripted::new(SignedChain::new([leaf]), old.bundle(), renewed);
         let issuer = Arc::new(issuer);
         let through_pointers: Box<dyn Issuer> = Box::new(Arc::clone(&issuer));
-        let result = through_pointers
+        let result = IssuingCa::new(through_pointers)
             .issue_for(&request, &FakeClock::new())
             .await;
         assert_eq!(result.map(|_| ()).map_err(|error| error.kind()), outcome);
-        assert_eq!(*issuer.asked.lock().unwrap(), (1, refreshed));
-        assert_eq!(*issuer.settled.lock().unwrap(), [outcome.is_ok()]);
+        assert_eq!(*issuer.asked.lock().unwrap(), 1 + refreshed);
+        assert_eq!(issuer.settled(), [outcome.is_ok()]);
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_verified_by_hand_is_settled_as_well() {
+    let (root, foreign, key) = (Ca::root("root"), Ca::root("foreign"), key());
+    let request = request(&key);
+    let chain = SignedChain::new([root.leaf(&request, |_| {})]);
+    let issuer = Scripted::new(chain, root.bundle(), Ok(root.bundle()));
+    for (bundle, accepted) in [(root.bundle(), true), (foreign.bundle(), false)] {
+        let chain = issuer.sign(&request).await.unwrap();
+        let verified = chain.verify(&request, &bundle, FakeClock::new().now());
+        assert_eq!(verified.is_ok(), accepted);
+        assert_eq!(issuer.settled(), [accepted]);
+    }
+    // What nobody verifies may be good, or not.
+    drop(issuer.sign(&request).await.unwrap());
+    assert_eq!(issuer.settled(), [] as [bool; 0]);
 }
 
 #[tokio::test]
 async fn what_an_issuer_cannot_sign_is_refused_before_it_is_asked() {
     let root = Ca::root("root");
-    let issuer = Scripted {
-        chain: SignedChain::new([]),
-        bundle: root.bundle(),
-        renewed: Ok(root.bundle()),
-        asked: Mutex::default(),
-        settled: Mutex::default(),
-    };
+    let issuer = Scripted::new(SignedChain::new([]), root.bundle(), Ok(root.bundle()));
+    let issuer = IssuingCa::new(issuer);
     for spec in [
         spec().with_dns_name("a.example.org"),
         spec().with_uri("kuma://kuma.io/service/cart"),
@@ -727,7 +743,7 @@ async fn what_an_issuer_cannot_sign_is_refused_before_it_is_asked() {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("issuer: scripted"), "{error}");
     }
-    assert_eq!(*issuer.asked.lock().unwrap(), (0, 0));
+    assert_eq!(*issuer.asked.lock().unwrap(), 0);
 }
 
 #[test]
@@ -925,19 +941,14 @@ fn a_second_common_name_is_not_smuggled_in() {
 #[tokio::test]
 async fn keys_that_are_not_declared_are_refused_before_the_ca_is_asked() {
     let root = Ca::root("root");
-    let issuer = Scripted {
-        chain: SignedChain::new([]),
-        bundle: root.bundle(),
-        renewed: Ok(root.bundle()),
-        asked: Mutex::default(),
-        settled: Mutex::default(),
-    };
+    let issuer = Scripted::new(SignedChain::new([]), root.bundle(), Ok(root.bundle()));
+    let issuer = IssuingCa::new(issuer);
     let clock = FakeClock::new();
     let rsa = spec().with_key_type(meshca_core::KeyType::Rsa2048);
     let error = issuer.issue(&rsa, &clock).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("RSA-2048 keys"), "{error}");
-    assert_eq!(*issuer.asked.lock().unwrap(), (0, 0));
+    assert_eq!(*issuer.asked.lock().unwrap(), 0);
 }
 
 proptest! {

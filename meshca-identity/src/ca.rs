@@ -24,8 +24,10 @@ use crate::schedule::ScheduleOptions;
 /// How often a CA is asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace<'a> {
-    /// Between two looks at its roots.
+    /// Between two looks at its roots, as far as the manager wishes.
     pub(crate) look: Duration,
+    /// The least between two looks, as the CA wishes. One that did not answer is asked again earlier: until then it is reported to fail.
+    pub(crate) least: Duration,
     /// Between two readings of a CA whose key somebody else made and may replace, if nobody says that it has changed.
     pub(crate) reread: Duration,
     /// The waits after failures.
@@ -360,7 +362,7 @@ impl<I, E: Clone> Ca<I, E> {
                 self.state = CaState::Up {
                     serving: Serving {
                         issuer,
-                        look_at: after(pace.look),
+                        look_at: after(pace.look.max(pace.least)),
                         rotate_at,
                         stepped,
                     },
@@ -399,7 +401,11 @@ impl<I, E: Clone> Ca<I, E> {
         now: Duration,
         pace: &Pace<'_>,
     ) -> Vec<Effect<E>> {
-        let wait = if again { Duration::ZERO } else { pace.look };
+        let wait = match (again, &result) {
+            (true, _) => Duration::ZERO,
+            (false, Ok(())) => pace.look.max(pace.least),
+            (false, Err(_)) => pace.look,
+        };
         if let Some(serving) = self.serving_mut() {
             serving.look_at = now.saturating_add(wait);
         }

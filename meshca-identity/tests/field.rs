@@ -8,12 +8,13 @@
 
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use meshca_core::{Clock, Expect, SecretKey, SecretStore, SecretValue};
+use meshca_core::{Clock, Expect, Issuer, SecretKey, SecretStore, SecretValue, TrustDomain};
 use meshca_identity::manager::Assignment;
-use meshca_testkit::FakeClock;
 use meshca_testkit::pki::TestCa;
+use meshca_testkit::{FakeClock, FaultyIssuer};
 use world::{DAY, OFF, World, pass};
 
 /// What `status.conditions` says: type, status and reason of each.
@@ -197,4 +198,64 @@ async fn an_intermediate_costs_the_ca_one_signature_for_all() {
     }
     assert!((2..20).contains(&ca.times_asked()), "{}", ca.times_asked());
     assert!(world.log.count("signs with its next CA") >= 1);
+}
+
+/// The CA above an intermediate is exchanged for one with another root, in the way that CAs should
+/// be: it names the next root before anything leads to it.
+#[tokio::test(start_paused = true)]
+async fn the_ca_above_an_intermediate_may_rotate() {
+    let second = Duration::from_secs(1);
+    for (restarts, told) in [(false, false), (false, true), (true, false)] {
+        let mut world = World::new();
+        let provider =
+            "provider: {type: Extension, extension: {name: ca-a, config: {mode: Intermediate}}}";
+        let text = OFF.to_owned() + &spec(ALL, "spiffeID: {trustDomain: example.org}", provider);
+        world.apply(&text).await;
+        let mut handle = world.connect("w").await;
+        let old = handle.ready().await.unwrap();
+        let ca = world.cas.get("ca-a");
+        let next = FaultyIssuer::new(
+            TrustDomain::new("example.org").unwrap(),
+            Arc::new(world.clock.clone()),
+        );
+        let next = Arc::new(next.unwrap());
+        let new_root = next.trust_bundle().await.unwrap().roots()[0].clone();
+        ca.exchange(Arc::clone(&next), vec![ca.issuer()]);
+        let mut patience = 31 * second;
+        if told {
+            world.manager.secrets_changed();
+            patience = second;
+        }
+        if restarts {
+            world = world.restarted(|_| {}).await;
+            world.apply(&text).await;
+            handle = world.connect("w").await;
+            handle.ready().await.unwrap();
+        }
+        pass(patience).await;
+        let trust = handle.trust();
+        let trusted = trust.for_peer(old.spiffe_id()).unwrap();
+        let found = trusted.contains(new_root.der());
+        assert!(found, "restarts: {restarts}, told: {told}: {trusted:?}");
+        assert_eq!(ca.times_asked(), 1, "nothing leads to it yet");
+
+        // Its old root is not its any more: the intermediate below it is replaced at once, and no
+        // workload trusts less than it needs.
+        ca.exchange(next, vec![]);
+        let mut replaced = false;
+        for _ in 0..100 {
+            pass(600 * second).await;
+            let identity = handle.identity().unwrap();
+            let root = identity.certificate().root().der().clone();
+            let trust = handle.trust();
+            assert!(
+                trust
+                    .for_peer(identity.spiffe_id())
+                    .unwrap()
+                    .contains(&root)
+            );
+            replaced |= root == *new_root.der();
+        }
+        assert!(replaced, "restarts: {restarts}, told: {told}");
+    }
 }

@@ -122,20 +122,20 @@ const ERROR_KINDS: [ErrorKind; 12] = [
 ///
 /// ```
 /// use std::sync::Arc;
-/// use meshca_core::{CertificateSpec, ErrorKind, IssuerExt, SpiffeId, TrustDomain};
+/// use meshca_core::{CertificateSpec, ErrorKind, IssuingCa, SpiffeId, TrustDomain};
 /// use meshca_testkit::{FakeClock, Fault, FaultyIssuer};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let clock = FakeClock::new();
-/// let issuer = FaultyIssuer::new(TrustDomain::new("example.org")?, Arc::new(clock.clone()))?;
+/// let ca = IssuingCa::new(FaultyIssuer::new(TrustDomain::new("example.org")?, Arc::new(clock.clone()))?);
 /// let spec = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/cart")?);
 ///
-/// issuer.misbehave_once(Fault::SecondSpiffeId);
-/// let error = issuer.issue(&spec, &clock).await.expect_err("core refuses it");
+/// ca.misbehave_once(Fault::SecondSpiffeId);
+/// let error = ca.issue(&spec, &clock).await.expect_err("core refuses it");
 /// assert_eq!(error.kind(), ErrorKind::BadResponse);
 ///
-/// issuer.issue(&spec, &clock).await?;
+/// ca.issue(&spec, &clock).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -342,10 +342,6 @@ impl Issuer for FaultyIssuer {
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        Ok(self.bundle.clone())
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
         Ok(self.bundle.clone())
     }
 

@@ -67,10 +67,6 @@
 //!         self.ca.bundle(self.trust_domain.clone())
 //!     }
 //!
-//!     async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-//!         self.trust_bundle().await
-//!     }
-//!
 //!     async fn check(&self) -> Result<CheckReport> {
 //!         Ok(CheckReport::new())
 //!     }

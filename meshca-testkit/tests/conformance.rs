@@ -196,10 +196,6 @@ impl Issuer for Modest {
         self.ca.bundle(domain())
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         Ok(CheckReport::new().with_warning("it is modest"))
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use meshca_core::{
-    CertificateRequest, CertificateSpec, Clock, ErrorKind, IssuedCertificate, Issuer, IssuerExt,
+    CertificateRequest, CertificateSpec, Clock, ErrorKind, IssuedCertificate, Issuer, IssuingCa,
     KeyType, Observation, PrivateKey, Retry, SpiffeId, TrustDomain,
 };
 use meshca_testkit::conformance::{self, Subject};
@@ -17,9 +17,9 @@ fn id() -> SpiffeId {
     SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").unwrap()
 }
 
-fn faulty(clock: &FakeClock) -> FaultyIssuer {
+fn faulty(clock: &FakeClock) -> IssuingCa<FaultyIssuer> {
     let domain = TrustDomain::new("example.org").unwrap();
-    FaultyIssuer::new(domain, Arc::new(clock.clone())).unwrap()
+    IssuingCa::new(FaultyIssuer::new(domain, Arc::new(clock.clone())).unwrap())
 }
 
 fn request() -> CertificateRequest {
@@ -225,7 +225,7 @@ async fn the_kit_notices_every_fault_and_says_what_is_wrong() {
         let clock = FakeClock::new();
         let issuer = faulty(&clock);
         issuer.misbehave(fault.clone());
-        let report = conformance::run_all(&subject(&issuer, &clock)).await;
+        let report = conformance::run_all(&subject(&*issuer, &clock)).await;
         assert!(!report.passed(), "{fault:?} went unnoticed:\n{report}");
         let message = expected(&fault).1;
         let said = |check: &str| {

@@ -259,10 +259,6 @@ impl Issuer for Liar {
         }
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         match self.lie {
             Lie::Check => Err(Error::new(ErrorKind::Denied, "no")),

@@ -30,7 +30,7 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
         }
     }
     let now = issuer.clock.now();
-    for root in issuer.refresh_trust_bundle().await?.roots() {
+    for root in issuer.trust_bundle().await?.roots() {
         let left = root.validity().remaining(now);
         if left < ROOT_NEARLY_OVER {
             report = report.with_warning(format!(

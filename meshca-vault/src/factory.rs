@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::{ExtensionMode, Provider};
-use meshca_core::{Error, ErrorKind, Issuer, Result};
+use meshca_core::{Error, ErrorKind, Result};
 
 use crate::issuer::VaultIssuer;
 use crate::settings::VaultSettings;
@@ -33,11 +35,7 @@ impl IssuerFactory for VaultFactory {
         vec!["vault".to_owned()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let BackendSettings::Provider(Provider::Vault(conf)) = config.settings() else {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
@@ -55,6 +53,6 @@ impl IssuerFactory for VaultFactory {
             settings = settings.with_request_timeout(timeout);
         }
         let issuer = VaultIssuer::new(settings, context.sources()?, Arc::clone(context.clock()))?;
-        Ok(Arc::new(issuer))
+        Ok(Arc::new(issuer).into())
     }
 }

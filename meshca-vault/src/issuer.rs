@@ -13,7 +13,6 @@ use meshca_core::{
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::task::AbortHandle;
 use vaultrs::api::pki::requests::{SignCertificateRequest, SignIntermediateRequest};
 
 use crate::api::{self, Signed};
@@ -29,21 +28,14 @@ const CA_END_MARGIN: Duration = Duration::from_secs(5);
 
 /// An issuer that has a role of Vault's PKI engine sign.
 ///
-/// It lives in a tokio runtime: tasks of its own keep the token alive and follow the roots, and end when the issuer is dropped. See the
-/// [crate] for what it does, and [`VaultSettings`] for what it can be told.
+/// It lives in a tokio runtime: a task of its own keeps the token alive, and ends when the issuer
+/// is dropped. See the [crate] for what it does, and [`VaultSettings`] for what it can be told.
 pub struct VaultIssuer {
     pub(crate) settings: VaultSettings,
     pub(crate) client: Arc<VaultClient>,
     pub(crate) sessions: Arc<Sessions>,
-    trust: Arc<Trust>,
-    follower: AbortHandle,
+    trust: Trust,
     pub(crate) clock: Arc<dyn Clock>,
-}
-
-impl Drop for VaultIssuer {
-    fn drop(&mut self) {
-        self.follower.abort();
-    }
 }
 
 impl VaultIssuer {
@@ -78,21 +70,16 @@ impl VaultIssuer {
         };
         let name = name(&client);
         let sessions = Arc::new(Sessions::start(Arc::new(login), name));
-        let trust = Arc::new(Trust::new(
+        let trust = Trust::new(
             settings.trust_domain.clone(),
             Arc::clone(&client),
             Arc::clone(&sessions),
-        ));
-        let follower = tokio::spawn(Trust::follow(
-            Arc::downgrade(&trust),
-            settings.trust_refresh,
-        ));
+        );
         Ok(Self {
             settings,
             client,
             sessions,
             trust,
-            follower: follower.abort_handle(),
             clock,
         })
     }
@@ -254,6 +241,7 @@ impl Issuer for VaultIssuer {
             .with_common_name(true)
             .with_intermediates(true)
             .with_key_types(KeyType::ALL)
+            .with_trust_interval(self.settings.trust_refresh)
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
@@ -290,10 +278,6 @@ impl Issuer for VaultIssuer {
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         self.trust.bundle().await
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust.refresh().await
     }
 
     async fn check(&self) -> Result<CheckReport> {

@@ -46,7 +46,7 @@
 //! let registry = BackendRegistry::new().with(meshca_vault::factory());
 //! # let (secrets, clock) = (Arc::new(MemorySecretStore::new()), Arc::new(SystemClock::new()));
 //! let context = BuildContext::new("default", mesh.trust_domain()?, secrets, clock);
-//! let issuer = registry.build(&backend, &context).await?;
+//! let issuer = registry.build(&backend, &context).await?.issuer;
 //! assert_eq!(issuer.to_string(), "vault at https://vault.example:8200 (role mesh-dp of kmesh-pki)");
 //! // `issuer.check().await?` now says what an operator has to do before the first proxy asks.
 //! # Ok(())

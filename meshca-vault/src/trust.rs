@@ -1,11 +1,9 @@
 //! The roots of a mount.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
-use meshca_core::issuer::Flight;
 use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain};
 use serde::de::DeserializeOwned;
 use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
@@ -19,13 +17,11 @@ use crate::transport::Call;
 /// How many issuers of a mount are read at the same time.
 const AT_ONCE: usize = 8;
 
-/// Finds the roots that the mount's issuers lead to, and remembers them.
+/// Finds the roots that the mount's issuers lead to.
 pub(crate) struct Trust {
     trust_domain: TrustDomain,
     client: Arc<VaultClient>,
     sessions: Arc<Sessions>,
-    known: Mutex<Option<TrustBundle>>,
-    flight: Flight<TrustBundle>,
 }
 
 impl Trust {
@@ -38,71 +34,30 @@ impl Trust {
             trust_domain,
             client,
             sessions,
-            known: Mutex::default(),
-            flight: Flight::new(|task| drop(tokio::spawn(task))),
         }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<TrustBundle>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The roots, from memory; from Vault the first time.
-    pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
-        let known = self.known().clone();
-        match known {
-            Some(bundle) => Ok(bundle),
-            None => self.refresh().await,
-        }
-    }
-
-    /// Asks for the roots again and again, once somebody wanted them, for as long as there is somebody who might: a root that is
-    /// added must be known before it signs, however seldom certificates are issued.
-    pub(crate) async fn follow(trust: Weak<Self>, every: Duration) {
-        loop {
-            tokio::time::sleep(every).await;
-            let Some(trust) = trust.upgrade() else { return };
-            if trust.known().is_none() {
-                continue;
-            }
-            if let Err(error) = trust.refresh().await {
-                tracing::warn!(%error, "the roots of Vault's PKI could not be read again; those known stay trusted");
-            }
-        }
-    }
-
-    /// The roots, from Vault.
-    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<TrustBundle> {
-        let trust = Arc::clone(self);
-        self.flight
-            .join(|| async move { trust.fetch().await })
-            .await
-    }
-
-    async fn fetch(&self) -> Result<TrustBundle> {
+    /// Asks Vault for the roots.
+    pub(crate) async fn bundle(&self) -> Result<TrustBundle> {
         let mount = self.client.conf().mount();
-        let bundle = match self.issuers(mount).await? {
-            Some(texts) => self.roots(&texts),
-            // Vault before 1.11, or a policy that hides the list.
-            None => {
-                let call = api::get(format!("{mount}/cert/ca_chain"));
-                let told: Told<IssuerInfo> = self
-                    .ask(&call)
-                    .await
-                    .map_err(|failure| failure.into_error(&format!("give the CA of `{mount}`")))?;
-                let mut texts = vec![told.data.pem()];
-                if let Some(issuer) = &self.client.conf().issuer {
-                    let call = api::get(format!("{mount}/issuer/{issuer}/json"));
-                    let told: Told<IssuerInfo> = self.ask(&call).await.map_err(|failure| {
-                        failure.into_error(&format!("give the issuer `{issuer}` of `{mount}`"))
-                    })?;
-                    texts.push(told.data.pem());
-                }
-                self.roots(&texts)
-            }
-        }?;
-        *self.known() = Some(bundle.clone());
-        Ok(bundle)
+        if let Some(texts) = self.issuers(mount).await? {
+            return self.roots(&texts);
+        }
+        // Vault before 1.11, or a policy that hides the list.
+        let call = api::get(format!("{mount}/cert/ca_chain"));
+        let told: Told<IssuerInfo> = self
+            .ask(&call)
+            .await
+            .map_err(|failure| failure.into_error(&format!("give the CA of `{mount}`")))?;
+        let mut texts = vec![told.data.pem()];
+        if let Some(issuer) = &self.client.conf().issuer {
+            let call = api::get(format!("{mount}/issuer/{issuer}/json"));
+            let told: Told<IssuerInfo> = self.ask(&call).await.map_err(|failure| {
+                failure.into_error(&format!("give the issuer `{issuer}` of `{mount}`"))
+            })?;
+            texts.push(told.data.pem());
+        }
+        self.roots(&texts)
     }
 
     /// What the issuers of the mount are made of, if they may be listed.

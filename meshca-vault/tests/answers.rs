@@ -13,13 +13,13 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use meshca_core::{Error, ErrorKind, Issuer, Retry};
+use meshca_core::{Error, ErrorKind, Issuer, IssuingCa, Retry};
 use meshca_testkit::http::{CannedResponse, CannedServer};
 use meshca_vault::VaultIssuer;
 
 const TOKEN: &str = "hvs.do-not-repeat-me";
 
-async fn issuer_at(server: &CannedServer) -> VaultIssuer {
+async fn issuer_at(server: &CannedServer) -> IssuingCa<VaultIssuer> {
     let store = secrets(&[("vault-token", TOKEN)]).await;
     let settings =
         settings(&server.url(), token_auth()).with_request_timeout(Duration::from_secs(1));

@@ -95,7 +95,7 @@ mod vault {
             prove(
                 &format!("root-{key_type}"),
                 &vault,
-                &issuer,
+                &*issuer,
                 Some(&NextRoot(&vault)),
             )
             .await;
@@ -156,7 +156,7 @@ mod vault {
                 .write("pki/issuers/import/cert", json!({"pem_bundle": root}))
                 .await
                 .unwrap();
-            prove(&format!("intermediate-{key_type}"), &vault, &issuer, None).await;
+            prove(&format!("intermediate-{key_type}"), &vault, &*issuer, None).await;
         }
     }
 
@@ -174,7 +174,7 @@ mod vault {
             }
             let store = secrets(&[("vault-token", &token(&vault, json!({})).await)]).await;
             let settings = settings(vault.address(), token_auth()).with_intermediates(true);
-            let upstream = issuer(settings, &store);
+            let upstream = bare(settings, &store);
             let issuer = DelegatedIssuer::load_or_create(
                 DelegatedSettings::new(
                     domain(),
@@ -218,7 +218,7 @@ mod vault {
             DataSource::Secret("secret-id".to_owned()),
         ));
         let issuer = issuer(settings(vault.address(), auth), &store);
-        prove("approle", &vault, &issuer, None).await;
+        prove("approle", &vault, &*issuer, None).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -262,7 +262,7 @@ mod vault {
         tls.ca_cert = Some(secret("vault-ca"));
         conf.tls = Some(tls);
         let settings = VaultSettings::new(conf, domain());
-        prove("tls", &vault, &issuer(settings.clone(), &store), None).await;
+        prove("tls", &vault, &*issuer(settings.clone(), &store), None).await;
 
         // Vault answers such a one with an internal error.
         let (certificate, key) = client(spec());
@@ -342,7 +342,7 @@ mod vault {
             prove(
                 "kubernetes",
                 &vault,
-                &issuer(settings.clone(), &store),
+                &*issuer(settings.clone(), &store),
                 None,
             )
             .await;
@@ -426,7 +426,7 @@ mod vault {
                 )
             };
             let store = secrets(&[]).await;
-            prove("aws", &vault, &issuer(log_in(&auth), &store), None).await;
+            prove("aws", &vault, &*issuer(log_in(&auth), &store), None).await;
 
             auth.iam_server_id_header = None;
             let error = issuer(log_in(&auth), &store).check().await.unwrap_err();

@@ -18,7 +18,7 @@ mod vault {
     use std::time::Duration;
 
     use meshca_core::resource::{AppRoleAuth, DataSource, VaultAuth};
-    use meshca_core::{Error, ErrorKind, Issuer, IssuerExt, Observation, Proof, Retry};
+    use meshca_core::{Error, ErrorKind, Issuer, IssuingCa, Observation, Proof, Retry};
     use meshca_testkit::relay::Relay;
     use meshca_testkit::servers::Vault;
     use meshca_vault::VaultIssuer;
@@ -30,7 +30,7 @@ mod vault {
     /// Longer than Vault takes, short enough for a test that waits for it.
     const TIMEOUT: Duration = Duration::from_secs(2);
 
-    async fn issue(issuer: &VaultIssuer) -> Result<(), Error> {
+    async fn issue(issuer: &IssuingCa<VaultIssuer>) -> Result<(), Error> {
         let identity = issuer.issue(&spec(), &*clock()).await?;
         let certificate = identity.certificate();
         assert_eq!(*certificate.spiffe_id(), id());
@@ -389,12 +389,12 @@ mod vault {
         let settings =
             settings(vault.address(), token_auth()).with_trust_refresh(Duration::from_millis(200));
         let issuer = issuer(settings, &store);
-        assert_eq!(issuer.trust_bundle().await.unwrap().roots().len(), 1);
+        assert_eq!(issuer.trust(&*clock()).await.unwrap().roots().len(), 1);
         let next = json!({"common_name": "Next root", "issuer_name": "next", "key_type": "ec"});
         vault.write("pki/root/rotate/internal", next).await.unwrap();
-        // From memory first, and asked for meanwhile.
+        // From memory first, and asked for when the interval has passed.
         let noticed = async {
-            while issuer.trust_bundle().await.unwrap().roots().len() < 2 {
+            while issuer.trust(&*clock()).await.unwrap().roots().len() < 2 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
@@ -478,7 +478,7 @@ mod vault {
         let bundle = issuer.trust_bundle().await.unwrap();
         assert_eq!(bundle.roots().len(), 6);
         for _ in 0..20 {
-            assert_eq!(issuer.refresh_trust_bundle().await.unwrap(), bundle);
+            assert_eq!(issuer.trust_bundle().await.unwrap(), bundle);
         }
     }
 }

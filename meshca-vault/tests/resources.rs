@@ -16,7 +16,7 @@ mod vault {
     use meshca_core::registry::{BackendConfig, BuildContext};
     use meshca_core::resource::{MeshIdentity, Resource};
     use meshca_core::spiffe::Workload;
-    use meshca_core::{BackendRegistry, ErrorKind, Issuer, IssuerExt, MemorySecretStore};
+    use meshca_core::{BackendRegistry, ErrorKind, Issuer, IssuingCa, MemorySecretStore};
     use meshca_testkit::servers::Vault;
     use serde_json::json;
 
@@ -27,10 +27,10 @@ mod vault {
         Resource::parse(text).unwrap().into_iter().next().unwrap()
     }
 
-    async fn build(config: &BackendConfig, store: &Arc<MemorySecretStore>) -> Arc<dyn Issuer> {
+    async fn build(config: &BackendConfig, store: &Arc<MemorySecretStore>) -> IssuingCa {
         let context = BuildContext::new(MESH, domain(), store.clone(), clock());
         let registry = BackendRegistry::new().with(meshca_vault::factory());
-        registry.build(config, &context).await.unwrap()
+        IssuingCa::new(registry.build(config, &context).await.unwrap().issuer)
     }
 
     /// The settings of both models; what follows `auth:` is indented like this.

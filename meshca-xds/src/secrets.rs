@@ -212,7 +212,7 @@ impl Digest {
 mod tests {
     use std::sync::Arc;
 
-    use meshca_core::{CertificateSpec, IssuerExt, SpiffeId, SystemClock};
+    use meshca_core::{CertificateSpec, IssuingCa, SpiffeId, SystemClock};
     use meshca_testkit::FaultyIssuer;
 
     use super::*;
@@ -221,7 +221,7 @@ mod tests {
     async fn an_identity_is_written_as_its_structures_would_be() {
         let clock = Arc::new(SystemClock::new());
         let domain = TrustDomain::new("example.org").unwrap();
-        let ca = FaultyIssuer::new(domain, Arc::clone(&clock) as _).unwrap();
+        let ca = IssuingCa::new(FaultyIssuer::new(domain, Arc::clone(&clock) as _).unwrap());
         let id = SpiffeId::new("spiffe://example.org/web").unwrap();
         let spec = CertificateSpec::workload(id);
         let identity = ca.issue(&spec, &*clock).await.unwrap();

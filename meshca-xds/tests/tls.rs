@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use meshca_core::spiffe::Workload;
-use meshca_core::{CertificateSpec, Clock, Issuer, IssuerExt, SpiffeId, SystemClock, TrustDomain};
+use meshca_core::{CertificateSpec, Clock, Issuer, IssuingCa, SpiffeId, SystemClock, TrustDomain};
 use meshca_identity::rustls023::{PeerPolicy, Settings};
 use meshca_identity::{Credentials, TrustBundles};
 use meshca_testkit::FaultyIssuer;
@@ -32,7 +32,7 @@ use crate::world::{MODERN, SOON, Sotw, World};
 
 /// The CA of what proxies are born with.
 struct Bootstrap {
-    ca: FaultyIssuer,
+    ca: IssuingCa<FaultyIssuer>,
     clock: Arc<dyn Clock>,
 }
 
@@ -40,7 +40,7 @@ impl Bootstrap {
     fn new() -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let domain = TrustDomain::new("bootstrap").unwrap();
-        let ca = FaultyIssuer::new(domain, Arc::clone(&clock)).unwrap();
+        let ca = IssuingCa::new(FaultyIssuer::new(domain, Arc::clone(&clock)).unwrap());
         Self { ca, clock }
     }
 

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Error, IssuedCertificate, Issuer,
-    Result, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Error, Issuer, Result, SignedChain, TrustBundle,
 };
 use metrics::{SharedString, counter, gauge, histogram};
 use tokio::time::Instant;
@@ -30,7 +29,7 @@ pub const OPERATIONS_IN_FLIGHT: &str = "meshca_issuer_operations_in_flight";
 /// | label | values |
 /// |---|---|
 /// | `issuer` | what [`new`](Metered::new) is given: the type, such as `vault` |
-/// | `operation` | `sign`, `trust_bundle`, `refresh_trust_bundle`, `check` |
+/// | `operation` | `sign`, `trust_bundle`, `check` |
 /// | `outcome` | `ok`, the [kind](meshca_core::ErrorKind::as_str) of the error, or `cancelled` for a call that was dropped |
 ///
 /// No label grows with the mesh: no SPIFFE ID, no mesh, no address. The recorder is the one that the application has
@@ -137,25 +136,8 @@ impl<I: Issuer> Issuer for Metered<I> {
             .await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.metered("refresh_trust_bundle", self.inner.refresh_trust_bundle())
-            .await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         self.metered("check", self.inner.check()).await
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.inner.settled(request, outcome).await;
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        self.inner.rotation()
     }
 }
 

@@ -1,13 +1,16 @@
 //! Issuers around an issuer: retries, limits, a breaker, audit, metrics.
 //!
-//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn Issuer>`
-//! included, and passes every method on. Their `Display` is that of the issuer inside. Each has a feature of
-//! its own, so that an application links what it uses and nothing else.
+//! Each of these implements [`Issuer`](crate::Issuer) for any issuer that it is given, an `Arc<dyn
+//! Issuer>` included, and passes every method on. The rotation of a CA is [beside its
+//! issuer](crate::registry::BuiltIssuer), and the receipt is in the
+//! [answer](crate::SignedChain::with_receipt), so a wrapper need not know of them. Their `Display`
+//! is that of the issuer inside. Each has a feature of its own, so that an application links what
+//! it uses and nothing else.
 //!
 //! | feature | wrapper | what it does | default | test |
 //! |---|---|---|---|---|
 //! | `retry` | [`Retrying`] | tries again as the error [advises](crate::Error::retry) | 3 attempts within 30 s; 0.5 s to 5 s apart, and up to as much again at random | `retry::…::defaults_are_what_the_docs_say` |
-//! | `rate-limit` | [`RateLimited`] | so many signatures per second; others wait their turn | 25 per second and at once; a refreshed trust bundle each second, 5 at once; at most 10 s to wait | `rate_limit::…::defaults_are_what_the_docs_say` |
+//! | `rate-limit` | [`RateLimited`] | so many signatures per second; others wait their turn | 25 per second and at once; a trust bundle each second, 5 at once; at most 10 s to wait | `rate_limit::…::defaults_are_what_the_docs_say` |
 //! | `timeout` | [`TimeLimited`] | gives up on an answer | `sign` and `check` 30 s, trust bundle 10 s | `timeout::…::each_operation_has_its_own_limit` |
 //! | `breaker` | [`Breaker`] | leaves a CA alone that fails for one identity after the other | after 10 SPIFFE IDs within 60 s, for 30 s | `breaker::…::defaults_are_what_the_docs_say` |
 //! | `audit` | [`Audited`] | one record for each signature and refusal, to a [file](JsonLinesSink) or a [sink](AuditSink) of yours | no certificate without a record; the file is synced by the system | `audit::…::a_lost_record_is_counted_and_by_default_holds_the_certificate_back`, `audit::…::the_default_leaves_syncing_to_the_system` |
@@ -61,7 +64,7 @@
 //! use meshca::wrap::{
 //!     Audited, Breaker, JsonLinesSink, Metered, Rate, RateLimited, RetryPolicy, Retrying, SyncPolicy, TimeLimited,
 //! };
-//! use meshca::{CertificateSpec, Clock, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//! use meshca::{CertificateSpec, Clock, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -82,7 +85,7 @@
 //! let issuer = Audited::new(issuer, JsonLinesSink::open(&path, SyncPolicy::System)?, clock.clone());
 //!
 //! let spec = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?);
-//! let identity = issuer.issue(&spec, &clock).await?;
+//! let identity = IssuingCa::new(issuer).issue(&spec, &clock).await?;
 //! let record = std::fs::read_to_string(&path)?;
 //! assert!(record.contains(identity.certificate().serial()));
 //! # Ok(())

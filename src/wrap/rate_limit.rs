@@ -12,8 +12,8 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Error, ErrorKind, IssuedCertificate,
-    Issuer, Result, Retry, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Error, ErrorKind, Issuer, Result, Retry,
+    SignedChain, TrustBundle,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -74,36 +74,33 @@ impl Rate {
 
 /// Keeps below what a CA allows, so that it need not refuse.
 ///
-/// `sign`, `trust_bundle` and `refresh_trust_bundle` have a limit each, `check` has none. Whoever is too
+/// `sign` and `trust_bundle` have a limit each, `check` has none. Whoever is too
 /// early waits for the turn, first come first served. Whoever would have to wait for longer than is allowed
 /// gets a [`RateLimited`](ErrorKind::RateLimited) error at once, which says [after what time](Retry::After)
 /// to come back; the CA is not asked.
 ///
-/// `trust_bundle` is not limited unless you say so: it is asked for with every certificate, and issuers
-/// answer it from what they hold. Clones share their limits.
+/// Clones share their limits.
 #[derive(Clone, Debug)]
 pub struct RateLimited<I> {
     inner: I,
     max_wait: Duration,
     sign: Arc<Turnstile>,
-    trust_bundle: Option<Arc<Turnstile>>,
-    refresh: Arc<Turnstile>,
+    trust_bundle: Arc<Turnstile>,
 }
 
 const SIGN_RATE: NonZeroU32 = NonZeroU32::new(25).unwrap();
-const REFRESH_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
+const TRUST_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
 
 impl<I: Issuer> RateLimited<I> {
     /// 25 signatures per second and at once, about what AWS Private CA allows an account by default; one
-    /// refreshed trust bundle per second and 5 at once; 10 seconds to wait at most.
+    /// trust bundle per second and 5 at once; 10 seconds to wait at most.
     pub fn new(inner: I) -> Self {
         Self {
             inner,
             max_wait: Duration::from_secs(10),
             sign: Arc::new(Turnstile::new(Rate::per_second(SIGN_RATE))),
-            trust_bundle: None,
-            refresh: Arc::new(Turnstile::new(
-                Rate::every(Duration::from_secs(1)).with_burst(REFRESH_BURST),
+            trust_bundle: Arc::new(Turnstile::new(
+                Rate::every(Duration::from_secs(1)).with_burst(TRUST_BURST),
             )),
         }
     }
@@ -115,18 +112,10 @@ impl<I: Issuer> RateLimited<I> {
         self
     }
 
-    /// A limit for `trust_bundle`. It is asked for with every certificate: below the limit for `sign`, it is
-    /// the limit.
+    /// Another limit for `trust_bundle`.
     #[must_use]
     pub fn with_trust_bundle(mut self, rate: Rate) -> Self {
-        self.trust_bundle = Some(Arc::new(Turnstile::new(rate)));
-        self
-    }
-
-    /// Another limit for `refresh_trust_bundle`.
-    #[must_use]
-    pub fn with_refresh_trust_bundle(mut self, rate: Rate) -> Self {
-        self.refresh = Arc::new(Turnstile::new(rate));
+        self.trust_bundle = Arc::new(Turnstile::new(rate));
         self
     }
 
@@ -160,33 +149,14 @@ impl<I: Issuer> Issuer for RateLimited<I> {
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        if let Some(turnstile) = &self.trust_bundle {
-            turnstile.pass(self.max_wait, "trust_bundle").await?;
-        }
-        self.inner.trust_bundle().await
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.refresh
-            .pass(self.max_wait, "refresh_trust_bundle")
+        self.trust_bundle
+            .pass(self.max_wait, "trust_bundle")
             .await?;
-        self.inner.refresh_trust_bundle().await
+        self.inner.trust_bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
         self.inner.check().await
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.inner.settled(request, outcome).await;
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        self.inner.rotation()
     }
 }
 
@@ -345,8 +315,7 @@ mod tests {
         let issuer = RateLimited::new(Recorder::new());
         assert_eq!(issuer.max_wait, secs(10));
         assert_eq!(issuer.sign.rate, rate(Duration::from_millis(40), 25));
-        assert_eq!(issuer.refresh.rate, rate(secs(1), 5));
-        assert!(issuer.trust_bundle.is_none());
+        assert_eq!(issuer.trust_bundle.rate, rate(secs(1), 5));
     }
 
     #[tokio::test(start_paused = true)]
@@ -407,9 +376,8 @@ mod tests {
     async fn each_operation_has_its_own_limit() {
         let issuer = RateLimited::new(Recorder::new())
             .with_sign(Rate::every(secs(1)))
-            .with_trust_bundle(Rate::every(secs(2)))
-            .with_refresh_trust_bundle(Rate::every(secs(3)));
-        for (operation, wait) in OPERATIONS.into_iter().zip([1, 2, 3, 0]) {
+            .with_trust_bundle(Rate::every(secs(2)));
+        for (operation, wait) in OPERATIONS.into_iter().zip([1, 2, 0]) {
             let began = Instant::now();
             call(&issuer, operation).await.unwrap();
             assert!(began.elapsed() < Duration::from_millis(1), "{operation}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable as _};
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Error, IssuedCertificate, Issuer,
-    Result, Retry, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Error, Issuer, Result, Retry, SignedChain,
+    TrustBundle,
 };
 use tokio::time::Instant;
 
@@ -110,8 +110,8 @@ impl Default for RetryPolicy {
 /// | [`After`](Retry::After) | after that time **and** the delay, lest all who were told the same come back together |
 ///
 /// Every attempt has the same [`CertificateRequest`], so that a CA which knows the request's ID signs once.
-/// `sign`, `trust_bundle` and `refresh_trust_bundle` are tried again; `check` is not, since whoever asks wants to
-/// know how it is now. When it gives up, the last error has the context `attempts`.
+/// `sign` and `trust_bundle` are tried again. `check` is not, since its caller wants to
+/// know the present state. When it gives up, the last error has the context `attempts`.
 #[derive(Clone, Debug)]
 pub struct Retrying<I> {
     inner: I,
@@ -188,24 +188,8 @@ impl<I: Issuer> Issuer for Retrying<I> {
         self.retried(|| self.inner.trust_bundle()).await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.retried(|| self.inner.refresh_trust_bundle()).await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         self.inner.check().await
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.inner.settled(request, outcome).await;
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        self.inner.rotation()
     }
 }
 
@@ -303,17 +287,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_operation_but_check_is_tried_again() {
         let issuer = retrying([]);
-        for (operation, asked) in [
-            ("sign", 2),
-            ("trust_bundle", 2),
-            ("refresh_trust_bundle", 2),
-            ("check", 1),
-        ] {
+        for (operation, asked) in [("sign", 2), ("trust_bundle", 2), ("check", 1)] {
             issuer.inner.answer(fails(Retry::Backoff));
             let passed = match operation {
                 "sign" => issuer.sign(&request("cart")).await.is_ok(),
                 "trust_bundle" => issuer.trust_bundle().await.is_ok(),
-                "refresh_trust_bundle" => issuer.refresh_trust_bundle().await.is_ok(),
                 _ => issuer.check().await.is_ok(),
             };
             assert_eq!(passed, asked == 2, "{operation}");

@@ -13,20 +13,18 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Error,
-    IssuedCertificate, Issuer, PrivateKey, RequestId, Result, RotationStep, SignedChain, SpiffeId,
-    TrustBundle, TrustDomain,
+    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Error, Issuer,
+    PrivateKey, RequestId, Result, SignedChain, SpiffeId, TrustBundle, TrustDomain,
 };
 
 /// What an issuer can be asked, beside its capabilities.
-pub(crate) const OPERATIONS: [&str; 4] = ["sign", "trust_bundle", "refresh_trust_bundle", "check"];
+pub(crate) const OPERATIONS: [&str; 3] = ["sign", "trust_bundle", "check"];
 
 /// Asks for one of [`OPERATIONS`].
 pub(crate) async fn call(issuer: &dyn Issuer, operation: &str) -> Result<()> {
     match operation {
         "sign" => issuer.sign(&request("cart")).await.map(drop),
         "trust_bundle" => issuer.trust_bundle().await.map(drop),
-        "refresh_trust_bundle" => issuer.refresh_trust_bundle().await.map(drop),
         _ => issuer.check().await.map(drop),
     }
 }
@@ -155,42 +153,11 @@ impl Issuer for Recorder {
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         self.called("trust_bundle").await?;
         TrustBundle::new(TrustDomain::new("example.org").unwrap(), [])
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.called("refresh_trust_bundle").await?;
-        TrustBundle::new(TrustDomain::new("example.org").unwrap(), [])
             .map(|bundle| bundle.with_sequence(2))
     }
 
     async fn check(&self) -> Result<CheckReport> {
         self.called("check").await?;
         Ok(CheckReport::new().with_warning("recorded"))
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        assert!(outcome.is_err());
-        self.requests.lock().unwrap().push(request.id().clone());
-        self.calls.lock().unwrap().push("settled");
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        Some(self)
-    }
-}
-
-#[async_trait]
-impl CaRotation for Recorder {
-    fn due(&self) -> Option<RotationStep> {
-        Some(RotationStep::Retire)
-    }
-
-    async fn rotate(&self, _: RotationStep) -> Result<()> {
-        self.calls.lock().unwrap().push("rotate");
-        Ok(())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
 use meshca_core::{
-    CertificateSpec, Clock, Error, ErrorKind, Issuer, IssuerExt, KeyType, MemorySecretStore,
-    SpiffeId, SystemClock, TrustDomain,
+    CertificateSpec, Clock, Error, ErrorKind, Issuer, IssuingCa, KeyType, MemorySecretStore,
+    SignedChain, SpiffeId, SystemClock, TrustDomain,
 };
 
 use super::testing::{Answer, OPERATIONS, Recorder, Still, call, request};
@@ -22,7 +23,7 @@ fn stacked<I: Issuer>(
     let rate = Rate::per_second(NonZeroU32::new(100_000).unwrap());
     let limited = RateLimited::new(TimeLimited::new(inner))
         .with_sign(rate)
-        .with_refresh_trust_bundle(rate);
+        .with_trust_bundle(rate);
     let breaker = Breaker::new(limited, Arc::clone(&clock));
     let metered = Metered::new(Retrying::new(breaker), "recorder");
     Audited::new(metered, sink, clock)
@@ -76,24 +77,28 @@ async fn every_method_is_forwarded_to_the_issuer_and_its_answer_back() {
             assert_eq!(error.to_string(), "no (role: dp)");
             assert_eq!(recorder.take_calls(), [operation]);
         }
-        assert_eq!(issuer.trust_bundle().await.unwrap().sequence(), None);
-        assert_eq!(
-            issuer.refresh_trust_bundle().await.unwrap().sequence(),
-            Some(2)
-        );
+        assert_eq!(issuer.trust_bundle().await.unwrap().sequence(), Some(2));
         assert_eq!(issuer.check().await.unwrap().warnings, ["recorded"]);
         let cart = request("cart");
         issuer.sign(&cart).await.unwrap();
         assert_eq!(recorder.requests().last(), Some(cart.id()));
         recorder.take_calls();
 
-        let refused = Error::new(ErrorKind::BadResponse, "refused");
-        let shop = request("shop");
-        issuer.settled(&shop, Err(&refused)).await;
-        assert_eq!(recorder.requests().last(), Some(shop.id()));
-        let rotation = issuer.rotation().unwrap();
-        rotation.rotate(rotation.due().unwrap()).await.unwrap();
-        assert_eq!(recorder.take_calls(), ["settled", "rotate"]);
+        // What becomes of an answer is told by the answer itself.
+        let settled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&settled);
+        let chain = SignedChain::new([]).with_receipt(move |outcome| {
+            assert!(outcome.is_err());
+            count.fetch_add(1, Ordering::SeqCst);
+            None
+        });
+        let bundle = issuer.trust_bundle().await.unwrap();
+        recorder.answer(Answer::Signs(chain));
+        let chain = issuer.sign(&cart).await.unwrap();
+        assert_eq!(settled.load(Ordering::SeqCst), 0);
+        chain.verify(&cart, &bundle, Still(0).now()).unwrap_err();
+        assert_eq!(settled.load(Ordering::SeqCst), 1);
+        recorder.take_calls();
     }
 }
 
@@ -165,11 +170,11 @@ async fn a_thousand_at_once_all_get_their_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let sink = JsonLinesSink::open(&path, SyncPolicy::System).unwrap();
-    let issuer = Arc::new(stacked(ca, sink, clock.clone()));
+    let issuer = IssuingCa::new(stacked(ca, sink, clock.clone()));
 
     let mut tasks = tokio::task::JoinSet::new();
     for workload in 0..1000 {
-        let (issuer, clock) = (Arc::clone(&issuer), Arc::clone(&clock));
+        let (issuer, clock) = (issuer.clone(), Arc::clone(&clock));
         tasks.spawn(async move {
             let id = SpiffeId::new(format!("spiffe://example.org/workload/{workload}")).unwrap();
             let spec = CertificateSpec::workload(id);

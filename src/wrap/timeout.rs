@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Error, ErrorKind, IssuedCertificate,
-    Issuer, Result, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Error, ErrorKind, Issuer, Result, SignedChain,
+    TrustBundle,
 };
 
 /// Gives up on an issuer that does not answer in time.
@@ -42,7 +42,7 @@ impl<I: Issuer> TimeLimited<I> {
         self
     }
 
-    /// Another limit for the trust bundle, read from a cache or not.
+    /// Another limit for the trust bundle.
     #[must_use]
     pub fn with_trust_bundle(mut self, limit: Duration) -> Self {
         self.trust_bundle = limit;
@@ -98,25 +98,8 @@ impl<I: Issuer> Issuer for TimeLimited<I> {
         within(self.trust_bundle, "trust_bundle", self.inner.trust_bundle()).await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        let answer = self.inner.refresh_trust_bundle();
-        within(self.trust_bundle, "refresh_trust_bundle", answer).await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         within(self.check, "check", self.inner.check()).await
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.inner.settled(request, outcome).await;
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        self.inner.rotation()
     }
 }
 
@@ -136,7 +119,7 @@ mod tests {
             .with_sign(secs(1))
             .with_trust_bundle(secs(2))
             .with_check(secs(3));
-        for (issuer, limits) in [(by_default, [30, 10, 10, 30]), (set, [1, 2, 2, 3])] {
+        for (issuer, limits) in [(by_default, [30, 10, 30]), (set, [1, 2, 3])] {
             for (operation, limit) in OPERATIONS.into_iter().zip(limits) {
                 issuer
                     .inner
@@ -159,7 +142,7 @@ mod tests {
             }
             assert_eq!(
                 issuer.inner.dropped(),
-                4,
+                3,
                 "what is too late is not left running"
             );
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use meshca::builtin::{BuiltinIssuer, CaSecrets, CaSettings, ProvidedCa};
 use meshca::{
-    CertificateRequest, CertificateSpec, Clock as _, IssuedCertificate, Issuer, IssuerExt as _,
-    KeyType, MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustBundle, TrustDomain,
+    CertificateRequest, CertificateSpec, Clock as _, IssuedCertificate, Issuer, IssuingCa, KeyType,
+    MemorySecretStore, PrivateKey, SpiffeId, SystemClock, TrustBundle, TrustDomain,
 };
 use meshca_testkit::pki::{TestCa, TestCaOptions};
 
@@ -120,6 +120,7 @@ async fn all() -> Vec<Emitted> {
                 emitter.clock.clone(),
             )
             .unwrap();
+            let issuer = IssuingCa::new(issuer);
             let name = format!("under a provided {ca} {depth} levels below the root");
             emitter
                 .add(&name, &issuer, workload(), KeyType::P256, ca, depth)
@@ -130,21 +131,20 @@ async fn all() -> Vec<Emitted> {
 }
 
 impl Emitter {
-    async fn builtin(&self, key_type: KeyType) -> BuiltinIssuer {
+    async fn builtin(&self, key_type: KeyType) -> IssuingCa<BuiltinIssuer> {
         let secrets = CaSecrets::for_backend("default", "ca-1").unwrap();
-        BuiltinIssuer::load_or_create(
+        let issuer = BuiltinIssuer::load_or_create(
             CaSettings::new(domain(), secrets).with_key_type(key_type),
             Arc::new(MemorySecretStore::new()),
             self.clock.clone(),
-        )
-        .await
-        .unwrap()
+        );
+        IssuingCa::new(issuer.await.unwrap())
     }
 
     async fn add(
         &mut self,
         name: &str,
-        issuer: &BuiltinIssuer,
+        issuer: &IssuingCa<BuiltinIssuer>,
         spec: CertificateSpec,
         key_type: KeyType,
         ca_key_type: KeyType,
@@ -228,7 +228,7 @@ async fn from_vault() -> Vec<Emitted> {
         conf.pki = Some(mount.to_owned());
         let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap();
         let settings = VaultSettings::new(conf, domain());
-        let issuer = VaultIssuer::new(settings, sources, clock.clone()).unwrap();
+        let issuer = IssuingCa::new(VaultIssuer::new(settings, sources, clock.clone()).unwrap());
         for key_type in [KeyType::P256, KeyType::Ed25519, KeyType::Rsa2048] {
             let key = PrivateKey::generate(key_type).unwrap();
             let request = CertificateRequest::for_key(workload(), &key, clock.now()).unwrap();

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use meshca_acm::{AcmIssuer, AcmSettings};
-use meshca_core::MemorySecretStore;
 use meshca_core::resource::{AcmConf, AwsCredentials, DataSource};
 use meshca_core::secret::SourceReader;
+use meshca_core::{IssuingCa, MemorySecretStore};
 use meshca_testkit::servers::Aws;
 use serde_json::Value;
 
@@ -43,7 +43,11 @@ pub(crate) fn sources() -> SourceReader {
     SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap()
 }
 
-pub(crate) fn issuer(settings: AcmSettings) -> AcmIssuer {
+pub(crate) fn issuer(settings: AcmSettings) -> IssuingCa<AcmIssuer> {
+    IssuingCa::new(bare(settings))
+}
+
+pub(crate) fn bare(settings: AcmSettings) -> AcmIssuer {
     AcmIssuer::new(settings, sources(), clock()).unwrap()
 }
 

@@ -9,9 +9,9 @@ use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
-use meshca_core::MemorySecretStore;
 use meshca_core::resource::{CertManagerConf, IssuerRef};
 use meshca_core::secret::SourceReader;
+use meshca_core::{IssuingCa, MemorySecretStore};
 use meshca_testkit::servers::Kube;
 use serde_json::{Value, json};
 
@@ -148,11 +148,22 @@ pub(crate) fn settings(conf: CertManagerConf) -> CertManagerSettings {
     CertManagerSettings::new(conf, domain(), NAMESPACE, "replica-1").unwrap()
 }
 
-pub(crate) fn issuer(settings: CertManagerSettings, client: Client) -> CertManagerIssuer {
+pub(crate) fn issuer(
+    settings: CertManagerSettings,
+    client: Client,
+) -> IssuingCa<CertManagerIssuer> {
     issuer_with(settings, client, Arc::new(MemorySecretStore::new()))
 }
 
 pub(crate) fn issuer_with(
+    settings: CertManagerSettings,
+    client: Client,
+    store: Arc<MemorySecretStore>,
+) -> IssuingCa<CertManagerIssuer> {
+    IssuingCa::new(bare(settings, client, store))
+}
+
+pub(crate) fn bare(
     settings: CertManagerSettings,
     client: Client,
     store: Arc<MemorySecretStore>,

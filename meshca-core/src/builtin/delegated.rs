@@ -33,9 +33,11 @@
 //! 2. [`activate_next`](DelegatedIssuer::activate_next), when every peer holds the root: the new intermediate signs.
 //! 3. [`retire`](DelegatedIssuer::retire): forgets intermediates that have ended, and their keys.
 //!
-//! [`refresh_trust_bundle`](Issuer::refresh_trust_bundle) asks the upstream for its roots. Call it every few minutes: that is how a
-//! rotation of the upstream is seen. If the upstream stops publishing the root of the present intermediate – it was
-//! replaced by another CA – the next one is due at once. No leaf waits for any of this: [`sign`](Issuer::sign) and
+//! [`follow_upstream`](DelegatedIssuer::follow_upstream) asks the upstream for its roots. Call it
+//! every few minutes, or [`follow`](CaRotation::follow) of its rotation: that is how a rotation of
+//! the upstream is seen. (The manager of `meshca-identity` does.) If the upstream stops publishing
+//! the root of the present intermediate – it was replaced by another CA – the next one is due at
+//! once. No leaf waits for any of this: [`sign`](Issuer::sign) and
 //! [`trust_bundle`](Issuer::trust_bundle) never ask the upstream.
 //!
 //! A step that fails changes nothing, and the present intermediate signs on. When it nears its end leaves end with it, which is
@@ -96,7 +98,8 @@ use super::follow::AskLimit;
 use crate::time::rfc3339;
 use crate::{
     CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
-    KeyType, Profile, Result, Retry, RotationStep, SecretStore, SignedChain, TrustBundle,
+    IssuingCa, KeyType, Profile, Result, Retry, RotationStep, SecretStore, SignedChain,
+    TrustBundle,
 };
 
 pub use self::settings::{
@@ -109,7 +112,7 @@ pub use self::settings::{
 /// ```
 /// use std::sync::Arc;
 /// use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings, DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
-/// use meshca_core::{CertificateSpec, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+/// use meshca_core::{CertificateSpec, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -124,14 +127,14 @@ pub use self::settings::{
 /// let issuer = DelegatedIssuer::load_or_create(settings, Arc::new(company), store, clock.clone()).await?;
 ///
 /// let spec = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?);
-/// let identity = issuer.issue(&spec, &*clock).await?;
+/// let identity = IssuingCa::new(issuer).issue(&spec, &*clock).await?;
 /// assert_eq!(identity.certificate().chain().len(), 2, "the leaf and the intermediate");
 /// # Ok(())
 /// # }
 /// ```
 pub struct DelegatedIssuer {
     settings: DelegatedSettings,
-    upstream: Arc<dyn Issuer>,
+    upstream: IssuingCa,
     store: DelegatedStore,
     clock: Arc<dyn Clock>,
     current: RwLock<Arc<Snapshot>>,
@@ -169,13 +172,14 @@ impl DelegatedIssuer {
     ) -> Result<Self> {
         settings.check()?;
         check_upstream(&settings, &*upstream)?;
+        let upstream = IssuingCa::new(upstream);
         let store = DelegatedStore {
             store,
             secrets: settings.secrets.clone(),
         };
         let (mut state, _) = store.state().await?;
         if state.active.is_none() {
-            let obtained = obtain(&settings, &store, &*upstream, &*clock, &state).await?;
+            let obtained = obtain(&settings, &store, &upstream, &*clock, &state).await?;
             state = store
                 .update(|state| match &state.active {
                     Some(_) => Ok(None),
@@ -207,6 +211,25 @@ impl DelegatedIssuer {
         let now = self.clock.now();
         let (state, _) = self.store.state().await?;
         self.follow(state, now).await
+    }
+
+    /// Asks the upstream for its roots, and stores them for all replicas: so a rotation of the
+    /// upstream is seen. The roots of everything that can be alive stay.
+    ///
+    /// # Errors
+    ///
+    /// Those of the upstream and of the store. What was loaded before stays in use.
+    pub async fn follow_upstream(&self) -> Result<TrustBundle> {
+        let roots = as_pem(&roots_of(&self.settings, &self.upstream).await?);
+        let state = self
+            .store
+            .update(|state| {
+                let mut changed = state.clone();
+                Ok(changed.set_upstream_roots(&roots).then_some(changed))
+            })
+            .await?;
+        self.follow(state, self.clock.now()).await?;
+        Ok(self.snapshot().bundle.clone())
     }
 
     async fn follow(&self, state: State, now: SystemTime) -> Result<()> {
@@ -251,14 +274,8 @@ impl DelegatedIssuer {
         let (mut state, _) = self.store.state().await?;
         state.signing()?;
         if state.usable_next(self.clock.now()).is_none() {
-            let obtained = obtain(
-                &self.settings,
-                &self.store,
-                &*self.upstream,
-                &*self.clock,
-                &state,
-            )
-            .await?;
+            let (settings, store) = (&self.settings, &self.store);
+            let obtained = obtain(settings, store, &self.upstream, &*self.clock, &state).await?;
             let now = self.clock.now();
             let update = self.store.update(|state| {
                 if state.usable_next(now).is_some() {
@@ -479,6 +496,8 @@ impl Issuer for DelegatedIssuer {
             .with_common_name(true)
             .with_intermediates(snapshot.active.allows_intermediate(0))
             .with_key_types(KeyType::ALL)
+            // The driver of the rotation follows the upstream as often as it reads these roots.
+            .with_trust_interval(self.upstream.capabilities().trust_interval())
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
@@ -494,22 +513,11 @@ impl Issuer for DelegatedIssuer {
         snapshot.active.sign(request, now, latest)
     }
 
+    /// The roots that are in the store. They do not depend on an upstream that does not answer:
+    /// replicas must trust the root of a next intermediate in time, whether they can reach the
+    /// upstream or not.
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         Ok(self.fresh_snapshot(self.clock.now()).await.bundle.clone())
-    }
-
-    /// Asks the upstream for its roots, for all replicas. Those of everything that can be alive stay.
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        let roots = as_pem(&roots_of(&self.settings, &*self.upstream).await?);
-        let state = self
-            .store
-            .update(|state| {
-                let mut changed = state.clone();
-                Ok(changed.set_upstream_roots(&roots).then_some(changed))
-            })
-            .await?;
-        self.follow(state, self.clock.now()).await?;
-        Ok(self.snapshot().bundle.clone())
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -540,16 +548,16 @@ impl Issuer for DelegatedIssuer {
         }
         Ok(report)
     }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        Some(self)
-    }
 }
 
 #[async_trait]
 impl CaRotation for DelegatedIssuer {
     fn due(&self) -> Option<RotationStep> {
         self.rotation_due()
+    }
+
+    async fn follow(&self) -> Result<()> {
+        self.follow_upstream().await.map(drop)
     }
 
     async fn rotate(&self, step: RotationStep) -> Result<()> {

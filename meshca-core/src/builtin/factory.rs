@@ -9,7 +9,7 @@ use super::delegated::{
     DelegatedSecrets, DelegatedSettings,
 };
 use super::{BuiltinIssuer, CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME, ProvidedCa};
-use crate::registry::{BackendConfig, BackendSettings, BuildContext, IssuerFactory};
+use crate::registry::{BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory};
 use crate::resource::{BuiltinConf, BundledCa, Provider, SELF_SIGNED_NOT_ALLOWED};
 use crate::secret::{SourceReader, SourceRef};
 use crate::{Error, ErrorKind, Issuer, KeyType, Result, SecretValue};
@@ -41,15 +41,11 @@ impl IssuerFactory for Factory {
         ["builtin", "provided", "Bundled"].map(str::to_owned).into()
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
-        let issuer = match config.settings() {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
+        match config.settings() {
             BackendSettings::Provider(Provider::Builtin(conf)) => {
                 let secrets = CaSecrets::for_backend(context.mesh(), config.name())?;
-                stored(settings(conf, secrets, config, context)?, context).await?
+                stored(settings(conf, secrets, config, context)?, context).await
             }
             BackendSettings::Provider(Provider::Provided(conf)) => {
                 // The classic model has no setting for it: whoever provides a root means it.
@@ -61,22 +57,20 @@ impl IssuerFactory for Factory {
                     config,
                     context,
                 )
-                .await?
+                .await
             }
             BackendSettings::Bundled(bundled) => match &bundled.ca {
-                BundledCa::Autogenerate if !bundled.insecure_allow_self_signed => {
-                    return Err(Error::new(
-                        ErrorKind::InvalidConfig,
-                        SELF_SIGNED_NOT_ALLOWED,
-                    ));
-                }
+                BundledCa::Autogenerate if !bundled.insecure_allow_self_signed => Err(Error::new(
+                    ErrorKind::InvalidConfig,
+                    SELF_SIGNED_NOT_ALLOWED,
+                )),
                 BundledCa::Autogenerate => {
                     let secrets = CaSecrets::for_identity(context.mesh(), config.name())?;
                     stored(
                         settings(&BuiltinConf::default(), secrets, config, context)?,
                         context,
                     )
-                    .await?
+                    .await
                 }
                 BundledCa::Provided {
                     certificate,
@@ -91,17 +85,14 @@ impl IssuerFactory for Factory {
                         config,
                         context,
                     )
-                    .await?
+                    .await
                 }
             },
-            BackendSettings::Provider(_) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "the built-in CA does not build this type",
-                ));
-            }
-        };
-        Ok(Arc::new(issuer))
+            BackendSettings::Provider(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the built-in CA does not build this type",
+            )),
+        }
     }
 }
 
@@ -110,7 +101,7 @@ pub(crate) async fn delegate(
     upstream: Arc<dyn Issuer>,
     config: &BackendConfig,
     context: &BuildContext,
-) -> Result<Arc<dyn Issuer>> {
+) -> Result<BuiltIssuer> {
     let secrets = DelegatedSecrets::for_identity(context.mesh(), config.name())?;
     let leaf = config.lifetime();
     let settings = DelegatedSettings::new(context.trust_domain().clone(), secrets)
@@ -124,7 +115,7 @@ pub(crate) async fn delegate(
         Arc::clone(context.clock()),
     )
     .await?;
-    Ok(Arc::new(issuer))
+    Ok(BuiltIssuer::rotating(Arc::new(issuer)))
 }
 
 fn settings(
@@ -151,13 +142,10 @@ fn settings(
     Ok(settings)
 }
 
-async fn stored(settings: CaSettings, context: &BuildContext) -> Result<BuiltinIssuer> {
-    BuiltinIssuer::load_or_create(
-        settings,
-        Arc::clone(context.secrets()),
-        Arc::clone(context.clock()),
-    )
-    .await
+async fn stored(settings: CaSettings, context: &BuildContext) -> Result<BuiltIssuer> {
+    let (store, clock) = (Arc::clone(context.secrets()), Arc::clone(context.clock()));
+    let issuer = BuiltinIssuer::load_or_create(settings, store, clock).await?;
+    Ok(BuiltIssuer::rotating(Arc::new(issuer)))
 }
 
 async fn provided(
@@ -167,7 +155,7 @@ async fn provided(
     allow_self_signed: bool,
     config: &BackendConfig,
     context: &BuildContext,
-) -> Result<BuiltinIssuer> {
+) -> Result<BuiltIssuer> {
     let located = |error: Error| {
         error
             .with_context("certificate", certificate)
@@ -186,7 +174,9 @@ async fn provided(
         Arc::clone(context.clock()),
     )
     .map_err(located)?;
-    Ok(issuer.with_max_leaf_lifetime(config.lifetime().max(DEFAULT_MAX_LEAF_LIFETIME)))
+    let issuer = issuer.with_max_leaf_lifetime(config.lifetime().max(DEFAULT_MAX_LEAF_LIFETIME));
+    // Its operator replaces it.
+    Ok(Arc::new(issuer).into())
 }
 
 fn text<'a>(value: &'a SecretValue, what: &str) -> Result<&'a str> {

@@ -477,6 +477,8 @@ impl Issuer for BuiltinIssuer {
             .with_common_name(true)
             .with_intermediates(self.snapshot().active.allows_intermediate(0))
             .with_key_types(KeyType::ALL)
+            // How often the store is read is decided here already.
+            .with_trust_interval(Duration::ZERO)
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
@@ -512,11 +514,6 @@ impl Issuer for BuiltinIssuer {
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
         Ok(self.fresh_snapshot(self.clock.now()).await.bundle.clone())
-    }
-
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.reload().await?;
-        Ok(self.snapshot().bundle.clone())
     }
 
     async fn check(&self) -> Result<CheckReport> {
@@ -555,13 +552,6 @@ impl Issuer for BuiltinIssuer {
             ));
         }
         Ok(report)
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        match self.source {
-            Source::Stored { .. } => Some(self),
-            Source::Provided => None,
-        }
     }
 }
 

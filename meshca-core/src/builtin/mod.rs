@@ -9,7 +9,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
-//! use meshca_core::{CertificateSpec, IssuerExt, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
+//! use meshca_core::{CertificateSpec, IssuingCa, MemorySecretStore, SpiffeId, SystemClock, TrustDomain};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,7 +19,7 @@
 //! let issuer = BuiltinIssuer::load_or_create(settings, store, clock.clone()).await?;
 //!
 //! let spec = CertificateSpec::workload(SpiffeId::new("spiffe://example.org/ns/shop/sa/cart")?);
-//! let identity = issuer.issue(&spec, &*clock).await?;
+//! let identity = IssuingCa::new(issuer).issue(&spec, &*clock).await?;
 //! println!("{}", identity.chain_pem());
 //! # Ok(())
 //! # }

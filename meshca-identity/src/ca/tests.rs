@@ -24,7 +24,8 @@ fn backoff() -> ScheduleOptions {
 
 fn pace(backoff: &ScheduleOptions) -> Pace<'_> {
     Pace {
-        look: 2 * UNIT,
+        look: UNIT,
+        least: 2 * UNIT,
         reread: 3 * UNIT,
         backoff,
     }

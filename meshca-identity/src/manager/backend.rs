@@ -1,17 +1,16 @@
 //! One CA of a mesh: what the resources want of it, its life, and what is known of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::registry::{BackendConfig, BackendSettings};
 use meshca_core::resource::{
     Backend as ClassicBackend, BundledCa, IdentityProvider, MeshTrustCreation, Provider,
 };
-use meshca_core::{Error, ErrorKind, Issuer, TrustBundle, TrustDomain, TrustRoot};
+use meshca_core::{Error, ErrorKind, TrustBundle, TrustDomain, TrustRoot};
 
 use super::ids::number;
-use super::job;
+use super::job::{self, LiveCa};
 use crate::ca::Ca;
 use crate::schedule::LaneId;
 use crate::{BackendKey, MeshResources};
@@ -54,7 +53,7 @@ impl Wanted {
 /// See the [module](self).
 pub(super) struct Backend {
     pub(super) wanted: Wanted,
-    pub(super) life: Ca<Arc<dyn Issuer>, Error>,
+    pub(super) life: Ca<LiveCa, Error>,
     pub(super) lane: LaneId,
     /// Stands for the CA in the numbers of certificates. It has the same one whenever it comes back, so what it signed is known again.
     pub(super) uid: u64,

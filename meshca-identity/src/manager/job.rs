@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
 use meshca_core::{
-    CertificateSpec, Clock, Error, ErrorKind, Identity, Issuer, IssuerExt, Result, RotationStep,
-    SecretStore, TrustBundle,
+    CaRotation, CertificateSpec, Clock, Error, ErrorKind, Identity, Issuer, IssuingCa, Result,
+    RotationStep, SecretStore, TrustBundle,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
@@ -24,6 +24,19 @@ pub(super) const TOGETHER: Duration = Duration::from_millis(2);
 
 /// When one of several is too slow for the others to wait for it.
 const SLOW: Duration = Duration::from_millis(10);
+
+/// How long a CA above the one that signs may take to name its roots. Less than the limit of the
+/// look that asks it, so that the roots of the CA itself are read all the same.
+const ABOVE: Duration = Duration::from_secs(30);
+
+/// A CA that was set up.
+#[derive(Clone)]
+pub(super) struct LiveCa {
+    pub(super) issuing: IssuingCa,
+    pub(super) rotation: Option<Arc<dyn CaRotation>>,
+    /// The least time between two questions for its roots, however often the manager wants to ask: some CAs bill or throttle them.
+    pub(super) trust_interval: Duration,
+}
 
 /// A certificate to ask for.
 pub(super) struct Order {
@@ -63,7 +76,7 @@ pub(super) enum Done {
     },
     Built {
         ca: CaRef,
-        result: Result<(Arc<dyn Issuer>, Roots)>,
+        result: Result<(LiveCa, Roots)>,
     },
     /// A look or a step of its rotation.
     Asked {
@@ -144,7 +157,7 @@ impl Drop for Report {
 /// Those that a CA in this process signs take less time than waking the driver for each, so it hears of them together; of what takes
 /// longer it hears at once.
 pub(super) async fn issue(
-    issuer: Arc<dyn Issuer>,
+    issuing: IssuingCa,
     batch: Batch,
     clock: Arc<dyn Clock>,
     limit: Duration,
@@ -164,7 +177,7 @@ pub(super) async fn issue(
         report.running = Some((order.ticket, order.want));
         // In a box, as is what only those need who wait: glibc's allocator puts in order what it has whenever it is asked for a kilobyte or
         // more, which took longer than all else that is done for a certificate here, and so this task is less.
-        let mut work = Box::pin(issuer.issue(&order.spec, &*clock));
+        let mut work = Box::pin(issuing.issue(&order.spec, &*clock));
         // Whoever signs in this process is done at once, and needs no timer.
         let at_once = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
         let result = match at_once {
@@ -255,42 +268,51 @@ pub(super) async fn build(
     layers: Vec<Layer>,
     before: Before,
     limit: Duration,
-) -> Result<(Arc<dyn Issuer>, Roots)> {
-    let (issuer, bundle) = within(limit, "could not be set up", async {
+) -> Result<(LiveCa, Roots)> {
+    let (ca, bundle) = within(limit, "could not be set up", async {
         let built = registry.build(&config, &context).await?;
         let issuer = layers
             .iter()
-            .fold(built, |issuer, layer| layer(&config, issuer));
-        let bundle = issuer.trust_bundle().await?;
-        Ok((issuer, bundle))
+            .fold(built.issuer, |issuer, layer| layer(&config, issuer));
+        let trust_interval = issuer.capabilities().trust_interval();
+        let issuing = IssuingCa::new(issuer);
+        let bundle = issuing.refresh().await?;
+        let live = LiveCa {
+            issuing,
+            rotation: built.rotation,
+            trust_interval,
+        };
+        Ok((live, bundle))
     })
     .await?;
-    Ok((issuer, before.roots(bundle).await?))
+    Ok((ca, before.roots(bundle).await?))
 }
 
-/// Reads the roots of an issuer again.
-pub(super) async fn look(
-    issuer: Arc<dyn Issuer>,
-    before: Before,
-    limit: Duration,
-) -> Result<Roots> {
-    let asked = issuer.trust_bundle();
+/// Has a CA asked for its roots again, and first the CA above it.
+pub(super) async fn look(ca: LiveCa, before: Before, limit: Duration) -> Result<Roots> {
+    if let Some(rotation) = &ca.rotation {
+        let followed = within(ABOVE, "above it did not say its roots", rotation.follow());
+        if let Err(error) = followed.await {
+            tracing::warn!(ca = %ca.issuing, %error, "the CA above could not be asked for its roots; those known stay trusted");
+        }
+    }
+    let asked = ca.issuing.refresh();
     let bundle = within(limit, "did not say which roots it has", asked).await?;
     before.roots(bundle).await
 }
 
-/// Takes an issuer a step further in the replacement of its CA.
+/// Takes a CA a step further in its replacement.
 pub(super) async fn rotate(
-    issuer: Arc<dyn Issuer>,
+    ca: LiveCa,
     step: RotationStep,
     before: Before,
     limit: Duration,
 ) -> Result<Roots> {
     let bundle = within(limit, "could not be rotated", async {
-        if let Some(rotation) = issuer.rotation() {
+        if let Some(rotation) = &ca.rotation {
             rotation.rotate(step).await?;
         }
-        issuer.trust_bundle().await
+        ca.issuing.refresh().await
     })
     .await?;
     before.roots(bundle).await

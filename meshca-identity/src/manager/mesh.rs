@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use meshca_core::resource::{Form, Kri, MeshIdentity, MeshTrust, Metadata};
-use meshca_core::{Error, Issuer, Result, RotationStep, TrustBundle, TrustRoot};
+use meshca_core::{Error, Result, RotationStep, TrustBundle, TrustRoot};
 
 use super::backend::{Backend, Wanted, untrusted};
 use super::cell::{MeshCell, PublishedTrust};
 use super::gate::Gate;
+use super::job::LiveCa;
 use super::setup::guarded;
 use super::status::{self, CaStatus, IdentityStatus};
 use crate::ca;
@@ -116,12 +117,8 @@ impl Mesh {
     }
 
     /// What a CA is told when time has passed. Here its rotation meets the gate.
-    pub(super) fn tick(
-        &self,
-        key: &BackendKey,
-        backend: &Backend,
-    ) -> ca::Event<Arc<dyn Issuer>, Error> {
-        let ask = || backend.life.signer()?.rotation()?.due();
+    pub(super) fn tick(&self, key: &BackendKey, backend: &Backend) -> ca::Event<LiveCa, Error> {
+        let ask = || backend.life.signer()?.rotation.as_ref()?.due();
         let due = guarded("an issuer, asked whether its CA is to be replaced", ask).flatten();
         let bundle = backend.bundle.as_ref();
         let trusted = bundle.is_some_and(|bundle| self.gate.is_open_for(bundle, &self.ledger));

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use loom::future::block_on;
 use loom::thread;
-use meshca_core::{Clock, Identity, IssuerExt, SpiffeId, TrustDomain};
+use meshca_core::{Clock, Identity, IssuingCa, SpiffeId, TrustDomain};
 use meshca_testkit::{FakeClock, FaultyIssuer};
 
 use super::{health, status};
@@ -150,7 +150,7 @@ fn identities() -> [Arc<Identity>; 2] {
     let make = || {
         let clock = FakeClock::new();
         let domain = TrustDomain::new("example.org").unwrap();
-        let ca = FaultyIssuer::new(domain, Arc::new(clock.clone())).unwrap();
+        let ca = IssuingCa::new(FaultyIssuer::new(domain, Arc::new(clock.clone())).unwrap());
         ["one", "two"].map(|name| {
             let id = SpiffeId::new(format!("spiffe://example.org/{name}")).unwrap();
             let spec = meshca_core::CertificateSpec::workload(id);

@@ -30,8 +30,11 @@ pub struct ManagerOptions {
     /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. As long does a
     /// control plane that [has started](crate::manager#across-restarts) wait for proxies to come back. 60 s.
     pub linger: Duration,
-    /// How often a CA's roots are read again. Twice as often it is seen whether a store [tells of changes](SecretStore::revision),
-    /// which are looked into at once, whether a CA is to be replaced, and whether somebody has set the clock. 30 s.
+    /// How often a CA is asked for its roots, and the CA above it. A CA that declares a longer
+    /// [interval](meshca_core::Capabilities::trust_interval) is asked that seldom, unless [secrets
+    /// have changed](crate::Manager::secrets_changed). Twice as often the manager looks whether a store
+    /// [tells of changes](meshca_core::SecretStore::revision), whether a CA is to be replaced, and whether the
+    /// clock was set. 30 s.
     pub trust_refresh: Duration,
     /// How long a CA may take for one certificate where the resource does not say. 60 s.
     pub request_timeout: Duration,

@@ -14,7 +14,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
-//! use meshca_core::{CertificateSpec, IssuerExt, SpiffeId, SystemClock, TrustDomain};
+//! use meshca_core::{CertificateSpec, IssuingCa, SpiffeId, SystemClock, TrustDomain};
 //! use meshca_identity::rustls023::{PeerPolicy, Settings};
 //! use meshca_identity::{Credentials, TrustBundles};
 //! # use meshca_core::{Clock, MemorySecretStore, builtin::{BuiltinIssuer, CaSecrets, CaSettings}};
@@ -22,13 +22,13 @@
 //! # let domain = TrustDomain::new("example.org")?;
 //! # let settings = CaSettings::new(domain.clone(), CaSecrets::for_backend("default", "ca-1")?);
 //! # let issuer = BuiltinIssuer::load_or_create(settings, Arc::new(MemorySecretStore::new()), clock.clone()).await?;
-//! # use meshca_core::Issuer;
 //!
 //! // What a manager does: it sends credentials whenever they change.
 //! let (sender, credentials) = tokio::sync::watch::channel(None);
-//! let identity = issuer.issue(&CertificateSpec::workload(SpiffeId::new("spiffe://example.org/web")?), &*clock).await?;
+//! let ca = IssuingCa::new(issuer);
+//! let identity = ca.issue(&CertificateSpec::workload(SpiffeId::new("spiffe://example.org/web")?), &*clock).await?;
 //! let mut trust = TrustBundles::new();
-//! trust.add(&issuer.trust_bundle().await?)?;
+//! trust.add(&ca.trust(&*clock).await?)?;
 //! sender.send_replace(Some(Credentials::new(identity, trust)));
 //!
 //! // What a server does.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::Resource;
 use meshca_core::spiffe::{Environment, Workload};
 use meshca_core::{
@@ -128,10 +130,6 @@ impl Issuer for Front {
         Ok(bundle)
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         Ok(CheckReport::new())
     }
@@ -176,11 +174,7 @@ impl IssuerFactory for Cas {
         vec!["ca-a".to_owned(), "ca-b".to_owned(), "ca-c".to_owned()]
     }
 
-    async fn build(
-        &self,
-        config: &BackendConfig,
-        context: &BuildContext,
-    ) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let ca = self.get(config.type_name());
         ca.builds.fetch_add(1, Ordering::SeqCst);
         if ca.unbuildable.load(Ordering::SeqCst) {
@@ -193,7 +187,7 @@ impl IssuerFactory for Cas {
             state.signing = Some(Arc::new(issuer));
         }
         drop(state);
-        Ok(Arc::new(Front(ca)))
+        Ok(Arc::new(Front(ca)).into())
     }
 }
 

@@ -143,13 +143,13 @@ async fn rotate(
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let one = |faults: Vec<String>| faults.join("; ");
-    let before = subject.refreshed_bundle().await?;
+    let before = subject.bundle().await?;
     let (old_request, _) = subject.new_request(subject.spec())?;
     let old = subject.signed(&old_request, None).await.map_err(one)?.chain;
 
     let prepared = subject.within("prepare", rotation.prepare()).await?;
     prepared.map_err(|error| format!("preparing the next CA failed: {}", told(&error)))?;
-    let published = subject.refreshed_bundle().await?;
+    let published = subject.bundle().await?;
     let mut new_roots = published.clone();
     for root in before.roots() {
         if !published.contains(root.der()) {
@@ -194,7 +194,7 @@ async fn rotate(
         "a leaf signed after the activation, by the new roots alone",
         proven(&new, &request, &new_roots),
     );
-    let after = subject.refreshed_bundle().await?;
+    let after = subject.bundle().await?;
     for (what, chain, request) in [
         (
             "the leaf of before, by the bundle of afterwards",

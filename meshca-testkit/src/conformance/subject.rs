@@ -291,13 +291,6 @@ impl<'a> Subject<'a> {
             .map_err(|error| format!("`trust_bundle` failed: {}", told(&error)))
     }
 
-    pub(super) async fn refreshed_bundle(&self) -> Result<TrustBundle, String> {
-        let answer = self.within("refresh_trust_bundle", self.issuer.refresh_trust_bundle());
-        answer
-            .await?
-            .map_err(|error| format!("`refresh_trust_bundle` failed: {}", told(&error)))
-    }
-
     pub(super) async fn within<T>(
         &self,
         what: &str,
@@ -327,7 +320,7 @@ impl<'a> Subject<'a> {
         };
         let mut verdict = self.judge(&chain, request, key, &bundle);
         if verdict.root_unknown {
-            let renewed = self.refreshed_bundle().await.map_err(one)?;
+            let renewed = self.bundle().await.map_err(one)?;
             if renewed != bundle {
                 verdict = self.judge(&chain, request, key, &renewed);
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meshca_core::resource::{DataSource, VaultAuth, VaultConf};
 use meshca_core::secret::SourceReader;
-use meshca_core::{Expect, MemorySecretStore, SecretKey, SecretStore};
+use meshca_core::{Expect, IssuingCa, MemorySecretStore, SecretKey, SecretStore};
 use meshca_testkit::servers::Vault;
 use meshca_vault::{VaultIssuer, VaultSettings};
 use serde_json::{Value, json};
@@ -112,12 +112,19 @@ pub(crate) fn settings(address: &str, auth: VaultAuth) -> VaultSettings {
         .with_lifetime(Duration::from_secs(3600))
 }
 
-pub(crate) fn issuer(settings: VaultSettings, store: &Arc<MemorySecretStore>) -> VaultIssuer {
+pub(crate) fn issuer(
+    settings: VaultSettings,
+    store: &Arc<MemorySecretStore>,
+) -> IssuingCa<VaultIssuer> {
+    IssuingCa::new(bare(settings, store))
+}
+
+pub(crate) fn bare(settings: VaultSettings, store: &Arc<MemorySecretStore>) -> VaultIssuer {
     VaultIssuer::new(settings, sources(store), clock()).unwrap()
 }
 
 /// An issuer with a token of the policy.
-pub(crate) async fn with_token(vault: &Vault) -> VaultIssuer {
+pub(crate) async fn with_token(vault: &Vault) -> IssuingCa<VaultIssuer> {
     let store = secrets(&[("vault-token", &token(vault, json!({})).await)]).await;
     issuer(settings(vault.address(), token_auth()), &store)
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind,
-    IssuedCertificate, Issuer, Result, Retry, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, Result, Retry,
+    SignedChain, TrustBundle,
 };
 use tokio::time::Instant;
 
@@ -178,24 +178,8 @@ impl<I: Issuer> Issuer for Audited<I> {
         self.inner.trust_bundle().await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.inner.refresh_trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         self.inner.check().await
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.inner.settled(request, outcome).await;
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        self.inner.rotation()
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use meshca_core::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind,
-    IssuedCertificate, Issuer, Result, Retry, SignedChain, SpiffeId, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, Result, Retry,
+    SignedChain, SpiffeId, TrustBundle,
 };
 use tokio::time::Instant;
 
@@ -33,11 +33,11 @@ use super::rfc3339;
 ///   until something is signed.
 /// - **What does not**: errors that will not pass (the CA works, and says no), and
 ///   [`RateLimited`](ErrorKind::RateLimited) ones (the CA works, and says when). They neither open nor close it.
-/// - **While it is open** signing fails at once with [`Unavailable`](ErrorKind::Unavailable) and the time
-///   [after which](Retry::After) to come back; the message says since when, and the last failure is the
-///   source. `refresh_trust_bundle` fails as well. `trust_bundle` is passed on, since issuers answer it from
-///   what they hold, and proxies need it most when the CA is gone; so is `check`, since whoever asks wants to
-///   know how it is now.
+/// - **While it is open** signing fails at once with [`Unavailable`](ErrorKind::Unavailable) and
+///   the time [after which](Retry::After) to come back; the message says since when, and the last
+///   failure is the source. `trust_bundle` is passed on: it is asked for seldom, and a CA that
+///   does not sign may still have new roots. So is `check`, since its caller wants to know the
+///   present state.
 /// - **A probe** is an ordinary request to sign, one at a time. One that is dropped leaves its place to the
 ///   next; one that has no answer for as long as the breaker stays open does as well.
 ///
@@ -154,15 +154,6 @@ impl Shared {
         }
     }
 
-    /// For what is no probe: only a signature shows that the CA signs again.
-    fn wait(&self) -> Result<()> {
-        let state = self.state();
-        match state.breaking.wait(self.now()) {
-            Some(wait) => Err(state.refusal(wait)),
-            None => Ok(()),
-        }
-    }
-
     fn report(&self, ticket: Ticket, id: &SpiffeId, outcome: Outcome, error: Option<&Error>) {
         let mut state = self.state();
         if outcome == Outcome::Failed {
@@ -264,25 +255,8 @@ impl<I: Issuer> Issuer for Breaker<I> {
         self.inner.trust_bundle().await
     }
 
-    async fn refresh_trust_bundle(&self) -> Result<TrustBundle> {
-        self.shared.wait()?;
-        self.inner.refresh_trust_bundle().await
-    }
-
     async fn check(&self) -> Result<CheckReport> {
         self.inner.check().await
-    }
-
-    async fn settled(
-        &self,
-        request: &CertificateRequest,
-        outcome: Result<&IssuedCertificate, &Error>,
-    ) {
-        self.inner.settled(request, outcome).await;
-    }
-
-    fn rotation(&self) -> Option<&dyn CaRotation> {
-        self.inner.rotation()
     }
 }
 

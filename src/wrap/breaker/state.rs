@@ -93,14 +93,6 @@ impl<K: Eq + Hash> Breaking<K> {
         }
     }
 
-    /// For how long nothing may be asked, be it no probe.
-    pub(super) fn wait(&self, now: Duration) -> Option<Duration> {
-        match self.phase {
-            Phase::Open { until } => until.checked_sub(now).filter(|wait| !wait.is_zero()),
-            _ => None,
-        }
-    }
-
     /// May the CA be asked now?
     pub(super) fn ask(&mut self, now: Duration) -> Decision {
         match self.phase {

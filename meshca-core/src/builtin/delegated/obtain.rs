@@ -5,7 +5,7 @@ use super::state::{DelegatedStore, Intermediate, State, as_pem, assemble, second
 use crate::time::rfc3339;
 use crate::{
     CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, IssuedCertificate, Issuer,
-    IssuerExt as _, PrivateKey, Result, TrustBundle, pem, x509,
+    IssuingCa, PrivateKey, Result, TrustBundle, pem, x509,
 };
 
 /// An intermediate that nobody knows of yet.
@@ -35,10 +35,10 @@ pub(super) fn check_upstream(settings: &DelegatedSettings, upstream: &dyn Issuer
 /// Asks the upstream for its roots. None at all is no answer to trust anything by.
 pub(super) async fn roots_of(
     settings: &DelegatedSettings,
-    upstream: &dyn Issuer,
+    upstream: &IssuingCa,
 ) -> Result<TrustBundle> {
     let named = |error: Error| error.with_context("upstream", upstream);
-    let bundle = upstream.refresh_trust_bundle().await.map_err(named)?;
+    let bundle = upstream.refresh().await.map_err(named)?;
     if *bundle.trust_domain() != settings.trust_domain {
         return Err(named(
             Error::new(
@@ -63,12 +63,12 @@ pub(super) async fn roots_of(
 pub(super) async fn obtain(
     settings: &DelegatedSettings,
     store: &DelegatedStore,
-    upstream: &dyn Issuer,
+    upstream: &IssuingCa,
     clock: &dyn Clock,
     state: &State,
 ) -> Result<Obtained> {
     // All that can be known before a key is made and a certificate is paid for.
-    check_upstream(settings, upstream)?;
+    check_upstream(settings, &**upstream)?;
     let named = |error: Error| error.with_context("upstream", upstream);
     upstream.check().await.map_err(named)?;
     let roots = roots_of(settings, upstream).await?;

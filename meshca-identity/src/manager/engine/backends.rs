@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::registry::BuildContext;
-use meshca_core::{Error, Issuer, Result};
+use meshca_core::{Error, Result};
 
 use super::Engine;
 use crate::BackendKey;
@@ -13,7 +13,7 @@ use crate::ca::{self, Effect, Pace, Task};
 use crate::manager::backend::{Backend, Wanted};
 use crate::manager::event::Event;
 use crate::manager::ids::{CaRef, MeshId};
-use crate::manager::job::{self, Before, Done, Roots};
+use crate::manager::job::{self, Before, Done, LiveCa, Roots};
 use crate::manager::options::ManagerOptions;
 use crate::trust::Origin;
 
@@ -23,9 +23,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How often a CA whose key somebody else made is read again from where it is kept, if nobody says that it has changed.
 const REREAD: Duration = Duration::from_secs(300);
 
-fn pace(options: &ManagerOptions) -> Pace<'_> {
+fn pace<'a>(options: &'a ManagerOptions, ca: Option<&LiveCa>) -> Pace<'a> {
     Pace {
         look: options.trust_refresh,
+        least: ca.map(|ca| ca.trust_interval).unwrap_or_default(),
         reread: REREAD,
         backoff: &options.schedule,
     }
@@ -128,9 +129,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(Arc<dyn Issuer>, Roots)>) {
+    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
         let (result, roots) = match result {
-            Ok((issuer, roots)) => (Ok(issuer), Some(roots)),
+            Ok((live, roots)) => (Ok(live), Some(roots)),
             Err(error) => (Err(error), None),
         };
         let epoch = ca.epoch;
@@ -150,14 +151,19 @@ impl Engine {
     pub(super) fn tell(
         &mut self,
         ca: &CaRef,
-        event: ca::Event<Arc<dyn Issuer>, Error>,
+        event: ca::Event<LiveCa, Error>,
         mut roots: Option<Roots>,
     ) {
         let now = self.clockwork.now();
         let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
         };
-        let effects = backend.life.on(event, now.up, &pace(&self.setup.options));
+        let live = match &event {
+            ca::Event::Built { result, .. } => result.as_ref().ok(),
+            _ => backend.life.issuer(),
+        };
+        let pace = pace(&self.setup.options, live);
+        let effects = backend.life.on(event, now.up, &pace);
         if let Some(at) = backend.life.next_wake(now.up) {
             self.clockwork.wake_by(at);
         }
@@ -232,11 +238,11 @@ impl Engine {
                     result: Err(error),
                 });
             }
-            (_, Some(issuer)) => {
+            (_, Some(live)) => {
                 let ask = async move {
                     let result = match task {
-                        Task::Rotate(step) => job::rotate(issuer, step, before, LIMIT).await,
-                        _ => job::look(issuer, before, LIMIT).await,
+                        Task::Rotate(step) => job::rotate(live, step, before, LIMIT).await,
+                        _ => job::look(live, before, LIMIT).await,
                     };
                     Done::Asked { ca, result }
                 };

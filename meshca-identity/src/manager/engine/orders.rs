@@ -80,7 +80,7 @@ impl Engine {
                 self.discard(orders);
                 continue;
             };
-            let Some(issuer) = backend.life.issuer().cloned() else {
+            let Some(live) = backend.life.issuer() else {
                 self.discard(orders);
                 continue;
             };
@@ -95,10 +95,10 @@ impl Engine {
                     spent: self.outbox.spent(orders.len()),
                     orders,
                 };
-                let issuer = Arc::clone(&issuer);
+                let issuing = live.issuing.clone();
                 let clock = Arc::clone(&self.setup.shared.clock);
                 self.clockwork
-                    .start_reporting(|to| job::issue(issuer, batch, clock, limit, to));
+                    .start_reporting(|to| job::issue(issuing, batch, clock, limit, to));
             }
         }
         // Keys are not kept for longer than it takes to wipe them.
