@@ -45,40 +45,9 @@ pub(crate) enum Task {
     Rotate(RotationStep),
 }
 
-/// Everything that a CA hears of.
-#[derive(Clone, Debug)]
-pub(crate) enum Event<I, E> {
-    /// The resources have other settings for it.
-    Changed {
-        epoch: u64,
-        /// Whether its key is somebody else's, who may replace it without a change of the resources.
-        rereads: bool,
-    },
-    /// Time has passed, or what the gate says has changed.
-    Tick {
-        /// The step that its rotation needs.
-        due: Option<RotationStep>,
-        /// Whether every proxy that matters trusts all of its roots.
-        trusted: bool,
-    },
-    /// Secrets may have changed.
-    SecretsChanged {
-        /// Somebody says so. Else the store has changed, as it does for each record too: then failures keep their backoff.
-        told: bool,
-    },
-    /// It signed under a root that it had not named.
-    UnknownRoot,
-    /// A [`Task::Build`] has ended.
-    Built { epoch: u64, result: Result<I, E> },
-    /// A [`Task::Look`] or a [`Task::Rotate`] has ended.
-    Asked { epoch: u64, result: Result<(), E> },
-}
-
 /// Everything that the manager does for a CA, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<E> {
-    /// Start this task.
-    Start(Task),
     /// Tell observers that it was taken this step further.
     Rotated(RotationStep),
     /// Take the roots that the task brought.
@@ -98,11 +67,9 @@ pub(crate) enum Effect<E> {
 /// Everything that a CA can be in, between tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum CaState<I, E> {
-    /// No attempt to set it up as the resources say now has ended, and there is no issuer of before. Its build is due.
-    New {
-        /// The last error with the settings before these, shown until there is news.
-        fault: Option<E>,
-    },
+    /// No attempt to set it up as the resources say now has ended, and there is no issuer of before. Its build is due. The last error with
+    /// the settings before these is shown until there is news.
+    New(Option<E>),
     /// It could not be set up, and there is no issuer of before.
     Down(Failure<E>),
     /// It is set up as the resources say.
@@ -115,16 +82,10 @@ enum CaState<I, E> {
     },
     /// No attempt to set it up as the resources say now has ended. Its build is due. The issuer of before does not sign: what it would
     /// sign is not what is wanted.
-    Changing {
-        former: Serving<I>,
-        fault: Option<E>,
-    },
+    Changing(Serving<I>, Option<E>),
     /// It could not be set up as the resources say now, or with the key that it has now. The issuer of before signs: what it signs is
     /// still accepted, and without it workloads would have nothing.
-    Fallback {
-        former: Serving<I>,
-        failure: Failure<E>,
-    },
+    Fallback(Serving<I>, Failure<E>),
 }
 
 /// An issuer, and when it needs attention.
@@ -167,12 +128,13 @@ pub(crate) struct Ca<I, E> {
 }
 
 impl<I, E: Clone> Ca<I, E> {
-    /// A CA that the resources name, and did not name before.
+    /// A CA that the resources name, and did not name before. `rereads`: its key is somebody else's, who may replace it without a change
+    /// of the resources.
     pub(crate) fn new(epoch: u64, rereads: bool) -> Self {
         Self {
             epoch,
             rereads,
-            state: CaState::New { fault: None },
+            state: CaState::New(None),
             job: None,
         }
     }
@@ -189,19 +151,17 @@ impl<I, E: Clone> Ca<I, E> {
 
     /// The issuer that may sign, as far as its settings go.
     pub(crate) fn signer(&self) -> Option<&I> {
-        match self.state {
-            CaState::Changing { .. } => None,
-            _ => self.issuer(),
-        }
+        self.issuer()
+            .filter(|_| !matches!(self.state, CaState::Changing(..)))
     }
 
     /// The last error, if it has not been overcome. An error of its settings hides those of an issuer of before.
     pub(crate) fn error(&self) -> Option<&E> {
         match &self.state {
-            CaState::New { fault }
-            | CaState::Up { fault, .. }
-            | CaState::Changing { fault, .. } => fault.as_ref(),
-            CaState::Down(failure) | CaState::Fallback { failure, .. } => Some(&failure.error),
+            CaState::New(fault) | CaState::Up { fault, .. } | CaState::Changing(_, fault) => {
+                fault.as_ref()
+            }
+            CaState::Down(failure) | CaState::Fallback(_, failure) => Some(&failure.error),
         }
     }
 
@@ -210,81 +170,46 @@ impl<I, E: Clone> Ca<I, E> {
         self.job.is_none()
     }
 
-    /// When it needs an [`Event::Tick`] at the latest. While a task is under way, its report comes first.
+    /// When it needs a [tick](Self::tick) at the latest. While a task is under way, its report comes first.
     pub(crate) fn next_wake(&self, now: Duration) -> Option<Duration> {
-        if self.job.is_some() {
+        if !self.is_idle() {
             return None;
         }
-        let serving = self.serving();
-        let look = serving.map(|serving| serving.look_at);
+        let look = self.serving().map(|serving| serving.look_at);
         // Whether a step is due then, only the rotation itself knows.
-        let rotate = serving.map(|serving| serving.rotate_at);
+        let rotate = self.serving().map(|serving| serving.rotate_at);
         let rotate = rotate.filter(|at| *at > now);
         [self.build_at(), look, rotate].into_iter().flatten().min()
     }
 
-    /// Takes an event, and says what to do.
-    pub(crate) fn on(
-        &mut self,
-        event: Event<I, E>,
-        now: Duration,
-        pace: &Pace<'_>,
-    ) -> Vec<Effect<E>> {
-        match event {
-            Event::Changed { epoch, rereads } => {
-                self.change(epoch, rereads);
-                Vec::new()
-            }
-            Event::Tick { due, trusted } => self.tick(due, trusted, now),
-            Event::SecretsChanged { told } => {
-                self.look_anew(told, now);
-                Vec::new()
-            }
-            Event::UnknownRoot => {
-                self.look_now(now);
-                Vec::new()
-            }
-            Event::Built { epoch, result } => match self.end(epoch) {
-                Some(job) => self.built(result, job.again, now, pace),
-                None => Vec::new(),
-            },
-            Event::Asked { epoch, result } => match self.end(epoch) {
-                Some(Job {
-                    task: Task::Rotate(step),
-                    ..
-                }) => self.rotated(step, result, now, pace),
-                Some(job) => self.looked(result, job.again, now, pace),
-                None => Vec::new(),
-            },
-        }
-    }
-
-    /// The result of a task that is under way comes too late for the new settings.
-    fn change(&mut self, epoch: u64, rereads: bool) {
-        self.epoch = epoch;
-        self.rereads = rereads;
-        self.job = None;
-        let before = std::mem::replace(&mut self.state, CaState::New { fault: None });
-        self.state = match before {
-            CaState::Down(failure) => CaState::New {
-                fault: Some(failure.error),
-            },
-            CaState::Up { serving, fault, .. } => CaState::Changing {
-                former: serving,
-                fault,
-            },
-            CaState::Fallback { former, failure } => CaState::Changing {
-                former,
-                fault: Some(failure.error),
-            },
-            new @ (CaState::New { .. } | CaState::Changing { .. }) => new,
+    /// The resources have other settings for it. The result of a task that is under way comes too late.
+    pub(crate) fn change(&mut self, epoch: u64, rereads: bool) {
+        let fault = self.error().cloned();
+        let state = match self.take_serving() {
+            None => CaState::New(fault),
+            Some(former) => CaState::Changing(former, fault),
+        };
+        *self = Self {
+            epoch,
+            rereads,
+            state,
+            job: None,
         };
     }
 
-    /// Starts what is due: the settings first, without which nothing else counts; then the rotation, which must not be late; then a look.
-    fn tick(&mut self, due: Option<RotationStep>, trusted: bool, now: Duration) -> Vec<Effect<E>> {
-        if self.job.is_some() {
-            return Vec::new();
+    /// Time has passed, or the gate gives another answer. `due` is the step that its rotation needs; `trusted` says whether every proxy
+    /// that matters trusts all of its roots.
+    ///
+    /// Starts what is due: a build first, without which nothing else counts; then a step of the rotation, which must not be late; then a
+    /// look.
+    pub(crate) fn tick(
+        &mut self,
+        due: Option<RotationStep>,
+        trusted: bool,
+        now: Duration,
+    ) -> Option<Task> {
+        if !self.is_idle() {
+            return None;
         }
         // Trust before use: the next CA signs only once every proxy trusts its root.
         let step = due.filter(|step| *step != RotationStep::Activate || trusted);
@@ -292,30 +217,30 @@ impl<I, E: Clone> Ca<I, E> {
             (Some(at), _) if at <= now => Task::Build,
             (_, Some(serving)) => match step.filter(|_| serving.rotate_at <= now) {
                 Some(step) => Task::Rotate(step),
-                None if serving.look_at <= now => Task::Look,
-                None => return Vec::new(),
+                None => (serving.look_at <= now).then_some(Task::Look)?,
             },
-            (_, None) => return Vec::new(),
+            (_, None) => return None,
         };
         self.job = Some(Job { task, again: false });
-        vec![Effect::Start(task)]
+        Some(task)
     }
 
-    fn look_anew(&mut self, told: bool, now: Duration) {
+    /// Secrets may have changed. `told`: somebody says so. Else the store has changed, as it does for each record too; then failures keep
+    /// their backoff.
+    pub(crate) fn secrets_changed(&mut self, told: bool, now: Duration) {
         self.look_now(now);
-        let serves = self.serving().is_some();
+        let again = told || (self.rereads && self.serving().is_some());
         match &mut self.state {
             CaState::Up { reread_at, .. } if self.rereads => *reread_at = Some(now),
-            CaState::Down(failure) | CaState::Fallback { failure, .. }
-                if told || (serves && self.rereads) =>
-            {
+            CaState::Down(failure) | CaState::Fallback(_, failure) if again => {
                 failure.retry_at = now;
             }
             _ => {}
         }
     }
 
-    fn look_now(&mut self, now: Duration) {
+    /// Its roots have changed, or may have: it signed under one that it had not named.
+    pub(crate) fn look_now(&mut self, now: Duration) {
         if let Some(job) = &mut self.job {
             job.again = true;
         }
@@ -324,35 +249,28 @@ impl<I, E: Clone> Ca<I, E> {
         }
     }
 
-    /// Takes note that the task has ended. `None` if one has ended that began with other settings.
-    fn end(&mut self, epoch: u64) -> Option<Job> {
-        match epoch == self.epoch {
-            true => self.job.take(),
-            false => None,
-        }
-    }
-
-    fn built(
+    /// A [`Task::Build`] has ended.
+    pub(crate) fn built(
         &mut self,
+        epoch: u64,
         result: Result<I, E>,
-        again: bool,
         now: Duration,
         pace: &Pace<'_>,
     ) -> Vec<Effect<E>> {
-        let after = |wait: Duration| match again {
+        let Some(job) = self.end(epoch) else {
+            return Vec::new();
+        };
+        let after = |wait: Duration| match job.again {
             true => now,
             false => now.saturating_add(wait),
         };
         let had_fault = self.error().is_some();
-        let before = std::mem::replace(&mut self.state, CaState::New { fault: None });
-        let was_up = matches!(before, CaState::Up { .. });
-        let (former, failures) = match before {
-            CaState::New { .. } => (None, 0),
-            CaState::Down(failure) => (None, failure.times),
-            CaState::Up { serving, .. } => (Some(serving), 0),
-            CaState::Changing { former, .. } => (Some(former), 0),
-            CaState::Fallback { former, failure } => (Some(former), failure.times),
+        let was_up = matches!(self.state, CaState::Up { .. });
+        let times = match &self.state {
+            CaState::Down(failure) | CaState::Fallback(_, failure) => failure.times,
+            _ => 0,
         };
+        let former = self.take_serving();
         match result {
             Ok(issuer) => {
                 let first = former.is_none();
@@ -369,21 +287,24 @@ impl<I, E: Clone> Ca<I, E> {
                     reread_at: self.rereads.then(|| after(pace.reread)),
                     fault: None,
                 };
-                let mut effects = vec![Effect::TakeRoots, Effect::Publish];
-                effects.extend((!was_up).then_some(Effect::Resume));
-                effects.extend((first || had_fault).then_some(Effect::Ready));
-                effects.extend(first.then_some(Effect::Review));
-                effects
+                let effects = [
+                    Some(Effect::TakeRoots),
+                    Some(Effect::Publish),
+                    (!was_up).then_some(Effect::Resume),
+                    (first || had_fault).then_some(Effect::Ready),
+                    first.then_some(Effect::Review),
+                ];
+                effects.into_iter().flatten().collect()
             }
             Err(error) => {
-                let times = failures.saturating_add(1);
+                let times = times.saturating_add(1);
                 let failure = Failure {
                     error: error.clone(),
                     times,
                     retry_at: after(pace.backoff.after(times)),
                 };
                 self.state = match former {
-                    Some(former) => CaState::Fallback { former, failure },
+                    Some(former) => CaState::Fallback(former, failure),
                     None => CaState::Down(failure),
                 };
                 let mut effects = vec![Effect::Failing(error), Effect::Publish];
@@ -394,94 +315,99 @@ impl<I, E: Clone> Ca<I, E> {
         }
     }
 
-    fn looked(
+    /// A [`Task::Look`] or a [`Task::Rotate`] has ended. If badly, the known roots stay trusted and the issuer signs all the same.
+    pub(crate) fn asked(
         &mut self,
+        epoch: u64,
         result: Result<(), E>,
-        again: bool,
         now: Duration,
         pace: &Pace<'_>,
     ) -> Vec<Effect<E>> {
-        let wait = match (again, &result) {
-            (true, _) => Duration::ZERO,
-            (false, Ok(())) => pace.look.max(pace.least),
-            (false, Err(_)) => pace.look,
+        let Some(job) = self.end(epoch) else {
+            return Vec::new();
         };
-        if let Some(serving) = self.serving_mut() {
-            serving.look_at = now.saturating_add(wait);
-        }
-        self.asked(result)
-    }
-
-    fn rotated(
-        &mut self,
-        step: RotationStep,
-        result: Result<(), E>,
-        now: Duration,
-        pace: &Pace<'_>,
-    ) -> Vec<Effect<E>> {
+        let mut effects = Vec::new();
         let done = result.is_ok();
         if let Some(serving) = self.serving_mut() {
-            let times = match serving.stepped {
-                Some((before, times)) if before == step => times.saturating_add(1),
-                _ => 1,
-            };
-            serving.stepped = Some((step, times));
-            let wait = match done {
-                true => pace.backoff.after(times),
-                false => pace.backoff.max_backoff,
-            };
-            serving.rotate_at = now.saturating_add(wait);
+            if let Task::Rotate(step) = job.task {
+                effects.extend(done.then_some(Effect::Rotated(step)));
+                let times = match serving.stepped {
+                    Some((before, times)) if before == step => times.saturating_add(1),
+                    _ => 1,
+                };
+                serving.stepped = Some((step, times));
+                let wait = match done {
+                    true => pace.backoff.after(times),
+                    false => pace.backoff.max_backoff,
+                };
+                serving.rotate_at = now.saturating_add(wait);
+            } else {
+                let wait = match (job.again, done) {
+                    (true, _) => Duration::ZERO,
+                    (false, true) => pace.look.max(pace.least),
+                    (false, false) => pace.look,
+                };
+                serving.look_at = now.saturating_add(wait);
+            }
         }
-        let mut effects = Vec::from_iter(done.then_some(Effect::Rotated(step)));
-        effects.extend(self.asked(result));
-        effects
-    }
-
-    /// An issuer has answered, or not. What it said before stays trusted, and it signs all the same.
-    fn asked(&mut self, result: Result<(), E>) -> Vec<Effect<E>> {
         let fault = match &mut self.state {
             CaState::Up { fault, .. } => Some(fault),
             // An issuer of before says nothing about the settings that failed.
             _ => None,
         };
-        match result {
-            Ok(()) => {
+        match (result, fault) {
+            (Ok(()), fault) => {
                 let recovered = fault.is_some_and(|fault| fault.take().is_some());
-                let mut effects = vec![Effect::TakeRoots];
+                effects.push(Effect::TakeRoots);
                 effects.extend(recovered.then_some(Effect::Publish));
-                effects
             }
-            Err(error) => {
-                if let Some(fault) = fault {
-                    *fault = Some(error.clone());
-                }
-                vec![Effect::Failing(error), Effect::Publish]
+            (Err(error), fault) => {
+                fault.map(|fault| fault.replace(error.clone()));
+                effects.extend([Effect::Failing(error), Effect::Publish]);
             }
         }
+        effects
+    }
+
+    /// Takes note that the task has ended. `None` if one has ended that began with other settings.
+    fn end(&mut self, epoch: u64) -> Option<Job> {
+        self.job.take_if(|_| epoch == self.epoch)
     }
 
     /// When it is to be set up; `None` if it is, and nobody else replaces its key.
     fn build_at(&self) -> Option<Duration> {
         match &self.state {
-            CaState::New { .. } | CaState::Changing { .. } => Some(Duration::ZERO),
-            CaState::Down(failure) | CaState::Fallback { failure, .. } => Some(failure.retry_at),
+            CaState::New(_) | CaState::Changing(..) => Some(Duration::ZERO),
+            CaState::Down(failure) | CaState::Fallback(_, failure) => Some(failure.retry_at),
             CaState::Up { reread_at, .. } => *reread_at,
         }
     }
 
     fn serving(&self) -> Option<&Serving<I>> {
         match &self.state {
-            CaState::New { .. } | CaState::Down(_) => None,
-            CaState::Up { serving, .. } => Some(serving),
-            CaState::Changing { former, .. } | CaState::Fallback { former, .. } => Some(former),
+            CaState::New(_) | CaState::Down(_) => None,
+            CaState::Up { serving, .. }
+            | CaState::Changing(serving, _)
+            | CaState::Fallback(serving, _) => Some(serving),
         }
     }
 
     fn serving_mut(&mut self) -> Option<&mut Serving<I>> {
         match &mut self.state {
-            CaState::New { .. } | CaState::Down(_) => None,
-            CaState::Up { serving, .. } => Some(serving),
-            CaState::Changing { former, .. } | CaState::Fallback { former, .. } => Some(former),
+            CaState::New(_) | CaState::Down(_) => None,
+            CaState::Up { serving, .. }
+            | CaState::Changing(serving, _)
+            | CaState::Fallback(serving, _) => Some(serving),
+        }
+    }
+
+    /// Takes the issuer out. The caller sets the state that follows.
+    fn take_serving(&mut self) -> Option<Serving<I>> {
+        match std::mem::replace(&mut self.state, CaState::New(None)) {
+            CaState::New(_) | CaState::Down(_) => None,
+            CaState::Up { serving, .. }
+            | CaState::Changing(serving, _)
+            | CaState::Fallback(serving, _) => Some(serving),
         }
     }
 }

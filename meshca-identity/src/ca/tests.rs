@@ -34,6 +34,27 @@ fn pace(backoff: &ScheduleOptions) -> Pace<'_> {
 /// The longest that nothing is due.
 const HORIZON: Duration = Duration::from_secs(3);
 
+/// Everything that a CA hears of.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Changed {
+        rereads: bool,
+    },
+    Tick(Option<RotationStep>, bool),
+    SecretsChanged {
+        told: bool,
+    },
+    UnknownRoot,
+    Built {
+        epoch: u64,
+        result: Result<OfNow, ()>,
+    },
+    Asked {
+        epoch: u64,
+        result: Result<(), ()>,
+    },
+}
+
 /// An issuer: whether it was built of the present settings.
 type OfNow = bool;
 
@@ -84,17 +105,37 @@ const STEPS: [RotationStep; 3] = [
     RotationStep::Retire,
 ];
 
+/// Has a CA hear of something; returns what is to be done, and the task that is to be started.
+fn happen(ca: &mut Ca<OfNow, ()>, event: Event) -> (Vec<Effect<()>>, Option<Task>) {
+    let options = backoff();
+    let pace = pace(&options);
+    let mut started = None;
+    let effects = match event {
+        Event::Built { epoch, result } => ca.built(epoch, result, NOW, &pace),
+        Event::Asked { epoch, result } => ca.asked(epoch, result, NOW, &pace),
+        other => {
+            match other {
+                Event::Changed { rereads } => ca.change(EPOCH + 1, rereads),
+                Event::Tick(due, trusted) => started = ca.tick(due, trusted, NOW),
+                Event::SecretsChanged { told } => ca.secrets_changed(told, NOW),
+                _ => ca.look_now(NOW),
+            }
+            Vec::new()
+        }
+    };
+    (effects, started)
+}
+
 impl Life {
     fn is_without(&self, rule: Without) -> bool {
         self.without == Some(rule)
     }
 
     /// Has the CA take an event, and checks every rule that is about it.
-    fn after(&self, world: &World, event: Event<OfNow, ()>) -> World {
+    fn after(&self, world: &World, mut event: Event) -> World {
         let mut after = world.clone();
-        let mut event = event;
         let gate = match &mut event {
-            Event::Tick { trusted, .. } => {
+            Event::Tick(_, trusted) => {
                 let gate = *trusted;
                 *trusted |= self.is_without(Without::Gate);
                 gate
@@ -111,12 +152,12 @@ impl Life {
             }
             _ => false,
         };
-        if self.is_without(Without::OneAtATime) && matches!(event, Event::Tick { .. }) {
+        if self.is_without(Without::OneAtATime) && matches!(event, Event::Tick(..)) {
             after.ca.job = None;
         }
-        let (options, changed) = (backoff(), matches!(event, Event::Changed { .. }));
-        let effects = after.ca.on(event.clone(), NOW, &pace(&options));
-        self.leave_out(&mut after.ca, &event);
+        let changed = matches!(event, Event::Changed { .. });
+        let (effects, started) = happen(&mut after.ca, event);
+        self.leave_out(&mut after.ca, event);
         let mut break_if = |broken: bool, rule| {
             if broken {
                 after.broken = Some(rule);
@@ -146,10 +187,6 @@ impl Life {
             world.ca.issuer().is_none() && after.ca.issuer().is_some() && !reviewed,
             "workloads do not hear of their CA",
         );
-        let started = effects.iter().find_map(|effect| match effect {
-            Effect::Start(task) => Some(*task),
-            _ => None,
-        });
         if let Some(task) = started {
             break_if(after.running.is_some(), "two tasks of one CA at once");
             break_if(
@@ -164,7 +201,7 @@ impl Life {
     }
 
     /// As if a rule were not there.
-    fn leave_out(&self, ca: &mut Ca<OfNow, ()>, event: &Event<OfNow, ()>) {
+    fn leave_out(&self, ca: &mut Ca<OfNow, ()>, event: Event) {
         let Some(without) = self.without else {
             return;
         };
@@ -185,7 +222,7 @@ impl Life {
                 }
             }
             (Without::FormerIssuer, Event::Built { .. }) => {
-                if let CaState::Fallback { failure, .. } = &ca.state {
+                if let CaState::Fallback(_, failure) = &ca.state {
                     ca.state = CaState::Down(failure.clone());
                 }
             }
@@ -199,7 +236,7 @@ impl Life {
     }
 
     fn tick(&self, world: &World, due: Option<RotationStep>, trusted: bool) -> World {
-        self.after(world, Event::Tick { due, trusted })
+        self.after(world, Event::Tick(due, trusted))
     }
 
     fn ended(&self, world: &World, task: Task, epoch: u64, result: Result<(), ()>) -> World {
@@ -226,7 +263,7 @@ impl World {
     /// Numbers that make no difference any more are all the same.
     fn canonical(mut self) -> Self {
         self.ca.epoch = EPOCH;
-        if let CaState::Down(failure) | CaState::Fallback { failure, .. } = &mut self.ca.state {
+        if let CaState::Down(failure) | CaState::Fallback(_, failure) = &mut self.ca.state {
             failure.times = failure.times.min(2);
         }
         if let Some(serving) = self.ca.serving_mut() {
@@ -239,11 +276,11 @@ impl World {
         let mut after = self.clone();
         let pass = |at: &mut Duration| *at = at.saturating_sub(UNIT);
         match &mut after.ca.state {
-            CaState::Down(failure) | CaState::Fallback { failure, .. } => {
+            CaState::Down(failure) | CaState::Fallback(_, failure) => {
                 pass(&mut failure.retry_at);
             }
             CaState::Up { reread_at, .. } => reread_at.iter_mut().for_each(pass),
-            CaState::New { .. } | CaState::Changing { .. } => {}
+            CaState::New(_) | CaState::Changing(..) => {}
         }
         if let Some(serving) = after.ca.serving_mut() {
             pass(&mut serving.look_at);
@@ -255,11 +292,11 @@ impl World {
 
     fn kind(&self) -> (&'static str, &'static str) {
         let state = match &self.ca.state {
-            CaState::New { .. } => "new",
+            CaState::New(_) => "new",
             CaState::Down(_) => "down",
             CaState::Up { .. } => "up",
-            CaState::Changing { .. } => "changing",
-            CaState::Fallback { .. } => "fallback",
+            CaState::Changing(..) => "changing",
+            CaState::Fallback(..) => "fallback",
         };
         let job = match self.ca.job.map(|job| job.task) {
             None => "idle",
@@ -294,9 +331,9 @@ impl Model for Life {
         }
         let built_now = match &ca.state {
             CaState::Up { serving, .. } => Some(serving.issuer),
-            CaState::Changing { former, .. } => Some(!former.issuer),
+            CaState::Changing(former, _) => Some(!former.issuer),
             // Its key may be what could not be read again.
-            CaState::Fallback { .. } | CaState::New { .. } | CaState::Down(_) => None,
+            CaState::Fallback(..) | CaState::New(_) | CaState::Down(_) => None,
         };
         if built_now == Some(false) {
             return Some("a state has the issuer of another one".to_owned());
@@ -358,8 +395,7 @@ impl Model for Life {
                 before.stale = before.running.take().or(before.stale);
                 before.owed = false;
                 before.just_ended[..2].fill(false);
-                let epoch = EPOCH + 1;
-                let mut after = self.after(&before, Event::Changed { epoch, rereads });
+                let mut after = self.after(&before, Event::Changed { rereads });
                 if let Some(serving) = after.ca.serving_mut() {
                     serving.issuer = false;
                 }

@@ -10,12 +10,10 @@ use meshca_core::{Error, Result, RotationStep, TrustBundle, TrustRoot};
 use super::backend::{Backend, Wanted, untrusted};
 use super::cell::{MeshCell, PublishedTrust};
 use super::gate::Gate;
-use super::job::LiveCa;
 use super::setup::guarded;
 use super::status::{self, CaStatus, IdentityStatus};
-use crate::ca;
 use crate::record::Record;
-use crate::schedule::Now;
+use crate::schedule::{LaneId, Now};
 use crate::select::IdentityRules;
 use crate::trust::{Origin, TrustLedger};
 use crate::{BackendKey, MeshResources, TrustVersion};
@@ -116,8 +114,13 @@ impl Mesh {
         }
     }
 
-    /// What a CA is told when time has passed. Here its rotation meets the gate.
-    pub(super) fn tick(&self, key: &BackendKey, backend: &Backend) -> ca::Event<LiveCa, Error> {
+    /// The step that the rotation of a CA needs, and whether every proxy that matters trusts all of its roots. Here rotations meet the
+    /// gate.
+    pub(super) fn next_step(
+        &self,
+        key: &BackendKey,
+        backend: &Backend,
+    ) -> (Option<RotationStep>, bool) {
         let ask = || backend.life.signer()?.rotation.as_ref()?.due();
         let due = guarded("an issuer, asked whether its CA is to be replaced", ask).flatten();
         let bundle = backend.bundle.as_ref();
@@ -125,7 +128,11 @@ impl Mesh {
         if due == Some(RotationStep::Activate) && !trusted {
             tracing::debug!(mesh = %self.cell.name, backend = %key, "the next CA does not sign before every proxy trusts it");
         }
-        ca::Event::Tick { due, trusted }
+        (due, trusted)
+    }
+
+    pub(super) fn lanes(&self) -> Vec<LaneId> {
+        self.backends.values().map(|backend| backend.lane).collect()
     }
 
     /// Whether this CA may sign now: it is set up as the resources say, and every proxy that matters trusts the root that it will sign

@@ -9,11 +9,12 @@ use meshca_core::{Error, Result};
 
 use super::Engine;
 use crate::BackendKey;
-use crate::ca::{self, Effect, Pace, Task};
+use crate::ca::{Effect, Pace, Task};
 use crate::manager::backend::{Backend, Wanted};
 use crate::manager::event::Event;
 use crate::manager::ids::{CaRef, MeshId};
 use crate::manager::job::{self, Before, Done, LiveCa, Roots};
+use crate::manager::mesh::Mesh;
 use crate::manager::options::ManagerOptions;
 use crate::trust::Origin;
 
@@ -29,6 +30,13 @@ fn pace<'a>(options: &'a ManagerOptions, ca: Option<&LiveCa>) -> Pace<'a> {
         least: ca.map(|ca| ca.trust_interval).unwrap_or_default(),
         reread: REREAD,
         backoff: &options.schedule,
+    }
+}
+
+fn split<T>(result: Result<(T, Roots)>) -> (Result<T>, Option<Roots>) {
+    match result {
+        Ok((other, roots)) => (Ok(other), Some(roots)),
+        Err(error) => (Err(error), None),
     }
 }
 
@@ -81,12 +89,8 @@ impl Engine {
         if backend.wanted.wish == wanted.wish {
             return;
         }
-        let rereads = wanted.is_given();
+        backend.life.change(epoch, wanted.is_given());
         backend.wanted = wanted;
-        let lane = backend.lane;
-        if let Some((ca, _)) = self.meshes.of_lane(&self.lanes, lane) {
-            self.tell(&ca, ca::Event::Changed { epoch, rereads }, None);
-        }
     }
 
     /// Forgets a CA that the resources do not name any more. Its certificates are served while they are valid.
@@ -105,81 +109,93 @@ impl Engine {
 
     /// Has the CAs of a mesh do what is due.
     pub(super) fn look_after(&mut self, id: MeshId) {
-        let Some(mesh) = self.meshes.get(id) else {
-            return;
-        };
-        let idle = mesh.backends.iter().filter(|(_, it)| it.life.is_idle());
-        let ticks: Vec<_> = idle
-            .map(|(key, backend)| (backend.lane, mesh.tick(key, backend)))
-            .collect();
-        for (lane, tick) in ticks {
-            if let Some((ca, _)) = self.meshes.of_lane(&self.lanes, lane) {
-                self.tell(&ca, tick, None);
+        let up = self.clockwork.now().up;
+        let lanes = self.meshes.get(id).map(Mesh::lanes).unwrap_or_default();
+        for lane in lanes {
+            let Some((ca, backend)) = self.meshes.of_lane(&self.lanes, lane) else {
+                continue;
+            };
+            if backend.life.is_idle()
+                && let Some(mesh) = self.meshes.get(id)
+            {
+                let (due, trusted) = mesh.next_step(&ca.key, backend);
+                if let Some(backend) = self.meshes.backend_mut(&ca)
+                    && let Some(task) = backend.life.tick(due, trusted, up)
+                {
+                    self.start(&ca, task);
+                }
             }
+            self.wake_for(&ca, up);
+        }
+    }
+
+    /// Has the next tick come no later than this CA needs it.
+    fn wake_for(&mut self, ca: &CaRef, up: Duration) {
+        let backend = self.meshes.backend(ca);
+        if let Some(at) = backend.and_then(|backend| backend.life.next_wake(up)) {
+            self.clockwork.wake_by(at);
         }
     }
 
     /// Has all CAs looked at again, since secrets may have changed.
     pub(super) fn secrets_changed(&mut self, told: bool) {
-        let lanes = self.meshes.iter().flat_map(|(_, it)| it.backends.values());
-        for lane in lanes.map(|it| it.lane).collect::<Vec<_>>() {
-            if let Some((ca, _)) = self.meshes.of_lane(&self.lanes, lane) {
-                self.tell(&ca, ca::Event::SecretsChanged { told }, None);
+        let up = self.clockwork.now().up;
+        for mesh in self.meshes.iter_mut() {
+            for backend in mesh.backends.values_mut() {
+                backend.life.secrets_changed(told, up);
             }
         }
+        self.clockwork.wake_by(up);
+    }
+
+    /// Has a CA looked at again, which signed under a root that it had not named.
+    pub(super) fn look_now(&mut self, ca: &CaRef) {
+        let up = self.clockwork.now().up;
+        if let Some(backend) = self.meshes.backend_mut(ca) {
+            backend.life.look_now(up);
+        }
+        self.wake_for(ca, up);
     }
 
     pub(super) fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
-        let (result, roots) = match result {
-            Ok((live, roots)) => (Ok(live), Some(roots)),
-            Err(error) => (Err(error), None),
-        };
-        let epoch = ca.epoch;
-        self.tell(ca, ca::Event::Built { epoch, result }, roots);
-    }
-
-    pub(super) fn asked(&mut self, ca: &CaRef, result: Result<Roots>) {
-        let (result, roots) = match result {
-            Ok(roots) => (Ok(()), Some(roots)),
-            Err(error) => (Err(error), None),
-        };
-        let epoch = ca.epoch;
-        self.tell(ca, ca::Event::Asked { epoch, result }, roots);
-    }
-
-    /// Tells a CA of an event that may have brought roots, and does what follows from it.
-    pub(super) fn tell(
-        &mut self,
-        ca: &CaRef,
-        event: ca::Event<LiveCa, Error>,
-        mut roots: Option<Roots>,
-    ) {
-        let now = self.clockwork.now();
+        let up = self.clockwork.now().up;
         let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
         };
-        let live = match &event {
-            ca::Event::Built { result, .. } => result.as_ref().ok(),
-            _ => backend.life.issuer(),
+        let (result, roots) = split(result);
+        let pace = pace(&self.setup.options, result.as_ref().ok());
+        let effects = backend.life.built(ca.epoch, result, up, &pace);
+        self.carry_out(ca, effects, roots);
+    }
+
+    pub(super) fn asked(&mut self, ca: &CaRef, result: Result<Roots>) {
+        let up = self.clockwork.now().up;
+        let Some(backend) = self.meshes.backend_mut(ca) else {
+            return;
         };
-        let pace = pace(&self.setup.options, live);
-        let effects = backend.life.on(event, now.up, &pace);
-        if let Some(at) = backend.life.next_wake(now.up) {
-            self.clockwork.wake_by(at);
-        }
-        let lane = backend.lane;
-        let Some(cell) = self.meshes.cell(ca.mesh) else {
+        let (result, roots) = split(result.map(|roots| ((), roots)));
+        let pace = pace(&self.setup.options, backend.life.issuer());
+        let effects = backend.life.asked(ca.epoch, result, up, &pace);
+        self.carry_out(ca, effects, roots);
+    }
+
+    /// Does what follows from the end of a task, which may have brought roots.
+    fn carry_out(&mut self, ca: &CaRef, effects: Vec<Effect<Error>>, mut roots: Option<Roots>) {
+        let now = self.clockwork.now();
+        self.wake_for(ca, now.up);
+        let (Some(cell), Some(lane)) = (
+            self.meshes.cell(ca.mesh),
+            self.meshes.backend(ca).map(|backend| backend.lane),
+        ) else {
             return;
         };
         let (mesh, backend) = (cell.name.as_str(), &*ca.key);
         let mut published = false;
         for effect in effects {
             match effect {
-                Effect::Start(task) => self.start(ca, task),
                 Effect::TakeRoots => {
-                    if let Some(roots) = roots.take() {
-                        published = self.take_roots(ca, roots);
-                    }
+                    let roots = roots.take();
+                    published = roots.is_some_and(|roots| self.take_roots(ca, roots));
                 }
                 Effect::Publish if published => {}
                 Effect::Publish => self.publish(ca.mesh, now),
@@ -207,10 +223,7 @@ impl Engine {
         let Some(backend) = mesh.backends.get(&*ca.key) else {
             return;
         };
-        let ca = CaRef {
-            epoch: backend.life.epoch(),
-            ..ca.clone()
-        };
+        let ca = ca.clone();
         let before = Before {
             bundle: mesh.ledger.said(&ca.key).cloned(),
             mesh: mesh.cell.name.clone(),

@@ -8,7 +8,6 @@ use meshca_core::{Error, ErrorKind, Identity};
 
 use super::Engine;
 use super::workloads::Target;
-use crate::ca;
 use crate::manager::backend::untrusted;
 use crate::manager::event::Event;
 use crate::manager::health::Health;
@@ -262,7 +261,7 @@ impl Engine {
                 let record = None;
                 self.take_roots(ca, Roots { bundle, record });
             }
-            self.tell(ca, ca::Event::UnknownRoot, None);
+            self.look_now(ca);
         }
         let Some(mesh) = self.meshes.get(ca.mesh) else {
             return Admitted::NotYet;
