@@ -29,7 +29,14 @@ pub(crate) enum Origin {
 
 impl Origin {
     pub(crate) fn is_resource(&self) -> bool {
-        matches!(self, Self::Resource(..))
+        self.backend().is_none()
+    }
+
+    fn backend(&self) -> Option<&BackendKey> {
+        match self {
+            Self::Backend(key) => Some(key),
+            Self::Resource(..) => None,
+        }
     }
 }
 
@@ -203,9 +210,7 @@ impl TrustLedger {
     /// The record for a control plane after this one. `ca` names the type of each CA.
     pub(crate) fn record<'a>(&self, ca: impl Fn(&BackendKey) -> Option<&'a str>) -> Record {
         let said = self.sources.iter().filter_map(|(origin, bundle)| {
-            let Origin::Backend(key) = origin else {
-                return None;
-            };
+            let key = origin.backend()?;
             let said = Said {
                 ca: ca(key)?.to_owned(),
                 bundle: bundle.clone(),
@@ -270,20 +275,23 @@ impl TrustLedger {
             .collect()
     }
 
+    /// The roots of each CA: those that it named last, and those that certificates need.
+    fn of_backends(&self) -> impl Iterator<Item = (&BackendKey, &TrustBundle)> {
+        let own = self.sources.iter();
+        let own = own.filter_map(|(origin, bundle)| Some((origin.backend()?, bundle)));
+        let kept = self.uses.values().flat_map(BTreeMap::values);
+        own.chain(kept.map(|it| (&it.backend, &it.bundle)))
+    }
+
     /// Notes the CAs of all roots.
     fn note_owners(&mut self) {
-        let own = self.sources.iter().filter_map(|(origin, bundle)| {
-            let Origin::Backend(key) = origin else {
-                return None;
-            };
-            Some((key, bundle))
-        });
-        let kept = self.uses.values().flat_map(BTreeMap::values);
-        for (key, bundle) in own.chain(kept.map(|it| (&it.backend, &it.bundle))) {
+        let mut owners = std::mem::take(&mut self.owners);
+        for (key, bundle) in self.of_backends() {
             for root in roots_of(bundle) {
-                self.owners.entry(root).or_default().insert(key.clone());
+                owners.entry(root).or_default().insert(key.clone());
             }
         }
+        self.owners = owners;
     }
 
     /// Publishes the roots that origins list and certificates need, and retires the others. Says whether the trust has changed.
@@ -356,16 +364,7 @@ impl TrustLedger {
     /// The content of MeshTrusts, for each CA and each trust domain: its roots, and those of before that certificates need.
     pub(crate) fn by_backend(&self) -> Result<BTreeMap<(BackendKey, TrustDomain), TrustBundle>> {
         let mut all: BTreeMap<(BackendKey, TrustDomain), TrustBundle> = BTreeMap::new();
-        let own = self
-            .sources
-            .iter()
-            .filter_map(|(origin, bundle)| match origin {
-                Origin::Backend(key) => Some((key, bundle)),
-                Origin::Resource(..) => None,
-            });
-        let kept = self.uses.values().flat_map(BTreeMap::values);
-        let kept = kept.map(|it| (&it.backend, &it.bundle));
-        for (key, bundle) in own.chain(kept) {
+        for (key, bundle) in self.of_backends() {
             let id = (key.clone(), bundle.trust_domain().clone());
             let both = match all.get(&id) {
                 Some(known) => known.union(bundle)?,

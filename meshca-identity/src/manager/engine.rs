@@ -5,7 +5,6 @@ mod orders;
 mod records;
 mod workloads;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +34,6 @@ use crate::{BackendKey, MeshResources};
 /// See the [module](self).
 pub(super) struct Engine {
     setup: Setup,
-    /// The types of CAs that can be set up.
-    types: BTreeSet<String>,
     clockwork: Clockwork,
     scheduler: Scheduler,
     lanes: Lanes,
@@ -54,7 +51,6 @@ impl Engine {
         let period = (options.trust_refresh / 2).max(Duration::from_secs(1));
         let clock = Arc::clone(&setup.shared.clock);
         Self {
-            types: setup.types(),
             clockwork: Clockwork::new(clock, period, &*setup.secrets, reports),
             lanes: Lanes::new(&mut scheduler),
             setup,
@@ -128,7 +124,8 @@ impl Engine {
         if self.clockwork.secrets_have_changed(secrets, now) {
             self.secrets_changed(false);
         }
-        for id in self.meshes.ids() {
+        let ids: Vec<MeshId> = self.meshes.iter().map(|(id, _)| id).collect();
+        for id in ids {
             self.look_after(id);
             self.publish_if_due(id, now);
             self.warn_of_roots(id, now);
@@ -140,29 +137,22 @@ impl Engine {
     }
 
     pub(super) fn command(&mut self, command: Command) {
-        // Commands about the resources of a mesh wait, in their order, while its record is read.
+        // While the record of a mesh is read, commands about its resources wait, in their order.
         let about = match &command {
-            Command::Apply { resources, .. } => Some(resources.name().to_owned()),
-            Command::RemoveMesh { name, .. } => Some(name.clone()),
+            Command::Apply { resources, .. } => Some(resources.name()),
+            Command::RemoveMesh { name, .. } => Some(name.as_str()),
             _ => None,
         };
-        let command = match about {
-            Some(mesh) => self.meshes.wait(&mesh, command),
-            None => Some(command),
-        };
-        if let Some(command) = command {
-            self.obey(command);
+        if let Some(waiting) = about.and_then(|mesh| self.meshes.reading.get_mut(mesh)) {
+            return waiting.push(command);
         }
-    }
-
-    fn obey(&mut self, command: Command) {
         match command {
+            Command::Apply { ref resources, .. } if self.meshes.is_new(resources.name()) => {
+                let mesh = resources.name().to_owned();
+                self.read_record(mesh, command);
+            }
             Command::Apply { resources, reply } => {
-                if self.meshes.is_new(resources.name()) {
-                    self.read_record(Command::Apply { resources, reply });
-                } else {
-                    let _ = reply.send(self.apply(*resources, None));
-                }
+                let _ = reply.send(self.apply(*resources, None));
             }
             Command::RemoveMesh { name, reply } => {
                 let _ = reply.send(self.remove_mesh(&name));
@@ -342,7 +332,7 @@ impl Engine {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
-        let changed = mesh.publish(&self.types, &self.setup.options.select.zone);
+        let changed = mesh.publish(&self.setup.registry, &self.setup.options.select.zone);
         let cell = Arc::clone(&mesh.cell);
         self.pause_lanes(id);
         if changed {

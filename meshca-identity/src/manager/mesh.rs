@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::{Form, Kri, MeshIdentity, MeshTrust, Metadata};
 use meshca_core::{Error, Result, RotationStep, TrustBundle, TrustRoot};
 
@@ -166,7 +167,7 @@ impl Mesh {
     }
 
     /// Gives what is known to all who read it. Says whether the trust is another one.
-    pub(super) fn publish(&mut self, types: &BTreeSet<String>, zone: &str) -> bool {
+    pub(super) fn publish(&mut self, registry: &BackendRegistry, zone: &str) -> bool {
         let (bundles, version) = self.ledger.published();
         let before = self.cell.trust.load();
         let trust_changed = before.version != version || before.bundles != bundles;
@@ -175,7 +176,7 @@ impl Mesh {
                 .trust
                 .store(Arc::new(PublishedTrust { bundles, version }));
         }
-        let (trusts, statuses) = self.outputs(types, zone);
+        let (trusts, statuses) = self.outputs(registry, zone);
         let mut changed = trust_changed;
         if *self.cell.trusts.load_full() != trusts {
             self.cell.trusts.store(Arc::new(trusts));
@@ -193,7 +194,7 @@ impl Mesh {
 
     fn outputs(
         &self,
-        types: &BTreeSet<String>,
+        registry: &BackendRegistry,
         zone: &str,
     ) -> (Vec<MeshTrust>, Vec<IdentityStatus>) {
         let (mut trusts, mut failed) = (Vec::new(), BTreeMap::new());
@@ -222,11 +223,12 @@ impl Mesh {
                 let name = identity.metadata.name.as_str();
                 let backend = self.backends.get(&BackendKey::Modern(name.to_owned()));
                 let untrusted = backend.and_then(|backend| self.untrusted(backend));
+                let is_registered = |name: &str| registry.types().any(|it| it == name);
                 let error = backend.and_then(|backend| backend.life.error());
                 let state = match (backend, error.or(untrusted.as_ref())) {
                     (Some(backend), Some(error)) => CaStatus::Failing {
                         error,
-                        registered: types.contains(backend.wanted.config.type_name()),
+                        registered: is_registered(backend.wanted.config.type_name()),
                         serving: backend.life.issuer().is_some() && untrusted.is_none(),
                     },
                     (Some(backend), None) if backend.life.issuer().is_some() => CaStatus::Ready,

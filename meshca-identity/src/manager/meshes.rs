@@ -21,7 +21,7 @@ pub(super) struct Meshes {
     by_id: BTreeMap<MeshId, Mesh>,
     by_name: HashMap<String, MeshId>,
     /// Commands that wait for the record of a mesh to be read, in their order: what follows the first resources of a mesh is about them.
-    reading: HashMap<String, Vec<Command>>,
+    pub(super) reading: HashMap<String, Vec<Command>>,
     last_id: u32,
     last_epoch: u64,
 }
@@ -41,10 +41,6 @@ impl Meshes {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Mesh> {
         self.by_id.values_mut()
-    }
-
-    pub(super) fn ids(&self) -> Vec<MeshId> {
-        self.by_id.keys().copied().collect()
     }
 
     pub(super) fn cell(&self, id: MeshId) -> Option<Arc<MeshCell>> {
@@ -140,26 +136,5 @@ impl Meshes {
             .and_then(|(mesh, key)| self.get(mesh)?.backends.get(&**key));
         let bundle = backend.and_then(|backend| backend.bundle.as_ref());
         bundle.is_none_or(|bundle| bundle.contains(identity.certificate().root().der()))
-    }
-
-    /// Has a command wait if the record of its mesh is being read; gives it back if not.
-    pub(super) fn wait(&mut self, mesh: &str, command: Command) -> Option<Command> {
-        match self.reading.get_mut(mesh) {
-            Some(waiting) => {
-                waiting.push(command);
-                None
-            }
-            None => Some(command),
-        }
-    }
-
-    /// Has a command wait for the record of its mesh, which is read from now on.
-    pub(super) fn begin_reading(&mut self, mesh: String, first: Command) {
-        self.reading.insert(mesh, vec![first]);
-    }
-
-    /// The commands that have waited for a record.
-    pub(super) fn end_reading(&mut self, mesh: &str) -> Vec<Command> {
-        self.reading.remove(mesh).unwrap_or_default()
     }
 }

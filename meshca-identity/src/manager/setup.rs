@@ -1,6 +1,5 @@
 //! Everything that the embedder hands in, which does not change.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meshca_core::registry::{BackendConfig, BackendRegistry};
@@ -26,11 +25,6 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// The types of CAs that can be set up. The status of a MeshIdentity tells one that cannot from one that fails.
-    pub(super) fn types(&self) -> BTreeSet<String> {
-        self.registry.types().map(str::to_owned).collect()
-    }
-
     pub(super) fn observe(&self, event: &Event<'_>) {
         for observer in &self.observers {
             let _ = guarded("an observer", || observer.observe(event));

@@ -35,13 +35,9 @@ impl Engine {
     }
 
     /// Has the record of a mesh read before its first resources are in force. Commands about it wait until then.
-    pub(super) fn read_record(&mut self, first: Command) {
-        let Command::Apply { resources, .. } = &first else {
-            return;
-        };
-        let mesh = resources.name().to_owned();
+    pub(super) fn read_record(&mut self, mesh: String, first: Command) {
         let (secrets, unread) = (Arc::clone(&self.setup.secrets), mesh.clone());
-        self.meshes.begin_reading(mesh.clone(), first);
+        self.meshes.reading.insert(mesh.clone(), vec![first]);
         let read = async move {
             let result = Record::read(&*secrets, &mesh).await;
             Done::Read { mesh, result }
@@ -54,7 +50,7 @@ impl Engine {
 
     pub(super) fn read(&mut self, mesh: &str, result: Result<Record>) {
         let mut result = Some(result);
-        for command in self.meshes.end_reading(mesh) {
+        for command in self.meshes.reading.remove(mesh).unwrap_or_default() {
             match (command, result.take()) {
                 (Command::Apply { resources, reply }, Some(result)) => {
                     let applied = result.and_then(|record| self.apply(*resources, Some(record)));
