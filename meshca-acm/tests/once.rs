@@ -14,8 +14,7 @@ mod moto {
     use std::time::Duration;
 
     use meshca_core::{
-        CertificateRequest, Clock, ErrorKind, Issuer, IssuingCa, KeyType, PrivateKey, Retry,
-        SignedChain,
+        CertificateRequest, Clock, ErrorKind, Issuer, KeyType, PrivateKey, Retry, SignedChain,
     };
     use meshca_testkit::http::{CannedResponse, CannedServer};
     use meshca_testkit::pki::TestCa;

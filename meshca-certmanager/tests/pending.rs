@@ -19,7 +19,7 @@ use meshca_core::resource::{CertManagerConf, DataSource, IssuerRef};
 use meshca_core::secret::SourceReader;
 use meshca_core::{
     CertificateRequest, Clock, Error, ErrorKind, Issuer, IssuingCa, KeyType, MemorySecretStore,
-    PrivateKey, Retry,
+    PrivateKey, Retry, SignedChain, TrustBundle,
 };
 use meshca_testkit::pki::{TestCa, to_pem};
 use meshca_testkit::samples::*;

@@ -330,6 +330,7 @@ mod kube {
             other.trust_bundle().await.unwrap() == published
         })
         .await;
+        let other = IssuingCa::new(other);
         other.issue(&spec(), &*clock()).await.unwrap();
     }
 

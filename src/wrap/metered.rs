@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use meshca_core::{
-    Capabilities, CertificateRequest, CheckReport, Error, Issuer, Result, SignedChain, TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Issuer, Result, SignedChain, TrustBundle,
 };
 use metrics::{SharedString, counter, gauge, histogram};
 use tokio::time::Instant;

@@ -8,8 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable as _};
 use meshca_core::{
-    Capabilities, CertificateRequest, CheckReport, Error, Issuer, Result, Retry, SignedChain,
-    TrustBundle,
+    Capabilities, CertificateRequest, CheckReport, Issuer, Result, Retry, SignedChain, TrustBundle,
 };
 use tokio::time::Instant;
 
