@@ -9,8 +9,8 @@
 //! | `Changing`: its new settings were not tried | does not sign | `Up` | `Fallback` | `Changing` |
 //! | `Fallback`: its new settings failed | signs | `Up` | `Fallback` | `Changing` |
 //!
-//! Beside its state a CA has at most one [`Task`] under way. The manager starts each task that an effect names, and reports how it
-//! ended. Whether every proxy trusts the next root is an input: who has to be asked for that is not this module's affair.
+//! Beside its state a CA has at most one [`Task`] under way. The manager starts the task that a [tick](Ca::tick) returns, and reports how
+//! it ended. Whether every proxy trusts the next root is an input: who has to be asked for that is not this module's affair.
 
 #[cfg(test)]
 mod tests;
@@ -45,7 +45,7 @@ pub(crate) enum Task {
     Rotate(RotationStep),
 }
 
-/// Everything that the manager does for a CA, in this order.
+/// Everything that the manager does after a task, in the order in which it is returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<E> {
     /// Tell observers that it was taken this step further.
@@ -122,14 +122,14 @@ struct Job {
 pub(crate) struct Ca<I, E> {
     /// Which settings these are. A task that began with others may end at any time, and its result is of no interest.
     epoch: u64,
+    /// Whether its key is somebody else's, who may replace it without a change of the resources.
     rereads: bool,
     state: CaState<I, E>,
     job: Option<Job>,
 }
 
 impl<I, E: Clone> Ca<I, E> {
-    /// A CA that the resources name, and did not name before. `rereads`: its key is somebody else's, who may replace it without a change
-    /// of the resources.
+    /// A CA that the resources name, and did not name before.
     pub(crate) fn new(epoch: u64, rereads: bool) -> Self {
         Self {
             epoch,

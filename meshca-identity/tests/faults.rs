@@ -784,6 +784,20 @@ async fn a_change_that_is_told_while_a_ca_is_looked_at_is_not_forgotten() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_told_while_a_ca_is_set_up_is_not_forgotten() {
+    let (m, _t, s, _c) = custom(None, |o| o.trust_refresh = HOUR);
+    s.slow_looks.store(true, Ordering::SeqCst);
+    m.apply(resources(&(OFF.to_owned() + &identity("id", "custom"))))
+        .await
+        .unwrap();
+    pass(2 * S).await; // its roots are being read
+    let looks = s.looks.load(Ordering::SeqCst);
+    m.secrets_changed();
+    pass(60 * S).await;
+    assert_eq!((looks, s.looks.load(Ordering::SeqCst)), (1, 2));
+}
+
 fn spec_text(n: u64) -> Option<String> {
     let id = |name: &str, ca: &str, sel: &str| identity(name, ca).replace("matchLabels: {}", sel);
     Some(match n % 8 {
