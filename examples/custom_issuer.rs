@@ -1,9 +1,9 @@
 //! A CA that meshca does not know, added without touching meshca.
 //!
-//! What a third party writes: settings, an [`Issuer`] that talks to its CA, an [`IssuerFactory`] that builds
-//! one from the settings. What it gets: both resource models, verification of all that its CA
-//! returns, and wrappers for retries, limits and audit. The CA runs in this process, so that nothing
-//! needs to be set up; replace [`CompanyCa`] by calls to yours.
+//! What a third party writes: [`Settings`] with their reader, an [`Issuer`] that talks to its CA, an [`IssuerFactory`]
+//! that builds one from the settings. What it gets: both resource models, a report of everything that is wrong with the
+//! settings in a file, verification of all that its CA returns, and wrappers for retries, limits and audit. The CA runs in
+//! this process, so that nothing needs to be set up; replace [`CompanyCa`] by calls to yours.
 //!
 //! ```text
 //! cargo run --example custom_issuer --features retry,rate-limit,timeout,audit
@@ -23,14 +23,15 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use clap::Parser;
-use meshca::registry::{BackendConfig, BackendSettings, BuildContext, BuiltIssuer};
-use meshca::resource::{DataSource, OtherConf, ParseOptions, Provider, Resource};
-use meshca::spiffe::{TrustDomainInputs, Workload};
+use meshca::registry::{BackendConfig, BuildContext, BuiltIssuer};
+use meshca::resource::settings::{self, Cursor, Fields, Model, Settings, SettingsType};
+use meshca::resource::{DataSource, FreeForm, ParseOptions, Resource};
+use meshca::spiffe::{NameTemplate, TrustDomainInputs, Workload};
 use meshca::wrap::{Audited, JsonLinesSink, Rate, RateLimited, Retrying, SyncPolicy, TimeLimited};
 use meshca::{
     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Expect, Issuer,
-    IssuerFactory, IssuingCa, MemorySecretStore, Result, SecretKey, SecretStore as _, SecretValue,
-    SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
+    IssuerFactory, IssuingCa, LifetimePolicy, MemorySecretStore, Result, SecretKey,
+    SecretStore as _, SecretValue, SignedChain, SpiffeId, SystemClock, TrustBundle, TrustDomain,
 };
 use meshca_testkit::conformance::{self, Subject};
 use rcgen::{
@@ -39,7 +40,8 @@ use rcgen::{
     SignatureAlgorithm,
 };
 use rustls_pki_types::CertificateDer;
-use serde::Deserialize;
+use serde::Serialize;
+use serde_json::json;
 use x509_cert::der::Decode as _;
 use x509_cert::request::CertReq;
 
@@ -48,37 +50,91 @@ const TYPE: &str = "my-ca";
 
 // ---- What a third party writes -------------------------------------------------------------
 
-/// `conf` of a backend, `config` of an extension. A field that is not here is an error.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// `conf` of a backend, `config` of an extension.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct MyCaConf {
     address: String,
-    /// A secret's name: the token itself does not belong into a resource.
-    token_secret: String,
-    #[serde(default = "MyCaConf::default_rate")]
-    signs_per_second: NonZeroU32,
-    #[serde(default = "MyCaConf::default_timeout")]
-    timeout_seconds: u64,
+    token: DataSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signs_per_second: Option<NonZeroU32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_seconds: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    common_name: Option<NameTemplate>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dns_names: Vec<NameTemplate>,
 }
 
 impl MyCaConf {
-    fn default_rate() -> NonZeroU32 {
-        NonZeroU32::MIN.saturating_add(9)
+    const DEFAULT_RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+    const DEFAULT_TIMEOUT: u32 = 10;
+}
+
+impl Settings for MyCaConf {
+    const TYPE: &'static str = TYPE;
+
+    /// Asks for all fields before it unwraps one, so that a report has everything that is wrong.
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let address = fields.required("address", address);
+        let token = fields.required("token", settings::secret);
+        let signs_per_second = fields.opt("signsPerSecond", positive);
+        let timeout_seconds = fields.opt("timeoutSeconds", settings::integer);
+        let common_name = fields.opt("commonName", settings::name_template);
+        let dns_names = fields.list("dnsNames", settings::name_template);
+        Some(Self {
+            address: address?,
+            token: token?,
+            signs_per_second,
+            timeout_seconds,
+            common_name,
+            dns_names,
+        })
     }
 
-    fn default_timeout() -> u64 {
-        10
+    /// For editors: it becomes part of `Mesh::json_schema_with` and `MeshIdentity::json_schema_with`.
+    fn schema() -> Option<FreeForm> {
+        let text = json!({ "type": "string" });
+        FreeForm::from_serialize(&json!({
+            "description": "Which of the company's CAs signs",
+            "type": "object",
+            "properties": {
+                "address": { "type": "string", "pattern": "^https://" },
+                "token": { "type": "object" },
+                "signsPerSecond": { "type": "integer", "minimum": 1 },
+                "timeoutSeconds": { "type": "integer", "minimum": 0 },
+                "commonName": text,
+                "dnsNames": { "type": "array", "items": text },
+            },
+            "required": ["address", "token"],
+        }))
+        .ok()
     }
 
-    fn read(config: &BackendConfig) -> Result<Self> {
-        match config.settings() {
-            BackendSettings::Provider(Provider::Other(OtherConf { conf, .. })) => conf.decode(),
-            _ => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "my-ca needs settings: `address` and `tokenSecret`",
-            )),
-        }
+    /// The CA decides how long certificates live. By default a longer lifetime than the requested one is refused.
+    fn lifetime_policy(&self, _: Model, _: Option<Duration>) -> LifetimePolicy {
+        LifetimePolicy::AcceptIssuer
     }
+
+    fn common_name(&self) -> Option<&NameTemplate> {
+        self.common_name.as_ref()
+    }
+
+    fn dns_names(&self) -> &[NameTemplate] {
+        &self.dns_names
+    }
+}
+
+fn address(at: Cursor<'_>) -> Option<String> {
+    match at.text()? {
+        address if address.starts_with("https://") => Some(address.to_owned()),
+        _ => at.error("must be a URL that begins with `https://`"),
+    }
+}
+
+fn positive(at: Cursor<'_>) -> Option<NonZeroU32> {
+    let number = NonZeroU32::new(settings::integer(at)?);
+    number.or_else(|| at.error("must be at least 1"))
 }
 
 /// Builds issuers for both models.
@@ -89,17 +145,16 @@ struct MyCaFactory {
 
 #[async_trait]
 impl IssuerFactory for MyCaFactory {
-    fn types(&self) -> Vec<String> {
-        vec![TYPE.to_owned()]
+    fn settings(&self) -> Vec<SettingsType> {
+        vec![SettingsType::of::<MyCaConf>()]
     }
 
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
-        let conf = MyCaConf::read(config)?;
-        let token = DataSource::Secret(conf.token_secret.clone());
-        let token = context.sources()?.read(&token).await?;
+        let conf: &MyCaConf = config.settings()?;
+        let token = context.sources()?.read(&conf.token).await?;
         let ca = CompanyCa::connect(context.trust_domain(), context.clock().now())?;
         let issuer = MyCa {
-            address: conf.address,
+            address: conf.address.clone(),
             token,
             trust_domain: context.trust_domain().clone(),
             clock: Arc::clone(context.clock()),
@@ -108,9 +163,10 @@ impl IssuerFactory for MyCaFactory {
 
         // From the inside: how long one call may take, how many there may be, how often to try, and
         // one record for each signature, however often it was tried.
-        let limit = Duration::from_secs(conf.timeout_seconds);
-        let issuer = TimeLimited::new(issuer).with_sign(limit);
-        let issuer = RateLimited::new(issuer).with_sign(Rate::per_second(conf.signs_per_second));
+        let limit = conf.timeout_seconds.unwrap_or(MyCaConf::DEFAULT_TIMEOUT);
+        let issuer = TimeLimited::new(issuer).with_sign(Duration::from_secs(limit.into()));
+        let rate = conf.signs_per_second.unwrap_or(MyCaConf::DEFAULT_RATE);
+        let issuer = RateLimited::new(issuer).with_sign(Rate::per_second(rate));
         let issuer = Retrying::new(issuer);
         let (audit, clock) = (Arc::clone(&self.audit), Arc::clone(context.clock()));
         Ok(Arc::new(Audited::new(issuer, audit, clock)).into())
@@ -136,9 +192,8 @@ impl fmt::Display for MyCa {
 #[async_trait]
 impl Issuer for MyCa {
     fn capabilities(&self) -> Capabilities {
-        // What the CA cannot do is refused before it is asked.
+        // What the CA cannot do is refused before it is asked. It does not honour lifetimes.
         Capabilities::new()
-            .with_lifetime_honoured(true)
             .with_dns_names(true)
             .with_extra_uris(true)
             .with_common_name(true)
@@ -160,7 +215,6 @@ impl Issuer for MyCa {
             dns_names: spec.dns_names().to_vec(),
             common_name: spec.common_name().map(str::to_owned),
             not_before: self.clock.now() - BACKDATE,
-            not_after: request.not_after(),
         };
         let answer = self.ca.sign(&self.token, order).map_err(|(status, why)| {
             let kind = match status {
@@ -183,7 +237,7 @@ impl Issuer for MyCa {
         } else {
             Err(Error::new(
                 ErrorKind::Unauthenticated,
-                "the CA does not accept the token: put a valid one into the secret that `tokenSecret` names",
+                "the CA does not accept the token: put a valid one into the place that `token` names",
             ))
         }
     }
@@ -197,6 +251,9 @@ struct CompanyCa {
     root: Der,
     signed: AtomicU64,
 }
+
+/// The lifetime of each of its certificates.
+const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// For peers whose clocks are a little behind.
 const BACKDATE: Duration = Duration::from_secs(10);
@@ -265,7 +322,7 @@ impl CompanyCa {
         let number = self.signed.fetch_add(1, Ordering::Relaxed) + 1;
         params.serial_number = Some(SerialNumber::from(number));
         params.not_before = order.not_before.into();
-        params.not_after = order.not_after.into();
+        params.not_after = (order.not_before + LIFETIME).into();
         Ok(params.signed_by(&key, &self.issuer)?)
     }
 }
@@ -277,7 +334,6 @@ struct Order<'a> {
     dns_names: Vec<String>,
     common_name: Option<String>,
     not_before: SystemTime,
-    not_after: SystemTime,
 }
 
 /// The public key of a CSR.
@@ -343,7 +399,8 @@ async fn run(args: &Args) -> std::result::Result<(), Box<dyn StdError>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let secrets = Arc::new(MemorySecretStore::new());
     let workload = Workload::from_label_list("app=checkout,kuma.io/service=checkout")?;
-    for resource in read(&args.resources)? {
+    let options = ParseOptions::new().settings(registry.settings());
+    for resource in read(&args.resources, &options)? {
         let (from, config, trust_domain, spiffe_id): (_, _, _, SpiffeId) = match &resource {
             Resource::Secret(secret) => {
                 let key = SecretKey::new("default", &secret.metadata.name)?;
@@ -421,13 +478,16 @@ async fn prove(
 }
 
 /// The resources of a folder, secrets first.
-fn read(folder: &Path) -> std::result::Result<Vec<Resource>, Box<dyn StdError>> {
+fn read(
+    folder: &Path,
+    options: &ParseOptions,
+) -> std::result::Result<Vec<Resource>, Box<dyn StdError>> {
     let mut resources = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let file = entry?.path();
         let text = std::fs::read(&file)?;
         let source = file.display().to_string();
-        resources.extend(ParseOptions::new().source(source).parse(text)?);
+        resources.extend(options.clone().source(source).parse(text)?);
     }
     resources.sort_by_key(|resource| match resource {
         Resource::Secret(_) => 0,

@@ -44,8 +44,8 @@ mod vault {
     use meshca::identity::{Manager, ManagerOptions};
     use meshca::spiffe::{Environment, Workload};
     use meshca::{BackendRegistry, MemorySecretStore, SystemClock};
-    use meshca_testkit::needs;
-    use meshca_testkit::servers::Vault;
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::Vault;
     use serde_json::json;
 
     use crate::issuers::vault_provider;
@@ -115,8 +115,8 @@ mod vault {
                     BackendRegistry, MemorySecretStore, SystemClock, acm, builtin, certmanager,
                     vault,
                 };
-                use meshca_testkit::needs;
-                use meshca_testkit::servers::{Aws, CertManager, Kube, Vault};
+                use meshca_testenv::needs;
+                use meshca_testenv::servers::{Aws, CertManager, Kube, Vault};
                 use rustls_pki_types::ServerName;
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
                 use tokio::net::{TcpListener, TcpStream};

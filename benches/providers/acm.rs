@@ -22,7 +22,7 @@ use meshca::{
     CertificateRequest, Clock as _, Issuer as _, IssuingCa, KeyType, MemorySecretStore, PrivateKey,
     SystemClock, TrustBundle, TrustDomain,
 };
-use meshca_testkit::servers::{Aws, AwsCaOptions};
+use meshca_testenv::servers::{Aws, AwsCaOptions};
 
 use crate::{Provider, Result, spec};
 

@@ -5,11 +5,10 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use meshca_core::registry::{
-    BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory,
-};
-use meshca_core::resource::{ExtensionMode, Provider};
-use meshca_core::{Error, ErrorKind, Result};
+use meshca_core::Result;
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
+use meshca_core::resource::settings::SettingsType;
+use meshca_core::resource::{AcmConf, ExtensionMode};
 
 use crate::issuer::AcmIssuer;
 use crate::pace::Paces;
@@ -64,20 +63,12 @@ impl AcmFactory {
 
 #[async_trait]
 impl IssuerFactory for AcmFactory {
-    fn types(&self) -> Vec<String> {
-        vec!["acmpca".to_owned()]
+    fn settings(&self) -> Vec<SettingsType> {
+        vec![SettingsType::of::<AcmConf>()]
     }
 
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
-        let BackendSettings::Provider(Provider::Acm(conf)) = config.settings() else {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "these are settings of `{}`, not of `acmpca`",
-                    config.type_name()
-                ),
-            ));
-        };
+        let conf: &AcmConf = config.settings()?;
         let mut settings = AcmSettings::new(conf.clone(), context.trust_domain().clone())?
             .with_template(self.template)
             .with_issue_rate(self.rates.issue)

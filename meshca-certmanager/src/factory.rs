@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Client;
-use meshca_core::registry::{
-    BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory,
-};
-use meshca_core::resource::Provider;
-use meshca_core::{Error, ErrorKind, Result};
+use meshca_core::Result;
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
+use meshca_core::resource::CertManagerConf;
+use meshca_core::resource::settings::SettingsType;
 
 use crate::issuer::CertManagerIssuer;
 use crate::settings::{CertManagerSettings, DEFAULT_MAX_PENDING};
@@ -68,20 +67,12 @@ impl fmt::Debug for CertManagerFactory {
 
 #[async_trait]
 impl IssuerFactory for CertManagerFactory {
-    fn types(&self) -> Vec<String> {
-        vec!["certmanager".to_owned()]
+    fn settings(&self) -> Vec<SettingsType> {
+        vec![SettingsType::of::<CertManagerConf>()]
     }
 
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
-        let BackendSettings::Provider(Provider::CertManager(conf)) = config.settings() else {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "these are settings of `{}`, not of `certmanager`",
-                    config.type_name()
-                ),
-            ));
-        };
+        let conf: &CertManagerConf = config.settings()?;
         let mut settings = CertManagerSettings::new(
             conf.clone(),
             context.trust_domain().clone(),

@@ -93,6 +93,7 @@
 //! | [`issuer`], [`IssuingCa`] | the contract with a CA, and the caller's side of it |
 //! | [`request`] | what is asked of a CA |
 //! | [`certificate`], [`verify`] | what came back, and the rules that it must satisfy |
+//! | [`peer`] | who is at the other end of a connection, by the certificates that it shows |
 //! | [`trust`] | trust bundles, as PEM and in the SPIFFE format |
 //! | [`builtin`] | a CA in this process, and how it is replaced without a gap |
 //! | [`secret`] | secrets and where they are kept |
@@ -138,10 +139,12 @@ mod csr;
 mod encode;
 pub mod error;
 mod flight;
+mod gcra;
 mod identity;
 pub mod issuer;
 mod issuing;
 mod key;
+pub mod peer;
 mod pem;
 pub mod registry;
 pub mod request;
@@ -150,6 +153,7 @@ pub mod secret;
 pub mod spiffe;
 pub mod time;
 pub mod trust;
+mod usages;
 pub mod verify;
 mod x509;
 

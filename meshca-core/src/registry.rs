@@ -10,44 +10,38 @@
 //! A registry is a value that the embedder fills; nothing registers itself. First-party
 //! providers come through the same door as anyone's.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::de::DeserializeOwned;
 use spiffe::{SpiffeId, TrustDomain};
 
+use crate::resource::settings::{Model, SettingsType};
 use crate::resource::{
-    Backend, Bundled, Extension, ExtensionMode, IdentityProvider, MeshIdentity, Provider,
+    AnySettings, Backend, Bundled, BundledCa, Extension, ExtensionMode, IdentityProvider,
+    MeshIdentity, OURS, Provider,
 };
 use crate::secret::{LocalSources, SecretStore, SourceReader};
-use crate::spiffe::{NameTemplate, Workload};
-use crate::{CaRotation, CertificateSpec, Clock, Error, ErrorKind, Issuer, LifetimePolicy, Result};
+use crate::spiffe::Workload;
+use crate::{CaRotation, CertificateSpec, Clock, Error, ErrorKind, Issuer, Result};
 
 /// One CA as a resource describes it, the same for both models.
 #[derive(Clone, Debug)]
 pub struct BackendConfig {
     name: String,
-    settings: BackendSettings,
+    ca: Ca,
     mode: ExtensionMode,
-    lifetime: Duration,
-    lifetime_policy: LifetimePolicy,
+    /// What the operator set, if there is a setting for it.
+    expiration: Option<Duration>,
     request_timeout: Option<Duration>,
     model: Model,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Model {
-    Classic,
-    Modern,
-}
-
-/// The settings of a CA.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum BackendSettings {
+enum Ca {
     /// A backend of a `Mesh`, or an extension of a `MeshIdentity`: they have the same settings.
     Provider(Provider),
     /// The `Bundled` provider of a `MeshIdentity`.
@@ -57,17 +51,11 @@ pub enum BackendSettings {
 impl BackendConfig {
     /// A backend of `Mesh.mtls`.
     pub fn classic(backend: &Backend) -> Self {
-        // cert-manager decides on the lifetime unless the operator does.
-        let lifetime_policy = match (&backend.provider, backend.dp_cert.expiration) {
-            (Provider::CertManager(_), None) => LifetimePolicy::LeftToIssuer,
-            _ => LifetimePolicy::AtMostRequested,
-        };
         Self {
             name: backend.name.clone(),
-            settings: BackendSettings::Provider(backend.provider.clone()),
+            ca: Ca::Provider(backend.provider.clone()),
             mode: ExtensionMode::Leaf,
-            lifetime: backend.dp_cert.lifetime(),
-            lifetime_policy,
+            expiration: backend.dp_cert.expiration,
             request_timeout: backend.dp_cert.request_timeout,
             model: Model::Classic,
         }
@@ -76,31 +64,22 @@ impl BackendConfig {
     /// The provider of a MeshIdentity; `None` if it issues nothing: without a provider it only
     /// announces the ID, and `Spire` leaves the issuing to SPIRE.
     pub fn modern(identity: &MeshIdentity) -> Option<Self> {
-        let name = identity.metadata.name.clone();
-        let (settings, mode, lifetime) = match identity.provider.as_ref()? {
+        let (ca, mode, expiration) = match identity.provider.as_ref()? {
             IdentityProvider::Bundled(bundled) => (
-                BackendSettings::Bundled(bundled.clone()),
+                Ca::Bundled(bundled.clone()),
                 ExtensionMode::Leaf,
-                bundled.lifetime(),
+                bundled.expiry,
             ),
-            IdentityProvider::Extension(Extension { provider, mode, .. }) => (
-                BackendSettings::Provider(provider.clone()),
-                *mode,
-                crate::DEFAULT_LIFETIME,
-            ),
+            IdentityProvider::Extension(Extension { provider, mode, .. }) => {
+                (Ca::Provider(provider.clone()), *mode, None)
+            }
             IdentityProvider::Spire(_) => return None,
         };
-        // Its issuers may ignore what they are asked for, and an extension has no setting to ask for something else.
-        let lifetime_policy = match settings {
-            BackendSettings::Provider(Provider::CertManager(_)) => LifetimePolicy::AcceptIssuer,
-            _ => LifetimePolicy::AtMostRequested,
-        };
         Some(Self {
-            name,
-            settings,
+            name: identity.metadata.name.clone(),
+            ca,
             mode,
-            lifetime,
-            lifetime_policy,
+            expiration,
             request_timeout: None,
             model: Model::Modern,
         })
@@ -113,15 +92,48 @@ impl BackendConfig {
 
     /// The type that a [factory](IssuerFactory) is looked up by: `vault`, `builtin`, `Bundled`, …
     pub fn type_name(&self) -> &str {
-        match &self.settings {
-            BackendSettings::Provider(provider) => provider.type_name(),
-            BackendSettings::Bundled(_) => "Bundled",
+        match &self.ca {
+            Ca::Provider(provider) => provider.type_name(),
+            Ca::Bundled(_) => "Bundled",
         }
     }
 
-    /// The settings.
-    pub fn settings(&self) -> &BackendSettings {
-        &self.settings
+    /// Returns the settings as the factory's own type. Those of a type without a [reader](IssuerFactory::settings) are a
+    /// [`FreeForm`](crate::resource::FreeForm), those of the provider `Bundled` a [`Bundled`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if they are settings of another type.
+    pub fn settings<T: 'static>(&self) -> Result<&T> {
+        let settings = match &self.ca {
+            Ca::Provider(provider) => provider.settings(),
+            Ca::Bundled(bundled) => (bundled as &dyn Any).downcast_ref(),
+        };
+        settings.ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "the settings of this `{}` are not what its factory reads",
+                    self.type_name().escape_debug()
+                ),
+            )
+        })
+    }
+
+    /// Whether the settings name the certificate and key of the CA itself, which their owner replaces without a change of
+    /// the resource.
+    pub fn holds_the_ca(&self) -> bool {
+        match &self.ca {
+            Ca::Provider(_) => self.typed().is_some_and(AnySettings::holds_the_ca),
+            Ca::Bundled(bundled) => matches!(bundled.ca, BundledCa::Provided { .. }),
+        }
+    }
+
+    fn typed(&self) -> Option<&dyn AnySettings> {
+        match &self.ca {
+            Ca::Provider(provider) => provider.typed(),
+            Ca::Bundled(_) => None,
+        }
     }
 
     /// Whether the CA signs leaves, or an intermediate that does.
@@ -131,7 +143,7 @@ impl BackendConfig {
 
     /// How long its certificates are to live.
     pub fn lifetime(&self) -> Duration {
-        self.lifetime
+        self.expiration.unwrap_or(crate::DEFAULT_LIFETIME)
     }
 
     /// How long the CA has to answer one request, if the resource says: `dpCert.requestTimeout`.
@@ -142,31 +154,6 @@ impl BackendConfig {
     /// Whether its certificates carry `kuma://<tag>/<value>` URIs beside the SPIFFE ID, as in the classic model.
     pub fn has_tag_uris(&self) -> bool {
         self.model == Model::Classic
-    }
-
-    /// The settings of a type that meshca does not know, as the factory's own type.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`] that names the field (`conf.url: expected a string, …`, and `config.url` for an
-    /// extension); [`ErrorKind::Unsupported`] if the type is known here: then [`settings`](Self::settings) has them, read
-    /// already.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        match &self.settings {
-            BackendSettings::Provider(Provider::Other(other)) => {
-                other.conf.decode_field(match self.model {
-                    Model::Classic => "conf",
-                    Model::Modern => "config",
-                })
-            }
-            _ => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "the settings of the type `{}` are known to meshca: take them from `settings()`",
-                    self.type_name()
-                ),
-            )),
-        }
     }
 
     /// What to ask the CA for: this identity, with the lifetime and the names that the resource
@@ -180,6 +167,9 @@ impl BackendConfig {
     /// | DNS names | `dnsNames` of cert-manager | `dnsNames` of cert-manager |
     /// | URIs beside the SPIFFE ID | `kuma://<tag>/<value>`, one for each value of each tag | none |
     ///
+    /// Names and the policy on lifetimes are those of the [settings](crate::resource::settings::Settings), so a third
+    /// party's CA has its own.
+    ///
     /// Since a classic certificate carries the tags, an issuer for the classic model needs
     /// [`Capabilities::with_extra_uris(true)`](crate::Capabilities::with_extra_uris).
     ///
@@ -191,24 +181,15 @@ impl BackendConfig {
         spiffe_id: SpiffeId,
         workload: &Workload,
     ) -> Result<CertificateSpec> {
-        let mut spec = CertificateSpec::workload(spiffe_id)
-            .with_lifetime(self.lifetime)
-            .with_lifetime_policy(self.lifetime_policy);
-        let (common_name, dns_names): (Option<&NameTemplate>, &[NameTemplate]) = match &self
-            .settings
-        {
-            BackendSettings::Provider(Provider::Vault(vault)) => (vault.common_name.as_ref(), &[]),
-            BackendSettings::Provider(Provider::Acm(acm)) => (acm.common_name.as_ref(), &[]),
-            BackendSettings::Provider(Provider::CertManager(conf)) => {
-                (conf.common_name.as_ref(), &conf.dns_names)
+        let mut spec = CertificateSpec::workload(spiffe_id).with_lifetime(self.lifetime());
+        if let Some(settings) = self.typed() {
+            spec = spec.with_lifetime_policy(settings.lifetime_policy(self.model, self.expiration));
+            if let Some(template) = settings.common_name() {
+                spec = spec.with_common_name(template.render(workload)?);
             }
-            _ => (None, &[]),
-        };
-        if let Some(template) = common_name {
-            spec = spec.with_common_name(template.render(workload)?);
-        }
-        for template in dns_names {
-            spec = spec.with_dns_name(template.render(workload)?);
+            for template in settings.dns_names() {
+                spec = spec.with_dns_name(template.render(workload)?);
+            }
         }
         if self.model == Model::Classic {
             // Kuma's classic leaves carry every tag, and its traffic policies match on them.
@@ -291,27 +272,51 @@ impl BuildContext {
 
 /// Builds issuers of some types.
 ///
-/// This is the door through which every provider comes in, ours and yours. Settings of a type
-/// that meshca does not know arrive as [`Provider::Other`], to be
-/// [decoded](BackendConfig::decode) into the provider's own.
+/// This is the door through which every provider comes in, ours and yours. Its whole path: the settings are a type with a
+/// [reader](crate::resource::settings), which also decides on names and on lifetimes; the factory hands out that reader and
+/// builds issuers from what it read.
 ///
 /// ```
 /// use std::sync::Arc;
+/// use std::time::Duration;
 ///
 /// use async_trait::async_trait;
 /// use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory};
-/// use meshca_core::resource::{DataSource, Resource};
+/// use meshca_core::resource::settings::{self, Fields, Model, Settings, SettingsType};
+/// use meshca_core::resource::{DataSource, ParseOptions, Resource};
+/// use meshca_core::spiffe::{NameTemplate, Workload};
 /// # use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings};
 /// # use meshca_core::{ErrorKind, MemorySecretStore, SecretKey, SecretStore, Expect, SystemClock};
-/// use meshca_core::{Issuer, Result, SecretValue};
+/// use meshca_core::{Issuer, LifetimePolicy, Result, SecretValue};
 ///
-/// /// `conf` of a backend, or `config` of an extension. A misspelt field is an error.
-/// #[derive(serde::Deserialize)]
-/// #[serde(deny_unknown_fields, rename_all = "camelCase")]
-/// struct Settings {
+/// /// `conf` of a backend, or `config` of an extension.
+/// #[derive(Debug, PartialEq, serde::Serialize)]
+/// #[serde(rename_all = "camelCase")]
+/// struct StepSettings {
 ///     url: String,
 ///     /// One of `secret`, `file`, `inline` and `inlineString`.
 ///     token: DataSource,
+///     dns_names: Vec<NameTemplate>,
+/// }
+///
+/// impl Settings for StepSettings {
+///     const TYPE: &'static str = "step-ca";
+///
+///     fn read(fields: &mut Fields<'_>) -> Option<Self> {
+///         let url = fields.required("url", settings::non_empty);
+///         let token = fields.required("token", settings::secret);
+///         let dns_names = fields.list("dnsNames", settings::name_template);
+///         Some(Self { url: url?, token: token?, dns_names })
+///     }
+///
+///     fn dns_names(&self) -> &[NameTemplate] {
+///         &self.dns_names
+///     }
+///
+///     /// This CA decides on lifetimes itself.
+///     fn lifetime_policy(&self, _: Model, _: Option<Duration>) -> LifetimePolicy {
+///         LifetimePolicy::AcceptIssuer
+///     }
 /// }
 ///
 /// #[derive(Debug)]
@@ -319,12 +324,12 @@ impl BuildContext {
 ///
 /// #[async_trait]
 /// impl IssuerFactory for StepFactory {
-///     fn types(&self) -> Vec<String> {
-///         vec!["step-ca".to_owned()]
+///     fn settings(&self) -> Vec<SettingsType> {
+///         vec![SettingsType::of::<StepSettings>()]
 ///     }
 ///
 ///     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
-///         let conf: Settings = config.decode()?;
+///         let conf: &StepSettings = config.settings()?;
 ///         let token: SecretValue = context.sources()?.read(&conf.token).await?;
 ///         Ok(connect(&conf.url, token, context).await?.into())
 ///     }
@@ -338,38 +343,56 @@ impl BuildContext {
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-/// let text = "
-///     type: Mesh
-///     name: default
-///     mtls:
-///       enabledBackend: corporate
-///       backends:
-///       - name: corporate
-///         type: step-ca
-///         conf: {url: 'https://ca.example', token: {secret: step-token}}
+/// let registry = BackendRegistry::new().with(StepFactory);
+/// let text = "\
+/// type: Mesh
+/// name: default
+/// mtls:
+///   enabledBackend: corporate
+///   backends:
+///   - name: corporate
+///     type: step-ca
+///     conf:
+///       url: https://ca.example
+///       token: {secret: step-token}
+///       dnsNames: ['{{ label \"app\" }}.example']
 /// ";
+/// let options = ParseOptions::new().settings(registry.settings());
+/// let report = options.parse(text.replace("url:", "urll:")).unwrap_err();
+/// assert_eq!(report.to_string(), "9:7: mtls.backends[0].conf.urll: unknown field, did you mean `url`?");
+///
+/// let documents = options.parse(text)?;
+/// let Some(Resource::Mesh(mesh)) = documents.iter().next() else { return Err("no Mesh".into()) };
+/// let backend = BackendConfig::classic(mesh.enabled_backend().ok_or("mTLS is off")?);
+///
+/// let workload = Workload::new().with_label("app", "cart").with_tag("kuma.io/service", "cart");
+/// let spec = backend.certificate_spec(mesh.spiffe_id_of(&workload)?, &workload)?;
+/// assert_eq!(spec.dns_names(), ["cart.example"]);
+/// assert_eq!(spec.lifetime_policy(), LifetimePolicy::AcceptIssuer);
+///
+/// // `secrets` is the control plane's `SecretStore`.
 /// # let secrets = Arc::new(MemorySecretStore::new());
 /// # secrets.put(&SecretKey::new("default", "step-token")?, "hush".into(), Expect::Absent).await?;
-/// let build = async |text: &str| -> std::result::Result<_, Box<dyn std::error::Error>> {
-///     let documents = Resource::parse(text)?;
-///     let Some(Resource::Mesh(mesh)) = documents.iter().next() else { return Err("no Mesh".into()) };
-///     let backend = BackendConfig::classic(mesh.enabled_backend().ok_or("mTLS is off")?);
-///     // `secrets` is the control plane's `SecretStore`.
-///     let context = BuildContext::new("default", mesh.trust_domain()?, secrets.clone(), Arc::new(SystemClock::new()));
-///     Ok(BackendRegistry::new().with(StepFactory).build(&backend, &context).await?)
-/// };
-/// let issuer = build(text).await?;
+/// let context = BuildContext::new("default", mesh.trust_domain()?, secrets, Arc::new(SystemClock::new()));
+/// let issuer = registry.build(&backend, &context).await?;
 /// # drop(issuer);
-///
-/// let error = build(&text.replace("url:", "urll:")).await.unwrap_err();
-/// assert!(error.to_string().starts_with("the settings do not fit: conf.urll: unknown field, did you mean `url`?"));
 /// # Ok(())
 /// # }
 /// ```
 #[async_trait]
 pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
-    /// The types that it builds, as [`BackendConfig::type_name`] spells them.
-    fn types(&self) -> Vec<String>;
+    /// Returns the readers of its types' settings. Without one, the settings of a type are not judged, and are a
+    /// [`FreeForm`](crate::resource::FreeForm).
+    fn settings(&self) -> Vec<SettingsType> {
+        Vec::new()
+    }
+
+    /// The types that it builds, as [`BackendConfig::type_name`] spells them. By default those of
+    /// [`settings`](Self::settings).
+    fn types(&self) -> Vec<String> {
+        let types = self.settings();
+        types.iter().map(|it| it.name().to_owned()).collect()
+    }
 
     /// Builds one. Connects to nothing that it need not: [`Issuer::check`] is for that.
     ///
@@ -441,13 +464,23 @@ impl fmt::Debug for BuiltIssuer {
 /// let registry = BackendRegistry::new().with(builtin::factory());
 /// assert_eq!(registry.types().collect::<Vec<_>>(), ["Bundled", "builtin", "provided"]);
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct BackendRegistry {
     factories: BTreeMap<String, Arc<dyn IssuerFactory>>,
+    settings: Vec<SettingsType>,
+}
+
+impl Default for BackendRegistry {
+    fn default() -> Self {
+        Self {
+            factories: BTreeMap::new(),
+            settings: OURS.to_vec(),
+        }
+    }
 }
 
 impl BackendRegistry {
-    /// Knows nothing yet.
+    /// Builds nothing yet. It can read the settings of meshca's own types, which need no client.
     pub fn new() -> Self {
         Self::default()
     }
@@ -456,10 +489,42 @@ impl BackendRegistry {
     #[must_use]
     pub fn with(mut self, factory: impl IssuerFactory) -> Self {
         let factory: Arc<dyn IssuerFactory> = Arc::new(factory);
+        for kind in factory.settings() {
+            kind.add_to(&mut self.settings);
+        }
         for name in factory.types() {
             self.factories.insert(name, Arc::clone(&factory));
         }
         self
+    }
+
+    /// The readers of settings, for [`ParseOptions::settings`](crate::resource::ParseOptions::settings).
+    pub fn settings(&self) -> Vec<SettingsType> {
+        self.settings.clone()
+    }
+
+    /// Reads settings whose reader was not known where the resource was read: by serde, say, or without
+    /// [`ParseOptions::settings`](crate::resource::ParseOptions::settings). [`build`](Self::build) does it as well; the names
+    /// and the policy on lifetimes of [`certificate_spec`](BackendConfig::certificate_spec) need it before.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] with all violations.
+    pub fn resolve(&self, config: &BackendConfig) -> Result<BackendConfig> {
+        let field = match config.model {
+            Model::Classic => "conf",
+            Model::Modern => "config",
+        };
+        let ca = match &config.ca {
+            Ca::Provider(provider) => {
+                Ca::Provider(provider.resolved(&self.settings, config.model, field)?)
+            }
+            Ca::Bundled(bundled) => Ca::Bundled(bundled.clone()),
+        };
+        Ok(BackendConfig {
+            ca,
+            ..config.clone()
+        })
     }
 
     /// The types that it knows, sorted.
@@ -481,10 +546,7 @@ impl BackendRegistry {
         context: &BuildContext,
     ) -> Result<BuiltIssuer> {
         let built = match self.factories.get(config.type_name()) {
-            Some(factory) => match factory.build(config, context).await {
-                Ok(built) => in_mode(built, config, context).await,
-                Err(error) => Err(error),
-            },
+            Some(factory) => self.build_by(&**factory, config, context).await,
             None => {
                 let known: Vec<_> = self.types().collect();
                 let known = if known.is_empty() {
@@ -507,8 +569,20 @@ impl BackendRegistry {
                 .with_context("backend", config.name())
         })
     }
+
+    async fn build_by(
+        &self,
+        factory: &dyn IssuerFactory,
+        config: &BackendConfig,
+        context: &BuildContext,
+    ) -> Result<BuiltIssuer> {
+        let config = self.resolve(config)?;
+        let built = factory.build(&config, context).await?;
+        in_mode(built, &config, context).await
+    }
 }
 
+/// The delegated CA where `mode: Intermediate` asks for it.
 #[cfg(feature = "builtin")]
 async fn in_mode(
     built: BuiltIssuer,

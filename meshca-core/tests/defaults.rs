@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{DAY, HOUR, spiffe_id, start};
 use meshca_core::resource::{
     Backend, BuiltinConf, IdentityProvider, IssuerRef, MeshTrustCreation, Mode, Provider, Resource,
+    VaultConf,
 };
 use meshca_core::secret::{LocalSources, MAX_SECRET_SIZE};
 use meshca_core::verify::CLOCK_SKEW;
@@ -26,7 +27,7 @@ fn the_defaults_of_the_crate_page() {
     assert_eq!(policy.renew_at(issued, end, 0.0), issued + 5 * HOUR);
     assert_eq!(policy.renew_at(issued, end, 1.0), issued + 6 * HOUR);
 
-    let backend = Backend::new("ca-1", Provider::Builtin(BuiltinConf::default()));
+    let backend = Backend::new("ca-1", Provider::new(BuiltinConf::default()));
     assert_eq!(backend.mode, Mode::Strict);
     assert_eq!(backend.dp_cert.lifetime(), DAY);
     assert_eq!(backend.root_chain.timeout(), Duration::from_secs(10));
@@ -44,8 +45,8 @@ fn the_defaults_of_the_crate_page() {
         match resource {
             Resource::Mesh(mesh) => {
                 let backends = mesh.mtls.unwrap().backends;
-                let Some(Provider::Vault(vault)) = backends.first().map(|first| &first.provider)
-                else {
+                let first = backends.first();
+                let Some(vault) = first.and_then(|it| it.provider.settings::<VaultConf>()) else {
                     panic!("{backends:?}")
                 };
                 assert_eq!(vault.mount(), "pki");

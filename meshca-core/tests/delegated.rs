@@ -21,8 +21,7 @@ use meshca_core::builtin::delegated::{DelegatedIssuer, DelegatedSecrets, Delegat
 use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings, RELOAD_INTERVAL};
 use meshca_core::registry::{BackendConfig, BuildContext, IssuerFactory};
 use meshca_core::resource::{
-    Extension, ExtensionMode, FreeForm, IdentityProvider, MeshIdentity, Metadata, OtherConf,
-    Provider,
+    Extension, ExtensionMode, FreeForm, IdentityProvider, MeshIdentity, Metadata, Provider,
 };
 use meshca_core::{
     BackendRegistry, BuiltIssuer, CaRotation, Capabilities, CertificateRequest, CertificateSpec,
@@ -1492,8 +1491,7 @@ async fn an_extension_in_mode_intermediate_is_delegated() {
 }
 
 fn identity(mode: ExtensionMode) -> MeshIdentity {
-    let settings = OtherConf::new("my-ca", FreeForm::default());
-    let mut extension = Extension::new(Provider::Other(settings));
+    let mut extension = Extension::new(Provider::free_form("my-ca", FreeForm::default()));
     extension.mode = mode;
     MeshIdentity::new(Metadata::universal("cart"))
         .with_provider(IdentityProvider::Extension(extension))

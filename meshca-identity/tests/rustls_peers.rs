@@ -19,7 +19,10 @@ use meshca_identity::rustls023::{PeerPolicy, PeerRule};
 use meshca_testkit::FakeClock;
 use meshca_testkit::pki::{TestCa, TestCaOptions};
 use proptest::prelude::*;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
 
@@ -460,6 +463,25 @@ async fn a_certificate_must_be_that_of_one_workload() {
         }],
     )
     .await;
+}
+
+/// rustls itself shows no such certificate, so the verifier is asked without a handshake.
+#[test]
+fn a_critical_extension_that_is_not_known_is_a_matter_of_encoding() {
+    use rustls::server::danger::ClientCertVerifier;
+    let (root, any) = (ca("root"), AnyCa::new());
+    let mut params = leaf(&["spiffe://example.org/web"]);
+    let mut unknown = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 1], vec![5, 0]);
+    unknown.set_criticality(true);
+    params.custom_extensions.push(unknown);
+    let peer = any.sign(&params);
+    let ours = credentials(&root, "spiffe://example.org/ours", any.trust());
+    let settings = settings(PeerPolicy::SameDomain, &FakeClock::new());
+    let verifier = settings.verifier(&ours).unwrap();
+    let now = rustls::pki_types::UnixTime::since_unix_epoch(Duration::ZERO);
+    let refused = verifier.verify_client_cert(&peer.chain[0], &[], now);
+    let rule = PeerRule::find(&refused.unwrap_err());
+    assert_eq!(rule, Some(PeerRule::Encoding));
 }
 
 #[tokio::test]

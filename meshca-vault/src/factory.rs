@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use meshca_core::registry::{
-    BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory,
-};
-use meshca_core::resource::{ExtensionMode, Provider};
-use meshca_core::{Error, ErrorKind, Result};
+use meshca_core::Result;
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
+use meshca_core::resource::settings::SettingsType;
+use meshca_core::resource::{ExtensionMode, VaultConf};
 
 use crate::issuer::VaultIssuer;
 use crate::settings::VaultSettings;
@@ -31,20 +30,12 @@ pub fn factory() -> VaultFactory {
 
 #[async_trait]
 impl IssuerFactory for VaultFactory {
-    fn types(&self) -> Vec<String> {
-        vec!["vault".to_owned()]
+    fn settings(&self) -> Vec<SettingsType> {
+        vec![SettingsType::of::<VaultConf>()]
     }
 
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
-        let BackendSettings::Provider(Provider::Vault(conf)) = config.settings() else {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "these are settings of `{}`, not of `vault`",
-                    config.type_name()
-                ),
-            ));
-        };
+        let conf: &VaultConf = config.settings()?;
         let mut settings = VaultSettings::new(conf.clone(), context.trust_domain().clone())
             .with_lifetime(config.lifetime())
             .with_tag_uris(config.has_tag_uris())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::ops::AddAssign;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::cargo::{self, cargo};
@@ -75,63 +75,83 @@ struct Missing {
 /// The kinds of target a name filter can be about; doc tests have no module names.
 const UNIT_AND_INTEGRATION: [&str; 3] = ["--lib", "--bins", "--tests"];
 
+/// What tests need, as far as it is here.
+#[derive(Default)]
+struct Found {
+    /// The variables that name the servers' programs.
+    servers: Vec<(&'static str, PathBuf)>,
+    missing: Vec<Missing>,
+}
+
+impl Found {
+    fn look() -> Self {
+        let mut found = Self::default();
+        for reader in READERS {
+            match reader.find() {
+                Ok(version) => println!("{} found: {version}", reader.name),
+                Err(why) => found.missing.push(Missing {
+                    module: reader.name,
+                    why,
+                    proves: reader.proves,
+                    install: reader.install,
+                }),
+            }
+        }
+        for program in servers::PROGRAMS {
+            let module = program.module();
+            match program.obtain() {
+                Ok(path) => found.servers.push((program.variable, path)),
+                // Once for all programs of a server.
+                Err(_) if found.missing.iter().any(|missing| missing.module == module) => {}
+                Err(why) => found.missing.push(Missing {
+                    module,
+                    why,
+                    proves: program.proves(),
+                    install: "see above",
+                }),
+            }
+        }
+        found
+    }
+}
+
+/// The tests that need what is missing, and a note for each thing that is.
+fn left_out(missing: &[Missing]) -> Result<(BTreeSet<String>, Vec<String>)> {
+    let mut notes = Vec::new();
+    let mut skipped = BTreeSet::new();
+    if missing.is_empty() {
+        return Ok((skipped, notes));
+    }
+    println!("looking which tests need what is missing");
+    let names = test_names()?;
+    for Missing {
+        module,
+        why,
+        proves,
+        install,
+    } in missing
+    {
+        let mine: Vec<_> = names.iter().filter(|name| needs(name, module)).collect();
+        let count = mine.len();
+        skipped.extend(mine.into_iter().cloned());
+        if count == 0 {
+            println!("{why}, and no test needs it");
+            continue;
+        }
+        let note = format!(
+            "{why}: {count} {} of {proves} left out; {install}",
+            if count == 1 { "test" } else { "tests" },
+        );
+        println!("WARNING: {note}");
+        notes.push(note);
+    }
+    Ok((skipped, notes))
+}
+
 /// Runs the tests and returns cargo's own exit code.
 pub(crate) fn run() -> Result<ExitCode> {
-    let mut missing = Vec::new();
-    for reader in READERS {
-        match reader.find() {
-            Ok(version) => println!("{} found: {version}", reader.name),
-            Err(why) => missing.push(Missing {
-                module: reader.name,
-                why,
-                proves: reader.proves,
-                install: reader.install,
-            }),
-        }
-    }
-    let mut servers = Vec::new();
-    for program in servers::PROGRAMS {
-        match program.obtain() {
-            Ok(path) => servers.push((program.variable, path)),
-            // Once for all programs of a server.
-            Err(_) if missing.iter().any(|it| it.module == program.module()) => {}
-            Err(why) => missing.push(Missing {
-                module: program.module(),
-                why,
-                proves: program.proves(),
-                install: "see above",
-            }),
-        }
-    }
-
-    let mut left_out = Vec::new();
-    let mut skipped = BTreeSet::new();
-    if !missing.is_empty() {
-        println!("looking which tests need what is missing");
-        let names = test_names()?;
-        for Missing {
-            module,
-            why,
-            proves,
-            install,
-        } in &missing
-        {
-            let mine: Vec<_> = names.iter().filter(|name| needs(name, module)).collect();
-            let count = mine.len();
-            skipped.extend(mine.into_iter().cloned());
-            if count == 0 {
-                println!("{why}, and no test needs it");
-                continue;
-            }
-            let note = format!(
-                "{why}: {count} {} of {proves} left out; {install}",
-                if count == 1 { "test" } else { "tests" },
-            );
-            println!("WARNING: {note}");
-            left_out.push(note);
-        }
-    }
-
+    let Found { servers, missing } = Found::look();
+    let (skipped, left_out) = left_out(&missing)?;
     let reports = cargo::target_directory()?.join("conformance");
     let counters = cargo::target_directory()?.join("counters");
     for folder in [&reports, &counters] {

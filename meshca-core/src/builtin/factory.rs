@@ -9,9 +9,10 @@ use super::delegated::{
     DelegatedSecrets, DelegatedSettings,
 };
 use super::{BuiltinIssuer, CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME, ProvidedCa};
-use crate::registry::{BackendConfig, BackendSettings, BuildContext, BuiltIssuer, IssuerFactory};
-use crate::resource::{BuiltinConf, BundledCa, Provider, SELF_SIGNED_NOT_ALLOWED};
-use crate::secret::{SourceReader, SourceRef};
+use crate::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
+use crate::resource::settings::SettingsType;
+use crate::resource::{BuiltinConf, Bundled, BundledCa, ProvidedConf, SELF_SIGNED_NOT_ALLOWED};
+use crate::secret::SourceRef;
 use crate::{Error, ErrorKind, Issuer, KeyType, Result, SecretValue};
 
 /// Builds the types `builtin` and `provided` of a Mesh, and `Bundled` of a MeshIdentity.
@@ -37,61 +38,65 @@ struct Factory;
 
 #[async_trait]
 impl IssuerFactory for Factory {
+    fn settings(&self) -> Vec<SettingsType> {
+        vec![
+            SettingsType::of::<BuiltinConf>(),
+            SettingsType::of::<ProvidedConf>(),
+        ]
+    }
+
     fn types(&self) -> Vec<String> {
         ["builtin", "provided", "Bundled"].map(str::to_owned).into()
     }
 
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
-        match config.settings() {
-            BackendSettings::Provider(Provider::Builtin(conf)) => {
-                let secrets = CaSecrets::for_backend(context.mesh(), config.name())?;
-                stored(settings(conf, secrets, config, context)?, context).await
-            }
-            BackendSettings::Provider(Provider::Provided(conf)) => {
-                // The classic model has no setting for it: whoever provides a root means it.
-                provided(
-                    &context.sources()?,
-                    (&conf.cert).into(),
-                    (&conf.key).into(),
-                    true,
-                    config,
-                    context,
-                )
-                .await
-            }
-            BackendSettings::Bundled(bundled) => match &bundled.ca {
-                BundledCa::Autogenerate if !bundled.insecure_allow_self_signed => Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    SELF_SIGNED_NOT_ALLOWED,
-                )),
-                BundledCa::Autogenerate => {
-                    let secrets = CaSecrets::for_identity(context.mesh(), config.name())?;
-                    stored(
-                        settings(&BuiltinConf::default(), secrets, config, context)?,
-                        context,
-                    )
-                    .await
-                }
-                BundledCa::Provided {
-                    certificate,
-                    private_key,
-                } => {
-                    let allowed = bundled.insecure_allow_self_signed;
-                    provided(
-                        &context.sources()?,
-                        certificate.into(),
-                        private_key.into(),
-                        allowed,
-                        config,
-                        context,
-                    )
-                    .await
-                }
-            },
-            BackendSettings::Provider(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "the built-in CA does not build this type",
-            )),
+        if let Ok(conf) = config.settings::<BuiltinConf>() {
+            let secrets = CaSecrets::for_backend(context.mesh(), config.name())?;
+            stored(settings(conf, secrets, config, context)?, context).await
+        } else if let Ok(conf) = config.settings::<ProvidedConf>() {
+            // The classic model has no setting for it: whoever provides a root means it.
+            provided(
+                (&conf.cert).into(),
+                (&conf.key).into(),
+                true,
+                config,
+                context,
+            )
+            .await
+        } else {
+            bundled(config.settings()?, config, context).await
+        }
+    }
+}
+
+async fn bundled(
+    bundled: &Bundled,
+    config: &BackendConfig,
+    context: &BuildContext,
+) -> Result<BuiltIssuer> {
+    let allowed = bundled.insecure_allow_self_signed;
+    match &bundled.ca {
+        BundledCa::Autogenerate if !allowed => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            SELF_SIGNED_NOT_ALLOWED,
+        )),
+        BundledCa::Autogenerate => {
+            let secrets = CaSecrets::for_identity(context.mesh(), config.name())?;
+            let settings = settings(&BuiltinConf::default(), secrets, config, context)?;
+            stored(settings, context).await
+        }
+        BundledCa::Provided {
+            certificate,
+            private_key,
+        } => {
+            provided(
+                certificate.into(),
+                private_key.into(),
+                allowed,
+                config,
+                context,
+            )
+            .await
         }
     }
 }
@@ -149,7 +154,6 @@ async fn stored(settings: CaSettings, context: &BuildContext) -> Result<BuiltIss
 }
 
 async fn provided(
-    sources: &SourceReader,
     certificate: SourceRef<'_>,
     key: SourceRef<'_>,
     allow_self_signed: bool,
@@ -161,6 +165,7 @@ async fn provided(
             .with_context("certificate", certificate)
             .with_context("key", key)
     };
+    let sources = context.sources()?;
     let certificates = sources.read(certificate).await?;
     let private = sources.read(key).await?;
     let ca = ProvidedCa::from_pem(

@@ -6,28 +6,13 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::decode::{Clip, Context, Cursor, Path};
+use super::decode::Clip;
 use super::document::{Entry, MAX_DEPTH, Node, Value};
-use super::violation::{Location, Report};
+use super::violation::Location;
 
 impl<'de> Deserialize<'de> for Node<'static> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Level(0).deserialize(deserializer)
-    }
-}
-
-/// Reads a part of a resource by the reader that reads it there; the error is the whole report.
-pub(crate) fn part<'de, T, D: Deserializer<'de>>(
-    deserializer: D,
-    read: fn(Cursor<'_>) -> Option<T>,
-) -> Result<T, D::Error> {
-    let node = Node::deserialize(deserializer)?;
-    let context = Context::new(Report::default(), None);
-    let value = read(Cursor::new(&node, &Path::ROOT, &context));
-    let report = context.into_report();
-    match value {
-        Some(value) if !report.has_errors() => Ok(value),
-        _ => Err(de::Error::custom(report)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::any_settings::{Conf, Model, Spelling};
 use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
 use super::violation::{Location, Report, Severity, Violation};
@@ -25,16 +26,44 @@ pub(crate) struct Context<'o> {
     lenient: Cell<bool>,
     suggestions: Cell<usize>,
     pub(crate) system_namespace: Option<&'o str>,
+    types: &'o [SettingsType],
+}
+
+/// How the settings of one type of CA are read, for
+/// [`ParseOptions::settings`](super::ParseOptions::settings). [`of`](Self::of) makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingsType {
+    pub(crate) name: &'static str,
+    pub(crate) needs_expiration: Option<&'static str>,
+    pub(crate) spelling: Spelling,
+    pub(crate) read: fn(&mut Fields<'_>) -> Option<Conf>,
+    #[cfg(feature = "schema")]
+    pub(crate) schema: fn() -> Option<FreeForm>,
 }
 
 impl<'o> Context<'o> {
-    pub(crate) fn new(report: Report, system_namespace: Option<&'o str>) -> Self {
+    pub(crate) fn new(
+        report: Report,
+        system_namespace: Option<&'o str>,
+        types: &'o [SettingsType],
+    ) -> Self {
         Self {
             report: RefCell::new(report),
             lenient: Cell::new(false),
             suggestions: Cell::new(MAX_SUGGESTIONS),
             system_namespace,
+            types,
         }
+    }
+
+    /// The types that a resource of this model may name; one that was added later is found first.
+    pub(crate) fn types(&self, model: Model) -> impl Iterator<Item = &'o SettingsType> {
+        let fits = move |it: &&SettingsType| model == Model::Classic || it.spelling.extension;
+        self.types.iter().rev().filter(fits)
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.report.borrow().has_errors()
     }
 
     pub(crate) fn into_report(self) -> Report {
@@ -97,6 +126,14 @@ impl Path<'_> {
         parent: None,
         segment: Segment::Root,
     };
+
+    /// A field of the top.
+    pub(crate) fn top(field: &str) -> Path<'_> {
+        Path {
+            parent: Some(&Path::ROOT),
+            segment: Segment::Field(field),
+        }
+    }
 }
 
 impl fmt::Display for Path<'_> {
@@ -132,12 +169,19 @@ fn is_simple(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// A value, how it was reached, and where to report what is wrong with it.
+/// A value in a document, and the place where a violation of it is reported.
 #[derive(Clone, Copy)]
-pub(crate) struct Cursor<'c> {
+pub struct Cursor<'c> {
     pub(crate) node: &'c Node<'c>,
     path: &'c Path<'c>,
     pub(crate) context: &'c Context<'c>,
+}
+
+/// Prints the path only: the value may be a secret.
+impl fmt::Debug for Cursor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cursor({})", self.path)
+    }
 }
 
 impl<'c> Cursor<'c> {
@@ -149,15 +193,16 @@ impl<'c> Cursor<'c> {
         }
     }
 
-    /// Records an error at this value.
-    pub(crate) fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
+    /// Records an error at this value, and returns `None` for the reader to return. The message begins in lower case, and
+    /// says what to write instead. It must not repeat what may be a secret.
+    pub fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
         self.context
             .record(Severity::Error, self.path, self.node.at, message);
         None
     }
 
-    /// Records a warning at this value.
-    pub(crate) fn warn(&self, message: impl fmt::Display) {
+    /// Records a warning at this value: it works, but the operator will regret it.
+    pub fn warn(&self, message: impl fmt::Display) {
         self.context
             .record(Severity::Warning, self.path, self.node.at, message);
     }
@@ -170,6 +215,11 @@ impl<'c> Cursor<'c> {
     }
 
     pub(crate) fn fields(self) -> Option<Fields<'c>> {
+        self.as_mapping().or_else(|| self.expected("a mapping"))
+    }
+
+    /// The fields, if this is a mapping, which is left to the reader.
+    pub(crate) fn as_mapping(self) -> Option<Fields<'c>> {
         match &self.node.value {
             Value::Map(entries) => Some(Fields {
                 cursor: self,
@@ -177,12 +227,20 @@ impl<'c> Cursor<'c> {
                 known: Vec::with_capacity(8),
                 missing: RefCell::default(),
             }),
-            _ => self.expected("a mapping"),
+            _ => None,
         }
     }
 
-    /// The text, borrowed.
-    pub(crate) fn text(self) -> Option<&'c str> {
+    /// Reads a mapping. What `read` does not ask for is an unknown field.
+    pub fn mapping<T>(self, read: impl FnOnce(&mut Fields<'_>) -> Option<T>) -> Option<T> {
+        let mut fields = self.fields()?;
+        let value = read(&mut fields);
+        fields.finish();
+        value
+    }
+
+    /// Reads a text, which may be empty; [`non_empty`] refuses that.
+    pub fn text(self) -> Option<&'c str> {
         match &self.node.value {
             Value::Str(text) => Some(text),
             Value::Bool(_) | Value::Int(_) | Value::UInt(_) | Value::Float(_) => {
@@ -195,8 +253,8 @@ impl<'c> Cursor<'c> {
         }
     }
 
-    /// Reads every item; `None` if one of them is wrong.
-    pub(crate) fn list<T>(self, mut read: impl FnMut(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
+    /// Reads every item of a list; `None` if one of them is wrong.
+    pub fn list<T>(self, mut read: impl FnMut(Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
         let Value::Seq(nodes) = &self.node.value else {
             return self.expected("a list");
         };
@@ -222,8 +280,24 @@ impl<'c> Cursor<'c> {
         items
     }
 
-    /// One of a few words.
-    pub(crate) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
+    /// Judges what is at the end of a path of fields; a list on the way stands for all of its items. What has another
+    /// shape is left to the reader.
+    pub(crate) fn visit(self, path: &[&'static str], judge: fn(Cursor<'_>)) {
+        match (&self.node.value, path) {
+            (_, []) => judge(self),
+            (Value::Seq(_), _) => {
+                self.list(|at| Some(at.visit(path, judge)));
+            }
+            (_, [first, rest @ ..]) => {
+                if let Some(f) = self.as_mapping() {
+                    f.child(first, |at| Some(at.visit(rest, judge)));
+                }
+            }
+        }
+    }
+
+    /// Reads one of a few words, and returns what stands beside it.
+    pub fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
         let text = self.text()?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
@@ -243,14 +317,16 @@ impl<'c> Cursor<'c> {
     }
 }
 
-pub(crate) fn non_empty(at: Cursor<'_>) -> Option<String> {
+/// Reads a text that is not empty.
+pub fn non_empty(at: Cursor<'_>) -> Option<String> {
     match at.text()? {
         "" => at.error("must not be empty"),
         text => Some(text.to_owned()),
     }
 }
 
-pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
+/// Reads `true` or `false`.
+pub fn boolean(at: Cursor<'_>) -> Option<bool> {
     match at.node.value {
         Value::Bool(value) => Some(value),
         Value::Str(ref text) => match text.as_ref() {
@@ -266,7 +342,8 @@ pub(crate) fn boolean(at: Cursor<'_>) -> Option<bool> {
     }
 }
 
-pub(crate) fn integer(at: Cursor<'_>) -> Option<u32> {
+/// Reads a whole number, from 0 on.
+pub fn integer(at: Cursor<'_>) -> Option<u32> {
     match at.node.value {
         Value::Int(value) => match u32::try_from(value) {
             Ok(value) => Some(value),
@@ -306,12 +383,18 @@ pub(crate) fn free_form(at: Cursor<'_>) -> Option<FreeForm> {
     }
 }
 
-/// A mapping whose fields are asked for by name; what nobody asked for is unknown.
-pub(crate) struct Fields<'c> {
+/// A mapping whose fields are asked for by name. A field that no reader asked for is unknown, which is an error.
+pub struct Fields<'c> {
     pub(crate) cursor: Cursor<'c>,
     entries: &'c [Entry<'c>],
     known: Vec<&'static str>,
     missing: RefCell<Vec<Missing>>,
+}
+
+impl fmt::Debug for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fields({})", self.cursor.path)
+    }
 }
 
 /// An error about something that is not there. It is held back until it is known which fields nobody
@@ -326,13 +409,22 @@ struct Missing {
 }
 
 impl<'c> Fields<'c> {
-    /// A field that may be absent. An explicit null is as good as absent.
-    pub(crate) fn opt<T>(
+    /// Reads a field that may be absent. An explicit null is as good as absent.
+    pub fn opt<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
         self.know(&[name]);
+        self.child(name, read)
+    }
+
+    /// Looks at a field, which stays unknown if no reader asks for it.
+    fn child<T>(
+        &self,
+        name: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
         let node = self.peek(name)?;
         let path = Path {
             parent: Some(self.cursor.path),
@@ -345,8 +437,8 @@ impl<'c> Fields<'c> {
         })
     }
 
-    /// A field that must be there.
-    pub(crate) fn required<T>(
+    /// Reads a field that must be there.
+    pub fn required<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
@@ -354,19 +446,6 @@ impl<'c> Fields<'c> {
         if !self.has(name) {
             self.know(&[name]);
             return self.missing(name, "must be set");
-        }
-        self.opt(name, read)
-    }
-
-    /// The default for a field that is absent, `None` for one that is there and wrong.
-    pub(crate) fn value_or_default<T: Default>(
-        &mut self,
-        name: &'static str,
-        read: impl FnOnce(Cursor<'_>) -> Option<T>,
-    ) -> Option<T> {
-        if !self.has(name) {
-            self.know(&[name]);
-            return Some(T::default());
         }
         self.opt(name, read)
     }
@@ -380,8 +459,8 @@ impl<'c> Fields<'c> {
         }
     }
 
-    /// A list that may be absent, which is the same as empty.
-    pub(crate) fn list<T>(
+    /// Reads a list that may be absent, which is the same as empty.
+    pub fn list<T>(
         &mut self,
         name: &'static str,
         read: impl FnMut(Cursor<'_>) -> Option<T>,
@@ -405,6 +484,21 @@ impl<'c> Fields<'c> {
     /// Records an error about a field (or a path of fields) that is not there, at this mapping.
     pub(crate) fn missing<T>(&self, name: &'static str, message: impl fmt::Display) -> Option<T> {
         self.hold_back(&[name], Some(name), self.cursor.node.at, message)
+    }
+
+    /// Records an error about a path of fields that is not there in whole, at the innermost mapping on the way. A mapping
+    /// in which the next field is misspelt was reported for that.
+    pub(crate) fn demand(&self, path: &'static str, message: &str) {
+        let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+        if !self.has(name) {
+            self.missing::<()>(path, message);
+        } else if !rest.is_empty() {
+            self.child(name, |at| {
+                let inner = at.as_mapping()?;
+                let misspelt = !inner.has(first(rest)) && inner.may_be_misspelt(&[rest]);
+                (!misspelt).then(|| inner.demand(rest, message))
+            });
+        }
     }
 
     /// Records an error about this mapping that any of these fields would have prevented.
@@ -506,8 +600,8 @@ impl<'c> Fields<'c> {
             .record(Severity::Error, path, entry.key_at, message);
     }
 
-    /// Exactly one of these fields must be there; it can be read if so and also if not.
-    pub(crate) fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
+    /// Requires exactly one of these fields; `None` after a violation. Read each of them with [`opt`](Self::opt) in any case.
+    pub fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
         self.know(names);
         let given: Vec<_> = names
             .iter()
@@ -526,6 +620,31 @@ impl<'c> Fields<'c> {
                 List(several)
             )),
         }
+    }
+
+    /// Reads which of these words `type` is. Beside each word stands the field that belongs to it; the fields of the other
+    /// words are refused, for a reason in which `{own}` stands for the field of this one. If `type` is
+    /// wrong, the only field that is there says which is meant.
+    pub(crate) fn tag(
+        &mut self,
+        words: &[(&'static str, &'static str)],
+        refusal: &str,
+    ) -> Option<&'static str> {
+        let choices: Vec<_> = words.iter().map(|pair| (pair.0, *pair)).collect();
+        if let Some((word, own)) = self.required("type", |at| at.choice(&choices)) {
+            for (_, field) in words {
+                if *field != own && self.has(field) {
+                    self.refuse::<()>(field, refusal.replace("{own}", own));
+                }
+            }
+            return Some(word);
+        }
+        let mut likely = words
+            .iter()
+            .filter(|(_, field)| words.len() == 1 || self.has(field));
+        let only = likely.next().filter(|_| likely.next().is_none());
+        words.iter().for_each(|(_, field)| self.know(&[field]));
+        only.map(|(word, _)| *word)
     }
 
     /// Every field that nobody asked for is a violation.

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, StructureStyle, Tag};
-use serde_json::Value as Json;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value as Json};
 
 use super::decode;
 use super::scalar::{check_tag, resolve, resolve_tagged};
@@ -89,6 +90,19 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The text in a field of this mapping.
+    pub(crate) fn text_of(&self, key: &str) -> Option<&str> {
+        match &self.get(key)?.value {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether a field of this mapping is this text.
+    pub(crate) fn says(&self, key: &str, expected: &str) -> bool {
+        self.text_of(key) == Some(expected)
+    }
+
     pub(crate) fn to_json(&self) -> Json {
         match &self.value {
             Value::Null => Json::Null,
@@ -124,6 +138,23 @@ impl<'a> Node<'a> {
     }
 }
 
+impl Serialize for Node<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.value {
+            Value::Null => serializer.serialize_unit(),
+            Value::Bool(value) => serializer.serialize_bool(*value),
+            Value::Int(value) => serializer.serialize_i64(*value),
+            Value::UInt(value) => serializer.serialize_u64(*value),
+            Value::Float(value) => serializer.serialize_f64(*value),
+            Value::Str(text) => serializer.serialize_str(text),
+            Value::Seq(items) => serializer.collect_seq(items),
+            Value::Map(entries) => {
+                serializer.collect_map(entries.iter().map(|it| (&it.key, &it.value)))
+            }
+        }
+    }
+}
+
 fn text_weight(text: &str) -> usize {
     1 + text.len() / 32
 }
@@ -140,18 +171,20 @@ impl From<&Json> for Node<'static> {
             },
             Json::String(text) => Value::Str(Cow::Owned(text.clone())),
             Json::Array(items) => Value::Seq(items.iter().map(Node::from).collect()),
-            Json::Object(fields) => Value::Map(
-                fields
-                    .iter()
-                    .map(|(key, value)| Entry {
-                        key: Cow::Owned(key.clone()),
-                        key_at: Location::NONE,
-                        value: Node::from(value),
-                    })
-                    .collect(),
-            ),
+            Json::Object(fields) => return Node::from(fields),
         };
         Self::unlocated(value)
+    }
+}
+
+impl From<&Map<String, Json>> for Node<'static> {
+    fn from(fields: &Map<String, Json>) -> Self {
+        let entry = |(key, value): (&String, _)| Entry {
+            key: Cow::Owned(key.clone()),
+            key_at: Location::NONE,
+            value: Node::from(value),
+        };
+        Self::unlocated(Value::Map(fields.iter().map(entry).collect()))
     }
 }
 

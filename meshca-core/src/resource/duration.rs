@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use serde::Serializer;
-use serde::ser::Error as _;
+use serde::Serialize;
 
 use super::decode::{Clip, Cursor};
 use super::document::Value;
+use super::field::{Codec, try_spelt};
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [
@@ -163,11 +163,12 @@ fn read(at: Cursor<'_>, parse: fn(&str) -> Result<Duration, &'static str>) -> Op
     )
 }
 
-pub(crate) fn mesh(at: Cursor<'_>) -> Option<Duration> {
+/// Reads a duration: one whole number and one unit of `ms`, `s`, `m`, `h`, `d`, `w` and `y`, such as `24h`.
+pub fn mesh(at: Cursor<'_>) -> Option<Duration> {
     read(at, parse_mesh)
 }
 
-pub(crate) fn go(at: Cursor<'_>) -> Option<Duration> {
+fn go(at: Cursor<'_>) -> Option<Duration> {
     read(at, parse_go)
 }
 
@@ -179,69 +180,73 @@ fn positive(at: Cursor<'_>, duration: Duration) -> Option<Duration> {
     Some(duration)
 }
 
-pub(crate) fn mesh_lifetime(at: Cursor<'_>) -> Option<Duration> {
-    mesh(at).and_then(|duration| positive(at, duration))
+/// A lifetime in a `Mesh`.
+pub(crate) fn mesh_lifetime() -> impl Codec<Value = Duration> {
+    in_mesh(|at| mesh(at).and_then(|duration| positive(at, duration)))
 }
 
-pub(crate) fn go_lifetime(at: Cursor<'_>) -> Option<Duration> {
-    go(at).and_then(|duration| positive(at, duration))
+/// How long the control plane waits.
+pub(crate) fn mesh_timeout() -> impl Codec<Value = Duration> {
+    in_mesh(|at| {
+        let timeout = mesh(at)?;
+        match timeout.is_zero() {
+            true => at.error("must be positive: nothing is answered in no time"),
+            false => Some(timeout),
+        }
+    })
 }
 
-/// How long somebody waits.
-pub(crate) fn mesh_timeout(at: Cursor<'_>) -> Option<Duration> {
-    let timeout = mesh(at)?;
-    if timeout.is_zero() {
-        return at.error("must be positive: nothing is answered in no time");
-    }
-    Some(timeout)
+fn in_mesh(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duration> {
+    try_spelt(read, |duration| {
+        format_mesh(*duration)
+            .map(MeshDuration)
+            .ok_or(INEXPRESSIBLE)
+    })
 }
 
-/// The schema of what [`mesh`] reads.
-#[cfg(feature = "schema")]
-#[derive(schemars::JsonSchema)]
-#[schemars(
-    transparent,
-    description = "One whole number and one unit: `24h`, `30d`",
-    extend("pattern" = "^[0-9]+(ms|s|m|h|d|w|y)$")
+/// A lifetime in a `MeshIdentity`.
+pub(crate) fn go_lifetime() -> impl Codec<Value = Duration> {
+    in_go(|at| go(at).and_then(|duration| positive(at, duration)))
+}
+
+/// Any duration in a `MeshIdentity`.
+pub(crate) fn go_duration() -> impl Codec<Value = Duration> {
+    in_go(go)
+}
+
+fn in_go(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duration> {
+    try_spelt(read, |duration| {
+        format_go(*duration).map(GoDuration).ok_or(INEXPRESSIBLE)
+    })
+}
+
+const INEXPRESSIBLE: &str = "a duration that this field cannot express: too long or too fine";
+
+/// What [`mesh`] reads.
+#[derive(Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        transparent,
+        description = "One whole number and one unit: `24h`, `30d`",
+        extend("pattern" = "^[0-9]+(ms|s|m|h|d|w|y)$")
+    )
 )]
-#[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct MeshDuration(String);
 
-/// The schema of what [`go`] reads.
-#[cfg(feature = "schema")]
-#[derive(schemars::JsonSchema)]
-#[schemars(
-    transparent,
-    description = "A duration as Go writes it: `24h`, `1h30m`",
-    extend("pattern" = "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$")
+/// What [`go`] reads.
+#[derive(Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(
+        transparent,
+        description = "A duration as Go writes it: `24h`, `1h30m`",
+        extend("pattern" = "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$")
+    )
 )]
-#[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct GoDuration(String);
-
-fn write<S: Serializer>(text: Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    match text {
-        Some(text) => serializer.serialize_str(&text),
-        None => Err(S::Error::custom(
-            "a duration that this field cannot express: too long or too fine",
-        )),
-    }
-}
-
-/// For `serialize_with` on fields that are skipped when `None`.
-pub(crate) fn serialize_mesh<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    write(format_mesh(duration.unwrap_or_default()), serializer)
-}
-
-/// For `serialize_with` on fields that are skipped when `None`.
-pub(crate) fn serialize_go<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    write(format_go(duration.unwrap_or_default()), serializer)
-}
 
 #[cfg(test)]
 mod tests {

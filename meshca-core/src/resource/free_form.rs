@@ -6,8 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
-use super::document::Entry;
-use super::settings::{self, SettingsError};
+use super::document::{Entry, Node};
 use crate::{Error, ErrorKind, Result};
 
 /// A mapping whose fields are not ours: the other sections of a `Mesh`, the settings of a third-party
@@ -16,18 +15,12 @@ use crate::{Error, ErrorKind, Result};
 /// [`Debug`](fmt::Debug) prints the names of the fields only, since a foreign setting may be a secret.
 ///
 /// ```
+/// use std::collections::BTreeMap;
+///
 /// use meshca_core::resource::FreeForm;
-/// use serde::{Deserialize, Serialize};
 ///
-/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
-/// struct Settings {
-///     url: String,
-/// }
-///
-/// let settings = Settings { url: "https://ca.example".into() };
-/// let free_form = FreeForm::from_serialize(&settings)?;
+/// let free_form = FreeForm::from_serialize(&BTreeMap::from([("url", "https://ca.example")]))?;
 /// assert_eq!(format!("{free_form:?}"), r#"FreeForm("url")"#);
-/// assert_eq!(free_form.decode::<Settings>()?, settings);
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
 #[derive(Clone, Default, PartialEq)]
@@ -68,35 +61,20 @@ impl FreeForm {
         }
     }
 
-    /// Reads the content as a type of the caller's.
+    /// Reads the content as a type of the caller's. The settings of a CA have [readers](super::settings) instead, which
+    /// report every violation with its place.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` that names the field and what is wrong with it. The value is not repeated: it may be
-    /// a secret.
-    ///
-    /// ```
-    /// # use meshca_core::resource::FreeForm;
-    /// # use std::collections::BTreeMap;
-    /// #[derive(Debug, serde::Deserialize)]
-    /// struct Settings {
-    ///     url: String,
-    /// }
-    ///
-    /// let free_form = FreeForm::from_serialize(&BTreeMap::from([("url", 8080)]))?;
-    /// assert_eq!(
-    ///     free_form.decode::<Settings>().unwrap_err().to_string(),
-    ///     "the settings do not fit: url: expected a string, found a number"
-    /// );
-    /// # Ok::<(), meshca_core::Error>(())
-    /// ```
+    /// `InvalidConfig` if it does not fit. Neither place nor value is repeated: it may be a secret.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        settings::decode(&self.0).map_err(does_not_fit)
+        let unfit = "the content does not fit the type that it is read as";
+        serde_json::from_value(Json::Object(self.0.clone()))
+            .map_err(|_| Error::new(ErrorKind::InvalidConfig, unfit))
     }
 
-    /// The same where the content is that of a field.
-    pub(crate) fn decode_field<T: DeserializeOwned>(&self, field: &str) -> Result<T> {
-        settings::decode(&self.0).map_err(|error| does_not_fit(error.inside(field)))
+    pub(crate) fn to_node(&self) -> Node<'static> {
+        Node::from(&self.0)
     }
 
     /// The names of the fields.
@@ -108,13 +86,6 @@ impl FreeForm {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-fn does_not_fit(error: SettingsError) -> Error {
-    Error::new(
-        ErrorKind::InvalidConfig,
-        format!("the settings do not fit: {error}"),
-    )
 }
 
 impl fmt::Debug for FreeForm {

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::any_settings::Dialect;
+use super::declare::{Mapping as _, json_schema, mapping};
 use super::decode::{self, Clip, Cursor, Fields, OneOf};
 use super::duration;
+use super::field::{Choice, defaulted, group, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
 use super::metadata::{
     self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
 };
-use super::provider::{self, BackendSettingsWire, Dialect, Provider};
+use super::provider::{self, BackendSettingsWire, Provider};
 #[cfg(feature = "schema")]
 use super::schema;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
@@ -274,14 +277,22 @@ pub enum Mode {
     Permissive,
 }
 
-/// `dpCert`: certificates of workloads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DpCert {
-    /// `rotation.expiration`: the lifetime; see [`lifetime`](Self::lifetime).
-    pub expiration: Option<Duration>,
-    /// How long to wait for the CA. No limit of the resource's own if absent.
-    pub request_timeout: Option<Duration>,
+/// How this kind spells a mode; a MeshTLS has small letters.
+const MODES: Choice<Mode> = Choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)]);
+
+mapping! {
+    /// `dpCert`: certificates of workloads.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct DpCert {
+        /// `rotation.expiration`: the lifetime.
+        ///
+        /// [`lifetime`](Self::lifetime) has the default.
+        pub expiration: Option<Duration> =
+            optional("rotation", group(optional("expiration", duration::mesh_lifetime()))),
+        /// How long to wait for the CA. No limit of the resource's own if absent.
+        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
+    }
 }
 
 impl DpCert {
@@ -291,12 +302,16 @@ impl DpCert {
     }
 }
 
-/// `rootChain`: the CA's own certificates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RootChain {
-    /// How long to wait for the CA; see [`timeout`](Self::timeout).
-    pub request_timeout: Option<Duration>,
+mapping! {
+    /// `rootChain`: the CA's own certificates.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct RootChain {
+        /// How long to wait for the CA.
+        ///
+        /// [`timeout`](Self::timeout) has the default.
+        pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
+    }
 }
 
 impl RootChain {
@@ -309,126 +324,43 @@ impl RootChain {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BackendWire<'w> {
-    name: &'w str,
-    #[serde(rename = "type")]
-    type_name: &'w str,
-    #[serde(skip_serializing_if = "ModeWire::is_default")]
-    mode: ModeWire,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dp_cert: Option<DpCertWire>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    root_chain: Option<TimeoutWire>,
-    #[serde(flatten)]
-    settings: BackendSettingsWire<'w>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Mode")
-)]
-#[serde(rename_all = "UPPERCASE")]
-enum ModeWire {
-    Strict,
-    Permissive,
-}
-
-impl ModeWire {
-    fn is_default(&self) -> bool {
-        matches!(self, Self::Strict)
+mapping! {
+    /// A backend without its name, which is judged among the others, and without its settings.
+    pub(super) struct BackendFields {
+        type_name: String = required("type", provider::backend_type),
+        mode: Mode = defaulted("mode", MODES),
+        dp_cert: DpCert = defaulted("dpCert", DpCert::read),
+        root_chain: RootChain = defaulted("rootChain", RootChain::read),
     }
 }
 
 #[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "DpCert")
-)]
-#[serde(rename_all = "camelCase")]
-struct DpCertWire {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rotation: Option<RotationWire>,
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "duration::serialize_mesh"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
-    request_timeout: Option<Duration>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Rotation")
-)]
-struct RotationWire {
-    #[serde(
-        skip_serializing_if = "may_be_absent",
-        serialize_with = "duration::serialize_mesh"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
-    expiration: Option<Duration>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "RootChain")
-)]
-#[serde(rename_all = "camelCase")]
-struct TimeoutWire {
-    #[serde(
-        skip_serializing_if = "may_be_absent",
-        serialize_with = "duration::serialize_mesh"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
-    request_timeout: Option<Duration>,
+struct BackendWire<'w> {
+    name: &'w str,
+    #[serde(flatten)]
+    fields: BackendFields,
+    #[serde(flatten)]
+    settings: BackendSettingsWire<'w>,
 }
 
 impl Serialize for Backend {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let DpCert {
-            expiration,
-            request_timeout,
-        } = self.dp_cert;
         BackendWire {
             name: &self.name,
-            type_name: self.dialect.type_name(&self.provider),
-            mode: match self.mode {
-                Mode::Strict => ModeWire::Strict,
-                Mode::Permissive => ModeWire::Permissive,
+            fields: BackendFields {
+                type_name: self.provider.type_name_in(self.dialect).to_owned(),
+                mode: self.mode,
+                dp_cert: self.dp_cert,
+                root_chain: self.root_chain,
             },
-            dp_cert: (expiration.is_some() || request_timeout.is_some()).then(|| DpCertWire {
-                rotation: expiration.map(|expiration| RotationWire {
-                    expiration: Some(expiration),
-                }),
-                request_timeout,
-            }),
-            root_chain: self.root_chain.request_timeout.map(|timeout| TimeoutWire {
-                request_timeout: Some(timeout),
-            }),
             settings: self.provider.backend_settings(self.dialect),
         }
         .serialize(serializer)
     }
 }
 
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for Backend {
-    fn schema_name() -> Cow<'static, str> {
-        "Backend".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schema::backend::<ModeWire, DpCertWire, TimeoutWire>(generator)
-    }
+json_schema! {
+    Backend, generator => schema::backend(generator)
 }
 
 /// Reads a `Mesh` whose `apiVersion` and `kind`, or `type`, have been read.
@@ -480,7 +412,7 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
     let skip_validation = f.opt("skipValidation", decode::boolean).unwrap_or_default();
     let mut names = BTreeSet::new();
     let backends = f.list("backends", |at| {
-        backend(at, mesh, skip_validation, &mut names)
+        at.mapping(|f| backend(f, mesh, skip_validation, &mut names))
     });
     let enabled_backend = f.opt("enabledBackend", |at| {
         let name = at.text()?;
@@ -514,77 +446,42 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
 }
 
 fn backend(
-    at: Cursor<'_>,
+    f: &mut Fields<'_>,
     mesh: &str,
     skip_validation: bool,
     names: &mut BTreeSet<String>,
 ) -> Option<Backend> {
-    let mut f = at.fields()?;
+    let context = f.cursor.context;
     let name = f.required("name", |at| backend_name(at, mesh, names));
-    let type_name = f.required("type", provider::backend_type);
-    let mode = f.opt("mode", |at| {
-        at.choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)])
-    });
-    let needs_lifetime = type_name.as_deref() == Some("vault");
-    let dp_cert = f.opt("dpCert", |at| dp_cert(at, needs_lifetime, skip_validation));
-    if needs_lifetime && !f.has("dpCert") {
-        at.context.leniently(skip_validation, || {
-            f.missing::<()>("dpCert.rotation.expiration", LIFETIME_NEEDED)
+    let needed = f
+        .cursor
+        .node
+        .text_of("type")
+        .and_then(|name| provider::needs_expiration(context, name));
+    if let Some(reason) = needed {
+        context.leniently(skip_validation, || {
+            f.demand(
+                "dpCert.rotation.expiration",
+                &format!("must be set: {reason}"),
+            );
         });
     }
-    let root_chain = f.opt("rootChain", |at| {
-        let mut f = at.fields()?;
-        let request_timeout = f.opt("requestTimeout", duration::mesh_timeout);
-        f.finish();
-        Some(RootChain { request_timeout })
-    });
+    let (type_name, mode, dp_cert, root_chain) = BackendFields::read_parts(f);
     let Some(type_name) = type_name else {
         // Whose settings these are is not known, so they are not judged.
-        f.know(&["conf", "acm", "certManager"]);
-        f.finish();
+        f.know(&provider::blocks(context));
         return None;
     };
-    let settings = at.context.leniently(skip_validation, || {
-        provider::backend_settings(&mut f, &type_name)
-    });
-    f.finish();
-    let (provider, dialect) = settings?;
+    let (provider, dialect) = context.leniently(skip_validation, || {
+        provider::backend_settings(f, &type_name)
+    })?;
     Some(Backend {
         name: name?,
         provider,
-        mode: mode.unwrap_or_default(),
-        dp_cert: dp_cert.unwrap_or_default(),
-        root_chain: root_chain.unwrap_or_default(),
+        mode: mode?,
+        dp_cert: dp_cert?,
+        root_chain: root_chain?,
         dialect,
-    })
-}
-
-const LIFETIME_NEEDED: &str =
-    "must be set: Vault needs the lifetime of every certificate that is asked for";
-
-fn dp_cert(at: Cursor<'_>, needs_lifetime: bool, skip_validation: bool) -> Option<DpCert> {
-    let mut f = at.fields()?;
-    let expiration = f.opt("rotation", |at| {
-        let mut f = at.fields()?;
-        let expiration = f.opt("expiration", duration::mesh_lifetime);
-        if needs_lifetime && !f.has("expiration") {
-            at.context.leniently(skip_validation, || {
-                f.missing::<()>("expiration", LIFETIME_NEEDED)
-            });
-        }
-        f.finish();
-        expiration
-    });
-    if needs_lifetime && !f.has("rotation") {
-        at.context.leniently(skip_validation, || {
-            f.missing::<()>("rotation.expiration", LIFETIME_NEEDED)
-        });
-    }
-    let request_timeout = f.opt("requestTimeout", duration::mesh_timeout);
-    f.finish();
-    Some(DpCert {
-        expiration,
-        request_timeout,
     })
 }
 

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::any_settings::Dialect;
 use super::datasource::{self, SecureDataSource};
-use super::decode::{self, Clip, Cursor, Fields};
+use super::declare::{Mapping as _, Words as _, mapping, tagged, words};
+use super::decode::{self, Cursor, Fields};
 use super::duration;
+use super::field::{defaulted, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
-use super::provider::{self, Dialect, Provider, SettingsWire};
+use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::provider::{self, Provider, SettingsWire};
 #[cfg(feature = "schema")]
 use super::schema;
-use super::selector::{self, Selector, SelectorWire};
+use super::selector::Selector;
 use super::template;
 use crate::spiffe::{
     Environment, PathTemplate, SpiffeId, TrustDomain, TrustDomainInputs, TrustDomainTemplate,
@@ -117,13 +120,13 @@ impl MeshIdentity {
             provider,
             status,
         } = self;
-        let spec = SpecWire {
-            selector: selector.wire(),
-            spiffe_id: (trust_domain.is_some() || path.is_some()).then_some(SpiffeIdWire {
-                trust_domain: trust_domain.as_ref(),
-                path: path.as_ref(),
-            }),
-            provider: provider.as_ref().map(IdentityProvider::wire),
+        let spec = Spec {
+            selector: selector.clone(),
+            spiffe_id: SpiffeIdTemplates {
+                trust_domain: trust_domain.clone(),
+                path: path.clone(),
+            },
+            provider: provider.clone(),
         };
         Written {
             api_version: API_VERSION,
@@ -137,20 +140,39 @@ impl MeshIdentity {
     }
 }
 
-/// Where the certificates of a [`MeshIdentity`] come from.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "few exist at a time, and matching on them should stay plain"
-)]
-#[non_exhaustive]
-pub enum IdentityProvider {
-    /// `type: Bundled`: a CA in the control plane.
-    Bundled(Bundled),
-    /// `type: Spire`: a SPIRE agent beside the proxy.
-    Spire(Spire),
-    /// `type: Extension`: a CA outside, by name.
-    Extension(Extension),
+mapping! {
+    #[derive(Clone)]
+    pub(super) struct Spec {
+        selector: Selector = defaulted("selector", Selector::read),
+        spiffe_id: SpiffeIdTemplates = defaulted("spiffeID", SpiffeIdTemplates::read),
+        provider: Option<IdentityProvider> = optional("provider", IdentityProvider::read),
+    }
+}
+
+mapping! {
+    #[derive(Clone, Default, PartialEq)]
+    pub(super) struct SpiffeIdTemplates as "SpiffeId" {
+        trust_domain: Option<TrustDomainTemplate> = optional("trustDomain", template::trust_domain),
+        path: Option<PathTemplate> = optional("path", template::path),
+    }
+}
+
+tagged! {
+    /// Where the certificates of a [`MeshIdentity`] come from.
+    #[derive(Clone, Debug, PartialEq)]
+    #[allow(
+        clippy::large_enum_variant,
+        reason = "few exist at a time, and matching on them should stay plain"
+    )]
+    #[non_exhaustive]
+    pub enum IdentityProvider as "Provider" refuses "does not go with this `type`: remove it or change the type" {
+        /// `type: Bundled`: a CA in the control plane.
+        Bundled(Bundled) = "Bundled" with required("bundled", spelt(bundled, BundledFields::of)),
+        /// `type: Spire`: a SPIRE agent beside the proxy.
+        Spire(Spire) = "Spire" with defaulted("spire", Spire::read),
+        /// `type: Extension`: a CA outside, by name.
+        Extension(Extension) = "Extension" with required("extension", extension),
+    }
 }
 
 /// A CA in the control plane.
@@ -213,28 +235,30 @@ pub enum BundledCa {
     },
 }
 
-/// Whether the control plane is to make a [`MeshTrust`](super::MeshTrust) from the CA of a [`MeshIdentity`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub enum MeshTrustCreation {
-    /// It is, under the name of the MeshIdentity.
-    ///
-    /// meshca only reads the wish. The control plane that embeds it makes the MeshTrust, from the issuer's
-    /// [`trust_bundle`](crate::Issuer::trust_bundle) with
-    /// [`MeshTrust::from_trust_bundle`](super::MeshTrust::from_trust_bundle), and keeps it up to date.
-    #[default]
-    Enabled,
-    /// Trust is distributed in another way.
-    Disabled,
+words! {
+    /// Whether the control plane is to make a [`MeshTrust`](super::MeshTrust) from the CA of a [`MeshIdentity`].
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum MeshTrustCreation {
+        /// It is, under the name of the MeshIdentity.
+        ///
+        /// meshca only reads the wish. The control plane that embeds it makes the MeshTrust, from the issuer's
+        /// [`trust_bundle`](crate::Issuer::trust_bundle) with
+        /// [`MeshTrust::from_trust_bundle`](super::MeshTrust::from_trust_bundle), and keeps it up to date.
+        Enabled = "Enabled" (default),
+        /// Trust is distributed in another way.
+        Disabled = "Disabled",
+    }
 }
 
-/// A SPIRE agent beside the proxy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Spire {
-    /// `agent.timeout`: how long the proxy waits for the agent.
-    pub agent_timeout: Option<Duration>,
+mapping! {
+    /// A SPIRE agent beside the proxy.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Spire {
+        /// `agent.timeout`: how long the proxy waits for the agent.
+        pub agent_timeout: Option<Duration> = optional("agent", group(optional("timeout", duration::go_duration()))),
+    }
 }
 
 /// A CA outside, by name.
@@ -260,16 +284,16 @@ impl Extension {
     }
 }
 
-/// What an external CA signs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub enum ExtensionMode {
-    /// Every workload's certificate.
-    #[default]
-    Leaf,
-    /// The certificate of a CA in the control plane, which signs those of the workloads.
-    Intermediate,
+words! {
+    /// What an external CA signs.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum ExtensionMode {
+        /// Every workload's certificate.
+        Leaf = "Leaf" (default),
+        /// The certificate of a CA in the control plane, which signs those of the workloads.
+        Intermediate = "Intermediate",
+    }
 }
 
 impl ExtensionMode {
@@ -278,133 +302,67 @@ impl ExtensionMode {
     }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub(super) struct SpecWire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    selector: Option<SelectorWire<'w>>,
-    #[serde(rename = "spiffeID", skip_serializing_if = "Option::is_none")]
-    spiffe_id: Option<SpiffeIdWire<'w>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<ProviderWire<'w>>,
+mapping! {
+    /// A CA in the control plane.
+    #[derive(Clone)]
+    struct BundledFields as "Bundled" {
+        mesh_trust_creation: MeshTrustCreation = defaulted("meshTrustCreation", MeshTrustCreation::read),
+        allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", decode::boolean),
+        autogenerate: Option<bool> = optional("autogenerate", spelt(autogenerate, Autogenerate::of)),
+        ca: Option<BundledCaFields> = optional("ca", BundledCaFields::read),
+        expiry: Option<Duration> =
+            optional("certificateParameters", group(optional("expiry", duration::go_lifetime()))),
+    }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "SpiffeId")
-)]
-#[serde(rename_all = "camelCase")]
-struct SpiffeIdWire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trust_domain: Option<&'w TrustDomainTemplate>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'w PathTemplate>,
+mapping! {
+    struct Autogenerate {
+        enabled: Option<bool> = optional("enabled", decode::boolean),
+    }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Provider")
-)]
-#[serde(tag = "type")]
-enum ProviderWire<'w> {
-    Bundled {
-        bundled: BundledWire<'w>,
-    },
-    Spire {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        spire: Option<SpireWire>,
-    },
-    Extension {
-        extension: ExtensionWire<'w>,
-    },
+impl Autogenerate {
+    fn of(&enabled: &bool) -> Self {
+        Self {
+            enabled: enabled.then_some(true),
+        }
+    }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Bundled")
-)]
-#[serde(rename_all = "camelCase")]
-struct BundledWire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mesh_trust_creation: Option<MeshTrustCreation>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    insecure_allow_self_signed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    autogenerate: Option<AutogenerateWire>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca: Option<CaWire<'w>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate_parameters: Option<CertificateParametersWire>,
+mapping! {
+    #[derive(Clone)]
+    struct BundledCaFields as "BundledCa" {
+        certificate: SecureDataSource = required("certificate", SecureDataSource::read),
+        private_key: SecureDataSource = required("privateKey", datasource::secure_secret),
+    }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Autogenerate")
-)]
-struct AutogenerateWire {
-    #[serde(skip_serializing_if = "may_be_absent")]
-    enabled: bool,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "BundledCa")
-)]
-#[serde(rename_all = "camelCase")]
-struct CaWire<'w> {
-    certificate: &'w SecureDataSource,
-    private_key: &'w SecureDataSource,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "CertificateParameters")
-)]
-struct CertificateParametersWire {
-    #[serde(
-        skip_serializing_if = "may_be_absent",
-        serialize_with = "duration::serialize_go"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::GoDuration>"))]
-    expiry: Option<Duration>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Spire")
-)]
-struct SpireWire {
-    #[serde(skip_serializing_if = "may_be_absent")]
-    agent: AgentWire,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "SpireAgent")
-)]
-struct AgentWire {
-    #[serde(
-        skip_serializing_if = "may_be_absent",
-        serialize_with = "duration::serialize_go"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::GoDuration>"))]
-    timeout: Option<Duration>,
+impl BundledFields {
+    fn of(bundled: &Bundled) -> Self {
+        let (autogenerate, ca) = match &bundled.ca {
+            BundledCa::Autogenerate => (Some(true), None),
+            BundledCa::Provided {
+                certificate,
+                private_key,
+            } => {
+                let (certificate, private_key) = (certificate.clone(), private_key.clone());
+                (
+                    None,
+                    Some(BundledCaFields {
+                        certificate,
+                        private_key,
+                    }),
+                )
+            }
+        };
+        Self {
+            mesh_trust_creation: bundled.mesh_trust_creation,
+            allow_self_signed: bundled.insecure_allow_self_signed.then_some(true),
+            autogenerate,
+            ca,
+            expiry: bundled.expiry,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -421,8 +379,21 @@ struct ConfigWire<'w> {
     settings: SettingsWire<'w>,
 }
 
+impl Serialize for Extension {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ExtensionWire {
+            name: self.provider.type_name_in(self.dialect),
+            config: ConfigWire {
+                mode: self.mode,
+                settings: self.provider.written(self.dialect),
+            },
+        }
+        .serialize(serializer)
+    }
+}
+
 #[cfg(feature = "schema")]
-impl schemars::JsonSchema for ExtensionWire<'_> {
+impl schemars::JsonSchema for Extension {
     fn schema_name() -> Cow<'static, str> {
         "Extension".into()
     }
@@ -432,142 +403,21 @@ impl schemars::JsonSchema for ExtensionWire<'_> {
     }
 }
 
-impl IdentityProvider {
-    fn wire(&self) -> ProviderWire<'_> {
-        match self {
-            Self::Bundled(Bundled {
-                mesh_trust_creation,
-                insecure_allow_self_signed,
-                ca,
-                expiry,
-            }) => {
-                let (autogenerate, ca) = match ca {
-                    BundledCa::Autogenerate => (Some(AutogenerateWire { enabled: true }), None),
-                    BundledCa::Provided {
-                        certificate,
-                        private_key,
-                    } => (
-                        None,
-                        Some(CaWire {
-                            certificate,
-                            private_key,
-                        }),
-                    ),
-                };
-                ProviderWire::Bundled {
-                    bundled: BundledWire {
-                        mesh_trust_creation: (*mesh_trust_creation != MeshTrustCreation::default())
-                            .then_some(*mesh_trust_creation),
-                        insecure_allow_self_signed: *insecure_allow_self_signed,
-                        autogenerate,
-                        ca,
-                        certificate_parameters: expiry.map(|expiry| CertificateParametersWire {
-                            expiry: Some(expiry),
-                        }),
-                    },
-                }
-            }
-            Self::Spire(Spire { agent_timeout }) => ProviderWire::Spire {
-                spire: agent_timeout.map(|timeout| SpireWire {
-                    agent: AgentWire {
-                        timeout: Some(timeout),
-                    },
-                }),
-            },
-            Self::Extension(Extension {
-                provider,
-                mode,
-                dialect,
-            }) => ProviderWire::Extension {
-                extension: ExtensionWire {
-                    name: dialect.type_name(provider),
-                    config: ConfigWire {
-                        mode: *mode,
-                        settings: provider.settings(*dialect),
-                    },
-                },
-            },
-        }
-    }
-}
-
 /// Reads a `MeshIdentity` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshIdentity> {
     let metadata = metadata::read(f, form, Scope::System);
-    let spec = f.required("spec", |at| {
-        let mut f = at.fields()?;
-        let selector = f.opt("selector", selector::read).unwrap_or_default();
-        let spiffe_id = f.opt("spiffeID", |at| {
-            let mut f = at.fields()?;
-            let trust_domain = f.opt("trustDomain", template::trust_domain);
-            let path = f.opt("path", template::path);
-            f.finish();
-            Some((trust_domain, path))
-        });
-        let provider = f.opt("provider", provider);
-        f.finish();
-        let (trust_domain, path) = spiffe_id.unwrap_or_default();
-        Some((selector, trust_domain, path, provider))
-    });
+    let spec = f.required("spec", Spec::read);
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     f.finish();
-    let (selector, trust_domain, path, provider) = spec?;
+    let spec = spec?;
     Some(MeshIdentity {
         metadata: metadata?,
-        selector,
-        trust_domain,
-        path,
-        provider,
+        selector: spec.selector,
+        trust_domain: spec.spiffe_id.trust_domain,
+        path: spec.spiffe_id.path,
+        provider: spec.provider,
         status,
     })
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Type {
-    Bundled,
-    Spire,
-    Extension,
-}
-
-fn provider(at: Cursor<'_>) -> Option<IdentityProvider> {
-    let mut f = at.fields()?;
-    let kind = f.required("type", |at| {
-        at.choice(&[
-            ("Bundled", Type::Bundled),
-            ("Spire", Type::Spire),
-            ("Extension", Type::Extension),
-        ])
-    });
-    for (name, owner) in [
-        ("bundled", Type::Bundled),
-        ("spire", Type::Spire),
-        ("extension", Type::Extension),
-    ] {
-        match kind {
-            Some(kind) if kind != owner && f.has(name) => {
-                f.refuse::<()>(
-                    name,
-                    "does not go with this `type`: remove it or change the type",
-                );
-            }
-            _ => {
-                f.know(&[name]);
-            }
-        }
-    }
-    let provider = match kind {
-        Some(Type::Bundled) => f
-            .required("bundled", bundled)
-            .map(IdentityProvider::Bundled),
-        Some(Type::Spire) if !f.has("spire") => Some(IdentityProvider::Spire(Spire::default())),
-        Some(Type::Spire) => f.opt("spire", spire).map(IdentityProvider::Spire),
-        Some(Type::Extension) => f
-            .required("extension", extension)
-            .map(IdentityProvider::Extension),
-        None => None,
-    };
-    f.finish();
-    provider
 }
 
 /// Said here and, for a resource that nobody validated, by the factory.
@@ -575,71 +425,48 @@ pub(crate) const SELF_SIGNED_NOT_ALLOWED: &str = "self-signed certificates are n
      set `insecureAllowSelfSigned: true` or provide a `ca`";
 
 fn bundled(at: Cursor<'_>) -> Option<Bundled> {
-    let mut f = at.fields()?;
-    let mesh_trust_creation = f.opt("meshTrustCreation", |at| {
-        at.choice(&[
-            ("Enabled", MeshTrustCreation::Enabled),
-            ("Disabled", MeshTrustCreation::Disabled),
-        ])
-    });
-    let allow_self_signed = f.value_or_default("insecureAllowSelfSigned", decode::boolean);
-    let autogenerate = f.value_or_default("autogenerate", |at| {
-        let mut f = at.fields()?;
-        let enabled = f.value_or_default("enabled", decode::boolean);
-        f.finish();
-        // A misspelt `enabled` was reported; what it says is not known.
-        enabled.filter(|_| f.all_known())
-    });
-    let provided = f.opt("ca", |at| {
-        let mut f = at.fields()?;
-        let certificate = f.required("certificate", datasource::secure_public);
-        let private_key = f.required("privateKey", datasource::secure_secret);
-        f.finish();
-        Some(BundledCa::Provided {
-            certificate: certificate?,
-            private_key: private_key?,
+    at.mapping(|f| {
+        let fields = BundledFields::read_fields(f)?;
+        let allow_self_signed = settled(f, "insecureAllowSelfSigned", fields.allow_self_signed);
+        let autogenerate = settled(f, "autogenerate", fields.autogenerate);
+        let ca = match (autogenerate, f.has("ca")) {
+            (Some(true), true) => f.refuse("ca", "excludes `autogenerate`: keep one of them"),
+            (Some(true), false) if allow_self_signed == Some(false) => f.refuse_without(
+                "autogenerate",
+                "insecureAllowSelfSigned",
+                SELF_SIGNED_NOT_ALLOWED,
+            ),
+            (Some(true), false) => Some(BundledCa::Autogenerate),
+            (_, true) => fields.ca.map(|ca| BundledCa::Provided {
+                certificate: ca.certificate,
+                private_key: ca.private_key,
+            }),
+            (Some(false), false) => f.missing_any(
+                &["ca", "autogenerate"],
+                "either `ca` must be set or `autogenerate.enabled` be true: there is no CA",
+            ),
+            (None, false) => None,
+        };
+        Some(Bundled {
+            mesh_trust_creation: fields.mesh_trust_creation,
+            insecure_allow_self_signed: allow_self_signed?,
+            ca: ca?,
+            expiry: fields.expiry,
         })
-    });
-    let ca = match (autogenerate, f.has("ca")) {
-        (Some(true), true) => f.refuse("ca", "excludes `autogenerate`: keep one of them"),
-        (Some(true), false) if allow_self_signed == Some(false) => f.refuse_without(
-            "autogenerate",
-            "insecureAllowSelfSigned",
-            SELF_SIGNED_NOT_ALLOWED,
-        ),
-        (Some(true), false) => Some(BundledCa::Autogenerate),
-        (_, true) => provided,
-        (Some(false), false) => f.missing_any(
-            &["ca", "autogenerate"],
-            "either `ca` must be set or `autogenerate.enabled` be true: there is no CA",
-        ),
-        (None, false) => None,
-    };
-    let expiry = f.opt("certificateParameters", |at| {
-        let mut f = at.fields()?;
-        let expiry = f.opt("expiry", duration::go_lifetime);
-        f.finish();
-        expiry
-    });
-    f.finish();
-    Some(Bundled {
-        mesh_trust_creation: mesh_trust_creation.unwrap_or_default(),
-        insecure_allow_self_signed: allow_self_signed?,
-        ca: ca?,
-        expiry,
     })
 }
 
-fn spire(at: Cursor<'_>) -> Option<Spire> {
-    let mut f = at.fields()?;
-    let agent_timeout = f.opt("agent", |at| {
-        let mut f = at.fields()?;
-        let timeout = f.opt("timeout", duration::go);
-        f.finish();
-        timeout
-    });
-    f.finish();
-    Some(Spire { agent_timeout })
+fn autogenerate(at: Cursor<'_>) -> Option<bool> {
+    at.mapping(|f| {
+        let (enabled,) = Autogenerate::read_parts(f);
+        // A misspelt `enabled` is reported; what it says is not known.
+        settled(f, "enabled", enabled.flatten()).filter(|_| f.all_known())
+    })
+}
+
+/// A switch that is off where it is absent. Where it is there and wrong, it is not known, and nothing follows from it.
+fn settled(f: &Fields<'_>, field: &str, value: Option<bool>) -> Option<bool> {
+    value.or((!f.has(field)).then_some(false))
 }
 
 fn extension(at: Cursor<'_>) -> Option<Extension> {
@@ -653,12 +480,7 @@ fn extension(at: Cursor<'_>) -> Option<Extension> {
     let config = match f.has("config") {
         true => f.opt("config", |at| {
             let mut f = at.fields()?;
-            let mode = f.opt("mode", |at| {
-                at.choice(&[
-                    ("Leaf", ExtensionMode::Leaf),
-                    ("Intermediate", ExtensionMode::Intermediate),
-                ])
-            });
+            let mode = f.opt("mode", ExtensionMode::read);
             let (provider, dialect) = provider::extension_settings(&mut f, &name)?;
             Some(Extension {
                 provider,
@@ -666,14 +488,7 @@ fn extension(at: Cursor<'_>) -> Option<Extension> {
                 dialect,
             })
         }),
-        false if provider::is_extension(&name) => f.missing(
-            "config",
-            format_args!("must be set: `{}` has settings", Clip(&name)),
-        ),
-        false => Some(Extension::new(Provider::Other(provider::OtherConf::new(
-            name,
-            FreeForm::default(),
-        )))),
+        false => provider::extension_without_settings(&f, &name).map(Extension::new),
     };
     f.know(&["config"]);
     f.finish();

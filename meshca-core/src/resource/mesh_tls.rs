@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serializer;
 
+use super::declare::{Mapping as _, Words as _, mapping, words};
 use super::decode::{self, Cursor, Fields};
+use super::field::{Choice, defaulted, each, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::mesh::Mode;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written, may_be_absent};
+use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
 
 /// Whether inbounds accept plaintext, and which TLS versions and ciphers they speak.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,25 +52,11 @@ impl MeshTls {
             written_as_from,
             status,
         } = self;
-        let mut spec = SpecWire {
-            target_ref: target,
-            rules: Vec::new(),
-            from: Vec::new(),
+        let spec = Spec {
+            target_ref: Some(target.clone()),
+            rules: (!written_as_from).then(|| rules.clone()),
+            from: written_as_from.then(|| rules.clone()),
         };
-        if *written_as_from {
-            spec.from = rules
-                .iter()
-                .map(|rule| FromWire {
-                    target_ref: FromTarget::default(),
-                    default: rule,
-                })
-                .collect();
-        } else {
-            spec.rules = rules
-                .iter()
-                .map(|rule| RuleWire { default: rule })
-                .collect();
-        }
         Written {
             api_version: API_VERSION,
             kind: "MeshTLS",
@@ -81,58 +69,53 @@ impl MeshTls {
     }
 }
 
-/// Which proxies a policy is for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct TargetRef {
-    /// All of the mesh, or some Dataplanes.
-    pub kind: TargetKind,
-    /// The name of a Dataplane.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The namespace of a Dataplane.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// The labels that a Dataplane must have.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// One inbound of a Dataplane.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub section_name: Option<String>,
+mapping! {
+    /// Which proxies a policy is for.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct TargetRef {
+        /// All of the mesh, or some Dataplanes.
+        pub kind: TargetKind = required("kind", TargetKind::read),
+        /// The name of a Dataplane.
+        pub name: Option<String> = optional("name", decode::non_empty),
+        /// The namespace of a Dataplane.
+        pub namespace: Option<String> = optional("namespace", decode::non_empty),
+        /// The labels that a Dataplane must have.
+        pub labels: BTreeMap<String, String> = defaulted("labels", decode::string_map),
+        /// One inbound of a Dataplane.
+        pub section_name: Option<String> = optional("sectionName", decode::non_empty),
+    }
 }
 
-/// What a [`TargetRef`] refers to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub enum TargetKind {
-    /// All proxies of the mesh.
-    #[default]
-    Mesh,
-    /// Some Dataplanes.
-    Dataplane,
+words! {
+    /// What a [`TargetRef`] refers to.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum TargetKind {
+        /// All proxies of the mesh.
+        Mesh = "Mesh" (default),
+        /// Some Dataplanes.
+        Dataplane = "Dataplane",
+    }
 }
 
-/// What applies to inbounds. Everything absent is left to other policies and in the end to the
-/// defaults: strict, and what the proxy speaks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct TlsRule {
-    /// Whether plaintext is accepted as well.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "write_mode")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<ModeWire>"))]
-    pub mode: Option<Mode>,
-    /// Which versions of TLS; only for the whole mesh.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_version: Option<TlsVersions>,
-    /// Which ciphers, for TLS up to 1.2; only for the whole mesh. Empty: the proxy's own.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tls_ciphers: Vec<TlsCipher>,
+mapping! {
+    /// What applies to inbounds. Everything absent is left to other policies and in the end to the
+    /// defaults: strict, and what the proxy speaks.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct TlsRule {
+        /// Whether plaintext is accepted as well.
+        pub mode: Option<Mode> = optional("mode", MODES),
+        /// Which versions of TLS; only for the whole mesh.
+        pub tls_version: Option<TlsVersions> = optional("tlsVersion", versions),
+        /// Which ciphers, for TLS up to 1.2; only for the whole mesh. Empty: the proxy's own.
+        pub tls_ciphers: Vec<TlsCipher> = defaulted("tlsCiphers", each(TlsCipher::read)),
+    }
 }
+
+/// How this kind spells a mode; a Mesh writes it in capitals.
+const MODES: Choice<Mode> = Choice(&[("Strict", Mode::Strict), ("Permissive", Mode::Permissive)]);
 
 impl TlsRule {
     /// Only the mode.
@@ -144,218 +127,104 @@ impl TlsRule {
     }
 }
 
-/// A range of TLS versions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub struct TlsVersions {
-    /// The oldest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min: Option<TlsVersion>,
-    /// The newest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max: Option<TlsVersion>,
+mapping! {
+    /// A range of TLS versions.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct TlsVersions {
+        /// The oldest.
+        pub min: Option<TlsVersion> = optional("min", oldest),
+        /// The newest.
+        pub max: Option<TlsVersion> = optional("max", TlsVersion::read),
+    }
 }
 
-/// A TLS version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub enum TlsVersion {
-    /// The proxy's choice.
-    #[serde(rename = "TLSAuto")]
-    Auto,
-    /// TLS 1.0.
-    #[serde(rename = "TLS10")]
-    Tls10,
-    /// TLS 1.1.
-    #[serde(rename = "TLS11")]
-    Tls11,
-    /// TLS 1.2.
-    #[serde(rename = "TLS12")]
-    Tls12,
-    /// TLS 1.3.
-    #[serde(rename = "TLS13")]
-    Tls13,
+words! {
+    /// A TLS version.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum TlsVersion {
+        /// The proxy's choice.
+        Auto = "TLSAuto",
+        /// TLS 1.0.
+        Tls10 = "TLS10",
+        /// TLS 1.1.
+        Tls11 = "TLS11",
+        /// TLS 1.2.
+        Tls12 = "TLS12",
+        /// TLS 1.3.
+        Tls13 = "TLS13",
+    }
 }
-
-/// A cipher suite for TLS up to 1.2, by its OpenSSL name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub enum TlsCipher {
-    /// ECDHE, ECDSA, AES-128-GCM.
-    #[serde(rename = "ECDHE-ECDSA-AES128-GCM-SHA256")]
-    EcdheEcdsaAes128GcmSha256,
-    /// ECDHE, ECDSA, AES-256-GCM.
-    #[serde(rename = "ECDHE-ECDSA-AES256-GCM-SHA384")]
-    EcdheEcdsaAes256GcmSha384,
-    /// ECDHE, ECDSA, ChaCha20-Poly1305.
-    #[serde(rename = "ECDHE-ECDSA-CHACHA20-POLY1305")]
-    EcdheEcdsaChacha20Poly1305,
-    /// ECDHE, RSA, AES-128-GCM.
-    #[serde(rename = "ECDHE-RSA-AES128-GCM-SHA256")]
-    EcdheRsaAes128GcmSha256,
-    /// ECDHE, RSA, AES-256-GCM.
-    #[serde(rename = "ECDHE-RSA-AES256-GCM-SHA384")]
-    EcdheRsaAes256GcmSha384,
-    /// ECDHE, RSA, ChaCha20-Poly1305.
-    #[serde(rename = "ECDHE-RSA-CHACHA20-POLY1305")]
-    EcdheRsaChacha20Poly1305,
-}
-
-const VERSIONS: [(&str, TlsVersion); 5] = [
-    ("TLSAuto", TlsVersion::Auto),
-    ("TLS10", TlsVersion::Tls10),
-    ("TLS11", TlsVersion::Tls11),
-    ("TLS12", TlsVersion::Tls12),
-    ("TLS13", TlsVersion::Tls13),
-];
-
-const CIPHERS: [(&str, TlsCipher); 6] = [
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        TlsCipher::EcdheEcdsaAes128GcmSha256,
-    ),
-    (
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        TlsCipher::EcdheEcdsaAes256GcmSha384,
-    ),
-    (
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        TlsCipher::EcdheEcdsaChacha20Poly1305,
-    ),
-    (
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        TlsCipher::EcdheRsaAes128GcmSha256,
-    ),
-    (
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        TlsCipher::EcdheRsaAes256GcmSha384,
-    ),
-    (
-        "ECDHE-RSA-CHACHA20-POLY1305",
-        TlsCipher::EcdheRsaChacha20Poly1305,
-    ),
-];
 
 impl TlsVersion {
     /// As documents spell it: `TLS12`.
     pub fn as_str(self) -> &'static str {
-        VERSIONS
-            .iter()
-            .find(|(_, version)| *version == self)
-            .map(|(name, _)| *name)
-            .unwrap_or_default()
+        self.word()
+    }
+}
+
+words! {
+    /// A cipher suite for TLS up to 1.2, by its OpenSSL name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum TlsCipher {
+        /// ECDHE, ECDSA, AES-128-GCM.
+        EcdheEcdsaAes128GcmSha256 = "ECDHE-ECDSA-AES128-GCM-SHA256",
+        /// ECDHE, ECDSA, AES-256-GCM.
+        EcdheEcdsaAes256GcmSha384 = "ECDHE-ECDSA-AES256-GCM-SHA384",
+        /// ECDHE, ECDSA, ChaCha20-Poly1305.
+        EcdheEcdsaChacha20Poly1305 = "ECDHE-ECDSA-CHACHA20-POLY1305",
+        /// ECDHE, RSA, AES-128-GCM.
+        EcdheRsaAes128GcmSha256 = "ECDHE-RSA-AES128-GCM-SHA256",
+        /// ECDHE, RSA, AES-256-GCM.
+        EcdheRsaAes256GcmSha384 = "ECDHE-RSA-AES256-GCM-SHA384",
+        /// ECDHE, RSA, ChaCha20-Poly1305.
+        EcdheRsaChacha20Poly1305 = "ECDHE-RSA-CHACHA20-POLY1305",
     }
 }
 
 impl TlsCipher {
     /// As documents and OpenSSL spell it.
     pub fn as_str(self) -> &'static str {
-        CIPHERS
-            .iter()
-            .find(|(_, cipher)| *cipher == self)
-            .map(|(name, _)| *name)
-            .unwrap_or_default()
+        self.word()
     }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Mode")
-)]
-enum ModeWire {
-    Strict,
-    Permissive,
-}
-
-fn write_mode<S: Serializer>(mode: &Option<Mode>, serializer: S) -> Result<S::Ok, S::Error> {
-    match mode.unwrap_or_default() {
-        Mode::Strict => ModeWire::Strict,
-        Mode::Permissive => ModeWire::Permissive,
+mapping! {
+    #[derive(Clone)]
+    pub(super) struct Spec {
+        target_ref: Option<TargetRef> = optional("targetRef", target),
+        rules: Option<Vec<TlsRule>> = optional("rules", each(group(required("default", TlsRule::read)))),
+        from: Option<Vec<TlsRule>> = optional("from", each(spelt(from, From::to))),
     }
-    .serialize(serializer)
 }
 
-#[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub(super) struct SpecWire<'w> {
-    #[serde(skip_serializing_if = "may_be_absent")]
-    target_ref: &'w TargetRef,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    rules: Vec<RuleWire<'w>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    from: Vec<FromWire<'w>>,
+mapping! {
+    #[derive(Clone)]
+    struct From {
+        target_ref: () = required("targetRef", group(required("kind", Choice(&[("Mesh", ())])))),
+        default: TlsRule = required("default", TlsRule::read),
+    }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Rule")
-)]
-struct RuleWire<'w> {
-    default: &'w TlsRule,
+impl From {
+    fn to(rule: &TlsRule) -> Self {
+        Self {
+            target_ref: (),
+            default: rule.clone(),
+        }
+    }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "From")
-)]
-#[serde(rename_all = "camelCase")]
-struct FromWire<'w> {
-    target_ref: FromTarget,
-    default: &'w TlsRule,
-}
-
-/// The only target that a `from` may have.
-#[derive(Default, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-struct FromTarget {
-    kind: FromKind,
-}
-
-#[derive(Default, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-enum FromKind {
-    #[default]
-    Mesh,
+fn from(at: Cursor<'_>) -> Option<TlsRule> {
+    From::read(at).map(|from| from.default)
 }
 
 /// Reads a `MeshTLS` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
     let metadata = metadata::read(f, form, Scope::Mesh);
-    let spec = f.required("spec", |at| {
-        let mut f = at.fields()?;
-        let target = f.opt("targetRef", target).unwrap_or_default();
-        let whole_mesh = target.kind == TargetKind::Mesh;
-        let rules = f.opt("rules", |at| at.list(|at| rule(at, whole_mesh)));
-        let from = f.opt("from", |at| at.list(|at| from(at, whole_mesh)));
-        let (has_rules, has_from) = (f.has("rules"), f.has("from"));
-        match (has_rules, has_from) {
-            (true, true) => f.refuse(
-                "from",
-                "is the older shape of `rules`, which is here as well: keep one of them",
-            ),
-            (false, false) => f.missing::<()>("rules", "must be set"),
-            _ => None,
-        };
-        f.finish();
-        let rules = if has_from { from } else { rules }?;
-        if rules.is_empty() {
-            return f.missing(
-                if has_from { "from" } else { "rules" },
-                "must hold at least one rule",
-            );
-        }
-        Some((target, rules, has_from))
-    });
+    let spec = f.required("spec", spec);
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     f.finish();
     let (target, rules, written_as_from) = spec?;
@@ -368,94 +237,82 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
     })
 }
 
+/// Reads the target, the rules, and whether they are written as `from`.
+fn spec(at: Cursor<'_>) -> Option<(TargetRef, Vec<TlsRule>, bool)> {
+    let mut f = at.fields()?;
+    let Spec {
+        target_ref,
+        rules,
+        from,
+    } = Spec::read_fields(&mut f)?;
+    let target = target_ref.unwrap_or_default();
+    if target.kind != TargetKind::Mesh {
+        at.visit(&["rules", "default"], refuse_tls_settings);
+        at.visit(&["from", "default"], refuse_tls_settings);
+    }
+    let (has_rules, has_from) = (f.has("rules"), f.has("from"));
+    match (has_rules, has_from) {
+        (true, true) => f.refuse(
+            "from",
+            "is the older shape of `rules`, which is here as well: keep one of them",
+        ),
+        (false, false) => f.missing::<()>("rules", "must be set"),
+        _ => None,
+    };
+    f.finish();
+    let rules = if has_from { from } else { rules }?;
+    if rules.is_empty() {
+        return f.missing(
+            if has_from { "from" } else { "rules" },
+            "must hold at least one rule",
+        );
+    }
+    Some((target, rules, has_from))
+}
+
 fn target(at: Cursor<'_>) -> Option<TargetRef> {
     let mut f = at.fields()?;
-    let kind = f.required("kind", |at| {
-        at.choice(&[
-            ("Mesh", TargetKind::Mesh),
-            ("Dataplane", TargetKind::Dataplane),
-        ])
-    });
-    if kind == Some(TargetKind::Mesh) {
-        for name in ["name", "namespace", "labels", "sectionName"] {
-            if f.has(name) {
-                f.refuse::<()>(name, "does not go with kind `Mesh`, which is all of it: remove it or target a `Dataplane`");
-            }
-        }
+    if !at.node.says("kind", "Mesh") {
+        let target = TargetRef::read_fields(&mut f);
         f.finish();
-        return Some(TargetRef::default());
+        return target;
     }
-    let name = f.opt("name", decode::non_empty);
-    let namespace = f.opt("namespace", decode::non_empty);
-    let labels = f.opt("labels", decode::string_map).unwrap_or_default();
-    let section_name = f.opt("sectionName", decode::non_empty);
-    f.finish();
-    Some(TargetRef {
-        kind: kind?,
-        name,
-        namespace,
-        labels,
-        section_name,
-    })
-}
-
-fn from(at: Cursor<'_>, whole_mesh: bool) -> Option<TlsRule> {
-    let mut f = at.fields()?;
-    let target = f.required("targetRef", |at| {
-        let mut f = at.fields()?;
-        let kind = f.required("kind", |at| at.choice(&[("Mesh", ())]));
-        f.finish();
-        kind
-    });
-    let rule = f.required("default", |at| default(at, whole_mesh));
-    f.finish();
-    target.and(rule)
-}
-
-fn rule(at: Cursor<'_>, whole_mesh: bool) -> Option<TlsRule> {
-    let mut f = at.fields()?;
-    let rule = f.required("default", |at| default(at, whole_mesh));
-    f.finish();
-    rule
-}
-
-fn default(at: Cursor<'_>, whole_mesh: bool) -> Option<TlsRule> {
-    let mut f = at.fields()?;
-    let mode = f.opt("mode", |at| {
-        at.choice(&[("Strict", Mode::Strict), ("Permissive", Mode::Permissive)])
-    });
-    let tls_version = f.opt("tlsVersion", versions);
-    let tls_ciphers = f.list("tlsCiphers", |at| at.choice(&CIPHERS));
-    if !whole_mesh {
-        for name in ["tlsVersion", "tlsCiphers"] {
-            if f.has(name) {
-                f.refuse::<()>(
-                    name,
-                    "can only be set for the whole mesh: use a `targetRef` of kind `Mesh`",
-                );
-            }
+    f.know(&["kind"]);
+    for name in ["name", "namespace", "labels", "sectionName"] {
+        if f.has(name) {
+            f.refuse::<()>(name, "does not go with kind `Mesh`, which is all of it: remove it or target a `Dataplane`");
         }
     }
     f.finish();
-    Some(TlsRule {
-        mode,
-        tls_version,
-        tls_ciphers,
-    })
+    Some(TargetRef::default())
+}
+
+/// Refuses what would hold for a whole proxy in a rule for some inbounds.
+fn refuse_tls_settings(at: Cursor<'_>) {
+    let Some(mut rule) = at.as_mapping() else {
+        return;
+    };
+    for name in ["tlsVersion", "tlsCiphers"] {
+        if rule.has(name) {
+            rule.refuse::<()>(
+                name,
+                "can only be set for the whole mesh: use a `targetRef` of kind `Mesh`",
+            );
+        }
+    }
+}
+
+fn oldest(at: Cursor<'_>) -> Option<TlsVersion> {
+    let version = TlsVersion::read(at)?;
+    if matches!(version, TlsVersion::Tls10 | TlsVersion::Tls11) {
+        at.warn("TLS below 1.2 is deprecated as insecure (RFC 8996): use `TLS12`");
+    }
+    Some(version)
 }
 
 fn versions(at: Cursor<'_>) -> Option<TlsVersions> {
-    let mut f = at.fields()?;
-    let min = f.opt("min", |at| {
-        let version = at.choice(&VERSIONS)?;
-        if matches!(version, TlsVersion::Tls10 | TlsVersion::Tls11) {
-            at.warn("TLS below 1.2 is deprecated as insecure (RFC 8996): use `TLS12`");
-        }
-        Some(version)
-    });
-    let max = f.opt("max", |at| at.choice(&VERSIONS));
-    f.finish();
-    match (min, max) {
+    let versions = TlsVersions::read(at)?;
+    match (versions.min, versions.max) {
         (Some(TlsVersion::Auto), _) | (_, Some(TlsVersion::Auto)) => {}
         (Some(min), Some(max)) if min > max => {
             return at.error(format_args!(
@@ -466,5 +323,5 @@ fn versions(at: Cursor<'_>) -> Option<TlsVersions> {
         }
         _ => {}
     }
-    Some(TlsVersions { min, max })
+    Some(versions)
 }

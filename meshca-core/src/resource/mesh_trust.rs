@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use der::Decode as _;
-use serde::{Serialize, Serializer};
+use serde::Serializer;
 use x509_cert::Certificate;
 
+use super::declare::{Mapping as _, mapping, tagged};
 use super::decode::{Cursor, Fields};
+use super::field::{Codec, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::kri::Kri;
 use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
@@ -125,9 +127,10 @@ impl MeshTrust {
             origin,
             status,
         } = self;
-        let spec = SpecWire {
-            trust_domain: trust_domain.as_ref(),
-            ca_bundles,
+        let spec = Spec {
+            trust_domain: trust_domain.clone(),
+            ca_bundles: ca_bundles.clone(),
+            origin: None,
         };
         let status = match origin {
             Some(origin) => {
@@ -147,93 +150,53 @@ impl MeshTrust {
     }
 }
 
-/// Roots in one of the formats that exist; so far there is one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CaBundle {
-    /// `type: Pem`: one or more `CERTIFICATE` blocks (RFC 7468) and nothing else.
-    Pem(String),
-}
-
-#[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub(super) struct SpecWire<'w> {
-    trust_domain: &'w str,
-    ca_bundles: &'w [CaBundle],
-}
-
-#[derive(Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(tag = "type")]
-enum BundleWire<'w> {
-    Pem { pem: PemWire<'w> },
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Pem")
-)]
-struct PemWire<'w> {
-    value: &'w str,
-}
-
-impl Serialize for CaBundle {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self::Pem(value) = self;
-        BundleWire::Pem {
-            pem: PemWire { value },
-        }
-        .serialize(serializer)
+tagged! {
+    /// Roots in one of the formats that exist; so far there is one.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum CaBundle refuses "does not go with this `type`" {
+        /// `type: Pem`: one or more `CERTIFICATE` blocks (RFC 7468) and nothing else.
+        Pem(String) = "Pem" with required("pem", group(required("value", certificates))),
     }
 }
 
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for CaBundle {
-    fn schema_name() -> Cow<'static, str> {
-        "CaBundle".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        BundleWire::json_schema(generator)
+mapping! {
+    #[derive(Clone)]
+    pub(super) struct Spec {
+        trust_domain: TrustDomain = required("trustDomain", spelt(trust_domain, ToString::to_string)),
+        ca_bundles: Vec<CaBundle> = required("caBundles", bundles),
+        // Older versions kept it here.
+        origin: Option<Kri> = optional("origin", origin()),
     }
 }
 
 /// Reads a `MeshTrust` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTrust> {
     let metadata = metadata::read(f, form, Scope::System);
-    let spec = f.required("spec", |at| {
-        let mut f = at.fields()?;
-        let trust_domain = f.required("trustDomain", trust_domain);
-        let ca_bundles = f.required("caBundles", |at| {
-            let bundles = at.list(bundle)?;
-            match bundles.is_empty() {
-                true => at.error("must hold at least one bundle"),
-                false => Some(bundles),
-            }
-        });
-        // Older versions kept it here.
-        let origin = f.opt("origin", origin);
-        f.finish();
-        Some((trust_domain?, ca_bundles?, origin))
-    });
+    let spec = f.required("spec", Spec::read);
     let status = f.opt("status", |at| {
         let mut f = at.fields()?;
-        let origin = f.opt("origin", origin);
+        let origin = optional("origin", origin()).content(&mut f);
         Some((origin, f.remaining()))
     });
     f.finish();
-    let (trust_domain, ca_bundles, older) = spec?;
     let (origin, status) = status.unwrap_or_default();
+    let spec = spec?;
     Some(MeshTrust {
         metadata: metadata?,
-        trust_domain,
-        ca_bundles,
-        origin: origin.or(older),
+        trust_domain: spec.trust_domain,
+        ca_bundles: spec.ca_bundles,
+        origin: origin.or(spec.origin),
         status,
     })
+}
+
+fn bundles(at: Cursor<'_>) -> Option<Vec<CaBundle>> {
+    let bundles = at.list(CaBundle::read)?;
+    match bundles.is_empty() {
+        true => at.error("must hold at least one bundle"),
+        false => Some(bundles),
+    }
 }
 
 fn trust_domain(at: Cursor<'_>) -> Option<TrustDomain> {
@@ -253,28 +216,15 @@ fn trust_domain(at: Cursor<'_>) -> Option<TrustDomain> {
     }
 }
 
-fn origin(at: Cursor<'_>) -> Option<Kri> {
-    let mut f = at.fields()?;
-    let kri = f.opt("kri", |at| {
-        at.text()?
-            .parse::<Kri>()
-            .map_or_else(|error| at.error(error), Some)
-    });
-    f.finish();
-    kri
+/// `kri`, in the mapping `origin`.
+fn origin() -> impl Codec<Value = Kri> {
+    group(optional("kri", spelt(kri, ToString::to_string)))
 }
 
-fn bundle(at: Cursor<'_>) -> Option<CaBundle> {
-    let mut f = at.fields()?;
-    let kind = f.required("type", |at| at.choice(&[("Pem", ())]));
-    let value = f.required("pem", |at| {
-        let mut f = at.fields()?;
-        let value = f.required("value", certificates);
-        f.finish();
-        value
-    });
-    f.finish();
-    kind.and(value).map(CaBundle::Pem)
+fn kri(at: Cursor<'_>) -> Option<Kri> {
+    at.text()?
+        .parse()
+        .map_or_else(|error: Error| at.error(error), Some)
 }
 
 /// Certificates in PEM and nothing else.

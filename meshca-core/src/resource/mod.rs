@@ -19,7 +19,7 @@
 //! [`Form`]; [`Resource::to_yaml`] writes it again, [`Resource::to_yaml_as`] writes the other.
 //!
 //! ```
-//! use meshca_core::resource::{Form, Provider, Resource};
+//! use meshca_core::resource::{Form, Resource, VaultConf};
 //!
 //! let text = "
 //! apiVersion: kuma.io/v1alpha1
@@ -55,7 +55,7 @@
 //!     let Resource::Mesh(mesh) = &resource else { continue };
 //!     let backend = mesh.enabled_backend().expect("mTLS is on");
 //!     assert_eq!(backend.dp_cert.lifetime().as_secs(), 24 * 60 * 60);
-//!     let Provider::Vault(vault) = &backend.provider else { continue };
+//!     let Some(vault) = backend.provider.settings::<VaultConf>() else { continue };
 //!     assert_eq!((vault.mount(), vault.role.as_str()), ("pki", "mesh-dp"));
 //!
 //!     // What is not ours is still there.
@@ -66,10 +66,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The settings of the CAs are typed for those that are known here ([`VaultConf`], [`CertManagerConf`], [`AcmConf`], …),
-//! so that a mesh can be checked without a client for any of them. The field spells some of them in two ways (`acm` and
-//! `acmpca`, `cert-manager` and `certmanager`, a block of that name or `conf`): both read into the same type, and
-//! [`Dialect`] remembers which it was. Any other type is [`Provider::Other`] with its settings as a [`FreeForm`].
+//! The settings of a CA are read by the reader of its type. Those of meshca's own types ([`VaultConf`],
+//! [`CertManagerConf`], [`AcmConf`], …) are always known, so that a mesh can be checked without a client for any of them;
+//! a third party [brings its own](settings). The field spells some of them in two ways (`acm` and `acmpca`,
+//! `cert-manager` and `certmanager`, a block of that name or `conf`): both read into the same type, and [`Dialect`]
+//! remembers which it was. The settings of a type without a reader are kept as a [`FreeForm`].
 //!
 //! # Reports
 //!
@@ -114,11 +115,14 @@
 //! Anchors, aliases and merge keys work; custom tags, duplicate fields and numbers that are not finite are refused.
 //! Plain scalars follow the core schema of YAML 1.2: `yes` and `on` are texts.
 
+mod any_settings;
 mod datasource;
 mod de;
+mod declare;
 mod decode;
 mod document;
 mod duration;
+mod field;
 mod free_form;
 mod kri;
 pub mod labels;
@@ -134,11 +138,13 @@ mod scalar;
 mod schema;
 mod secret;
 mod selector;
-mod settings;
+pub mod settings;
 mod template;
 mod violation;
 mod words;
 
+pub(crate) use any_settings::AnySettings;
+pub use any_settings::Dialect;
 pub use datasource::{DataSource, SecureDataSource};
 pub use free_form::FreeForm;
 pub use kri::Kri;
@@ -153,10 +159,10 @@ pub use mesh_tls::{MeshTls, TargetKind, TargetRef, TlsCipher, TlsRule, TlsVersio
 pub use mesh_trust::{CaBundle, MeshTrust};
 pub use metadata::{DEFAULT_MESH, Form, Metadata};
 pub use parse::{Documents, ParseOptions, Resource};
+pub(crate) use provider::OURS;
 pub use provider::{
     AcmConf, AppRoleAuth, AwsAuth, AwsAuthType, AwsCredentials, BuiltinConf, CertManagerConf,
-    Dialect, IssuerRef, KubernetesAuth, OtherConf, ProvidedConf, Provider, TlsAuth, VaultAuth,
-    VaultConf, VaultTls,
+    IssuerRef, KubernetesAuth, ProvidedConf, Provider, TlsAuth, VaultAuth, VaultConf, VaultTls,
 };
 pub use secret::SecretResource;
 pub use selector::Selector;

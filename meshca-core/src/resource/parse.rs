@@ -5,9 +5,10 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path};
+use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path, SettingsType};
 use super::document::{self, Node, Value};
 use super::metadata::API_VERSION;
+use super::provider::OURS;
 use super::violation::{Report, Severity, Violation};
 use super::{Form, Location, Mesh, MeshIdentity, MeshTls, MeshTrust, Metadata, SecretResource};
 use super::{mesh, mesh_identity, mesh_tls, mesh_trust, secret};
@@ -79,35 +80,13 @@ impl Resource {
         }
     }
 
-    /// Checks a resource that was built in code by the rules that hold for documents.
+    /// Checks a resource that was built in code by the rules that hold for documents, with the default [`ParseOptions`].
     ///
     /// # Errors
     ///
-    /// The report, if there is an error in it; a report of warnings is what is returned otherwise.
+    /// As [`ParseOptions::validate`].
     pub fn validate(&self) -> std::result::Result<Report, Report> {
-        let mut report = Report::default();
-        match serde_json::to_value(self) {
-            Ok(json) => {
-                let context = Context::new(report, None);
-                read(
-                    Cursor::new(&Node::from(&json), &Path::ROOT, &context),
-                    false,
-                    &mut Vec::new(),
-                );
-                report = context.into_report();
-            }
-            Err(error) => report.push(Violation::new(
-                Severity::Error,
-                String::new(),
-                Location::NONE,
-                format!("cannot be written: {error}"),
-            )),
-        }
-        if report.has_errors() {
-            Err(report)
-        } else {
-            Ok(report)
-        }
+        ParseOptions::new().validate(self)
     }
 
     /// Writes the resource as one YAML document, in the form that it was read in.
@@ -226,7 +205,7 @@ impl Serialize for Resource {
 impl<'de> Deserialize<'de> for Resource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let node = Node::deserialize(deserializer)?;
-        let context = Context::new(Report::default(), None);
+        let context = Context::new(Report::default(), None, OURS);
         let mut resources = Vec::new();
         read(
             Cursor::new(&node, &Path::ROOT, &context),
@@ -298,14 +277,25 @@ kind!(SecretResource, Secret, "Secret");
 ///     "identity.yaml:1:84: metadata.namespace: must be `kuma-system`, the control plane's namespace, and not `apps`"
 /// );
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ParseOptions {
     source: Option<String>,
     system_namespace: Option<String>,
+    types: Vec<SettingsType>,
+}
+
+impl Default for ParseOptions {
+    fn default() -> Self {
+        Self {
+            source: None,
+            system_namespace: None,
+            types: OURS.to_vec(),
+        }
+    }
 }
 
 impl ParseOptions {
-    /// No name of the source, no rule about namespaces.
+    /// No name of the source, no rule about namespaces, and meshca's own types of CAs.
     pub fn new() -> Self {
         Self::default()
     }
@@ -325,6 +315,51 @@ impl ParseOptions {
         self
     }
 
+    /// Adds types of CAs whose settings are checked: those of
+    /// [`BackendRegistry::settings`](crate::BackendRegistry::settings). Settings of other types are not judged.
+    #[must_use]
+    pub fn settings(mut self, types: impl IntoIterator<Item = SettingsType>) -> Self {
+        for kind in types {
+            kind.add_to(&mut self.types);
+        }
+        self
+    }
+
+    fn context(&self, report: Report) -> Context<'_> {
+        Context::new(report, self.system_namespace.as_deref(), &self.types)
+    }
+
+    /// Checks a resource that was built in code by the rules that hold for documents.
+    ///
+    /// # Errors
+    ///
+    /// The report, if there is an error in it; a report of warnings is what is returned otherwise.
+    pub fn validate(&self, resource: &Resource) -> std::result::Result<Report, Report> {
+        let mut report = Report::default();
+        match serde_json::to_value(resource) {
+            Ok(json) => {
+                let context = self.context(report);
+                read(
+                    Cursor::new(&Node::from(&json), &Path::ROOT, &context),
+                    false,
+                    &mut Vec::new(),
+                );
+                report = context.into_report();
+            }
+            Err(error) => report.push(Violation::new(
+                Severity::Error,
+                String::new(),
+                Location::NONE,
+                format!("cannot be written: {error}"),
+            )),
+        }
+        if report.has_errors() {
+            Err(report)
+        } else {
+            Ok(report)
+        }
+    }
+
     /// Reads every resource of a YAML or JSON text.
     ///
     /// # Errors
@@ -342,7 +377,7 @@ impl ParseOptions {
                 "there is no resource in it".to_owned(),
             ));
         }
-        let context = Context::new(report, self.system_namespace.as_deref());
+        let context = self.context(report);
         let mut resources = Vec::with_capacity(nodes.len());
         for node in &nodes {
             read(
@@ -429,13 +464,7 @@ fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
         at.error::<()>("this is no resource: it has neither `apiVersion` and `kind` nor `type`");
         return;
     };
-    let list = lists
-        && form == Form::Kubernetes
-        && at
-            .node
-            .get("kind")
-            .is_some_and(|kind| is_text(kind, "List"));
-    if list {
+    if lists && form == Form::Kubernetes && at.node.says("kind", "List") {
         f.know(&["kind", "metadata"]);
         f.required("apiVersion", |at| api_version(at, "v1"));
         f.required("items", |at| {
@@ -465,10 +494,6 @@ fn content(f: &mut Fields<'_>, kind: &str, form: Form) -> Option<Resource> {
         "MeshTrust" => mesh_trust::read(f, form).map(Resource::MeshTrust),
         _ => secret::read(f, form).map(Resource::Secret),
     }
-}
-
-fn is_text(node: &Node<'_>, expected: &str) -> bool {
-    matches!(&node.value, Value::Str(text) if text == expected)
 }
 
 fn kind(at: Cursor<'_>) -> Option<&'static str> {

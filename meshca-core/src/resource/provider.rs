@@ -1,180 +1,204 @@
-//! The settings of the CAs: typed for those that are known, free-form for the others.
+//! The type of a CA and its settings, read by the reader of the type.
 
-use std::time::Duration;
+use std::borrow::Cow;
+use std::sync::Arc;
 
-use serde::Serialize;
+use serde::ser::{Error as _, SerializeMap as _};
+use serde::{Serialize, Serializer};
 
-use super::datasource::{self, DataSource};
-use super::decode::{self, Clip, Cursor, Fields};
-use super::duration;
+use super::any_settings::{AnySettings, Conf, Dialect, Model, Spelling};
+use super::decode::{self, Clip, Context, Cursor, Fields, Path, SettingsType};
+use super::document::{Node, Value};
 use super::free_form::FreeForm;
+use super::settings::Settings;
+use super::violation::Report;
 
 mod acm;
+mod builtin;
 mod cert_manager;
 mod vault;
 
-#[cfg(feature = "schema")]
-pub(crate) use cert_manager::Wire as CertManagerWire;
-
 pub use acm::{AcmConf, AwsCredentials};
+pub use builtin::{BuiltinConf, ProvidedConf};
 pub use cert_manager::{CertManagerConf, IssuerRef};
 pub use vault::{
     AppRoleAuth, AwsAuth, AwsAuthType, KubernetesAuth, TlsAuth, VaultAuth, VaultConf, VaultTls,
 };
 
+/// The types that are known without a client. The last is looked up first.
+pub(crate) const OURS: &[SettingsType] = &[
+    SettingsType::of::<CertManagerConf>(),
+    SettingsType::of::<AcmConf>(),
+    SettingsType::of::<VaultConf>(),
+    SettingsType::of::<ProvidedConf>(),
+    SettingsType::of::<BuiltinConf>(),
+];
+
 /// The type of a CA and its settings.
 ///
-/// The same settings serve a backend of the classic model (`type` and `conf`) and an extension of the
-/// modern one (`name` and `config`).
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Provider {
-    /// `builtin`: a CA in the control plane, which makes its own root.
-    Builtin(BuiltinConf),
-    /// `provided`: a CA in the control plane, with a certificate and key from elsewhere.
-    Provided(ProvidedConf),
-    /// `vault`: HashiCorp Vault or OpenBao.
-    Vault(VaultConf),
-    /// `certmanager` or `cert-manager`: cert-manager on Kubernetes.
-    CertManager(CertManagerConf),
-    /// `acmpca` or `acm`: AWS Private CA.
-    Acm(AcmConf),
-    /// Any other type: it belongs to whoever registered a factory for it.
-    Other(OtherConf),
+/// The same settings serve a backend of the classic model (`type` and `conf`) and an extension of the modern one (`name`
+/// and `config`). Where a resource names a type whose [reader](super::settings) is not known, the settings are kept as a
+/// [`FreeForm`], and [`BackendRegistry::resolve`](crate::BackendRegistry::resolve) reads them later.
+///
+/// ```
+/// use meshca_core::resource::{BuiltinConf, Provider, VaultConf};
+///
+/// let provider = Provider::new(BuiltinConf::default());
+/// assert_eq!(provider.type_name(), "builtin");
+/// assert!(provider.settings::<BuiltinConf>().is_some());
+/// assert!(provider.settings::<VaultConf>().is_none());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Provider {
+    type_name: Cow<'static, str>,
+    spelling: Spelling,
+    conf: Conf,
+}
+
+impl PartialEq for Provider {
+    fn eq(&self, other: &Self) -> bool {
+        self.type_name == other.type_name && self.conf == other.conf
+    }
 }
 
 impl Provider {
-    /// The name of the type, the same for both dialects: `builtin`, `provided`, `vault`,
-    /// `certmanager`, `acmpca`, or what a third party calls its own.
-    pub fn type_name(&self) -> &str {
-        match self {
-            Self::Builtin(_) => "builtin",
-            Self::Provided(_) => "provided",
-            Self::Vault(_) => "vault",
-            Self::CertManager(_) => "certmanager",
-            Self::Acm(_) => "acmpca",
-            Self::Other(other) => &other.type_name,
+    /// A type with these settings.
+    pub fn new<T: Settings>(settings: T) -> Self {
+        Self {
+            type_name: Cow::Borrowed(T::TYPE),
+            spelling: T::SPELLING,
+            conf: Conf::Typed(Arc::new(settings)),
         }
     }
-}
 
-/// Settings of the built-in CA.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BuiltinConf {
-    /// `caCert.RSAbits`: the size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
-    pub rsa_bits: Option<u32>,
-    /// `caCert.expiration`: the lifetime of the root. Absent: 10 years.
-    pub expiration: Option<Duration>,
-}
-
-/// Settings of a CA whose certificate and key are provided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "ProvidedSettings")
-)]
-#[non_exhaustive]
-pub struct ProvidedConf {
-    /// The CA's certificate, with the intermediates that lead to its root if it is not one itself.
-    pub cert: DataSource,
-    /// The CA's private key.
-    pub key: DataSource,
-}
-
-impl ProvidedConf {
-    /// Both are needed.
-    pub fn new(cert: DataSource, key: DataSource) -> Self {
-        Self { cert, key }
-    }
-}
-
-/// The settings of a type that is not known here.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct OtherConf {
-    /// What the document calls the type.
-    pub type_name: String,
-    /// Its settings, as they were read.
-    pub conf: FreeForm,
-}
-
-impl OtherConf {
-    /// A third party's type and its settings.
-    pub fn new(type_name: impl Into<String>, conf: FreeForm) -> Self {
+    /// A type whose reader is not known here, and its settings as a document has them.
+    pub fn free_form(type_name: impl Into<String>, settings: FreeForm) -> Self {
         Self {
-            type_name: type_name.into(),
+            type_name: Cow::Owned(type_name.into()),
+            spelling: Spelling::ONE,
+            conf: Conf::Free(settings),
+        }
+    }
+
+    fn read(kind: Option<&SettingsType>, type_name: &str, conf: Conf) -> Self {
+        Self {
+            type_name: match kind {
+                Some(kind) => Cow::Borrowed(kind.name),
+                None => Cow::Owned(type_name.to_owned()),
+            },
+            spelling: kind.map_or(Spelling::ONE, |kind| kind.spelling),
             conf,
         }
     }
-}
 
-/// Which of the field's spellings a document uses, so that it is written the way it was read.
-///
-/// The default is the product's: `acmpca`, `certmanager`, settings in `conf`, `issuerRef`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Dialect {
-    /// `acm` and `cert-manager` instead of `acmpca` and `certmanager`.
-    short_type: bool,
-    /// Settings in `acm` and `certManager` instead of `conf`.
-    block: bool,
-    /// `issuerName`, `issuerKind` and `issuerGroup` instead of `issuerRef`.
-    flat_issuer: bool,
-}
-
-impl Dialect {
-    /// `acm` and `cert-manager`, settings in a block of that name, `issuerName`.
-    pub const NAMED_BLOCKS: Self = Self {
-        short_type: true,
-        block: true,
-        flat_issuer: true,
-    };
-
-    /// Only what makes a difference to a provider, so that equal documents are equal in memory.
-    fn normalised(self, type_name: &str) -> Self {
-        let two_spellings = matches!(type_name, "acm" | "acmpca" | "certmanager" | "cert-manager");
-        let issuer = matches!(type_name, "certmanager" | "cert-manager");
-        Self {
-            short_type: self.short_type && two_spellings,
-            block: self.block && two_spellings,
-            flat_issuer: self.flat_issuer && issuer,
+    /// Reads settings that are still free-form with the reader of their type, if that is among these. `field`: what holds
+    /// them, for the report.
+    pub(crate) fn resolved(
+        &self,
+        types: &[SettingsType],
+        model: Model,
+        field: &'static str,
+    ) -> Result<Self, Report> {
+        let context = Context::new(Report::default(), None, types);
+        match (&self.conf, find(&context, &self.type_name, model)) {
+            (Conf::Free(conf), Some(kind)) => {
+                let conf = read_alone(kind, &conf.to_node(), field)?;
+                Ok(Self::read(Some(kind), &self.type_name, conf))
+            }
+            _ => Ok(self.clone()),
         }
+    }
+
+    /// The name of the type, the same for both dialects: `builtin`, `provided`, `vault`, `certmanager`, `acmpca`, or the
+    /// name of a third party's.
+    pub fn type_name(&self) -> &str {
+        &self.type_name
+    }
+
+    /// The settings, if they are of this type. Those of a type whose reader is not known are a [`FreeForm`].
+    pub fn settings<T: 'static>(&self) -> Option<&T> {
+        self.conf.get()
+    }
+
+    pub(crate) fn typed(&self) -> Option<&dyn AnySettings> {
+        self.conf.typed()
     }
 
     /// The type's name as the dialect spells it.
-    pub(crate) fn type_name(self, provider: &Provider) -> &str {
-        match (provider, self.short_type) {
-            (Provider::Acm(_), true) => "acm",
-            (Provider::CertManager(_), true) => "cert-manager",
-            _ => provider.type_name(),
+    pub(crate) fn type_name_in(&self, dialect: Dialect) -> &str {
+        match self.spelling.alias {
+            Some(alias) if dialect.short_type => alias,
+            _ => &self.type_name,
+        }
+    }
+
+    /// The settings as the dialect spells them.
+    pub(crate) fn written(&self, dialect: Dialect) -> SettingsWire<'_> {
+        SettingsWire {
+            provider: self,
+            dialect,
+        }
+    }
+
+    pub(crate) fn backend_settings(&self, dialect: Dialect) -> BackendSettingsWire<'_> {
+        BackendSettingsWire(self.written(dialect))
+    }
+}
+
+/// Settings, to be written.
+pub(crate) struct SettingsWire<'w> {
+    provider: &'w Provider,
+    dialect: Dialect,
+}
+
+impl Serialize for SettingsWire<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.provider.conf {
+            Conf::Typed(settings) => settings
+                .written(self.dialect)
+                .map_err(S::Error::custom)?
+                .serialize(serializer),
+            Conf::Free(fields) => fields.serialize(serializer),
         }
     }
 }
 
-/// The types whose settings are known in the modern model, in both spellings.
-pub(crate) const EXTENSIONS: [&str; 5] = ["vault", "acmpca", "acm", "certmanager", "cert-manager"];
-pub(crate) const BACKENDS: [&str; 7] = [
-    "builtin",
-    "provided",
-    "vault",
-    "acmpca",
-    "acm",
-    "certmanager",
-    "cert-manager",
-];
+/// The field of a backend that holds its settings, if there are any.
+pub(crate) struct BackendSettingsWire<'w>(SettingsWire<'w>);
 
-/// Whether the settings of this extension are known here, and therefore needed.
-pub(crate) fn is_extension(name: &str) -> bool {
-    EXTENSIONS.contains(&name)
+impl Serialize for BackendSettingsWire<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let SettingsWire { provider, dialect } = self.0;
+        let content = match &provider.conf {
+            Conf::Typed(settings) => settings.written(dialect).map_err(S::Error::custom)?,
+            Conf::Free(fields) => fields.to_node(),
+        };
+        let field = provider.spelling.block.filter(|_| dialect.block);
+        let mut map = serializer.serialize_map(None)?;
+        if !matches!(&content.value, Value::Map(fields) if fields.is_empty()) {
+            map.serialize_entry(field.unwrap_or("conf"), &content)?;
+        }
+        map.end()
+    }
+}
+
+fn find<'o>(context: &Context<'o>, name: &str, model: Model) -> Option<&'o SettingsType> {
+    let named = |it: &&SettingsType| it.name == name || it.spelling.alias == Some(name);
+    context.types(model).find(named)
 }
 
 /// Reads a type's name; a near miss of a known one is worth a warning, since it would be looked up
 /// among the registered factories.
-fn type_name(at: Cursor<'_>, known: &[&'static str]) -> Option<String> {
+fn type_name(at: Cursor<'_>, model: Model) -> Option<String> {
     let name = decode::non_empty(at)?;
+    let known: Vec<_> = at
+        .context
+        .types(model)
+        .flat_map(|it| [Some(it.name), it.spelling.alias])
+        .flatten()
+        .collect();
     if !known.contains(&name.as_str())
-        && let Some(meant) = at.context.nearest(&name, known)
+        && let Some(meant) = at.context.nearest(&name, &known)
     {
         at.warn(format_args!(
             "`{}` is not a type that is known here, did you mean `{meant}`? Otherwise it must be registered",
@@ -185,23 +209,66 @@ fn type_name(at: Cursor<'_>, known: &[&'static str]) -> Option<String> {
 }
 
 pub(crate) fn backend_type(at: Cursor<'_>) -> Option<String> {
-    type_name(at, &BACKENDS)
+    type_name(at, Model::Classic)
 }
 
 pub(crate) fn extension_name(at: Cursor<'_>) -> Option<String> {
-    type_name(at, &EXTENSIONS)
+    type_name(at, Model::Modern)
+}
+
+/// Why backends of this type must set `dpCert.rotation.expiration`, if they must.
+pub(crate) fn needs_expiration(context: &Context<'_>, type_name: &str) -> Option<&'static str> {
+    find(context, type_name, Model::Classic)?.needs_expiration
+}
+
+/// The fields of a backend that hold settings of some type.
+pub(crate) fn blocks(context: &Context<'_>) -> Vec<&'static str> {
+    let blocks = context.types(Model::Classic);
+    let blocks = blocks.filter_map(|it| it.spelling.block);
+    std::iter::once("conf").chain(blocks).collect()
+}
+
+/// Reads the settings, which are all that is left of these fields.
+fn settings(kind: Option<&SettingsType>, f: &mut Fields<'_>) -> Option<Conf> {
+    let Some(kind) = kind else {
+        return Some(Conf::Free(f.remaining()));
+    };
+    let conf = (kind.read)(f);
+    f.finish();
+    if conf.is_none() && !f.cursor.context.has_errors() && !f.cursor.context.is_lenient() {
+        // Without an error the resource would be left out and nothing reported.
+        return f
+            .cursor
+            .error("these settings are refused, and their reader does not say why");
+    }
+    conf
+}
+
+/// Reads settings outside of their document. `field`: what holds them.
+fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf, Report> {
+    let context = Context::new(Report::default(), None, &[]);
+    let path = Path::top(field);
+    let conf = Cursor::new(node, &path, &context)
+        .fields()
+        .and_then(|mut f| settings(Some(kind), &mut f));
+    let report = context.into_report();
+    conf.filter(|_| !report.has_errors()).ok_or(report)
+}
+
+/// What holds where a document has no settings; `None` if the type needs some.
+pub(crate) fn without_settings(kind: Option<&SettingsType>) -> Option<Conf> {
+    let Some(kind) = kind else {
+        return Some(Conf::Free(FreeForm::default()));
+    };
+    read_alone(kind, &Node::unlocated(Value::Map(Vec::new())), "").ok()
 }
 
 /// Reads the settings of a classic backend from its `conf` or from the block that is named after the type.
 pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(Provider, Dialect)> {
-    let block = match type_name {
-        "acm" | "acmpca" => Some("acm"),
-        "certmanager" | "cert-manager" => Some("certManager"),
-        _ => None,
-    };
-    let mut dialect = Dialect::default();
-    let mut source = "conf";
-    if let Some(block) = block {
+    let kind = find(f.cursor.context, type_name, Model::Classic);
+    let spelling = kind.map_or(Spelling::ONE, |kind| kind.spelling);
+    let mut place = "conf";
+    if let Some(block) = spelling.block {
         match (f.has(block), f.has("conf")) {
             (true, true) => {
                 f.know(&[block]);
@@ -211,208 +278,58 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
                 );
             }
             (true, false) => {
-                dialect.block = true;
-                source = block;
+                place = block;
                 f.know(&["conf"]);
             }
-            (false, _) => {
-                f.know(&[block]);
-            }
+            (false, _) => f.know(&[block]),
         }
     }
-    if !matches!(
-        type_name,
-        "provided" | "vault" | "acm" | "acmpca" | "certmanager" | "cert-manager"
-    ) && !f.has("conf")
+    let mut dialect = Dialect {
+        short_type: spelling.alias == Some(type_name),
+        block: place != "conf",
+        flat_issuer: false,
+    };
+    if !f.has(place)
+        && let Some(conf) = without_settings(kind)
     {
-        f.know(&["conf"]);
-        let provider = match type_name {
-            "builtin" => Provider::Builtin(BuiltinConf::default()),
-            _ => Provider::Other(OtherConf::new(type_name, FreeForm::default())),
-        };
-        return Some((provider, dialect));
+        f.know(&[place]);
+        return Some((Provider::read(kind, type_name, conf), dialect));
     }
-    f.required(source, |at| {
+    let conf = f.required(place, |at| {
         let mut f = at.fields()?;
-        let (provider, flat_issuer) = settings(&mut f, type_name, &BACKENDS)?;
-        dialect.flat_issuer = flat_issuer;
-        dialect.short_type = matches!(type_name, "acm" | "cert-manager");
-        Some((provider, dialect.normalised(type_name)))
-    })
-    .or_else(|| {
-        // Checks that are skipped leave settings that only their factory can judge.
-        let lenient = f.cursor.context.is_lenient();
-        let conf = lenient.then(|| f.opt(source, decode::free_form).unwrap_or_default())?;
-        let dialect = Dialect {
-            block: dialect.block,
-            ..Dialect::default()
-        };
-        Some((Provider::Other(OtherConf::new(type_name, conf)), dialect))
-    })
+        dialect.flat_issuer = spelling.flat_issuer && f.has("issuerName");
+        settings(kind, &mut f)
+    });
+    // Checks that are skipped leave settings that only their factory can judge.
+    let lenient = f.cursor.context.is_lenient();
+    let conf = conf.or_else(|| {
+        dialect.flat_issuer = false;
+        lenient.then(|| Conf::Free(f.opt(place, decode::free_form).unwrap_or_default()))
+    })?;
+    Some((Provider::read(kind, type_name, conf), dialect))
 }
 
 /// Reads the settings of an extension from what is left in its `config`.
 pub(crate) fn extension_settings(f: &mut Fields<'_>, name: &str) -> Option<(Provider, Dialect)> {
-    let (provider, flat_issuer) = settings(f, name, &EXTENSIONS)?;
-    let short_type = matches!(name, "acm" | "cert-manager");
-    Some((
-        provider,
-        Dialect {
-            short_type,
-            block: false,
-            flat_issuer,
-        }
-        .normalised(name),
-    ))
-}
-
-/// The settings, and whether the issuer is spelt without `issuerRef`.
-fn settings(f: &mut Fields<'_>, type_name: &str, known: &[&str]) -> Option<(Provider, bool)> {
-    let type_name = if known.contains(&type_name) {
-        type_name
-    } else {
-        return Some((other(f, type_name), false));
+    let kind = find(f.cursor.context, name, Model::Modern);
+    let spelling = kind.map_or(Spelling::ONE, |kind| kind.spelling);
+    let dialect = Dialect {
+        short_type: spelling.alias == Some(name),
+        block: false,
+        flat_issuer: spelling.flat_issuer && f.has("issuerName"),
     };
-    let mut flat_issuer = false;
-    let provider = match type_name {
-        "builtin" => builtin(f).map(Provider::Builtin),
-        "provided" => provided(f).map(Provider::Provided),
-        "vault" => vault::read(f).map(Provider::Vault),
-        "acm" | "acmpca" => acm::read(f).map(Provider::Acm),
-        _ => cert_manager::read(f).map(|(conf, flat)| {
-            flat_issuer = flat;
-            Provider::CertManager(conf)
-        }),
-    };
-    f.finish();
-    Some((provider?, flat_issuer))
+    let conf = settings(kind, f)?;
+    Some((Provider::read(kind, name, conf), dialect))
 }
 
-fn other(f: &Fields<'_>, type_name: &str) -> Provider {
-    Provider::Other(OtherConf::new(type_name, f.remaining()))
-}
-
-fn builtin(f: &mut Fields<'_>) -> Option<BuiltinConf> {
-    let ca_cert = f.opt("caCert", |at| {
-        let mut f = at.fields()?;
-        let rsa_bits = f.opt("RSAbits", |at| match decode::integer(at)? {
-            bits @ (2048 | 3072 | 4096) => Some(bits),
-            _ => at.error("must be 2048, 3072 or 4096"),
-        });
-        let expiration = f.opt("expiration", duration::mesh_lifetime);
-        f.finish();
-        Some(BuiltinConf {
-            rsa_bits,
-            expiration,
-        })
-    });
-    Some(ca_cert.unwrap_or_default())
-}
-
-fn provided(f: &mut Fields<'_>) -> Option<ProvidedConf> {
-    let cert = f.required("cert", datasource::public);
-    let key = f.required("key", datasource::secret);
-    Some(ProvidedConf {
-        cert: cert?,
-        key: key?,
-    })
-}
-
-/// How settings are written.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(crate) enum SettingsWire<'w> {
-    Builtin(BuiltinWire),
-    Provided(&'w ProvidedConf),
-    Vault(VaultWire<'w>),
-    CertManager(cert_manager::Wire<'w>),
-    Acm(&'w AcmConf),
-    Other(&'w FreeForm),
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "BuiltinSettings")
-)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BuiltinWire {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_cert: Option<CaCertWire>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "BuiltinCaCert")
-)]
-struct CaCertWire {
-    #[serde(rename = "RSAbits", skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(extend("enum" = [2048, 3072, 4096, null])))]
-    rsa_bits: Option<u32>,
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "duration::serialize_mesh"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<duration::MeshDuration>"))]
-    expiration: Option<Duration>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "VaultSettings")
-)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct VaultWire<'w> {
-    from_cp: &'w VaultConf,
-}
-
-/// The fields of a backend that hold its settings: exactly one is set, if there are any.
-#[derive(Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BackendSettingsWire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conf: Option<SettingsWire<'w>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    acm: Option<SettingsWire<'w>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cert_manager: Option<SettingsWire<'w>>,
-}
-
-impl Provider {
-    pub(crate) fn settings(&self, dialect: Dialect) -> SettingsWire<'_> {
-        match self {
-            Self::Builtin(BuiltinConf {
-                rsa_bits,
-                expiration,
-            }) => SettingsWire::Builtin(BuiltinWire {
-                ca_cert: (rsa_bits.is_some() || expiration.is_some()).then_some(CaCertWire {
-                    rsa_bits: *rsa_bits,
-                    expiration: *expiration,
-                }),
-            }),
-            Self::Provided(conf) => SettingsWire::Provided(conf),
-            Self::Vault(conf) => SettingsWire::Vault(VaultWire { from_cp: conf }),
-            Self::CertManager(conf) => SettingsWire::CertManager(conf.wire(dialect.flat_issuer)),
-            Self::Acm(conf) => SettingsWire::Acm(conf),
-            Self::Other(other) => SettingsWire::Other(&other.conf),
-        }
-    }
-
-    pub(crate) fn backend_settings(&self, dialect: Dialect) -> BackendSettingsWire<'_> {
-        let settings = Some(self.settings(dialect));
-        let mut wire = BackendSettingsWire::default();
-        match (self, self.type_name()) {
-            (Self::Builtin(conf), _) if *conf == BuiltinConf::default() => {}
-            (Self::Other(other), _) if other.conf.is_empty() => {}
-            (_, "acm" | "acmpca") if dialect.block => wire.acm = settings,
-            (_, "certmanager" | "cert-manager") if dialect.block => wire.cert_manager = settings,
-            _ => wire.conf = settings,
-        }
-        wire
+/// The settings of an extension that has no `config`.
+pub(crate) fn extension_without_settings(f: &Fields<'_>, name: &str) -> Option<Provider> {
+    let kind = find(f.cursor.context, name, Model::Modern);
+    match without_settings(kind) {
+        Some(conf) => Some(Provider::read(kind, name, conf)),
+        None => f.missing(
+            "config",
+            format_args!("must be set: `{}` has settings", Clip(name)),
+        ),
     }
 }

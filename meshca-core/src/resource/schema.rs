@@ -4,60 +4,138 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value as Json, json};
 
+use super::any_settings::Model;
+use super::declare::Mapping as _;
+use super::decode::{Context, SettingsType};
+use super::mesh::BackendFields;
 use super::metadata::{API_VERSION, OBJECT_META, UNIVERSAL_META};
-use super::provider::{BACKENDS, BuiltinWire, CertManagerWire, EXTENSIONS, VaultWire};
-use super::secret::KUBERNETES_TYPE;
+use super::provider::{self, OURS};
+use super::violation::Report;
 use super::{
-    AcmConf, ExtensionMode, Form, Mesh, MeshIdentity, MeshTls, MeshTrust, ProvidedConf,
-    SecretResource, mesh, mesh_identity, mesh_tls, mesh_trust,
+    ExtensionMode, Form, Mesh, MeshIdentity, MeshTls, MeshTrust, SecretResource, mesh,
+    mesh_identity, mesh_tls, mesh_trust, secret,
 };
 
-/// The schema of a kind whose content is in `spec`, in Universal form perhaps beside the name.
-fn of<S: JsonSchema>(kind: &str, form: Form, flat_universal: bool) -> String {
+/// The schema of a kind whose content is in `spec`.
+fn of<S: JsonSchema>(kind: &str, form: Form, types: &[SettingsType]) -> String {
     let mut generator = generator();
-    let mut spec = S::json_schema(&mut generator).to_value();
-    if kind == "MeshTrust" {
-        // Older versions kept it here.
-        let kri = closed(json!({ "kri": { "type": "string" } }), &[]);
-        add_property(&mut spec, "origin", kri);
-    }
-    let mut properties = Map::new();
+    let spec = S::json_schema(&mut generator).to_value();
+    let content = Map::from_iter([("spec".to_owned(), spec)]);
+    let definitions = definitions(generator, types);
     match form {
         Form::Kubernetes => {
-            properties.insert("spec".into(), spec);
             let namespaced = kind != "Mesh";
             kubernetes(
                 kind,
                 API_VERSION,
                 namespaced,
                 namespaced,
-                properties,
-                generator,
+                content,
+                definitions,
             )
         }
-        Form::Universal if flat_universal => {
-            if let Some(Json::Object(content)) = spec.get("properties") {
-                properties.extend(content.clone());
-            }
-            // Flat is the rule, but documents with a `spec` exist.
-            properties.insert("spec".into(), spec);
-            universal(kind, false, None, properties, true, generator)
-        }
-        Form::Universal => {
-            properties.insert("spec".into(), spec);
-            universal(kind, true, Some("spec"), properties, false, generator)
-        }
+        Form::Universal => universal(kind, true, Some("spec"), content, false, definitions),
     }
 }
 
-/// An object with these fields and no others.
-fn closed(properties: Json, required: &[&str]) -> Json {
-    json!({
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": false,
-    })
+/// The schema of a kind whose content is beside the name, in Universal form.
+fn flat<S: JsonSchema>(kind: &str, in_mesh: bool, open: bool, types: &[SettingsType]) -> String {
+    let mut generator = generator();
+    let spec = S::json_schema(&mut generator).to_value();
+    let mut content = properties(&spec);
+    // Flat is the rule, but documents with a `spec` exist.
+    content.insert("spec".to_owned(), spec);
+    universal(
+        kind,
+        in_mesh,
+        None,
+        content,
+        open,
+        definitions(generator, types),
+    )
+}
+
+fn properties(schema: &Json) -> Map<String, Json> {
+    match schema.get("properties") {
+        Some(Json::Object(properties)) => properties.clone(),
+        _ => Map::new(),
+    }
+}
+
+/// The schema of a mapping, made field by field.
+pub(super) struct Object {
+    schema: Map<String, Json>,
+    properties: Map<String, Json>,
+    required: Vec<Json>,
+}
+
+impl Object {
+    pub(super) fn new(doc: &[&str]) -> Self {
+        Self {
+            schema: described(doc),
+            properties: Map::new(),
+            required: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, name: &str, required: bool, doc: &[&str], mut content: Schema) {
+        content.ensure_object().extend(described(doc));
+        self.properties.insert(name.to_owned(), content.to_value());
+        if required {
+            self.required.push(name.into());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Schema {
+        self.schema.insert("type".into(), "object".into());
+        self.schema
+            .insert("properties".into(), self.properties.into());
+        if !self.required.is_empty() {
+            self.schema.insert("required".into(), self.required.into());
+        }
+        self.schema.into()
+    }
+}
+
+/// The schema of an enum of words.
+pub(super) fn words(doc: &[&str], words: &[(&str, &[&str])]) -> Schema {
+    let mut schema = described(doc);
+    if words.iter().all(|(_, doc)| doc.is_empty()) {
+        schema.insert("type".into(), "string".into());
+        schema.insert("enum".into(), words.iter().map(|(word, _)| *word).collect());
+    } else {
+        let alternatives = words.iter().map(|(word, doc)| {
+            let mut alternative = described(doc);
+            alternative.insert("type".into(), "string".into());
+            alternative.insert("const".into(), (*word).into());
+            Json::Object(alternative)
+        });
+        schema.insert("oneOf".into(), alternatives.collect());
+    }
+    schema.into()
+}
+
+/// The schema of an enum of mappings.
+pub(super) fn one_of<const N: usize>(doc: &[&str], alternatives: [Schema; N]) -> Schema {
+    let mut schema = described(doc);
+    schema.insert(
+        "oneOf".into(),
+        alternatives.map(Schema::to_value).to_vec().into(),
+    );
+    schema.into()
+}
+
+/// The description, if there is one: the first paragraph, since what follows is for users of the Rust types.
+fn described(doc: &[&str]) -> Map<String, Json> {
+    let lines: Vec<_> = doc
+        .iter()
+        .map(|line| line.trim())
+        .take_while(|line| !line.is_empty())
+        .collect();
+    match lines.is_empty() {
+        true => Map::new(),
+        false => Map::from_iter([("description".into(), lines.join("\n").into())]),
+    }
 }
 
 fn add_property(schema: &mut Json, name: &str, property: Json) {
@@ -65,9 +143,6 @@ fn add_property(schema: &mut Json, name: &str, property: Json) {
         properties.insert(name.to_owned(), property);
     }
 }
-
-/// Where the settings of a backend can be.
-const BLOCKS: [&str; 3] = ["conf", "acm", "certManager"];
 
 /// What holds if `field` says one of these types.
 fn when(field: &str, types: &[&str], then: Json) -> Json {
@@ -86,18 +161,18 @@ fn otherwise(field: &str, known: &[&str], then: Json) -> Json {
 }
 
 /// The settings in exactly one of these fields, and in none of the other blocks.
-fn settings_in(fields: &[&str], settings: &Json) -> Json {
+fn settings_in(fields: &[&str], settings: &Json, blocks: &[&str]) -> Json {
     let places: Vec<_> = fields
         .iter()
         .map(|field| {
             let mut properties = Map::new();
-            for block in BLOCKS {
-                let content = match (block == *field, fields.contains(&block)) {
+            for block in blocks {
+                let content = match (block == field, fields.contains(block)) {
                     (true, _) => settings.clone(),
                     (false, true) => json!({ "type": "null" }),
                     (false, false) => json!(false),
                 };
-                properties.insert(block.to_owned(), content);
+                properties.insert((*block).to_owned(), content);
             }
             json!({ "properties": properties, "required": [field] })
         })
@@ -108,88 +183,103 @@ fn settings_in(fields: &[&str], settings: &Json) -> Json {
     }
 }
 
-/// A CA of the classic model: what is in `conf` depends on `type`.
-pub(super) fn backend<M: JsonSchema, C: JsonSchema, R: JsonSchema>(
-    generator: &mut SchemaGenerator,
-) -> Schema {
-    let builtin = generator.subschema_for::<Option<BuiltinWire>>().to_value();
-    let provided = generator.subschema_for::<ProvidedConf>().to_value();
-    let vault = generator.subschema_for::<VaultWire<'static>>().to_value();
-    let acm = generator.subschema_for::<AcmConf>().to_value();
-    let cert_manager = generator
-        .subschema_for::<CertManagerWire<'static>>()
-        .to_value();
-    let only_conf =
-        |conf: Json| json!({ "properties": { "conf": conf, "acm": false, "certManager": false } });
-    json_schema!({
-        "description": "A CA of the mesh. The settings depend on its type.",
-        "type": "object",
-        "properties": {
-            "name": { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" },
-            "type": {
-                "description": "A type that is known here, or one that the control plane has registered.",
-                "anyOf": [{ "enum": BACKENDS }, { "type": "string", "minLength": 1 }],
-            },
-            "mode": generator.subschema_for::<M>(),
-            "dpCert": generator.subschema_for::<C>(),
-            "rootChain": generator.subschema_for::<R>(),
-            "conf": { "type": ["object", "null"] },
-            "acm": { "type": ["object", "null"] },
-            "certManager": { "type": ["object", "null"] },
-        },
-        "required": ["name", "type"],
-        "additionalProperties": false,
-        "allOf": [
-            when("type", &["builtin"], only_conf(builtin)),
-            when("type", &["provided"], settings_in(&["conf"], &provided)),
-            when("type", &["vault"], settings_in(&["conf"], &vault)),
-            when("type", &["acmpca", "acm"], settings_in(&["conf", "acm"], &acm)),
-            when(
-                "type",
-                &["certmanager", "cert-manager"],
-                settings_in(&["conf", "certManager"], &cert_manager),
-            ),
-            otherwise("type", &BACKENDS, only_conf(json!({ "type": ["object", "null"] }))),
-        ],
-    })
+/// A CA of the classic model. What is in `conf` depends on `type`: [`by_type`] adds that.
+pub(super) fn backend(generator: &mut SchemaGenerator) -> Schema {
+    let mut object = Object::new(&["A CA of the mesh. The settings depend on its type."]);
+    let name =
+        json_schema!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+    object.add("name", true, &[], name);
+    BackendFields::describe_fields(&mut object, generator);
+    let conf = json_schema!({ "type": ["object", "null"] });
+    object.add("conf", false, &[], conf);
+    object.finish()
 }
 
-/// A CA of the modern model that is named: what is in `config` depends on `name`.
+/// A CA of the modern model that is named. What is in `config` depends on `name`: [`by_type`] adds that.
 pub(super) fn extension(generator: &mut SchemaGenerator) -> Schema {
-    let mode = generator
-        .subschema_for::<Option<ExtensionMode>>()
-        .to_value();
-    let config = |settings: Schema| {
-        let mut settings = settings.to_value();
-        add_property(&mut settings, "mode", mode.clone());
-        json!({ "properties": { "config": settings }, "required": ["config"] })
-    };
-    let vault = config(VaultWire::json_schema(generator));
-    let acm = config(AcmConf::json_schema(generator));
-    let cert_manager = config(CertManagerWire::json_schema(generator));
     json_schema!({
         "description": "A CA outside, by name. The settings depend on the name.",
         "type": "object",
         "properties": {
-            "name": {
-                "description": "A name that is known here, or one that the control plane has registered.",
-                "anyOf": [{ "enum": EXTENSIONS }, { "type": "string", "minLength": 1 }],
+            "name": {},
+            "config": {
+                "type": ["object", "null"],
+                "properties": { "mode": generator.subschema_for::<Option<ExtensionMode>>() },
+                "additionalProperties": true,
             },
-            "config": { "type": ["object", "null"] },
         },
         "required": ["name"],
         "additionalProperties": false,
-        "allOf": [
-            when("name", &["vault"], vault),
-            when("name", &["acmpca", "acm"], acm),
-            when("name", &["certmanager", "cert-manager"], cert_manager),
-            otherwise(
-                "name",
-                &EXTENSIONS,
-                json!({ "properties": { "config": { "properties": { "mode": mode } } } }),
-            ),
-        ],
     })
+}
+
+/// Adds what depends on the type of a CA to the definition of a backend or an extension.
+fn by_type(definitions: &mut Map<String, Json>, model: Model, types: &[SettingsType]) {
+    let (definition, field) = match model {
+        Model::Classic => ("Backend", "type"),
+        Model::Modern => ("Extension", "name"),
+    };
+    let Some(definition) = definitions.get_mut(definition) else {
+        return;
+    };
+    let context = Context::new(Report::default(), None, types);
+    let blocks = provider::blocks(&context);
+    let (mut known, mut conditions) = (Vec::new(), Vec::new());
+    for kind in context.types(model) {
+        let names: Vec<_> = [Some(kind.name), kind.spelling.alias]
+            .into_iter()
+            .flatten()
+            .collect();
+        let mut settings = match (kind.schema)() {
+            Some(schema) => json!(schema),
+            None => json!({ "type": "object", "additionalProperties": true }),
+        };
+        tighten(&mut settings);
+        if model == Model::Modern {
+            // It is judged by the definition itself.
+            add_property(&mut settings, "mode", json!(true));
+        }
+        let optional = provider::without_settings(Some(kind)).is_some();
+        if optional {
+            allow_null(&mut settings);
+        }
+        let then = match (model, optional, kind.spelling.block) {
+            (Model::Modern, true, _) => json!({ "properties": { "config": settings } }),
+            (Model::Modern, false, _) => {
+                json!({ "properties": { "config": settings }, "required": ["config"] })
+            }
+            (Model::Classic, true, _) => only_conf(settings, &blocks),
+            (Model::Classic, false, Some(block)) => {
+                settings_in(&["conf", block], &settings, &blocks)
+            }
+            (Model::Classic, false, None) => settings_in(&["conf"], &settings, &blocks),
+        };
+        conditions.push(when(field, &names, then));
+        known.extend(names);
+    }
+    let name = json!({
+        "description": "A type that is known here, or one that the control plane has registered.",
+        "anyOf": [{ "enum": known }, { "type": "string", "minLength": 1 }],
+    });
+    add_property(definition, field, name);
+    if model == Model::Classic {
+        let any = json!({ "type": ["object", "null"] });
+        conditions.push(otherwise(field, &known, only_conf(any.clone(), &blocks)));
+        for block in &blocks {
+            add_property(definition, block, any.clone());
+        }
+    }
+    if let Json::Object(definition) = definition {
+        definition.insert("allOf".into(), Json::Array(conditions));
+    }
+}
+
+/// Settings that may be absent, in `conf` and in no other block.
+fn only_conf(settings: Json, blocks: &[&str]) -> Json {
+    let block = |block: &&str| ((*block).to_owned(), json!(false));
+    let mut properties: Map<_, _> = blocks.iter().map(block).collect();
+    properties.insert("conf".into(), settings);
+    json!({ "properties": properties })
 }
 
 /// Makes a schema as strict as reading is, and as lenient: what is not free form has no further fields,
@@ -226,25 +316,6 @@ fn tighten(schema: &mut Json) {
     for keyword in ["oneOf", "anyOf"] {
         if let Some(Json::Array(schemas)) = schema.get_mut(keyword) {
             schemas.iter_mut().for_each(tighten);
-        }
-    }
-    if let Some(Json::Array(conditions)) = schema.get_mut("allOf") {
-        for condition in conditions {
-            if let Some(then) = condition.get_mut("then") {
-                tighten_condition(then);
-            }
-        }
-    }
-}
-
-/// A condition adds to an object whose fields are known already; only their content is whole.
-fn tighten_condition(then: &mut Json) {
-    if let Some(Json::Object(properties)) = then.get_mut("properties") {
-        for property in properties.values_mut() {
-            let whole = property.get("type").is_some() || property.get("anyOf").is_some();
-            if whole {
-                tighten(property);
-            }
         }
     }
 }
@@ -320,13 +391,21 @@ fn generator() -> SchemaGenerator {
         .into_generator()
 }
 
+fn definitions(mut generator: SchemaGenerator, types: &[SettingsType]) -> Map<String, Json> {
+    let mut definitions = generator.take_definitions(true);
+    definitions.values_mut().for_each(tighten);
+    by_type(&mut definitions, Model::Classic, types);
+    by_type(&mut definitions, Model::Modern, types);
+    definitions
+}
+
 fn kubernetes(
     kind: &str,
     api_version: &str,
     namespaced: bool,
     needs_spec: bool,
     content: Map<String, Json>,
-    generator: SchemaGenerator,
+    definitions: Map<String, Json>,
 ) -> String {
     let mut metadata =
         json!({ "name": { "type": "string" }, "labels": strings(), "annotations": strings() });
@@ -358,7 +437,7 @@ fn kubernetes(
             .filter(|spec| content.contains_key(*spec)),
     );
     extend(&mut properties, content);
-    text(kind, &properties, &required, false, generator)
+    text(kind, &properties, &required, false, definitions)
 }
 
 fn universal(
@@ -367,7 +446,7 @@ fn universal(
     needed: Option<&str>,
     content: Map<String, Json>,
     open: bool,
-    generator: SchemaGenerator,
+    definitions: Map<String, Json>,
 ) -> String {
     let mut properties = json!({
         "type": { "const": kind },
@@ -388,7 +467,7 @@ fn universal(
     extend(&mut properties, content);
     let mut required = vec!["type", "name"];
     required.extend(needed);
-    text(kind, &properties, &required, open, generator)
+    text(kind, &properties, &required, open, definitions)
 }
 
 fn strings() -> Json {
@@ -406,10 +485,8 @@ fn text(
     properties: &Json,
     required: &[&str],
     open: bool,
-    mut generator: SchemaGenerator,
+    definitions: Map<String, Json>,
 ) -> String {
-    let mut definitions = generator.take_definitions(true);
-    definitions.values_mut().for_each(tighten);
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": kind,
@@ -443,35 +520,34 @@ macro_rules! schema {
     };
 }
 
-schema!(Mesh, "Mesh", form => of::<mesh::SpecWire<'static>>("Mesh", form, true));
-schema!(MeshIdentity, "MeshIdentity", form => of::<mesh_identity::SpecWire<'static>>("MeshIdentity", form, false));
-schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::SpecWire<'static>>("MeshTrust", form, false));
-schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::SpecWire<'static>>("MeshTLS", form, false));
-schema!(SecretResource, "Secret", form => secret(form));
+/// The schema of a kind that names CAs.
+macro_rules! schema_by_type {
+    ($type:ident, $kind:literal, $form:ident, $types:ident => $schema:expr) => {
+        schema!($type, $kind, form => Self::json_schema_with(form, OURS));
 
-fn secret(form: Form) -> String {
-    let generator = generator();
-    match form {
-        Form::Kubernetes => {
-            let value = closed(json!({ "value": { "type": "string" } }), &["value"]);
-            let content = json!({
-                "type": { "const": KUBERNETES_TYPE }, "immutable": { "type": "boolean" }, "data": value, "stringData": value,
-            });
-            kubernetes("Secret", "v1", true, false, object(content), generator)
+        #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+        impl $type {
+            /// As [`json_schema`](Self::json_schema), with the settings of these types of CAs: those of
+            /// [`BackendRegistry::settings`](crate::BackendRegistry::settings).
+            pub fn json_schema_with($form: Form, $types: &[SettingsType]) -> String {
+                $schema
+            }
         }
-        Form::Universal => {
-            let data = json!({ "type": "string", "contentEncoding": "base64" });
-            // The data is beside the name, but documents with a `spec` exist.
-            let content =
-                json!({ "data": data, "spec": closed(json!({ "data": data }), &["data"]) });
-            universal("Secret", true, None, object(content), false, generator)
-        }
-    }
+    };
 }
 
-fn object(json: Json) -> Map<String, Json> {
-    match json {
-        Json::Object(fields) => fields,
-        _ => Map::new(),
+schema_by_type!(Mesh, "Mesh", form, types => match form {
+    Form::Kubernetes => of::<mesh::SpecWire<'static>>("Mesh", form, types),
+    Form::Universal => flat::<mesh::SpecWire<'static>>("Mesh", false, true, types),
+});
+schema_by_type!(MeshIdentity, "MeshIdentity", form, types => of::<mesh_identity::Spec>("MeshIdentity", form, types));
+schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::Spec>("MeshTrust", form, &[]));
+schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::Spec>("MeshTLS", form, &[]));
+schema!(SecretResource, "Secret", form => match form {
+    Form::Kubernetes => {
+        let mut generator = generator();
+        let content = properties(&secret::OnKubernetes::json_schema(&mut generator).to_value());
+        kubernetes("Secret", "v1", true, false, content, Map::new())
     }
-}
+    Form::Universal => flat::<secret::Universal>("Secret", true, false, &[]),
+});

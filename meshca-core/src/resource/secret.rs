@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
-use super::datasource::{base64, write_base64};
+use super::datasource::{base64, inline_text};
+use super::declare::{Mapping as _, mapping};
 use super::decode::{self, Clip, Cursor, Fields};
+use super::field::{described, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::metadata::{self, Form, Layout, Metadata, Scope, Written};
 use crate::SecretValue;
 
 /// The type of a Kubernetes Secret that belongs to a mesh.
-pub(crate) const KUBERNETES_TYPE: &str = "system.kuma.io/secret";
+const KUBERNETES_TYPE: &str = "system.kuma.io/secret";
 
 /// A secret of a mesh. On Kubernetes this is a `v1` `Secret` of the type `system.kuma.io/secret` with the
 /// one key `value`.
@@ -37,13 +40,13 @@ impl SecretResource {
     ) -> Result<S::Ok, S::Error> {
         let Self { metadata, data } = self;
         let spec = match form {
-            Form::Kubernetes => SpecWire::Kubernetes {
-                type_name: KUBERNETES_TYPE,
-                data: DataWire {
-                    value: data.clone(),
-                },
-            },
-            Form::Universal => SpecWire::Universal { data: data.clone() },
+            Form::Kubernetes => Spec::Kubernetes(OnKubernetes {
+                secret_type: (),
+                immutable: None,
+                data: Some(data.clone()),
+                string_data: None,
+            }),
+            Form::Universal => Spec::Universal(Universal { data: data.clone() }),
         };
         Written {
             api_version: "v1",
@@ -59,36 +62,36 @@ impl SecretResource {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum SpecWire {
-    Kubernetes {
-        #[serde(rename = "type")]
-        type_name: &'static str,
-        data: DataWire,
-    },
-    Universal {
-        #[serde(serialize_with = "write_base64")]
-        data: SecretValue,
-    },
+enum Spec {
+    Kubernetes(OnKubernetes),
+    Universal(Universal),
 }
 
-#[derive(Serialize)]
-struct DataWire {
-    #[serde(serialize_with = "write_base64")]
-    value: SecretValue,
+mapping! {
+    pub(super) struct OnKubernetes {
+        secret_type: () = required("type", described(
+            spelt(secret_type, |()| KUBERNETES_TYPE),
+            || json!({ "const": KUBERNETES_TYPE }),
+        )),
+        immutable: Option<bool> = optional("immutable", decode::boolean),
+        data: Option<SecretValue> = optional("data", group(required("value", base64()))),
+        string_data: Option<SecretValue> = optional("stringData", group(required("value", inline_text()))),
+    }
+}
+
+mapping! {
+    pub(super) struct Universal {
+        data: SecretValue = required("data", described(base64(), || json!({ "contentEncoding": "base64" }))),
+    }
 }
 
 /// Reads a `Secret` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<SecretResource> {
     let metadata = metadata::read(f, form, Scope::Mesh);
     let data = match form {
-        Form::Kubernetes => kubernetes(f),
-        Form::Universal if f.has("spec") => f.required("spec", |at| {
-            let mut f = at.fields()?;
-            let data = f.required("data", base64);
-            f.finish();
-            data
-        }),
-        Form::Universal => f.required("data", base64),
+        Form::Kubernetes => on_kubernetes(f),
+        Form::Universal if f.has("spec") => f.required("spec", Universal::read).map(|it| it.data),
+        Form::Universal => Universal::read_fields(f).map(|it| it.data),
     };
     f.finish();
     Some(SecretResource {
@@ -97,38 +100,24 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<SecretResource> {
     })
 }
 
-fn kubernetes(f: &mut Fields<'_>) -> Option<SecretValue> {
-    f.required("type", |at| match at.text()? {
-        KUBERNETES_TYPE => Some(()),
-        other => at.error(format_args!(
-            "must be `{KUBERNETES_TYPE}`, `{}` is no secret of a mesh",
-            Clip(other)
-        )),
-    });
-    f.opt("immutable", decode::boolean);
+fn on_kubernetes(f: &mut Fields<'_>) -> Option<SecretValue> {
+    let secret = OnKubernetes::read_fields(f);
     match (f.has("data"), f.has("stringData")) {
         (true, true) => f.refuse(
             "stringData",
             "the secret is in `data` already: keep one of them",
         ),
-        (false, true) => {
-            f.know(&["data"]);
-            f.opt("stringData", |at| {
-                value(at, |at| {
-                    decode::non_empty(at).map(|text| SecretValue::from(text.as_str()))
-                })
-            })
-        }
-        _ => {
-            f.know(&["stringData"]);
-            f.required("data", |at| value(at, base64))
-        }
+        (false, false) => f.missing("data", "must be set"),
+        _ => secret.and_then(|secret| secret.data.or(secret.string_data)),
     }
 }
 
-fn value(at: Cursor<'_>, read: fn(Cursor<'_>) -> Option<SecretValue>) -> Option<SecretValue> {
-    let mut f = at.fields()?;
-    let value = f.required("value", read);
-    f.finish();
-    value
+fn secret_type(at: Cursor<'_>) -> Option<()> {
+    match at.text()? {
+        KUBERNETES_TYPE => Some(()),
+        other => at.error(format_args!(
+            "must be `{KUBERNETES_TYPE}`, `{}` is no secret of a mesh",
+            Clip(other)
+        )),
+    }
 }

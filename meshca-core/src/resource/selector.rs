@@ -2,25 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use super::declare::mapping;
+use super::decode;
+use super::field::{group, optional, required};
 
-use super::decode::{self, Cursor};
-
-/// Selects Dataplanes by their labels.
-///
-/// ```
-/// use std::collections::BTreeMap;
-/// use meshca_core::resource::Selector;
-///
-/// let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
-/// assert!(Selector::all().matches(&labels));
-/// assert!(Selector::labels([("app", "web")]).matches(&labels));
-/// assert!(!Selector::labels([("app", "web"), ("tier", "front")]).matches(&labels));
-/// assert!(!Selector::none().matches(&labels));
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
-    match_labels: Option<BTreeMap<String, String>>,
+mapping! {
+    /// Selects Dataplanes by their labels.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use meshca_core::resource::Selector;
+    ///
+    /// let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+    /// assert!(Selector::all().matches(&labels));
+    /// assert!(Selector::labels([("app", "web")]).matches(&labels));
+    /// assert!(!Selector::labels([("app", "web"), ("tier", "front")]).matches(&labels));
+    /// assert!(!Selector::none().matches(&labels));
+    /// ```
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Selector {
+        match_labels: Option<BTreeMap<String, String>> = optional("dataplane", group(
+            // Whether its absence means all or nothing differs between readers.
+            required("matchLabels", decode::string_map).because("`matchLabels: {}` selects every Dataplane"),
+        )),
+    }
 }
 
 impl Selector {
@@ -64,54 +69,4 @@ impl Selector {
                 .all(|(name, value)| labels.get(name) == Some(value))
         })
     }
-
-    pub(super) fn wire(&self) -> Option<SelectorWire<'_>> {
-        self.match_labels.as_ref().map(|match_labels| SelectorWire {
-            dataplane: Some(DataplaneWire { match_labels }),
-        })
-    }
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "Selector")
-)]
-pub(super) struct SelectorWire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dataplane: Option<DataplaneWire<'w>>,
-}
-
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "DataplaneSelector")
-)]
-#[serde(rename_all = "camelCase")]
-struct DataplaneWire<'w> {
-    match_labels: &'w BTreeMap<String, String>,
-}
-
-pub(super) fn read(at: Cursor<'_>) -> Option<Selector> {
-    let mut f = at.fields()?;
-    let match_labels = f.opt("dataplane", |at| {
-        let mut f = at.fields()?;
-        let match_labels = match f.has("matchLabels") {
-            true => f.opt("matchLabels", decode::string_map),
-            // Whether this means all or nothing differs between readers.
-            false => {
-                f.know(&["matchLabels"]);
-                f.missing(
-                    "matchLabels",
-                    "must be set: `matchLabels: {}` selects every Dataplane",
-                )
-            }
-        };
-        f.finish();
-        match_labels
-    });
-    f.finish();
-    Some(Selector { match_labels })
 }

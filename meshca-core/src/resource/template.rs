@@ -15,6 +15,7 @@ pub(crate) fn path(at: Cursor<'_>) -> Option<PathTemplate> {
     read(at, PathTemplate::parse)
 }
 
-pub(crate) fn name(at: Cursor<'_>) -> Option<NameTemplate> {
+/// Reads a template for a common name or a DNS name.
+pub fn name(at: Cursor<'_>) -> Option<NameTemplate> {
     read(at, NameTemplate::parse)
 }

@@ -1,10 +1,8 @@
 //! From resources to what the rest of the crate works with.
 
-use meshca_core::registry::BackendConfig;
-use meshca_core::resource::{CaBundle, Mesh, MeshIdentity, MeshTrust, Metadata, Resource};
+use meshca_core::resource::{CaBundle, Mesh, MeshTrust, Metadata, Resource};
 use meshca_core::spiffe::Workload;
 use meshca_core::{ErrorKind, TrustBundle, TrustDomain};
-use serde::Deserialize;
 
 use crate::{data, one};
 
@@ -145,47 +143,4 @@ fn the_name_of_a_mesh_is_its_trust_domain() {
             ErrorKind::InvalidConfig
         );
     }
-}
-
-#[test]
-fn settings_of_a_third_party_are_decoded_with_their_place() {
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Settings {
-        url: String,
-    }
-    let classic = |type_name: &str, conf: &str| {
-        let Resource::Mesh(mesh) = one(format!(
-            "{{type: Mesh, name: a, mtls: {{enabledBackend: a, backends: [{{name: a, type: {type_name}, conf: {conf}}}]}}}}"
-        )) else {
-            panic!()
-        };
-        BackendConfig::classic(mesh.enabled_backend().unwrap())
-    };
-    let settings: Settings = classic("theirs", "{url: a}").decode().unwrap();
-    assert_eq!(settings.url, "a");
-    let error = classic("theirs", "{url: 1}")
-        .decode::<Settings>()
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-    assert_eq!(
-        error.to_string(),
-        "the settings do not fit: conf.url: expected a string, found a number"
-    );
-    let error = classic("builtin", "{}").decode::<Settings>().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-
-    let text = "{type: MeshIdentity, name: a, spec: {provider: {type: Extension, extension: {name: theirs, config: {}}}}}";
-    let Resource::MeshIdentity(identity) = one(text) else {
-        panic!()
-    };
-    let identity: MeshIdentity = identity;
-    let error = BackendConfig::modern(&identity)
-        .unwrap()
-        .decode::<Settings>()
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the settings do not fit: config.url: must be set"
-    );
 }

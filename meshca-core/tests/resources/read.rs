@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use meshca_core::SecretValue;
 use meshca_core::resource::{
-    Bundled, BundledCa, DEFAULT_EXPIRATION, DataSource, ExtensionMode, Form, IdentityProvider, Kri,
-    Mesh, MeshIdentity, MeshTls, MeshTrust, Mode, Provider, Resource, SecretResource,
-    SecureDataSource, TargetKind, TlsCipher, TlsVersion, VaultAuth, labels,
+    AcmConf, BuiltinConf, Bundled, BundledCa, CertManagerConf, DEFAULT_EXPIRATION, DataSource,
+    ExtensionMode, Form, FreeForm, IdentityProvider, Kri, Mesh, MeshIdentity, MeshTls, MeshTrust,
+    Mode, ProvidedConf, Resource, SecretResource, SecureDataSource, TargetKind, TlsCipher,
+    TlsVersion, VaultAuth, VaultConf, labels,
 };
 
 use crate::{all, data, example, one};
@@ -46,7 +47,7 @@ fn vault_in_both_forms() {
             ("vault-ca", Mode::Strict)
         );
         assert_eq!(backend.dp_cert.expiration, Some(DAY));
-        let Provider::Vault(vault) = &backend.provider else {
+        let Some(vault) = backend.provider.settings::<VaultConf>() else {
             panic!("{backend:?}")
         };
         assert_eq!(vault.address, "http://vault.default:8200");
@@ -71,7 +72,7 @@ fn cert_manager_in_both_forms() {
     ] {
         let mesh = mesh(example(name));
         let backend = mesh.enabled_backend().unwrap();
-        let Provider::CertManager(conf) = &backend.provider else {
+        let Some(conf) = backend.provider.settings::<CertManagerConf>() else {
             panic!("{backend:?}")
         };
         assert_eq!(
@@ -94,7 +95,12 @@ fn aws_in_both_forms() {
         "scenarios/acm-universal.yaml",
     ] {
         let mesh = mesh(example(name));
-        let Provider::Acm(conf) = &mesh.enabled_backend().unwrap().provider else {
+        let Some(conf) = mesh
+            .enabled_backend()
+            .unwrap()
+            .provider
+            .settings::<AcmConf>()
+        else {
             panic!("{mesh:?}")
         };
         assert_eq!(
@@ -183,7 +189,7 @@ fn the_documents_warn_only_of_what_is_worth_it() {
 fn builtin_examples() {
     let mesh = mesh(example("mesh-builtin.yaml"));
     let backend = mesh.enabled_backend().unwrap();
-    assert!(matches!(backend.provider, Provider::Builtin(_)));
+    assert!(backend.provider.settings::<BuiltinConf>().is_some());
     assert_eq!(backend.root_chain.timeout(), Duration::from_secs(10));
     let identity = identity(example("mesh-identity.yaml"));
     assert!(matches!(
@@ -341,8 +347,8 @@ fn an_extension_has_the_settings_of_a_backend() {
             (extension.provider.type_name(), extension.mode),
             (type_name, mode)
         );
-        if let Provider::Other(other) = &extension.provider {
-            assert!(other.conf.keys().all(|key| key != "mode"));
+        if let Some(conf) = extension.provider.settings::<FreeForm>() {
+            assert!(conf.keys().all(|key| key != "mode"));
         }
     }
 }
@@ -422,7 +428,8 @@ fn secrets() {
 fn secrets_are_not_printed() {
     let text = "{type: Mesh, name: a, mtls: {backends: [{name: a, type: provided, conf: {cert: {file: /a}, key: {inlineString: hush}}}, {name: b, type: theirs, conf: {password: hush}}]}, other: {password: hush}}";
     let mesh = mesh(text);
-    let Provider::Provided(conf) = &mesh.mtls.as_ref().unwrap().backends[0].provider else {
+    let provider = &mesh.mtls.as_ref().unwrap().backends[0].provider;
+    let Some(conf) = provider.settings::<ProvidedConf>() else {
         panic!()
     };
     assert_eq!(conf.cert, DataSource::File(PathBuf::from("/a")));

@@ -383,16 +383,14 @@ fn cert_manager() -> BoxedStrategy<CertManagerConf> {
 
 fn external() -> BoxedStrategy<(Provider, Dialect)> {
     prop_oneof![
-        (vault().prop_map(Provider::Vault), Just(Dialect::default())),
-        (acm().prop_map(Provider::Acm), Just(Dialect::default())),
+        (vault().prop_map(Provider::new), Just(Dialect::default())),
+        (acm().prop_map(Provider::new), Just(Dialect::default())),
         (
-            cert_manager().prop_map(Provider::CertManager),
+            cert_manager().prop_map(Provider::new),
             Just(Dialect::default())
         ),
-        ("x[a-z]{6,9}", free_form("z")).prop_map(|(name, conf)| (
-            Provider::Other(OtherConf::new(name, conf)),
-            Dialect::default()
-        )),
+        ("x[a-z]{6,9}", free_form("z"))
+            .prop_map(|(name, conf)| (Provider::free_form(name, conf), Dialect::default())),
     ]
     .boxed()
 }
@@ -414,11 +412,11 @@ fn provider() -> BoxedStrategy<(Provider, Dialect)> {
         .prop_map(|(bits, expiration)| {
             let mut conf = BuiltinConf::default();
             (conf.rsa_bits, conf.expiration) = (bits, expiration);
-            (Provider::Builtin(conf), Dialect::default())
+            (Provider::new(conf), Dialect::default())
         });
     let provided = (source(), source()).prop_map(|(cert, key)| {
         (
-            Provider::Provided(ProvidedConf::new(cert, key)),
+            Provider::new(ProvidedConf::new(cert, key)),
             Dialect::default(),
         )
     });
@@ -427,7 +425,7 @@ fn provider() -> BoxedStrategy<(Provider, Dialect)> {
         provided,
         external(),
         (
-            cert_manager().prop_map(Provider::CertManager),
+            cert_manager().prop_map(Provider::new),
             Just(Dialect::NAMED_BLOCKS)
         ),
     ]

@@ -1,5 +1,6 @@
 //! The JSON Schemas take what is read and refuse what is not.
 
+use meshca_core::resource::settings::{self, Fields, Settings, SettingsType};
 use meshca_core::resource::*;
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -301,6 +302,69 @@ fn nothing_internal_leaks() {
                     assert!(!description.contains(internal), "{kind}: {description}");
                 }
             }
+        }
+    }
+}
+
+/// Settings of a type that is not ours.
+#[derive(Debug, PartialEq, serde::Serialize)]
+struct Theirs {
+    url: String,
+}
+
+impl Settings for Theirs {
+    const TYPE: &'static str = "theirs";
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let url = fields.required("url", settings::non_empty);
+        fields.opt("note", settings::non_empty);
+        Some(Self { url: url? })
+    }
+
+    fn schema() -> Option<FreeForm> {
+        let text = serde_json::json!({ "type": "string", "minLength": 1 });
+        let schema = serde_json::json!({
+            "type": "object", "properties": { "url": text, "note": text }, "required": ["url"],
+        });
+        FreeForm::from_serialize(&schema).ok()
+    }
+}
+
+#[test]
+fn a_schema_with_a_third_party_takes_what_its_reader_takes() {
+    let theirs = SettingsType::of::<Theirs>();
+    let options = ParseOptions::new().settings([theirs]);
+    let types = [theirs];
+    for (settings, sound) in [
+        ("CONF: {url: a}", true),
+        ("CONF: {url: a, note: b}", true),
+        ("CONF: {url: a, note: null}", true),
+        ("CONF: {url: a, nota: b}", false),
+        ("CONF: {url: 1}", false),
+        ("CONF: {url: a, note: ''}", false),
+        ("CONF: {note: b}", false),
+        ("CONF: {}", false),
+        ("CONF: null", false),
+        ("mode: STRICT", false),
+    ] {
+        let classic = format!(
+            "{{type: Mesh, name: a, mtls: {{backends: [{{name: a, type: theirs, {}}}]}}}}",
+            settings.replace("CONF", "conf")
+        );
+        let modern = format!(
+            "{{type: MeshIdentity, name: a, spec: {{provider: {{type: Extension, extension: {{name: theirs, {}}}}}}}}}",
+            settings.replace("CONF", "config")
+        );
+        for (text, schema) in [
+            (classic, Mesh::json_schema_with(Form::Universal, &types)),
+            (
+                modern,
+                MeshIdentity::json_schema_with(Form::Universal, &types),
+            ),
+        ] {
+            let schema: Json = serde_json::from_str(&schema).unwrap();
+            assert_eq!(fits(&schema, &schema, &to_json(&text)), sound, "{text}");
+            assert_eq!(options.parse(&text).is_ok(), sound, "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use meshca_core::resource::{
-    Backend, BuiltinConf, DataSource, Location, Mesh, MeshIdentity, Metadata, Mtls, OtherConf,
+    Backend, BuiltinConf, DataSource, FreeForm, Location, Mesh, MeshIdentity, Metadata, Mtls,
     ParseOptions, Provider, Resource, Severity, VaultAuth, VaultConf,
 };
 use meshca_core::{Error, ErrorKind};
@@ -154,9 +154,8 @@ fn skipped_validation_warns_and_keeps_what_cannot_be_typed() {
     let Resource::Mesh(mesh) = one(text) else {
         panic!()
     };
-    assert!(
-        matches!(&mesh.enabled_backend().unwrap().provider, Provider::Other(other) if other.type_name == "vault")
-    );
+    let provider = &mesh.enabled_backend().unwrap().provider;
+    assert!(provider.settings::<FreeForm>().is_some() && provider.type_name() == "vault");
     let again = one(Resource::from(mesh.clone()).to_yaml().unwrap());
     assert_eq!(again, Resource::from(mesh));
 
@@ -191,7 +190,7 @@ fn resources_built_in_code_are_held_to_the_same_rules() {
     let mut mesh = Mesh::new(Metadata::universal("default"));
     mesh.mtls = Some(Mtls::with_backend(Backend::new(
         "ca-1",
-        Provider::Builtin(BuiltinConf::default()),
+        Provider::new(BuiltinConf::default()),
     )));
     assert!(Resource::from(mesh.clone()).validate().unwrap().is_empty());
 
@@ -199,7 +198,7 @@ fn resources_built_in_code_are_held_to_the_same_rules() {
     let vault = VaultConf::new("https://vault.example", "a/b", token);
     let mtls = mesh.mtls.as_mut().unwrap();
     mtls.backends
-        .push(Backend::new("ca-1", Provider::Vault(vault)));
+        .push(Backend::new("ca-1", Provider::new(vault)));
     mtls.enabled_backend = Some("other".into());
     assert_eq!(
         Resource::from(mesh).validate().unwrap_err().to_string(),
@@ -213,10 +212,7 @@ fn resources_built_in_code_are_held_to_the_same_rules() {
     );
 
     let mut mesh = Mesh::new(Metadata::universal("default"));
-    let mut backend = Backend::new(
-        "a",
-        Provider::Other(OtherConf::new("theirs", Default::default())),
-    );
+    let mut backend = Backend::new("a", Provider::free_form("theirs", Default::default()));
     backend.dp_cert.expiration = Some(std::time::Duration::from_nanos(1));
     mesh.mtls = Some(Mtls::with_backend(backend));
     let resource = Resource::from(mesh);

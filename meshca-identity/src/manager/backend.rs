@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meshca_core::registry::{BackendConfig, BackendSettings};
-use meshca_core::resource::{
-    Backend as ClassicBackend, BundledCa, IdentityProvider, MeshTrustCreation, Provider,
-};
+use meshca_core::registry::{BackendConfig, BackendRegistry};
+use meshca_core::resource::{Backend as ClassicBackend, IdentityProvider, MeshTrustCreation};
 use meshca_core::{Error, ErrorKind, TrustBundle, TrustDomain, TrustRoot};
 
 use super::ids::number;
@@ -32,14 +30,10 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether its certificate and key are somebody else's, who replaces them without telling the resources. Other issuers read again
-    /// themselves what they need.
+    /// Whether its certificate and key are its owner's, who replaces them without telling the resources. Other issuers read
+    /// again themselves what they need.
     pub(super) fn is_given(&self) -> bool {
-        match self.config.settings() {
-            BackendSettings::Provider(Provider::Provided(_)) => true,
-            BackendSettings::Bundled(bundled) => matches!(bundled.ca, BundledCa::Provided { .. }),
-            _ => false,
-        }
+        self.config.holds_the_ca()
     }
 
     /// Whether it is the same CA as before, if with other settings. Another type or trust domain makes another one of it, whose
@@ -94,8 +88,9 @@ impl Backend {
 /// The most certificates that one task asks for: the answers to them are less than a kilobyte, for the reason that is given in `job::issue`.
 const MOST_TOGETHER: usize = 16;
 
-/// The CAs that the resources name, and what is wrong with the others.
+/// The CAs that the resources name, and the errors of the others.
 pub(super) fn wanted(
+    registry: &BackendRegistry,
     resources: &MeshResources,
     zone: &str,
 ) -> (BTreeMap<BackendKey, Wanted>, Vec<(BackendKey, Error)>) {
@@ -106,7 +101,7 @@ pub(super) fn wanted(
             Ok(trust_domain) => {
                 let new = Wanted {
                     wish: Wish::Classic(backend.clone()),
-                    config: BackendConfig::classic(backend),
+                    config: resolved(registry, BackendConfig::classic(backend)),
                     trust_domain,
                     distributed: true,
                 };
@@ -131,7 +126,7 @@ pub(super) fn wanted(
                 };
                 let new = Wanted {
                     wish: Wish::Modern(provider.clone()),
-                    config,
+                    config: resolved(registry, config),
                     trust_domain,
                     distributed,
                 };
@@ -143,7 +138,12 @@ pub(super) fn wanted(
     (wanted, wrong)
 }
 
-/// Why nothing under this root is handed out.
+/// The settings as the CA's factory reads them. If it cannot, building the CA reports why.
+fn resolved(registry: &BackendRegistry, config: BackendConfig) -> BackendConfig {
+    registry.resolve(&config).unwrap_or(config)
+}
+
+/// Returns the error of certificates under this root, which are not handed out.
 pub(super) fn untrusted(root: &TrustRoot) -> Error {
     Error::new(
         ErrorKind::InvalidConfig,

@@ -55,10 +55,13 @@ impl Driver {
         self
     }
 
-    /// Puts something around every CA when it is set up, such as `Audited` and `Metered` of the crate `meshca`; the last one is outermost. With
-    /// `mode: Intermediate` it is around what signs the workloads' certificates here.
+    /// Wraps the issuer of every CA when the manager sets it up. The last layer is outermost. With
+    /// `mode: Intermediate` a layer is around the issuer in this process, which signs the workloads'
+    /// certificates.
     ///
-    /// Retries, breakers and time limits are the manager's own: a second one around the issuer only hides from it what happens.
+    /// `Audited`, `Metered` and `RateLimited` of the crate `meshca-wrap` are meant for this. Its `Retrying`,
+    /// `Breaker` and `TimeLimited` are not: the manager retries, has a breaker for each CA and limits the
+    /// time of an attempt, and a second one would hide from it what the CA answered.
     pub fn with_layer(
         mut self,
         layer: impl Fn(&BackendConfig, Arc<dyn Issuer>) -> Arc<dyn Issuer> + Send + Sync + 'static,

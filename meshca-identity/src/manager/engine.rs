@@ -243,7 +243,7 @@ impl Engine {
             return Ok(());
         };
         let effective = effective(&resources, mesh.effective.take(), &zone);
-        let (wanted, wrong) = backend::wanted(&effective, &zone);
+        let (wanted, wrong) = backend::wanted(&self.setup.registry, &effective, &zone);
         let before = mesh.take_trusts(&effective, bundles, &wanted, &zone);
         mesh.rules = Some(IdentityRules::new(
             &effective,

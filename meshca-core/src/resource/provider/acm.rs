@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Clip, Cursor, Fields};
-use super::super::template;
+use super::super::datasource::DataSource;
+use super::super::decode::Clip;
+#[cfg(feature = "schema")]
+use super::super::free_form::FreeForm;
+use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
 use crate::spiffe::NameTemplate;
 
 /// Which CA of AWS Private CA signs, and how to log in.
@@ -97,38 +99,53 @@ fn write_auth<S: serde::Serializer>(
     .serialize(serializer)
 }
 
-pub(super) fn read(f: &mut Fields<'_>) -> Option<AcmConf> {
-    let arn = f.required("arn", arn);
-    let common_name = f.opt("commonName", template::name);
-    let ca_cert = f.opt("caCert", datasource::public);
-    let credentials = f.opt("auth", |at| {
-        let mut f = at.fields()?;
-        let credentials = f.opt("awsCredentials", credentials);
-        f.finish();
-        credentials
-    });
-    Some(AcmConf {
-        arn: arn?,
-        common_name,
-        ca_cert,
-        credentials,
-    })
+impl Settings for AcmConf {
+    const TYPE: &'static str = "acmpca";
+    const SPELLING: Spelling = Spelling {
+        alias: Some("acm"),
+        block: Some("acm"),
+        ..Spelling::ONE
+    };
+
+    fn read(f: &mut Fields<'_>) -> Option<Self> {
+        let arn = f.required("arn", arn);
+        let common_name = f.opt("commonName", settings::name_template);
+        let ca_cert = f.opt("caCert", settings::public);
+        let credentials = f.opt("auth", |at| {
+            at.mapping(|f| f.opt("awsCredentials", credentials))
+        });
+        Some(Self {
+            arn: arn?,
+            common_name,
+            ca_cert,
+            credentials,
+        })
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> Option<FreeForm> {
+        settings::fragment::<Self>()
+    }
+
+    fn common_name(&self) -> Option<&NameTemplate> {
+        self.common_name.as_ref()
+    }
 }
 
 fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
-    let mut f = at.fields()?;
-    let access_key = f.required("accessKey", datasource::public);
-    let access_key_secret = f.required("accessKeySecret", datasource::secret);
-    f.finish();
-    Some(AwsCredentials {
-        access_key: access_key?,
-        access_key_secret: access_key_secret?,
+    at.mapping(|f| {
+        let access_key = f.required("accessKey", settings::public);
+        let access_key_secret = f.required("accessKeySecret", settings::secret);
+        Some(AwsCredentials {
+            access_key: access_key?,
+            access_key_secret: access_key_secret?,
+        })
     })
 }
 
 /// The ARN of a CA (AWS Private CA API, `CreateCertificateAuthority`).
 fn arn(at: Cursor<'_>) -> Option<String> {
-    let text = decode::non_empty(at)?;
+    let text = settings::non_empty(at)?;
     let parts: Vec<_> = text.split(':').collect();
     let ["arn", partition, "acm-pca", region, account, resource] = parts.as_slice() else {
         return not_an_arn(at, &text);

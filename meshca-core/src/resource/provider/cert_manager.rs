@@ -1,10 +1,14 @@
 //! Settings of cert-manager.
 
-use serde::Serialize;
+use std::time::Duration;
 
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Cursor, Fields};
-use super::super::template;
+use serde::{Serialize, Serializer};
+
+use super::super::datasource::DataSource;
+#[cfg(feature = "schema")]
+use super::super::free_form::FreeForm;
+use super::super::settings::{self, Cursor, Dialect, Fields, Model, Settings, Spelling};
+use crate::LifetimePolicy;
 use crate::spiffe::NameTemplate;
 
 /// Which issuer of cert-manager signs.
@@ -32,7 +36,7 @@ impl CertManagerConf {
         }
     }
 
-    pub(super) fn wire(&self, flat: bool) -> Wire<'_> {
+    fn wire(&self, flat: bool) -> Wire<'_> {
         let Self {
             issuer,
             ca_cert,
@@ -111,7 +115,7 @@ impl IssuerRef {
     )
 )]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Wire<'w> {
+struct Wire<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
     issuer_ref: Option<&'w IssuerRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,41 +132,80 @@ pub(crate) struct Wire<'w> {
     dns_names: &'w [NameTemplate],
 }
 
-/// The settings, and whether the issuer is spelt without `issuerRef`.
-pub(super) fn read(f: &mut Fields<'_>) -> Option<(CertManagerConf, bool)> {
-    let one = f.exactly_one(&["issuerRef", "issuerName"]);
-    let flat = f.has("issuerName");
-    let mut issuer = f.opt("issuerRef", issuer_ref);
-    if flat {
-        let name = f.opt("issuerName", decode::non_empty);
-        let kind = f.opt("issuerKind", decode::non_empty);
-        let group = f.opt("issuerGroup", decode::non_empty);
-        issuer = name.map(|name| IssuerRef { name, kind, group });
+impl Serialize for CertManagerConf {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.wire(false).serialize(serializer)
     }
-    let ca_cert = f.opt("caCert", datasource::public);
-    let common_name = f.opt("commonName", template::name);
-    let dns_names = f.list("dnsNames", template::name);
-    one?;
-    Some((
-        CertManagerConf {
+}
+
+impl Settings for CertManagerConf {
+    const TYPE: &'static str = "certmanager";
+    const SPELLING: Spelling = Spelling {
+        alias: Some("cert-manager"),
+        block: Some("certManager"),
+        flat_issuer: true,
+        ..Spelling::ONE
+    };
+
+    fn read(f: &mut Fields<'_>) -> Option<Self> {
+        let one = f.exactly_one(&["issuerRef", "issuerName"]);
+        let flat = f.has("issuerName");
+        let mut issuer = f.opt("issuerRef", issuer_ref);
+        if flat {
+            let name = f.opt("issuerName", settings::non_empty);
+            let kind = f.opt("issuerKind", settings::non_empty);
+            let group = f.opt("issuerGroup", settings::non_empty);
+            issuer = name.map(|name| IssuerRef { name, kind, group });
+        }
+        let ca_cert = f.opt("caCert", settings::public);
+        let common_name = f.opt("commonName", settings::name_template);
+        let dns_names = f.list("dnsNames", settings::name_template);
+        one?;
+        Some(Self {
             issuer: issuer?,
             ca_cert,
             common_name,
             dns_names,
-        },
-        flat,
-    ))
+        })
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> Option<FreeForm> {
+        settings::fragment::<Wire<'static>>()
+    }
+
+    /// cert-manager's issuers may ignore the lifetime that they are asked for. It is asked for one if the operator set it,
+    /// and in the modern model, where there is no setting.
+    fn lifetime_policy(&self, model: Model, expiration: Option<Duration>) -> LifetimePolicy {
+        match (model, expiration) {
+            (Model::Modern, _) => LifetimePolicy::AcceptIssuer,
+            (Model::Classic, None) => LifetimePolicy::LeftToIssuer,
+            (Model::Classic, Some(_)) => LifetimePolicy::AtMostRequested,
+        }
+    }
+
+    fn common_name(&self) -> Option<&NameTemplate> {
+        self.common_name.as_ref()
+    }
+
+    fn dns_names(&self) -> &[NameTemplate] {
+        &self.dns_names
+    }
+
+    fn in_dialect(&self, dialect: Dialect) -> impl Serialize {
+        self.wire(dialect.flat_issuer)
+    }
 }
 
 fn issuer_ref(at: Cursor<'_>) -> Option<IssuerRef> {
-    let mut f = at.fields()?;
-    let name = f.required("name", decode::non_empty);
-    let kind = f.opt("kind", decode::non_empty);
-    let group = f.opt("group", decode::non_empty);
-    f.finish();
-    Some(IssuerRef {
-        name: name?,
-        kind,
-        group,
+    at.mapping(|f| {
+        let name = f.required("name", settings::non_empty);
+        let kind = f.opt("kind", settings::non_empty);
+        let group = f.opt("group", settings::non_empty);
+        Some(IssuerRef {
+            name: name?,
+            kind,
+            group,
+        })
     })
 }

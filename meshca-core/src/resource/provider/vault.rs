@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::datasource::{self, DataSource};
-use super::super::decode::{self, Cursor, Fields};
-use super::super::template;
+use super::super::datasource::DataSource;
+#[cfg(feature = "schema")]
+use super::super::free_form::FreeForm;
+use super::super::settings::{self, Cursor, Dialect, Fields, Settings};
 use crate::spiffe::NameTemplate;
 
 /// How the control plane reaches Vault's PKI engine and asks it to sign.
@@ -226,19 +227,52 @@ impl AppRoleAuth {
     }
 }
 
-pub(super) fn read(f: &mut Fields<'_>) -> Option<VaultConf> {
-    f.required("fromCp", |at| {
-        let mut f = at.fields()?;
+/// The field that says who asks.
+#[derive(Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "VaultSettings")
+)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'w> {
+    from_cp: &'w VaultConf,
+}
+
+impl Settings for VaultConf {
+    const TYPE: &'static str = "vault";
+    const NEEDS_EXPIRATION: Option<&'static str> =
+        Some("Vault needs the lifetime of every certificate that is asked for");
+
+    fn read(f: &mut Fields<'_>) -> Option<Self> {
+        f.required("fromCp", from_cp)
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> Option<FreeForm> {
+        settings::fragment::<Wire<'static>>()
+    }
+
+    fn common_name(&self) -> Option<&NameTemplate> {
+        self.common_name.as_ref()
+    }
+
+    fn in_dialect(&self, _: Dialect) -> impl Serialize {
+        Wire { from_cp: self }
+    }
+}
+
+fn from_cp(at: Cursor<'_>) -> Option<VaultConf> {
+    at.mapping(|f| {
         let address = f.required("address", address);
         let agent_address = f.opt("agentAddress", address_of_agent);
-        let namespace = f.opt("namespace", decode::non_empty);
+        let namespace = f.opt("namespace", settings::non_empty);
         let pki = f.opt("pki", mount);
         let role = f.required("role", segment);
         let issuer = f.opt("issuer", segment);
-        let common_name = f.opt("commonName", template::name);
+        let common_name = f.opt("commonName", settings::name_template);
         let tls = f.opt("tls", tls);
         let auth = f.required("auth", auth);
-        f.finish();
         Some(VaultConf {
             address: address?,
             agent_address,
@@ -312,89 +346,89 @@ fn segment(at: Cursor<'_>) -> Option<String> {
 }
 
 fn tls(at: Cursor<'_>) -> Option<VaultTls> {
-    let mut f = at.fields()?;
-    let ca_cert = f.opt("caCert", datasource::public);
-    let skip_verify = f.opt("skipVerify", |at| {
-        let skip = decode::boolean(at)?;
-        if skip {
-            at.warn("any server is trusted with the token and with every identity: set `caCert` instead");
-        }
-        Some(skip)
-    });
-    let server_name = f.opt("serverName", decode::non_empty);
-    f.finish();
-    Some(VaultTls {
-        ca_cert,
-        skip_verify: skip_verify.unwrap_or_default(),
-        server_name,
+    at.mapping(|f| {
+        let ca_cert = f.opt("caCert", settings::public);
+        let skip_verify = f.opt("skipVerify", |at| {
+            let skip = settings::boolean(at)?;
+            if skip {
+                at.warn("any server is trusted with the token and with every identity: set `caCert` instead");
+            }
+            Some(skip)
+        });
+        let server_name = f.opt("serverName", settings::non_empty);
+        Some(VaultTls {
+            ca_cert,
+            skip_verify: skip_verify.unwrap_or_default(),
+            server_name,
+        })
     })
 }
 
 fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
-    let mut f = at.fields()?;
-    let one = f.exactly_one(&["token", "tls", "aws", "kubernetes", "appRole"]);
-    let ways = [
-        f.opt("token", datasource::secret).map(VaultAuth::Token),
-        f.opt("tls", tls_auth).map(VaultAuth::Tls),
-        f.opt("aws", aws_auth).map(VaultAuth::Aws),
-        f.opt("kubernetes", kubernetes_auth)
-            .map(VaultAuth::Kubernetes),
-        f.opt("appRole", app_role_auth).map(VaultAuth::AppRole),
-    ];
-    f.finish();
-    one.and(ways.into_iter().flatten().next())
+    at.mapping(|f| {
+        let one = f.exactly_one(&["token", "tls", "aws", "kubernetes", "appRole"]);
+        let ways = [
+            f.opt("token", settings::secret).map(VaultAuth::Token),
+            f.opt("tls", tls_auth).map(VaultAuth::Tls),
+            f.opt("aws", aws_auth).map(VaultAuth::Aws),
+            f.opt("kubernetes", kubernetes_auth)
+                .map(VaultAuth::Kubernetes),
+            f.opt("appRole", app_role_auth).map(VaultAuth::AppRole),
+        ];
+        one.and(ways.into_iter().flatten().next())
+    })
 }
 
 fn tls_auth(at: Cursor<'_>) -> Option<TlsAuth> {
-    let mut f = at.fields()?;
-    let client_key = f.required("clientKey", datasource::secret);
-    let client_cert = f.required("clientCert", datasource::public);
-    f.finish();
-    Some(TlsAuth {
-        client_key: client_key?,
-        client_cert: client_cert?,
+    at.mapping(|f| {
+        let client_key = f.required("clientKey", settings::secret);
+        let client_cert = f.required("clientCert", settings::public);
+        Some(TlsAuth {
+            client_key: client_key?,
+            client_cert: client_cert?,
+        })
     })
 }
 
 fn aws_auth(at: Cursor<'_>) -> Option<AwsAuth> {
-    let mut f = at.fields()?;
-    let auth_type = f.required("type", |at| {
-        at.choice(&[("IAM", AwsAuthType::Iam), ("EC2", AwsAuthType::Ec2)])
-    });
-    let role = f.opt("role", decode::non_empty);
-    let iam_server_id_header = f.opt("iamServerIdHeader", decode::non_empty);
-    f.finish();
-    Some(AwsAuth {
-        auth_type: auth_type?,
-        role,
-        iam_server_id_header,
+    at.mapping(|f| {
+        let auth_type = f.required("type", |at| {
+            at.choice(&[("IAM", AwsAuthType::Iam), ("EC2", AwsAuthType::Ec2)])
+        });
+        let role = f.opt("role", settings::non_empty);
+        let iam_server_id_header = f.opt("iamServerIdHeader", settings::non_empty);
+        Some(AwsAuth {
+            auth_type: auth_type?,
+            role,
+            iam_server_id_header,
+        })
     })
 }
 
 fn kubernetes_auth(at: Cursor<'_>) -> Option<KubernetesAuth> {
-    let mut f = at.fields()?;
-    let role = f.required("role", decode::non_empty);
-    let mount_path = f.opt("mountPath", mount);
-    let service_account_token_path = f
-        .opt("serviceAccountTokenPath", decode::non_empty)
-        .map(PathBuf::from);
-    f.finish();
-    Some(KubernetesAuth {
-        role: role?,
-        mount_path,
-        service_account_token_path,
+    at.mapping(|f| {
+        let role = f.required("role", settings::non_empty);
+        let mount_path = f.opt("mountPath", mount);
+        let service_account_token_path = f
+            .opt("serviceAccountTokenPath", settings::non_empty)
+            .map(PathBuf::from);
+        Some(KubernetesAuth {
+            role: role?,
+            mount_path,
+            service_account_token_path,
+        })
     })
 }
 
 fn app_role_auth(at: Cursor<'_>) -> Option<AppRoleAuth> {
-    let mut f = at.fields()?;
-    let role_id = f.required("roleId", decode::non_empty);
-    let secret_id = f.required("secretId", datasource::secret);
-    let mount_path = f.opt("mountPath", mount);
-    f.finish();
-    Some(AppRoleAuth {
-        role_id: role_id?,
-        secret_id: secret_id?,
-        mount_path,
+    at.mapping(|f| {
+        let role_id = f.required("roleId", settings::non_empty);
+        let secret_id = f.required("secretId", settings::secret);
+        let mount_path = f.opt("mountPath", mount);
+        Some(AppRoleAuth {
+            role_id: role_id?,
+            secret_id: secret_id?,
+            mount_path,
+        })
     })
 }
