@@ -113,14 +113,18 @@
 //! | `rustls023` | no | configurations for rustls 0.23, with the crypto provider as an argument |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod acknowledged;
 mod bundles;
+mod ca;
 mod credentials;
 pub mod manager;
+mod record;
 #[cfg(feature = "rustls023")]
 pub mod rustls023;
 mod schedule;
 mod trust;
 
+pub use acknowledged::{Acknowledged, TrustVersion};
 pub use bundles::TrustBundles;
 pub use credentials::Credentials;
 pub use manager::{Handle, Manager, ManagerOptions};

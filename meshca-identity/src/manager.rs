@@ -40,203 +40,55 @@
 //! no record after a restart with a [`MemorySecretStore`](meshca_core::MemorySecretStore), and none of a mesh whose name cannot be that
 //! of a secret. Whoever can write to the store can have proxies trust a root, by the record as by the key of a CA.
 
+mod backend;
 mod cell;
+mod clockwork;
 mod driver;
 mod engine;
 mod event;
+mod gate;
 mod handle;
 mod health;
+mod ids;
 mod job;
+mod lanes;
 mod mesh;
+mod meshes;
 #[cfg(test)]
 mod model;
+mod options;
+mod outbox;
 mod primitives;
-pub(crate) mod record;
+mod setup;
+mod shared;
 mod signal;
 mod status;
+mod workloads;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use meshca_core::registry::BackendRegistry;
-use meshca_core::secret::LocalSources;
 use meshca_core::spiffe::Workload;
-use meshca_core::{Clock, Error, ErrorKind, Result, SecretStore};
+use meshca_core::{Clock, Result, SecretStore};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::MeshResources;
 use crate::migration::Observed;
-use crate::schedule::{ScheduleOptions, Ticket};
-use crate::select::{SelectOptions, Selection};
-use cell::MeshCell;
-use primitives::{AtomicBool, Ordering};
+use shared::{Command, Shared, ended};
 
 pub use driver::{Driver, DriverTask};
 pub use event::{Event, Observer};
+pub use gate::TrustGate;
 pub use handle::{Handle, MeshView};
-pub use health::{Assignment, Health};
+pub use health::{Assignment, Health, Stats};
+pub use options::ManagerOptions;
 pub use status::{Condition, IdentityStatus};
-
-/// How a [`Manager`] works.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use meshca_core::spiffe::Environment;
-/// use meshca_identity::ManagerOptions;
-/// use meshca_identity::select::SelectOptions;
-///
-/// let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Kubernetes));
-/// options.acknowledgements = true;
-/// options.linger = Duration::from_secs(300);
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ManagerOptions {
-    /// Zone, environment, and what to do with MeshIdentities that win and are not ready.
-    pub select: SelectOptions,
-    /// Renewal, limits, backoff and breaker.
-    pub schedule: ScheduleOptions,
-    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. As long does a
-    /// control plane that [has started](crate::manager#across-restarts) wait for proxies to come back. 60 s.
-    pub linger: Duration,
-    /// How often a CA is asked for its roots, and the CA above it. A CA that declares a longer
-    /// [interval](meshca_core::Capabilities::trust_interval) is asked that seldom, unless [secrets
-    /// have changed](Manager::secrets_changed). Twice as often the manager looks whether a store
-    /// [tells of changes](SecretStore::revision), whether a CA is to be replaced, and whether the
-    /// clock was set. 30 s.
-    pub trust_refresh: Duration,
-    /// How long a CA may take for one certificate where the resource does not say. 60 s.
-    pub request_timeout: Duration,
-    /// Whether proxies [acknowledge](Handle::acknowledge) the trust that they have taken into use. With it nothing is signed under a
-    /// new root before each of them has; without it, publishing comes first and that is all. Off.
-    pub acknowledgements: bool,
-    /// How long before its end a root is [warned](Event::RootEnding) of. 30 days.
-    pub root_warning: Duration,
-    /// Whether data sources may name files and environment variables of the control plane.
-    pub local_sources: LocalSources,
-    /// What all jitter is drawn from; random where it is not set.
-    pub seed: Option<u64>,
-}
-
-impl ManagerOptions {
-    /// The defaults, for this zone and environment.
-    pub fn new(select: SelectOptions) -> Self {
-        Self {
-            select,
-            schedule: ScheduleOptions::default(),
-            linger: Duration::from_secs(60),
-            trust_refresh: Duration::from_secs(30),
-            request_timeout: Duration::from_secs(60),
-            acknowledgements: false,
-            root_warning: Duration::from_secs(30 * 24 * 3600),
-            local_sources: LocalSources::default(),
-            seed: None,
-        }
-    }
-}
 
 /// The handle to a [`Driver`]; clones are the same one. See the [module](self).
 #[derive(Clone)]
 pub struct Manager {
     shared: Arc<Shared>,
-}
-
-/// What handles and the driver share.
-pub(crate) struct Shared {
-    commands: mpsc::UnboundedSender<Command>,
-    meshes: RwLock<HashMap<String, Arc<MeshCell>>>,
-    clock: Arc<dyn Clock>,
-    refresh_hint: Duration,
-    zone: String,
-    /// Whoever waits for changes of a mesh, or of a workload in it, is woken to see it.
-    closed: AtomicBool,
-}
-
-impl Shared {
-    /// A driver that has ended needs no commands.
-    fn send(&self, command: Command) {
-        let _ = self.commands.send(command);
-    }
-
-    fn mesh(&self, name: &str) -> Arc<MeshCell> {
-        let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cell) = read.get(name) {
-            return Arc::clone(cell);
-        }
-        drop(read);
-        let mut write = self.meshes.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(MeshCell::new(name.to_owned()));
-        Arc::clone(write.entry(name.to_owned()).or_insert_with(new))
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
-        for mesh in read.values() {
-            mesh.signal.wake();
-        }
-    }
-}
-
-/// What the driver is asked to do.
-pub(crate) enum Command {
-    Apply {
-        resources: Box<MeshResources>,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    RemoveMesh {
-        name: String,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    Connect {
-        mesh: Arc<MeshCell>,
-        name: Arc<str>,
-        workload: Arc<Workload>,
-        /// `None`: it is only expected.
-        reply: Option<oneshot::Sender<Handle>>,
-    },
-    Disconnect {
-        ticket: Ticket,
-    },
-    Update {
-        ticket: Ticket,
-        workload: Arc<Workload>,
-    },
-    Acknowledge {
-        ticket: Ticket,
-        version: u64,
-    },
-    Explain {
-        ticket: Ticket,
-        reply: oneshot::Sender<Result<Selection>>,
-    },
-    SecretsChanged,
-    Gate {
-        mesh: String,
-        reply: oneshot::Sender<Result<TrustGate>>,
-    },
-    Observe {
-        mesh: String,
-        reply: oneshot::Sender<Result<Observed>>,
-    },
-    BreakGlass {
-        mesh: String,
-        reason: String,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    Stats {
-        reply: oneshot::Sender<Stats>,
-    },
-}
-
-fn ended() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the driver of this manager has ended: run `Driver::run` for as long as the manager is used",
-    )
 }
 
 impl Manager {
@@ -248,14 +100,7 @@ impl Manager {
         options: ManagerOptions,
     ) -> (Self, Driver) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            commands,
-            meshes: RwLock::default(),
-            clock,
-            refresh_hint: options.trust_refresh,
-            zone: options.select.zone.clone(),
-            closed: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(commands, clock, &options));
         let driver = Driver::new(Arc::clone(&shared), receiver, registry, secrets, options);
         (Self { shared }, driver)
     }
@@ -303,13 +148,17 @@ impl Manager {
         workload: impl Into<Arc<Workload>>,
     ) -> Result<Handle> {
         let mesh = self.shared.mesh(mesh);
-        self.ask(|reply| Command::Connect {
+        let connected = self.ask(|reply| Command::Connect {
             mesh,
             name: name.into(),
             workload: workload.into(),
             reply: Some(reply),
+        });
+        let (connection, seen) = connected.await?;
+        Ok(Handle {
+            connection: Arc::new(connection),
+            seen,
         })
-        .await
     }
 
     /// A workload is expected: its identity is made when nothing more urgent is to be done, and kept for the time of
@@ -417,45 +266,4 @@ impl fmt::Debug for Manager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Manager").finish_non_exhaustive()
     }
-}
-
-/// What the proxies of a mesh have acknowledged: that every proxy trusts a root is a fact, and not a delay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TrustGate {
-    /// The trust that is published.
-    pub version: u64,
-    /// How many proxies are connected.
-    pub connected: usize,
-    /// Those that have acknowledged something older, with what that is, or nothing yet (0); by name. Those whose connection was lost a
-    /// moment ago are among them: they still speak with their peers.
-    pub lagging: Vec<(String, u64)>,
-    /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts) and
-    /// there is a record of what they hold.
-    pub returning: bool,
-}
-
-impl TrustGate {
-    /// Whether every proxy trusts all that is published: none lags, and none may be on its way back.
-    pub fn is_open(&self) -> bool {
-        self.lagging.is_empty() && !self.returning
-    }
-}
-
-/// Numbers of a [`Manager`], for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Workloads without an identity.
-    pub pending: usize,
-    /// Workloads that are well.
-    pub fresh: usize,
-    /// Workloads whose renewal fails.
-    pub stale: usize,
-    /// Workloads whose identity has ended.
-    pub expired: usize,
-    /// Requests that CAs are working on.
-    pub in_flight: usize,
-    /// CAs that are left alone because they failed too many.
-    pub open_breakers: usize,
 }

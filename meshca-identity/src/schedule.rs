@@ -13,6 +13,8 @@
 //! Every event costs O(log n) for n identities, but for the wall clock being set back, which looks at each once.
 
 mod breaker;
+mod entry;
+mod options;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -20,10 +22,15 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use meshca_core::{RenewalPolicy, Retry};
+use meshca_core::Retry;
 
 use breaker::Breaker;
+use entry::{Entry, Phase, Timer, entry_phase};
+use options::stretch;
 use queue::Queue;
+
+pub(crate) use entry::{Held, LaneId, Priority, Ticket};
+pub use options::ScheduleOptions;
 
 /// How many starts of a lane go to what is most urgent before one goes to what waits behind it, so that nobody waits for ever.
 const FAIR: u32 = 8;
@@ -35,59 +42,8 @@ const SET_BACK: Duration = Duration::from_secs(60);
 /// For how many renewals that come due at once there is always room.
 const SPARE: usize = 256;
 
-/// The shortest wait, whatever the options say.
-const LEAST: Duration = Duration::from_millis(100);
-
 /// When the renewal of a certificate is late: at this fraction of its lifetime there is still no other, whatever the reason.
 const LATE: f64 = 0.75;
-
-/// When certificates are asked for: renewal, limits, backoff and breaker.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct ScheduleOptions {
-    /// When a certificate is renewed.
-    pub renewal: RenewalPolicy,
-    /// How many requests one issuer works on at the same time. Issuers do not share it: one that hangs holds up no other.
-    pub concurrency: usize,
-    /// The wait after a first failure; it doubles with each one that follows.
-    pub min_backoff: Duration,
-    /// The longest wait.
-    pub max_backoff: Duration,
-    /// How many different workloads fail in a row, at one issuer, before it is left alone.
-    pub breaker_threshold: usize,
-    /// The longest time between two probes of an issuer that is left alone.
-    pub max_probe_interval: Duration,
-}
-
-impl Default for ScheduleOptions {
-    /// Renewal between 50 % and 60 % of the lifetime, 16 requests at a time, backoff from 5 seconds to 5 minutes, a breaker that opens
-    /// at 10 failing workloads and probes after 5 seconds to a minute.
-    fn default() -> Self {
-        Self {
-            renewal: RenewalPolicy::default(),
-            concurrency: 16,
-            min_backoff: Duration::from_secs(5),
-            max_backoff: Duration::from_secs(300),
-            breaker_threshold: 10,
-            max_probe_interval: Duration::from_secs(60),
-        }
-    }
-}
-
-impl ScheduleOptions {
-    /// The same, so that nobody is asked in a loop, whatever is set.
-    pub(crate) fn bounded(mut self) -> Self {
-        self.min_backoff = self.min_backoff.max(LEAST);
-        self.max_backoff = self.max_backoff.max(self.min_backoff);
-        self.max_probe_interval = self.max_probe_interval.max(self.min_backoff);
-        self
-    }
-
-    /// The wait after so many failures before this one, without limit and jitter.
-    pub(crate) fn doubled(&self, times: u32) -> Duration {
-        self.min_backoff.saturating_mul(1u32 << times.min(16))
-    }
-}
 
 /// The time, by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,35 +61,6 @@ pub(crate) struct Wake {
     pub(crate) up: Option<Duration>,
 }
 
-/// One identity that is kept fresh. A ticket of one that was removed means nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Ticket {
-    index: u32,
-    generation: u32,
-}
-
-impl Ticket {
-    /// Where its owner may keep what belongs to it: the numbers of the removed are used again.
-    pub(crate) fn index(self) -> usize {
-        self.index as usize
-    }
-}
-
-/// The queue of one issuer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct LaneId(u32);
-
-/// What is more urgent comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Priority {
-    /// It has nothing, or not what it should have.
-    First,
-    /// It has something that is valid.
-    Renewal,
-    /// Nobody is connected yet.
-    Prefetch,
-}
-
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -143,13 +70,6 @@ pub(crate) enum Action {
     Late(Ticket),
     /// Its certificate has ended without a successor.
     Expired(Ticket),
-}
-
-/// A certificate, as far as the scheduler cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) issued_at: SystemTime,
-    pub(crate) not_after: SystemTime,
 }
 
 /// How an [`Action::Issue`] ended.
@@ -163,52 +83,6 @@ pub(crate) enum Outcome {
     },
     /// It is not what is wanted any more, and that says nothing about the issuer.
     Discarded,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Nothing is wanted, or what is held is fresh.
-    Resting,
-    Queued {
-        priority: Priority,
-        seq: u64,
-    },
-    InFlight {
-        lane: LaneId,
-    },
-    Backoff {
-        until: Duration,
-    },
-    /// Removed while in flight: the slot is free when that ends.
-    Leaving {
-        lane: LaneId,
-    },
-    Free,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Renew,
-    Late,
-    Expire,
-}
-
-#[derive(Debug)]
-struct Entry {
-    generation: u32,
-    lane: LaneId,
-    phase: Phase,
-    held: Option<Held>,
-    /// The one timer that it has by the wall clock.
-    timer: Option<(SystemTime, Timer)>,
-    /// What `Scheduler::timers` has of it: no later than the timer. One that is put off is found out when this comes, so that a renewal that
-    /// nothing is wrong with does not move it for being under way.
-    look_at: Option<SystemTime>,
-    failures: u8,
-    /// Wanted anew while in flight.
-    again: bool,
-    /// Nothing more is wanted, whatever is in flight.
-    rests: bool,
 }
 
 #[derive(Debug)]
@@ -871,18 +745,6 @@ fn late(held: Held) -> SystemTime {
         .checked_add(lifetime.mul_f64(LATE))
         .unwrap_or(held.not_after)
         .min(held.not_after)
-}
-
-/// What somebody else says may be any number: a year is for ever, here.
-fn stretch(wait: Duration, factor: f64) -> Duration {
-    wait.min(Duration::from_secs(366 * 24 * 3600))
-        .mul_f64(factor)
-}
-
-fn entry_phase(entries: &[Entry], index: u32) -> Phase {
-    entries
-        .get(index as usize)
-        .map_or(Phase::Free, |entry| entry.phase)
 }
 
 impl Lane {

@@ -1,10 +1,10 @@
 //! The trust of one mesh: which roots its workloads hold, since when, and when one may go.
 //!
-//! Trust comes before use: a root is published before anything that was signed under it. It goes last: it stays until nothing that
-//! was handed out under it can still be valid, wherever it came from and whoever stopped listing it. Kuma never removes one, and
-//! Linkerd removed one too early (linkerd2#4287).
+//! Trust comes before use: a root is published before any certificate under it is handed out. And it goes last: it stays until no
+//! certificate that was handed out under it can still be valid, also if its CA or its MeshTrust does not list it any more. Kuma never
+//! removes a root, and Linkerd removed one too early (linkerd2#4287).
 //!
-//! What an operator wrote into a MeshTrust stays as long as it stands there. Only roots that came from a CA of ours are retired.
+//! A root in a MeshTrust of an operator stays as long as it stands there. Only roots that came from a CA of the manager are retired.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,9 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
-pub(crate) use crate::BackendKey;
-use crate::TrustBundles;
-use crate::manager::record::{Record, Said, Used};
+use crate::record::{Record, RootId, Said, Used, roots_of};
+use crate::{Acknowledged, BackendKey, TrustBundles, TrustVersion};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.
 const CLOCK_SKEW: Duration = meshca_core::verify::CLOCK_SKEW;
@@ -30,75 +29,72 @@ pub(crate) enum Origin {
 
 impl Origin {
     pub(crate) fn is_resource(&self) -> bool {
-        matches!(self, Self::Resource(..))
+        self.backend().is_none()
+    }
+
+    fn backend(&self) -> Option<&BackendKey> {
+        match self {
+            Self::Backend(key) => Some(key),
+            Self::Resource(..) => None,
+        }
     }
 }
 
-/// The number of all trust that a process before this one has published; it is what a proxy acknowledges that comes back with some of it.
-const BEFORE: u64 = 1;
-
-/// A root in a trust domain, by its fingerprint.
-pub(crate) type RootId = (TrustDomain, String);
-
-/// The roots of a bundle.
-pub(crate) fn roots_of(bundle: &TrustBundle) -> impl Iterator<Item = RootId> {
-    let id = |root: &TrustRoot| {
-        let domain = bundle.trust_domain().clone();
-        (domain, root.fingerprint().to_owned())
-    };
-    bundle.roots().iter().map(id)
-}
-
-/// What was handed out under a root.
+/// The certificates that were handed out under a root.
 #[derive(Debug)]
 struct Use {
+    /// The root alone.
     bundle: TrustBundle,
     backend: BackendKey,
     /// Each workload that holds a certificate under it now has a clone.
     holders: Holding,
-    /// When the last certificate under it ends, held or not.
+    /// When the last certificate under it ends. A workload that was forgotten may still present it, so this counts beside the holders.
     until: SystemTime,
-    /// Whether something was signed under it, here or by a control plane before; else it is only kept in case.
+    /// Whether a certificate was signed under it, here or by a control plane before. Then proxies were waited for. Else the root is only
+    /// kept in case.
     signed: bool,
 }
 
-/// That a workload holds a certificate under some root, for as long as this is kept: whoever gets another one drops it, and need not look at
-/// the certificate that it had.
+/// Reference count of the workloads that hold a certificate under a root. Each holder keeps a clone. Dropping it releases the root
+/// without parsing the certificate that was replaced.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holding(Arc<()>);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct TrustLedger {
+    /// The roots that each origin lists now.
     sources: BTreeMap<Origin, TrustBundle>,
-    /// By trust domain and fingerprint.
+    /// The roots that certificates need, by trust domain and fingerprint, whether or not an origin lists them.
     uses: BTreeMap<TrustDomain, BTreeMap<String, Use>>,
-    since: BTreeMap<RootId, u64>,
-    /// Whose roots those are that are published.
+    /// The least that a proxy has acknowledged which trusts the root: a root that was in use before this process began is trusted
+    /// by proxies that have only what they had then.
+    since: BTreeMap<RootId, Acknowledged>,
+    /// The CAs of each published root. A CA can be gone before its root is, and plans ask whose root it was.
     owners: BTreeMap<RootId, BTreeSet<BackendKey>>,
-    /// The CAs of which a root was taken away, and the last version that did.
-    gone: BTreeMap<BackendKey, u64>,
-    version: u64,
+    /// The CAs of which a root was taken away, with the version that did: proxies with less than that may still trust it.
+    gone: BTreeMap<BackendKey, TrustVersion>,
+    version: TrustVersion,
     published: Arc<TrustBundles>,
-    /// Something was said since the last publication.
+    /// Whether sources or uses have changed since the last publication.
     stale: bool,
 }
 
 impl TrustLedger {
-    /// The next version is the one after this.
-    pub(crate) fn after(version: u64) -> Self {
+    /// An empty ledger, whose first publication has the version after this.
+    pub(crate) fn after(version: TrustVersion) -> Self {
         Self {
             version,
             ..Self::default()
         }
     }
 
-    /// What is published, and the number that grows with each change of it.
-    pub(crate) fn published(&self) -> (Arc<TrustBundles>, u64) {
+    /// The published trust and its version.
+    pub(crate) fn published(&self) -> (Arc<TrustBundles>, TrustVersion) {
         (Arc::clone(&self.published), self.version)
     }
 
-    /// What this origin says now; it takes effect with [`publish`](Self::publish).
+    /// Takes the roots that this origin lists now. They take effect with [`publish`](Self::publish).
     pub(crate) fn set(&mut self, origin: Origin, bundle: TrustBundle) {
         self.stale |= self.sources.get(&origin) != Some(&bundle);
         if let Origin::Backend(key) = &origin {
@@ -107,18 +103,18 @@ impl TrustLedger {
         self.sources.insert(origin, bundle);
     }
 
-    /// This origin says nothing any more.
+    /// Forgets an origin.
     pub(crate) fn unset(&mut self, origin: &Origin) {
         self.stale |= self.sources.remove(origin).is_some();
     }
 
-    /// The origins that say something.
+    /// All origins.
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
         self.sources.keys()
     }
 
-    /// A certificate under this root was issued to a workload. It is not handed out before the root [is published](Self::holds), which it
-    /// stays for as long as it is held, and for as long as it may be valid.
+    /// Records a certificate under this root. The caller hands it out only once the root [is published](Self::holds). The root stays
+    /// published for as long as the certificate is held, and for as long as it may be valid.
     pub(crate) fn hold(
         &mut self,
         backend: &BackendKey,
@@ -131,17 +127,17 @@ impl TrustLedger {
         Some(found.holders.clone())
     }
 
-    /// A control plane before this one has handed this out. Every proxy that it served trusts what it signed under, so whoever comes back with
-    /// something older than all that is published here does.
+    /// Records what a control plane before this one has handed out. Every proxy that it served trusts the roots that it signed under, so a
+    /// proxy that comes back with its trust does.
     pub(crate) fn recall(&mut self, used: &Used) {
         self.share(used);
         if used.signed {
-            let since = roots_of(&used.bundle).map(|root| (root, BEFORE));
+            let since = roots_of(&used.bundle).map(|root| (root, Acknowledged::FromBefore));
             self.since.extend(since);
         }
     }
 
-    /// A control plane beside this one, or before it, has handed this out.
+    /// Records what a control plane beside this one, or before it, has handed out.
     pub(crate) fn share(&mut self, used: &Used) {
         let domain = used.bundle.trust_domain();
         for root in used.bundle.roots() {
@@ -151,7 +147,7 @@ impl TrustLedger {
         }
     }
 
-    /// Something that was handed out before we came may be valid until then, for all that is known now.
+    /// Keeps a root under which certificates of before may be valid until then. Saying so again does not prolong it.
     pub(crate) fn keep(
         &mut self,
         backend: &BackendKey,
@@ -194,29 +190,27 @@ impl TrustLedger {
         Some(found)
     }
 
-    /// Whether something was signed under this root.
+    /// Whether a certificate was signed under this root.
     pub(crate) fn has_signed(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         let uses = self.uses.get(domain);
         let found = uses.and_then(|uses| uses.get(root.fingerprint()));
         found.is_some_and(|it| it.signed)
     }
 
-    /// What a CA says.
+    /// The roots that a CA named last.
     pub(crate) fn said(&self, key: &BackendKey) -> Option<&TrustBundle> {
         self.sources.get(&Origin::Backend(key.clone()))
     }
 
-    /// Whether something was said that is not published yet.
+    /// Whether sources or uses are not published yet.
     pub(crate) fn is_stale(&self) -> bool {
         self.stale
     }
 
-    /// What a control plane after this one is to know, of which it must be said what type each CA has.
+    /// The record for a control plane after this one. `ca` names the type of each CA.
     pub(crate) fn record<'a>(&self, ca: impl Fn(&BackendKey) -> Option<&'a str>) -> Record {
         let said = self.sources.iter().filter_map(|(origin, bundle)| {
-            let Origin::Backend(key) = origin else {
-                return None;
-            };
+            let key = origin.backend()?;
             let said = Said {
                 ca: ca(key)?.to_owned(),
                 bundle: bundle.clone(),
@@ -240,29 +234,31 @@ impl TrustLedger {
         }
     }
 
-    /// Whether a CA says that this is a root of its.
+    /// Whether an origin lists this root.
     pub(crate) fn knows(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         let has = |it: &TrustBundle| it.trust_domain() == domain && it.contains(root.der());
         self.sources.values().any(has)
     }
 
-    /// Whether workloads are told of this root.
+    /// Whether this root is published.
     pub(crate) fn holds(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
         self.published
             .get(domain)
             .is_some_and(|bundle| bundle.contains(root.der()))
     }
 
-    /// The version since which all of these roots are published; `None` if one is not.
-    pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<u64> {
+    /// The least that a proxy has acknowledged which trusts all of these roots; `None` if one of them is not published.
+    pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<Acknowledged> {
         roots_of(bundle)
             .map(|root| self.since.get(&root).copied())
-            .try_fold(0, |latest, since| Some(latest.max(since?)))
+            .try_fold(Acknowledged::Nothing, |latest, since| {
+                Some(latest.max(since?))
+            })
     }
 
-    /// The CAs whose roots somebody may hold, who has acknowledged this version, although nobody stands for them any more: certificates
-    /// under them can still be valid, or he has not heard yet that they are taken away.
-    pub(crate) fn left(&self, acknowledged: u64) -> BTreeSet<&BackendKey> {
+    /// The CAs whose roots a proxy may hold that has acknowledged this, although no CA lists them any more. Certificates under them can
+    /// still be valid, or the proxy has not heard yet that they were taken away.
+    pub(crate) fn left(&self, acknowledged: Acknowledged) -> BTreeSet<&BackendKey> {
         let stands_for = |(domain, root): &RootId| {
             self.sources.values().any(|it| {
                 let mut roots = it.roots().iter();
@@ -273,35 +269,38 @@ impl TrustLedger {
         let gone = self
             .gone
             .iter()
-            .filter(|(_, version)| **version > acknowledged);
+            .filter(|(_, version)| Acknowledged::Version(**version) > acknowledged);
         kept.flat_map(|(_, owners)| owners)
             .chain(gone.map(|(key, _)| key))
             .collect()
     }
 
-    /// Notes whose roots these are.
-    fn note_owners(&mut self) {
-        let own = self.sources.iter().filter_map(|(origin, bundle)| {
-            let Origin::Backend(key) = origin else {
-                return None;
-            };
-            Some((key, bundle))
-        });
+    /// The roots of each CA: those that it named last, and those that certificates need.
+    fn of_backends(&self) -> impl Iterator<Item = (&BackendKey, &TrustBundle)> {
+        let own = self.sources.iter();
+        let own = own.filter_map(|(origin, bundle)| Some((origin.backend()?, bundle)));
         let kept = self.uses.values().flat_map(BTreeMap::values);
-        for (key, bundle) in own.chain(kept.map(|it| (&it.backend, &it.bundle))) {
-            for root in roots_of(bundle) {
-                self.owners.entry(root).or_default().insert(key.clone());
-            }
-        }
+        own.chain(kept.map(|it| (&it.backend, &it.bundle)))
     }
 
-    /// Makes what the origins say, and what is still in use, the trust of the mesh. Says whether that changed it.
+    /// Notes the CAs of all roots.
+    fn note_owners(&mut self) {
+        let mut owners = std::mem::take(&mut self.owners);
+        for (key, bundle) in self.of_backends() {
+            for root in roots_of(bundle) {
+                owners.entry(root).or_default().insert(key.clone());
+            }
+        }
+        self.owners = owners;
+    }
+
+    /// Publishes the roots that origins list and certificates need, and retires the others. Says whether the trust has changed.
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
         let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
         let before: usize = count(&self.uses);
         let sources = &self.sources;
         let in_use = |it: &mut Use| {
-            // That something was signed under it is known for as long as its CA has it.
+            // A root that its CA still names keeps `signed`: proxies that come back are not waited for again.
             let said = sources.get(&Origin::Backend(it.backend.clone()));
             let has = |said: &TrustBundle| {
                 said.trust_domain() == it.bundle.trust_domain()
@@ -340,11 +339,11 @@ impl TrustLedger {
             |it: &TrustBundles| Vec::from_iter(it.iter().map(|it| it.trust_domain().clone()));
         let before = (roots(&self.published), domains(&self.published));
         let roots = roots(&bundles);
-        // A CA that lists its roots in another order says nothing new, and is no reason to tell every proxy.
+        // The same roots in another order are not a reason to push to every proxy.
         if before == (roots.clone(), domains(&bundles)) {
             return Ok(false);
         }
-        self.version += 1;
+        self.version = self.version.next();
         self.since.retain(|root, _| roots.contains(root));
         let (version, gone) = (self.version, &mut self.gone);
         self.owners.retain(|root, owners| {
@@ -355,25 +354,17 @@ impl TrustLedger {
             there
         });
         for root in roots {
-            self.since.entry(root).or_insert(self.version);
+            let since = Acknowledged::Version(self.version);
+            self.since.entry(root).or_insert(since);
         }
         self.published = Arc::new(bundles);
         Ok(true)
     }
 
-    /// What MeshTrusts have to say, for each CA of ours and each trust domain: its roots, and those of before that are still in use.
+    /// The content of MeshTrusts, for each CA and each trust domain: its roots, and those of before that certificates need.
     pub(crate) fn by_backend(&self) -> Result<BTreeMap<(BackendKey, TrustDomain), TrustBundle>> {
         let mut all: BTreeMap<(BackendKey, TrustDomain), TrustBundle> = BTreeMap::new();
-        let own = self
-            .sources
-            .iter()
-            .filter_map(|(origin, bundle)| match origin {
-                Origin::Backend(key) => Some((key, bundle)),
-                Origin::Resource(..) => None,
-            });
-        let kept = self.uses.values().flat_map(BTreeMap::values);
-        let kept = kept.map(|it| (&it.backend, &it.bundle));
-        for (key, bundle) in own.chain(kept) {
+        for (key, bundle) in self.of_backends() {
             let id = (key.clone(), bundle.trust_domain().clone());
             let both = match all.get(&id) {
                 Some(known) => known.union(bundle)?,
@@ -417,6 +408,11 @@ mod tests {
         ca.bundle(domain()).unwrap()
     }
 
+    /// The version after so many publications.
+    fn version(number: u64) -> TrustVersion {
+        TrustVersion::new(TrustVersion::default().get() + number).unwrap()
+    }
+
     fn names(ledger: &TrustLedger) -> usize {
         ledger
             .published()
@@ -445,8 +441,8 @@ mod tests {
         ledger.set(Origin::Backend(key.clone()), new.clone());
         assert!(ledger.publish(clock.now()).unwrap());
         assert_eq!(names(&ledger), 2);
-        assert_eq!(ledger.since(&old), Some(1));
-        assert_eq!(ledger.since(&new), Some(2));
+        assert_eq!(ledger.since(&old), Some(version(1).into()));
+        assert_eq!(ledger.since(&new), Some(version(2).into()));
         let all = ledger.by_backend().unwrap();
         assert_eq!(all[&(key.clone(), domain())].roots().len(), 2);
 
@@ -471,7 +467,7 @@ mod tests {
         assert!(ledger.publish(FakeClock::start()).unwrap());
         ledger.set(Origin::Backend(key.clone()), two.union(&one).unwrap());
         assert!(!ledger.publish(FakeClock::start()).unwrap());
-        assert_eq!(ledger.published().1, 1);
+        assert_eq!(ledger.published().1, version(1));
         ledger.set(Origin::Backend(key), two);
         assert!(ledger.publish(FakeClock::start()).unwrap());
     }
@@ -485,6 +481,7 @@ mod tests {
         let (hour, old, new) = (Duration::from_secs(3600), bundle(), bundle());
         let mut ledger = TrustLedger::default();
         let left = |ledger: &TrustLedger, acknowledged: u64| -> Vec<BackendKey> {
+            let acknowledged = version(acknowledged).into();
             ledger.left(acknowledged).into_iter().cloned().collect()
         };
         ledger.set(origin("old"), old.clone());
@@ -503,11 +500,11 @@ mod tests {
         ledger.publish(clock.now()).unwrap();
         // Nobody does, and what it has signed can be valid.
         assert_eq!(left(&ledger, 1), [key("old"), key("same")]);
-        assert_eq!(ledger.published().1, 1);
+        assert_eq!(ledger.published().1, version(1));
 
         clock.advance(hour + CLOCK_SKEW + Duration::from_secs(1));
         assert!(ledger.publish(clock.now()).unwrap());
-        assert_eq!(ledger.published().1, 2);
+        assert_eq!(ledger.published().1, version(2));
         assert_eq!(left(&ledger, 1), [key("old"), key("same")]);
         assert_eq!(left(&ledger, 2), []);
         // It is back.
@@ -546,6 +543,6 @@ mod tests {
         ledger.publish(far).unwrap();
         assert_eq!(names(&ledger), 1);
         assert!(!ledger.publish(far).unwrap(), "nothing changed");
-        assert_eq!(ledger.published().1, 2);
+        assert_eq!(ledger.published().1, version(2));
     }
 }

@@ -25,7 +25,7 @@ use meshca_core::{
 };
 use meshca_identity::manager::{Event, Health, Observer};
 use meshca_identity::select::SelectOptions;
-use meshca_identity::{Manager, ManagerOptions};
+use meshca_identity::{Manager, ManagerOptions, TrustVersion};
 use meshca_testkit::{Fault, FaultyIssuer, TokioClock};
 use world::*;
 
@@ -689,7 +689,7 @@ async fn what_was_not_published_cannot_be_acknowledged() {
         .root()
         .fingerprint()
         .to_owned();
-    h.acknowledge(1000);
+    h.acknowledge(TrustVersion::new(1000).unwrap());
     pass(S).await;
     world.cas.get("ca-a").exchange(foreign(&world), Vec::new());
     pass(HOUR).await;
@@ -782,6 +782,20 @@ async fn a_change_that_is_told_while_a_ca_is_looked_at_is_not_forgotten() {
         s.looks.load(Ordering::SeqCst) > looks,
         "{looks} looks, nothing after the second change"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_told_while_a_ca_is_set_up_is_not_forgotten() {
+    let (m, _t, s, _c) = custom(None, |o| o.trust_refresh = HOUR);
+    s.slow_looks.store(true, Ordering::SeqCst);
+    m.apply(resources(&(OFF.to_owned() + &identity("id", "custom"))))
+        .await
+        .unwrap();
+    pass(2 * S).await; // its roots are being read
+    let looks = s.looks.load(Ordering::SeqCst);
+    m.secrets_changed();
+    pass(60 * S).await;
+    assert_eq!((looks, s.looks.load(Ordering::SeqCst)), (1, 2));
 }
 
 fn spec_text(n: u64) -> Option<String> {

@@ -303,7 +303,7 @@ async fn with_acknowledgements_a_new_root_waits_for_the_last_proxy() {
     pass(Duration::from_secs(60)).await;
     assert!(!is_new(&quick));
     let gate = world.manager.gate("default").await.unwrap();
-    assert_eq!(gate.lagging, [("slow".to_owned(), first)]);
+    assert_eq!(gate.lagging, [("slow".to_owned(), first.into())]);
     // Valid all the time; then the last one has it.
     slow.acknowledge(slow.trust_version());
     pass(Duration::from_secs(60)).await;

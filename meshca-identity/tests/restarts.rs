@@ -22,7 +22,7 @@ use meshca_core::spiffe::Environment;
 use meshca_core::{Clock, Error, ErrorKind, MemorySecretStore, Result, TrustDomain};
 use meshca_identity::manager::{DriverTask, Health};
 use meshca_identity::select::SelectOptions;
-use meshca_identity::{Handle, Manager, ManagerOptions};
+use meshca_identity::{Acknowledged, Handle, Manager, ManagerOptions};
 use meshca_testkit::{FaultyIssuer, TokioClock};
 use world::*;
 
@@ -164,7 +164,7 @@ async fn a_root_that_nobody_has_used_waits_for_proxies_that_are_not_back_yet() {
     assert!(world.manager.observe("default").await.unwrap().returning);
     // So it does while somebody is back who has what he had before, and has not taken more into use yet.
     let early = world.connect("early").await;
-    early.acknowledge(1);
+    early.acknowledge(Acknowledged::FromBefore);
     let mut d = world.connect("d").await;
     let begun = tokio::time::Instant::now();
     d.ready().await.unwrap();
@@ -184,7 +184,7 @@ async fn a_root_that_nobody_has_used_waits_for_proxies_that_are_not_back_yet() {
 
     // One comes back with what it had, and is waited for until it has the new one.
     let b = world.connect("b").await;
-    b.acknowledge(1);
+    b.acknowledge(Acknowledged::FromBefore);
     pass(HOUR).await;
     assert!(!world.manager.gate("default").await.unwrap().returning);
     assert!(c.identity().is_none());
@@ -738,7 +738,7 @@ async fn after_a_long_outage_nobody_is_waited_for() {
     let it = around.start_with(patient);
     it.apply(&classic("ca-a")).await;
     let mut w = it.connect("w").await;
-    w.acknowledge(1);
+    w.acknowledge(Acknowledged::FromBefore);
     pass(S).await;
     acknowledge(&w);
     let begun = tokio::time::Instant::now();

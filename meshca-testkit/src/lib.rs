@@ -11,6 +11,7 @@
 //!   issuer – a wrapper, a manager, core itself – copes with it.
 //! - [`pki`]: roots, intermediates, cross-signed, renewed, expired and constrained CAs with keys of any
 //!   type; and a [`FakeClock`] for them to live by.
+//! - [`search`]: a breadth-first search through every state of a model.
 //!
 //! **The API is not stable.** Checks are added and sharpened in any release, patch releases included: an
 //! issuer that passed may fail the next one, which is what it is for. Depend on one exact version, in
@@ -105,6 +106,7 @@ pub mod conformance;
 mod faulty;
 pub mod pki;
 pub mod samples;
+pub mod search;
 pub mod secret_store;
 
 pub use clock::{FakeClock, TokioClock};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use meshca_core::Result;
 use meshca_core::spiffe::Workload;
-use meshca_identity::{Handle, Manager};
+use meshca_identity::{Acknowledged, Handle, Manager};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
@@ -44,8 +44,8 @@ struct State {
     streams: BTreeMap<u64, Progress>,
     /// Streams that have ended a moment ago: what they brought is still in use, until another one brings it or it is given up.
     ended: Vec<(u64, Progress)>,
-    /// What the manager was told last.
-    told: u64,
+    /// The last report to the manager: it takes no interest in less, and need not be told the same twice.
+    told: Acknowledged,
 }
 
 /// How far one stream is.
@@ -61,9 +61,6 @@ pub(crate) struct Progress {
 /// How long a stream that has ended counts, if no other one asks for what it asked for: a proxy tries to connect again for longer than it
 /// waits between two tries (Envoy: 30 s).
 const RECONNECTS: Duration = Duration::from_secs(60);
-
-/// What a proxy that is older than this process has acknowledged: less than anything of this one.
-const BEFORE: u64 = 1;
 
 impl Proxies {
     pub(crate) fn new(manager: Manager) -> Arc<Self> {
@@ -169,24 +166,24 @@ impl State {
         self.streams.values().chain(ended)
     }
 
-    /// As far as all of them are, if that is further than was told.
-    fn news(&mut self) -> Option<u64> {
-        let (mut least, mut taken) = (u64::MAX, false);
-        for stream in self.counted() {
-            let at = match stream.trust {
-                TrustState::At(version) => {
-                    taken = true;
-                    version
-                }
-                TrustState::Older => {
-                    taken = true;
-                    BEFORE
-                }
-                TrustState::First(version) => version,
-                TrustState::NotAsked | TrustState::Nothing => continue,
-            };
-            least = least.min(at);
-        }
+    /// What the proxy has acknowledged on all of its streams, if that is more than was reported.
+    fn news(&mut self) -> Option<Acknowledged> {
+        // A proxy whose streams have only been sent their first trust has acknowledged nothing. Once one stream has, the others hold
+        // it back: it may begin with what they were sent.
+        let mut taken = false;
+        let on_each = self.counted().filter_map(|stream| match stream.trust {
+            TrustState::At(version) => {
+                taken = true;
+                Some(Acknowledged::Version(version))
+            }
+            TrustState::Older => {
+                taken = true;
+                Some(Acknowledged::FromBefore)
+            }
+            TrustState::First(version) => Some(Acknowledged::Version(version)),
+            TrustState::NotAsked | TrustState::Nothing => None,
+        });
+        let least = on_each.min()?;
         (taken && least > self.told).then(|| {
             self.told = least;
             least
@@ -197,8 +194,8 @@ impl State {
 impl Connected {
     /// Tells the manager what is new.
     fn acknowledge(&self, state: &mut State) {
-        if let Some(version) = state.news() {
-            self.handle.acknowledge(version);
+        if let Some(acknowledged) = state.news() {
+            self.handle.acknowledge(acknowledged);
         }
     }
 

@@ -10,7 +10,7 @@ use meshca_core::resource::{Kri, MeshIdentity};
 use meshca_core::spiffe::Workload;
 use meshca_core::{Identity, Result, TrustBundle};
 use meshca_identity::manager::{Health, MeshView};
-use meshca_identity::{BackendKey, Handle, MeshResources, TrustBundles};
+use meshca_identity::{BackendKey, Handle, MeshResources, TrustBundles, TrustVersion};
 
 use crate::names;
 use crate::secrets::{
@@ -89,7 +89,7 @@ pub struct ProxySecrets {
     identities: Arc<Identities>,
     own: Option<Own>,
     trust: Arc<TrustSecrets>,
-    trust_version: u64,
+    trust_version: TrustVersion,
 }
 
 #[derive(Clone)]
@@ -115,7 +115,7 @@ impl ProxySecrets {
             identities,
             own: None,
             trust,
-            trust_version: 0,
+            trust_version: handle.trust_version(),
         };
         new.update(handle, workload, cache);
         new
@@ -191,8 +191,8 @@ impl ProxySecrets {
         }
     }
 
-    /// The number of the trust in here, for [`Handle::acknowledge`].
-    pub fn trust_version(&self) -> u64 {
+    /// The version of the trust in here, for [`Handle::acknowledge`].
+    pub fn trust_version(&self) -> TrustVersion {
         self.trust_version
     }
 

@@ -18,6 +18,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use meshca_identity::Acknowledged;
 use meshca_xds::{SdsObserver, SdsOptions, SdsServer, names};
 use tonic::Code;
 
@@ -148,7 +149,7 @@ async fn who_comes_with_trust_of_before_is_waited_for() {
     let open = async {
         loop {
             let gate = world.manager.gate("default").await.unwrap();
-            if gate.lagging == [("web".to_owned(), 1)] {
+            if gate.lagging == [("web".to_owned(), Acknowledged::FromBefore)] {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

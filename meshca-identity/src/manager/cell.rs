@@ -9,7 +9,7 @@ use super::health::{Assignment, Health};
 use super::primitives::{ArcSwap, ArcSwapOption, AtomicU8, Ordering};
 use super::signal::Signal;
 use super::status::IdentityStatus;
-use crate::{BackendKey, MeshResources, TrustBundles};
+use crate::{BackendKey, MeshResources, TrustBundles, TrustVersion};
 
 /// Of one workload.
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ pub(crate) struct MeshCell {
 #[derive(Debug, Default)]
 pub(crate) struct PublishedTrust {
     pub(crate) bundles: Arc<TrustBundles>,
-    pub(crate) version: u64,
+    pub(crate) version: TrustVersion,
 }
 
 impl MeshCell {
@@ -137,9 +137,9 @@ impl MeshCell {
         }
     }
 
-    /// The mesh is gone. The number of its trust goes on.
+    /// Empties the cell of a mesh that is gone. The version still grows: proxies may come back with what was published before.
     pub(crate) fn empty(&self) {
-        let version = self.trust.load().version + 1;
+        let version = self.trust.load().version.next();
         self.trust.store(Arc::new(PublishedTrust {
             bundles: Arc::default(),
             version,

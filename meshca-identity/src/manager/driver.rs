@@ -11,9 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::engine::{Around, Engine};
+use super::engine::Engine;
 use super::event::Observer;
-use super::{Command, ManagerOptions, Shared};
+use super::options::ManagerOptions;
+use super::setup::Setup;
+use super::shared::{Command, Shared};
 
 /// How many commands are taken before time is looked at again.
 const AT_ONCE: usize = 256;
@@ -24,18 +26,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Does the work of a [`Manager`](super::Manager) for as long as it is run.
 #[must_use = "nothing happens unless it is run"]
 pub struct Driver {
-    shared: Arc<Shared>,
+    setup: Setup,
     commands: mpsc::UnboundedReceiver<Command>,
-    registry: BackendRegistry,
-    secrets: Arc<dyn SecretStore>,
-    options: ManagerOptions,
-    observers: Vec<Arc<dyn Observer>>,
-    layers: Vec<Layer>,
 }
-
-/// Puts something around an issuer.
-pub(super) type Layer =
-    Arc<dyn Fn(&BackendConfig, Arc<dyn Issuer>) -> Arc<dyn Issuer> + Send + Sync>;
 
 impl Driver {
     pub(super) fn new(
@@ -45,20 +38,20 @@ impl Driver {
         secrets: Arc<dyn SecretStore>,
         options: ManagerOptions,
     ) -> Self {
-        Self {
+        let setup = Setup {
             shared,
-            commands,
-            registry,
+            registry: Arc::new(registry),
             secrets,
             options,
             observers: Vec::new(),
             layers: Vec::new(),
-        }
+        };
+        Self { setup, commands }
     }
 
-    /// Tells this one as well what happens.
+    /// Adds an observer.
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observers.push(observer);
+        self.setup.observers.push(observer);
         self
     }
 
@@ -73,7 +66,7 @@ impl Driver {
         mut self,
         layer: impl Fn(&BackendConfig, Arc<dyn Issuer>) -> Arc<dyn Issuer> + Send + Sync + 'static,
     ) -> Self {
-        self.layers.push(Arc::new(layer));
+        self.setup.layers.push(Arc::new(layer));
         self
     }
 
@@ -84,18 +77,12 @@ impl Driver {
     /// Runs in a tokio runtime with time. Dropping the future ends the work at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self {
-            shared,
+            setup,
             mut commands,
-            registry,
-            secrets,
-            options,
-            observers,
-            layers,
         } = self;
-        let _close = Close(Arc::clone(&shared));
+        let _close = Close(Arc::clone(&setup.shared));
         let (reports, mut done) = mpsc::unbounded_channel();
-        let around = Around { observers, layers };
-        let mut engine = Engine::new(shared, registry, secrets, options, around, reports);
+        let mut engine = Engine::new(setup, reports);
         tokio::pin!(shutdown);
         loop {
             let wake = Instant::now() + engine.turn();
@@ -151,8 +138,8 @@ impl Driver {
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver")
-            .field("registry", &self.registry)
-            .field("options", &self.options)
+            .field("registry", &self.setup.registry)
+            .field("options", &self.setup.options)
             .finish_non_exhaustive()
     }
 }
@@ -183,7 +170,7 @@ impl DriverTask {
     }
 }
 
-/// Tells all who wait that nothing will change any more, however the driver ends.
+/// Wakes all who wait for changes when the driver ends, however it does.
 struct Close(Arc<Shared>);
 
 impl Drop for Close {

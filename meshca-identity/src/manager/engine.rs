@@ -1,139 +1,63 @@
-//! What the driver knows, and what it makes of each event. Nothing in here waits.
+//! Everything that the driver knows, in parts that own their state, and what it makes of each event. Nothing in here waits.
 
 mod backends;
 mod orders;
 mod records;
 mod workloads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use meshca_core::registry::BackendRegistry;
+use meshca_core::Result;
 use meshca_core::resource::MeshTrust;
-use meshca_core::secret::SecretStore;
-use meshca_core::{Error, ErrorKind, Identity, Result};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use super::backend;
 use super::cell::MeshCell;
-use super::driver::Layer;
-use super::event::{Event, Observer};
-use super::handle::{Connection, Handle};
-use super::job::{Done, Order};
-use super::mesh::{self, Mesh};
-use super::record::Record;
-use super::{Command, ManagerOptions, Shared, Stats, TrustGate};
-use crate::MeshResources;
-use crate::schedule::{Action, LaneId, Now, Scheduler};
+use super::clockwork::Clockwork;
+use super::event::Event;
+use super::gate::TrustGate;
+use super::health::Stats;
+use super::ids::MeshId;
+use super::job::Done;
+use super::lanes::Lanes;
+use super::meshes::Meshes;
+use super::outbox::Outbox;
+use super::setup::Setup;
+use super::shared::{Command, Connection};
+use super::workloads::Workloads;
+use crate::record::Record;
+use crate::schedule::{Action, Now, Scheduler};
 use crate::select::IdentityRules;
-use crate::trust::BackendKey;
-use orders::Later;
-use workloads::Workloads;
-
-/// What the embedder puts around everything.
-pub(super) struct Around {
-    pub(super) observers: Vec<Arc<dyn Observer>>,
-    pub(super) layers: Vec<Layer>,
-}
+use crate::{BackendKey, MeshResources};
 
 /// See the [module](self).
 pub(super) struct Engine {
-    shared: Arc<Shared>,
-    registry: Arc<BackendRegistry>,
-    types: BTreeSet<String>,
-    secrets: Arc<dyn SecretStore>,
-    options: ManagerOptions,
-    around: Around,
+    setup: Setup,
+    clockwork: Clockwork,
     scheduler: Scheduler,
-    /// For workloads that no CA is to issue for.
-    idle: LaneId,
-    /// Numbers are not used again: results of jobs for a mesh that is gone are nobody's.
-    meshes: BTreeMap<u64, Mesh>,
-    by_name: HashMap<String, u64>,
-    /// What waits for the record of a mesh to be read, in its order.
-    reading: HashMap<String, Vec<Command>>,
-    /// Which CA a lane is of.
-    lanes: BTreeMap<LaneId, (u64, Arc<BackendKey>)>,
-    /// Lanes of CAs that are gone, in which something is still in flight.
-    closing: Vec<LaneId>,
+    lanes: Lanes,
+    meshes: Meshes,
     workloads: Workloads,
-    jobs: JoinSet<()>,
-    reports: UnboundedSender<Done>,
-    started: Instant,
-    tick: Duration,
-    next_tick: Duration,
-    next_revision: Duration,
-    revision: Option<u64>,
-    counter: u64,
-    actions: Vec<Action>,
-    /// What is to be asked for in this turn.
-    orders: BTreeMap<LaneId, Vec<Order>>,
-    /// Identities that others have taken the place of: see [`Batch`](super::job::Batch).
-    spent: Vec<Arc<Identity>>,
-    /// What was issued and is not valid yet, by when it is.
-    later: BTreeMap<(Duration, u64), Later>,
+    outbox: Outbox,
 }
 
 impl Engine {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        registry: BackendRegistry,
-        secrets: Arc<dyn SecretStore>,
-        mut options: ManagerOptions,
-        around: Around,
-        reports: UnboundedSender<Done>,
-    ) -> Self {
-        options.schedule = options.schedule.bounded();
+    pub(super) fn new(mut setup: Setup, reports: UnboundedSender<Done>) -> Self {
+        let options = &mut setup.options;
+        options.schedule = options.schedule.clone().bounded();
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut scheduler = Scheduler::new(options.schedule.clone(), seed);
+        let period = (options.trust_refresh / 2).max(Duration::from_secs(1));
+        let clock = Arc::clone(&setup.shared.clock);
         Self {
-            shared,
-            types: registry.types().map(str::to_owned).collect(),
-            registry: Arc::new(registry),
-            revision: secrets.revision(),
-            secrets,
-            tick: (options.trust_refresh / 2).max(Duration::from_secs(1)),
-            options,
-            around,
-            idle: scheduler.open_lane(),
+            clockwork: Clockwork::new(clock, period, &*setup.secrets, reports),
+            lanes: Lanes::new(&mut scheduler),
+            setup,
             scheduler,
-            meshes: BTreeMap::new(),
-            by_name: HashMap::new(),
-            reading: HashMap::new(),
-            lanes: BTreeMap::new(),
-            closing: Vec::new(),
+            meshes: Meshes::default(),
             workloads: Workloads::default(),
-            jobs: JoinSet::new(),
-            reports,
-            started: Instant::now(),
-            next_tick: Duration::ZERO,
-            next_revision: Duration::ZERO,
-            counter: 0,
-            actions: Vec::new(),
-            orders: BTreeMap::new(),
-            spent: Vec::new(),
-            later: BTreeMap::new(),
-        }
-    }
-
-    fn now(&self) -> Now {
-        Now {
-            wall: self.shared.clock.now(),
-            up: self.started.elapsed(),
-        }
-    }
-
-    fn count(&mut self) -> u64 {
-        self.counter += 1;
-        self.counter
-    }
-
-    fn observe(&self, event: &Event<'_>) {
-        for observer in &self.around.observers {
-            let _ = guarded("an observer", || observer.observe(event));
+            outbox: Outbox::default(),
         }
     }
 
@@ -144,17 +68,17 @@ impl Engine {
 
     /// Whether something is under way that should end in order.
     pub(super) fn is_awaited(&self) -> bool {
-        self.is_issuing() || self.meshes.values().any(|mesh| mesh.recorded.busy)
+        self.is_issuing() || self.meshes.iter().any(|(_, mesh)| mesh.recorded.busy)
     }
 
     /// Does what is due, and says how long it takes until something else is.
     pub(super) fn turn(&mut self) -> Duration {
-        while self.jobs.try_join_next().is_some() {}
-        let now = self.now();
-        if now.up >= self.next_tick {
+        self.clockwork.reap();
+        let now = self.clockwork.now();
+        if self.clockwork.ticks(now) {
             self.tick(now);
         }
-        let mut actions = std::mem::take(&mut self.actions);
+        let mut actions = std::mem::take(&mut self.outbox.actions);
         self.scheduler.poll(now, &mut actions);
         for action in actions.drain(..) {
             match action {
@@ -163,78 +87,76 @@ impl Engine {
                 Action::Expired(ticket) => self.expired(ticket),
             }
         }
-        self.actions = actions;
+        self.outbox.actions = actions;
         self.hand_out_later(now);
         self.start_orders();
-        self.forget_those_who_linger(now);
+        while let Some(ticket) = self.workloads.next_to_forget(now.up) {
+            self.forget(ticket);
+        }
+        self.until_next(now)
+    }
+
+    fn until_next(&self, now: Now) -> Duration {
         let wake = self.scheduler.next_wake();
         let wall = wake
             .wall
             .map(|at| at.duration_since(now.wall).unwrap_or_default());
-        let more = self.scheduler.has_more().then_some(now.up);
-        let later = self.later.first_key_value().map(|((at, _), _)| *at);
-        let lingers = self.workloads.next_to_forget();
-        let up = [wake.up, Some(self.next_tick), more, later, lingers];
+        let up = [
+            wake.up,
+            Some(self.clockwork.next_tick),
+            self.scheduler.has_more().then_some(now.up),
+            self.outbox.next_wake(),
+            self.workloads.next_wake(),
+        ];
         let up = up.into_iter().flatten();
         let up = up.map(|at| at.saturating_sub(now.up)).min();
         // Timers are exact to the millisecond; a wait of nothing would not let anybody else run.
-        [wall, up, Some(self.tick)]
+        [wall, up, Some(self.clockwork.period)]
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or(self.tick)
+            .unwrap_or(self.clockwork.period)
             .max(Duration::from_millis(1))
     }
 
     fn tick(&mut self, now: Now) {
-        self.next_tick = now.up.saturating_add(self.tick);
-        if now.up >= self.next_revision {
-            // Not each time that something else is looked at: records are secrets as well, and are written for many meshes at a start.
-            self.next_revision = now.up.saturating_add(self.tick);
-            let revision = guarded("a secret store", || self.secrets.revision()).flatten();
-            if revision != self.revision {
-                self.revision = revision;
-                self.look_at_all(now, false);
-            }
+        let secrets = &*self.setup.secrets;
+        if self.clockwork.secrets_have_changed(secrets, now) {
+            self.secrets_changed(false);
         }
-        let ids: Vec<u64> = self.meshes.keys().copied().collect();
+        let ids: Vec<MeshId> = self.meshes.iter().map(|(id, _)| id).collect();
         for id in ids {
-            self.look_after(id, now);
+            self.look_after(id);
             self.publish_if_due(id, now);
             self.warn_of_roots(id, now);
             self.expect_back(id, now);
             self.store_record(id, now);
             self.forget_mesh_if_empty(id);
         }
-        self.close_lanes();
-    }
-
-    /// Has the next tick come no later than this.
-    fn wake_by(&mut self, up: Duration) {
-        self.next_tick = self.next_tick.min(up);
+        self.lanes.close_retired(&mut self.scheduler);
     }
 
     pub(super) fn command(&mut self, command: Command) {
+        // While the record of a mesh is read, commands about its resources wait, in their order.
+        let about = match &command {
+            Command::Apply { resources, .. } => Some(resources.name()),
+            Command::RemoveMesh { name, .. } => Some(name.as_str()),
+            _ => None,
+        };
+        if let Some(waiting) = about.and_then(|mesh| self.meshes.reading.get_mut(mesh)) {
+            return waiting.push(command);
+        }
         match command {
-            Command::Apply { resources, reply } => {
-                let name = resources.name().to_owned();
-                let is_new = self.is_new(&name);
-                match self.reading.get_mut(&name) {
-                    Some(waiting) => waiting.push(Command::Apply { resources, reply }),
-                    None if is_new => {
-                        self.read_record(Command::Apply { resources, reply }, name);
-                    }
-                    None => {
-                        let _ = reply.send(self.apply(*resources, None));
-                    }
-                }
+            Command::Apply { ref resources, .. } if self.meshes.is_new(resources.name()) => {
+                let mesh = resources.name().to_owned();
+                self.read_record(mesh, command);
             }
-            Command::RemoveMesh { name, reply } => match self.reading.get_mut(&name) {
-                Some(waiting) => waiting.push(Command::RemoveMesh { name, reply }),
-                None => {
-                    let _ = reply.send(self.remove_mesh(&name));
-                }
-            },
+            Command::Apply { resources, reply } => {
+                let _ = reply.send(self.apply(*resources, None));
+            }
+            Command::RemoveMesh { name, reply } => {
+                let _ = reply.send(self.remove_mesh(&name));
+            }
             Command::Connect {
                 mesh,
                 name,
@@ -247,29 +169,25 @@ impl Engine {
                 if let Some(reply) = reply {
                     let seen = [cell.signal.count(), seen];
                     let connection = Connection {
-                        shared: Arc::clone(&self.shared),
+                        shared: Arc::clone(&self.setup.shared),
                         cell,
                         mesh,
                         ticket,
                     };
-                    let handle = Handle {
-                        connection: Arc::new(connection),
-                        seen,
-                    };
-                    // Whoever has given up drops it, here or in the channel, and is disconnected by that.
-                    let _ = reply.send(handle);
+                    // A caller that has given up drops it, here or in the channel, and is disconnected by that.
+                    let _ = reply.send((connection, seen));
                 }
             }
             Command::Disconnect { ticket } => self.disconnect(ticket),
             Command::Update { ticket, workload } => self.update(ticket, workload),
-            Command::Acknowledge { ticket, version } => self.acknowledge(ticket, version),
+            Command::Acknowledge {
+                ticket,
+                acknowledged,
+            } => self.acknowledge(ticket, acknowledged),
             Command::Explain { ticket, reply } => {
                 let _ = reply.send(self.explain(ticket));
             }
-            Command::SecretsChanged => {
-                let now = self.now();
-                self.look_at_all(now, true);
-            }
+            Command::SecretsChanged => self.secrets_changed(true),
             Command::Gate { mesh, reply } => {
                 let _ = reply.send(self.gate(&mesh));
             }
@@ -294,8 +212,7 @@ impl Engine {
             Done::Issued { ca, answers } => self.answered(&ca, answers),
             Done::Deferred { ca, orders } => self.not_together(&ca, orders),
             Done::Built { ca, result } => self.built(&ca, result),
-            Done::Looked { ca, result } => self.looked(&ca, result),
-            Done::Rotated { ca, step, result } => self.rotated(&ca, step, result),
+            Done::Asked { ca, result } => self.asked(&ca, result),
             Done::Recorded {
                 mesh,
                 record,
@@ -305,85 +222,61 @@ impl Engine {
         }
     }
 
-    fn mesh_of(&mut self, cell: &Arc<MeshCell>) -> u64 {
-        if let Some(id) = self.by_name.get(&cell.name) {
-            return *id;
-        }
-        let id = self.count();
-        self.by_name.insert(cell.name.clone(), id);
-        // Numbers go up across restarts too: what a proxy has acknowledged to the process before this one is less than any of ours.
-        let since_1970 = self.now().wall.duration_since(SystemTime::UNIX_EPOCH);
-        let version = since_1970
-            .unwrap_or_default()
-            .as_secs()
-            .saturating_mul(1024);
-        self.meshes.insert(id, Mesh::new(Arc::clone(cell), version));
-        id
+    fn mesh_of(&mut self, cell: &Arc<MeshCell>) -> MeshId {
+        let wall = self.clockwork.now().wall;
+        let acknowledgements = self.setup.options.acknowledgements;
+        self.meshes.open(cell, wall, acknowledgements)
     }
 
-    fn find_mesh(&self, name: &str) -> Result<u64> {
-        self.by_name.get(name).copied().ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "there is no such mesh: apply its resources first",
-            )
-            .with_context("mesh", name.to_owned())
-        })
-    }
-
-    /// Whether the resources of a mesh have not been applied.
-    fn is_new(&self, mesh: &str) -> bool {
-        let known = self.by_name.get(mesh);
-        let known = known.and_then(|id| self.meshes.get(id));
-        known.is_none_or(|mesh| mesh.resources.is_none())
-    }
-
-    /// With what is stored of the mesh, if it is [new](Self::is_new).
+    /// Takes the resources of a mesh, with its record if it is [new](super::meshes::Meshes::is_new).
     fn apply(&mut self, resources: MeshResources, record: Option<Record>) -> Result<()> {
         let bundles = resources
             .trusts
             .iter()
             .map(MeshTrust::to_trust_bundle)
             .collect::<Result<Vec<_>>>()?;
-        let cell = self.shared.mesh(resources.name());
+        let cell = self.setup.shared.mesh(resources.name());
         let id = self.mesh_of(&cell);
-        let now = self.now();
-        let zone = self.options.select.zone.clone();
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+        let now = self.clockwork.now();
+        let zone = self.setup.options.select.zone.clone();
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return Ok(());
         };
         let effective = effective(&resources, mesh.effective.take(), &zone);
-        let (wanted, wrong) = mesh::wanted(&self.registry, &effective, &zone);
+        let (wanted, wrong) = backend::wanted(&self.setup.registry, &effective, &zone);
         let before = mesh.take_trusts(&effective, bundles, &wanted, &zone);
-        mesh.rules = Some(IdentityRules::new(&effective, self.options.select.clone()));
-        mesh.broken_glass = false;
+        mesh.rules = Some(IdentityRules::new(
+            &effective,
+            self.setup.options.select.clone(),
+        ));
+        mesh.gate.broken_glass = false;
         for identity in &effective.identities {
             let name = identity.metadata.name.clone();
             mesh.named.insert(name, identity.metadata.clone());
         }
-        self.take_backends(id, wanted, wrong, now);
-        if let Some(mesh) = self.meshes.get_mut(&id) {
+        self.take_backends(id, wanted, &wrong);
+        if let Some(mesh) = self.meshes.get_mut(id) {
             mesh.recorded.had.extend(mesh.backends.keys().cloned());
             if let Some(record) = record {
-                mesh.recall(record, now, self.options.linger);
+                mesh.recall(record, now, self.setup.options.linger);
                 mesh.remember(before, now.wall);
             }
             mesh.cell.set_resources(&resources);
             mesh.effective = Some(effective);
             mesh.resources = Some(resources);
         }
-        self.look_after(id, now);
+        self.look_after(id);
         self.publish(id, now);
         self.review_mesh(id);
-        // What has to be stored, and who is expected back, is looked at with the rest.
-        self.wake_by(now.up);
+        // The next tick stores the record, and looks at who is expected back.
+        self.clockwork.wake_by(now.up);
         Ok(())
     }
 
     fn remove_mesh(&mut self, name: &str) -> Result<()> {
-        let id = self.find_mesh(name)?;
-        let now = self.now();
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+        let (id, _) = self.meshes.find(name)?;
+        let now = self.clockwork.now();
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return Ok(());
         };
         mesh.rules = None;
@@ -404,31 +297,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Nobody is left in it, and nothing is said of it. Its cell stays, for whoever looks at it and for when it comes back.
-    fn forget_mesh_if_empty(&mut self, id: u64) {
-        let wall = self.now().wall;
+    /// Forgets a mesh of which nothing is left: neither resources nor workloads, nor anything to store.
+    fn forget_mesh_if_empty(&mut self, id: MeshId) {
+        let wall = self.clockwork.now().wall;
         let gone = self
             .meshes
-            .get(&id)
+            .get(id)
             .is_some_and(|mesh| mesh.resources.is_none() && mesh.is_recorded(wall));
-        if gone
-            && !self.workloads.any_in(id)
-            && let Some(mesh) = self.meshes.remove(&id)
-        {
-            self.by_name.remove(&mesh.cell.name);
-            mesh.cell.empty();
+        if gone && !self.workloads.any_in(id) {
+            self.meshes.remove(id);
         }
     }
 
-    /// Roots that nothing is left of are retired.
-    fn publish_if_due(&mut self, id: u64, now: Now) {
+    /// Retires roots that nothing needs any more.
+    fn publish_if_due(&mut self, id: MeshId, now: Now) {
         if self.put_trust_together(id, now) {
             self.publish(id, now);
         }
     }
 
-    fn put_trust_together(&mut self, id: u64, now: Now) -> bool {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+    fn put_trust_together(&mut self, id: MeshId, now: Now) -> bool {
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return false;
         };
         mesh.ledger.publish(now.wall).unwrap_or_else(|error| {
@@ -438,38 +327,39 @@ impl Engine {
     }
 
     /// Makes the trust of a mesh what it is to be now, and its status what it is.
-    fn publish(&mut self, id: u64, now: Now) {
+    fn publish(&mut self, id: MeshId, now: Now) {
         self.put_trust_together(id, now);
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
-        let changed = mesh.publish(&self.types, &self.options.select.zone);
+        let changed = mesh.publish(&self.setup.registry, &self.setup.options.select.zone);
         let cell = Arc::clone(&mesh.cell);
         self.pause_lanes(id);
         if changed {
-            // It is to be stored.
-            self.wake_by(now.up);
+            // The next tick stores it.
+            self.clockwork.wake_by(now.up);
             let (mesh, version) = (cell.name.as_str(), cell.trust.load().version);
-            self.observe(&Event::TrustChanged { mesh, version });
+            let event = Event::TrustChanged { mesh, version };
+            self.setup.observe(&event);
         }
     }
 
     /// Has each CA of a mesh sign if it may, and only then.
-    fn pause_lanes(&mut self, id: u64) {
-        let Some(mesh) = self.meshes.get(&id) else {
+    fn pause_lanes(&mut self, id: MeshId) {
+        let Some(mesh) = self.meshes.get(id) else {
             return;
         };
         for backend in mesh.backends.values() {
-            let paused = !mesh.may_sign(backend, self.options.acknowledgements);
+            let paused = !mesh.may_sign(backend);
             self.scheduler.pause(backend.lane, paused);
         }
     }
 
-    fn warn_of_roots(&mut self, id: u64, now: Now) {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+    fn warn_of_roots(&mut self, id: MeshId, now: Now) {
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
-        let Some(soon) = now.wall.checked_add(self.options.root_warning) else {
+        let Some(soon) = now.wall.checked_add(self.setup.options.root_warning) else {
             return;
         };
         let news: Vec<_> = mesh
@@ -480,7 +370,7 @@ impl Engine {
             .collect();
         let cell = Arc::clone(&mesh.cell);
         for (trust_domain, root) in news {
-            self.observe(&Event::RootEnding {
+            self.setup.observe(&Event::RootEnding {
                 mesh: &cell.name,
                 trust_domain: &trust_domain,
                 subject: &root.subject(),
@@ -490,37 +380,31 @@ impl Engine {
     }
 
     fn gate(&self, name: &str) -> Result<TrustGate> {
-        let id = self.find_mesh(name)?;
-        let version = self
-            .meshes
-            .get(&id)
-            .map_or(0, |mesh| mesh.ledger.published().1);
+        let (id, mesh) = self.meshes.find(name)?;
+        let (_, version) = mesh.ledger.published();
         let (connected, lagging) = self.workloads.lagging(id, version);
-        let returning = self
-            .meshes
-            .get(&id)
-            .is_some_and(|it| it.returning.is_some());
         Ok(TrustGate {
             version,
             connected,
             lagging,
-            returning,
+            returning: mesh.gate.returning.is_some(),
         })
     }
 
     fn break_glass(&mut self, name: &str, reason: &str) -> Result<()> {
-        let id = self.find_mesh(name)?;
+        let (id, _) = self.meshes.find(name)?;
         tracing::error!(
             mesh = name,
             reason,
             "break glass: new roots are used although proxies have not acknowledged them"
         );
-        self.observe(&Event::BreakGlass { mesh: name, reason });
-        if let Some(mesh) = self.meshes.get_mut(&id) {
-            mesh.broken_glass = true;
+        self.setup
+            .observe(&Event::BreakGlass { mesh: name, reason });
+        if let Some(mesh) = self.meshes.get_mut(id) {
+            mesh.gate.broken_glass = true;
         }
-        let now = self.now();
-        self.look_after(id, now);
+        let now = self.clockwork.now();
+        self.look_after(id);
         self.publish(id, now);
         Ok(())
     }
@@ -528,13 +412,10 @@ impl Engine {
     fn stats(&self) -> Stats {
         let mut stats = self.workloads.stats();
         stats.in_flight = self.scheduler.in_flight();
-        let lanes = self.meshes.values().flat_map(|mesh| mesh.backends.values());
+        let meshes = self.meshes.iter();
+        let lanes = meshes.flat_map(|(_, mesh)| mesh.backends.values());
         stats.open_breakers = lanes.filter(|it| self.scheduler.is_open(it.lane)).count();
         stats
-    }
-
-    fn cell_of(&self, mesh: u64) -> Option<Arc<MeshCell>> {
-        self.meshes.get(&mesh).map(|mesh| Arc::clone(&mesh.cell))
     }
 }
 
@@ -557,19 +438,4 @@ fn effective(
         }
     }
     effective
-}
-
-/// Calls what others wrote: a panic in there harms nobody but them.
-fn guarded<T>(what: &str, call: impl FnOnce() -> T) -> Option<T> {
-    let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-    called
-        .inspect_err(|_| tracing::error!("{what} panicked: this is a bug in it"))
-        .ok()
-}
-
-/// A number that stands for something; the same in every process of this build.
-fn number(of: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    hasher.finish()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::{Error, RotationStep, SpiffeId, TrustDomain};
 
-use crate::BackendKey;
+use crate::{BackendKey, TrustVersion};
 
 /// Is told what happens. Called by the driver itself, which waits: hand on what takes time. A panic in here is logged, and harms nobody else.
 ///
@@ -133,8 +133,8 @@ pub enum Event<'a> {
     TrustChanged {
         /// The mesh.
         mesh: &'a str,
-        /// Its number; it grows.
-        version: u64,
+        /// Its version; it grows.
+        version: TrustVersion,
     },
     /// A root that workloads trust ends soon, or has ended. Said once for each.
     #[non_exhaustive]
@@ -306,7 +306,7 @@ impl fmt::Display for Event<'_> {
                 write!(f, "{mesh}: {backend} {what}")
             }
             Self::TrustChanged { mesh, version } => {
-                write!(f, "{mesh}: its trust is another one, number {version}")
+                write!(f, "{mesh}: its trust is another one, version {version}")
             }
             Self::RootEnding {
                 mesh,

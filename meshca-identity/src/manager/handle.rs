@@ -10,12 +10,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::cell::{MeshCell, WorkloadCell};
 use super::health::{Assignment, Health};
+use super::shared::{Command, Connection, Shared, ended};
 use super::signal::news;
 use super::status::IdentityStatus;
-use super::{Command, Shared};
-use crate::schedule::Ticket;
 use crate::select::Selection;
-use crate::{BackendKey, Credentials, MeshResources, TrustBundles};
+use crate::{Acknowledged, BackendKey, Credentials, MeshResources, TrustBundles, TrustVersion};
 
 /// A connected workload: its identity is kept fresh for as long as this is held.
 ///
@@ -28,14 +27,6 @@ pub struct Handle {
     pub(super) connection: Arc<Connection>,
     /// Generations of the workload and of the mesh that [`changed`](Self::changed) has told of.
     pub(super) seen: [u64; 2],
-}
-
-/// What the clones of a handle share.
-pub(super) struct Connection {
-    pub(super) shared: Arc<Shared>,
-    pub(super) cell: Arc<WorkloadCell>,
-    pub(super) mesh: Arc<MeshCell>,
-    pub(super) ticket: Ticket,
 }
 
 impl Handle {
@@ -95,8 +86,8 @@ impl Handle {
         receiver
     }
 
-    /// The number of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
-    pub fn trust_version(&self) -> u64 {
+    /// The version of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
+    pub fn trust_version(&self) -> TrustVersion {
         self.connection.mesh.trust.load().version
     }
 
@@ -180,20 +171,20 @@ impl Handle {
         });
     }
 
-    /// The proxy has taken the trust with this [number](Self::trust_version) into use.
+    /// Records that the proxy now uses trust of this [version](Self::trust_version).
     ///
-    /// A proxy that comes back after a restart of the control plane, or that of its own connection, with trust from before: acknowledge `1` for
-    /// it at once, which is older than anything. Whoever has acknowledged nothing is taken for one that trusts nobody yet, and is not waited
-    /// for.
+    /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, the manager signs under a new root only
+    /// after every proxy that has ever acknowledged anything has acknowledged a version with that root. The manager assumes that a proxy
+    /// that has acknowledged nothing trusts no root yet, and does not wait for it.
     ///
-    /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, nothing is signed under a new root
-    /// before every proxy has said this that has ever said it; one that has not trusts nobody yet. A connection that is lost changes
-    /// nothing until the workload is [forgotten](super::ManagerOptions::linger). Numbers that were not published by this manager are
-    /// ignored.
-    pub fn acknowledge(&self, trust_version: u64) {
+    /// If a proxy comes back with trust from before a restart, of the control plane or of its own connection, acknowledge
+    /// [`Acknowledged::FromBefore`] at once: the manager waits for it from then on. Losing a connection withdraws nothing until the
+    /// workload is [forgotten](super::ManagerOptions::linger). The manager ignores versions that it has not published, and less than what
+    /// was acknowledged before.
+    pub fn acknowledge(&self, acknowledged: impl Into<Acknowledged>) {
         self.connection.shared.send(Command::Acknowledge {
             ticket: self.connection.ticket,
-            version: trust_version,
+            acknowledged: acknowledged.into(),
         });
     }
 
@@ -208,7 +199,7 @@ impl Handle {
         self.connection
             .shared
             .send(Command::Explain { ticket, reply });
-        answer.await.map_err(|_| super::ended())?
+        answer.await.map_err(|_| ended())?
     }
 
     /// The mesh that it is in.
@@ -249,7 +240,7 @@ async fn changed(
 ) -> Result<()> {
     match news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await {
         true => Ok(()),
-        false => Err(super::ended()),
+        false => Err(ended()),
     }
 }
 
@@ -260,14 +251,6 @@ impl fmt::Debug for Handle {
             .field("identity", &self.identity())
             .field("health", &self.health())
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.shared.send(Command::Disconnect {
-            ticket: self.ticket,
-        });
     }
 }
 
@@ -290,8 +273,8 @@ impl MeshView {
         Arc::clone(&self.cell.trust.load().bundles)
     }
 
-    /// The number of [`trust`](Self::trust). It grows.
-    pub fn trust_version(&self) -> u64 {
+    /// The version of [`trust`](Self::trust). It grows.
+    pub fn trust_version(&self) -> TrustVersion {
         self.cell.trust.load().version
     }
 
@@ -302,7 +285,7 @@ impl MeshView {
         let bundle = trust.bundles.get(trust_domain)?.clone();
         Some(
             bundle
-                .with_sequence(trust.version)
+                .with_sequence(trust.version.get())
                 .with_refresh_hint(self.shared.refresh_hint)
                 .to_spiffe_json(),
         )
@@ -342,7 +325,7 @@ impl MeshView {
         [self.seen, _] = seen;
         match news {
             true => Ok(()),
-            false => Err(super::ended()),
+            false => Err(ended()),
         }
     }
 }

@@ -73,3 +73,21 @@ impl Assignment {
         }
     }
 }
+
+/// Numbers of a [`Manager`](crate::Manager), for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Workloads without an identity.
+    pub pending: usize,
+    /// Workloads that are well.
+    pub fresh: usize,
+    /// Workloads whose renewal fails.
+    pub stale: usize,
+    /// Workloads whose identity has ended.
+    pub expired: usize,
+    /// Requests that CAs are working on.
+    pub in_flight: usize,
+    /// CAs that are left alone because they failed too many.
+    pub open_breakers: usize,
+}

@@ -1,4 +1,4 @@
-//! What takes time: each is a task that reports how it ended, even if it panics.
+//! Everything that takes time: each is a task that reports how it ended, even if it panics.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,9 +14,9 @@ use meshca_core::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
-use super::driver::Layer;
-use super::record::Record;
-use crate::BackendKey;
+use super::ids::{CaRef, MeshId};
+use super::setup::Layer;
+use crate::record::Record;
 use crate::schedule::Ticket;
 
 /// How long the driver may wait to hear of certificates that are there.
@@ -24,15 +24,6 @@ pub(super) const TOGETHER: Duration = Duration::from_millis(2);
 
 /// When one of several is too slow for the others to wait for it.
 const SLOW: Duration = Duration::from_millis(10);
-
-/// Which CA, as it was when the job began.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CaRef {
-    pub(super) mesh: u64,
-    /// Shared: there is one for every certificate.
-    pub(super) key: Arc<BackendKey>,
-    pub(super) epoch: u64,
-}
 
 /// How long a CA above the one that signs may take to name its roots. Less than the limit of the
 /// look that asks it, so that the roots of the CA itself are read all the same.
@@ -43,7 +34,7 @@ const ABOVE: Duration = Duration::from_secs(30);
 pub(super) struct LiveCa {
     pub(super) issuing: IssuingCa,
     pub(super) rotation: Option<Arc<dyn CaRotation>>,
-    /// How long it is not asked for its roots again, however often we want to.
+    /// The least time between two questions for its roots, however often the manager wants to ask: some CAs bill or throttle them.
     pub(super) trust_interval: Duration,
 }
 
@@ -87,17 +78,13 @@ pub(super) enum Done {
         ca: CaRef,
         result: Result<(LiveCa, Roots)>,
     },
-    Looked {
+    /// A look or a step of its rotation.
+    Asked {
         ca: CaRef,
-        result: Result<Roots>,
-    },
-    Rotated {
-        ca: CaRef,
-        step: RotationStep,
         result: Result<Roots>,
     },
     Recorded {
-        mesh: u64,
+        mesh: MeshId,
         /// What was to be stored.
         record: Record,
         /// What is stored: others may have stored something as well.
@@ -136,7 +123,7 @@ impl Before {
     }
 }
 
-/// Says how a job ended when it is dropped: what nobody reports would be waited for for ever.
+/// Reports how a job ended when it is dropped. The driver would wait for ever for a job without a report.
 pub(super) struct Report {
     to: UnboundedSender<Done>,
     done: Option<Done>,

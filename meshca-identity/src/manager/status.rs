@@ -62,7 +62,7 @@ impl IdentityStatus {
 }
 
 /// What is known of the CA behind a MeshIdentity.
-pub(crate) enum CaState<'a> {
+pub(crate) enum CaStatus<'a> {
     /// Being set up.
     Building,
     Ready,
@@ -74,105 +74,61 @@ pub(crate) enum CaState<'a> {
     },
 }
 
+fn condition(
+    kind: &'static str,
+    status: Option<bool>,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Condition {
+    Condition {
+        kind,
+        status,
+        reason,
+        message: message.into(),
+    }
+}
+
 /// The conditions of a MeshIdentity.
 pub(crate) fn of(
     identity: &MeshIdentity,
     spiffe: Result<(), Error>,
-    ca: CaState<'_>,
+    ca: CaStatus<'_>,
     trust: Result<(), Error>,
 ) -> IdentityStatus {
-    let condition = |kind, status, reason, message: &str| Condition {
-        kind,
-        status,
-        reason,
-        message: message.to_owned(),
-    };
-    let mut conditions = Vec::new();
-    match &spiffe {
-        Ok(()) => conditions.push(condition(
-            "SpiffeIDProvider",
-            Some(true),
-            "SpiffeIDProvided",
-            "SPIFFE IDs can be made",
-        )),
-        Err(error) => {
-            let message = error.to_string();
-            conditions.push(condition(
-                "SpiffeIDProvider",
-                Some(false),
-                "Failure",
-                &message,
-            ));
-            conditions.push(condition("Ready", Some(false), "Failure", &message));
-            return status(identity, conditions);
-        }
+    IdentityStatus {
+        name: identity.metadata.name.clone(),
+        namespace: identity.metadata.namespace.clone(),
+        conditions: conditions(identity.provider.as_ref(), spiffe, ca, trust),
     }
-    let Some(provider) = &identity.provider else {
-        conditions.push(condition(
-            "Ready",
-            Some(false),
-            "PartiallyReady",
-            "SPIFFE ID only: there is no provider, so nothing is issued",
-        ));
-        return status(identity, conditions);
+}
+
+fn conditions(
+    provider: Option<&IdentityProvider>,
+    spiffe: Result<(), Error>,
+    ca: CaStatus<'_>,
+    trust: Result<(), Error>,
+) -> Vec<Condition> {
+    if let Err(error) = spiffe {
+        let message = error.to_string();
+        return vec![
+            condition("SpiffeIDProvider", Some(false), "Failure", &message),
+            condition("Ready", Some(false), "Failure", &message),
+        ];
+    }
+    let provided = "SPIFFE IDs can be made";
+    let mut conditions = vec![condition(
+        "SpiffeIDProvider",
+        Some(true),
+        "SpiffeIDProvided",
+        provided,
+    )];
+    let Some(provider) = provider else {
+        let message = "SPIFFE ID only: there is no provider, so nothing is issued";
+        conditions.push(condition("Ready", Some(false), "PartiallyReady", message));
+        return conditions;
     };
-    let ready = match provider {
-        IdentityProvider::Spire(_) => {
-            conditions.push(condition(
-                "Provider",
-                Some(true),
-                "ProviderInitialized",
-                "proxies get their identities from a SPIRE agent",
-            ));
-            Some(true)
-        }
-        _ => {
-            let (found, state) = match ca {
-                CaState::Building => (
-                    condition(
-                        "Provider",
-                        None,
-                        "ProviderInitializationError",
-                        "the CA is being set up",
-                    ),
-                    None,
-                ),
-                CaState::Ready => (
-                    condition(
-                        "Provider",
-                        Some(true),
-                        "ProviderInitialized",
-                        "the CA is ready",
-                    ),
-                    Some(true),
-                ),
-                CaState::Failing {
-                    error,
-                    registered,
-                    serving,
-                } => {
-                    let reason = match error.kind() {
-                        _ if !registered => "ProviderNotFoundError",
-                        ErrorKind::InvalidConfig | ErrorKind::Unsupported => {
-                            "ProviderValidationError"
-                        }
-                        _ => "ProviderInitializationError",
-                    };
-                    let also = match serving {
-                        true => "; what was set up before goes on issuing",
-                        false => "",
-                    };
-                    let message = format!("{error}{also}");
-                    (
-                        condition("Provider", Some(false), reason, &message),
-                        Some(serving),
-                    )
-                }
-            };
-            conditions.push(found);
-            state
-        }
-    };
+    let (found, ready) = of_provider(provider, ca);
+    conditions.push(found);
     let creates = match provider {
         IdentityProvider::Bundled(bundled) => {
             bundled.mesh_trust_creation == MeshTrustCreation::Enabled
@@ -183,43 +139,61 @@ pub(crate) fn of(
     let mut trusted = true;
     if creates && ready == Some(true) {
         trusted = trust.is_ok();
-        conditions.push(match &trust {
-            Ok(()) => condition(
-                "MeshTrustCreated",
-                Some(true),
-                "MeshTrustCreated",
-                "its roots are in a MeshTrust of its name",
-            ),
-            Err(error) => condition(
-                "MeshTrustCreated",
-                Some(false),
-                "MeshTrustCreationError",
-                &error.to_string(),
-            ),
+        let kind = "MeshTrustCreated";
+        conditions.push(match trust {
+            Ok(()) => {
+                let message = "its roots are in a MeshTrust of its name";
+                condition(kind, Some(true), "MeshTrustCreated", message)
+            }
+            Err(error) => {
+                let reason = "MeshTrustCreationError";
+                condition(kind, Some(false), reason, error.to_string())
+            }
         });
     }
-    conditions.push(match ready {
-        Some(true) if trusted => condition(
-            "Ready",
-            Some(true),
-            "Ready",
-            "workloads get their identities",
-        ),
-        None => condition("Ready", None, "PartiallyReady", "the CA is being set up"),
-        _ => condition(
-            "Ready",
-            Some(false),
+    let (reason, message) = match ready {
+        Some(true) if trusted => ("Ready", "workloads get their identities"),
+        None => ("PartiallyReady", "the CA is being set up"),
+        _ => (
             "Failure",
             "workloads that it selects get no identity: see the other conditions",
         ),
-    });
-    status(identity, conditions)
+    };
+    let ready = ready.map(|ready| ready && trusted);
+    conditions.push(condition("Ready", ready, reason, message));
+    conditions
 }
 
-fn status(identity: &MeshIdentity, conditions: Vec<Condition>) -> IdentityStatus {
-    IdentityStatus {
-        name: identity.metadata.name.clone(),
-        namespace: identity.metadata.namespace.clone(),
-        conditions,
+/// The condition of a provider, and whether it is ready.
+fn of_provider(provider: &IdentityProvider, ca: CaStatus<'_>) -> (Condition, Option<bool>) {
+    let kind = "Provider";
+    let initialized = |message: &str| condition(kind, Some(true), "ProviderInitialized", message);
+    if let IdentityProvider::Spire(_) = provider {
+        let message = "proxies get their identities from a SPIRE agent";
+        return (initialized(message), Some(true));
+    }
+    match ca {
+        CaStatus::Building => {
+            let (reason, message) = ("ProviderInitializationError", "the CA is being set up");
+            (condition(kind, None, reason, message), None)
+        }
+        CaStatus::Ready => (initialized("the CA is ready"), Some(true)),
+        CaStatus::Failing {
+            error,
+            registered,
+            serving,
+        } => {
+            let reason = match error.kind() {
+                _ if !registered => "ProviderNotFoundError",
+                ErrorKind::InvalidConfig | ErrorKind::Unsupported => "ProviderValidationError",
+                _ => "ProviderInitializationError",
+            };
+            let also = match serving {
+                true => "; what was set up before goes on issuing",
+                false => "",
+            };
+            let message = format!("{error}{also}");
+            (condition(kind, Some(false), reason, message), Some(serving))
+        }
     }
 }

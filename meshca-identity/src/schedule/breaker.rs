@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::ScheduleOptions;
+use super::options::{ScheduleOptions, stretch};
 
 /// Closed: everything goes. Open: nothing does. Then one probe goes, and what becomes of it decides.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl Breaker {
         }
         let doubled = options.doubled(self.opened);
         let longest = options.max_probe_interval.div_f64(1.5);
-        let wait = super::stretch(doubled.min(longest), 1.0 + rng.f64() / 2.0);
+        let wait = stretch(doubled.min(longest), 1.0 + rng.f64() / 2.0);
         self.opened = self.opened.saturating_add(1);
         self.state = State::Open {
             until: up.saturating_add(wait),

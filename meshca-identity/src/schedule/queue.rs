@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Entry, Phase, Priority};
+use super::entry::{Entry, Phase, Priority};
 
 /// How many places of those who have left may be kept, however short the queue is.
 const SPARE: usize = 64;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status;
 use meshca_core::Result;
+use meshca_identity::TrustVersion;
 
 use crate::proxy::{ProxySecrets, Standing};
 use crate::secrets::SECRET_TYPE;
@@ -24,7 +25,7 @@ pub(crate) trait Secrets {
     fn version(&self, name: &str) -> Option<Arc<str>>;
     fn packed(&self, name: &str) -> Result<Option<Any>>;
     fn is_trust(&self, name: &str) -> bool;
-    fn trust_version(&self) -> u64;
+    fn trust_version(&self) -> TrustVersion;
 }
 
 impl Secrets for ProxySecrets {
@@ -44,7 +45,7 @@ impl Secrets for ProxySecrets {
         self.is_trust(name)
     }
 
-    fn trust_version(&self) -> u64 {
+    fn trust_version(&self) -> TrustVersion {
         self.trust_version()
     }
 }
@@ -93,10 +94,10 @@ pub(crate) enum TrustState {
     NotAsked,
     /// It has something from before this stream, and nobody knows what.
     Older,
-    /// What it has is as good as the trust of this number.
-    At(u64),
-    /// It has none yet, and will begin with this if it takes it.
-    First(u64),
+    /// What it has is as good as the trust of this version.
+    At(TrustVersion),
+    /// It has none yet, and will begin with this version if it takes it.
+    First(TrustVersion),
     /// It asks for it, has nothing, and nothing was sent.
     Nothing,
 }
@@ -126,7 +127,8 @@ struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sent {
     version: Arc<str>,
-    trust: u64,
+    /// The newest trust that this content is right for: it is not another one for each change in another trust domain.
+    trust: TrustVersion,
 }
 
 impl Subscriptions {
@@ -221,30 +223,33 @@ impl Subscriptions {
 
     /// How far the client is with the trust: as far as the least of what it has.
     fn trust(&self, secrets: &impl Secrets) -> TrustState {
-        let (mut least, mut taken, mut nothing) = (u64::MAX, false, false);
+        let (mut least, mut taken, mut nothing) = (None::<TrustVersion>, false, false);
+        let mut count = |trust: TrustVersion| {
+            least = Some(least.map_or(trust, |least| least.min(trust)));
+        };
         let under_way = || self.under_way.iter().flatten();
         // Who gives up a name and asks for it again, maybe takes into use what is under way; that it asks again is not known yet.
         for (_, sent) in under_way().filter(|(name, _)| !self.names.contains_key(name)) {
-            least = least.min(sent.trust);
+            count(sent.trust);
         }
         for (name, progress) in self.names.iter().filter(|(name, _)| secrets.is_trust(name)) {
             let sent = under_way().find(|(sent, _)| sent == name);
             match (&progress.acked, sent) {
                 (Some(acked), _) => {
                     taken = true;
-                    least = least.min(acked.trust);
+                    count(acked.trust);
                 }
                 _ if progress.had_before => return TrustState::Older,
                 // It has nothing to fall back to, and begins with this.
-                (None, Some((_, sent))) => least = least.min(sent.trust),
+                (None, Some((_, sent))) => count(sent.trust),
                 (None, None) => nothing = true,
             }
         }
         match least {
-            u64::MAX if nothing => TrustState::Nothing,
-            u64::MAX => TrustState::NotAsked,
-            least if taken => TrustState::At(least),
-            least => TrustState::First(least),
+            None if nothing => TrustState::Nothing,
+            None => TrustState::NotAsked,
+            Some(least) if taken => TrustState::At(least),
+            Some(least) => TrustState::First(least),
         }
     }
 

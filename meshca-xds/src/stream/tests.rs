@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status;
 use meshca_core::Result;
+use meshca_identity::TrustVersion;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -26,15 +27,15 @@ const FOREIGN: &str = "foreign";
 #[derive(Clone, Debug, Default)]
 struct Offer {
     versions: BTreeMap<&'static str, u64>,
-    trust: u64,
+    trust: TrustVersion,
     /// Up to which trust each content of a name was right.
-    right_until: BTreeMap<(&'static str, u64), u64>,
+    right_until: BTreeMap<(&'static str, u64), TrustVersion>,
 }
 
 impl Offer {
     fn change(&mut self, name: &'static str) {
         if is_trust(name) {
-            self.trust += 1;
+            self.trust = next(self.trust);
         }
         *self.versions.entry(name).or_default() += 1;
         self.note();
@@ -42,7 +43,7 @@ impl Offer {
 
     /// The trust of somebody else's domain: none of these names has another content.
     fn bump(&mut self) {
-        self.trust += 1;
+        self.trust = next(self.trust);
         self.note();
     }
 
@@ -51,6 +52,10 @@ impl Offer {
             self.right_until.insert((name, version), self.trust);
         }
     }
+}
+
+fn next(version: TrustVersion) -> TrustVersion {
+    TrustVersion::new(version.get() + 1).unwrap()
 }
 
 fn is_trust(name: &str) -> bool {
@@ -85,7 +90,7 @@ impl Secrets for Offer {
         is_trust(name)
     }
 
-    fn trust_version(&self) -> u64 {
+    fn trust_version(&self) -> TrustVersion {
         self.trust
     }
 }

@@ -1,131 +1,101 @@
-//! CAs: setting them up, looking at their roots, replacing them.
+//! CAs: what the resources want of them, and the effects of what they live through.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::registry::BuildContext;
-use meshca_core::{Error, Result, RotationStep};
+use meshca_core::{Error, Result};
 
-use super::{Engine, guarded, number};
+use super::Engine;
+use crate::BackendKey;
+use crate::ca::{Effect, Pace, Task};
+use crate::manager::backend::{Backend, Wanted};
 use crate::manager::event::Event;
-use crate::manager::job::{self, Before, CaRef, Done, LiveCa, Report, Roots};
-use crate::manager::mesh::{Backend, Wanted};
-use crate::schedule::Now;
-use crate::trust::{BackendKey, Origin};
+use crate::manager::ids::{CaRef, MeshId};
+use crate::manager::job::{self, Before, Done, LiveCa, Roots};
+use crate::manager::mesh::Mesh;
+use crate::manager::options::ManagerOptions;
+use crate::trust::Origin;
 
 /// How long a CA may take to be set up, or to say which roots it has.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a CA whose key somebody else made is read again from where it is kept, if nobody says that it has changed.
-const AGAIN: Duration = Duration::from_secs(300);
+const REREAD: Duration = Duration::from_secs(300);
+
+fn pace<'a>(options: &'a ManagerOptions, ca: Option<&LiveCa>) -> Pace<'a> {
+    Pace {
+        look: options.trust_refresh,
+        least: ca.map(|ca| ca.trust_interval).unwrap_or_default(),
+        reread: REREAD,
+        backoff: &options.schedule,
+    }
+}
+
+fn split<T>(result: Result<(T, Roots)>) -> (Result<T>, Option<Roots>) {
+    match result {
+        Ok((other, roots)) => (Ok(other), Some(roots)),
+        Err(error) => (Err(error), None),
+    }
+}
 
 impl Engine {
-    /// Makes the CAs of a mesh those that the resources name; of some it can only be said what is wrong with them.
+    /// Makes the CAs of a mesh those that the resources name. Of those in `wrong` it can only be reported why there is none.
     pub(super) fn take_backends(
         &mut self,
-        id: u64,
+        id: MeshId,
         wanted: BTreeMap<BackendKey, Wanted>,
-        wrong: Vec<(BackendKey, Error)>,
-        now: Now,
+        wrong: &[(BackendKey, Error)],
     ) {
-        for (key, error) in wrong {
-            if let Some(cell) = self.cell_of(id) {
-                let mesh = cell.name.as_str();
-                self.observe(&Event::BackendFailing {
-                    mesh,
-                    backend: &key,
-                    error: &error,
-                });
-            }
+        let Some(mesh) = self.meshes.get(id) else {
+            return;
+        };
+        for (backend, error) in wrong {
+            self.setup.observe(&Event::BackendFailing {
+                mesh: &mesh.cell.name,
+                backend,
+                error,
+            });
         }
-        let gone: Vec<BackendKey> = match self.meshes.get(&id) {
-            Some(mesh) => mesh.backends.keys(),
-            None => return,
-        }
-        .filter(|key| !wanted.contains_key(*key))
-        .cloned()
-        .collect();
-        for key in gone {
+        let keys = mesh.backends.keys();
+        let gone = keys.filter(|key| !wanted.contains_key(*key));
+        for key in gone.cloned().collect::<Vec<_>>() {
             self.drop_backend(id, &key);
         }
         for (key, wanted) in wanted {
-            self.take_backend(id, key, wanted, now);
+            self.take_backend(id, key, wanted);
         }
     }
 
-    fn take_backend(&mut self, id: u64, key: BackendKey, wanted: Wanted, now: Now) {
-        let epoch = self.count();
-        // The same CA has the same number, whenever it comes back.
-        let uid = number(&(&key, wanted.config.type_name(), &wanted.trust_domain));
-        let known = self
-            .meshes
-            .get_mut(&id)
-            .and_then(|mesh| mesh.backends.get_mut(&key));
-        match known {
-            Some(backend) => {
-                backend.distributed = wanted.distributed;
-                let same_ca = backend.trust_domain == wanted.trust_domain
-                    && backend.config.type_name() == wanted.config.type_name();
-                if same_ca && backend.wish == wanted.wish {
-                    return;
-                }
-                backend.wish = wanted.wish;
-                backend.config = wanted.config;
-                backend.epoch = epoch;
-                backend.busy = false;
-                backend.failures = 0;
-                backend.build_at = Some(now.up);
-                backend.setting_up = true;
-                if !same_ca {
-                    // What it signed so far is not what is wanted now, so nothing more of that is signed.
-                    backend.trust_domain = wanted.trust_domain;
-                    backend.uid = uid;
-                    backend.issuer = None;
-                    backend.bundle = None;
-                    backend.signs_under = None;
-                    backend.error = None;
-                    if let Some(mesh) = self.meshes.get_mut(&id) {
-                        mesh.ledger.unset(&Origin::Backend(key));
-                    }
-                }
-            }
-            None => {
-                let lane = self.scheduler.open_lane();
-                self.scheduler.pause(lane, true);
-                self.lanes.insert(lane, (id, Arc::new(key.clone())));
-                let backend = Backend {
-                    wish: wanted.wish,
-                    config: wanted.config,
-                    trust_domain: wanted.trust_domain,
-                    lane,
-                    uid,
-                    look_again: false,
-                    stepped: None,
-                    epoch,
-                    issuer: None,
-                    bundle: None,
-                    takes: None,
-                    signs_under: None,
-                    error: None,
-                    failures: 0,
-                    busy: false,
-                    build_at: Some(now.up),
-                    setting_up: true,
-                    look_at: Duration::MAX,
-                    rotate_at: Duration::ZERO,
-                    distributed: wanted.distributed,
-                };
-                if let Some(mesh) = self.meshes.get_mut(&id) {
-                    mesh.backends.insert(key, backend);
-                }
-            }
+    fn take_backend(&mut self, id: MeshId, key: BackendKey, wanted: Wanted) {
+        let epoch = self.meshes.next_epoch();
+        let Some(mesh) = self.meshes.get_mut(id) else {
+            return;
+        };
+        let Some(backend) = mesh.backends.get_mut(&key) else {
+            let lane = self.lanes.open(&mut self.scheduler, id, &key);
+            let new = Backend::new(&key, wanted, lane, epoch);
+            mesh.backends.insert(key, new);
+            return;
+        };
+        if !wanted.is_same_ca(&backend.wanted) {
+            // The former CA's certificates are not what is wanted now, so nothing more of it is signed.
+            *backend = Backend::new(&key, wanted, backend.lane, epoch);
+            mesh.ledger.unset(&Origin::Backend(key));
+            return;
         }
+        backend.wanted.distributed = wanted.distributed;
+        if backend.wanted.wish == wanted.wish {
+            return;
+        }
+        backend.life.change(epoch, wanted.is_given());
+        backend.wanted = wanted;
     }
 
-    /// The resources do not name it any more. What it signed is served while it is valid.
-    pub(super) fn drop_backend(&mut self, id: u64, key: &BackendKey) {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+    /// Forgets a CA that the resources do not name any more. Its certificates are served while they are valid.
+    pub(super) fn drop_backend(&mut self, id: MeshId, key: &BackendKey) {
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
         let Some(backend) = mesh.backends.remove(key) else {
@@ -134,351 +104,206 @@ impl Engine {
         mesh.ledger.unset(&Origin::Backend(key.clone()));
         self.scheduler.pause(backend.lane, true);
         self.move_to_idle(id, backend.lane);
-        self.closing.push(backend.lane);
+        self.lanes.retire(backend.lane);
     }
 
-    /// Has done what is due for the CAs of a mesh.
-    pub(super) fn look_after(&mut self, id: u64, now: Now) {
-        let acknowledgements = self.options.acknowledgements;
-        let mut wake = Duration::MAX;
-        let mut due = Vec::new();
-        let Some(mesh) = self.meshes.get(&id) else {
-            return;
-        };
-        for (key, backend) in &mesh.backends {
-            if backend.busy {
-                continue;
-            }
-            if let Some(at) = backend.build_at {
-                if at <= now.up {
-                    due.push((key.clone(), Due::Build));
-                    continue;
-                }
-                wake = wake.min(at);
-            }
-            let Some(ca) = &backend.issuer else {
+    /// Has the CAs of a mesh do what is due.
+    pub(super) fn look_after(&mut self, id: MeshId) {
+        let up = self.clockwork.now().up;
+        let lanes = self.meshes.get(id).map(Mesh::lanes).unwrap_or_default();
+        for lane in lanes {
+            let Some((ca, backend)) = self.meshes.of_lane(&self.lanes, lane) else {
                 continue;
             };
-            let ask = || ca.rotation.as_ref().and_then(|rotation| rotation.due());
-            let step = guarded("an issuer, asked whether its CA is to be replaced", ask).flatten();
-            let trusted = || {
-                let bundle = backend.bundle.as_ref();
-                bundle.is_some_and(|bundle| mesh.trusted_by_all(bundle, acknowledgements))
-            };
-            match step {
-                Some(RotationStep::Activate) if !trusted() => {
-                    tracing::debug!(mesh = %mesh.cell.name, backend = %key, "the next CA does not sign before every proxy trusts it");
+            if backend.life.is_idle()
+                && let Some(mesh) = self.meshes.get(id)
+            {
+                let (due, trusted) = mesh.next_step(&ca.key, backend);
+                if let Some(backend) = self.meshes.backend_mut(&ca)
+                    && let Some(task) = backend.life.tick(due, trusted, up)
+                {
+                    self.start(&ca, task);
                 }
-                Some(step) if backend.rotate_at <= now.up => {
-                    due.push((key.clone(), Due::Rotate(step)));
-                    continue;
-                }
-                _ => {}
             }
-            match backend.look_at <= now.up {
-                true => due.push((key.clone(), Due::Look)),
-                false => wake = wake.min(backend.look_at),
-            }
-        }
-        for (key, what) in due {
-            self.begin(id, &key, what);
-        }
-        self.wake_by(wake);
-    }
-
-    fn begin(&mut self, id: u64, key: &BackendKey, what: Due) {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
-            return;
-        };
-        let name = mesh.cell.name.clone();
-        let before = Before {
-            bundle: mesh.ledger.said(key).cloned(),
-            mesh: name.clone(),
-            secrets: Arc::clone(&self.secrets),
-        };
-        let Some(backend) = mesh.backends.get_mut(key) else {
-            return;
-        };
-        backend.busy = true;
-        let ca = CaRef {
-            mesh: id,
-            key: Arc::new(key.clone()),
-            epoch: backend.epoch,
-        };
-        let reports = self.reports.clone();
-        match (what, backend.issuer.clone()) {
-            (Due::Build, _) => {
-                backend.build_at = None;
-                let context = BuildContext::new(
-                    name,
-                    backend.trust_domain.clone(),
-                    Arc::clone(&self.secrets),
-                    Arc::clone(&self.shared.clock),
-                )
-                .with_local_sources(self.options.local_sources);
-                let (registry, config) = (Arc::clone(&self.registry), backend.config.clone());
-                let layers = self.around.layers.clone();
-                self.jobs.spawn(async move {
-                    let report = Report::new(reports, |error| Done::Built {
-                        ca: ca.clone(),
-                        result: Err(error),
-                    });
-                    let result = job::build(registry, config, context, layers, before, LIMIT).await;
-                    report.done(Done::Built { ca, result });
-                });
-            }
-            (Due::Look, Some(live)) => {
-                self.jobs.spawn(async move {
-                    let report = Report::new(reports, |error| Done::Looked {
-                        ca: ca.clone(),
-                        result: Err(error),
-                    });
-                    let result = job::look(live, before, LIMIT).await;
-                    report.done(Done::Looked { ca, result });
-                });
-            }
-            (Due::Rotate(step), Some(live)) => {
-                self.jobs.spawn(async move {
-                    let report = Report::new(reports, |error| Done::Rotated {
-                        ca: ca.clone(),
-                        step,
-                        result: Err(error),
-                    });
-                    let result = job::rotate(live, step, before, LIMIT).await;
-                    report.done(Done::Rotated { ca, step, result });
-                });
-            }
-            (Due::Look | Due::Rotate(_), None) => backend.busy = false,
+            self.wake_for(&ca, up);
         }
     }
 
-    /// Secrets may have changed. `all`: whoever could not be set up is tried again now.
-    pub(super) fn look_at_all(&mut self, now: Now, all: bool) {
-        for mesh in self.meshes.values_mut() {
+    /// Has the next tick come no later than this CA needs it.
+    fn wake_for(&mut self, ca: &CaRef, up: Duration) {
+        let backend = self.meshes.backend(ca);
+        if let Some(at) = backend.and_then(|backend| backend.life.next_wake(up)) {
+            self.clockwork.wake_by(at);
+        }
+    }
+
+    /// Has all CAs looked at again, since secrets may have changed.
+    pub(super) fn secrets_changed(&mut self, told: bool) {
+        let up = self.clockwork.now().up;
+        for mesh in self.meshes.iter_mut() {
             for backend in mesh.backends.values_mut() {
-                backend.look_again = backend.busy;
-                if backend.issuer.is_some() {
-                    backend.look_at = now.up;
-                    if backend.is_given() {
-                        backend.build_at = Some(now.up);
-                    }
-                }
-                if all && let Some(at) = &mut backend.build_at {
-                    *at = now.up;
-                }
+                backend.life.secrets_changed(told, up);
             }
         }
-        self.wake_by(now.up);
+        self.clockwork.wake_by(up);
     }
 
-    /// The CA that is meant, as it is now.
-    pub(super) fn backend(&self, ca: &CaRef) -> Option<&Backend> {
-        self.meshes.get(&ca.mesh)?.backends.get(&*ca.key)
-    }
-
-    /// The CA that a job was for, if that is still of interest.
-    pub(super) fn ca(&mut self, ca: &CaRef) -> Option<&mut Backend> {
-        let backend = self.meshes.get_mut(&ca.mesh)?.backends.get_mut(&*ca.key)?;
-        (backend.epoch == ca.epoch).then_some(backend)
+    /// Has a CA looked at again, which signed under a root that it had not named.
+    pub(super) fn look_now(&mut self, ca: &CaRef) {
+        let up = self.clockwork.now().up;
+        if let Some(backend) = self.meshes.backend_mut(ca) {
+            backend.life.look_now(up);
+        }
+        self.wake_for(ca, up);
     }
 
     pub(super) fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
-        let now = self.now();
-        let refresh = self.options.trust_refresh;
-        let Some(backend) = self.ca(ca) else {
+        let up = self.clockwork.now().up;
+        let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
         };
-        backend.busy = false;
-        let set_up = std::mem::take(&mut backend.setting_up) || backend.failures > 0;
-        let again = std::mem::take(&mut backend.look_again);
-        match result {
-            Ok((issuer, roots)) => {
-                let first = backend.issuer.replace(issuer).is_none();
-                let news = first || backend.error.is_some();
-                let lane = backend.lane;
-                if backend.is_given() {
-                    let wait = if again { Duration::ZERO } else { AGAIN };
-                    backend.build_at = Some(now.up.saturating_add(wait));
+        let (result, roots) = split(result);
+        let pace = pace(&self.setup.options, result.as_ref().ok());
+        let effects = backend.life.built(ca.epoch, result, up, &pace);
+        self.carry_out(ca, effects, roots);
+    }
+
+    pub(super) fn asked(&mut self, ca: &CaRef, result: Result<Roots>) {
+        let up = self.clockwork.now().up;
+        let Some(backend) = self.meshes.backend_mut(ca) else {
+            return;
+        };
+        let (result, roots) = split(result.map(|roots| ((), roots)));
+        let pace = pace(&self.setup.options, backend.life.issuer());
+        let effects = backend.life.asked(ca.epoch, result, up, &pace);
+        self.carry_out(ca, effects, roots);
+    }
+
+    /// Does what follows from the end of a task, which may have brought roots.
+    fn carry_out(&mut self, ca: &CaRef, effects: Vec<Effect<Error>>, mut roots: Option<Roots>) {
+        let now = self.clockwork.now();
+        self.wake_for(ca, now.up);
+        let (Some(cell), Some(lane)) = (
+            self.meshes.cell(ca.mesh),
+            self.meshes.backend(ca).map(|backend| backend.lane),
+        ) else {
+            return;
+        };
+        let (mesh, backend) = (cell.name.as_str(), &*ca.key);
+        let mut published = false;
+        for effect in effects {
+            match effect {
+                Effect::TakeRoots => {
+                    let roots = roots.take();
+                    published = roots.is_some_and(|roots| self.take_roots(ca, roots));
                 }
-                backend.failures = 0;
-                backend.look_at = backend.next_look(now, refresh);
-                self.take_roots(ca, roots, true);
-                if set_up {
-                    self.scheduler.wake_lane(lane);
-                }
-                if news && let Some(cell) = self.cell_of(ca.mesh) {
-                    let (mesh, backend) = (cell.name.as_str(), &ca.key);
-                    self.observe(&Event::BackendReady { mesh, backend });
-                }
-                if first {
-                    self.review_mesh(ca.mesh);
-                }
+                Effect::Publish if published => {}
+                Effect::Publish => self.publish(ca.mesh, now),
+                Effect::Resume => self.scheduler.wake_lane(lane),
+                Effect::Review => self.review_mesh(ca.mesh),
+                Effect::Ready => self.setup.observe(&Event::BackendReady { mesh, backend }),
+                Effect::Rotated(step) => self.setup.observe(&Event::Rotated {
+                    mesh,
+                    backend,
+                    step,
+                }),
+                Effect::Failing(error) => self.setup.observe(&Event::BackendFailing {
+                    mesh,
+                    backend,
+                    error: &error,
+                }),
             }
-            Err(error) => {
-                backend.failures = backend.failures.saturating_add(1);
-                let failures = backend.failures;
-                let news = backend.error.replace(error.clone()).is_none();
-                let wait = match again {
-                    true => Duration::ZERO,
-                    false => self.backoff(failures),
+        }
+    }
+
+    fn start(&mut self, ca: &CaRef, task: Task) {
+        let Some(mesh) = self.meshes.get(ca.mesh) else {
+            return;
+        };
+        let Some(backend) = mesh.backends.get(&*ca.key) else {
+            return;
+        };
+        let ca = ca.clone();
+        let before = Before {
+            bundle: mesh.ledger.said(&ca.key).cloned(),
+            mesh: mesh.cell.name.clone(),
+            secrets: Arc::clone(&self.setup.secrets),
+        };
+        let panicked = ca.clone();
+        match (task, backend.life.issuer().cloned()) {
+            (Task::Build, _) => {
+                let context = BuildContext::new(
+                    mesh.cell.name.clone(),
+                    backend.wanted.trust_domain.clone(),
+                    Arc::clone(&self.setup.secrets),
+                    Arc::clone(&self.setup.shared.clock),
+                )
+                .with_local_sources(self.setup.options.local_sources);
+                let registry = Arc::clone(&self.setup.registry);
+                let config = backend.wanted.config.clone();
+                let layers = self.setup.layers.clone();
+                let build = async move {
+                    let result = job::build(registry, config, context, layers, before, LIMIT).await;
+                    Done::Built { ca, result }
                 };
-                if let Some(backend) = self.ca(ca) {
-                    backend.build_at = Some(now.up.saturating_add(wait));
-                }
-                self.wake_by(now.up.saturating_add(wait));
-                self.failing(ca, &error);
-                self.publish(ca.mesh, now);
-                if news {
-                    // Those that it would have won may get another one.
-                    self.review_mesh(ca.mesh);
-                }
+                self.clockwork.start(build, |error| Done::Built {
+                    ca: panicked,
+                    result: Err(error),
+                });
             }
-        }
-    }
-
-    pub(super) fn looked(&mut self, ca: &CaRef, result: Result<Roots>) {
-        let now = self.now();
-        let refresh = self.options.trust_refresh;
-        let Some(backend) = self.ca(ca) else {
-            return;
-        };
-        backend.busy = false;
-        backend.look_at = match std::mem::take(&mut backend.look_again) {
-            true => now.up,
-            // One that did not answer is not made to wait for the end of its interval: until then
-            // it is said to fail.
-            false if result.is_err() => now.up.saturating_add(refresh),
-            false => backend.next_look(now, refresh),
-        };
-        let look_at = backend.look_at;
-        self.wake_by(look_at);
-        match result {
-            Ok(roots) => self.take_roots(ca, roots, false),
-            Err(error) => self.looks_bad(ca, error, now),
-        }
-    }
-
-    pub(super) fn rotated(&mut self, ca: &CaRef, step: RotationStep, result: Result<Roots>) {
-        let now = self.now();
-        let Some(backend) = self.ca(ca) else {
-            return;
-        };
-        backend.busy = false;
-        // A step that stays due, because somebody else takes it or it changes nothing, is not taken in a loop.
-        let times = match backend.stepped {
-            Some((before, times)) if before == step => times.saturating_add(1),
-            _ => 1,
-        };
-        backend.stepped = Some((step, times));
-        let wait = match result.is_ok() {
-            true => self.backoff(times),
-            false => self.options.schedule.max_backoff,
-        };
-        if let Some(backend) = self.ca(ca) {
-            backend.rotate_at = now.up.saturating_add(wait);
-        }
-        self.wake_by(now.up.saturating_add(wait));
-        match result {
-            Ok(roots) => {
-                if let Some(cell) = self.cell_of(ca.mesh) {
-                    let (mesh, backend) = (cell.name.as_str(), &ca.key);
-                    self.observe(&Event::Rotated {
-                        mesh,
-                        backend,
-                        step,
-                    });
-                }
-                self.take_roots(ca, roots, false);
+            (_, Some(live)) => {
+                let ask = async move {
+                    let result = match task {
+                        Task::Rotate(step) => job::rotate(live, step, before, LIMIT).await,
+                        _ => job::look(live, before, LIMIT).await,
+                    };
+                    Done::Asked { ca, result }
+                };
+                self.clockwork.start(ask, |error| Done::Asked {
+                    ca: panicked,
+                    result: Err(error),
+                });
             }
-            Err(error) => self.looks_bad(ca, error, now),
+            // Without an issuer there is nothing to ask.
+            (_, None) => {}
         }
     }
 
-    /// What it said before stays trusted, and it goes on issuing if it can.
-    fn looks_bad(&mut self, ca: &CaRef, error: Error, now: Now) {
-        if let Some(backend) = self.ca(ca) {
-            backend.error = Some(error.clone());
-        }
-        self.failing(ca, &error);
-        self.publish(ca.mesh, now);
-    }
-
-    /// These are the roots of a CA now.
-    pub(super) fn take_roots(&mut self, ca: &CaRef, roots: Roots, built: bool) {
+    /// Takes the roots of a CA, and says whether it has published because they are others than before.
+    pub(super) fn take_roots(&mut self, ca: &CaRef, roots: Roots) -> bool {
         let Roots { bundle, record } = roots;
-        let now = self.now();
-        let Some(backend) = self.ca(ca) else {
-            return;
+        let now = self.clockwork.now();
+        let Some(mesh) = self.meshes.get_mut(ca.mesh) else {
+            return false;
         };
-        // What it cannot be set up with stays said, although what was set up before works.
-        let recovered = backend.failures == 0 && backend.error.take().is_some();
+        let Some(backend) = mesh.backends.get_mut(&*ca.key) else {
+            return false;
+        };
         let changed = backend.bundle.as_ref() != Some(&bundle);
-        if backend
+        // A root that the CA does not name any more is not the one that it will sign under.
+        backend
             .signs_under
-            .as_ref()
-            .is_some_and(|root| !bundle.contains(root.der()))
-        {
-            backend.signs_under = None;
-        }
+            .take_if(|root| !bundle.contains(root.der()));
         backend.bundle = Some(bundle.clone());
-        let distributed = backend.distributed;
-        if let Some(mesh) = self.meshes.get_mut(&ca.mesh) {
-            if let Some(record) = record {
-                for used in record.beyond(&[&mesh.recorded.stored]) {
-                    mesh.ledger.share(used);
-                }
-            }
-            let origin = Origin::Backend((*ca.key).clone());
-            match distributed {
-                true => mesh.ledger.set(origin, bundle),
-                false => mesh.ledger.unset(&origin),
+        let distributed = backend.wanted.distributed;
+        if let Some(record) = record {
+            for used in record.beyond(&[&mesh.recorded.stored]) {
+                mesh.ledger.share(used);
             }
         }
-        if changed || recovered || built {
-            self.publish(ca.mesh, now);
+        let origin = Origin::Backend((*ca.key).clone());
+        match distributed {
+            true => mesh.ledger.set(origin, bundle),
+            false => mesh.ledger.unset(&origin),
         }
         if changed {
+            self.publish(ca.mesh, now);
             self.reissue_those_without_root(ca);
             if !distributed {
                 // Whether it can issue depends on what MeshTrusts say of its roots.
                 self.review_mesh(ca.mesh);
             }
         }
+        changed
     }
-
-    pub(super) fn backoff(&self, failures: u32) -> Duration {
-        let options = &self.options.schedule;
-        let doubled = options.doubled(failures.saturating_sub(1));
-        doubled.min(options.max_backoff)
-    }
-
-    fn failing(&self, ca: &CaRef, error: &Error) {
-        if let Some(cell) = self.cell_of(ca.mesh) {
-            let (mesh, backend) = (cell.name.as_str(), &ca.key);
-            self.observe(&Event::BackendFailing {
-                mesh,
-                backend,
-                error,
-            });
-        }
-    }
-
-    pub(super) fn close_lanes(&mut self) {
-        let scheduler = &mut self.scheduler;
-        let lanes = &mut self.lanes;
-        self.closing.retain(|lane| {
-            let closed = scheduler.close_lane(*lane);
-            if closed {
-                lanes.remove(lane);
-            }
-            !closed
-        });
-    }
-}
-
-/// What is to be done for a CA.
-enum Due {
-    Build,
-    Look,
-    Rotate(RotationStep),
 }

@@ -1,6 +1,5 @@
 //! Certificates: asking for them, and what becomes of what a CA answers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,22 +7,24 @@ use meshca_core::spiffe::Workload;
 use meshca_core::{Error, ErrorKind, Identity};
 
 use super::Engine;
-use super::workloads::{Target, Tracked};
+use super::workloads::Target;
+use crate::manager::backend::untrusted;
 use crate::manager::event::Event;
 use crate::manager::health::Health;
-use crate::manager::job::{self, Answer, Batch, CaRef, Order, Roots};
-use crate::manager::mesh::{Backend, Mesh, untrusted};
-use crate::schedule::{Held, LaneId, Now, Outcome, Ticket};
+use crate::manager::ids::CaRef;
+use crate::manager::job::{self, Answer, Batch, Order, Roots};
+use crate::manager::outbox::Later;
+use crate::manager::workloads::{Tracked, held};
+use crate::schedule::{LaneId, Now, Outcome, Ticket};
 use crate::select::Unready;
-use crate::trust::{BackendKey, Holding};
 
 impl Engine {
     pub(super) fn issue(&mut self, ticket: Ticket) {
         match self.order(ticket) {
-            Some((lane, order)) => self.orders.entry(lane).or_default().push(order),
+            Some((lane, order)) => self.outbox.orders.entry(lane).or_default().push(order),
             None => {
                 // Something else is wanted by now, or there is nobody to ask.
-                let now = self.now();
+                let now = self.clockwork.now();
                 self.review(ticket);
                 self.scheduler.finished(ticket, Outcome::Discarded, now);
             }
@@ -47,7 +48,7 @@ impl Engine {
             if now != lane || is.number != want.number {
                 return None;
             }
-            self.ca_of(lane)?.1.issuer.as_ref()?;
+            self.meshes.of_lane(&self.lanes, lane)?.1.life.issuer()?;
         }
         let order = Order {
             ticket,
@@ -61,63 +62,50 @@ impl Engine {
     /// selecting once more would find what was found; only where another CA may stand in does that depend on CAs that nobody looked at.
     fn is_settled(&self, tracked: &Tracked) -> bool {
         let backend = || {
-            let mesh = self.meshes.get(&tracked.mesh)?;
-            let (_, key) = self.lanes.get(&tracked.lane)?;
+            let mesh = self.meshes.get(tracked.mesh)?;
+            let (_, key) = self.lanes.owner(tracked.lane)?;
             Some((mesh, mesh.backends.get(&**key)?))
         };
-        self.options.select.unready == Unready::Wait
+        self.setup.options.select.unready == Unready::Wait
             && backend().is_some_and(|(mesh, backend)| {
-                backend.issuer.is_some() && mesh.untrusted(backend).is_none()
+                backend.life.issuer().is_some() && mesh.untrusted(backend).is_none()
             })
-    }
-
-    /// Whose lane it is, as it is now.
-    fn ca_of(&self, lane: LaneId) -> Option<(CaRef, &Backend)> {
-        let (mesh, key) = self.lanes.get(&lane)?;
-        let backend = self.meshes.get(mesh)?.backends.get(&**key)?;
-        let ca = CaRef {
-            mesh: *mesh,
-            key: Arc::clone(key),
-            epoch: backend.epoch,
-        };
-        Some((ca, backend))
     }
 
     /// Has the certificates of this turn asked for: each for itself, or several by one task where their CA is quicker than a task.
     pub(super) fn start_orders(&mut self) {
-        for (lane, orders) in std::mem::take(&mut self.orders) {
-            let Some((ca, backend)) = self.ca_of(lane) else {
+        for (lane, orders) in std::mem::take(&mut self.outbox.orders) {
+            let Some((ca, backend)) = self.meshes.of_lane(&self.lanes, lane) else {
                 self.discard(orders);
                 continue;
             };
-            let Some(live) = backend.issuer.clone() else {
+            let Some(live) = backend.life.issuer() else {
                 self.discard(orders);
                 continue;
             };
-            let limit = backend.config.request_timeout();
-            let limit = limit.unwrap_or(self.options.request_timeout);
+            let limit = backend.wanted.config.request_timeout();
+            let limit = limit.unwrap_or(self.setup.options.request_timeout);
             let together = backend.together();
             let mut orders = orders.into_iter();
             while orders.len() > 0 {
                 let orders: Vec<Order> = orders.by_ref().take(together).collect();
-                let spent = self.spent.len().saturating_sub(orders.len());
                 let batch = Batch {
                     ca: ca.clone(),
-                    spent: self.spent.split_off(spent),
+                    spent: self.outbox.spent(orders.len()),
                     orders,
                 };
                 let issuing = live.issuing.clone();
-                let (clock, reports) = (Arc::clone(&self.shared.clock), self.reports.clone());
-                self.jobs
-                    .spawn(job::issue(issuing, batch, clock, limit, reports));
+                let clock = Arc::clone(&self.setup.shared.clock);
+                self.clockwork
+                    .start_reporting(|to| job::issue(issuing, batch, clock, limit, to));
             }
         }
         // Keys are not kept for longer than it takes to wipe them.
-        self.spent.clear();
+        self.outbox.spent.clear();
     }
 
     fn discard(&mut self, orders: Vec<Order>) {
-        let now = self.now();
+        let now = self.clockwork.now();
         for order in orders {
             self.scheduler
                 .finished(order.ticket, Outcome::Discarded, now);
@@ -127,7 +115,7 @@ impl Engine {
     /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves, within the
     /// limit for what takes its time.
     pub(super) fn not_together(&mut self, ca: &CaRef, orders: Vec<Order>) {
-        if let Some(backend) = self.ca(ca) {
+        if let Some(backend) = self.meshes.current(ca) {
             backend.takes = None;
             let lane = backend.lane;
             self.scheduler.set_batch(lane, 1);
@@ -137,7 +125,7 @@ impl Engine {
 
     /// What a CA has answered to some of those that it was asked for.
     pub(super) fn answered(&mut self, ca: &CaRef, answers: Vec<Answer>) {
-        if let Some(backend) = self.ca(ca) {
+        if let Some(backend) = self.meshes.current(ca) {
             // Of those that succeeded: a CA that refuses is quick, and says nothing about how long one takes. The one in the middle, as one that
             // something else kept from the processor says nothing either; and the average of the last few of these.
             let succeeded = answers.iter().filter(|it| it.result.is_ok());
@@ -150,7 +138,7 @@ impl Engine {
             let (lane, together) = (backend.lane, backend.together());
             self.scheduler.set_batch(lane, together);
         }
-        let now = self.now();
+        let now = self.clockwork.now();
         for answer in answers {
             self.issued(ca, answer, now);
         }
@@ -174,24 +162,21 @@ impl Engine {
             self.scheduler.finished(ticket, outcome, now);
             return self.settle_for_what_is_held(ticket);
         }
-        match self.admit(ca, &result, now) {
+        match self.admit(ca, &result) {
             Admitted::Yes => {
                 let ahead = result.certificate().usable_from().duration_since(now.wall);
                 self.scheduler.finished(ticket, outcome, now);
                 // From here on its root stays published, also if it is handed out in a moment only.
-                let under = self.meshes.get_mut(&ca.mesh).and_then(|mesh| {
+                let under = self.meshes.get_mut(ca.mesh).and_then(|mesh| {
                     let certificate = result.certificate();
                     let domain = certificate.spiffe_id().trust_domain();
                     let until = certificate.validity().not_after();
                     mesh.ledger.hold(&ca.key, domain, certificate.root(), until)
                 });
-                if self
-                    .meshes
-                    .get(&ca.mesh)
-                    .is_some_and(|it| it.ledger.is_stale())
-                {
-                    // The first under a root: who comes after us is to know.
-                    self.wake_by(now.up);
+                let mesh = self.meshes.get(ca.mesh);
+                if mesh.is_some_and(|it| it.ledger.is_stale()) {
+                    // The first under a root: the next tick stores it for a control plane that comes after this one.
+                    self.clockwork.wake_by(now.up);
                 }
                 let later = Later {
                     under,
@@ -205,14 +190,12 @@ impl Engine {
                     // A CA whose clock is ahead of ours: peers would refuse it for a moment. Verification has seen to it that it is no
                     // more than that.
                     Ok(ahead) if !ahead.is_zero() => {
-                        let at = now.up.saturating_add(ahead);
-                        let number = self.count();
-                        self.later.insert((at, number), later);
+                        self.outbox.keep(now.up.saturating_add(ahead), later);
                     }
                     _ => self.hand_out(later),
                 }
                 self.settle_for_what_is_held(ticket);
-                if self.options.acknowledgements {
+                if self.setup.options.acknowledgements {
                     self.pause_lanes(ca.mesh);
                 }
             }
@@ -235,32 +218,30 @@ impl Engine {
         }
         let lane = tracked.lane;
         if let Some(identity) = tracked.cell.identity()
-            && root_is_current(&self.lanes, &self.meshes, lane, &identity)
+            && self.meshes.names_root(&self.lanes, lane, &identity)
         {
             self.scheduler.adopt(ticket, lane, held(&identity));
         }
     }
 
-    /// Hands out what has become valid.
+    /// Hands out certificates that have become valid.
     pub(super) fn hand_out_later(&mut self, now: Now) {
-        while let Some(entry) = self.later.first_entry()
-            && entry.key().0 <= now.up
-        {
-            let later = entry.remove();
+        while let Some(later) = self.outbox.next_valid(now.up) {
             let tracked = self.workloads.get(later.ticket);
-            let wanted = tracked.is_some_and(|it| it.wants(later.want));
-            if wanted {
+            if tracked.is_some_and(|it| it.wants(later.want)) {
                 self.hand_out(later);
             }
         }
     }
 
     /// Whether peers can accept what was issued: trust comes first.
-    fn admit(&mut self, ca: &CaRef, identity: &Identity, now: Now) -> Admitted {
+    ///
+    /// The order is: the root that the CA signs under is noted, then published, then the gate is asked. The gate measures by the noted
+    /// root, and it is shut for a root that is not published.
+    fn admit(&mut self, ca: &CaRef, identity: &Identity) -> Admitted {
         let certificate = identity.certificate();
         let (domain, root) = (certificate.spiffe_id().trust_domain(), certificate.root());
-        let acknowledgements = self.options.acknowledgements;
-        let Some(mesh) = self.meshes.get_mut(&ca.mesh) else {
+        let Some(mesh) = self.meshes.get_mut(ca.mesh) else {
             return Admitted::NotYet;
         };
         let Some(backend) = mesh.backends.get_mut(&*ca.key) else {
@@ -270,30 +251,23 @@ impl Engine {
             backend.signs_under = Some(root.clone());
         }
         if !mesh.ledger.holds(domain, root) {
-            if !backend.distributed {
+            if !backend.wanted.distributed {
                 return Admitted::No(untrusted(root));
             }
-            // The CA has changed under us, and verification heard of it first. What else has
-            // changed is looked at in a moment.
-            backend.look_at = now.up;
-            let ca = CaRef {
-                epoch: backend.epoch,
-                ..ca.clone()
-            };
-            let bundle = backend.bundle.clone();
-            if let Some(Ok(bundle)) = bundle.map(|it| it.with_root(root.der().clone())) {
+            // The CA has changed under us, and verification heard of it first. A look finds out what else has changed.
+            let bundle = backend.bundle.as_ref();
+            let bundle = bundle.map(|bundle| bundle.with_root(root.der().clone()));
+            if let Some(Ok(bundle)) = bundle {
                 let record = None;
-                self.take_roots(&ca, Roots { bundle, record }, false);
+                self.take_roots(ca, Roots { bundle, record });
             }
-            self.wake_by(now.up);
+            self.look_now(ca);
         }
-        let Some(mesh) = self.meshes.get(&ca.mesh) else {
+        let Some(mesh) = self.meshes.get(ca.mesh) else {
             return Admitted::NotYet;
         };
-        let may = mesh
-            .backends
-            .get(&*ca.key)
-            .is_some_and(|backend| mesh.may_sign(backend, acknowledgements));
+        let backend = mesh.backends.get(&*ca.key);
+        let may = backend.is_some_and(|backend| mesh.may_sign(backend));
         match (may, mesh.ledger.holds(domain, root)) {
             (true, true) => Admitted::Yes,
             // Nothing more is signed before they do.
@@ -305,6 +279,7 @@ impl Engine {
         }
     }
 
+    /// Publishes a certificate for its workload. Its root is published already, and is kept by `under`.
     fn hand_out(&mut self, later: Later) {
         let Later {
             ticket,
@@ -337,12 +312,12 @@ impl Engine {
         cell.set_error(None);
         cell.set_health(Health::Fresh);
         cell.announce();
-        let Some(mesh) = self.meshes.get(&ca.mesh) else {
+        let Some(mesh) = self.meshes.get(ca.mesh) else {
             return;
         };
         let (mesh, workload) = (mesh.cell.name.as_str(), &*tracked.name);
         let (backend, serial) = (&*ca.key, certificate.serial());
-        self.observe(&match &before {
+        self.setup.observe(&match &before {
             None => Event::Issued {
                 mesh,
                 workload,
@@ -363,7 +338,7 @@ impl Engine {
                 took,
             },
         });
-        self.spent.extend(before);
+        self.outbox.spent.extend(before);
     }
 
     fn failed(&mut self, ticket: Ticket, ca: &CaRef, want: u64, error: &Error, now: Now) {
@@ -386,18 +361,18 @@ impl Engine {
             _ => false,
         };
         cell.announce();
-        let Some(mesh) = self.cell_of(ca.mesh) else {
+        let Some(mesh) = self.meshes.cell(ca.mesh) else {
             return;
         };
         let (mesh, workload) = (mesh.name.as_str(), &*name);
-        self.observe(&Event::Failing {
+        self.setup.observe(&Event::Failing {
             mesh,
             workload,
             backend: &ca.key,
             error,
         });
         if stale {
-            self.observe(&Event::Stale { mesh, workload });
+            self.setup.observe(&Event::Stale { mesh, workload });
         }
     }
 
@@ -410,7 +385,7 @@ impl Engine {
         if cell.health() != Health::Fresh {
             return;
         }
-        let mesh = self.cell_of(tracked.mesh);
+        let mesh = self.meshes.cell(tracked.mesh);
         cell.set_health(Health::Stale);
         if cell.error().is_none() {
             cell.set_error(Some(Error::new(
@@ -420,7 +395,7 @@ impl Engine {
         }
         cell.announce();
         if let Some(mesh) = mesh {
-            self.observe(&Event::Stale {
+            self.setup.observe(&Event::Stale {
                 mesh: &mesh.name,
                 workload: &name,
             });
@@ -432,11 +407,11 @@ impl Engine {
             return;
         };
         let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
-        let mesh = self.cell_of(tracked.mesh);
+        let mesh = self.meshes.cell(tracked.mesh);
         if cell.set_health(Health::Expired) {
             cell.announce();
             if let Some(mesh) = mesh {
-                self.observe(&Event::Expired {
+                self.setup.observe(&Event::Expired {
                     mesh: &mesh.name,
                     workload: &name,
                 });
@@ -445,45 +420,12 @@ impl Engine {
     }
 }
 
-/// What was issued, and is handed out when it is valid.
-pub(super) struct Later {
-    ticket: Ticket,
-    ca: CaRef,
-    want: u64,
-    took: Duration,
-    identity: Arc<Identity>,
-    /// That its root is needed.
-    under: Option<Holding>,
-}
-
-/// Whether the CA of a lane still stands for the root of what it signed.
-pub(super) fn root_is_current(
-    lanes: &BTreeMap<LaneId, (u64, Arc<BackendKey>)>,
-    meshes: &BTreeMap<u64, Mesh>,
-    lane: LaneId,
-    identity: &Identity,
-) -> bool {
-    let bundle = lanes
-        .get(&lane)
-        .and_then(|(mesh, key)| meshes.get(mesh)?.backends.get(&**key))
-        .and_then(|backend| backend.bundle.as_ref());
-    bundle.is_none_or(|bundle| bundle.contains(identity.certificate().root().der()))
-}
-
 /// Whether something that was issued may be handed out.
 enum Admitted {
     Yes,
     /// Not before proxies trust its root.
     NotYet,
     No(Error),
-}
-
-pub(super) fn held(identity: &Identity) -> Held {
-    let certificate = identity.certificate();
-    Held {
-        issued_at: certificate.issued_at(),
-        not_after: certificate.validity().not_after(),
-    }
 }
 
 fn is_valid(identity: &Identity, wall: SystemTime) -> bool {

@@ -6,10 +6,11 @@ use std::time::Duration;
 use meshca_core::Result;
 
 use super::Engine;
-use crate::manager::Command;
 use crate::manager::event::Event;
-use crate::manager::job::{Done, Report};
-use crate::manager::record::Record;
+use crate::manager::ids::MeshId;
+use crate::manager::job::Done;
+use crate::manager::shared::Command;
+use crate::record::Record;
 use crate::schedule::Now;
 
 /// How often what is stored is compared with what is to be.
@@ -17,39 +18,39 @@ const COMPARED: Duration = Duration::from_secs(3600);
 
 impl Engine {
     /// Proxies that a control plane before this one has served are waited for, but not for ever.
-    pub(super) fn expect_back(&mut self, id: u64, now: Now) {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+    pub(super) fn expect_back(&mut self, id: MeshId, now: Now) {
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
-        match mesh.returning {
+        match mesh.gate.returning {
             Some(until) if until <= now.up => {
-                mesh.returning = None;
+                mesh.gate.returning = None;
                 self.pause_lanes(id);
-                // The replacement of a CA may have waited for this.
-                self.look_after(id, now);
+                // A rotation may have waited for this.
+                self.look_after(id);
             }
-            Some(until) => self.wake_by(until),
+            Some(until) => self.clockwork.wake_by(until),
             None => {}
         }
     }
 
-    /// Has what is stored of a mesh read before the first resources of it are in force. What is said of it meanwhile comes after.
-    pub(super) fn read_record(&mut self, first: Command, mesh: String) {
-        let secrets = Arc::clone(&self.secrets);
-        let report = Report::new(self.reports.clone(), |error| Done::Read {
-            mesh: mesh.clone(),
-            result: Err(error),
-        });
-        self.reading.insert(mesh.clone(), vec![first]);
-        self.jobs.spawn(async move {
+    /// Has the record of a mesh read before its first resources are in force. Commands about it wait until then.
+    pub(super) fn read_record(&mut self, mesh: String, first: Command) {
+        let (secrets, unread) = (Arc::clone(&self.setup.secrets), mesh.clone());
+        self.meshes.reading.insert(mesh.clone(), vec![first]);
+        let read = async move {
             let result = Record::read(&*secrets, &mesh).await;
-            report.done(Done::Read { mesh, result });
+            Done::Read { mesh, result }
+        };
+        self.clockwork.start(read, |error| Done::Read {
+            mesh: unread,
+            result: Err(error),
         });
     }
 
     pub(super) fn read(&mut self, mesh: &str, result: Result<Record>) {
         let mut result = Some(result);
-        for command in self.reading.remove(mesh).unwrap_or_default() {
+        for command in self.meshes.reading.remove(mesh).unwrap_or_default() {
             match (command, result.take()) {
                 (Command::Apply { resources, reply }, Some(result)) => {
                     let applied = result.and_then(|record| self.apply(*resources, Some(record)));
@@ -62,7 +63,7 @@ impl Engine {
 
     /// This is the end: what could not be stored so far is tried once more.
     pub(in crate::manager) fn end(&mut self) {
-        for mesh in self.meshes.values_mut() {
+        for mesh in self.meshes.iter_mut() {
             mesh.recorded.write_at = Duration::ZERO;
             mesh.recorded.failures = 0;
         }
@@ -70,17 +71,17 @@ impl Engine {
 
     /// Stores what has happened last.
     pub(in crate::manager) fn store_records(&mut self) {
-        let now = self.now();
+        let now = self.clockwork.now();
         let meshes = self.meshes.iter();
         let meshes = meshes.filter(|(_, mesh)| mesh.recorded.failures == 0);
-        for id in meshes.map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in meshes.map(|(id, _)| id).collect::<Vec<_>>() {
             self.store_record(id, now);
         }
     }
 
     /// Stores what proxies may hold, if that is not what is stored.
-    pub(super) fn store_record(&mut self, id: u64, now: Now) {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+    pub(super) fn store_record(&mut self, id: MeshId, now: Now) {
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
         let (record, gone) = mesh.record(now.wall);
@@ -91,29 +92,30 @@ impl Engine {
         }
         if now.up < recorded.write_at {
             let at = recorded.write_at;
-            return self.wake_by(at);
+            return self.clockwork.wake_by(at);
         }
         recorded.busy = true;
         let record = record.ahead(&recorded.stored, now.wall);
-        let (name, secrets) = (mesh.cell.name.clone(), Arc::clone(&self.secrets));
-        let report = Report::new(self.reports.clone(), |error| Done::Recorded {
-            mesh: id,
-            record: record.clone(),
-            result: Err(error),
-        });
-        self.jobs.spawn(async move {
+        let (name, secrets) = (mesh.cell.name.clone(), Arc::clone(&self.setup.secrets));
+        let unwritten = record.clone();
+        let write = async move {
             let result = record.write(&*secrets, &name, &gone, now.wall).await;
-            report.done(Done::Recorded {
+            Done::Recorded {
                 mesh: id,
                 record,
                 result,
-            });
+            }
+        };
+        self.clockwork.start(write, move |error| Done::Recorded {
+            mesh: id,
+            record: unwritten,
+            result: Err(error),
         });
     }
 
-    pub(super) fn recorded(&mut self, id: u64, ours: &Record, result: Result<Record>) {
-        let now = self.now();
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+    pub(super) fn recorded(&mut self, id: MeshId, ours: &Record, result: Result<Record>) {
+        let now = self.clockwork.now();
+        let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
         let (cell, recorded) = (Arc::clone(&mesh.cell), &mut mesh.recorded);
@@ -129,18 +131,18 @@ impl Engine {
                 mesh.recorded.stored = stored;
                 mesh.recorded.compare_at = now.up.saturating_add(COMPARED);
                 // What is to be stored may be another one by now.
-                self.wake_by(now.up);
+                self.clockwork.wake_by(now.up);
                 self.forget_mesh_if_empty(id);
             }
             Err(error) => {
                 recorded.failures = recorded.failures.saturating_add(1);
                 let failures = recorded.failures;
-                let wait = self.backoff(failures);
-                if let Some(mesh) = self.meshes.get_mut(&id) {
+                let wait = self.setup.options.schedule.after(failures);
+                if let Some(mesh) = self.meshes.get_mut(id) {
                     mesh.recorded.write_at = now.up.saturating_add(wait);
                 }
-                self.wake_by(now.up.saturating_add(wait));
-                self.observe(&Event::NotRecorded {
+                self.clockwork.wake_by(now.up.saturating_add(wait));
+                self.setup.observe(&Event::NotRecorded {
                     mesh: &cell.name,
                     error: &error,
                 });

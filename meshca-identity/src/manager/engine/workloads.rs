@@ -1,168 +1,22 @@
 //! Workloads: who is connected, and what each is to have.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::spiffe::Workload;
 use meshca_core::{CertificateSpec, Error, ErrorKind, Result};
 
-use super::orders::{held, root_is_current};
-use super::{Engine, number};
-use crate::manager::Stats;
+use super::Engine;
+use crate::Acknowledged;
 use crate::manager::cell::WorkloadCell;
 use crate::manager::health::{Assignment, Health};
-use crate::manager::job::CaRef;
+use crate::manager::ids::{CaRef, MeshId, number};
+use crate::manager::workloads::{Tracked, Want, held};
 use crate::migration::{Observed, ObservedProxy};
-use crate::schedule::{LaneId, Now, Priority, Ticket};
+use crate::schedule::{LaneId, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
 use crate::tls::{Proxy, TlsPolicy};
-use crate::trust::Holding;
-
-/// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
-pub(super) struct Tracked {
-    pub(super) ticket: Ticket,
-    pub(super) mesh: u64,
-    pub(super) name: Arc<str>,
-    pub(super) workload: Arc<Workload>,
-    pub(super) cell: Arc<WorkloadCell>,
-    pub(super) handles: u32,
-    pub(super) lane: LaneId,
-    /// What it is to have, and the number of what it has.
-    pub(super) want: Option<Want>,
-    pub(super) held: Option<u64>,
-    /// Who it was when it got what it has.
-    pub(super) held_for: Option<Arc<Workload>>,
-    /// The lane that what it has came from.
-    pub(super) from: LaneId,
-    /// The root that what it has is under.
-    pub(super) under: Option<Holding>,
-    pub(super) acknowledged: u64,
-    /// When it is forgotten, without a handle.
-    pub(super) lingers: Option<Duration>,
-}
-
-/// All workloads.
-#[derive(Default)]
-pub(super) struct Workloads {
-    /// By the number of their tickets.
-    slots: Vec<Option<Tracked>>,
-    names: HashMap<(u64, Arc<str>), Ticket>,
-    /// Who is in which mesh.
-    members: HashMap<u64, BTreeSet<Ticket>>,
-    lingering: BTreeSet<(Duration, Ticket)>,
-}
-
-impl Workloads {
-    pub(super) fn get(&self, ticket: Ticket) -> Option<&Tracked> {
-        let found = self.slots.get(ticket.index())?.as_ref()?;
-        (found.ticket == ticket).then_some(found)
-    }
-
-    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Tracked> {
-        let found = self.slots.get_mut(ticket.index())?.as_mut()?;
-        (found.ticket == ticket).then_some(found)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Tracked> {
-        self.slots.iter().flatten()
-    }
-
-    fn in_mesh(&self, mesh: u64) -> impl Iterator<Item = &Tracked> {
-        let members = self.members.get(&mesh).into_iter().flatten();
-        members.filter_map(|ticket| self.get(*ticket))
-    }
-
-    fn tickets(&self, mesh: u64, choose: impl Fn(&Tracked) -> bool) -> Vec<Ticket> {
-        let chosen = self.in_mesh(mesh).filter(|it| choose(it));
-        chosen.map(|it| it.ticket).collect()
-    }
-
-    pub(super) fn any_in(&self, mesh: u64) -> bool {
-        self.members.contains_key(&mesh)
-    }
-
-    pub(super) fn next_to_forget(&self) -> Option<Duration> {
-        self.lingering.first().map(|(until, _)| *until)
-    }
-
-    pub(super) fn lagging(&self, mesh: u64, version: u64) -> (usize, Vec<(String, u64)>) {
-        let counts = |it: &&Tracked| it.handles > 0 || it.acknowledged > 0;
-        let connected = || self.in_mesh(mesh).filter(counts);
-        let lagging = connected().filter(|it| it.acknowledged < version);
-        let named = lagging.map(|it| (it.name.to_string(), it.acknowledged));
-        (connected().count(), named.collect())
-    }
-
-    pub(super) fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        for tracked in self.iter() {
-            match tracked.cell.health() {
-                Health::Pending => stats.pending += 1,
-                Health::Fresh => stats.fresh += 1,
-                Health::Stale => stats.stale += 1,
-                Health::Expired => stats.expired += 1,
-            }
-        }
-        stats
-    }
-
-    fn insert(&mut self, tracked: Tracked) {
-        let (ticket, index) = (tracked.ticket, tracked.ticket.index());
-        let name = (tracked.mesh, Arc::clone(&tracked.name));
-        self.members.entry(tracked.mesh).or_default().insert(ticket);
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || None);
-        }
-        if let Some(slot) = self.slots.get_mut(index) {
-            *slot = Some(tracked);
-        }
-        self.names.insert(name, ticket);
-    }
-
-    fn remove(&mut self, ticket: Ticket) -> Option<Tracked> {
-        self.get(ticket)?;
-        let tracked = self.slots.get_mut(ticket.index())?.take()?;
-        self.names
-            .remove(&(tracked.mesh, Arc::clone(&tracked.name)));
-        if let Some(members) = self.members.get_mut(&tracked.mesh) {
-            members.remove(&ticket);
-            if members.is_empty() {
-                self.members.remove(&tracked.mesh);
-            }
-        }
-        Some(tracked)
-    }
-
-    /// It is forgotten at a time, or not.
-    fn linger(&mut self, ticket: Ticket, until: Option<Duration>) {
-        let Some(tracked) = self.get_mut(ticket) else {
-            return;
-        };
-        let before = std::mem::replace(&mut tracked.lingers, until);
-        if let Some(before) = before {
-            self.lingering.remove(&(before, ticket));
-        }
-        if let Some(until) = until {
-            self.lingering.insert((until, ticket));
-        }
-    }
-}
-
-/// A certificate that is wanted.
-#[derive(Clone)]
-pub(super) struct Want {
-    /// Stands for the CA and for all that is asked of it: the same number is the same certificate.
-    pub(super) number: u64,
-    pub(super) spec: CertificateSpec,
-}
-
-impl Tracked {
-    /// Whether this is what it is to have.
-    pub(super) fn wants(&self, number: u64) -> bool {
-        self.want.as_ref().is_some_and(|it| it.number == number)
-    }
-}
 
 /// What a workload is to have.
 pub(super) enum Target {
@@ -179,17 +33,13 @@ pub(super) enum Target {
 impl Engine {
     pub(super) fn connect(
         &mut self,
-        mesh: u64,
+        mesh: MeshId,
         name: Arc<str>,
         workload: Arc<Workload>,
         handle: bool,
     ) -> (Ticket, Arc<WorkloadCell>) {
-        let up = self.now().up;
-        let known = self
-            .workloads
-            .names
-            .get(&(mesh, Arc::clone(&name)))
-            .copied();
+        let up = self.clockwork.now().up;
+        let known = self.workloads.named(mesh, &name);
         let ticket = match known {
             Some(ticket) => {
                 // Who is only expected says nothing about who is there.
@@ -203,7 +53,7 @@ impl Engine {
                 ticket
             }
             None => {
-                let ticket = self.scheduler.insert(self.idle);
+                let ticket = self.scheduler.insert(self.lanes.idle);
                 self.workloads.insert(Tracked {
                     ticket,
                     mesh,
@@ -211,13 +61,13 @@ impl Engine {
                     workload,
                     cell: Arc::default(),
                     handles: u32::from(handle),
-                    lane: self.idle,
+                    lane: self.lanes.idle,
                     want: None,
                     held: None,
                     held_for: None,
-                    from: self.idle,
+                    from: self.lanes.idle,
                     under: None,
-                    acknowledged: 0,
+                    acknowledged: Acknowledged::Nothing,
                     lingers: None,
                 });
                 self.review(ticket);
@@ -228,7 +78,7 @@ impl Engine {
             self.workloads.linger(ticket, None);
             self.scheduler.raise(ticket, Priority::First);
         } else if self.workloads.get(ticket).is_some_and(|it| it.handles == 0) {
-            let until = up.saturating_add(self.options.linger);
+            let until = up.saturating_add(self.setup.options.linger);
             self.workloads.linger(ticket, Some(until));
         }
         let Some(tracked) = self.workloads.get_mut(ticket) else {
@@ -254,7 +104,7 @@ impl Engine {
         }
         let rules = self
             .meshes
-            .get(&tracked.mesh)
+            .get(tracked.mesh)
             .and_then(|it| it.rules.as_ref());
         let Some(rules) = rules else { return true };
         let who = |workload: &Workload| match rules.assign(workload, |_| Ok(())) {
@@ -270,7 +120,7 @@ impl Engine {
     }
 
     pub(super) fn disconnect(&mut self, ticket: Ticket) {
-        let up = self.now().up;
+        let up = self.clockwork.now().up;
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
@@ -279,25 +129,17 @@ impl Engine {
             return;
         }
         // What it trusts still counts: a proxy that has lost its connection goes on speaking with its peers.
-        let until = up.saturating_add(self.options.linger);
+        let until = up.saturating_add(self.setup.options.linger);
         self.workloads.linger(ticket, Some(until));
     }
 
-    pub(super) fn forget_those_who_linger(&mut self, now: Now) {
-        while let Some(&(until, ticket)) = self.workloads.lingering.first()
-            && until <= now.up
-        {
-            self.workloads.lingering.remove(&(until, ticket));
-            self.forget(ticket);
-        }
-    }
-
-    fn forget(&mut self, ticket: Ticket) {
+    pub(super) fn forget(&mut self, ticket: Ticket) {
         self.scheduler.remove(ticket);
         let Some(tracked) = self.workloads.remove(ticket) else {
             return;
         };
-        self.count_acknowledgement(tracked.mesh, tracked.acknowledged, 0);
+        let before = tracked.acknowledged;
+        self.count_acknowledgement(tracked.mesh, before, Acknowledged::Nothing);
         self.forget_mesh_if_empty(tracked.mesh);
     }
 
@@ -311,50 +153,35 @@ impl Engine {
         }
     }
 
-    pub(super) fn acknowledge(&mut self, ticket: Ticket, version: u64) {
+    pub(super) fn acknowledge(&mut self, ticket: Ticket, acknowledged: Acknowledged) {
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
-        let published = self
-            .meshes
-            .get(&tracked.mesh)
-            .map(|it| it.ledger.published().1);
-        // A number that was never published is of another process, or a mistake: it says nothing.
-        if version <= tracked.acknowledged || published.is_none_or(|published| version > published)
-        {
-            return;
-        }
-        let before = std::mem::replace(&mut tracked.acknowledged, version);
-        let mesh = tracked.mesh;
-        self.count_acknowledgement(mesh, before, version);
-    }
-
-    fn count_acknowledgement(&mut self, id: u64, before: u64, after: u64) {
-        let Some(mesh) = self.meshes.get_mut(&id) else {
+        let Some(mesh) = self.meshes.get(tracked.mesh) else {
             return;
         };
-        let oldest = mesh.acknowledged();
-        if before > 0
-            && let Some(count) = mesh.acks.get_mut(&before)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                mesh.acks.remove(&before);
-            }
+        // A version that was never published is of another process, or a mistake: it says nothing.
+        let (_, published) = mesh.ledger.published();
+        if acknowledged <= tracked.acknowledged || acknowledged > published.into() {
+            return;
         }
-        if after > 0 {
-            *mesh.acks.entry(after).or_default() += 1;
-        }
-        if mesh.acknowledged() != oldest && self.options.acknowledgements {
+        let before = std::mem::replace(&mut tracked.acknowledged, acknowledged);
+        let mesh = tracked.mesh;
+        self.count_acknowledgement(mesh, before, acknowledged);
+    }
+
+    fn count_acknowledgement(&mut self, id: MeshId, before: Acknowledged, after: Acknowledged) {
+        let mesh = self.meshes.get_mut(id);
+        if mesh.is_some_and(|mesh| mesh.gate.count(before, after)) {
             self.pause_lanes(id);
-            // The replacement of a CA may have waited for this.
-            self.wake_by(Duration::ZERO);
+            // A rotation may have waited for this.
+            self.clockwork.wake_by(Duration::ZERO);
         }
     }
 
     pub(super) fn explain(&self, ticket: Ticket) -> Result<Selection> {
         let found = self.workloads.get(ticket).and_then(|tracked| {
-            let mesh = self.meshes.get(&tracked.mesh)?;
+            let mesh = self.meshes.get(tracked.mesh)?;
             let rules = mesh.rules.as_ref()?;
             Some(rules.select(&tracked.workload, |it| mesh.readiness(it)))
         });
@@ -363,20 +190,17 @@ impl Engine {
 
     /// What a plan for moving the mesh wants to know.
     pub(super) fn observed(&self, name: &str) -> Result<Observed> {
-        let id = self.find_mesh(name)?;
-        let (Some(mesh), acknowledgements) = (self.meshes.get(&id), self.options.acknowledgements)
-        else {
-            return Err(not_applied());
-        };
+        let (id, mesh) = self.meshes.find(name)?;
         let resources = mesh.resources.clone().ok_or_else(not_applied)?;
         let mut observed = Observed::new(resources);
-        observed.returning = mesh.returning.is_some();
+        observed.returning = mesh.gate.returning.is_some();
+        let (_, published) = mesh.ledger.published();
         let mut since = Vec::new();
         for (key, backend) in &mesh.backends {
-            let published = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
-            if let Some(version) = published {
-                since.push((key, version));
-                if backend.issuer.is_some() && backend.error.is_none() {
+            let trusted = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
+            if let Some(least) = trusted {
+                since.push((key, least));
+                if backend.life.issuer().is_some() && backend.life.error().is_none() {
                     observed.ready.insert(key.clone());
                 }
             }
@@ -384,21 +208,16 @@ impl Engine {
         // By what is acknowledged, which is the same for most.
         let mut left = BTreeMap::new();
         for tracked in self.workloads.in_mesh(id) {
-            if tracked.handles == 0 && tracked.acknowledged == 0 {
+            if !tracked.counts() {
                 continue;
             }
+            let acknowledged = mesh.gate.taken_for(tracked.acknowledged, published);
             let dataplane = Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
             let mut proxy = ObservedProxy::new(dataplane);
             proxy.connected = tracked.handles > 0;
-            let trusted = since
-                .iter()
-                .filter(|(_, version)| !acknowledgements || *version <= tracked.acknowledged);
+            let trusted = since.iter().filter(|(_, least)| *least <= acknowledged);
             proxy.trusts = trusted.map(|(key, _)| (*key).clone()).collect();
             // Of a CA that is not there any more it may still hold the roots, which must be seen to be gone.
-            let acknowledged = match acknowledgements {
-                true => tracked.acknowledged,
-                false => u64::MAX,
-            };
             let left = left.entry(acknowledged).or_insert_with(|| {
                 let mut left = mesh.ledger.left(acknowledged);
                 left.retain(|key| !mesh.backends.contains_key(*key));
@@ -408,7 +227,7 @@ impl Engine {
             proxy.holds = match tracked.cell.identity() {
                 Some(_) => self
                     .lanes
-                    .get(&tracked.from)
+                    .owner(tracked.from)
                     .map(|(_, key)| (**key).clone()),
                 None => None,
             };
@@ -420,7 +239,7 @@ impl Engine {
 
     pub(super) fn target(&self, tracked: &Tracked) -> Target {
         let waits = |why: &str| Target::Wait(why.to_owned());
-        let Some(mesh) = self.meshes.get(&tracked.mesh) else {
+        let Some(mesh) = self.meshes.get(tracked.mesh) else {
             return waits("its mesh is gone");
         };
         let Some(rules) = &mesh.rules else {
@@ -444,10 +263,14 @@ impl Engine {
         let Some((_, backend)) = found else {
             return waits("its CA cannot be set up: see the resources of its mesh");
         };
-        if let (None, Some(error)) = (&backend.issuer, &backend.error) {
+        if let (None, Some(error)) = (backend.life.issuer(), backend.life.error()) {
             return Target::Wait(error.to_string());
         }
-        match backend.config.certificate_spec(id, &tracked.workload) {
+        match backend
+            .wanted
+            .config
+            .certificate_spec(id, &tracked.workload)
+        {
             Ok(spec) => Target::Issue {
                 lane: backend.lane,
                 want: Want {
@@ -459,7 +282,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn review_mesh(&mut self, id: u64) {
+    pub(super) fn review_mesh(&mut self, id: MeshId) {
         for ticket in self.workloads.tickets(id, |_| true) {
             self.review(ticket);
         }
@@ -471,8 +294,8 @@ impl Engine {
             return;
         };
         let target = self.target(tracked);
-        let wall = self.now().wall;
-        let idle = self.idle;
+        let wall = self.clockwork.now().wall;
+        let idle = self.lanes.idle;
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
@@ -495,7 +318,7 @@ impl Engine {
                     .filter(|it| it.certificate().validity().not_after() > wall);
                 match valid {
                     Some(identity)
-                        if holds && root_is_current(&self.lanes, &self.meshes, lane, &identity) =>
+                        if holds && self.meshes.names_root(&self.lanes, lane, &identity) =>
                     {
                         self.scheduler.adopt(ticket, lane, held(&identity));
                         cell.set_error(None);
@@ -527,8 +350,8 @@ impl Engine {
 
     /// The operator decided that it has nothing from us.
     fn take_away(&mut self, ticket: Ticket, assignment: Assignment) {
-        self.scheduler.rest(ticket, self.idle, true);
-        let idle = self.idle;
+        self.scheduler.rest(ticket, self.lanes.idle, true);
+        let idle = self.lanes.idle;
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
@@ -547,8 +370,8 @@ impl Engine {
     }
 
     /// A CA is gone.
-    pub(super) fn move_to_idle(&mut self, mesh: u64, lane: LaneId) {
-        let idle = self.idle;
+    pub(super) fn move_to_idle(&mut self, mesh: MeshId, lane: LaneId) {
+        let idle = self.lanes.idle;
         for ticket in self.workloads.tickets(mesh, |it| it.lane == lane) {
             self.scheduler.rest(ticket, idle, false);
             if let Some(tracked) = self.workloads.get_mut(ticket) {
@@ -560,7 +383,7 @@ impl Engine {
 
     /// A CA has other roots: whoever holds something under one that it does not stand for any more gets something new.
     pub(super) fn reissue_those_without_root(&mut self, ca: &CaRef) {
-        let Some(backend) = self.backend(ca) else {
+        let Some(backend) = self.meshes.backend(ca) else {
             return;
         };
         let (lane, Some(bundle)) = (backend.lane, backend.bundle.clone()) else {
@@ -589,7 +412,7 @@ fn not_applied() -> Error {
     )
 }
 
-/// Stands for the CA and for all that is asked of it.
+/// The number of a certificate: it stands for the CA and for all that is asked of it.
 fn number_of(uid: u64, spec: &CertificateSpec) -> u64 {
     number(&(
         (uid, spec.spiffe_id(), spec.lifetime()),

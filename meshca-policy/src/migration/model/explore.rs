@@ -1,9 +1,10 @@
-//! Breadth-first search through the states of a mesh.
+//! The states of a mesh, and everything that can happen in each.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 
 use meshca_core::resource::{Mesh, Mode};
+pub(super) use meshca_testkit::search::Violation;
+use meshca_testkit::search::{self, Model, Transition};
 
 use super::world::{self, Leaf, Names, Wanted};
 use crate::BackendKey;
@@ -28,7 +29,7 @@ struct P {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
+pub(super) struct State {
     plan: usize,
     resources: usize,
     ready: u32,
@@ -48,7 +49,7 @@ pub(super) struct Extent {
     pub(super) together: bool,
 }
 
-/// What was seen.
+/// The extent of an exploration.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) states: usize,
@@ -61,19 +62,6 @@ pub(super) struct Seen {
     pub(super) actions: BTreeMap<&'static str, usize>,
 }
 
-/// What must never be, and how it came to be.
-#[derive(Debug)]
-pub(super) struct Violation {
-    pub(super) what: String,
-    pub(super) trace: Vec<String>,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n  {}", self.what, self.trace.join("\n  "))
-    }
-}
-
 pub(super) struct Explorer {
     names: Names,
     extent: Extent,
@@ -84,6 +72,7 @@ pub(super) struct Explorer {
     was_strict: [bool; 2],
     universe: Vec<(BackendKey, Leaf)>,
     deciding: HashMap<(usize, usize, u32, Vec<P>), Next>,
+    seen: Seen,
 }
 
 impl Explorer {
@@ -97,6 +86,7 @@ impl Explorer {
             turns: HashMap::new(),
             plans: Vec::new(),
             deciding: HashMap::new(),
+            seen: Seen::default(),
         };
         for end in [plan.from().clone(), plan.to().clone()] {
             let backends = end.mesh.mtls.iter().flat_map(|it| &it.backends);
@@ -122,7 +112,7 @@ impl Explorer {
         self.resources.len() - 1
     }
 
-    fn start(&mut self) -> State {
+    fn first(&mut self) -> State {
         let mut from = self.plans[0].from().clone();
         let identities: Vec<_> = from
             .identities
@@ -161,82 +151,17 @@ impl Explorer {
 
     /// Explores everything, or stops at the first violation.
     pub(super) fn run(mut self) -> Result<Seen, Violation> {
-        let mut seen = Seen::default();
-        let start = self.start();
-        let mut states = vec![start.clone()];
-        let mut parents: Vec<(usize, String)> = vec![(0, "start".to_owned())];
-        let mut index = HashMap::from([(start, 0)]);
-        // Who leads here without turning round.
-        let mut before: Vec<Vec<usize>> = vec![Vec::new()];
-        let mut current = 0;
-        while let Some(state) = states.get(current).cloned() {
-            let violation = self.violation(&state);
-            if let Some(what) = violation {
-                let mut trace = Vec::new();
-                let mut at = current;
-                while at != 0 {
-                    let (parent, action) = &parents[at];
-                    trace.push(action.clone());
-                    at = *parent;
-                }
-                trace.reverse();
-                return Err(Violation { what, trace });
-            }
-            for (kind, action, mut after) in self.successors(&state, &mut seen) {
-                // Proxies of a kind are alike: their order is no difference.
-                after.proxies.sort();
-                seen.transitions += 1;
-                *seen.actions.entry(kind).or_default() += 1;
-                let number = *index.entry(after).or_insert_with_key(|after| {
-                    states.push(after.clone());
-                    parents.push((current, action));
-                    before.push(Vec::new());
-                    states.len() - 1
-                });
-                if kind != "turn" {
-                    before[number].push(current);
-                }
-            }
-            current += 1;
-        }
-        self.no_dead_end(&states, &before)?;
-        seen.states = states.len();
-        seen.plans = self.plans.len();
-        Ok(seen)
+        let found = search::explore(&mut self)?;
+        Ok(Seen {
+            states: found.states,
+            transitions: found.transitions,
+            actions: found.actions,
+            plans: self.plans.len(),
+            ..self.seen
+        })
     }
 
-    /// From everywhere there is a way to the end of the plan that is followed.
-    fn no_dead_end(&mut self, states: &[State], before: &[Vec<usize>]) -> Result<(), Violation> {
-        let mut reach = vec![false; states.len()];
-        let mut open: Vec<usize> = Vec::new();
-        for (number, state) in states.iter().enumerate() {
-            if self.next(state) == Next::Done {
-                reach[number] = true;
-                open.push(number);
-            }
-        }
-        while let Some(number) = open.pop() {
-            for earlier in &before[number] {
-                if !reach[*earlier] {
-                    reach[*earlier] = true;
-                    open.push(*earlier);
-                }
-            }
-        }
-        match reach.iter().position(|it| !it) {
-            None => Ok(()),
-            Some(stuck) => Err(Violation {
-                what: "a dead end".to_owned(),
-                trace: vec![
-                    format!("{:?}", states[stuck].proxies),
-                    format!("{:#?}", self.next(&states[stuck])),
-                    self.plans[states[stuck].plan].to_string(),
-                ],
-            }),
-        }
-    }
-
-    fn violation(&self, state: &State) -> Option<String> {
+    fn broken(&self, state: &State) -> Option<String> {
         let running = || {
             let all = state.proxies.iter().enumerate();
             all.filter(|(_, it)| it.presence != Presence::Ended)
@@ -327,24 +252,24 @@ impl Explorer {
         next
     }
 
-    fn successors(&mut self, state: &State, seen: &mut Seen) -> Vec<(&'static str, String, State)> {
+    fn following(&mut self, state: &State) -> Vec<(&'static str, String, State)> {
         let mut all = Vec::new();
         let next = self.next(state);
         let plan = state.plan;
         let repeated = match &next {
             Next::Apply { step, changes } => {
-                seen.outcomes.insert((plan, *step, "apply"));
+                self.seen.outcomes.insert((plan, *step, "apply"));
                 let change = &changes[0];
                 let after = self.change(state, |resources| change.apply_to(resources));
                 all.push(("apply", format!("step {step}: {change}"), after));
                 step.checked_sub(1)
             }
             Next::Wait { step, .. } => {
-                seen.outcomes.insert((plan, *step, "wait"));
+                self.seen.outcomes.insert((plan, *step, "wait"));
                 Some(*step)
             }
             Next::Done => {
-                seen.done.insert(plan);
+                self.seen.done.insert(plan);
                 Some(self.plans[plan].steps().len())
             }
             Next::Diverged { resources } => {
@@ -491,6 +416,46 @@ impl Explorer {
             plan,
             ..state.clone()
         })
+    }
+}
+
+impl Model for Explorer {
+    type State = State;
+
+    fn start(&mut self) -> State {
+        self.first()
+    }
+
+    fn violation(&mut self, state: &State) -> Option<String> {
+        self.broken(state)
+    }
+
+    fn successors(&mut self, state: &State) -> Vec<Transition<State>> {
+        let following = self.following(state).into_iter();
+        let transition = |(kind, action, mut after): (&'static str, String, State)| {
+            // Proxies of a kind are alike: their order is no difference.
+            after.proxies.sort();
+            Transition {
+                kind,
+                action,
+                after,
+                // The end of the plan that is followed is to be reached without turning round.
+                forward: kind != "turn",
+            }
+        };
+        following.map(transition).collect()
+    }
+
+    fn is_end(&mut self, state: &State) -> bool {
+        self.next(state) == Next::Done
+    }
+
+    fn describe(&mut self, state: &State) -> Vec<String> {
+        vec![
+            format!("{:?}", state.proxies),
+            format!("{:#?}", self.next(state)),
+            self.plans[state.plan].to_string(),
+        ]
     }
 }
 

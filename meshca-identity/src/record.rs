@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use meshca_core::secret::{Expect, SecretKey, SecretStore, SecretValue, StoredForm};
-use meshca_core::{Error, ErrorKind, Result, TrustBundle, TrustDomain};
+use meshca_core::{Error, ErrorKind, Result, TrustBundle, TrustDomain, TrustRoot};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::BackendKey;
-use crate::trust::{RootId, roots_of};
 
 /// The name of the secret is that of the mesh, and this.
 const NAME: &str = "meshca-trust";
@@ -35,6 +34,18 @@ const SLACK: Duration = Duration::from_secs(24 * 3600);
 
 /// How often it is tried when replicas write at the same time.
 const TRIES: usize = 8;
+
+/// A root in a trust domain, by its fingerprint.
+pub(crate) type RootId = (TrustDomain, String);
+
+/// The roots of a bundle.
+pub(crate) fn roots_of(bundle: &TrustBundle) -> impl Iterator<Item = RootId> {
+    let id = |root: &TrustRoot| {
+        let domain = bundle.trust_domain().clone();
+        (domain, root.fingerprint().to_owned())
+    };
+    bundle.roots().iter().map(id)
+}
 
 /// See the [module](self).
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,0 +1,156 @@
+//! One CA of a mesh: what the resources want of it, its life, and what is known of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meshca_core::registry::{BackendConfig, BackendRegistry};
+use meshca_core::resource::{Backend as ClassicBackend, IdentityProvider, MeshTrustCreation};
+use meshca_core::{Error, ErrorKind, TrustBundle, TrustDomain, TrustRoot};
+
+use super::ids::number;
+use super::job::{self, LiveCa};
+use crate::ca::Ca;
+use crate::schedule::LaneId;
+use crate::{BackendKey, MeshResources};
+
+/// The part of the resources that a CA is set up by: where it is the same, nothing needs to be set up again.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Wish {
+    Classic(ClassicBackend),
+    Modern(IdentityProvider),
+}
+
+/// A CA that the resources name.
+pub(super) struct Wanted {
+    pub(super) wish: Wish,
+    pub(super) config: BackendConfig,
+    pub(super) trust_domain: TrustDomain,
+    /// Whether the manager gives its roots to workloads; else they have to stand in a MeshTrust.
+    pub(super) distributed: bool,
+}
+
+impl Wanted {
+    /// Whether its certificate and key are its owner's, who replaces them without telling the resources. Other issuers read
+    /// again themselves what they need.
+    pub(super) fn is_given(&self) -> bool {
+        self.config.holds_the_ca()
+    }
+
+    /// Whether it is the same CA as before, if with other settings. Another type or trust domain makes another one of it, whose
+    /// certificates are not those of the former.
+    pub(super) fn is_same_ca(&self, before: &Self) -> bool {
+        self.trust_domain == before.trust_domain
+            && self.config.type_name() == before.config.type_name()
+    }
+}
+
+/// See the [module](self).
+pub(super) struct Backend {
+    pub(super) wanted: Wanted,
+    pub(super) life: Ca<LiveCa, Error>,
+    pub(super) lane: LaneId,
+    /// Stands for the CA in the numbers of certificates. It has the same one whenever it comes back, so what it signed is known again.
+    pub(super) uid: u64,
+    /// The roots that it named last.
+    pub(super) bundle: Option<TrustBundle>,
+    /// The root of the last certificate: the one that the next will have, as far as the manager can tell before it is signed.
+    pub(super) signs_under: Option<TrustRoot>,
+    /// How long a certificate takes: decides how many one task asks for.
+    pub(super) takes: Option<Duration>,
+}
+
+impl Backend {
+    /// A CA that the resources name, and did not name before.
+    pub(super) fn new(key: &BackendKey, wanted: Wanted, lane: LaneId, epoch: u64) -> Self {
+        Self {
+            uid: number(&(key, wanted.config.type_name(), &wanted.trust_domain)),
+            life: Ca::new(epoch, wanted.is_given()),
+            wanted,
+            lane,
+            bundle: None,
+            signs_under: None,
+            takes: None,
+        }
+    }
+
+    /// How many certificates are asked for by one task: as many as its CA signs while a task is woken for nothing else. Powers of two, so that
+    /// it is not another number after each answer: limits go by it.
+    pub(super) fn together(&self) -> usize {
+        let Some(takes) = self.takes else {
+            return 1;
+        };
+        let together = job::TOGETHER.as_nanos() / takes.as_nanos().max(1);
+        let together = usize::try_from(together).unwrap_or(MOST_TOGETHER);
+        1 << together.clamp(1, MOST_TOGETHER).ilog2()
+    }
+}
+
+/// The most certificates that one task asks for: the answers to them are less than a kilobyte, for the reason that is given in `job::issue`.
+const MOST_TOGETHER: usize = 16;
+
+/// The CAs that the resources name, and the errors of the others.
+pub(super) fn wanted(
+    registry: &BackendRegistry,
+    resources: &MeshResources,
+    zone: &str,
+) -> (BTreeMap<BackendKey, Wanted>, Vec<(BackendKey, Error)>) {
+    let (mut wanted, mut wrong) = (BTreeMap::new(), Vec::new());
+    for backend in resources.mesh.mtls.iter().flat_map(|mtls| &mtls.backends) {
+        let key = BackendKey::Classic(backend.name.clone());
+        match resources.mesh.trust_domain() {
+            Ok(trust_domain) => {
+                let new = Wanted {
+                    wish: Wish::Classic(backend.clone()),
+                    config: resolved(registry, BackendConfig::classic(backend)),
+                    trust_domain,
+                    distributed: true,
+                };
+                wanted.insert(key, new);
+            }
+            Err(error) => wrong.push((key, error)),
+        }
+    }
+    for identity in &resources.identities {
+        let key = BackendKey::Modern(identity.metadata.name.clone());
+        let (Some(config), Some(provider)) = (BackendConfig::modern(identity), &identity.provider)
+        else {
+            continue;
+        };
+        match identity.trust_domain_in(zone) {
+            Ok(trust_domain) => {
+                let distributed = match provider {
+                    IdentityProvider::Bundled(bundled) => {
+                        bundled.mesh_trust_creation == MeshTrustCreation::Enabled
+                    }
+                    _ => true,
+                };
+                let new = Wanted {
+                    wish: Wish::Modern(provider.clone()),
+                    config: resolved(registry, config),
+                    trust_domain,
+                    distributed,
+                };
+                wanted.insert(key, new);
+            }
+            Err(error) => wrong.push((key, error)),
+        }
+    }
+    (wanted, wrong)
+}
+
+/// The settings as the CA's factory reads them. If it cannot, building the CA reports why.
+fn resolved(registry: &BackendRegistry, config: BackendConfig) -> BackendConfig {
+    registry.resolve(&config).unwrap_or(config)
+}
+
+/// Returns the error of certificates under this root, which are not handed out.
+pub(super) fn untrusted(root: &TrustRoot) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!(
+            "the CA signs under the root `{}`, which no MeshTrust has: add it to one, or set `meshTrustCreation: Enabled`",
+            root.subject()
+        ),
+    )
+    .with_retry(meshca_core::Retry::Backoff)
+}

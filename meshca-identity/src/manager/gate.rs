@@ -1,0 +1,109 @@
+//! Whether proxies trust a root: the answer that every new root waits for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meshca_core::{TrustBundle, TrustRoot};
+
+use crate::trust::TrustLedger;
+use crate::{Acknowledged, TrustVersion};
+
+/// The gate of one mesh.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Whether proxies acknowledge at all.
+    acknowledgements: bool,
+    /// How many proxies have acknowledged what. Those that have acknowledged nothing are not among them: they trust no root yet, and are
+    /// not waited for.
+    acks: BTreeMap<Acknowledged, usize>,
+    /// An operator has decided not to wait for proxies.
+    pub(super) broken_glass: bool,
+    /// Until when proxies are expected back that a control plane before this one has served.
+    pub(super) returning: Option<Duration>,
+}
+
+impl Gate {
+    pub(super) fn new(acknowledgements: bool) -> Self {
+        Self {
+            acknowledgements,
+            acks: BTreeMap::new(),
+            broken_glass: false,
+            returning: None,
+        }
+    }
+
+    /// Counts what a proxy has acknowledged, instead of what it had before. Says whether the gate may give another answer now.
+    pub(super) fn count(&mut self, before: Acknowledged, after: Acknowledged) -> bool {
+        let least = self.least();
+        if let Some(count) = self.acks.get_mut(&before) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.acks.remove(&before);
+            }
+        }
+        if after > Acknowledged::Nothing {
+            *self.acks.entry(after).or_default() += 1;
+        }
+        self.acknowledgements && self.least() != least
+    }
+
+    /// The least that a proxy has acknowledged; `None` where no proxy is waited for.
+    fn least(&self) -> Option<Acknowledged> {
+        self.acks.keys().next().copied()
+    }
+
+    /// What a proxy is taken to have, which has acknowledged this.
+    pub(super) fn taken_for(
+        &self,
+        acknowledged: Acknowledged,
+        published: TrustVersion,
+    ) -> Acknowledged {
+        match self.acknowledgements {
+            true => acknowledged,
+            false => published.into(),
+        }
+    }
+
+    /// Whether every proxy that matters trusts these roots.
+    pub(super) fn is_open_for(&self, bundle: &TrustBundle, ledger: &TrustLedger) -> bool {
+        let Some(since) = ledger.since(bundle) else {
+            // A proxy cannot trust what is not published.
+            return false;
+        };
+        if !self.acknowledgements || self.broken_glass {
+            return true;
+        }
+        let lags = self.least().is_some_and(|least| since > least);
+        // Proxies that are not back yet cannot be asked. But all were waited for before the first certificate under a root was signed.
+        let known = |root: &TrustRoot| ledger.has_signed(bundle.trust_domain(), root);
+        !lags && (self.returning.is_none() || bundle.roots().iter().all(known))
+    }
+
+    /// Whether it is open for everything, always.
+    pub(super) fn is_off(&self) -> bool {
+        !self.acknowledgements
+    }
+}
+
+/// What the proxies of a mesh have acknowledged: that every proxy trusts a root is a fact, and not a delay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrustGate {
+    /// The version of the trust that is published.
+    pub version: TrustVersion,
+    /// How many proxies are connected.
+    pub connected: usize,
+    /// The proxies that have acknowledged less, by name, with what they have acknowledged. Those whose connection was lost a moment ago
+    /// are among them: they still speak with their peers.
+    pub lagging: Vec<(String, Acknowledged)>,
+    /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts) and
+    /// there is a record of what they hold.
+    pub returning: bool,
+}
+
+impl TrustGate {
+    /// Whether every proxy trusts all that is published: none lags, and none may be on its way back.
+    pub fn is_open(&self) -> bool {
+        self.lagging.is_empty() && !self.returning
+    }
+}

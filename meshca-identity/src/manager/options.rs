@@ -1,0 +1,67 @@
+//! The settings of a manager.
+
+use std::time::Duration;
+
+use meshca_core::secret::LocalSources;
+
+use crate::schedule::ScheduleOptions;
+use crate::select::SelectOptions;
+
+/// The settings of a [`Manager`](crate::Manager).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use meshca_core::spiffe::Environment;
+/// use meshca_identity::ManagerOptions;
+/// use meshca_identity::select::SelectOptions;
+///
+/// let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Kubernetes));
+/// options.acknowledgements = true;
+/// options.linger = Duration::from_secs(300);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ManagerOptions {
+    /// Zone, environment, and what to do with MeshIdentities that win and are not ready.
+    pub select: SelectOptions,
+    /// Renewal, limits, backoff and breaker.
+    pub schedule: ScheduleOptions,
+    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. As long does a
+    /// control plane that [has started](crate::manager#across-restarts) wait for proxies to come back. 60 s.
+    pub linger: Duration,
+    /// How often a CA is asked for its roots, and the CA above it. A CA that declares a longer
+    /// [interval](meshca_core::Capabilities::trust_interval) is asked that seldom, unless [secrets
+    /// have changed](crate::Manager::secrets_changed). Twice as often the manager looks whether a store
+    /// [tells of changes](meshca_core::SecretStore::revision), whether a CA is to be replaced, and whether the
+    /// clock was set. 30 s.
+    pub trust_refresh: Duration,
+    /// How long a CA may take for one certificate where the resource does not say. 60 s.
+    pub request_timeout: Duration,
+    /// Whether proxies [acknowledge](crate::Handle::acknowledge) the trust that they have taken into use. With it nothing is signed under a
+    /// new root before each of them has; without it, publishing comes first and that is all. Off.
+    pub acknowledgements: bool,
+    /// How long before its end a root is [warned](crate::manager::Event::RootEnding) of. 30 days.
+    pub root_warning: Duration,
+    /// Whether data sources may name files and environment variables of the control plane.
+    pub local_sources: LocalSources,
+    /// What all jitter is drawn from; random where it is not set.
+    pub seed: Option<u64>,
+}
+
+impl ManagerOptions {
+    /// The defaults, for this zone and environment.
+    pub fn new(select: SelectOptions) -> Self {
+        Self {
+            select,
+            schedule: ScheduleOptions::default(),
+            linger: Duration::from_secs(60),
+            trust_refresh: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(60),
+            acknowledgements: false,
+            root_warning: Duration::from_secs(30 * 24 * 3600),
+            local_sources: LocalSources::default(),
+            seed: None,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One identity, as the scheduler sees it.
+
+use std::time::{Duration, SystemTime};
+
+/// One identity that is kept fresh. A ticket of one that was removed means nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Ticket {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+impl Ticket {
+    /// Where its owner may keep what belongs to it: the numbers of the removed are used again.
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// The queue of one issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LaneId(pub(super) u32);
+
+/// What is more urgent comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    /// It has nothing, or not what it should have.
+    First,
+    /// It has something that is valid.
+    Renewal,
+    /// Nobody is connected yet.
+    Prefetch,
+}
+
+/// A certificate, as far as the scheduler cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) issued_at: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing is wanted, or what is held is fresh.
+    Resting,
+    Queued {
+        priority: Priority,
+        seq: u64,
+    },
+    InFlight {
+        lane: LaneId,
+    },
+    Backoff {
+        until: Duration,
+    },
+    /// Removed while in flight: the slot is free when that ends.
+    Leaving {
+        lane: LaneId,
+    },
+    Free,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Renew,
+    Late,
+    Expire,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Tells the ticket of a workload from that of a removed one, whose slot it has.
+    pub(super) generation: u32,
+    pub(super) lane: LaneId,
+    pub(super) phase: Phase,
+    pub(super) held: Option<Held>,
+    /// Its timer by the wall clock. There is one, since each follows from the one before.
+    pub(super) timer: Option<(SystemTime, Timer)>,
+    /// What `Scheduler::timers` has of it: no later than the timer. One that is put off is found out when this comes, so that a renewal that
+    /// nothing is wrong with does not move it for being under way.
+    pub(super) look_at: Option<SystemTime>,
+    /// In a row; the backoff grows with them.
+    pub(super) failures: u8,
+    /// It was wanted again while it was in flight: what comes is not what is wanted any more.
+    pub(super) again: bool,
+    /// Nothing more is wanted: what is in flight is kept if it comes, and nothing follows it.
+    pub(super) rests: bool,
+}
+
+pub(super) fn entry_phase(entries: &[Entry], index: u32) -> Phase {
+    entries
+        .get(index as usize)
+        .map_or(Phase::Free, |entry| entry.phase)
+}

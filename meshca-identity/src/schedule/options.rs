@@ -1,0 +1,67 @@
+//! When certificates are asked for, as the embedder sets it.
+
+use std::time::Duration;
+
+use meshca_core::RenewalPolicy;
+
+/// The shortest wait, whatever the options say.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// When certificates are asked for: renewal, limits, backoff and breaker.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ScheduleOptions {
+    /// When a certificate is renewed.
+    pub renewal: RenewalPolicy,
+    /// How many requests one issuer works on at the same time. Issuers do not share it: one that hangs holds up no other.
+    pub concurrency: usize,
+    /// The wait after a first failure; it doubles with each one that follows.
+    pub min_backoff: Duration,
+    /// The longest wait.
+    pub max_backoff: Duration,
+    /// How many different workloads fail in a row, at one issuer, before it is left alone.
+    pub breaker_threshold: usize,
+    /// The longest time between two probes of an issuer that is left alone.
+    pub max_probe_interval: Duration,
+}
+
+impl Default for ScheduleOptions {
+    /// Renewal between 50 % and 60 % of the lifetime, 16 requests at a time, backoff from 5 seconds to 5 minutes, a breaker that opens
+    /// at 10 failing workloads and probes after 5 seconds to a minute.
+    fn default() -> Self {
+        Self {
+            renewal: RenewalPolicy::default(),
+            concurrency: 16,
+            min_backoff: Duration::from_secs(5),
+            max_backoff: Duration::from_secs(300),
+            breaker_threshold: 10,
+            max_probe_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ScheduleOptions {
+    /// The same, so that nobody is asked in a loop, whatever is set.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.min_backoff = self.min_backoff.max(LEAST);
+        self.max_backoff = self.max_backoff.max(self.min_backoff);
+        self.max_probe_interval = self.max_probe_interval.max(self.min_backoff);
+        self
+    }
+
+    /// The wait after so many failures before this one, without limit and jitter.
+    pub(crate) fn doubled(&self, times: u32) -> Duration {
+        self.min_backoff.saturating_mul(1u32 << times.min(16))
+    }
+
+    /// The wait after so many failures in a row, this one included.
+    pub(crate) fn after(&self, times: u32) -> Duration {
+        self.doubled(times.saturating_sub(1)).min(self.max_backoff)
+    }
+}
+
+/// Multiplies a wait. One that a CA asks for may be any number: a year is for ever, here.
+pub(super) fn stretch(wait: Duration, factor: f64) -> Duration {
+    wait.min(Duration::from_secs(366 * 24 * 3600))
+        .mul_f64(factor)
+}
