@@ -1,7 +1,7 @@
 //! Proving who is at the other end of a TLS connection, by the certificates that it shows.
 //!
-//! [`Peer::prove`] is a pure function of these certificates, the trust bundles, the side and the time. In this order it
-//! demands:
+//! [`Peer::prove`] is a pure function of these certificates, the trust bundles, the side and the
+//! time. It demands, in this order:
 //!
 //! | rule | source |
 //! |---|---|
@@ -12,15 +12,16 @@
 //! | every CA may sign certificates; path lengths, name constraints and extended key usages hold, those of the root as well | RFC 5280 §6.1.4 |
 //! | where a certificate lists purposes, they include what the peer does: a server's, a client's | RFC 5280 §4.2.1.12 |
 //!
-//! Paths are found and signatures are checked by the same prover as for what a CA has issued (the module
-//! [`verify`](crate::verify)). An issued certificate must hold for longer and for more than one handshake, so there:
+//! The module [`verify`](crate::verify) uses the same prover of paths for certificates that a CA
+//! has issued. These must hold for longer and for more than one handshake, so there:
 //!
 //! - a certificate serves as client and as server, and lists both purposes;
 //! - it ends no later than any CA above it;
-//! - of several roots with one name and key, as a renewed root has them, the one that lasts longest must fit. A peer may use any.
+//! - a renewed root has the name and key of the one that it renews. If the bundle holds both, the
+//!   one that lasts longest must fit. For a peer, either may.
 //!
-//! DNS names, IP addresses and common names are never looked at. Whether the proven peer is allowed to connect is the
-//! caller's decision.
+//! DNS names, IP addresses and common names are never looked at. The caller decides whether the
+//! proven peer may connect.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -36,7 +37,7 @@ use crate::usages::check_workload;
 use crate::verify::path::{NoPath, Prover, Purpose, in_words};
 use crate::x509::Parsed;
 
-/// How much of a foreign name is repeated in a message.
+/// The most characters of a foreign name that a message repeats.
 const SHOWN: usize = 128;
 
 /// The certificates that a peer shows in a handshake.
@@ -85,11 +86,12 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// Proves who the peer is, and returns its SPIFFE ID. That the peer holds the key of its certificate is for the TLS
-    /// library to prove.
+    /// Proves who the peer is, and returns its SPIFFE ID. The TLS library proves that the peer
+    /// holds the key of its certificate.
     ///
-    /// `roots_of` returns the bundle of a trust domain. It is asked for the domain in the peer's SPIFFE ID, and a bundle of
-    /// another domain counts as none. `algorithms` are the signatures that count: those of the TLS library's cryptography.
+    /// `roots_of` returns the bundle of a trust domain. It is called with the domain in the peer's
+    /// SPIFFE ID, and a bundle of another domain counts as none. `algorithms` are the signatures
+    /// that count: those that the TLS library verifies.
     ///
     /// # Errors
     ///
@@ -184,8 +186,8 @@ fn read<'a>(leaf: &'a CertificateDer<'a>) -> Result<Parsed<'a>, Refusal> {
         .map_err(|why| Refusal::Encoding(format!("cannot read the peer's certificate: {why}")))
 }
 
-/// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI of any kind makes it void: one reader would
-/// take the first for the peer's name and another the second.
+/// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI of any kind makes
+/// it void: one reader would take the first for the peer's name and another the second.
 fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
     let names = leaf.subject_alt_names().map_err(|error| {
         Refusal::SpiffeId(format!(
@@ -207,8 +209,8 @@ fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
     only.map_err(Refusal::SpiffeId)
 }
 
-/// Reads a workload's SPIFFE ID, to the letter: the parser would make upper case lower case, and two spellings would be one peer
-/// here and two elsewhere.
+/// Reads a workload's SPIFFE ID, to the letter. The parser would make upper case lower case, and two
+/// spellings would be one peer here and two elsewhere.
 fn parse_spiffe_id(uri: &str) -> Result<SpiffeId, String> {
     let shown: String = uri.escape_debug().take(SHOWN).collect();
     let id = SpiffeId::new(uri).map_err(|error| {

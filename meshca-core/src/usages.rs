@@ -2,10 +2,11 @@
 
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 
-/// Checks the usages of a trust anchor. They never change, so a root is asked once and not for each path.
+/// Checks the usages of a trust anchor. They never change, so this is done once for each root and not
+/// for each path.
 ///
-/// An anchor need not be a certificate for RFC 5280. It is one for Envoy, Go and OpenSSL, and its extended key usage binds
-/// what is below it.
+/// An anchor need not be a certificate for RFC 5280. It is one for Envoy, Go and OpenSSL, and its
+/// extended key usage binds all certificates below it.
 pub(crate) fn check_root(root: &Parsed<'_>) -> Result<(), String> {
     check_ca(root)?;
     match root.extended_key_usage() {
@@ -24,7 +25,7 @@ pub(crate) fn check_root(root: &Parsed<'_>) -> Result<(), String> {
     }
 }
 
-/// Checks that a CA may sign certificates (RFC 5280 §6.1.4 (n)). webpki does not look at key usages.
+/// Checks that a CA may sign certificates (RFC 5280 §6.1.4 (n)). webpki ignores key usages.
 pub(crate) fn check_ca(ca: &Parsed<'_>) -> Result<(), String> {
     match ca.key_usage() {
         Ok(None) => Ok(()),
@@ -42,8 +43,8 @@ pub(crate) fn check_ca(ca: &Parsed<'_>) -> Result<(), String> {
 
 /// Checks that a leaf is a workload's. The error continues a sentence about it.
 ///
-/// A CA must not pass for a workload (SPIFFE X.509-SVID §5.2), and TLS 1.3 wants a signature of each side that shows a
-/// certificate (RFC 8446 §4.4.2.2).
+/// A CA must not pass for a workload (SPIFFE X.509-SVID §5.2), and in TLS 1.3 each side that shows a
+/// certificate signs with its key (RFC 8446 §4.4.2.2).
 pub(crate) fn check_workload(leaf: &Parsed<'_>) -> Result<(), &'static str> {
     match leaf.basic_constraints() {
         Ok(Some(constraints)) if constraints.ca => {

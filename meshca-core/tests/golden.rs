@@ -1,6 +1,7 @@
-//! What version 0.1.0 at commit 3213fda stored is read by every later one, and what a newer one stored is left as it is.
+//! Every version reads the forms that commit 3213fda stored, and leaves newer forms as they are.
 //!
-//! The directory `golden/3213fda` is a `DirSecretStore` as that version left it: a mesh for each state that a CA can be in.
+//! The directory `golden/3213fda` is a `DirSecretStore` as that commit left it, with a mesh for each
+//! state that a CA can be in.
 #![cfg(all(feature = "builtin", unix))]
 #![allow(
     clippy::unwrap_used,
@@ -117,7 +118,7 @@ enum Kind {
     Delegated,
 }
 
-/// What is in the directory under the name of a mesh.
+/// A mesh in the directory.
 struct Stored {
     mesh: &'static str,
     kind: Kind,
@@ -261,7 +262,7 @@ async fn what_was_stored_is_read_and_not_written_again() {
     }
 }
 
-/// And all that is written on the way is what a replica of that version reads: it refuses a field that it does not know.
+/// On the way, only fields are written that a replica of that commit knows: it refuses others.
 #[tokio::test]
 async fn what_was_stored_is_replaced_step_by_step() {
     const KNOWN: [&str; 7] = [
@@ -401,7 +402,7 @@ fn objects(value: &Value, at: &str) -> Vec<String> {
     here.into_iter().chain(below).collect()
 }
 
-/// A CA that knows a request again, or an object that is named after one, is found by it: see `RequestId`.
+/// Objects are named after it, and CAs recognise a request by it: see `RequestId`.
 #[test]
 fn a_request_has_the_id_that_it_had() {
     let golden = Golden::new();

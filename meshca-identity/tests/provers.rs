@@ -1,4 +1,5 @@
-//! One table of chains, judged as an answer of a CA and as what a peer shows: where the two verdicts differ, the row says why.
+//! One table of chains, judged as the answer of a CA and as the certificates of a peer. Where the two
+//! verdicts differ, the table says why.
 #![cfg(feature = "rustls023")]
 #![allow(
     clippy::unwrap_used,
@@ -118,7 +119,8 @@ impl PublicKeyData for RequestKey<'_> {
     }
 }
 
-/// Who takes a chain: a control plane that asked for it, a server as that of its client, a client as that of its server.
+/// The verdicts on a chain: of the control plane that asked a CA for it, of a server whose client
+/// shows it, and of a client whose server does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Taken {
     issued: bool,
@@ -136,7 +138,7 @@ const BY_NONE: Taken = Taken {
     as_client: false,
     as_server: false,
 };
-/// What is handed out must hold for longer, and for more, than what one handshake needs.
+/// An issued certificate must hold for longer, and for more, than one handshake.
 const BY_PEERS: Taken = Taken {
     issued: false,
     ..BY_ALL
@@ -205,7 +207,7 @@ impl Table {
         self.row_at(start(), what, taken, roots, chain);
     }
 
-    /// Asks both provers, and notes what is not as the row says.
+    /// Asks for all three verdicts, and notes the row if one is not as expected.
     fn row_at(
         &mut self,
         now: SystemTime,
@@ -404,12 +406,12 @@ fn every_certificate_of_the_path_is_valid_and_so_is_the_root() {
     let leaf = table.leaf(&root);
     let end = start() + DAY;
     let second = Duration::from_secs(1);
-    // What is handed out must have something left.
+    // An issued certificate must have some time left.
     table.row_at(end, "at its very end", BY_PEERS, held, &[&leaf]);
     table.row_at(end - second, "a second before", BY_ALL, held, &[&leaf]);
     table.row_at(end + second, "a second later", BY_NONE, held, &[&leaf]);
 
-    // What is handed out would be refused from the end of its issuer on. A peer is asked about now.
+    // Peers would refuse an issued certificate from the end of its issuer on. A handshake is now.
     let soon = |params: &mut CertificateParams| params.not_after = (start() + HOUR).into();
     let ca = root.below("issuing", soon);
     let leaf = table.leaf(&ca);
@@ -457,7 +459,8 @@ fn of_roots_with_one_name_and_key_one_that_fits_is_enough_for_peers() {
         root.key_usages = vec![KeyUsagePurpose::CrlSign];
         root.not_after = (start() + 2 * DAY).into();
     });
-    // Envoy takes the first of that name, whatever its dates: what is handed out must suit the one that is there for longest.
+    // Envoy takes the first of that name, whatever its dates. An issued certificate must suit the
+    // root that stays for longest.
     for (what, other, taken) in [
         ("the same expired", &expired, BY_ALL),
         ("one that the leaf outlives", &ends_soon, BY_ALL),
@@ -617,7 +620,7 @@ fn key_usages_bind_leaves_and_cas() {
     }
     let leaf = table.changed(&root, raw(&[0x03, 0x02, 0x07, 0x80]));
     table.row("a leaf: by hand", BY_ALL, held, &[&leaf]);
-    // Nothing but `digitalSignature` is said, and `encipherOnly` stands in the bits that do not count.
+    // `digitalSignature`, and `encipherOnly` in the bits beyond the length.
     let leaf = table.changed(&root, raw(&[0x03, 0x02, 0x07, 0x81]));
     table.row("a leaf: stray bits", BY_NONE, held, &[&leaf]);
     table.done();
@@ -638,7 +641,8 @@ fn purposes_bind_the_whole_path() {
         ..BY_NONE
     };
     let for_both = [CodeSigning, ClientAuth, ServerAuth];
-    // A workload is both, so what is handed out is for both. What a root lists binds all that is below it, in either direction.
+    // A workload is client and server, so an issued certificate is for both. The purposes of a root
+    // bind all certificates below it.
     let cases: [(&str, &[ExtendedKeyUsagePurpose], [Taken; 3]); 6] = [
         ("none", &[], [BY_PEERS, BY_ALL, BY_ALL]),
         ("both", &for_both, [BY_ALL; 3]),

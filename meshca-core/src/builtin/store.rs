@@ -14,8 +14,8 @@ use crate::{
     SecretStoreExt as _, SecretValue, Version, pem,
 };
 
-/// The name of this secret stays, whatever else changes: it is read before anything is made, so its format also stands for the
-/// names and the forms of a CA's other secrets.
+/// The name of this secret never changes, and it is read before anything is made. So its format
+/// also stands for the names and the forms of a CA's other secrets.
 const ROTATION: StoredForm = StoredForm::new(
     "the state of the CA's rotation",
     1,

@@ -8,21 +8,26 @@ use crate::{Error, ErrorKind, Result};
 /// The number's own field.
 const FORMAT: &str = "format";
 
-/// A kind of JSON object that one version keeps in a [`SecretStore`](super::SecretStore) and another one reads.
+/// A kind of JSON object that one version keeps in a [`SecretStore`](super::SecretStore) and
+/// another version reads.
 ///
-/// Control planes of two versions share a store during every update, and one that was taken back to an older version finds
-/// what the newer one wrote. So each kind has a number for the way in which it is written, and these rules:
+/// Control planes of two versions share a store during every update. After a rollback the older
+/// version finds objects that the newer one wrote. So each kind has a number for the way in which
+/// it is written, and these rules:
 ///
-/// - The number is the field `format`. **An object without it is in format 1**: the first forms were written without a number,
-///   and their readers refuse one.
-/// - **A newer format is an error, and is left as it is**: a reader that rewrote it would drop what it does not know.
-/// - **An unknown field is an error too**, if the type to read has `#[serde(deny_unknown_fields)]`, as it should. Who adds a
-///   field takes the next number.
+/// - The number is the field `format`. **An object without it is in format 1**: the first forms
+///   were written without a number, and their readers refuse one.
+/// - **A newer format is an error, and the object stays as it is.** A reader that rewrote it would
+///   drop what it does not know.
+/// - **An unknown field is an error too**, if the type to read has
+///   `#[serde(deny_unknown_fields)]`, as it should. A version that adds a field takes the next
+///   number.
 ///
 /// ```
 /// use meshca_core::secret::{SecretKey, SecretValue, StoredForm};
 ///
-/// const FORM: StoredForm = StoredForm::new("the list of zones", 1, "restore the secret from a backup");
+/// const FORM: StoredForm =
+///     StoredForm::new("the list of zones", 1, "restore the secret from a backup");
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
 /// #[serde(deny_unknown_fields)]
@@ -46,13 +51,13 @@ pub struct StoredForm {
     what: &'static str,
     newest: u32,
     advice: &'static str,
-    /// Readers of the first version of some forms demand the number, and those of others refuse it.
+    /// Of some forms the first readers demand the number, of others they refuse it.
     from_the_first: bool,
 }
 
 impl StoredForm {
-    /// Describes a form for errors: `what` it is, the number that this version writes, and what to do with a
-    /// damaged one, as in "restore the secret".
+    /// Describes a form: its name for errors, the number that this version writes, and the advice
+    /// to an operator with a damaged one, as in "restore the secret".
     pub const fn new(what: &'static str, newest: u32, advice: &'static str) -> Self {
         Self {
             what,
@@ -71,11 +76,12 @@ impl StoredForm {
         }
     }
 
-    /// Reads what is stored under this key.
+    /// Reads the object that is stored under this key.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] with the name of the secret, if it is in a newer format or damaged.
+    /// [`ErrorKind::InvalidConfig`] with the name of the secret, if the object is in a newer format
+    /// or damaged.
     pub fn read<T: DeserializeOwned>(&self, key: &SecretKey, value: &SecretValue) -> Result<T> {
         let what = self.what;
         let damaged = |why: &str| self.damaged(key, why);
@@ -255,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is read is all that there was: nothing is dropped by who writes it again.
+        /// A reader that writes an object again drops nothing of it.
         #[test]
         fn what_is_read_and_written_loses_nothing(
             format in prop::option::of(0_u64..5),

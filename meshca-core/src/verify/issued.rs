@@ -1,4 +1,4 @@
-//! Proving that what a CA returned leads to the trust bundle, and saying why it does not.
+//! The proof that a CA's answer leads to the trust bundle, or the reason why it does not.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;

@@ -1,7 +1,8 @@
-//! Proving that a certificate leads to a trust bundle, by rustls-webpki and a few rules that it leaves out.
+//! The proof that a certificate leads to a trust bundle, by rustls-webpki and a few rules that it
+//! leaves out.
 //!
-//! There is one prover, for what a CA has issued and for what a peer shows. Its verdict depends on the certificates, the
-//! bundle, the purpose and the time, and on nothing else.
+//! Certificates that a CA has issued and those that a peer shows have the same prover. Its verdict
+//! depends on the certificates, the bundle, the purpose, the algorithms and the time only.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -21,7 +22,7 @@ use crate::{TrustBundle, TrustRoot, Validity};
 /// The use that a path must allow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
-    /// A certificate that is handed out: to a proxy, which is client and server, until the certificate ends.
+    /// A certificate that is handed out. A proxy uses it as client and as server, until it ends.
     Issued {
         /// The end of the certificate.
         until: SystemTime,
@@ -142,9 +143,9 @@ impl<'a> Prover<'a> {
         }
     }
 
-    /// Applies what webpki leaves out, and Envoy, Go and OpenSSL look at: key usages of CAs, and everything about a root but
-    /// its name, key and name constraints (RFC 5280 §6.1.4; a trust anchor need not be a certificate for RFC 5280, but it is
-    /// one for them).
+    /// Applies the rules that webpki leaves out, and Envoy, Go and OpenSSL apply: key usages of CAs,
+    /// and dates, path length and usages of the root. (RFC 5280 §6.1.4 takes only a name and a key of
+    /// a trust anchor. For them it is a certificate.)
     fn examine(&self, path: &VerifiedPath<'_>, at: SystemTime) -> Result<Path<'a>, Unfit> {
         let mut intermediates = Vec::new();
         for used in path.intermediate_certificates() {
@@ -158,13 +159,13 @@ impl<'a> Prover<'a> {
         // Self-issued certificates do not count (RFC 5280 §6.1.4 (l)).
         let counted = intermediates.iter().filter(|ca| !ca.is_self_issued());
         let below = counted.count();
-        // A renewed root has the name and key of the one that it renews, so the path leads to both.
+        // A renewed root has the name and key of the one that it renews: the path leads to both.
         let roots = self.bundle.roots().iter().zip(self.bundle.anchors());
         let roots = roots.filter(|(_, anchor)| *anchor == path.anchor());
         let mut roots: Vec<&'a TrustRoot> = roots.map(|(root, _)| root).collect();
         roots.sort_by_key(|root| Reverse(root.validity().not_after()));
         if let Purpose::Issued { .. } = self.purpose {
-            // Envoy takes one of them whatever its dates. What is handed out must suit the root that stays for longest.
+            // Envoy takes one of them, whatever its dates. The root that stays for longest decides.
             roots.truncate(1);
         }
         let mut unfit = Unfit {
@@ -208,7 +209,7 @@ impl<'a> Prover<'a> {
         Ok(())
     }
 
-    /// Checks that what is handed out ends no later than its issuer. A peer is asked about this moment only.
+    /// Checks that an issued certificate ends no later than its issuer. For a peer this moment counts.
     fn check_end(&self, issuer: Validity, subject: impl FnOnce() -> String) -> Result<(), String> {
         match self.purpose {
             Purpose::Issued { until } if until > issuer.not_after() => Err(format!(

@@ -42,11 +42,14 @@
 //!
 //! # What a peer must show
 //!
-//! A certificate; client authentication is never optional. Then all that [`meshca_core::peer`] proves, at the time of the
-//! [`Clock`](meshca_core::Clock) in the settings. Then a SPIFFE ID that the [`PeerPolicy`] allows.
+//! 1. A certificate. Client authentication is never optional.
+//! 2. All that [`meshca_core::peer`] proves, at the time of the [`Clock`](meshca_core::Clock) in
+//!    the settings.
+//! 3. A SPIFFE ID that the [`PeerPolicy`] allows.
 //!
-//! The trust domain and not a prefix is compared, so `spiffe://example.orgi/web` is nobody in `example.org`. The name that a client
-//! connects to is never looked at: **a client says whom it means with [`PeerPolicy::Exact`]**.
+//! The trust domain and not a prefix is compared, so `spiffe://example.orgi/web` does not belong to
+//! `example.org`. The name that a client connects to is never looked at: **a client says whom it
+//! means with [`PeerPolicy::Exact`]**.
 //!
 //! Certificates of the classic model carry the tags of a Dataplane as further URIs (`kuma://…`) if you ask the CA for them. They
 //! are no X.509-SVIDs then, and are refused here.

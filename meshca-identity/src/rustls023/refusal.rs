@@ -146,8 +146,8 @@ impl From<PeerRefusal> for rustls::Error {
     }
 }
 
-/// Returns the error by which rustls refuses this peer: its own where it has one for the rule, so that the peer hears the alert
-/// that fits.
+/// Returns the error by which rustls refuses this peer. Where rustls has one of its own for the rule,
+/// it is that one, so that the peer receives the alert that fits.
 pub(super) fn refused(refusal: Refusal) -> rustls::Error {
     let rule = match refusal {
         Refusal::Expired {

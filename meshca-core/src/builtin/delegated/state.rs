@@ -24,8 +24,8 @@ use crate::{
 /// How often a change is tried again that others were faster with.
 const ATTEMPTS: usize = 16;
 
-/// The name of this secret stays, whatever else changes: it is read before anything is made, so its format also stands for the
-/// names and the form of the keys.
+/// The name of this secret never changes, and it is read before anything is made. So its format
+/// also stands for the names and the form of the keys.
 const STATE: StoredForm = StoredForm::new(
     "the state of the delegated CA",
     1,
@@ -88,7 +88,7 @@ impl Intermediate {
             .is_some_and(|end| end < now)
     }
 
-    /// How long a leaf of it may live.
+    /// Returns the longest lifetime of a leaf below it.
     pub(super) fn longest_leaf(&self, settings: &DelegatedSettings) -> Duration {
         settings.max_leaf_lifetime.min(self.life() / LEAF_PART)
     }
@@ -119,10 +119,10 @@ impl Intermediate {
 }
 
 impl State {
-    /// Says what is due, as a function of what is stored and of the time.
+    /// Returns the step that is due. It depends on the stored state, the settings and the time only.
     ///
-    /// SPIRE's numbers, moved forward where longer leaves were configured: the next intermediate signs before one of
-    /// them would have to be cut short.
+    /// The numbers are SPIRE's. Where longer leaves are configured, the next intermediate signs
+    /// earlier, before one of them would have to be cut short.
     pub(super) fn due(
         &self,
         settings: &DelegatedSettings,
