@@ -1,5 +1,4 @@
 //! AWS Private CA, as moto with our plugin plays it, does what AWS promises.
-#![cfg(feature = "servers")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,5 +1,4 @@
 //! Envoy as a test has it: it starts, serves, stops when told, and leaves nothing behind.
-#![cfg(feature = "servers")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

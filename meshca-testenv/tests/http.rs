@@ -1,5 +1,4 @@
 //! The canned server says what it was told to, byte for byte where that is the point.
-#![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::io::ErrorKind;

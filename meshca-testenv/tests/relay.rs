@@ -1,5 +1,4 @@
 //! The relay fails as the network does.
-#![cfg(feature = "relay")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::io::ErrorKind;

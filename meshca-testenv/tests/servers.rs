@@ -1,7 +1,6 @@
 //! The servers themselves: they start, work, and leave nothing behind.
 //!
 //! Each lives in a module of its name, so that `cargo xtask test` can say what was left out without it.
-#![cfg(feature = "servers")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

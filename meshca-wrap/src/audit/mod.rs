@@ -63,7 +63,7 @@ pub enum OnLostRecord {
 ///
 /// A call that is dropped before it has an answer is recorded as cancelled; whether the CA signed is unknown
 /// then. Nothing but `sign` is recorded. Whoever also wants to know what was handed out joins records by the
-/// request's ID and the serial number with an [`IssuedCertificate`].
+/// request's ID and the serial number with an [`IssuedCertificate`](meshca_core::IssuedCertificate).
 ///
 /// No secret can be in a record: requests have none, and an error's message names settings, not their values.
 /// The sources of an error, which may be anybody's, are left out.
