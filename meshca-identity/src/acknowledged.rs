@@ -50,8 +50,9 @@ pub enum Acknowledged {
     /// Nothing. The manager assumes that the proxy trusts no root yet, and does not wait for it.
     #[default]
     Nothing,
-    /// Trust that a control plane published before this one started, in a version that this one does not know. The manager waits for
-    /// the proxy before it signs under a root that was not in use then.
+    /// Trust that a control plane published before this one started, in a version that this one
+    /// does not know. The manager waits for the proxy before it signs under a root that was not
+    /// in use then.
     FromBefore,
     /// The trust of this version.
     Version(TrustVersion),

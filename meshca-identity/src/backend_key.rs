@@ -4,7 +4,8 @@ use std::fmt;
 
 use meshca_core::resource::MeshIdentity;
 
-/// A CA that the resources of a mesh name: by the name of the resource, since its roots may be known only once it runs.
+/// A CA that the resources of a mesh name: by the name of the resource, since its roots may be
+/// known only once it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum BackendKey {
