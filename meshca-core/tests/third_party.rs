@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext, IssuerFactory};
+use meshca_core::registry::{
+    BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory,
+};
 use meshca_core::resource::settings::{self, Cursor, Fields, Model, Settings, SettingsType};
 use meshca_core::resource::{
     AcmConf, Backend, BuiltinConf, CertManagerConf, DataSource, Documents, Extension, FreeForm,
@@ -18,8 +20,8 @@ use meshca_core::resource::{
 };
 use meshca_core::spiffe::{NameTemplate, Workload};
 use meshca_core::{
-    Error, ErrorKind, Issuer, LifetimePolicy, MemorySecretStore, Result, SpiffeId, SystemClock,
-    TrustDomain,
+    Error, ErrorKind, LifetimePolicy, MemorySecretStore, Result, SpiffeId, SystemClock,
+    TrustDomain, builtin,
 };
 use proptest::prelude::*;
 use serde::{Serialize, Serializer};
@@ -112,7 +114,7 @@ impl IssuerFactory for StepFactory {
         vec![SettingsType::of::<StepSettings>()]
     }
 
-    async fn build(&self, config: &BackendConfig, _: &BuildContext) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, _: &BuildContext) -> Result<BuiltIssuer> {
         let conf: &StepSettings = config.settings()?;
         Err(Error::new(
             ErrorKind::Unavailable,
@@ -540,7 +542,12 @@ proptest! {
                  type: {prefix}{name}\n     , conf: {conf}}}\n"
             )
         };
-        prop_assert_eq!(outcome(&mesh("", &conf)), outcome(&mesh("xx-", &conf)));
+        let ours = mesh("", &conf);
+        prop_assert_eq!(outcome(&ours), outcome(&mesh("xx-", &conf)));
+        // A factory of ours hands out the reader that is known without it.
+        let registry = BackendRegistry::new().with(builtin::factory());
+        let read = ParseOptions::new().settings(registry.settings()).parse(&ours);
+        prop_assert_eq!(read, Resource::parse(&ours));
 
         // The CAs of the control plane are `Bundled` in the modern model.
         if kind >= 2 {
@@ -608,7 +615,7 @@ impl IssuerFactory for Reader {
         vec![self.0]
     }
 
-    async fn build(&self, config: &BackendConfig, _: &BuildContext) -> Result<Arc<dyn Issuer>> {
+    async fn build(&self, config: &BackendConfig, _: &BuildContext) -> Result<BuiltIssuer> {
         Err(Error::new(
             ErrorKind::Unsupported,
             format!("{} is only read", config.type_name()),

@@ -99,7 +99,7 @@
 //! | requests at the same time, for each CA | 16 | `manager::ten_thousand_at_once_are_issued_once_each` |
 //! | wait after a failure | 5 s, doubled up to 5 min, with jitter of a half | `schedule::backoff_doubles_up_to_five_minutes_and_is_spread` |
 //! | a CA is left alone | after 10 workloads have failed in a row; a probe after 5 s to 1 min | `schedule::the_breaker_opens_at_ten_different_workloads_and_lets_one_try` |
-//! | a MeshIdentity that wins and is not ready | is waited for | `select::a_winner_that_is_not_ready_is_said_and_the_choice_is_the_operators` |
+//! | a MeshIdentity that wins and is not ready | is waited for | `select::a_winner_that_is_not_ready_is_said_and_the_choice_is_the_operators`, in `meshca-policy` |
 //! | the identity of a workload without a connection | kept for 60 s | `manager::who_disconnects_is_remembered_for_a_minute` |
 //! | roots of a CA are read again | every 30 s | `manager::the_defaults_of_the_manager` |
 //! | time for one certificate | 60 s, or `dpCert.requestTimeout` | `manager::the_defaults_of_the_manager` |
@@ -114,25 +114,20 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acknowledged;
-mod backend_key;
 mod bundles;
 mod ca;
 mod credentials;
 pub mod manager;
-pub mod migration;
 mod record;
-mod resources;
 #[cfg(feature = "rustls023")]
 pub mod rustls023;
 mod schedule;
-pub mod select;
-pub mod tls;
 mod trust;
 
 pub use acknowledged::{Acknowledged, TrustVersion};
-pub use backend_key::BackendKey;
 pub use bundles::TrustBundles;
 pub use credentials::Credentials;
 pub use manager::{Handle, Manager, ManagerOptions};
-pub use resources::MeshResources;
+#[doc(inline)]
+pub use meshca_policy::{BackendKey, MeshResources, migration, select, tls};
 pub use schedule::ScheduleOptions;

@@ -117,7 +117,7 @@ impl Manager {
     /// proxies of it [may hold](crate::manager#across-restarts): nothing is in force then, and nobody tries it again but you.
     /// [`ErrorKind::Unavailable`] when the driver has ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
-        resources.check()?;
+        resources.validate()?;
         self.ask(|reply| Command::Apply {
             resources: Box::new(resources),
             reply,

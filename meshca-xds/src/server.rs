@@ -150,7 +150,7 @@ impl SdsServer {
         let proxies = &self.shared.proxies;
         let mut observed = proxies.manager().observe(mesh).await?;
         for proxy in &mut observed.proxies {
-            if proxies.serves(mesh, &proxy.name) != Some(true) {
+            if proxies.serves(mesh, proxy.name()) != Some(true) {
                 proxy.holds = None;
             }
         }

@@ -31,7 +31,7 @@ async fn until_holds(world: &World, wanted: Option<&str>) {
     let waiting = async {
         loop {
             let observed = world.server.observe("default").await.unwrap();
-            let web = observed.proxies.iter().find(|it| it.name == "web");
+            let web = observed.proxies.iter().find(|it| it.name() == "web");
             held = Some(web.and_then(|it| it.holds.clone()));
             if held.as_ref() == Some(&wanted) {
                 return;

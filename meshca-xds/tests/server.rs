@@ -110,7 +110,7 @@ async fn a_proxy_that_refuses_is_left_alone_until_there_is_something_else() {
     let holds: BTreeMap<_, _> = observed
         .proxies
         .iter()
-        .map(|it| (it.name.as_str(), it.holds.is_some()))
+        .map(|it| (it.name(), it.holds.is_some()))
         .collect();
     assert_eq!(holds, BTreeMap::from([("steady", true), ("web", false)]));
 

@@ -141,11 +141,11 @@ impl ControlPlane {
         let all = issuers(&observed.resources);
         let progress = self.0.progress.lock().unwrap();
         for proxy in &mut observed.proxies {
-            if !self.0.specs.iter().any(|it| it.name == proxy.name) {
+            if !self.0.specs.iter().any(|it| it.name == proxy.name()) {
                 proxy.accepts.clone_from(&all);
                 continue;
             }
-            let of = |kind| progress.get(&proxy.name)?.get(kind);
+            let of = |kind| progress.get(proxy.name())?.get(kind);
             let (Some(clusters), Some(listeners)) = (of(CLUSTERS), of(LISTENERS)) else {
                 // It has just come, or is away: it is not known what it does.
                 proxy.accepts.clear();

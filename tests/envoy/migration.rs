@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use meshca::BackendRegistry;
-use meshca::identity::migration::{Condition, Next, Plan, PlanOptions, plan};
+use meshca::identity::migration::{Next, Plan, PlanOptions, Requirement, plan};
 use meshca::resource::Mode;
 use meshca_testkit::pki::to_pem;
 use serde_json::{Value, json};
@@ -222,8 +222,8 @@ impl Mover<'_> {
                         patience = 0;
                         self.let_go(who).await;
                     }
-                    let forgets = |it: &Condition| matches!(it, Condition::Forgets(_));
-                    let remembers = waiting.iter().all(|it| forgets(&it.condition));
+                    let forgets = |it: &Requirement| matches!(it, Requirement::Forgets(_));
+                    let remembers = waiting.iter().all(|it| forgets(&it.requirement));
                     remembered = if remembers { remembered + 1 } else { 0 };
                     if remembered == PATIENCE {
                         // Nobody holds a certificate of the old CA, and all that it has signed must have ended.

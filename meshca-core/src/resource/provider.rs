@@ -91,14 +91,12 @@ impl Provider {
         }
     }
 
-    /// Reads settings that are still free-form with the reader of their type, if that is among these. `field`: what holds
-    /// them, for the report.
-    pub(crate) fn resolved(
-        &self,
-        types: &[SettingsType],
-        model: Model,
-        field: &'static str,
-    ) -> Result<Self, Report> {
+    /// Reads settings that are still free-form with the reader of their type, if that is among these.
+    pub(crate) fn resolved(&self, types: &[SettingsType], model: Model) -> Result<Self, Report> {
+        let field = match model {
+            Model::Classic => "conf",
+            Model::Modern => "config",
+        };
         let context = Context::new(Report::default(), None, types);
         match (&self.conf, find(&context, &self.type_name, model)) {
             (Conf::Free(conf), Some(kind)) => {
@@ -151,15 +149,19 @@ pub(crate) struct SettingsWire<'w> {
     dialect: Dialect,
 }
 
+impl SettingsWire<'_> {
+    fn content(&self) -> serde_json::Result<Node<'static>> {
+        match &self.provider.conf {
+            Conf::Typed(settings) => settings.written(self.dialect),
+            Conf::Free(fields) => Ok(fields.to_node()),
+        }
+    }
+}
+
 impl Serialize for SettingsWire<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.provider.conf {
-            Conf::Typed(settings) => settings
-                .written(self.dialect)
-                .map_err(S::Error::custom)?
-                .serialize(serializer),
-            Conf::Free(fields) => fields.serialize(serializer),
-        }
+        let content = self.content().map_err(S::Error::custom)?;
+        content.serialize(serializer)
     }
 }
 
@@ -169,10 +171,7 @@ pub(crate) struct BackendSettingsWire<'w>(SettingsWire<'w>);
 impl Serialize for BackendSettingsWire<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let SettingsWire { provider, dialect } = self.0;
-        let content = match &provider.conf {
-            Conf::Typed(settings) => settings.written(dialect).map_err(S::Error::custom)?,
-            Conf::Free(fields) => fields.to_node(),
-        };
+        let content = self.0.content().map_err(S::Error::custom)?;
         let field = provider.spelling.block.filter(|_| dialect.block);
         let mut map = serializer.serialize_map(None)?;
         if !matches!(&content.value, Value::Map(fields) if fields.is_empty()) {
@@ -244,7 +243,7 @@ fn settings(kind: Option<&SettingsType>, f: &mut Fields<'_>) -> Option<Conf> {
     conf
 }
 
-/// Reads settings outside of their document. `field`: what holds them.
+/// Reads settings outside of their document. The report names the field that holds them.
 fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf, Report> {
     let context = Context::new(Report::default(), None, &[]);
     let path = Path::top(field);
@@ -255,7 +254,7 @@ fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf,
     conf.filter(|_| !report.has_errors()).ok_or(report)
 }
 
-/// What holds where a document has no settings; `None` if the type needs some.
+/// Reads the settings of a document that has none. Returns `None` if the type needs some.
 pub(crate) fn without_settings(kind: Option<&SettingsType>) -> Option<Conf> {
     let Some(kind) = kind else {
         return Some(Conf::Free(FreeForm::default()));

@@ -31,7 +31,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether its certificate and key are its owner's, who replaces them without telling the
+    /// Returns `true` if the owner of its certificate and key replaces them without a change of the
     /// resources. Other issuers read again themselves what they need.
     pub(super) fn is_given(&self) -> bool {
         self.config.holds_the_ca()

@@ -28,8 +28,13 @@ const KUBE: &[&str] = &["kube", "kube-*", "k8s-openapi"];
 const AWS: &[&str] = &["aws-*", "!aws-lc-rs", "!aws-lc-sys"];
 /// The Vault client.
 const VAULT: &[&str] = &["vaultrs"];
+/// TLS connections: who wants them chooses how.
+const TLS: &[&str] = &["rustls", "tokio-rustls", "native-tls", "openssl"];
 /// Our own providers.
 const PROVIDERS: &[&str] = &["meshca-vault", "meshca-certmanager", "meshca-acm"];
+
+/// Our own crates that wait for something.
+const ENGINE: &[&str] = &["meshca-identity", "meshca-xds"];
 
 /// One crate, and what it never links.
 struct Row {
@@ -68,6 +73,12 @@ const TABLE: &[Row] = &[
         package: "meshca-acm",
         features: &[Default, All],
         never: &[KUBE, VAULT],
+    },
+    // Resources are explained, and migrations planned, without what a control plane runs.
+    Row {
+        package: "meshca-policy",
+        features: &[Default, All],
+        never: &[NETWORK, TLS, KUBE, AWS, VAULT, PROVIDERS, ENGINE],
     },
     Row {
         package: "meshca-identity",

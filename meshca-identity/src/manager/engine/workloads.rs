@@ -13,10 +13,10 @@ use crate::manager::cell::WorkloadCell;
 use crate::manager::health::{Assignment, Health};
 use crate::manager::ids::{CaRef, MeshId, number};
 use crate::manager::workloads::{Tracked, Want, held};
-use crate::migration::{Observed, Proxy};
+use crate::migration::{Observed, ObservedProxy};
 use crate::schedule::{LaneId, Priority, Ticket};
 use crate::select::{Assigned, Selection, Source};
-use crate::tls::{self, TlsPolicy};
+use crate::tls::{Proxy, TlsPolicy};
 
 /// What a workload is to have.
 pub(super) enum Target {
@@ -212,8 +212,8 @@ impl Engine {
                 continue;
             }
             let acknowledged = mesh.gate.taken_for(tracked.acknowledged, published);
-            let labels = tracked.workload.labels().clone();
-            let mut proxy = Proxy::new(&*tracked.name, labels);
+            let dataplane = Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
+            let mut proxy = ObservedProxy::new(dataplane);
             proxy.connected = tracked.handles > 0;
             let trusted = since.iter().filter(|(_, least)| *least <= acknowledged);
             proxy.trusts = trusted.map(|(key, _)| (*key).clone()).collect();
@@ -231,10 +231,7 @@ impl Engine {
                     .map(|(_, key)| (**key).clone()),
                 None => None,
             };
-            let inbounds = tls::Proxy::new(&*tracked.name, Workload::clone(&tracked.workload));
-            if let Ok(policy) = TlsPolicy::resolve(&observed.resources, &inbounds) {
-                proxy.mode = policy.mode.value;
-            }
+            proxy.mode = TlsPolicy::mode_of(&observed.resources, &proxy.proxy).value;
             observed.proxies.push(proxy);
         }
         Ok(observed)

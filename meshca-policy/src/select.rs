@@ -1,8 +1,9 @@
 //! Which identity a workload gets, and why.
 //!
-//! A MeshIdentity that selects the workload wins over the classic CAs of its `Mesh`; of several the one with the most `matchLabels`,
-//! and of those the first by name, as Kuma has it. A MeshIdentity without a provider announces a SPIFFE ID and issues nothing. It takes
-//! no part in the contest: that is what makes it a safe first step of a change of the trust domain.
+//! A MeshIdentity that selects the workload wins over the classic CAs of its `Mesh`; of several
+//! the one with the most `matchLabels`, and of those the first by name, as Kuma has it. A
+//! MeshIdentity without a provider announces a SPIFFE ID and issues nothing. It takes no part in
+//! the contest: that is what makes it a safe first step of a change of the trust domain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +13,11 @@ use meshca_core::resource::{IdentityProvider, MeshIdentity};
 use meshca_core::spiffe::{Environment, Workload};
 use meshca_core::{Error, Result, SpiffeId, TrustDomain};
 
-use crate::MeshResources;
+use crate::{BackendKey, MeshResources};
+
+/// Why a workload gets nothing.
+pub(crate) const NO_ISSUER: &str =
+    "no MeshIdentity with a provider selects it, and the mesh has no enabled backend";
 
 /// What selection must know beside the resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +49,13 @@ impl SelectOptions {
     }
 }
 
-/// What to do if the MeshIdentity that wins is not ready: its CA cannot be built, or the workload lacks a label of the SPIFFE ID.
+/// What to do if the MeshIdentity that wins is not ready: its CA cannot be built, or the workload
+/// lacks a label of the SPIFFE ID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unready {
-    /// Wait for it, as Kuma does: a workload that was given one identity by the operator does not appear under another. What it
-    /// holds already stays with it while that is valid.
+    /// Wait for it, as Kuma does: a workload that was given one identity by the operator does not
+    /// appear under another. What it holds already stays with it while that is valid.
     #[default]
     Wait,
     /// Take the next one that is ready, and the classic CA after the last.
@@ -97,7 +103,8 @@ impl IdentityRules {
         }
     }
 
-    /// What this workload gets, and how that came about. `ready` says why a MeshIdentity cannot issue now, if it cannot.
+    /// What this workload gets, and how that came about. `ready` says why a MeshIdentity cannot
+    /// issue now, if it cannot.
     pub fn select(
         &self,
         workload: &Workload,
@@ -118,8 +125,8 @@ impl IdentityRules {
         }
     }
 
-    /// The same without how that came about, for a million of them.
-    pub(crate) fn assign(
+    /// Decides the same, without how that came about: a mesh has many workloads.
+    pub fn assign(
         &self,
         workload: &Workload,
         ready: impl Fn(&MeshIdentity) -> Result<(), String>,
@@ -170,7 +177,7 @@ impl IdentityRules {
                 && source.is_some()
             {
                 assigned = Some(Assigned::Waiting {
-                    identity: Some(Arc::clone(&rule.identity)),
+                    issuer: BackendKey::of(&rule.identity),
                     why: why.clone(),
                 });
             }
@@ -183,10 +190,7 @@ impl IdentityRules {
 
     fn classic(&self, workload: &Workload) -> Assigned {
         let Some(backend) = self.mesh.enabled_backend() else {
-            return Assigned::Nothing(
-                "no MeshIdentity with a provider selects it, and the mesh has no enabled backend"
-                    .to_owned(),
-            );
+            return Assigned::Nothing(NO_ISSUER.to_owned());
         };
         match self.mesh.spiffe_id_of(workload) {
             Ok(spiffe_id) => Assigned::Classic {
@@ -194,7 +198,7 @@ impl IdentityRules {
                 spiffe_id,
             },
             Err(error) => Assigned::Waiting {
-                identity: None,
+                issuer: BackendKey::classic(&backend.name),
                 why: error.to_string(),
             },
         }
@@ -221,7 +225,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// SPIFFE IDs that the workload may have one day: those of MeshIdentities without a provider. Peers should accept them already.
+    /// SPIFFE IDs that the workload may have one day: those of MeshIdentities without a provider.
+    /// Peers should accept them already.
     pub fn announced(&self) -> impl Iterator<Item = &SpiffeId> {
         self.candidates.iter().filter_map(|it| match &it.verdict {
             Verdict::Announced(id) => Some(id),
@@ -242,7 +247,10 @@ impl Selection {
 
 /// What a workload gets.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "a control plane must know what to do in every case"
+)]
 pub enum Assigned {
     /// The identity of a MeshIdentity.
     Modern {
@@ -260,16 +268,28 @@ pub enum Assigned {
         /// The SPIFFE ID.
         spiffe_id: SpiffeId,
     },
-    /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait), or the workload lacks what the
-    /// classic SPIFFE ID is made of.
+    /// Nothing yet: the MeshIdentity that won is not ready, and is [waited for](Unready::Wait), or
+    /// the workload lacks what the classic SPIFFE ID is made of.
     Waiting {
-        /// The one that won; `None` in the classic model.
-        identity: Option<Arc<MeshIdentity>>,
+        /// The CA that issues once nothing is lacking.
+        issuer: BackendKey,
         /// What it lacks.
         why: String,
     },
     /// Nothing, and nothing is owed; with the reason.
     Nothing(String),
+}
+
+impl Assigned {
+    /// The CA that issues, or that will once nothing is lacking; `None` if nothing is owed.
+    pub fn issuer(&self) -> Option<BackendKey> {
+        match self {
+            Self::Modern { identity, .. } => Some(BackendKey::of(identity)),
+            Self::Classic { backend, .. } => Some(BackendKey::classic(backend)),
+            Self::Waiting { issuer, .. } => Some(issuer.clone()),
+            Self::Nothing(_) => None,
+        }
+    }
 }
 
 /// Who issues what a MeshIdentity promises.
@@ -278,7 +298,8 @@ pub enum Assigned {
 pub enum Source {
     /// The CA of its provider.
     Issuer,
-    /// A SPIRE agent beside the proxy, which takes its identity from there: nothing is issued here.
+    /// A SPIRE agent beside the proxy, which takes its identity from there: nothing is issued
+    /// here.
     Spire {
         /// How long the proxy waits for the agent, if the resource says.
         agent_timeout: Option<Duration>,
@@ -327,13 +348,9 @@ impl fmt::Display for Selection {
                 write!(f, "{spiffe_id}, by the backend `{backend}` of the mesh")?;
             }
             Assigned::Waiting {
-                identity: Some(identity),
+                issuer: issuer @ BackendKey::Modern(_),
                 why,
-            } => write!(
-                f,
-                "nothing before the MeshIdentity `{}` is ready: {why}",
-                identity.metadata.name
-            )?,
+            } => write!(f, "nothing before {issuer} is ready: {why}")?,
             Assigned::Waiting { why, .. } => write!(f, "nothing yet: {why}")?,
             Assigned::Nothing(why) => write!(f, "nothing: {why}")?,
         }

@@ -6,7 +6,7 @@ use super::explore::{Explorer, Extent, Seen, Violation};
 use super::world::{ZONE, pem};
 use crate::BackendKey;
 use crate::MeshResources;
-use crate::migration::{Change, Condition, Plan, PlanOptions, plan};
+use crate::migration::{Change, Plan, PlanOptions, Requirement, plan};
 
 /// YAML without MeshTrusts, and the MeshTrusts: a trust domain and whose roots are in it.
 fn resources(text: &str, trusts: &[(&str, &str, &[&str])]) -> MeshResources {
@@ -81,6 +81,20 @@ fn moves() -> Vec<(&'static str, MeshResources, MeshResources, PlanOptions)> {
                 &[],
             ),
             plain.clone().with_canary([("app", "web")]),
+        ),
+        (
+            "classic to modern, with an exception, where the last rule decides",
+            resources(&permissive, &[]),
+            resources(
+                &(NO_CA.to_owned()
+                    + &all("own", "example.org")
+                    + &tls("Permissive}}, {default: {mode: Strict")
+                    + &tls("Strict}}, {default: {mode: Permissive")
+                        .replace("name: all", "name: web")
+                        .replace("kind: Mesh", "kind: Dataplane, labels: {app: web}")),
+                &[],
+            ),
+            plain.clone(),
         ),
         (
             "classic to two modern CAs",
@@ -186,14 +200,16 @@ fn explore(name: &str, plan: &Plan, extent: Extent) -> Seen {
         "{name}: {} states, {} transitions, {} plans; {:?}",
         seen.states, seen.transitions, seen.plans, seen.actions
     );
-    // Each step was applied, and each gate was both closed and open: the step after it was applied, or the end reached.
+    // Each step was applied, and each gate was both closed and open: the step after it was
+    // applied, or the end reached.
     for (index, step) in plan.steps().iter().enumerate() {
         for outcome in ["apply", "wait"] {
-            // Who was strict and stays so has nothing to acknowledge, and whoever issues already is accepted.
-            let is_so = |condition: &Condition| match condition {
-                Condition::Mode => true,
-                Condition::Holds => step.title == "Clean up",
-                Condition::Accepts(BackendKey::Modern(name)) => {
+            // Who was strict and stays so has nothing to acknowledge, and whoever issues already
+            // is accepted.
+            let is_so = |requirement: &Requirement| match requirement {
+                Requirement::Mode => true,
+                Requirement::Holds => step.title == "Clean up",
+                Requirement::Accepts(BackendKey::Modern(name)) => {
                     let mut issuing = plan.from.identities.iter();
                     issuing.any(|it| it.metadata.name == *name && it.provider.is_some())
                 }
@@ -285,21 +301,21 @@ fn a_plan_without_one_of_its_gates_is_found_out() {
     let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, plan) in planned() {
         for step in 0..plan.steps.len() {
-            for condition in plan.steps[step].gate.clone() {
-                let kind = match condition {
-                    Condition::Ready(_) => "ready",
-                    Condition::Accepts(_) => "accepts",
-                    Condition::Trusts(_) => "trusts",
-                    Condition::Mode => "mode",
-                    Condition::Holds => "holds",
-                    Condition::Forgets(_) => "forgets",
+            for requirement in plan.steps[step].gate.clone() {
+                let kind = match requirement {
+                    Requirement::Ready(_) => "ready",
+                    Requirement::Accepts(_) => "accepts",
+                    Requirement::Trusts(_) => "trusts",
+                    Requirement::Mode => "mode",
+                    Requirement::Holds => "holds",
+                    Requirement::Forgets(_) => "forgets",
                 };
                 let mut careless = plan.clone();
-                // A condition may be asked for twice, and once would be enough.
+                // A requirement may be asked for twice, and once would be enough.
                 for step in &mut careless.steps {
-                    step.gate.retain(|it| *it != condition || kind == "holds");
+                    step.gate.retain(|it| *it != requirement || kind == "holds");
                 }
-                careless.steps[step].gate.retain(|it| *it != condition);
+                careless.steps[step].gate.retain(|it| *it != requirement);
                 if let Some(violation) = find_violation(careless) {
                     assert!(!violation.trace.is_empty());
                     if found.entry(kind).or_default().insert(name) {
@@ -311,7 +327,7 @@ fn a_plan_without_one_of_its_gates_is_found_out() {
     }
     for (name, plan) in planned() {
         assert!(found["trusts"].contains(name), "{name}: {found:#?}");
-        let forgets = |it: &Condition| matches!(it, Condition::Forgets(_));
+        let forgets = |it: &Requirement| matches!(it, Requirement::Forgets(_));
         // Where nothing is forgotten, nothing is lost too early.
         let forgetful = plan.steps.iter().any(|step| step.gate.iter().any(forgets));
         assert_eq!(

@@ -5,9 +5,9 @@ use meshca_core::resource::{
 };
 use serde::Deserialize;
 
+use super::super::mode;
 use super::super::obstacles::{Obstacle, ObstacleKind};
 use super::super::plan;
-use super::super::tls::{self, Kinds};
 use super::{Planner, announcer, find, issuing, named};
 
 impl<'a> Planner<'a> {
@@ -26,33 +26,32 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// At no point, not even between two changes of a step, does anybody accept plaintext who refuses it now. On the way back it is
-    /// who refused it before.
+    /// Finds the first change after which a proxy accepts plaintext that refuses it now, also in the
+    /// middle of a step. On the way back, it counts only if the mesh refused it before as well.
     pub(super) fn no_door_opens(&mut self) {
-        let kinds = Kinds::new(&[self.from, self.to]);
-        let mut strict = kinds.strict(self.from);
-        if self.back {
-            let before = kinds.strict(self.to);
-            strict.retain(|kind| before.contains(kind));
-        }
+        let mut before = vec![self.from];
+        before.extend(Some(self.to).filter(|_| self.back));
+        let states: Vec<_> = before.iter().copied().chain(&self.states).collect();
+        // What decides at each of these times, and what decides on the way.
+        let mut strict = mode::kinds(&states, before.len() + 1);
+        strict.retain(|kind| before.iter().all(|it| mode::is_strict(it, kind)));
+
         let mut now = self.from.clone();
-        let changes: Vec<_> = self
-            .steps
-            .iter()
-            .flat_map(|step| step.changes.clone())
-            .collect();
-        for change in changes {
+        let mut changes = self.steps.iter().flat_map(|step| &step.changes);
+        let opens = changes.find(|change| {
             change.apply_to(&mut now);
-            if !strict.is_subset(&kinds.strict(&now)) {
-                let key = change.action.key();
-                let resource = format!("{} {}", key.kind, key.name);
-                return self.obstacle(
-                    ObstacleKind::Loosens,
-                    resource,
-                    "with it, plaintext would be accepted where it is refused now",
-                    "move the mesh as strict as it is, and change how strict it is by itself, before or after",
-                );
-            }
+            matches!(change.action.key().kind, "Mesh" | "MeshTLS")
+                && strict.iter().any(|kind| !mode::is_strict(&now, kind))
+        });
+        if let Some(change) = opens {
+            let key = change.action.key();
+            let resource = format!("{} {}", key.kind, key.name);
+            self.obstacle(
+                ObstacleKind::Loosens,
+                resource,
+                "with it, plaintext would be accepted where it is refused now",
+                "move the mesh as strict as it is, and change how strict it is by itself, before or after",
+            );
         }
     }
 
@@ -72,7 +71,7 @@ impl<'a> Planner<'a> {
             return;
         }
         let mesh = format!("Mesh {}", from.name());
-        if Self::enabled(from).is_none() && issuing(from).next().is_none() {
+        if from.mesh.enabled_backend().is_none() && issuing(from).next().is_none() {
             self.obstacle(
                 ObstacleKind::NoIdentity,
                 mesh.clone(),
@@ -82,7 +81,7 @@ impl<'a> Planner<'a> {
             );
         }
         let catch_all = |it: &MeshIdentity| it.selector == Selector::all();
-        if Self::enabled(to).is_none() && !issuing(to).any(catch_all) {
+        if to.mesh.enabled_backend().is_none() && !issuing(to).any(catch_all) {
             self.obstacle(
                 ObstacleKind::NotCovered,
                 mesh.clone(),
@@ -91,7 +90,7 @@ impl<'a> Planner<'a> {
                  a more specific one still wins; or keep the backend for them",
             );
         }
-        if Self::enabled(from).is_none() || self.announced().is_empty() {
+        if from.mesh.enabled_backend().is_none() || self.announced().is_empty() {
             return;
         }
         // From here on, classic identities go: of all or of some.
@@ -113,8 +112,12 @@ impl<'a> Planner<'a> {
                 "set `meshServices: {mode: Exclusive}`, and move routes and policies to MeshServices",
             );
         }
-        let permissive = Self::enabled(from).is_some_and(|it| it.mode == Mode::Permissive);
-        if permissive && !tls::covers_all(&from.tls) && !tls::covers_all(&to.tls) {
+        let permissive = from
+            .mesh
+            .enabled_backend()
+            .is_some_and(|it| it.mode == Mode::Permissive);
+        let covered = |resources| mode::covers_all(resources, &self.options.zone);
+        if permissive && !covered(from) && !covered(to) {
             self.obstacle(
                 ObstacleKind::PermissiveWithoutMeshTls,
                 mesh,

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use meshca_core::resource::{Mesh, MeshIdentity, MeshTls, MeshTrust, Metadata, Resource};
 use meshca_core::{Error, ErrorKind, Result};
 
-/// The resources of one mesh, all of them: the manager is given the whole, and finds out itself what has changed.
+/// The resources of one mesh, all of them: the manager is given the whole, and finds out itself
+/// what has changed.
 ///
 /// ```
 /// use meshca_core::resource::Resource;
-/// use meshca_identity::MeshResources;
+/// use meshca_policy::MeshResources;
 ///
 /// let documents = Resource::parse("
 /// {type: Mesh, name: default}
@@ -44,12 +45,14 @@ impl MeshResources {
         }
     }
 
-    /// Sorts what was read; secrets are left out, they belong into a [`SecretStore`](meshca_core::SecretStore).
+    /// Sorts what was read; secrets are left out, they belong into a
+    /// [`SecretStore`](meshca_core::SecretStore).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if there is not exactly one `Mesh`, if a resource belongs to another mesh, or if two of a kind
-    /// have the same name and namespace; of MeshIdentities, the same name.
+    /// [`ErrorKind::InvalidConfig`] if there is not exactly one `Mesh`, if a resource belongs to
+    /// another mesh, or if two of a kind have the same name and namespace; of MeshIdentities, the
+    /// same name.
     pub fn from_resources(resources: impl IntoIterator<Item = Resource>) -> Result<Self> {
         let (mut meshes, mut identities, mut trusts, mut tls) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -75,7 +78,7 @@ impl MeshResources {
             trusts,
             tls,
         };
-        all.check()?;
+        all.validate()?;
         Ok(all)
     }
 
@@ -84,8 +87,13 @@ impl MeshResources {
         &self.mesh.metadata.name
     }
 
-    /// Whether these resources can stand beside each other: what [`from_resources`](Self::from_resources) says of those that it reads.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Refuses resources that cannot stand beside each other, as
+    /// [`from_resources`](Self::from_resources) does with those that it reads.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_resources`](Self::from_resources).
+    pub fn validate(&self) -> Result<()> {
         let kinds: [(&str, Vec<&Metadata>); 3] = [
             (
                 "MeshIdentity",
@@ -111,7 +119,8 @@ impl MeshResources {
                         self.name()
                     ));
                 }
-                // A MeshIdentity lives in the namespace of the control plane, and names a CA's secrets and a MeshTrust: there is one.
+                // A MeshIdentity lives in the namespace of the control plane, and names a CA's
+                // secrets and a MeshTrust: there is one.
                 let namespace = metadata.namespace.as_deref();
                 let namespace = namespace.filter(|_| kind != "MeshIdentity");
                 if !seen.insert((namespace, metadata.name.as_str())) {

@@ -1,68 +1,23 @@
 //! From two sets of resources to the steps between them.
 //!
-//! All moves are one: whoever may issue at the end is made known first (his CA, his SPIFFE IDs, his roots), then the choice of who
-//! issues moves, and whoever does not issue any more is forgotten last. What a given move does not need leaves its step empty, and
-//! an empty step leaves only its gate.
+//! All moves are one: whoever may issue at the end is made known first (his CA, his SPIFFE IDs,
+//! his roots), then the choice of who issues moves, and whoever does not issue any more is
+//! forgotten last. What a given move does not need leaves its step empty, and an empty step leaves
+//! only its gate.
 
 mod checks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use meshca_core::resource::{Backend, Mesh, MeshIdentity, MeshTrust, Metadata, Mtls, Selector};
 
-use super::observed::Condition;
+use super::mode;
+use super::observed::Requirement;
 use super::obstacles::{Obstacle, Obstacles};
-use super::plan::{self, Action, Change, Plan, Step};
-use super::tls::{self, Kinds};
+use super::options::PlanOptions;
+use super::plan::{self, Change, Plan, Step};
 use crate::BackendKey;
 use crate::MeshResources;
-
-/// What a plan must know beside the resources.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PlanOptions {
-    /// The zone that the plan is for: the trust domain of a MeshIdentity may be another in each.
-    pub zone: String,
-    /// Some Dataplanes to give the new identities to before all get them.
-    pub canary: Option<BTreeMap<String, String>>,
-    /// Policies that tell peers apart by `kuma://` tags. They are none of the kinds that are read here, so the caller names them:
-    /// `MeshTrafficPermission allow-shop`.
-    pub tag_rules: Vec<String>,
-}
-
-impl PlanOptions {
-    /// For this zone, all at once, and without policies that go by tags.
-    pub fn new(zone: impl Into<String>) -> Self {
-        Self {
-            zone: zone.into(),
-            canary: None,
-            tag_rules: Vec::new(),
-        }
-    }
-
-    /// The same, but new identities go to Dataplanes with these labels first. It needs a MeshIdentity to select them, so it has no
-    /// effect between classic CAs.
-    #[must_use]
-    pub fn with_canary<N: Into<String>, V: Into<String>>(
-        mut self,
-        labels: impl IntoIterator<Item = (N, V)>,
-    ) -> Self {
-        let labels = labels.into_iter();
-        self.canary = Some(
-            labels
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        );
-        self
-    }
-
-    /// The same with a policy that tells peers apart by `kuma://` tags.
-    #[must_use]
-    pub fn with_tag_rule(mut self, policy: impl Into<String>) -> Self {
-        self.tag_rules.push(policy.into());
-        self
-    }
-}
 
 /// Plans the way from the resources that a mesh has to those that it is to have.
 ///
@@ -77,17 +32,22 @@ pub fn plan(
     Planner::new(from, to, options, false).plan()
 }
 
-/// The same for the way back: what had been good enough to begin with is good enough to go back to.
-pub(super) fn rollback(
-    now: &MeshResources,
-    to: &MeshResources,
-    options: &PlanOptions,
-) -> Result<Plan, Obstacles> {
-    let options = PlanOptions {
-        canary: None,
-        ..options.clone()
-    };
-    Planner::new(now, to, &options, true).plan()
+impl Plan {
+    /// Plans the way back to where this plan began, from wherever the mesh is now, in the middle
+    /// of a step as well. It follows the same rules: peers believe the certificates of the new CA
+    /// until no proxy has one. What had been good enough to begin with is good enough to go back
+    /// to.
+    ///
+    /// # Errors
+    ///
+    /// Obstacles, if the resources were changed in another way than the plan does.
+    pub fn rollback(&self, now: &MeshResources) -> Result<Self, Obstacles> {
+        let options = PlanOptions {
+            canary: None,
+            ..self.options.clone()
+        };
+        Planner::new(now, &self.from, &options, true).plan()
+    }
 }
 
 struct Planner<'a> {
@@ -174,21 +134,20 @@ impl<'a> Planner<'a> {
 
     // Who issues.
 
-    fn enabled(resources: &MeshResources) -> Option<&Backend> {
-        resources.mesh.enabled_backend()
-    }
-
     /// Who issues for somebody at the end.
     fn arriving(&self) -> BTreeSet<BackendKey> {
         let identities = issuing(self.to).filter(|it| it.selector.match_labels().is_some());
-        Self::enabled(self.to)
+        self.to
+            .mesh
+            .enabled_backend()
             .map(|backend| BackendKey::classic(&backend.name))
             .into_iter()
             .chain(identities.map(BackendKey::of))
             .collect()
     }
 
-    /// Whether two MeshIdentities give a workload the same SPIFFE ID. A label of the resource can be part of the trust domain.
+    /// Whether two MeshIdentities give a workload the same SPIFFE ID. A label of the resource can
+    /// be part of the trust domain.
     fn same_ids(&self, a: &MeshIdentity, b: &MeshIdentity) -> bool {
         let domain = |it: &MeshIdentity| it.trust_domain_in(&self.options.zone).ok();
         a.path == b.path && a.trust_domain == b.trust_domain && domain(a) == domain(b)
@@ -207,12 +166,16 @@ impl<'a> Planner<'a> {
             .filter(move |it| named(to, &it.metadata).is_none_or(|it| it.provider.is_none()))
     }
 
-    /// Whose SPIFFE IDs must be announced, because peers would not know them otherwise while the choice moves: whoever comes, goes
-    /// or changes its range, if there is more than one kind of SPIFFE ID at all.
+    /// Whose SPIFFE IDs must be announced, because peers would not know them otherwise while the
+    /// choice moves: whoever comes, goes or changes its range, if there is more than one kind of
+    /// SPIFFE ID at all.
     fn announced(&self) -> Vec<&'a MeshIdentity> {
         let all = || issuing(self.from).chain(issuing(self.to));
-        let classic = Self::enabled(self.from)
-            .or(Self::enabled(self.to))
+        let classic = self
+            .from
+            .mesh
+            .enabled_backend()
+            .or(self.to.mesh.enabled_backend())
             .is_some();
         let mut kinds: Vec<&MeshIdentity> = Vec::new();
         for identity in all() {
@@ -247,7 +210,7 @@ impl<'a> Planner<'a> {
                     ),
                 ));
             }
-            gate.push(Condition::Accepts(BackendKey::of(identity)));
+            gate.push(Requirement::Accepts(BackendKey::of(identity)));
         }
         for identity in &self.to.identities {
             match (named(self.from, &identity.metadata), &identity.provider) {
@@ -332,11 +295,12 @@ impl<'a> Planner<'a> {
             }
         }
         for issuer in self.arriving() {
-            gate.push(Condition::Ready(issuer.clone()));
-            gate.push(Condition::Trusts(issuer.clone()));
-            gate.push(Condition::Accepts(issuer));
+            gate.push(Requirement::Ready(issuer.clone()));
+            gate.push(Requirement::Trusts(issuer.clone()));
+            gate.push(Requirement::Accepts(issuer));
         }
-        // A control plane that makes MeshTrusts by itself may have done all of this step: the gate before it must not be lost.
+        // A control plane that makes MeshTrusts by itself may have done all of this step: the gate
+        // before it must not be lost.
         if let Some(before) = self.steps.last() {
             let mut all = before.gate.clone();
             all.extend(gate.into_iter().filter(|it| !before.gate.contains(it)));
@@ -352,11 +316,11 @@ impl<'a> Planner<'a> {
     }
 
     fn enforce_tls(&mut self) {
-        let kinds = Kinds::new(&[self.from, self.to]);
-        let changes = if !kinds.any_permissive(self.from) {
-            tls::final_changes(&self.from.tls, &self.to.tls)
+        let kinds = mode::kinds(&[self.from], 1);
+        let changes = if kinds.iter().all(|it| mode::is_strict(self.from, it)) {
+            mode::final_changes(&self.from.tls, &self.to.tls)
         } else if self.from.tls.is_empty() && !self.back {
-            tls::permissive(&self.to.tls)
+            mode::permissive(&self.to.tls)
         } else {
             Vec::new()
         };
@@ -374,7 +338,7 @@ impl<'a> Planner<'a> {
                 title: title.to_owned(),
                 why: why.to_owned(),
                 changes,
-                gate: vec![Condition::Mode],
+                gate: vec![Requirement::Mode],
                 afterwards: vec![afterwards.to_owned()],
             });
         }
@@ -399,7 +363,7 @@ impl<'a> Planner<'a> {
                 title: "Try it on a few".to_owned(),
                 why: "what nobody has thought of hurts a few only".to_owned(),
                 changes,
-                gate: vec![Condition::Holds],
+                gate: vec![Requirement::Holds],
                 afterwards: vec![
                     "these have their new certificates and speak with all others".to_owned(),
                 ],
@@ -408,7 +372,8 @@ impl<'a> Planner<'a> {
     }
 
     fn rotate(&mut self) {
-        // Those who come before those who go: in between nobody is without an identity, and whoever of both wins is believed.
+        // Those who come before those who go: in between nobody is without an identity, and
+        // whoever of both wins is believed.
         let now = self.now();
         let mut changes: Vec<Change> = issuing(self.to)
             .filter(|it| named(now, &it.metadata).is_none_or(|now| now.selector != it.selector))
@@ -420,7 +385,7 @@ impl<'a> Planner<'a> {
                 changes.push(Change::put(idle, "selects nobody any more"));
             }
         }
-        let enabled = Self::enabled(self.to).map(|it| it.name.clone());
+        let enabled = self.to.mesh.enabled_backend().map(|it| it.name.clone());
         if let (Some(enabled), Some(mtls)) = (enabled, &now.mesh.mtls)
             && mtls.enabled_backend.as_ref() != Some(&enabled)
         {
@@ -433,7 +398,7 @@ impl<'a> Planner<'a> {
             title: "Rotate".to_owned(),
             why: "every proxy knows how to verify what is issued now, so certificates can be replaced in any order".to_owned(),
             changes,
-            gate: vec![Condition::Holds],
+            gate: vec![Requirement::Holds],
             afterwards: vec![
                 "every proxy serves a certificate of the new CA; the old one is still believed".to_owned(),
             ],
@@ -441,7 +406,7 @@ impl<'a> Planner<'a> {
     }
 
     fn tighten(&mut self) {
-        let changes = tls::final_changes(&self.now().tls, &self.to.tls);
+        let changes = mode::final_changes(&self.now().tls, &self.to.tls);
         let (title, why, afterwards) = match self.back {
             true => (
                 "Restore TLS",
@@ -460,7 +425,7 @@ impl<'a> Planner<'a> {
     fn clean_up(&mut self) {
         let now = self.now();
         let mut changes = Vec::new();
-        let mut gate = vec![Condition::Holds, Condition::Mode];
+        let mut gate = vec![Requirement::Holds, Requirement::Mode];
         let mut afterwards = Vec::new();
         if !plan::same_mtls(&now.mesh, &self.to.mesh) {
             let why = match self.to.mesh.mtls {
@@ -474,17 +439,17 @@ impl<'a> Planner<'a> {
             match named(self.to, &identity.metadata) {
                 Some(to) if plan::same_identity(to, identity) => {}
                 Some(to) => changes.push(Change::put(to.clone(), "announces and issues nothing")),
-                None => changes.push(Change {
-                    action: Action::delete("MeshIdentity", &identity.metadata),
-                    why: match identity.provider {
+                None => {
+                    let why = match identity.provider {
                         Some(_) => "nobody holds a certificate of its CA",
                         None => "its SPIFFE IDs need not be announced any more",
-                    }
-                    .to_owned(),
-                }),
+                    };
+                    changes.push(Change::delete("MeshIdentity", &identity.metadata, why));
+                }
             }
         }
-        // After the MeshIdentities: as long as one is there, the control plane may make its MeshTrust again.
+        // After the MeshIdentities: as long as one is there, the control plane may make its
+        // MeshTrust again.
         for trust in &now.trusts {
             match find(&self.to.trusts, &trust.metadata, |it| &it.metadata) {
                 // Nobody wrote it: the control plane made it, and it is in use.
@@ -506,13 +471,13 @@ impl<'a> Planner<'a> {
                 if !trust(&now.trusts) {
                     changes.push(forget(&identity.metadata));
                 }
-                gate.push(Condition::Forgets(BackendKey::of(identity)));
+                gate.push(Requirement::Forgets(BackendKey::of(identity)));
             }
         }
         let backends = |mesh: &'a Mesh| mesh.mtls.iter().flat_map(|it| &it.backends);
         for backend in backends(&self.from.mesh) {
             if !backends(&self.to.mesh).any(|it| it.name == backend.name) {
-                gate.push(Condition::Forgets(BackendKey::classic(&backend.name)));
+                gate.push(Requirement::Forgets(BackendKey::classic(&backend.name)));
             }
         }
         afterwards.push(
@@ -542,10 +507,7 @@ fn is_made_from(trust: &MeshTrust, identity: &MeshIdentity) -> bool {
 }
 
 fn forget(trust: &Metadata) -> Change {
-    Change {
-        action: Action::delete("MeshTrust", trust),
-        why: "no certificate in use needs its roots".to_owned(),
-    }
+    Change::delete("MeshTrust", trust, "no certificate in use needs its roots")
 }
 
 fn with_mtls(mesh: &Mesh, mtls: Option<Mtls>) -> Mesh {
@@ -572,8 +534,9 @@ fn find<'r, T>(all: &'r [T], name: &Metadata, metadata: fn(&T) -> &Metadata) -> 
     })
 }
 
-/// A MeshIdentity that only announces, for everyone, what another one gives. The more specific a MeshIdentity is the later it is
-/// known who gets it, and it does no harm to expect of a workload an ID that only it could have.
+/// A MeshIdentity that only announces, for everyone, what another one gives. The more specific a
+/// MeshIdentity is the later it is known who gets it, and it does no harm to expect of a workload
+/// an ID that only it could have.
 fn announcer(identity: &MeshIdentity) -> MeshIdentity {
     let mut metadata = identity.metadata.clone();
     metadata.name.push_str("-announced");

@@ -9,7 +9,7 @@ use meshca_testkit::search::{self, Model, Transition};
 use super::world::{self, Leaf, Names, Wanted};
 use crate::BackendKey;
 use crate::MeshResources;
-use crate::migration::{Next, Observed, Plan, Proxy, plan};
+use crate::migration::{Next, Observed, ObservedProxy, Plan, plan};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Presence {
@@ -224,11 +224,8 @@ impl Explorer {
             .map(|(_, issuer)| issuer.clone())
             .collect();
         let universe = &self.universe;
-        let proxy = |(number, it): (usize, &P)| {
-            let mut proxy = Proxy::new(
-                format!("proxy-{number}"),
-                world::labels(usize::from(it.class)),
-            );
+        let proxy = |it: &P| {
+            let mut proxy = ObservedProxy::new(world::proxy(usize::from(it.class)));
             proxy.connected = it.presence == Presence::Connected;
             let those = |holds: &dyn Fn(&Leaf) -> bool| {
                 let known = universe.iter().filter(|(_, leaf)| holds(leaf));
@@ -249,7 +246,7 @@ impl Explorer {
             };
             proxy
         };
-        observed.proxies = key.3.iter().enumerate().map(proxy).collect();
+        observed.proxies = key.3.iter().map(proxy).collect();
         let next = self.plans[state.plan].next(observed);
         self.deciding.insert(key, next.clone());
         next

@@ -1,12 +1,10 @@
 //! Which MeshTLS decides what for which proxy.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
 use meshca_core::ErrorKind;
 use meshca_core::resource::{Mode, Resource, TlsCipher, TlsVersion};
 use meshca_core::spiffe::Workload;
-use meshca_identity::MeshResources;
-use meshca_identity::tls::{Decider, Proxy, TlsPolicy};
+use meshca_policy::MeshResources;
+use meshca_policy::tls::{Decider, Proxy, TlsPolicy};
 
 const PLAIN: &str = "{type: Mesh, name: default}\n";
 
@@ -323,7 +321,11 @@ fn two_policies_that_leave_no_version_are_both_named() {
     let text = PLAIN.to_owned()
         + "---\n{type: MeshTLS, name: old, mesh: default, spec: {rules: [{default: {tlsVersion: {max: TLS12}}}]}}
 ---\n{type: MeshTLS, name: new, mesh: default, spec: {rules: [{default: {tlsVersion: {min: TLS13}}}]}}";
-    let error = TlsPolicy::resolve(&resources(&text), &proxy()).unwrap_err();
+    let resources = resources(&text);
+    // The mode does not depend on the versions.
+    let mode = TlsPolicy::mode_of(&resources, &proxy());
+    assert_eq!((mode.value, mode.by), (Mode::Strict, Decider::Default));
+    let error = TlsPolicy::resolve(&resources, &proxy()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert_eq!(
         error.to_string(),

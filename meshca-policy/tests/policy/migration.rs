@@ -1,21 +1,16 @@
 //! Plans from resources as operators write them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "tests"
-)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use meshca_core::resource::{CaBundle, MeshTls, Metadata, Mode, Resource, Selector, TlsRule};
-use meshca_identity::BackendKey;
-use meshca_identity::MeshResources;
-use meshca_identity::migration::{
-    Action, Next, Observed, ObstacleKind, Plan, PlanOptions, Proxy, plan,
+use meshca_core::spiffe::Workload;
+use meshca_policy::BackendKey;
+use meshca_policy::MeshResources;
+use meshca_policy::migration::{
+    Action, Next, Observed, ObservedProxy, ObstacleKind, Plan, PlanOptions, plan,
 };
+use meshca_policy::tls::Proxy;
 
 fn read(text: &str) -> MeshResources {
     let documents = Resource::parse(text).unwrap_or_else(|report| panic!("{report}\n{text}"));
@@ -317,7 +312,7 @@ fn after(plan: &Plan, steps: usize) -> Observed {
     observed.ready.insert(vault());
     observed.ready.insert(ca_1());
     for name in ["a", "b"] {
-        let mut proxy = Proxy::new(name, BTreeMap::new());
+        let mut proxy = ObservedProxy::new(Proxy::new(name, Workload::new()));
         proxy.trusts = BTreeSet::from([ca_1(), vault()]);
         proxy.accepts = BTreeSet::from([ca_1(), vault()]);
         proxy.mode = if steps < 5 {

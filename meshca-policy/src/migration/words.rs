@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::observed::Condition;
+use super::observed::Requirement;
 use super::plan::{Action, Change, Plan};
 use crate::BackendKey;
 use crate::MeshResources;
@@ -35,7 +35,7 @@ impl fmt::Display for Change {
 }
 
 /// What is waited for, and why.
-impl fmt::Display for Condition {
+impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(issuer) => write!(f, "the CA of {issuer} is ready"),
@@ -82,8 +82,8 @@ impl fmt::Display for Plan {
             let gate = self.news(index);
             if !gate.is_empty() {
                 writeln!(f, "   Wait until")?;
-                for condition in gate {
-                    writeln!(f, "   - {condition}")?;
+                for requirement in gate {
+                    writeln!(f, "   - {requirement}")?;
                 }
             }
             for fact in &step.afterwards {
@@ -95,10 +95,11 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
-    /// What a gate asks for that none before it has: who once trusts and accepts goes on doing so until the end.
-    fn news(&self, step: usize) -> Vec<&Condition> {
+    /// What a gate asks for that none before it has: who once trusts and accepts goes on doing so
+    /// until the end.
+    fn news(&self, step: usize) -> Vec<&Requirement> {
         let before = || self.steps.iter().take(step).flat_map(|step| &step.gate);
-        let lasts = |it: &Condition| !matches!(it, Condition::Mode | Condition::Holds);
+        let lasts = |it: &Requirement| !matches!(it, Requirement::Mode | Requirement::Holds);
         let gate = self.steps.get(step).into_iter().flat_map(|it| &it.gate);
         gate.filter(|it| !(lasts(it) && before().any(|known| known == *it)))
             .collect()
@@ -132,26 +133,26 @@ impl Plan {
                     key.kind, key.name
                 ));
             }
-            for condition in self.news(index) {
-                match condition {
-                    Condition::Ready(issuer) => {
+            for requirement in self.news(index) {
+                match requirement {
+                    Requirement::Ready(issuer) => {
                         line(format_args!("CP->>CP: CA of {} is ready", plain(issuer)));
                     }
-                    Condition::Accepts(issuer) => line(format_args!(
+                    Requirement::Accepts(issuer) => line(format_args!(
                         "Proxies-->>CP: all accept the IDs of {}",
                         plain(issuer)
                     )),
-                    Condition::Trusts(issuer) => line(format_args!(
+                    Requirement::Trusts(issuer) => line(format_args!(
                         "Proxies-->>CP: all hold the roots of {}",
                         plain(issuer)
                     )),
-                    Condition::Mode => {
+                    Requirement::Mode => {
                         line(format_args!("Proxies-->>CP: all are as strict as told"));
                     }
-                    Condition::Holds => {
+                    Requirement::Holds => {
                         line(format_args!("Proxies-->>CP: all serve their certificate"));
                     }
-                    Condition::Forgets(issuer) => line(format_args!(
+                    Requirement::Forgets(issuer) => line(format_args!(
                         "Proxies-->>CP: none holds the roots of {}",
                         plain(issuer)
                     )),

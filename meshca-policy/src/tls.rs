@@ -2,8 +2,9 @@
 //!
 //! # Which policy wins
 //!
-//! Every MeshTLS that targets the proxy is merged into one policy, field by field; what is more specific overrides what is less
-//! so. The order is the one that Kuma's control plane sorts by (`CompareByPolicyAttributes` and `CompareByDisplayName` in
+//! Every MeshTLS that targets the proxy is merged into one policy, field by field; what is more
+//! specific overrides what is less so. The order is the one that Kuma's control plane sorts by
+//! (`CompareByPolicyAttributes` and `CompareByDisplayName` in
 //! `pkg/plugins/policies/core/rules/sort`, 2.12 to 3.0), from the weakest to the strongest:
 //!
 //! | | attribute | order |
@@ -14,31 +15,47 @@
 //! | 4 | label `kuma.io/display-name`, else the name | backwards: `zzz`, then `aaa`, so the first by the alphabet wins |
 //! | 5 | the order of `rules` | the later rule wins |
 //!
-//! Kuma's documentation ranks a Dataplane by name above one by labels. Its code does not, and neither does this: between the
-//! two, the lines below the first decide.
+//! Kuma's documentation ranks a Dataplane by name above one by labels. Its code does not, and
+//! neither does this: between the two, the lines below the first decide.
 //!
 //! # Which policy targets a proxy
 //!
-//! All that a `targetRef` of kind `Dataplane` names must fit: name, namespace (that of the policy, if a name is given alone), labels, and
-//! section. A policy of the role `consumer` or `workload-owner` is for proxies of its own namespace, and one that comes from a zone is
-//! for that zone: a team cannot open the inbounds of another. Policies with the label `kuma.io/effect: shadow` are for show.
+//! All that a `targetRef` of kind `Dataplane` names must fit: name, namespace (that of the policy,
+//! if a name is given alone), labels, and section. A policy of the role `consumer` or
+//! `workload-owner` is for proxies of its own namespace, and one that comes from a zone is for
+//! that zone: a team cannot open the inbounds of another. Policies with the label `kuma.io/effect:
+//! shadow` are for show.
 //!
 //! # Defaults
 //!
-//! Without a mode in any of them, the mode of the mesh's enabled classic backend applies, and strict without such a backend.
-//! Versions and ciphers are of the whole mesh: from other targets they are ignored, as resources refuse them.
+//! Without a mode in any of them, the mode of the mesh's enabled classic backend applies, and
+//! strict without such a backend. Versions and ciphers are of the whole mesh: from other targets
+//! they are ignored, as resources refuse them.
 
 use std::cmp::Reverse;
 use std::fmt;
 
-use meshca_core::resource::{MeshTls, Metadata, Mode, TargetKind, TlsCipher, TlsVersion, labels};
+use meshca_core::resource::{
+    MeshTls, Metadata, Mode, TargetKind, TargetRef, TlsCipher, TlsVersion, labels,
+};
 use meshca_core::spiffe::Workload;
 use meshca_core::{Error, ErrorKind, Result};
 
 use crate::MeshResources;
 
-const EFFECT: &str = "kuma.io/effect";
+/// With the value `shadow` the policy is for show and decides nothing.
+pub(crate) const EFFECT: &str = "kuma.io/effect";
 const POLICY_ROLE: &str = "kuma.io/policy-role";
+
+/// The labels by which policies are ranked and confined. A control plane sets them where they are
+/// missing.
+const SET_BY_CONTROL_PLANE: &[&str] = &[
+    labels::ORIGIN,
+    labels::ZONE,
+    labels::DISPLAY_NAME,
+    labels::K8S_NAMESPACE,
+    POLICY_ROLE,
+];
 
 /// The proxy that a policy is asked for: its Dataplane, and one inbound of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +67,14 @@ pub struct Proxy {
     pub namespace: Option<String>,
     /// Its labels.
     pub workload: Workload,
-    /// The inbound in question: its name, or its port if it has no name. Without one, policies for single inbounds do not apply.
+    /// The inbound in question: its name, or its port if it has no name. Without one, policies for
+    /// single inbounds do not apply.
     pub section: Option<String>,
 }
 
 impl Proxy {
-    /// A proxy as a whole. Its namespace is what the label `k8s.kuma.io/namespace` says, if that is there.
+    /// A proxy as a whole. Its namespace is what the label `k8s.kuma.io/namespace` says, if that
+    /// is there.
     pub fn new(name: impl Into<String>, workload: Workload) -> Self {
         Self {
             name: name.into(),
@@ -131,8 +150,8 @@ impl fmt::Display for Decider {
 /// ```
 /// use meshca_core::resource::{Mode, Resource};
 /// use meshca_core::spiffe::Workload;
-/// use meshca_identity::MeshResources;
-/// use meshca_identity::tls::{Proxy, TlsPolicy};
+/// use meshca_policy::MeshResources;
+/// use meshca_policy::tls::{Proxy, TlsPolicy};
 ///
 /// let resources = MeshResources::from_resources(Resource::parse("
 /// {type: Mesh, name: default}
@@ -182,8 +201,21 @@ impl TlsPolicy {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] if one MeshTLS sets a `min` above the `max` of another: no version is left.
+    /// [`ErrorKind::InvalidConfig`] if one MeshTLS sets a `min` above the `max` of another: no
+    /// version is left.
     pub fn resolve(resources: &MeshResources, proxy: &Proxy) -> Result<Self> {
+        let policy = Self::merged(resources, proxy);
+        policy.check_versions()?;
+        Ok(policy)
+    }
+
+    /// Returns the mode alone, as [`resolve`](Self::resolve) decides it. It is known even if the
+    /// policies leave no TLS version.
+    pub fn mode_of(resources: &MeshResources, proxy: &Proxy) -> Decided<Mode> {
+        Self::merged(resources, proxy).mode
+    }
+
+    fn merged(resources: &MeshResources, proxy: &Proxy) -> Self {
         let mut policy = Self::default();
         if let Some(backend) = resources.mesh.enabled_backend() {
             let by = Decider::Backend(backend.name.clone());
@@ -192,26 +224,26 @@ impl TlsPolicy {
         let mut matching: Vec<&MeshTls> = resources
             .tls
             .iter()
-            .filter(|candidate| targets(candidate, proxy))
+            .filter(|candidate| Demand::of(candidate).is_some_and(|it| it.is_met_by(proxy)))
             .collect();
         matching.sort_by_cached_key(|candidate| Rank::of(candidate));
         for resource in matching {
             policy.merge(resource);
         }
-        policy.check_versions()?;
-        Ok(policy)
+        policy
     }
 
-    /// As a JSON merge patch (RFC 7386): what is absent stays as it is, a list is replaced as a whole.
+    /// As a JSON merge patch (RFC 7386): what is absent stays as it is, a list is replaced as a
+    /// whole.
     fn merge(&mut self, resource: &MeshTls) {
         let by = Decider::MeshTls(full_name(&resource.metadata));
+        if let Some(mode) = stated_mode(resource) {
+            self.mode.set(mode, &by);
+        }
+        if resource.target.kind != TargetKind::Mesh {
+            return;
+        }
         for rule in &resource.rules {
-            if let Some(mode) = rule.mode {
-                self.mode.set(mode, &by);
-            }
-            if resource.target.kind != TargetKind::Mesh {
-                continue;
-            }
             let versions = rule.tls_version.unwrap_or_default();
             if let Some(min) = versions.min {
                 self.min_version.set(min, &by);
@@ -270,9 +302,43 @@ impl fmt::Display for TlsPolicy {
     }
 }
 
+/// Returns the mode that a policy asks for, if it asks for one: that of its last rule with a mode.
+pub(crate) fn stated_mode(policy: &MeshTls) -> Option<Mode> {
+    policy.rules.iter().rev().find_map(|rule| rule.mode)
+}
+
+/// Returns whether `stored` already has everything by which `wanted` decides.
+///
+/// A control plane adds labels of its own, such as the origin. Those that `wanted` leaves out may
+/// therefore be there. The effect is the operator's: without the label the policy counts.
+pub(crate) fn decides_alike(stored: &MeshTls, wanted: &MeshTls) -> bool {
+    let (has, asks) = (&stored.metadata, &wanted.metadata);
+    stored.target == wanted.target
+        && stored.rules == wanted.rules
+        && has.label(EFFECT) == asks.label(EFFECT)
+        && SET_BY_CONTROL_PLANE
+            .iter()
+            .all(|label| asks.label(label).is_none() || has.label(label) == asks.label(label))
+}
+
+/// Completes `wanted` with the labels that the control plane has set on the policy that it
+/// replaces.
+pub(crate) fn in_place_of(wanted: &MeshTls, stored: &MeshTls) -> MeshTls {
+    let mut policy = wanted.clone();
+    for label in SET_BY_CONTROL_PLANE {
+        if let Some(value) = stored.metadata.label(label) {
+            let labels = &mut policy.metadata.labels;
+            labels
+                .entry((*label).to_owned())
+                .or_insert_with(|| value.to_owned());
+        }
+    }
+    policy
+}
+
 /// How specific a policy is; the greatest has the last word.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+pub(crate) struct Rank {
     dataplane: bool,
     section: bool,
     origin: u8,
@@ -283,7 +349,7 @@ struct Rank {
 }
 
 impl Rank {
-    fn of(resource: &MeshTls) -> Self {
+    pub(crate) fn of(resource: &MeshTls) -> Self {
         let MeshTls {
             metadata, target, ..
         } = resource;
@@ -323,60 +389,103 @@ fn full_name(metadata: &Metadata) -> String {
     }
 }
 
-fn targets(resource: &MeshTls, proxy: &Proxy) -> bool {
-    let MeshTls {
-        metadata, target, ..
-    } = resource;
-    // What another control plane sent lies in the system namespace; the label keeps where it was made.
-    let own_namespace = metadata
-        .label(labels::K8S_NAMESPACE)
-        .or(metadata.namespace.as_deref());
-    let confined = matches!(
-        metadata.label(POLICY_ROLE),
-        Some("consumer" | "workload-owner")
-    );
-    if metadata.label(EFFECT) == Some("shadow")
-        || (confined && (own_namespace.is_none() || own_namespace != proxy.namespace.as_deref()))
-        || other_zone(metadata, proxy)
-    {
-        return false;
-    }
-    if target.kind != TargetKind::Dataplane {
-        return true;
-    }
-    // A name alone means a neighbour; without a name, a namespace counts only if it is written.
-    let namespace = match (&target.namespace, &target.name) {
-        (Some(namespace), _) => Some(namespace.as_str()),
-        (None, Some(_)) => own_namespace,
-        (None, None) => None,
-    };
-    let name = proxy
-        .workload
-        .label(labels::DISPLAY_NAME)
-        .unwrap_or(&proxy.name);
-    target
-        .name
-        .as_ref()
-        .is_none_or(|wanted| wanted == name || *wanted == proxy.name)
-        && namespace.is_none_or(|wanted| Some(wanted) == proxy.namespace.as_deref())
-        && target
-            .labels
-            .iter()
-            .all(|(key, value)| proxy.workload.label(key) == Some(value))
-        && target
-            .section_name
-            .as_ref()
-            .is_none_or(|wanted| Some(wanted) == proxy.section.as_ref())
+/// What a proxy must be for a policy to target it.
+pub(crate) struct Demand<'a> {
+    /// `None` means the whole mesh.
+    dataplane: Option<&'a TargetRef>,
+    namespace: Option<&'a str>,
+    zone: Option<&'a str>,
 }
 
-/// Whether a policy was made in one zone and the proxy is in another. What does not say its zone is everywhere.
-fn other_zone(metadata: &Metadata, proxy: &Proxy) -> bool {
-    metadata.label(labels::ORIGIN) == Some("zone")
-        && match (
-            metadata.label(labels::ZONE),
-            proxy.workload.label(labels::ZONE),
-        ) {
-            (Some(policy), Some(proxy)) => policy != proxy,
-            _ => false,
+impl<'a> Demand<'a> {
+    /// Returns what a policy demands, or `None` if it targets no proxy at all.
+    pub(crate) fn of(policy: &'a MeshTls) -> Option<Self> {
+        let metadata = &policy.metadata;
+        if metadata.label(EFFECT) == Some("shadow") {
+            return None;
         }
+        let dataplane = Some(&policy.target).filter(|it| it.kind == TargetKind::Dataplane);
+        // What another control plane sent lies in the system namespace; the label keeps where it
+        // was made.
+        let own = metadata
+            .label(labels::K8S_NAMESPACE)
+            .or(metadata.namespace.as_deref());
+        // A name alone means a neighbour; without a name, a namespace counts only if it is written.
+        let named = dataplane.and_then(|it| {
+            let written = it.namespace.as_deref();
+            written.or(own.filter(|_| it.name.is_some()))
+        });
+        let confined = matches!(
+            metadata.label(POLICY_ROLE),
+            Some("consumer" | "workload-owner")
+        );
+        if confined && (own.is_none() || named.is_some_and(|it| Some(it) != own)) {
+            return None;
+        }
+        let zone = metadata.label(labels::ZONE);
+        Some(Self {
+            dataplane,
+            namespace: if confined { own } else { named },
+            zone: zone.filter(|_| metadata.label(labels::ORIGIN) == Some("zone")),
+        })
+    }
+
+    fn is_met_by(&self, proxy: &Proxy) -> bool {
+        let workload = &proxy.workload;
+        // A proxy that does not say its zone may be in any.
+        let here = |zone| workload.label(labels::ZONE).is_none_or(|it| it == zone);
+        let there = |it| proxy.namespace.as_deref() == Some(it);
+        let targeted = |target: &TargetRef| {
+            let mut labels = target.labels.iter();
+            let section = target.section_name.as_ref();
+            is_named(target, proxy)
+                && labels.all(|(name, value)| workload.label(name) == Some(value))
+                && section.is_none_or(|it| proxy.section.as_ref() == Some(it))
+        };
+        self.zone.is_none_or(here)
+            && self.namespace.is_none_or(there)
+            && self.dataplane.is_none_or(targeted)
+    }
+
+    /// Gives a proxy what it lacks to meet this demand, and nothing else; `None` if it has
+    /// something that contradicts. A proxy without a name has an empty one.
+    pub(crate) fn joined_to(&self, proxy: &Proxy) -> Option<Proxy> {
+        let mut joined = proxy.clone();
+        let add = |joined: &mut Proxy, name: &str, value: &str| {
+            if joined.workload.label(name).is_none() {
+                joined.workload = std::mem::take(&mut joined.workload).with_label(name, value);
+            }
+        };
+        if let Some(target) = self.dataplane {
+            for (name, value) in &target.labels {
+                add(&mut joined, name, value);
+            }
+            match &target.name {
+                Some(_) if is_named(target, &joined) => {}
+                Some(wanted) if joined.name.is_empty() => joined.name.clone_from(wanted),
+                Some(wanted) => add(&mut joined, labels::DISPLAY_NAME, wanted),
+                None => {}
+            }
+            joined.section = joined.section.or(target.section_name.clone());
+        }
+        // The label and the namespace are two ways to say the same thing, so no proxy has two
+        // values.
+        let labelled = joined
+            .workload
+            .label(labels::K8S_NAMESPACE)
+            .map(str::to_owned);
+        let wanted = self.namespace.map(str::to_owned);
+        joined.namespace = joined.namespace.or(labelled.clone()).or(wanted);
+        let contradicts = labelled.is_some() && labelled != joined.namespace;
+        (!contradicts && self.is_met_by(&joined)).then_some(joined)
+    }
+}
+
+fn is_named(target: &TargetRef, proxy: &Proxy) -> bool {
+    let display_name = proxy.workload.label(labels::DISPLAY_NAME);
+    let mut names = display_name.into_iter().chain([proxy.name.as_str()]);
+    target
+        .name
+        .as_deref()
+        .is_none_or(|wanted| names.any(|it| it == wanted))
 }

@@ -1,36 +1,29 @@
 //! What resources mean to proxies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use meshca_core::resource::{
     CaBundle, IdentityProvider, MeshIdentity, MeshTrust, MeshTrustCreation, Metadata, Mode,
-    TargetKind,
 };
 use meshca_core::spiffe::{Environment, Workload};
 
 use crate::BackendKey;
 use crate::MeshResources;
-use crate::select::{Assigned, IdentityRules, SelectOptions};
+use crate::select::{IdentityRules, SelectOptions};
+use crate::tls::{Proxy, TlsPolicy};
 
 pub(super) const ZONE: &str = "zone-1";
 
 /// Labels of the two kinds of proxies that there are.
 pub(super) const CLASSES: [&str; 2] = ["web", "db"];
 
-pub(super) fn labels(class: usize) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("app".to_owned(), CLASSES[class].to_owned()),
-        ("kuma.io/service".to_owned(), CLASSES[class].to_owned()),
-        ("kuma.io/workload".to_owned(), CLASSES[class].to_owned()),
-    ])
-}
-
-fn workload(class: usize) -> Workload {
-    labels(class)
-        .into_iter()
-        .fold(Workload::new(), |workload, (name, value)| {
-            workload.with_label(name, value)
-        })
+pub(super) fn proxy(class: usize) -> Proxy {
+    let name = CLASSES[class];
+    let workload = Workload::new()
+        .with_label("app", name)
+        .with_label("kuma.io/service", name)
+        .with_label("kuma.io/workload", name);
+    Proxy::new(name, workload)
 }
 
 /// What the control plane would send.
@@ -81,7 +74,8 @@ fn makes_trust(identity: &MeshIdentity) -> bool {
     }
 }
 
-/// The CA of a MeshIdentity has become ready: its roots are appended to the MeshTrust of the same name.
+/// The CA of a MeshIdentity has become ready: its roots are appended to the MeshTrust of the same
+/// name.
 pub(super) fn make_trust(resources: &mut MeshResources, identity: &str) {
     let Some(identity) = resources
         .identities
@@ -167,30 +161,26 @@ impl Names {
         }
         let rules = IdentityRules::new(resources, SelectOptions::new(ZONE, Environment::Universal));
         let classes = [0, 1].map(|class| {
-            let workload = workload(class);
-            let selection = rules.select(&workload, |_| Ok(()));
+            let proxy = proxy(class);
+            let workload = &proxy.workload;
+            let selection = rules.select(workload, |_| Ok(()));
             let mut accepts = BTreeSet::new();
             if resources.mesh.enabled_backend().is_some() {
                 accepts.insert(self.id(None));
             }
             for identity in &resources.identities {
                 let domain = identity.trust_domain_in(ZONE).unwrap();
-                let id = identity.spiffe_id_of(&domain, &workload, Environment::Universal);
+                let id = identity.spiffe_id_of(&domain, workload, Environment::Universal);
                 let id = id.unwrap();
                 let mut shown = selection.announced().chain(selection.spiffe_id());
                 if shown.any(|it| *it == id) {
                     accepts.insert(self.id(Some(identity)));
                 }
             }
-            let issuer = match selection.assigned {
-                Assigned::Modern { identity, .. } => {
-                    Some(BackendKey::Modern(identity.metadata.name.clone()))
-                }
-                Assigned::Classic { backend, .. } => Some(BackendKey::Classic(backend)),
-                _ => None,
-            };
+            let issuer = selection.assigned.issuer();
             let leaf = issuer.map(|issuer| self.leaf(&issuer, resources));
-            (mask(accepts), leaf, strict(resources))
+            let mode = TlsPolicy::mode_of(resources, &proxy).value;
+            (mask(accepts), leaf, mode == Mode::Strict)
         });
         Wanted {
             trusts: mask(trusts),
@@ -203,15 +193,4 @@ impl Names {
 
 fn mask(numbers: BTreeSet<u8>) -> u32 {
     numbers.into_iter().fold(0, |mask, it| mask | 1 << it)
-}
-
-/// Here, all policies are for the whole mesh.
-fn strict(resources: &MeshResources) -> bool {
-    let policy = resources.tls.iter().min_by_key(|it| &it.metadata.name);
-    let mode = policy.and_then(|policy| {
-        assert_eq!(policy.target.kind, TargetKind::Mesh);
-        policy.rules.iter().find_map(|rule| rule.mode)
-    });
-    let backend = resources.mesh.enabled_backend().map(|it| it.mode);
-    mode.or(backend).unwrap_or_default() == Mode::Strict
 }

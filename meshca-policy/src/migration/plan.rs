@@ -6,14 +6,15 @@ use meshca_core::resource::{
     CaBundle, IdentityProvider, MeshIdentity, MeshTrust, Metadata, Mtls, Resource,
 };
 
-use super::observed::{self, Condition, Observed, Waiting};
-use super::obstacles::Obstacles;
-use super::planner::{self, PlanOptions};
+use super::observed::{self, Observed, Requirement, Waiting};
+use super::options::PlanOptions;
 use crate::MeshResources;
+use crate::tls;
 
 /// The way of a mesh from the resources that it has to those that it is to have.
 ///
-/// `Display` is the plan in words for the operator, [`to_mermaid`](Self::to_mermaid) the same as a picture.
+/// `Display` is the plan in words for the operator, [`to_mermaid`](Self::to_mermaid) the same as a
+/// picture.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub(super) from: MeshResources,
@@ -35,7 +36,7 @@ pub struct Step {
     /// What to apply, in this order. Only a first step may have nothing.
     pub changes: Vec<Change>,
     /// What must be so before the next step.
-    pub gate: Vec<Condition>,
+    pub gate: Vec<Requirement>,
     /// What is true once the gate is passed.
     pub afterwards: Vec<String>,
 }
@@ -75,8 +76,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Next {
-    /// Apply these changes, in this order. They are made for the resources as they are: what is not the plan's business in them
-    /// stays, and what has been applied already is left out.
+    /// Apply these changes, in this order. They are made for the resources as they are: what is
+    /// not the plan's business in them stays, and what has been applied already is left out.
     Apply {
         /// The number of the step, counted from 1.
         step: usize,
@@ -92,8 +93,8 @@ pub enum Next {
     },
     /// The mesh has arrived.
     Done,
-    /// Somebody changed these resources in another way than the plan does, so that it is unknown what is safe. Put them back, or make
-    /// a new plan from what is there.
+    /// Somebody changed these resources in another way than the plan does, so that it is unknown
+    /// what is safe. Put them back, or make a new plan from what is there.
     Diverged {
         /// The resources that fit none of the steps that the others fit.
         resources: Vec<String>,
@@ -127,7 +128,7 @@ impl Plan {
         // A step that has been begun is ended: its gate was passed when it was.
         let passed = reached.checked_sub(1).and_then(|it| self.steps.get(it));
         if let (true, Some(step)) = (exactly, passed) {
-            let waiting = observed::missing(&step.gate, observed);
+            let waiting = observed::missing(&step.gate, observed, &self.options.zone);
             if !waiting.is_empty() {
                 return Next::Wait {
                     step: reached,
@@ -150,16 +151,6 @@ impl Plan {
         }
     }
 
-    /// The way back to where this plan began, from wherever the mesh is now – in the middle of a step as well. It follows the same
-    /// rules: whoever holds a certificate of the new CA is believed until nobody does.
-    ///
-    /// # Errors
-    ///
-    /// Obstacles, if somebody changed the resources in a way of their own.
-    pub fn rollback(&self, now: &MeshResources) -> Result<Self, Obstacles> {
-        planner::rollback(now, &self.from, &self.options)
-    }
-
     /// The last step whose changes are all there, and whether nothing of the next one is.
     fn reached(&self, now: &MeshResources) -> Option<(usize, bool)> {
         let keys = self.keys();
@@ -173,7 +164,8 @@ impl Plan {
         })
     }
 
-    /// What keeps the resources from being at any step: what differs from the step that most of them are at.
+    /// What keeps the resources from being at any step: what differs from the step that most of
+    /// them are at.
     fn diverged(&self, now: &MeshResources) -> Vec<String> {
         let keys = self.keys();
         (0..self.states.len())
@@ -204,10 +196,11 @@ impl Plan {
                 same_identity(wanted, found)
             }
             (Some(Found::Tls(wanted)), Some(Found::Tls(found))) => {
-                wanted.target == found.target && wanted.rules == found.rules
+                tls::decides_alike(found, wanted)
             }
             (Some(Found::Trust(wanted)), Some(Found::Trust(found))) => {
-                // The control plane may have added roots of its own. Of those that the plan knows, none is missing and none left over.
+                // The control plane may have added roots of its own. Of those that the plan knows,
+                // none is missing and none left over.
                 let known = self.known_bundles(key);
                 wanted.trust_domain == found.trust_domain
                     && known
@@ -215,7 +208,8 @@ impl Plan {
                         .all(|bundle| has_bundle(wanted, bundle) == has_bundle(found, bundle))
             }
             (None, None) => true,
-            // A control plane makes the MeshTrust of a MeshIdentity by itself: it may be there before the plan puts it.
+            // A control plane makes the MeshTrust of a MeshIdentity by itself: it may be there
+            // before the plan puts it.
             (None, Some(Found::Trust(_))) => !self.deleted(key, step),
             _ => false,
         }
@@ -249,10 +243,10 @@ impl Plan {
     }
 
     /// The change, with everything that is not the plan's business as it is now.
-    fn on_top_of(&self, change: &Change, now: &MeshResources) -> Change {
-        let mut change = change.clone();
-        let key = change.action.key().owned();
-        let found = find(now, &key.borrowed());
+    fn on_top_of(&self, planned: &Change, now: &MeshResources) -> Change {
+        let key = planned.action.key();
+        let found = find(now, &key);
+        let mut change = planned.clone();
         let Action::Put(resource) = &mut change.action else {
             return change;
         };
@@ -267,14 +261,19 @@ impl Plan {
                 put.status = found.status.clone();
             }
             (Resource::MeshTls(put), Some(Found::Tls(found))) => {
+                let effect = put.metadata.label(tls::EFFECT).is_some();
                 keep_envelope(&mut put.metadata, &found.metadata);
+                // Whether a policy counts is the plan's business.
+                if !effect {
+                    put.metadata.labels.remove(tls::EFFECT);
+                }
                 put.status = found.status.clone();
             }
             (Resource::MeshTrust(put), Some(Found::Trust(found))) => {
                 keep_envelope(&mut put.metadata, &found.metadata);
                 put.status = found.status.clone();
                 put.origin = found.origin.clone();
-                let known = self.known_bundles(&key.borrowed());
+                let known = self.known_bundles(&key);
                 let added = found
                     .ca_bundles
                     .iter()
@@ -291,6 +290,17 @@ impl Change {
     pub(super) fn put(resource: impl Into<Resource>, why: &str) -> Self {
         Self {
             action: Action::Put(resource.into()),
+            why: why.to_owned(),
+        }
+    }
+
+    pub(super) fn delete(kind: &'static str, metadata: &Metadata, why: &str) -> Self {
+        Self {
+            action: Action::Delete {
+                kind,
+                namespace: metadata.namespace.clone(),
+                name: metadata.name.clone(),
+            },
             why: why.to_owned(),
         }
     }
@@ -333,14 +343,6 @@ impl Change {
 }
 
 impl Action {
-    pub(super) fn delete(kind: &'static str, metadata: &Metadata) -> Self {
-        Self::Delete {
-            kind,
-            namespace: metadata.namespace.clone(),
-            name: metadata.name.clone(),
-        }
-    }
-
     pub(super) fn key(&self) -> Key<'_> {
         match self {
             Self::Put(resource) => Key {
@@ -369,26 +371,9 @@ pub(super) struct Key<'a> {
     pub(super) name: &'a str,
 }
 
-struct OwnedKey(&'static str, Option<String>, String);
-
 impl Key<'_> {
-    fn owned(&self) -> OwnedKey {
-        let namespace = self.namespace.map(str::to_owned);
-        OwnedKey(self.kind, namespace, self.name.to_owned())
-    }
-
     fn is(&self, metadata: &Metadata) -> bool {
         self.namespace == metadata.namespace.as_deref() && self.name == metadata.name
-    }
-}
-
-impl OwnedKey {
-    fn borrowed(&self) -> Key<'_> {
-        Key {
-            kind: self.0,
-            namespace: self.1.as_deref(),
-            name: &self.2,
-        }
     }
 }
 

@@ -38,7 +38,8 @@ pub enum ObstacleKind {
     PermissiveWithoutMeshTls,
     /// Plaintext would be accepted where it is refused now.
     Loosens,
-    /// `meshServices.mode` is not `Exclusive`, so peers are not known by what MeshIdentities announce.
+    /// `meshServices.mode` is not `Exclusive`, so peers are not known by what MeshIdentities
+    /// announce.
     MeshServices,
     /// The same name stands for another CA, which would leave no time for both.
     SameName,
