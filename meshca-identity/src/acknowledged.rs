@@ -46,6 +46,7 @@ impl fmt::Display for TrustVersion {
 ///
 /// A proxy that has acknowledged one of these trusts all roots for which less is enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Acknowledged {
     /// Nothing. The manager assumes that the proxy trusts no root yet, and does not wait for it.
     #[default]

@@ -32,6 +32,7 @@ pub trait Model {
 
 /// Something that can happen.
 #[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "models make them")]
 pub struct Transition<S> {
     /// What is counted.
     pub kind: &'static str,
@@ -45,6 +46,7 @@ pub struct Transition<S> {
 
 /// The extent of a search that found nothing wrong.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Seen {
     /// States.
     pub states: usize,
@@ -56,6 +58,7 @@ pub struct Seen {
 
 /// A rule that is broken, and how it came to that.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Violation {
     /// The rule.
     pub what: String,

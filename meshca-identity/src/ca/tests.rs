@@ -462,6 +462,7 @@ fn no_order_of_events_loses_anything_or_signs_too_early() {
         states,
         transitions,
         actions,
+        ..
     } = seen;
     println!("{states} states, {transitions} transitions: {actions:?}");
     assert_eq!(actions.len(), 7);
