@@ -46,12 +46,14 @@ impl fmt::Display for TrustVersion {
 ///
 /// A proxy that has acknowledged one of these trusts all roots for which less is enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Acknowledged {
     /// Nothing. The manager assumes that the proxy trusts no root yet, and does not wait for it.
     #[default]
     Nothing,
-    /// Trust that a control plane published before this one started, in a version that this one does not know. The manager waits for
-    /// the proxy before it signs under a root that was not in use then.
+    /// Trust that a control plane published before this one started, in a version that this one
+    /// does not know. The manager waits for the proxy before it signs under a root that was not
+    /// in use then.
     FromBefore,
     /// The trust of this version.
     Version(TrustVersion),

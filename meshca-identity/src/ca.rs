@@ -1,5 +1,5 @@
-//! The life of one CA under the manager: set up, looked at, rotated, and set up again when its settings change. Events in, effects out:
-//! nothing here waits, asks the time or calls a CA.
+//! The life of one CA under the manager: set up, looked at, rotated, and set up again when its
+//! settings change. Events in, effects out: nothing here waits, asks the time or calls a CA.
 //!
 //! | state | issuer | built | failed | other settings |
 //! |---|---|---|---|---|
@@ -9,8 +9,9 @@
 //! | `Changing`: its new settings were not tried | does not sign | `Up` | `Fallback` | `Changing` |
 //! | `Fallback`: its new settings failed | signs | `Up` | `Fallback` | `Changing` |
 //!
-//! Beside its state a CA has at most one [`Task`] under way. The manager starts the task that a [tick](Ca::tick) returns, and reports how
-//! it ended. Whether every proxy trusts the next root is an input: who has to be asked for that is not this module's affair.
+//! Beside its state a CA has at most one [`Task`] under way. The manager starts the task that a
+//! [tick](Ca::tick) returns, and reports how it ended. Whether every proxy trusts the next root
+//! is an input: who has to be asked for that is not this module's affair.
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,11 @@ use crate::schedule::ScheduleOptions;
 pub(crate) struct Pace<'a> {
     /// Between two looks at its roots, as far as the manager wishes.
     pub(crate) look: Duration,
-    /// The least between two looks, as the CA wishes. One that did not answer is asked again earlier: until then it is reported to fail.
+    /// The least between two looks, as the CA wishes. One that did not answer is asked again
+    /// earlier: until then it is reported to fail.
     pub(crate) least: Duration,
-    /// Between two readings of a CA whose key somebody else made and may replace, if nobody says that it has changed.
+    /// Between two readings of a CA whose key somebody else made and may replace, if nobody says
+    /// that it has changed.
     pub(crate) reread: Duration,
     /// The waits after failures.
     pub(crate) backoff: &'a ScheduleOptions,
@@ -67,8 +70,9 @@ pub(crate) enum Effect<E> {
 /// Everything that a CA can be in, between tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum CaState<I, E> {
-    /// No attempt to set it up as the resources say now has ended, and there is no issuer of before. Its build is due. The last error with
-    /// the settings before these is shown until there is news.
+    /// No attempt to set it up as the resources say now has ended, and there is no issuer of
+    /// before. Its build is due. The last error with the settings before these is shown until
+    /// there is news.
     New(Option<E>),
     /// It could not be set up, and there is no issuer of before.
     Down(Failure<E>),
@@ -80,11 +84,12 @@ enum CaState<I, E> {
         /// The error of the last look or rotation. The issuer signs all the same.
         fault: Option<E>,
     },
-    /// No attempt to set it up as the resources say now has ended. Its build is due. The issuer of before does not sign: what it would
-    /// sign is not what is wanted.
+    /// No attempt to set it up as the resources say now has ended. Its build is due. The issuer
+    /// of before does not sign: what it would sign is not what is wanted.
     Changing(Serving<I>, Option<E>),
-    /// It could not be set up as the resources say now, or with the key that it has now. The issuer of before signs: what it signs is
-    /// still accepted, and without it workloads would have nothing.
+    /// It could not be set up as the resources say now, or with the key that it has now. The
+    /// issuer of before signs: what it signs is still accepted, and without it workloads would
+    /// have nothing.
     Fallback(Serving<I>, Failure<E>),
 }
 
@@ -93,8 +98,8 @@ enum CaState<I, E> {
 struct Serving<I> {
     issuer: I,
     look_at: Duration,
-    /// No step of its rotation is taken before this. A step can stay due, because another replica takes it or because it changes
-    /// nothing, and is not to be taken in a loop.
+    /// No step of its rotation is taken before this. A step can stay due, because another replica
+    /// takes it or because it changes nothing, and is not to be taken in a loop.
     rotate_at: Duration,
     /// The last step, and how often in a row it was taken.
     stepped: Option<(RotationStep, u32)>,
@@ -120,7 +125,8 @@ struct Job {
 /// See the [module](self). `I` is an issuer, `E` an error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ca<I, E> {
-    /// Which settings these are. A task that began with others may end at any time, and its result is of no interest.
+    /// Which settings these are. A task that began with others may end at any time, and its
+    /// result is of no interest.
     epoch: u64,
     /// Whether its key is somebody else's, who may replace it without a change of the resources.
     rereads: bool,
@@ -155,7 +161,8 @@ impl<I, E: Clone> Ca<I, E> {
             .filter(|_| !matches!(self.state, CaState::Changing(..)))
     }
 
-    /// The last error, if it has not been overcome. An error of its settings hides those of an issuer of before.
+    /// The last error, if it has not been overcome. An error of its settings hides those of an
+    /// issuer of before.
     pub(crate) fn error(&self) -> Option<&E> {
         match &self.state {
             CaState::New(fault) | CaState::Up { fault, .. } | CaState::Changing(_, fault) => {
@@ -170,7 +177,8 @@ impl<I, E: Clone> Ca<I, E> {
         self.job.is_none()
     }
 
-    /// When it needs a [tick](Self::tick) at the latest. While a task is under way, its report comes first.
+    /// When it needs a [tick](Self::tick) at the latest. While a task is under way, its report
+    /// comes first.
     pub(crate) fn next_wake(&self, now: Duration) -> Option<Duration> {
         if !self.is_idle() {
             return None;
@@ -182,7 +190,8 @@ impl<I, E: Clone> Ca<I, E> {
         [self.build_at(), look, rotate].into_iter().flatten().min()
     }
 
-    /// The resources have other settings for it. The result of a task that is under way comes too late.
+    /// The resources have other settings for it. The result of a task that is under way comes too
+    /// late.
     pub(crate) fn change(&mut self, epoch: u64, rereads: bool) {
         let fault = self.error().cloned();
         let state = match self.take_serving() {
@@ -197,11 +206,11 @@ impl<I, E: Clone> Ca<I, E> {
         };
     }
 
-    /// Time has passed, or the gate gives another answer. `due` is the step that its rotation needs; `trusted` says whether every proxy
-    /// that matters trusts all of its roots.
+    /// Time has passed, or the gate gives another answer. `due` is the step that its rotation
+    /// needs; `trusted` says whether every proxy that matters trusts all of its roots.
     ///
-    /// Starts what is due: a build first, without which nothing else counts; then a step of the rotation, which must not be late; then a
-    /// look.
+    /// Starts what is due: a build first, without which nothing else counts; then a step of the
+    /// rotation, which must not be late; then a look.
     pub(crate) fn tick(
         &mut self,
         due: Option<RotationStep>,
@@ -225,8 +234,8 @@ impl<I, E: Clone> Ca<I, E> {
         Some(task)
     }
 
-    /// Secrets may have changed. `told`: somebody says so. Else the store has changed, as it does for each record too; then failures keep
-    /// their backoff.
+    /// Secrets may have changed. `told`: somebody says so. Else the store has changed, as it does
+    /// for each record too; then failures keep their backoff.
     pub(crate) fn secrets_changed(&mut self, told: bool, now: Duration) {
         self.look_now(now);
         let again = told || (self.rereads && self.serving().is_some());
@@ -315,7 +324,8 @@ impl<I, E: Clone> Ca<I, E> {
         }
     }
 
-    /// A [`Task::Look`] or a [`Task::Rotate`] has ended. If badly, the known roots stay trusted and the issuer signs all the same.
+    /// A [`Task::Look`] or a [`Task::Rotate`] has ended. If badly, the known roots stay trusted
+    /// and the issuer signs all the same.
     pub(crate) fn asked(
         &mut self,
         epoch: u64,

@@ -1,10 +1,12 @@
 //! The trust of one mesh: which roots its workloads hold, since when, and when one may go.
 //!
-//! Trust comes before use: a root is published before any certificate under it is handed out. And it goes last: it stays until no
-//! certificate that was handed out under it can still be valid, also if its CA or its MeshTrust does not list it any more. Kuma never
-//! removes a root, and Linkerd removed one too early (linkerd2#4287).
+//! Trust comes before use: a root is published before any certificate under it is handed out. And
+//! it goes last: it stays until no certificate that was handed out under it can still be valid,
+//! also if its CA or its MeshTrust does not list it any more. Kuma never removes a root, and
+//! Linkerd removed one too early (linkerd2#4287).
 //!
-//! A root in a MeshTrust of an operator stays as long as it stands there. Only roots that came from a CA of the manager are retired.
+//! A root in a MeshTrust of an operator stays as long as it stands there. Only roots that came
+//! from a CA of the manager are retired.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,15 +50,16 @@ struct Use {
     backend: BackendKey,
     /// Each workload that holds a certificate under it now has a clone.
     holders: Holding,
-    /// When the last certificate under it ends. A workload that was forgotten may still present it, so this counts beside the holders.
+    /// When the last certificate under it ends. A workload that was forgotten may still present
+    /// it, so this counts beside the holders.
     until: SystemTime,
-    /// Whether a certificate was signed under it, here or by a control plane before. Then proxies were waited for. Else the root is only
-    /// kept in case.
+    /// Whether a certificate was signed under it, here or by a control plane before. Then proxies
+    /// were waited for. Else the root is only kept in case.
     signed: bool,
 }
 
-/// Reference count of the workloads that hold a certificate under a root. Each holder keeps a clone. Dropping it releases the root
-/// without parsing the certificate that was replaced.
+/// Reference count of the workloads that hold a certificate under a root. Each holder keeps a
+/// clone. Dropping it releases the root without parsing the certificate that was replaced.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holding(Arc<()>);
 
@@ -65,14 +68,17 @@ pub(crate) struct Holding(Arc<()>);
 pub(crate) struct TrustLedger {
     /// The roots that each origin lists now.
     sources: BTreeMap<Origin, TrustBundle>,
-    /// The roots that certificates need, by trust domain and fingerprint, whether or not an origin lists them.
+    /// The roots that certificates need, by trust domain and fingerprint, whether or not an
+    /// origin lists them.
     uses: BTreeMap<TrustDomain, BTreeMap<String, Use>>,
-    /// The least that a proxy has acknowledged which trusts the root: a root that was in use before this process began is trusted
-    /// by proxies that have only what they had then.
+    /// The least that a proxy has acknowledged which trusts the root: a root that was in use
+    /// before this process began is trusted by proxies that have only what they had then.
     since: BTreeMap<RootId, Acknowledged>,
-    /// The CAs of each published root. A CA can be gone before its root is, and plans ask whose root it was.
+    /// The CAs of each published root. A CA can be gone before its root is, and plans ask whose
+    /// root it was.
     owners: BTreeMap<RootId, BTreeSet<BackendKey>>,
-    /// The CAs of which a root was taken away, with the version that did: proxies with less than that may still trust it.
+    /// The CAs of which a root was taken away, with the version that did: proxies with less than
+    /// that may still trust it.
     gone: BTreeMap<BackendKey, TrustVersion>,
     version: TrustVersion,
     published: Arc<TrustBundles>,
@@ -94,7 +100,8 @@ impl TrustLedger {
         (Arc::clone(&self.published), self.version)
     }
 
-    /// Takes the roots that this origin lists now. They take effect with [`publish`](Self::publish).
+    /// Takes the roots that this origin lists now. They take effect with
+    /// [`publish`](Self::publish).
     pub(crate) fn set(&mut self, origin: Origin, bundle: TrustBundle) {
         self.stale |= self.sources.get(&origin) != Some(&bundle);
         if let Origin::Backend(key) = &origin {
@@ -113,8 +120,9 @@ impl TrustLedger {
         self.sources.keys()
     }
 
-    /// Records a certificate under this root. The caller hands it out only once the root [is published](Self::holds). The root stays
-    /// published for as long as the certificate is held, and for as long as it may be valid.
+    /// Records a certificate under this root. The caller hands it out only once the root [is
+    /// published](Self::holds). The root stays published for as long as the certificate is held,
+    /// and for as long as it may be valid.
     pub(crate) fn hold(
         &mut self,
         backend: &BackendKey,
@@ -127,8 +135,8 @@ impl TrustLedger {
         Some(found.holders.clone())
     }
 
-    /// Records what a control plane before this one has handed out. Every proxy that it served trusts the roots that it signed under, so a
-    /// proxy that comes back with its trust does.
+    /// Records what a control plane before this one has handed out. Every proxy that it served
+    /// trusts the roots that it signed under, so a proxy that comes back with its trust does.
     pub(crate) fn recall(&mut self, used: &Used) {
         self.share(used);
         if used.signed {
@@ -147,7 +155,8 @@ impl TrustLedger {
         }
     }
 
-    /// Keeps a root under which certificates of before may be valid until then. Saying so again does not prolong it.
+    /// Keeps a root under which certificates of before may be valid until then. Saying so again
+    /// does not prolong it.
     pub(crate) fn keep(
         &mut self,
         backend: &BackendKey,
@@ -247,7 +256,8 @@ impl TrustLedger {
             .is_some_and(|bundle| bundle.contains(root.der()))
     }
 
-    /// The least that a proxy has acknowledged which trusts all of these roots; `None` if one of them is not published.
+    /// The least that a proxy has acknowledged which trusts all of these roots; `None` if one of
+    /// them is not published.
     pub(crate) fn since(&self, bundle: &TrustBundle) -> Option<Acknowledged> {
         roots_of(bundle)
             .map(|root| self.since.get(&root).copied())
@@ -256,8 +266,9 @@ impl TrustLedger {
             })
     }
 
-    /// The CAs whose roots a proxy may hold that has acknowledged this, although no CA lists them any more. Certificates under them can
-    /// still be valid, or the proxy has not heard yet that they were taken away.
+    /// The CAs whose roots a proxy may hold that has acknowledged this, although no CA lists them
+    /// any more. Certificates under them can still be valid, or the proxy has not heard yet that
+    /// they were taken away.
     pub(crate) fn left(&self, acknowledged: Acknowledged) -> BTreeSet<&BackendKey> {
         let stands_for = |(domain, root): &RootId| {
             self.sources.values().any(|it| {
@@ -294,13 +305,15 @@ impl TrustLedger {
         self.owners = owners;
     }
 
-    /// Publishes the roots that origins list and certificates need, and retires the others. Says whether the trust has changed.
+    /// Publishes the roots that origins list and certificates need, and retires the others. Says
+    /// whether the trust has changed.
     pub(crate) fn publish(&mut self, now: SystemTime) -> Result<bool> {
         let count = |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum();
         let before: usize = count(&self.uses);
         let sources = &self.sources;
         let in_use = |it: &mut Use| {
-            // A root that its CA still names keeps `signed`: proxies that come back are not waited for again.
+            // A root that its CA still names keeps `signed`: proxies that come back are not
+            // waited for again.
             let said = sources.get(&Origin::Backend(it.backend.clone()));
             let has = |said: &TrustBundle| {
                 said.trust_domain() == it.bundle.trust_domain()
@@ -361,7 +374,8 @@ impl TrustLedger {
         Ok(true)
     }
 
-    /// The content of MeshTrusts, for each CA and each trust domain: its roots, and those of before that certificates need.
+    /// The content of MeshTrusts, for each CA and each trust domain: its roots, and those of
+    /// before that certificates need.
     pub(crate) fn by_backend(&self) -> Result<BTreeMap<(BackendKey, TrustDomain), TrustBundle>> {
         let mut all: BTreeMap<(BackendKey, TrustDomain), TrustBundle> = BTreeMap::new();
         for (key, bundle) in self.of_backends() {

@@ -1,7 +1,8 @@
 //! Breadth-first search through every state that a model can reach.
 //!
-//! A model is a start, a function from a state to the states that can follow, and what must hold in each. The search visits every state
-//! once, so the model has to be finite. The trace of a violation is as short as any.
+//! A model is a start, a function from a state to the states that can follow, and what must hold
+//! in each. The search visits every state once, so the model has to be finite. The trace of a
+//! violation is as short as any.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,7 +22,8 @@ pub trait Model {
     /// Everything that can happen next.
     fn successors(&mut self, state: &Self::State) -> Vec<Transition<Self::State>>;
 
-    /// Whether this is an end that must stay within reach, from everywhere and by [`Transition::forward`] ones alone.
+    /// Whether this is an end that must stay within reach, from everywhere and by
+    /// [`Transition::forward`] ones alone.
     fn is_end(&mut self, state: &Self::State) -> bool;
 
     /// Describes a state from which no end is within reach.
@@ -30,6 +32,7 @@ pub trait Model {
 
 /// Something that can happen.
 #[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "models make them")]
 pub struct Transition<S> {
     /// What is counted.
     pub kind: &'static str,
@@ -43,6 +46,7 @@ pub struct Transition<S> {
 
 /// The extent of a search that found nothing wrong.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Seen {
     /// States.
     pub states: usize,
@@ -54,6 +58,7 @@ pub struct Seen {
 
 /// A rule that is broken, and how it came to that.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Violation {
     /// The rule.
     pub what: String,

@@ -44,7 +44,8 @@ struct State {
     streams: BTreeMap<u64, Progress>,
     /// Streams that have ended a moment ago: what they brought is still in use, until another one brings it or it is given up.
     ended: Vec<(u64, Progress)>,
-    /// The last report to the manager: it takes no interest in less, and need not be told the same twice.
+    /// The last report to the manager: it takes no interest in less, and need not be told the
+    /// same twice.
     told: Acknowledged,
 }
 
@@ -168,8 +169,8 @@ impl State {
 
     /// What the proxy has acknowledged on all of its streams, if that is more than was reported.
     fn news(&mut self) -> Option<Acknowledged> {
-        // A proxy whose streams have only been sent their first trust has acknowledged nothing. Once one stream has, the others hold
-        // it back: it may begin with what they were sent.
+        // A proxy whose streams have only been sent their first trust has acknowledged nothing.
+        // Once one stream has, the others hold it back: it may begin with what they were sent.
         let mut taken = false;
         let on_each = self.counted().filter_map(|stream| match stream.trust {
             TrustState::At(version) => {

@@ -10,7 +10,8 @@ use super::*;
 const EPOCH: u64 = 1;
 const BEFORE: u64 = 0;
 
-/// Time is in units, and stands still at zero: timers come nearer instead, so that what is alike is equal.
+/// Time is in units, and stands still at zero: timers come nearer instead, so that what is alike
+/// is equal.
 const NOW: Duration = Duration::ZERO;
 const UNIT: Duration = Duration::from_secs(1);
 
@@ -66,7 +67,8 @@ struct World {
     stale: Option<Task>,
     /// Something has changed that no look or build has begun after.
     owed: bool,
-    /// Builds, looks and rotations that have ended just now, and for which there is no reason to begin another one at once.
+    /// Builds, looks and rotations that have ended just now, and for which there is no reason to
+    /// begin another one at once.
     just_ended: [bool; 3],
     /// A rule that the last event broke.
     broken: Option<&'static str>,
@@ -460,6 +462,7 @@ fn no_order_of_events_loses_anything_or_signs_too_early() {
         states,
         transitions,
         actions,
+        ..
     } = seen;
     println!("{states} states, {transitions} transitions: {actions:?}");
     assert_eq!(actions.len(), 7);

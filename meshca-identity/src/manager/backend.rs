@@ -13,7 +13,8 @@ use crate::ca::Ca;
 use crate::schedule::LaneId;
 use crate::{BackendKey, MeshResources};
 
-/// The part of the resources that a CA is set up by: where it is the same, nothing needs to be set up again.
+/// The part of the resources that a CA is set up by: where it is the same, nothing needs to be
+/// set up again.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Wish {
     Classic(ClassicBackend),
@@ -30,14 +31,14 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether its certificate and key are its owner's, who replaces them without telling the resources. Other issuers read
-    /// again themselves what they need.
+    /// Returns `true` if the owner of its certificate and key replaces them without a change of the
+    /// resources. Other issuers read again themselves what they need.
     pub(super) fn is_given(&self) -> bool {
         self.config.holds_the_ca()
     }
 
-    /// Whether it is the same CA as before, if with other settings. Another type or trust domain makes another one of it, whose
-    /// certificates are not those of the former.
+    /// Whether it is the same CA as before, if with other settings. Another type or trust domain
+    /// makes another one of it, whose certificates are not those of the former.
     pub(super) fn is_same_ca(&self, before: &Self) -> bool {
         self.trust_domain == before.trust_domain
             && self.config.type_name() == before.config.type_name()
@@ -49,11 +50,13 @@ pub(super) struct Backend {
     pub(super) wanted: Wanted,
     pub(super) life: Ca<LiveCa, Error>,
     pub(super) lane: LaneId,
-    /// Stands for the CA in the numbers of certificates. It has the same one whenever it comes back, so what it signed is known again.
+    /// Stands for the CA in the numbers of certificates. It has the same one whenever it comes
+    /// back, so what it signed is known again.
     pub(super) uid: u64,
     /// The roots that it named last.
     pub(super) bundle: Option<TrustBundle>,
-    /// The root of the last certificate: the one that the next will have, as far as the manager can tell before it is signed.
+    /// The root of the last certificate: the one that the next will have, as far as the manager
+    /// can tell before it is signed.
     pub(super) signs_under: Option<TrustRoot>,
     /// How long a certificate takes: decides how many one task asks for.
     pub(super) takes: Option<Duration>,
@@ -73,8 +76,9 @@ impl Backend {
         }
     }
 
-    /// How many certificates are asked for by one task: as many as its CA signs while a task is woken for nothing else. Powers of two, so that
-    /// it is not another number after each answer: limits go by it.
+    /// How many certificates are asked for by one task: as many as its CA signs while a task is
+    /// woken for nothing else. Powers of two, so that it is not another number after each answer:
+    /// limits go by it.
     pub(super) fn together(&self) -> usize {
         let Some(takes) = self.takes else {
             return 1;
@@ -85,7 +89,8 @@ impl Backend {
     }
 }
 
-/// The most certificates that one task asks for: the answers to them are less than a kilobyte, for the reason that is given in `job::issue`.
+/// The most certificates that one task asks for: the answers to them are less than a kilobyte,
+/// for the reason that is given in `job::issue`.
 const MOST_TOGETHER: usize = 16;
 
 /// The CAs that the resources name, and the errors of the others.

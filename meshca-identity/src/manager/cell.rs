@@ -137,7 +137,8 @@ impl MeshCell {
         }
     }
 
-    /// Empties the cell of a mesh that is gone. The version still grows: proxies may come back with what was published before.
+    /// Empties the cell of a mesh that is gone. The version still grows: proxies may come back
+    /// with what was published before.
     pub(crate) fn empty(&self) {
         let version = self.trust.load().version.next();
         self.trust.store(Arc::new(PublishedTrust {

@@ -20,11 +20,12 @@ pub(super) struct Clockwork {
     /// Tasks end with the driver.
     jobs: JoinSet<()>,
     reports: UnboundedSender<Done>,
-    /// The longest time between two ticks: what nobody tells of (a clock that was set, a step of a rotation) is found by looking.
+    /// The longest time between two ticks: what nobody tells of (a clock that was set, a step of
+    /// a rotation) is found by looking.
     pub(super) period: Duration,
     pub(super) next_tick: Duration,
-    /// The secret store's revision is read once per period, and not in each tick: the manager's own records change it, and are written
-    /// for many meshes at a start.
+    /// The secret store's revision is read once per period, and not in each tick: the manager's
+    /// own records change it, and are written for many meshes at a start.
     next_revision: Duration,
     revision: Option<u64>,
 }

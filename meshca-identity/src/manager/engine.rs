@@ -1,4 +1,5 @@
-//! Everything that the driver knows, in parts that own their state, and what it makes of each event. Nothing in here waits.
+//! Everything that the driver knows, in parts that own their state, and what it makes of each
+//! event. Nothing in here waits.
 
 mod backends;
 mod orders;
@@ -174,7 +175,8 @@ impl Engine {
                         mesh,
                         ticket,
                     };
-                    // A caller that has given up drops it, here or in the channel, and is disconnected by that.
+                    // A caller that has given up drops it, here or in the channel, and is
+                    // disconnected by that.
                     let _ = reply.send((connection, seen));
                 }
             }
@@ -228,7 +230,8 @@ impl Engine {
         self.meshes.open(cell, wall, acknowledgements)
     }
 
-    /// Takes the resources of a mesh, with its record if it is [new](super::meshes::Meshes::is_new).
+    /// Takes the resources of a mesh, with its record if it is
+    /// [new](super::meshes::Meshes::is_new).
     fn apply(&mut self, resources: MeshResources, record: Option<Record>) -> Result<()> {
         let bundles = resources
             .trusts
@@ -297,7 +300,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets a mesh of which nothing is left: neither resources nor workloads, nor anything to store.
+    /// Forgets a mesh of which nothing is left: neither resources nor workloads, nor anything to
+    /// store.
     fn forget_mesh_if_empty(&mut self, id: MeshId) {
         let wall = self.clockwork.now().wall;
         let gone = self

@@ -13,8 +13,8 @@ use crate::{Acknowledged, TrustVersion};
 pub(super) struct Gate {
     /// Whether proxies acknowledge at all.
     acknowledgements: bool,
-    /// How many proxies have acknowledged what. Those that have acknowledged nothing are not among them: they trust no root yet, and are
-    /// not waited for.
+    /// How many proxies have acknowledged what. Those that have acknowledged nothing are not
+    /// among them: they trust no root yet, and are not waited for.
     acks: BTreeMap<Acknowledged, usize>,
     /// An operator has decided not to wait for proxies.
     pub(super) broken_glass: bool,
@@ -32,7 +32,8 @@ impl Gate {
         }
     }
 
-    /// Counts what a proxy has acknowledged, instead of what it had before. Says whether the gate may give another answer now.
+    /// Counts what a proxy has acknowledged, instead of what it had before. Says whether the gate
+    /// may give another answer now.
     pub(super) fn count(&mut self, before: Acknowledged, after: Acknowledged) -> bool {
         let least = self.least();
         if let Some(count) = self.acks.get_mut(&before) {
@@ -74,7 +75,8 @@ impl Gate {
             return true;
         }
         let lags = self.least().is_some_and(|least| since > least);
-        // Proxies that are not back yet cannot be asked. But all were waited for before the first certificate under a root was signed.
+        // Proxies that are not back yet cannot be asked. But all were waited for before the first
+        // certificate under a root was signed.
         let known = |root: &TrustRoot| ledger.has_signed(bundle.trust_domain(), root);
         !lags && (self.returning.is_none() || bundle.roots().iter().all(known))
     }
@@ -85,7 +87,8 @@ impl Gate {
     }
 }
 
-/// What the proxies of a mesh have acknowledged: that every proxy trusts a root is a fact, and not a delay.
+/// What the proxies of a mesh have acknowledged: that every proxy trusts a root is a fact, and
+/// not a delay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TrustGate {
@@ -93,16 +96,17 @@ pub struct TrustGate {
     pub version: TrustVersion,
     /// How many proxies are connected.
     pub connected: usize,
-    /// The proxies that have acknowledged less, by name, with what they have acknowledged. Those whose connection was lost a moment ago
-    /// are among them: they still speak with their peers.
+    /// The proxies that have acknowledged less, by name, with what they have acknowledged. Those
+    /// whose connection was lost a moment ago are among them: they still speak with their peers.
     pub lagging: Vec<(String, Acknowledged)>,
-    /// Whether proxies may still be on their way back, because the control plane [has just started](crate::manager#across-restarts) and
-    /// there is a record of what they hold.
+    /// Whether proxies may still be on their way back, because the control plane [has just
+    /// started](crate::manager#across-restarts) and there is a record of what they hold.
     pub returning: bool,
 }
 
 impl TrustGate {
-    /// Whether every proxy trusts all that is published: none lags, and none may be on its way back.
+    /// Whether every proxy trusts all that is published: none lags, and none may be on its way
+    /// back.
     pub fn is_open(&self) -> bool {
         self.lagging.is_empty() && !self.returning
     }

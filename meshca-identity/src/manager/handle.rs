@@ -86,7 +86,8 @@ impl Handle {
         receiver
     }
 
-    /// The version of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it **before** the trust that is sent.
+    /// The version of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it
+    /// **before** the trust that is sent.
     pub fn trust_version(&self) -> TrustVersion {
         self.connection.mesh.trust.load().version
     }
@@ -173,14 +174,16 @@ impl Handle {
 
     /// Records that the proxy now uses trust of this [version](Self::trust_version).
     ///
-    /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on, the manager signs under a new root only
-    /// after every proxy that has ever acknowledged anything has acknowledged a version with that root. The manager assumes that a proxy
-    /// that has acknowledged nothing trusts no root yet, and does not wait for it.
+    /// Where [`ManagerOptions::acknowledgements`](super::ManagerOptions::acknowledgements) is on,
+    /// the manager signs under a new root only after every proxy that has ever acknowledged
+    /// anything has acknowledged a version with that root. The manager assumes that a proxy that
+    /// has acknowledged nothing trusts no root yet, and does not wait for it.
     ///
-    /// If a proxy comes back with trust from before a restart, of the control plane or of its own connection, acknowledge
-    /// [`Acknowledged::FromBefore`] at once: the manager waits for it from then on. Losing a connection withdraws nothing until the
-    /// workload is [forgotten](super::ManagerOptions::linger). The manager ignores versions that it has not published, and less than what
-    /// was acknowledged before.
+    /// If a proxy comes back with trust from before a restart, of the control plane or of its own
+    /// connection, acknowledge [`Acknowledged::FromBefore`] at once: the manager waits for it
+    /// from then on. Losing a connection withdraws nothing until the workload is
+    /// [forgotten](super::ManagerOptions::linger). The manager ignores versions that it has not
+    /// published, and less than what was acknowledged before.
     pub fn acknowledge(&self, acknowledged: impl Into<Acknowledged>) {
         self.connection.shared.send(Command::Acknowledge {
             ticket: self.connection.ticket,

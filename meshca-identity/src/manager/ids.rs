@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::BackendKey;
 
-/// A mesh. The number of one that is gone is not used again, so that the result of a task for it is nobody's.
+/// A mesh. The number of one that is gone is not used again, so that the result of a task for it
+/// is nobody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct MeshId(pub(super) u32);
 

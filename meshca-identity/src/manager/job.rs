@@ -34,7 +34,8 @@ const ABOVE: Duration = Duration::from_secs(30);
 pub(super) struct LiveCa {
     pub(super) issuing: IssuingCa,
     pub(super) rotation: Option<Arc<dyn CaRotation>>,
-    /// The least time between two questions for its roots, however often the manager wants to ask: some CAs bill or throttle them.
+    /// The least time between two questions for its roots, however often the manager wants to
+    /// ask: some CAs bill or throttle them.
     pub(super) trust_interval: Duration,
 }
 
@@ -123,7 +124,8 @@ impl Before {
     }
 }
 
-/// Reports how a job ended when it is dropped. The driver would wait for ever for a job without a report.
+/// Reports how a job ended when it is dropped. The driver would wait for ever for a job without a
+/// report.
 pub(super) struct Report {
     to: UnboundedSender<Done>,
     done: Option<Done>,

@@ -44,8 +44,8 @@ impl Lanes {
         Some((*mesh, key))
     }
 
-    /// Has a lane closed once nothing is in flight in it. Until then its number is not given to another CA, which would count the
-    /// answers to this one as its own.
+    /// Has a lane closed once nothing is in flight in it. Until then its number is not given to
+    /// another CA, which would count the answers to this one as its own.
     pub(super) fn retire(&mut self, lane: LaneId) {
         self.closing.push(lane);
     }

@@ -27,7 +27,8 @@ pub(super) struct Mesh {
     pub(super) resources: Option<MeshResources>,
     /// As they are in force: a MeshIdentity that has become unusable stays what it was.
     pub(super) effective: Option<MeshResources>,
-    /// The metadata of MeshIdentities that the resources have, or once had: their MeshTrusts outlive them.
+    /// The metadata of MeshIdentities that the resources have, or once had: their MeshTrusts
+    /// outlive them.
     pub(super) named: BTreeMap<String, Metadata>,
     pub(super) rules: Option<IdentityRules>,
     pub(super) backends: BTreeMap<BackendKey, Backend>,
@@ -43,13 +44,15 @@ pub(super) struct Mesh {
 pub(super) struct Recorded {
     /// The record as this process has read or written it last.
     pub(super) stored: Record,
-    /// The CAs that this process has had: those that are gone leave the record, and those of other replicas stay in it.
+    /// The CAs that this process has had: those that are gone leave the record, and those of
+    /// other replicas stay in it.
     pub(super) had: BTreeSet<BackendKey>,
     /// A write is under way: the next one compares with its result.
     pub(super) busy: bool,
     /// The end of the backoff after a failed write.
     pub(super) write_at: Duration,
-    /// When the record is read again although it should be as it was written: others write, and delete.
+    /// When the record is read again although it should be as it was written: others write, and
+    /// delete.
     pub(super) compare_at: Duration,
     pub(super) failures: u32,
 }
@@ -103,7 +106,8 @@ impl Mesh {
         self.backends.iter().find(|(key, _)| named(key))
     }
 
-    /// Returns the error of a CA whose roots an operator is to distribute, and has not: nothing of it can be handed out.
+    /// Returns the error of a CA whose roots an operator is to distribute, and has not: nothing
+    /// of it can be handed out.
     pub(super) fn untrusted(&self, backend: &Backend) -> Option<Error> {
         let bundle = backend.bundle.as_ref();
         let bundle = bundle.filter(|_| !backend.wanted.distributed)?;
@@ -115,8 +119,8 @@ impl Mesh {
         }
     }
 
-    /// The step that the rotation of a CA needs, and whether every proxy that matters trusts all of its roots. Here rotations meet the
-    /// gate.
+    /// The step that the rotation of a CA needs, and whether every proxy that matters trusts all
+    /// of its roots. Here rotations meet the gate.
     pub(super) fn next_step(
         &self,
         key: &BackendKey,
@@ -136,8 +140,8 @@ impl Mesh {
         self.backends.values().map(|backend| backend.lane).collect()
     }
 
-    /// Whether this CA may sign now: it is set up as the resources say, and every proxy that matters trusts the root that it will sign
-    /// under.
+    /// Whether this CA may sign now: it is set up as the resources say, and every proxy that
+    /// matters trusts the root that it will sign under.
     pub(super) fn may_sign(&self, backend: &Backend) -> bool {
         if backend.life.signer().is_none() || self.untrusted(backend).is_some() {
             return false;
@@ -147,8 +151,9 @@ impl Mesh {
         }
         let domain = &backend.wanted.trust_domain;
         let known = |root: &&TrustRoot| self.ledger.holds(domain, root);
-        // It signs under the root that it signed under last, as far as the manager can tell; else under any of those that workloads can know,
-        // or of those of them that it has signed under before.
+        // It signs under the root that it signed under last, as far as the manager can tell; else
+        // under any of those that workloads can know, or of those of them that it has signed
+        // under before.
         let under: Vec<&TrustRoot> = match backend.signs_under.as_ref().filter(known) {
             Some(root) => vec![root],
             None => {

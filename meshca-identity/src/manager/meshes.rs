@@ -20,7 +20,8 @@ use crate::schedule::LaneId;
 pub(super) struct Meshes {
     by_id: BTreeMap<MeshId, Mesh>,
     by_name: HashMap<String, MeshId>,
-    /// Commands that wait for the record of a mesh to be read, in their order: what follows the first resources of a mesh is about them.
+    /// Commands that wait for the record of a mesh to be read, in their order: what follows the
+    /// first resources of a mesh is about them.
     pub(super) reading: HashMap<String, Vec<Command>>,
     last_id: u32,
     last_epoch: u64,
@@ -73,7 +74,8 @@ impl Meshes {
         self.last_id += 1;
         let id = MeshId(self.last_id);
         self.by_name.insert(cell.name.clone(), id);
-        // Versions grow across restarts too: what a proxy has acknowledged to the process before this one is less than any of ours.
+        // Versions grow across restarts too: what a proxy has acknowledged to the process before
+        // this one is less than any of ours.
         let since_1970 = wall.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since_1970.unwrap_or_default().as_secs();
         let version = TrustVersion::new(seconds.saturating_mul(1024)).unwrap_or_default();

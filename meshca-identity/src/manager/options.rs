@@ -27,19 +27,21 @@ pub struct ManagerOptions {
     pub select: SelectOptions,
     /// Renewal, limits, backoff and breaker.
     pub schedule: ScheduleOptions,
-    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some CAs bill every certificate. As long does a
-    /// control plane that [has started](crate::manager#across-restarts) wait for proxies to come back. 60 s.
+    /// How long the identity of a workload without a handle is kept: proxies reconnect, and some
+    /// CAs bill every certificate. As long does a control plane that [has
+    /// started](crate::manager#across-restarts) wait for proxies to come back. 60 s.
     pub linger: Duration,
     /// How often a CA is asked for its roots, and the CA above it. A CA that declares a longer
-    /// [interval](meshca_core::Capabilities::trust_interval) is asked that seldom, unless [secrets
-    /// have changed](crate::Manager::secrets_changed). Twice as often the manager looks whether a store
-    /// [tells of changes](meshca_core::SecretStore::revision), whether a CA is to be replaced, and whether the
-    /// clock was set. 30 s.
+    /// [interval](meshca_core::Capabilities::trust_interval) is asked that seldom, unless
+    /// [secrets have changed](crate::Manager::secrets_changed). Twice as often the manager looks
+    /// whether a store [tells of changes](meshca_core::SecretStore::revision), whether a CA is to
+    /// be replaced, and whether the clock was set. 30 s.
     pub trust_refresh: Duration,
     /// How long a CA may take for one certificate where the resource does not say. 60 s.
     pub request_timeout: Duration,
-    /// Whether proxies [acknowledge](crate::Handle::acknowledge) the trust that they have taken into use. With it nothing is signed under a
-    /// new root before each of them has; without it, publishing comes first and that is all. Off.
+    /// Whether proxies [acknowledge](crate::Handle::acknowledge) the trust that they have taken
+    /// into use. With it nothing is signed under a new root before each of them has; without it,
+    /// publishing comes first and that is all. Off.
     pub acknowledgements: bool,
     /// How long before its end a root is [warned](crate::manager::Event::RootEnding) of. 30 days.
     pub root_warning: Duration,

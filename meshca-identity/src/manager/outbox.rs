@@ -1,4 +1,5 @@
-//! Certificates on their way: requests that go out in this turn, and answers that are not handed out yet.
+//! Certificates on their way: requests that go out in this turn, and answers that are not handed
+//! out yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

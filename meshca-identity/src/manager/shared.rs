@@ -21,7 +21,8 @@ use crate::{Acknowledged, MeshResources};
 /// Everything that handles and the driver share.
 pub(crate) struct Shared {
     commands: mpsc::UnboundedSender<Command>,
-    /// A cell outlives its mesh: readers may look at a mesh before its resources are applied, and after.
+    /// A cell outlives its mesh: readers may look at a mesh before its resources are applied, and
+    /// after.
     meshes: RwLock<HashMap<String, Arc<MeshCell>>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) refresh_hint: Duration,
@@ -130,7 +131,8 @@ pub(super) fn ended() -> Error {
     )
 }
 
-/// A connected workload. The clones of a [`Handle`](super::Handle) share it, and it ends with the last of them.
+/// A connected workload. The clones of a [`Handle`](super::Handle) share it, and it ends with the
+/// last of them.
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) cell: Arc<WorkloadCell>,

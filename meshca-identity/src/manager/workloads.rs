@@ -14,7 +14,8 @@ use crate::schedule::{Held, LaneId, Ticket};
 use crate::trust::Holding;
 use crate::{Acknowledged, TrustVersion};
 
-/// One workload, connected or remembered. There may be a million: what can be worked out again is not kept.
+/// One workload, connected or remembered. There may be a million: what can be worked out again is
+/// not kept.
 pub(super) struct Tracked {
     pub(super) ticket: Ticket,
     pub(super) mesh: MeshId,
@@ -23,13 +24,16 @@ pub(super) struct Tracked {
     pub(super) cell: Arc<WorkloadCell>,
     pub(super) handles: u32,
     pub(super) lane: LaneId,
-    /// The certificate that it is to have. Two of them are compared by their numbers, so a review costs no comparison of names.
+    /// The certificate that it is to have. Two of them are compared by their numbers, so a review
+    /// costs no comparison of names.
     pub(super) want: Option<Want>,
     /// The number of the certificate that it has.
     pub(super) held: Option<u64>,
-    /// Who it was when it got its certificate: a name that is used again by somebody else must not get this one's key.
+    /// Who it was when it got its certificate: a name that is used again by somebody else must
+    /// not get this one's key.
     pub(super) held_for: Option<Arc<Workload>>,
-    /// The lane that its certificate came from, which is not always the one that the next comes from.
+    /// The lane that its certificate came from, which is not always the one that the next comes
+    /// from.
     pub(super) from: LaneId,
     /// Keeps the root of its certificate published.
     pub(super) under: Option<Holding>,
@@ -41,7 +45,8 @@ pub(super) struct Tracked {
 /// All workloads.
 #[derive(Default)]
 pub(super) struct Workloads {
-    /// By the index of their tickets: in the order of memory, in which a storm of renewals goes through them.
+    /// By the index of their tickets: in the order of memory, in which a storm of renewals goes
+    /// through them.
     slots: Vec<Option<Tracked>>,
     names: HashMap<(MeshId, Arc<str>), Ticket>,
     /// The workloads of each mesh.
@@ -172,7 +177,8 @@ pub(super) struct Want {
 }
 
 impl Tracked {
-    /// Whether a proxy may be there: one that is connected, or that has lost its connection and still speaks with its peers.
+    /// Whether a proxy may be there: one that is connected, or that has lost its connection and
+    /// still speaks with its peers.
     pub(super) fn counts(&self) -> bool {
         self.handles > 0 || self.acknowledged > Acknowledged::Nothing
     }

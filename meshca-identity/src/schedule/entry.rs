@@ -75,8 +75,9 @@ pub(super) struct Entry {
     pub(super) held: Option<Held>,
     /// Its timer by the wall clock. There is one, since each follows from the one before.
     pub(super) timer: Option<(SystemTime, Timer)>,
-    /// What `Scheduler::timers` has of it: no later than the timer. One that is put off is found out when this comes, so that a renewal that
-    /// nothing is wrong with does not move it for being under way.
+    /// What `Scheduler::timers` has of it: no later than the timer. One that is put off is found
+    /// out when this comes, so that a renewal that nothing is wrong with does not move it for
+    /// being under way.
     pub(super) look_at: Option<SystemTime>,
     /// In a row; the backoff grows with them.
     pub(super) failures: u8,

@@ -13,7 +13,8 @@ const LEAST: Duration = Duration::from_millis(100);
 pub struct ScheduleOptions {
     /// When a certificate is renewed.
     pub renewal: RenewalPolicy,
-    /// How many requests one issuer works on at the same time. Issuers do not share it: one that hangs holds up no other.
+    /// How many requests one issuer works on at the same time. Issuers do not share it: one that
+    /// hangs holds up no other.
     pub concurrency: usize,
     /// The wait after a first failure; it doubles with each one that follows.
     pub min_backoff: Duration,
@@ -26,8 +27,9 @@ pub struct ScheduleOptions {
 }
 
 impl Default for ScheduleOptions {
-    /// Renewal between 50 % and 60 % of the lifetime, 16 requests at a time, backoff from 5 seconds to 5 minutes, a breaker that opens
-    /// at 10 failing workloads and probes after 5 seconds to a minute.
+    /// Renewal between 50 % and 60 % of the lifetime, 16 requests at a time, backoff from 5
+    /// seconds to 5 minutes, a breaker that opens at 10 failing workloads and probes after 5
+    /// seconds to a minute.
     fn default() -> Self {
         Self {
             renewal: RenewalPolicy::default(),

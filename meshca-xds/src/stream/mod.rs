@@ -127,7 +127,8 @@ struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sent {
     version: Arc<str>,
-    /// The newest trust that this content is right for: it is not another one for each change in another trust domain.
+    /// The newest trust that this content is right for: it is not another one for each change in
+    /// another trust domain.
     trust: TrustVersion,
 }
 

@@ -41,7 +41,8 @@ fn split<T>(result: Result<(T, Roots)>) -> (Result<T>, Option<Roots>) {
 }
 
 impl Engine {
-    /// Makes the CAs of a mesh those that the resources name. Of those in `wrong` it can only be reported why there is none.
+    /// Makes the CAs of a mesh those that the resources name. Of those in `wrong` it can only be
+    /// reported why there is none.
     pub(super) fn take_backends(
         &mut self,
         id: MeshId,
@@ -80,7 +81,8 @@ impl Engine {
             return;
         };
         if !wanted.is_same_ca(&backend.wanted) {
-            // The former CA's certificates are not what is wanted now, so nothing more of it is signed.
+            // The former CA's certificates are not what is wanted now, so nothing more of it is
+            // signed.
             *backend = Backend::new(&key, wanted, backend.lane, epoch);
             mesh.ledger.unset(&Origin::Backend(key));
             return;
@@ -93,7 +95,8 @@ impl Engine {
         backend.wanted = wanted;
     }
 
-    /// Forgets a CA that the resources do not name any more. Its certificates are served while they are valid.
+    /// Forgets a CA that the resources do not name any more. Its certificates are served while
+    /// they are valid.
     pub(super) fn drop_backend(&mut self, id: MeshId, key: &BackendKey) {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return;
@@ -269,7 +272,8 @@ impl Engine {
         }
     }
 
-    /// Takes the roots of a CA, and says whether it has published because they are others than before.
+    /// Takes the roots of a CA, and says whether it has published because they are others than
+    /// before.
     pub(super) fn take_roots(&mut self, ca: &CaRef, roots: Roots) -> bool {
         let Roots { bundle, record } = roots;
         let now = self.clockwork.now();

@@ -175,7 +175,8 @@ impl Engine {
                 });
                 let mesh = self.meshes.get(ca.mesh);
                 if mesh.is_some_and(|it| it.ledger.is_stale()) {
-                    // The first under a root: the next tick stores it for a control plane that comes after this one.
+                    // The first under a root: the next tick stores it for a control plane that
+                    // comes after this one.
                     self.clockwork.wake_by(now.up);
                 }
                 let later = Later {
@@ -236,8 +237,9 @@ impl Engine {
 
     /// Whether peers can accept what was issued: trust comes first.
     ///
-    /// The order is: the root that the CA signs under is noted, then published, then the gate is asked. The gate measures by the noted
-    /// root, and it is shut for a root that is not published.
+    /// The order is: the root that the CA signs under is noted, then published, then the gate is
+    /// asked. The gate measures by the noted root, and it is shut for a root that is not
+    /// published.
     fn admit(&mut self, ca: &CaRef, identity: &Identity) -> Admitted {
         let certificate = identity.certificate();
         let (domain, root) = (certificate.spiffe_id().trust_domain(), certificate.root());
@@ -254,7 +256,8 @@ impl Engine {
             if !backend.wanted.distributed {
                 return Admitted::No(untrusted(root));
             }
-            // The CA has changed under us, and verification heard of it first. A look finds out what else has changed.
+            // The CA has changed under us, and verification heard of it first. A look finds out
+            // what else has changed.
             let bundle = backend.bundle.as_ref();
             let bundle = bundle.map(|bundle| bundle.with_root(root.der().clone()));
             if let Some(Ok(bundle)) = bundle {
@@ -279,7 +282,8 @@ impl Engine {
         }
     }
 
-    /// Publishes a certificate for its workload. Its root is published already, and is kept by `under`.
+    /// Publishes a certificate for its workload. Its root is published already, and is kept by
+    /// `under`.
     fn hand_out(&mut self, later: Later) {
         let Later {
             ticket,

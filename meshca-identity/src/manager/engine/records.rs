@@ -34,7 +34,8 @@ impl Engine {
         }
     }
 
-    /// Has the record of a mesh read before its first resources are in force. Commands about it wait until then.
+    /// Has the record of a mesh read before its first resources are in force. Commands about it
+    /// wait until then.
     pub(super) fn read_record(&mut self, mesh: String, first: Command) {
         let (secrets, unread) = (Arc::clone(&self.setup.secrets), mesh.clone());
         self.meshes.reading.insert(mesh.clone(), vec![first]);
