@@ -81,15 +81,15 @@ pub fn public(at: Cursor<'_>) -> Option<DataSource> {
 
 /// Reads a source of a key, a token or a password. One that is inline is worth a warning.
 pub fn secret(at: Cursor<'_>) -> Option<DataSource> {
-    at.visit(&["inline"], |at| at.warn(IN_PLAIN_SIGHT));
-    at.visit(&["inlineString"], |at| at.warn(IN_PLAIN_SIGHT));
+    at.visit(&["inline"], &|at| at.warn(IN_PLAIN_SIGHT));
+    at.visit(&["inlineString"], &|at| at.warn(IN_PLAIN_SIGHT));
     DataSource::read(at)
 }
 
 /// A secure source of a private key: inline is worth a warning.
 pub(crate) fn secure_secret(at: Cursor<'_>) -> Option<SecureDataSource> {
     if at.node.says("type", "InsecureInline") {
-        at.visit(&["insecureInline", "value"], |at| at.warn(IN_PLAIN_SIGHT));
+        at.visit(&["insecureInline", "value"], &|at| at.warn(IN_PLAIN_SIGHT));
     }
     SecureDataSource::read(at)
 }

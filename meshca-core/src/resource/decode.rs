@@ -282,7 +282,7 @@ impl<'c> Cursor<'c> {
 
     /// Judges what is at the end of a path of fields; a list on the way stands for all of its items. What has another
     /// shape is left to the reader.
-    pub(crate) fn visit(self, path: &[&'static str], judge: fn(Cursor<'_>)) {
+    pub(crate) fn visit(self, path: &[&'static str], judge: &dyn Fn(Cursor<'_>)) {
         match (&self.node.value, path) {
             (_, []) => judge(self),
             (Value::Seq(_), _) => {

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::decode::{Cursor, Fields};
+use super::free_form::FreeForm;
 #[cfg(feature = "schema")]
 use super::schema::Object;
 
@@ -358,5 +359,45 @@ impl<C: Codec, P: Presence<C::Value>> Field<C, P> {
         generator: &mut SchemaGenerator,
     ) {
         object.add(self.name, P::REQUIRED, doc, self.codec.schema(generator));
+    }
+}
+
+/// Fields that are not ours: they have no meaning here, and are written back as they are.
+pub(crate) enum Foreign {
+    /// Those of these names.
+    Named(&'static [&'static str]),
+    /// All that are left, unless they are near misses of `ours`. These are not suspected: `theirs`.
+    Rest {
+        ours: &'static [&'static str],
+        theirs: &'static [&'static str],
+    },
+}
+
+impl Foreign {
+    pub(crate) fn read(&self, f: &mut Fields<'_>) -> Option<FreeForm> {
+        match self {
+            Self::Named(names) => Some(f.keep(names)),
+            Self::Rest { ours, theirs } => Some(f.rest(ours, theirs)),
+        }
+    }
+
+    pub(crate) fn write<M: SerializeMap>(
+        &self,
+        fields: &FreeForm,
+        map: &mut M,
+    ) -> Result<(), M::Error> {
+        fields
+            .fields()
+            .try_for_each(|(name, value)| map.serialize_entry(name, value))
+    }
+
+    #[cfg(feature = "schema")]
+    pub(crate) fn describe(&self, object: &mut Object, _: &[&str], _: &mut SchemaGenerator) {
+        match self {
+            Self::Named(names) => names
+                .iter()
+                .for_each(|name| object.add(name, false, &[], true.into())),
+            Self::Rest { .. } => object.open(),
+        }
     }
 }

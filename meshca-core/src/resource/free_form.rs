@@ -77,6 +77,10 @@ impl FreeForm {
         Node::from(&self.0)
     }
 
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&String, &Json)> {
+        self.0.iter()
+    }
+
     /// The names of the fields.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -1,20 +1,19 @@
 //! `MeshIdentity`: who gets which SPIFFE ID, and from which CA.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::any_settings::Dialect;
 use super::datasource::{self, SecureDataSource};
-use super::declare::{Mapping as _, Words as _, mapping, tagged, words};
+use super::declare::{Mapping as _, Words as _, json_schema, mapping, tagged, words};
 use super::decode::{self, Cursor, Fields};
 use super::duration;
 use super::field::{defaulted, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, Form, Kind, Metadata, Scope};
 use super::provider::{self, Provider, SettingsWire};
 #[cfg(feature = "schema")]
 use super::schema;
@@ -42,6 +41,11 @@ pub struct MeshIdentity {
     pub provider: Option<IdentityProvider>,
     /// What the control plane says about it.
     pub status: FreeForm,
+}
+
+impl Kind for MeshIdentity {
+    const NAME: &'static str = "MeshIdentity";
+    const SCOPE: Scope = Scope::System;
 }
 
 impl MeshIdentity {
@@ -128,15 +132,7 @@ impl MeshIdentity {
             },
             provider: provider.clone(),
         };
-        Written {
-            api_version: API_VERSION,
-            kind: "MeshIdentity",
-            metadata,
-            layout: Layout::Spec,
-            spec,
-            status: Cow::Borrowed(status),
-        }
-        .write(form, serializer)
+        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -392,20 +388,13 @@ impl Serialize for Extension {
     }
 }
 
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for Extension {
-    fn schema_name() -> Cow<'static, str> {
-        "Extension".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schema::extension(generator)
-    }
+json_schema! {
+    Extension, generator => schema::extension(generator)
 }
 
 /// Reads a `MeshIdentity` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshIdentity> {
-    let metadata = metadata::read(f, form, Scope::System);
+    let metadata = metadata::read(f, form, MeshIdentity::SCOPE);
     let spec = f.required("spec", Spec::read);
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     f.finish();

@@ -1,6 +1,5 @@
 //! `MeshTLS`: how strictly proxies insist on mTLS.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serializer;
@@ -10,7 +9,7 @@ use super::decode::{self, Cursor, Fields};
 use super::field::{Choice, defaulted, each, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::mesh::Mode;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, Form, Kind, Metadata, Scope};
 
 /// Whether inbounds accept plaintext, and which TLS versions and ciphers they speak.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +25,11 @@ pub struct MeshTls {
     pub written_as_from: bool,
     /// What the control plane says about it.
     pub status: FreeForm,
+}
+
+impl Kind for MeshTls {
+    const NAME: &'static str = "MeshTLS";
+    const SCOPE: Scope = Scope::Mesh;
 }
 
 impl MeshTls {
@@ -57,15 +61,7 @@ impl MeshTls {
             rules: (!written_as_from).then(|| rules.clone()),
             from: written_as_from.then(|| rules.clone()),
         };
-        Written {
-            api_version: API_VERSION,
-            kind: "MeshTLS",
-            metadata,
-            layout: Layout::Spec,
-            spec,
-            status: Cow::Borrowed(status),
-        }
-        .write(form, serializer)
+        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -223,7 +219,7 @@ fn from(at: Cursor<'_>) -> Option<TlsRule> {
 
 /// Reads a `MeshTLS` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
-    let metadata = metadata::read(f, form, Scope::Mesh);
+    let metadata = metadata::read(f, form, MeshTls::SCOPE);
     let spec = f.required("spec", spec);
     let status = f.opt("status", decode::free_form).unwrap_or_default();
     f.finish();
@@ -247,8 +243,8 @@ fn spec(at: Cursor<'_>) -> Option<(TargetRef, Vec<TlsRule>, bool)> {
     } = Spec::read_fields(&mut f)?;
     let target = target_ref.unwrap_or_default();
     if target.kind != TargetKind::Mesh {
-        at.visit(&["rules", "default"], refuse_tls_settings);
-        at.visit(&["from", "default"], refuse_tls_settings);
+        at.visit(&["rules", "default"], &refuse_tls_settings);
+        at.visit(&["from", "default"], &refuse_tls_settings);
     }
     let (has_rules, has_from) = (f.has("rules"), f.has("from"));
     match (has_rules, has_from) {

@@ -5,10 +5,10 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value as Json, json};
 
 use super::any_settings::Model;
-use super::declare::Mapping as _;
+use super::declare::Mapping;
 use super::decode::{Context, SettingsType};
 use super::mesh::BackendFields;
-use super::metadata::{API_VERSION, OBJECT_META, UNIVERSAL_META};
+use super::metadata::{Kind, ObjectMeta, Scope, UniversalMeta};
 use super::provider::{self, OURS};
 use super::violation::Report;
 use super::{
@@ -16,50 +16,58 @@ use super::{
     mesh_identity, mesh_tls, mesh_trust, secret,
 };
 
-/// The schema of a kind whose content is in `spec`.
-fn of<S: JsonSchema>(kind: &str, form: Form, types: &[SettingsType]) -> String {
+/// The schema of the documents of a kind whose content is this mapping.
+fn document<K: Kind, S: Mapping + JsonSchema>(form: Form, types: &[SettingsType]) -> String {
     let mut generator = generator();
-    let spec = S::json_schema(&mut generator).to_value();
-    let content = Map::from_iter([("spec".to_owned(), spec)]);
-    let definitions = definitions(generator, types);
+    let mut document = Object::new(&[]);
     match form {
         Form::Kubernetes => {
-            let namespaced = kind != "Mesh";
-            kubernetes(
-                kind,
-                API_VERSION,
-                namespaced,
-                namespaced,
-                content,
-                definitions,
-            )
+            let mut metadata = Object::new(&[]);
+            ObjectMeta::describe_fields(&mut metadata, &mut generator);
+            document.add(
+                "apiVersion",
+                true,
+                &[],
+                json_schema!({ "const": K::API_VERSION }),
+            );
+            document.add("kind", true, &[], json_schema!({ "const": K::NAME }));
+            document.add(
+                "metadata",
+                true,
+                &[],
+                metadata.without(K::SCOPE, "namespace").finish(),
+            );
         }
-        Form::Universal => universal(kind, true, Some("spec"), content, false, definitions),
+        Form::Universal => {
+            document.add("type", true, &[], json_schema!({ "const": K::NAME }));
+            UniversalMeta::describe_fields(&mut document, &mut generator);
+            document = document.without(K::SCOPE, "mesh");
+        }
     }
-}
-
-/// The schema of a kind whose content is beside the name, in Universal form.
-fn flat<S: JsonSchema>(kind: &str, in_mesh: bool, open: bool, types: &[SettingsType]) -> String {
-    let mut generator = generator();
-    let spec = S::json_schema(&mut generator).to_value();
-    let mut content = properties(&spec);
-    // Flat is the rule, but documents with a `spec` exist.
-    content.insert("spec".to_owned(), spec);
-    universal(
-        kind,
-        in_mesh,
-        None,
-        content,
-        open,
-        definitions(generator, types),
-    )
-}
-
-fn properties(schema: &Json) -> Map<String, Json> {
-    match schema.get("properties") {
-        Some(Json::Object(properties)) => properties.clone(),
-        _ => Map::new(),
+    let flat = K::LAYOUT.is_flat(form);
+    if flat {
+        let mut content = Object::new(&[]);
+        S::describe_fields(&mut content, &mut generator);
+        document.take(content, form == Form::Universal);
     }
+    // In Universal form flat is the rule for some kinds, but documents with a `spec` exist.
+    if !flat || form == Form::Universal {
+        let required = !flat && K::SCOPE != Scope::Global;
+        document.add("spec", required, &[], S::json_schema(&mut generator));
+    }
+    document.add("status", false, &[], json_schema!({ "type": "object" }));
+    let mut document = document.finish().to_value();
+    if let Json::Object(document) = &mut document {
+        let definitions = definitions(generator, types);
+        document.insert(
+            "$schema".into(),
+            "https://json-schema.org/draft/2020-12/schema".into(),
+        );
+        document.insert("title".into(), K::NAME.into());
+        document.insert("$defs".into(), definitions.into());
+    }
+    tighten(&mut document);
+    format!("{document:#}")
 }
 
 /// The schema of a mapping, made field by field.
@@ -83,6 +91,29 @@ impl Object {
         self.properties.insert(name.to_owned(), content.to_value());
         if required {
             self.required.push(name.into());
+        }
+    }
+
+    /// Lets it have other fields.
+    pub(super) fn open(&mut self) {
+        self.schema
+            .insert("additionalProperties".into(), true.into());
+    }
+
+    /// The same without a field that resources of no mesh do not have.
+    fn without(mut self, scope: Scope, name: &str) -> Self {
+        if scope == Scope::Global {
+            self.properties.remove(name);
+        }
+        self
+    }
+
+    /// Adds the fields of another mapping, of which none is required if they may be elsewhere.
+    fn take(&mut self, other: Self, elsewhere: bool) {
+        self.schema.extend(other.schema);
+        self.properties.extend(other.properties);
+        if !elsewhere {
+            self.required.extend(other.required);
         }
     }
 
@@ -399,107 +430,6 @@ fn definitions(mut generator: SchemaGenerator, types: &[SettingsType]) -> Map<St
     definitions
 }
 
-fn kubernetes(
-    kind: &str,
-    api_version: &str,
-    namespaced: bool,
-    needs_spec: bool,
-    content: Map<String, Json>,
-    definitions: Map<String, Json>,
-) -> String {
-    let mut metadata =
-        json!({ "name": { "type": "string" }, "labels": strings(), "annotations": strings() });
-    if let Json::Object(metadata) = &mut metadata {
-        if namespaced {
-            metadata.insert("namespace".into(), json!({ "type": "string" }));
-        }
-        metadata.extend(
-            OBJECT_META
-                .iter()
-                .map(|name| ((*name).to_owned(), json!(true))),
-        );
-    }
-    let mut properties = json!({
-        "apiVersion": { "const": api_version },
-        "kind": { "const": kind },
-        "metadata": {
-            "type": "object",
-            "properties": metadata,
-            "required": ["name"],
-            "additionalProperties": false,
-        },
-        "status": { "type": "object" },
-    });
-    let mut required = vec!["apiVersion", "kind", "metadata"];
-    required.extend(
-        needs_spec
-            .then_some("spec")
-            .filter(|spec| content.contains_key(*spec)),
-    );
-    extend(&mut properties, content);
-    text(kind, &properties, &required, false, definitions)
-}
-
-fn universal(
-    kind: &str,
-    in_mesh: bool,
-    needed: Option<&str>,
-    content: Map<String, Json>,
-    open: bool,
-    definitions: Map<String, Json>,
-) -> String {
-    let mut properties = json!({
-        "type": { "const": kind },
-        "name": { "type": "string" },
-        "labels": strings(),
-        "status": { "type": "object" },
-    });
-    if let Json::Object(properties) = &mut properties {
-        if in_mesh {
-            properties.insert("mesh".into(), json!({ "type": "string" }));
-        }
-        properties.extend(
-            UNIVERSAL_META
-                .iter()
-                .map(|name| ((*name).to_owned(), json!(true))),
-        );
-    }
-    extend(&mut properties, content);
-    let mut required = vec!["type", "name"];
-    required.extend(needed);
-    text(kind, &properties, &required, open, definitions)
-}
-
-fn strings() -> Json {
-    json!({ "type": "object", "additionalProperties": { "type": "string" } })
-}
-
-fn extend(properties: &mut Json, content: Map<String, Json>) {
-    if let Json::Object(properties) = properties {
-        properties.extend(content);
-    }
-}
-
-fn text(
-    kind: &str,
-    properties: &Json,
-    required: &[&str],
-    open: bool,
-    definitions: Map<String, Json>,
-) -> String {
-    let mut schema = json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": kind,
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": open,
-        "$defs": definitions,
-    });
-    tighten(&mut schema);
-    format!("{schema:#}")
-}
-
 /// The schema of each kind.
 macro_rules! schema {
     ($type:ident, $kind:literal, $form:ident => $schema:expr) => {
@@ -522,32 +452,25 @@ macro_rules! schema {
 
 /// The schema of a kind that names CAs.
 macro_rules! schema_by_type {
-    ($type:ident, $kind:literal, $form:ident, $types:ident => $schema:expr) => {
+    ($type:ident, $kind:literal, $spec:ty) => {
         schema!($type, $kind, form => Self::json_schema_with(form, OURS));
 
         #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
         impl $type {
             /// As [`json_schema`](Self::json_schema), with the settings of these types of CAs: those of
             /// [`BackendRegistry::settings`](crate::BackendRegistry::settings).
-            pub fn json_schema_with($form: Form, $types: &[SettingsType]) -> String {
-                $schema
+            pub fn json_schema_with(form: Form, types: &[SettingsType]) -> String {
+                document::<$type, $spec>(form, types)
             }
         }
     };
 }
 
-schema_by_type!(Mesh, "Mesh", form, types => match form {
-    Form::Kubernetes => of::<mesh::SpecWire<'static>>("Mesh", form, types),
-    Form::Universal => flat::<mesh::SpecWire<'static>>("Mesh", false, true, types),
-});
-schema_by_type!(MeshIdentity, "MeshIdentity", form, types => of::<mesh_identity::Spec>("MeshIdentity", form, types));
-schema!(MeshTrust, "MeshTrust", form => of::<mesh_trust::Spec>("MeshTrust", form, &[]));
-schema!(MeshTls, "MeshTLS", form => of::<mesh_tls::Spec>("MeshTLS", form, &[]));
+schema_by_type!(Mesh, "Mesh", mesh::Spec);
+schema_by_type!(MeshIdentity, "MeshIdentity", mesh_identity::Spec);
+schema!(MeshTrust, "MeshTrust", form => document::<MeshTrust, mesh_trust::Spec>(form, &[]));
+schema!(MeshTls, "MeshTLS", form => document::<MeshTls, mesh_tls::Spec>(form, &[]));
 schema!(SecretResource, "Secret", form => match form {
-    Form::Kubernetes => {
-        let mut generator = generator();
-        let content = properties(&secret::OnKubernetes::json_schema(&mut generator).to_value());
-        kubernetes("Secret", "v1", true, false, content, Map::new())
-    }
-    Form::Universal => flat::<secret::Universal>("Secret", true, false, &[]),
+    Form::Kubernetes => document::<SecretResource, secret::OnKubernetes>(form, &[]),
+    Form::Universal => document::<SecretResource, secret::Universal>(form, &[]),
 });
