@@ -87,7 +87,9 @@ impl Object {
     }
 
     pub(super) fn add(&mut self, name: &str, required: bool, doc: &[&str], mut content: Schema) {
-        content.ensure_object().extend(described(doc));
+        if !doc.is_empty() {
+            content.ensure_object().extend(described(doc));
+        }
         self.properties.insert(name.to_owned(), content.to_value());
         if required {
             self.required.push(name.into());
