@@ -57,7 +57,7 @@ pub(crate) trait Mapping: Sized {
 
 /// Declares a struct and how documents spell its fields.
 ///
-/// ```ignore
+/// ```text
 /// mapping! {
 ///     /// A range of TLS versions.
 ///     #[derive(Clone, Debug)]

@@ -216,9 +216,12 @@ pub(crate) fn extension_name(at: Cursor<'_>) -> Option<String> {
     type_name(at, Model::Modern)
 }
 
-/// Why backends of this type must set `dpCert.rotation.expiration`, if they must.
-pub(crate) fn needs_expiration(context: &Context<'_>, type_name: &str) -> Option<&'static str> {
-    find(context, type_name, Model::Classic)?.needs_expiration
+/// Why a backend of this type must set `dpCert.rotation.expiration`, if it must.
+pub(crate) fn needs_expiration(f: &Fields<'_>) -> Option<&'static str> {
+    match &f.cursor.node.get("type")?.value {
+        Value::Str(name) => find(f.cursor.context, name, Model::Classic)?.needs_expiration,
+        _ => None,
+    }
 }
 
 /// The fields of a backend that hold settings of some type.

@@ -223,8 +223,6 @@ pub(super) fn backend(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
     object.add("name", true, &[], name);
     BackendFields::describe_fields(&mut object, generator);
-    let conf = json_schema!({ "type": ["object", "null"] });
-    object.add("conf", false, &[], conf);
     object.finish()
 }
 

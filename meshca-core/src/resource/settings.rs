@@ -202,3 +202,17 @@ pub(crate) fn fragment<T: schemars::JsonSchema>() -> Option<FreeForm> {
     settings.inline_subschemas = true;
     FreeForm::from_serialize(&T::json_schema(&mut settings.into_generator())).ok()
 }
+
+/// The same for settings that are in a field of their own.
+#[cfg(feature = "schema")]
+pub(crate) fn fragment_in<T: schemars::JsonSchema>(
+    field: &str,
+    required: bool,
+) -> Option<FreeForm> {
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": { field: fragment::<T>()? },
+        "required": Vec::from_iter(required.then_some(field)),
+    });
+    FreeForm::from_serialize(&schema).ok()
+}

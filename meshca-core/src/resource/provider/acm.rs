@@ -1,46 +1,33 @@
 //! Settings of AWS Private CA.
 
-use serde::Serialize;
+use serde_json::json;
 
 use super::super::datasource::DataSource;
+use super::super::declare::{Mapping, mapping};
 use super::super::decode::Clip;
+use super::super::field::{described, group, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
 use crate::spiffe::NameTemplate;
 
-/// Which CA of AWS Private CA signs, and how to log in.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "AcmSettings")
-)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AcmConf {
-    /// The CA: `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`. The region is in it.
-    #[cfg_attr(
-        feature = "schema",
-        schemars(extend(
-            "pattern" = "^arn:[0-9A-Za-z-]+:acm-pca:[0-9A-Za-z-]+:[0-9A-Za-z-]+:certificate-authority/[0-9A-Za-z-]+$"
-        ))
-    )]
-    pub arn: String,
-    /// A template for the certificate's common name. No common name if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub common_name: Option<NameTemplate>,
-    /// The roots that the CA must chain to; what the CA says of itself if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_cert: Option<DataSource>,
-    /// How to log in; the SDK's default chain if absent.
-    #[serde(
-        rename = "auth",
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "write_auth"
-    )]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Auth<'static>>"))]
-    pub credentials: Option<AwsCredentials>,
+mapping! {
+    /// Which CA of AWS Private CA signs, and how to log in.
+    #[derive(Clone, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub struct AcmConf as "AcmSettings" {
+        /// The CA: `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`. The region is in it.
+        pub arn: String = required("arn", described(arn, || json!({
+            "pattern": "^arn:[0-9A-Za-z-]+:acm-pca:[0-9A-Za-z-]+:[0-9A-Za-z-]+:certificate-authority/[0-9A-Za-z-]+$",
+        }))),
+        /// A template for the certificate's common name. No common name if absent.
+        pub common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
+        /// The roots that the CA must chain to; what the CA says of itself if absent.
+        pub ca_cert: Option<DataSource> = optional("caCert", settings::public),
+        /// How to log in; the SDK's default chain if absent.
+        pub credentials: Option<AwsCredentials> =
+            optional("auth", group(optional("awsCredentials", AwsCredentials::read))),
+    }
 }
 
 impl AcmConf {
@@ -55,16 +42,16 @@ impl AcmConf {
     }
 }
 
-/// `auth.awsCredentials`: a static access key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AwsCredentials {
-    /// The key's ID.
-    pub access_key: DataSource,
-    /// The key.
-    pub access_key_secret: DataSource,
+mapping! {
+    /// `auth.awsCredentials`: a static access key.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct AwsCredentials {
+        /// The key's ID.
+        pub access_key: DataSource = required("accessKey", settings::public),
+        /// The key.
+        pub access_key_secret: DataSource = required("accessKeySecret", settings::secret),
+    }
 }
 
 impl AwsCredentials {
@@ -77,28 +64,6 @@ impl AwsCredentials {
     }
 }
 
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "AcmAuth")
-)]
-#[serde(rename_all = "camelCase")]
-struct Auth<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aws_credentials: Option<&'w AwsCredentials>,
-}
-
-fn write_auth<S: serde::Serializer>(
-    credentials: &Option<AwsCredentials>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    Auth {
-        aws_credentials: credentials.as_ref(),
-    }
-    .serialize(serializer)
-}
-
 impl Settings for AcmConf {
     const TYPE: &'static str = "acmpca";
     const SPELLING: Spelling = Spelling {
@@ -108,18 +73,7 @@ impl Settings for AcmConf {
     };
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
-        let arn = f.required("arn", arn);
-        let common_name = f.opt("commonName", settings::name_template);
-        let ca_cert = f.opt("caCert", settings::public);
-        let credentials = f.opt("auth", |at| {
-            at.mapping(|f| f.opt("awsCredentials", credentials))
-        });
-        Some(Self {
-            arn: arn?,
-            common_name,
-            ca_cert,
-            credentials,
-        })
+        Self::read_fields(f)
     }
 
     #[cfg(feature = "schema")]
@@ -130,17 +84,6 @@ impl Settings for AcmConf {
     fn common_name(&self) -> Option<&NameTemplate> {
         self.common_name.as_ref()
     }
-}
-
-fn credentials(at: Cursor<'_>) -> Option<AwsCredentials> {
-    at.mapping(|f| {
-        let access_key = f.required("accessKey", settings::public);
-        let access_key_secret = f.required("accessKeySecret", settings::secret);
-        Some(AwsCredentials {
-            access_key: access_key?,
-            access_key_secret: access_key_secret?,
-        })
-    })
 }
 
 /// The ARN of a CA (AWS Private CA API, `CreateCertificateAuthority`).

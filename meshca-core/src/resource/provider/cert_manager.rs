@@ -5,9 +5,11 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::super::datasource::DataSource;
+use super::super::declare::{Mapping as _, mapping};
+use super::super::field::{defaulted, each, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-use super::super::settings::{self, Cursor, Dialect, Fields, Model, Settings, Spelling};
+use super::super::settings::{self, Dialect, Fields, Model, Settings, Spelling};
 use crate::LifetimePolicy;
 use crate::spiffe::NameTemplate;
 
@@ -35,47 +37,20 @@ impl CertManagerConf {
             dns_names: Vec::new(),
         }
     }
-
-    fn wire(&self, flat: bool) -> Wire<'_> {
-        let Self {
-            issuer,
-            ca_cert,
-            common_name,
-            dns_names,
-        } = self;
-        let mut wire = Wire {
-            issuer_ref: None,
-            issuer_name: None,
-            issuer_kind: None,
-            issuer_group: None,
-            ca_cert: ca_cert.as_ref(),
-            common_name: common_name.as_ref(),
-            dns_names,
-        };
-        if flat {
-            wire.issuer_name = Some(&issuer.name);
-            wire.issuer_kind = issuer.kind.as_deref();
-            wire.issuer_group = issuer.group.as_deref();
-        } else {
-            wire.issuer_ref = Some(issuer);
-        }
-        wire
-    }
 }
 
-/// Names an issuer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub struct IssuerRef {
-    /// Its name.
-    pub name: String,
-    /// `Issuer`, `ClusterIssuer` or the kind of an external issuer; see [`kind`](Self::kind).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The API group of the kind; see [`group`](Self::group).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+mapping! {
+    /// Names an issuer.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct IssuerRef {
+        /// Its name.
+        pub name: String = required("name", settings::non_empty),
+        /// `Issuer`, `ClusterIssuer` or the kind of an external issuer; see [`kind`](Self::kind).
+        pub kind: Option<String> = optional("kind", settings::non_empty),
+        /// The API group of the kind; see [`group`](Self::group).
+        pub group: Option<String> = optional("group", settings::non_empty),
+    }
 }
 
 impl IssuerRef {
@@ -104,37 +79,41 @@ impl IssuerRef {
     }
 }
 
-/// How the settings are written: with `issuerRef` or with `issuerName`.
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(
-        rename = "CertManagerSettings",
-        description = "Which issuer of cert-manager signs: by `issuerRef`, or by `issuerName` and its companions"
-    )
-)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    issuer_ref: Option<&'w IssuerRef>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    issuer_name: Option<&'w str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    issuer_kind: Option<&'w str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    issuer_group: Option<&'w str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca_cert: Option<&'w DataSource>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    common_name: Option<&'w NameTemplate>,
-    #[serde(skip_serializing_if = "<[NameTemplate]>::is_empty")]
-    dns_names: &'w [NameTemplate],
+mapping! {
+    /// Which issuer of cert-manager signs: by `issuerRef`, or by `issuerName` and its companions.
+    struct SettingsFields as "CertManagerSettings" {
+        issuer_ref: Option<IssuerRef> = optional("issuerRef", IssuerRef::read),
+        issuer_name: Option<String> = optional("issuerName", settings::non_empty),
+        issuer_kind: Option<String> = optional("issuerKind", settings::non_empty),
+        issuer_group: Option<String> = optional("issuerGroup", settings::non_empty),
+        ca_cert: Option<DataSource> = optional("caCert", settings::public),
+        common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
+        dns_names: Vec<NameTemplate> = defaulted("dnsNames", each(settings::name_template)),
+    }
+}
+
+impl SettingsFields {
+    fn of(conf: &CertManagerConf, flat: bool) -> Self {
+        let issuer = conf.issuer.clone();
+        let (issuer_ref, issuer_name, issuer_kind, issuer_group) = match flat {
+            true => (None, Some(issuer.name), issuer.kind, issuer.group),
+            false => (Some(issuer), None, None, None),
+        };
+        Self {
+            issuer_ref,
+            issuer_name,
+            issuer_kind,
+            issuer_group,
+            ca_cert: conf.ca_cert.clone(),
+            common_name: conf.common_name.clone(),
+            dns_names: conf.dns_names.clone(),
+        }
+    }
 }
 
 impl Serialize for CertManagerConf {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.wire(false).serialize(serializer)
+        SettingsFields::of(self, false).serialize(serializer)
     }
 }
 
@@ -149,29 +128,32 @@ impl Settings for CertManagerConf {
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
         let one = f.exactly_one(&["issuerRef", "issuerName"]);
-        let flat = f.has("issuerName");
-        let mut issuer = f.opt("issuerRef", issuer_ref);
-        if flat {
-            let name = f.opt("issuerName", settings::non_empty);
-            let kind = f.opt("issuerKind", settings::non_empty);
-            let group = f.opt("issuerGroup", settings::non_empty);
-            issuer = name.map(|name| IssuerRef { name, kind, group });
+        let fields = SettingsFields::read_fields(f)?;
+        if !f.has("issuerName") {
+            for (field, inside) in [("issuerKind", "kind"), ("issuerGroup", "group")] {
+                if f.has(field) {
+                    let message =
+                        format_args!("goes with `issuerName`: write `issuerRef.{inside}`");
+                    f.refuse::<()>(field, message);
+                }
+            }
         }
-        let ca_cert = f.opt("caCert", settings::public);
-        let common_name = f.opt("commonName", settings::name_template);
-        let dns_names = f.list("dnsNames", settings::name_template);
+        let (kind, group) = (fields.issuer_kind, fields.issuer_group);
+        let flat = fields
+            .issuer_name
+            .map(|name| IssuerRef { name, kind, group });
         one?;
         Some(Self {
-            issuer: issuer?,
-            ca_cert,
-            common_name,
-            dns_names,
+            issuer: fields.issuer_ref.or(flat)?,
+            ca_cert: fields.ca_cert,
+            common_name: fields.common_name,
+            dns_names: fields.dns_names,
         })
     }
 
     #[cfg(feature = "schema")]
     fn schema() -> Option<FreeForm> {
-        settings::fragment::<Wire<'static>>()
+        settings::fragment::<SettingsFields>()
     }
 
     /// cert-manager's issuers may ignore the lifetime that they are asked for. It is asked for one if the operator set it,
@@ -193,19 +175,6 @@ impl Settings for CertManagerConf {
     }
 
     fn in_dialect(&self, dialect: Dialect) -> impl Serialize {
-        self.wire(dialect.flat_issuer)
+        SettingsFields::of(self, dialect.flat_issuer)
     }
-}
-
-fn issuer_ref(at: Cursor<'_>) -> Option<IssuerRef> {
-    at.mapping(|f| {
-        let name = f.required("name", settings::non_empty);
-        let kind = f.opt("kind", settings::non_empty);
-        let group = f.opt("group", settings::non_empty);
-        Some(IssuerRef {
-            name: name?,
-            kind,
-            group,
-        })
-    })
 }

@@ -1,54 +1,47 @@
 //! Settings of HashiCorp Vault: `conf.fromCp`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::super::datasource::DataSource;
+use super::super::declare::{Mapping, Words as _, mapping, one_of, words};
+use super::super::field::{Codec as _, defaulted, described, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Dialect, Fields, Settings};
 use crate::spiffe::NameTemplate;
 
-/// How the control plane reaches Vault's PKI engine and asks it to sign.
-///
-/// In the document these settings are in `fromCp`, which says that the control plane asks, not the
-/// proxies.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "VaultFromCp")
-)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct VaultConf {
-    /// The server: `https://vault.example:8200`.
-    #[cfg_attr(feature = "schema", schemars(extend("pattern" = "^https?://")))]
-    pub address: String,
-    /// A Vault agent to ask instead of the server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub agent_address: Option<String>,
-    /// The Vault namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// Where the PKI engine is mounted; `pki` if absent, see [`mount`](Self::mount).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pki: Option<String>,
-    /// The role to sign under.
-    pub role: String,
-    /// The issuer to sign with, by name or ID; the engine's default if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
-    /// A template for the certificate's common name, such as `{{ tag "kuma.io/service" }}.mesh`. No
-    /// common name if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub common_name: Option<NameTemplate>,
-    /// How to trust the server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<VaultTls>,
-    /// How to log in.
-    pub auth: VaultAuth,
+mapping! {
+    /// How the control plane reaches Vault's PKI engine and asks it to sign.
+    ///
+    /// In the document these settings are in `fromCp`, which says that the control plane asks, not the
+    /// proxies.
+    #[derive(Clone, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub struct VaultConf as "VaultFromCp" {
+        /// The server: `https://vault.example:8200`.
+        pub address: String = required("address", described(address, || json!({ "pattern": "^https?://" }))),
+        /// A Vault agent to ask instead of the server.
+        pub agent_address: Option<String> = optional("agentAddress", address_of_agent),
+        /// The Vault namespace.
+        pub namespace: Option<String> = optional("namespace", settings::non_empty),
+        /// Where the PKI engine is mounted; `pki` if absent, see [`mount`](Self::mount).
+        pub pki: Option<String> = optional("pki", mount),
+        /// The role to sign under.
+        pub role: String = required("role", segment),
+        /// The issuer to sign with, by name or ID; the engine's default if absent.
+        pub issuer: Option<String> = optional("issuer", segment),
+        /// A template for the certificate's common name, such as `{{ tag "kuma.io/service" }}.mesh`. No
+        /// common name if absent.
+        pub common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
+        /// How to trust the server.
+        pub tls: Option<VaultTls> = optional("tls", VaultTls::read),
+        /// How to log in.
+        pub auth: VaultAuth = required("auth", VaultAuth::read),
+    }
 }
 
 impl VaultConf {
@@ -76,51 +69,71 @@ impl VaultConf {
     }
 }
 
-/// How to trust the server.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct VaultTls {
-    /// The roots that the server's certificate must chain to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_cert: Option<DataSource>,
-    /// Accepts any certificate. For development only.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub skip_verify: bool,
-    /// The name that the server's certificate must have, if it is not the host of the address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_name: Option<String>,
+impl Settings for VaultConf {
+    const TYPE: &'static str = "vault";
+    const NEEDS_EXPIRATION: Option<&'static str> =
+        Some("Vault needs the lifetime of every certificate that is asked for");
+
+    fn read(f: &mut Fields<'_>) -> Option<Self> {
+        f.required("fromCp", <Self as Mapping>::read)
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> Option<FreeForm> {
+        settings::fragment_in::<Self>("fromCp", true)
+    }
+
+    fn common_name(&self) -> Option<&NameTemplate> {
+        self.common_name.as_ref()
+    }
+
+    fn in_dialect(&self, _: Dialect) -> impl Serialize {
+        BTreeMap::from([("fromCp", self)])
+    }
 }
 
-/// How to log in: exactly one of these.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub enum VaultAuth {
-    /// A token.
-    Token(DataSource),
-    /// A client certificate.
-    Tls(TlsAuth),
-    /// The AWS identity of the control plane.
-    Aws(AwsAuth),
-    /// The Kubernetes service account of the control plane.
-    Kubernetes(KubernetesAuth),
-    /// An AppRole.
-    AppRole(AppRoleAuth),
+mapping! {
+    /// How to trust the server.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct VaultTls {
+        /// The roots that the server's certificate must chain to.
+        pub ca_cert: Option<DataSource> = optional("caCert", settings::public),
+        /// Accepts any certificate. For development only.
+        pub skip_verify: bool = defaulted("skipVerify", skip_verify),
+        /// The name that the server's certificate must have, if it is not the host of the address.
+        pub server_name: Option<String> = optional("serverName", settings::non_empty),
+    }
 }
 
-/// Vault's `cert` auth method.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct TlsAuth {
-    /// The private key.
-    pub client_key: DataSource,
-    /// The certificate.
-    pub client_cert: DataSource,
+one_of! {
+    /// How to log in: exactly one of these.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum VaultAuth {
+        /// A token.
+        Token(DataSource) = ("token", settings::secret),
+        /// A client certificate.
+        Tls(TlsAuth) = ("tls", TlsAuth::read),
+        /// The AWS identity of the control plane.
+        Aws(AwsAuth) = ("aws", AwsAuth::read),
+        /// The Kubernetes service account of the control plane.
+        Kubernetes(KubernetesAuth) = ("kubernetes", KubernetesAuth::read),
+        /// An AppRole.
+        AppRole(AppRoleAuth) = ("appRole", AppRoleAuth::read),
+    }
+}
+
+mapping! {
+    /// Vault's `cert` auth method.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct TlsAuth {
+        /// The private key.
+        pub client_key: DataSource = required("clientKey", settings::secret),
+        /// The certificate.
+        pub client_cert: DataSource = required("clientCert", settings::public),
+    }
 }
 
 impl TlsAuth {
@@ -133,21 +146,18 @@ impl TlsAuth {
     }
 }
 
-/// Vault's `aws` auth method.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AwsAuth {
-    /// What Vault checks.
-    #[serde(rename = "type")]
-    pub auth_type: AwsAuthType,
-    /// The role to log in as; Vault's own choice if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
-    /// The value of `X-Vault-AWS-IAM-Server-ID` that Vault insists on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub iam_server_id_header: Option<String>,
+mapping! {
+    /// Vault's `aws` auth method.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct AwsAuth {
+        /// What Vault checks.
+        pub auth_type: AwsAuthType = required("type", AwsAuthType::read),
+        /// The role to log in as; Vault's own choice if absent.
+        pub role: Option<String> = optional("role", settings::non_empty),
+        /// The value of `X-Vault-AWS-IAM-Server-ID` that Vault insists on.
+        pub iam_server_id_header: Option<String> = optional("iamServerIdHeader", settings::non_empty),
+    }
 }
 
 impl AwsAuth {
@@ -161,33 +171,30 @@ impl AwsAuth {
     }
 }
 
-/// What Vault's `aws` auth method checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub enum AwsAuthType {
-    /// A signed request of an IAM principal.
-    #[serde(rename = "IAM")]
-    Iam,
-    /// The identity document of an EC2 instance.
-    #[serde(rename = "EC2")]
-    Ec2,
+words! {
+    /// What Vault's `aws` auth method checks.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum AwsAuthType {
+        /// A signed request of an IAM principal.
+        Iam = "IAM",
+        /// The identity document of an EC2 instance.
+        Ec2 = "EC2",
+    }
 }
 
-/// Vault's `kubernetes` auth method.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct KubernetesAuth {
-    /// The role to log in as.
-    pub role: String,
-    /// Where the auth method is mounted; `kubernetes` if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mount_path: Option<String>,
-    /// Where the service account's token is; the usual place in a pod if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service_account_token_path: Option<PathBuf>,
+mapping! {
+    /// Vault's `kubernetes` auth method.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct KubernetesAuth {
+        /// The role to log in as.
+        pub role: String = required("role", settings::non_empty),
+        /// Where the auth method is mounted; `kubernetes` if absent.
+        pub mount_path: Option<String> = optional("mountPath", mount),
+        /// Where the service account's token is; the usual place in a pod if absent.
+        pub service_account_token_path: Option<PathBuf> = optional("serviceAccountTokenPath", path),
+    }
 }
 
 impl KubernetesAuth {
@@ -201,19 +208,18 @@ impl KubernetesAuth {
     }
 }
 
-/// Vault's `approle` auth method.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AppRoleAuth {
-    /// The role's ID.
-    pub role_id: String,
-    /// The secret ID.
-    pub secret_id: DataSource,
-    /// Where the auth method is mounted; `approle` if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mount_path: Option<String>,
+mapping! {
+    /// Vault's `approle` auth method.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct AppRoleAuth {
+        /// The role's ID.
+        pub role_id: String = required("roleId", settings::non_empty),
+        /// The secret ID.
+        pub secret_id: DataSource = required("secretId", settings::secret),
+        /// Where the auth method is mounted; `approle` if absent.
+        pub mount_path: Option<String> = optional("mountPath", mount),
+    }
 }
 
 impl AppRoleAuth {
@@ -225,66 +231,6 @@ impl AppRoleAuth {
             mount_path: None,
         }
     }
-}
-
-/// The field that says who asks.
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(rename = "VaultSettings")
-)]
-#[serde(rename_all = "camelCase")]
-struct Wire<'w> {
-    from_cp: &'w VaultConf,
-}
-
-impl Settings for VaultConf {
-    const TYPE: &'static str = "vault";
-    const NEEDS_EXPIRATION: Option<&'static str> =
-        Some("Vault needs the lifetime of every certificate that is asked for");
-
-    fn read(f: &mut Fields<'_>) -> Option<Self> {
-        f.required("fromCp", from_cp)
-    }
-
-    #[cfg(feature = "schema")]
-    fn schema() -> Option<FreeForm> {
-        settings::fragment::<Wire<'static>>()
-    }
-
-    fn common_name(&self) -> Option<&NameTemplate> {
-        self.common_name.as_ref()
-    }
-
-    fn in_dialect(&self, _: Dialect) -> impl Serialize {
-        Wire { from_cp: self }
-    }
-}
-
-fn from_cp(at: Cursor<'_>) -> Option<VaultConf> {
-    at.mapping(|f| {
-        let address = f.required("address", address);
-        let agent_address = f.opt("agentAddress", address_of_agent);
-        let namespace = f.opt("namespace", settings::non_empty);
-        let pki = f.opt("pki", mount);
-        let role = f.required("role", segment);
-        let issuer = f.opt("issuer", segment);
-        let common_name = f.opt("commonName", settings::name_template);
-        let tls = f.opt("tls", tls);
-        let auth = f.required("auth", auth);
-        Some(VaultConf {
-            address: address?,
-            agent_address,
-            namespace,
-            pki,
-            role: role?,
-            issuer,
-            common_name,
-            tls,
-            auth: auth?,
-        })
-    })
 }
 
 fn url(at: Cursor<'_>) -> Option<(String, bool)> {
@@ -345,90 +291,16 @@ fn segment(at: Cursor<'_>) -> Option<String> {
     }
 }
 
-fn tls(at: Cursor<'_>) -> Option<VaultTls> {
-    at.mapping(|f| {
-        let ca_cert = f.opt("caCert", settings::public);
-        let skip_verify = f.opt("skipVerify", |at| {
-            let skip = settings::boolean(at)?;
-            if skip {
-                at.warn("any server is trusted with the token and with every identity: set `caCert` instead");
-            }
-            Some(skip)
-        });
-        let server_name = f.opt("serverName", settings::non_empty);
-        Some(VaultTls {
-            ca_cert,
-            skip_verify: skip_verify.unwrap_or_default(),
-            server_name,
-        })
-    })
+fn path(at: Cursor<'_>) -> Option<PathBuf> {
+    settings::non_empty(at).map(PathBuf::from)
 }
 
-fn auth(at: Cursor<'_>) -> Option<VaultAuth> {
-    at.mapping(|f| {
-        let one = f.exactly_one(&["token", "tls", "aws", "kubernetes", "appRole"]);
-        let ways = [
-            f.opt("token", settings::secret).map(VaultAuth::Token),
-            f.opt("tls", tls_auth).map(VaultAuth::Tls),
-            f.opt("aws", aws_auth).map(VaultAuth::Aws),
-            f.opt("kubernetes", kubernetes_auth)
-                .map(VaultAuth::Kubernetes),
-            f.opt("appRole", app_role_auth).map(VaultAuth::AppRole),
-        ];
-        one.and(ways.into_iter().flatten().next())
-    })
-}
-
-fn tls_auth(at: Cursor<'_>) -> Option<TlsAuth> {
-    at.mapping(|f| {
-        let client_key = f.required("clientKey", settings::secret);
-        let client_cert = f.required("clientCert", settings::public);
-        Some(TlsAuth {
-            client_key: client_key?,
-            client_cert: client_cert?,
-        })
-    })
-}
-
-fn aws_auth(at: Cursor<'_>) -> Option<AwsAuth> {
-    at.mapping(|f| {
-        let auth_type = f.required("type", |at| {
-            at.choice(&[("IAM", AwsAuthType::Iam), ("EC2", AwsAuthType::Ec2)])
-        });
-        let role = f.opt("role", settings::non_empty);
-        let iam_server_id_header = f.opt("iamServerIdHeader", settings::non_empty);
-        Some(AwsAuth {
-            auth_type: auth_type?,
-            role,
-            iam_server_id_header,
-        })
-    })
-}
-
-fn kubernetes_auth(at: Cursor<'_>) -> Option<KubernetesAuth> {
-    at.mapping(|f| {
-        let role = f.required("role", settings::non_empty);
-        let mount_path = f.opt("mountPath", mount);
-        let service_account_token_path = f
-            .opt("serviceAccountTokenPath", settings::non_empty)
-            .map(PathBuf::from);
-        Some(KubernetesAuth {
-            role: role?,
-            mount_path,
-            service_account_token_path,
-        })
-    })
-}
-
-fn app_role_auth(at: Cursor<'_>) -> Option<AppRoleAuth> {
-    at.mapping(|f| {
-        let role_id = f.required("roleId", settings::non_empty);
-        let secret_id = f.required("secretId", settings::secret);
-        let mount_path = f.opt("mountPath", mount);
-        Some(AppRoleAuth {
-            role_id: role_id?,
-            secret_id: secret_id?,
-            mount_path,
-        })
-    })
+fn skip_verify(at: Cursor<'_>) -> Option<bool> {
+    let skip = settings::boolean(at)?;
+    if skip {
+        at.warn(
+            "any server is trusted with the token and with every identity: set `caCert` instead",
+        );
+    }
+    Some(skip)
 }
