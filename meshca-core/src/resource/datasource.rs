@@ -8,8 +8,9 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::declare::{Mapping as _, mapping, one_of, tagged};
-use super::decode::{self, Cursor};
+use super::decode::Cursor;
 use super::field::{Choice, Codec, described, group, required, spelt, try_spelt};
+use super::values;
 use crate::SecretValue;
 
 one_of! {
@@ -24,7 +25,7 @@ one_of! {
     #[non_exhaustive]
     pub enum DataSource {
         /// `secret`: the name of a secret of the mesh.
-        Secret(String) = ("secret", decode::non_empty),
+        Secret(String) = ("secret", values::non_empty),
         /// `file`: a path on the control plane's host.
         File(PathBuf) = ("file", path),
         /// `inline`: the bytes themselves, base64 in the document and decoded here.
@@ -54,7 +55,7 @@ mapping! {
     #[derive(Clone)]
     struct SecretRef {
         kind: () = required("kind", Choice(&[("Secret", ())])),
-        name: String = required("name", decode::non_empty),
+        name: String = required("name", values::non_empty),
     }
 }
 
@@ -96,7 +97,7 @@ pub(crate) fn secure_secret(at: Cursor<'_>) -> Option<SecureDataSource> {
 
 /// A path, as the operating system has it.
 pub(crate) fn path(at: Cursor<'_>) -> Option<PathBuf> {
-    decode::non_empty(at).map(PathBuf::from)
+    values::non_empty(at).map(PathBuf::from)
 }
 
 fn absolute_path(at: Cursor<'_>) -> Option<PathBuf> {
@@ -113,7 +114,7 @@ fn absolute_path(at: Cursor<'_>) -> Option<PathBuf> {
 }
 
 fn variable(at: Cursor<'_>) -> Option<String> {
-    let name = decode::non_empty(at)?;
+    let name = values::non_empty(at)?;
     if name.contains(['=', '\0']) {
         return at.error("is not the name of an environment variable: it contains `=`");
     }
@@ -142,7 +143,7 @@ fn read_base64(at: Cursor<'_>) -> Option<SecretValue> {
 /// A value that is a text.
 pub(crate) fn inline_text() -> impl Codec<Value = SecretValue> {
     try_spelt(
-        |at| decode::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
+        |at| values::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
         |value| {
             let text = value.expose_str().map(str::to_owned);
             text.ok_or("an inline value that is not text")

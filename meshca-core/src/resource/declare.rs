@@ -12,9 +12,9 @@ use schemars::SchemaGenerator;
 use serde::ser::SerializeMap;
 
 use super::decode::{Cursor, Fields};
-use super::field::word;
 #[cfg(feature = "schema")]
-use super::schema::Object;
+use super::describe::Object;
+use super::field::word;
 
 /// Implements `JsonSchema`, under another name than the type's if `as` says so.
 macro_rules! json_schema {
@@ -106,7 +106,7 @@ macro_rules! mapping {
 
             #[cfg(feature = "schema")]
             fn describe_fields(
-                object: &mut $crate::resource::schema::Object,
+                object: &mut $crate::resource::describe::Object,
                 generator: &mut ::schemars::SchemaGenerator,
             ) {
                 $($declared.describe(object, &[$($field_doc),*], generator);)*
@@ -123,7 +123,7 @@ macro_rules! mapping {
 
         $crate::resource::declare::json_schema! {
             $name $(as $schema)? , generator => {
-                let mut object = $crate::resource::schema::Object::new(&[$($doc),*]);
+                let mut object = $crate::resource::describe::Object::new(&[$($doc),*]);
                 <Self as $crate::resource::declare::Mapping>::describe_fields(&mut object, generator);
                 object.finish()
             }
@@ -174,7 +174,7 @@ macro_rules! words {
 
         $crate::resource::declare::json_schema! {
             $name, _generator => {
-                $crate::resource::schema::words(&[$($doc),*], &[$(($word, &[$($variant_doc),*])),*])
+                $crate::resource::describe::words(&[$($doc),*], &[$(($word, &[$($variant_doc),*])),*])
             }
         }
     };
@@ -222,11 +222,11 @@ macro_rules! one_of {
         $crate::resource::declare::json_schema! {
             $name, generator => {
                 let alternatives = [$({
-                    let mut object = $crate::resource::schema::Object::new(&[$($variant_doc),*]);
+                    let mut object = $crate::resource::describe::Object::new(&[$($variant_doc),*]);
                     $crate::resource::field::required($field, $codec).describe(&mut object, &[], generator);
                     object.finish()
                 }),*];
-                $crate::resource::schema::one_of(&[$($doc),*], alternatives)
+                $crate::resource::describe::one_of(&[$($doc),*], alternatives)
             }
         }
     };
@@ -279,12 +279,12 @@ macro_rules! tagged {
         $crate::resource::declare::json_schema! {
             $name $(as $schema)? , generator => {
                 let alternatives = [$({
-                    let mut object = $crate::resource::schema::Object::new(&[$($variant_doc),*]);
+                    let mut object = $crate::resource::describe::Object::new(&[$($variant_doc),*]);
                     object.add("type", true, &[], ::schemars::json_schema!({ "type": "string", "const": $word }));
                     $declared.describe(&mut object, &[], generator);
                     object.finish()
                 }),*];
-                $crate::resource::schema::one_of(&[$($doc),*], alternatives)
+                $crate::resource::describe::one_of(&[$($doc),*], alternatives)
             }
         }
     };

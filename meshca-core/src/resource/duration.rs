@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::decode::{Clip, Cursor};
-use super::document::Value;
 use super::field::{Codec, try_spelt};
+use super::node::Value;
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [

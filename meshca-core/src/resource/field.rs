@@ -11,9 +11,9 @@ use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::decode::{Cursor, Fields};
-use super::free_form::FreeForm;
 #[cfg(feature = "schema")]
-use super::schema::Object;
+use super::describe::Object;
+use super::free_form::FreeForm;
 
 /// Lets bounds name `JsonSchema` where no schema is made.
 #[cfg(not(feature = "schema"))]
@@ -137,7 +137,7 @@ impl<T: Copy + PartialEq> Codec for Choice<T> {
             .iter()
             .map(|(word, _)| (*word, [].as_slice()))
             .collect();
-        super::schema::words(&[], &words)
+        super::describe::words(&[], &words)
     }
 }
 

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
-use super::document::{Entry, Node};
+use super::node::{Entry, Node};
 use crate::{Error, ErrorKind, Result};
 
 /// A mapping whose fields are not ours: the other sections of a `Mesh`, the settings of a third-party

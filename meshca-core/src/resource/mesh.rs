@@ -8,16 +8,17 @@ use serde_json::json;
 
 use super::any_settings::Dialect;
 use super::declare::{Mapping as _, json_schema, mapping};
-use super::decode::{self, Clip, Cursor, Fields, OneOf};
-use super::document::Value;
+use super::decode::{Clip, Cursor, Fields, OneOf};
+#[cfg(feature = "schema")]
+use super::describe::Object;
 use super::duration;
 use super::field::{Choice, Foreign, defaulted, described, group, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
 use super::metadata::{self, Form, Kind, Layout, Metadata, Scope, is_dns_label};
+use super::node::Value;
 use super::provider::{self, BackendSettingsWire, Provider};
-#[cfg(feature = "schema")]
-use super::schema;
+use super::values;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
 use crate::{Error, ErrorKind, Result};
 
@@ -360,14 +361,22 @@ impl Serialize for Backend {
 }
 
 json_schema! {
-    Backend, generator => schema::backend(generator)
+    // What depends on the type is added for the types that are known.
+    Backend, generator => {
+        let mut object = Object::new(&["A CA of the mesh. The settings depend on its type."]);
+        let name = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+        let name = schemars::json_schema!({ "type": "string", "pattern": name });
+        object.add("name", true, &[], name);
+        BackendFields::describe_fields(&mut object, generator);
+        object.finish()
+    }
 }
 
 /// Reads a `Mesh` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
     let metadata = metadata::read(f, form, Mesh::SCOPE);
     let mesh = metadata.as_ref().map_or("", |metadata| &metadata.name);
-    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    let status = f.opt("status", values::free_form).unwrap_or_default();
     // Flat is the rule in Universal form, but documents with a `spec` exist.
     let spec = if form == Form::Universal && !f.has("spec") {
         content(f, mesh)
@@ -413,7 +422,7 @@ fn content(f: &mut Fields<'_>, mesh: &str) -> Option<Spec> {
 
 fn mtls(at: Cursor<'_>) -> Option<Mtls> {
     let mut f = at.fields()?;
-    let skip_validation = f.opt("skipValidation", decode::boolean).unwrap_or_default();
+    let skip_validation = f.opt("skipValidation", values::boolean).unwrap_or_default();
     let mut names = BTreeSet::new();
     let backends = f.list("backends", |at| {
         at.mapping(|f| backend(f, skip_validation, &mut names))

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::any_settings::Dialect;
 use super::datasource::{self, SecureDataSource};
 use super::declare::{Mapping as _, Words as _, json_schema, mapping, tagged, words};
-use super::decode::{self, Cursor, Fields};
+use super::decode::{Cursor, Fields};
 use super::duration;
 use super::field::{defaulted, group, optional, required, spelt};
 use super::free_form::FreeForm;
@@ -15,10 +15,9 @@ use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, Form, Kind, Metadata, Scope};
 use super::provider::{self, Provider, SettingsWire};
-#[cfg(feature = "schema")]
-use super::schema;
 use super::selector::Selector;
 use super::template;
+use super::values;
 use crate::spiffe::{
     Environment, PathTemplate, SpiffeId, TrustDomain, TrustDomainInputs, TrustDomainTemplate,
     Workload,
@@ -303,7 +302,7 @@ mapping! {
     #[derive(Clone)]
     struct BundledFields as "Bundled" {
         mesh_trust_creation: MeshTrustCreation = defaulted("meshTrustCreation", MeshTrustCreation::read),
-        allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", decode::boolean),
+        allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", values::boolean),
         autogenerate: Option<bool> = optional("autogenerate", spelt(autogenerate, Autogenerate::of)),
         ca: Option<BundledCaFields> = optional("ca", BundledCaFields::read),
         expiry: Option<Duration> =
@@ -313,7 +312,7 @@ mapping! {
 
 mapping! {
     struct Autogenerate {
-        enabled: Option<bool> = optional("enabled", decode::boolean),
+        enabled: Option<bool> = optional("enabled", values::boolean),
     }
 }
 
@@ -389,14 +388,28 @@ impl Serialize for Extension {
 }
 
 json_schema! {
-    Extension, generator => schema::extension(generator)
+    // What depends on the name is added for the types that are known.
+    Extension, generator => schemars::json_schema!({
+        "description": "A CA outside, by name. The settings depend on the name.",
+        "type": "object",
+        "properties": {
+            "name": {},
+            "config": {
+                "type": ["object", "null"],
+                "properties": { "mode": generator.subschema_for::<Option<ExtensionMode>>() },
+                "additionalProperties": true,
+            },
+        },
+        "required": ["name"],
+        "additionalProperties": false,
+    })
 }
 
 /// Reads a `MeshIdentity` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshIdentity> {
     let metadata = metadata::read(f, form, MeshIdentity::SCOPE);
     let spec = f.required("spec", Spec::read);
-    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    let status = f.opt("status", values::free_form).unwrap_or_default();
     f.finish();
     let spec = spec?;
     Some(MeshIdentity {

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serializer;
 
 use super::declare::{Mapping as _, Words as _, mapping, words};
-use super::decode::{self, Cursor, Fields};
+use super::decode::{Cursor, Fields};
 use super::field::{Choice, defaulted, each, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::mesh::Mode;
 use super::metadata::{self, Form, Kind, Metadata, Scope};
+use super::values;
 
 /// Whether inbounds accept plaintext, and which TLS versions and ciphers they speak.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,13 +74,13 @@ mapping! {
         /// All of the mesh, or some Dataplanes.
         pub kind: TargetKind = required("kind", TargetKind::read),
         /// The name of a Dataplane.
-        pub name: Option<String> = optional("name", decode::non_empty),
+        pub name: Option<String> = optional("name", values::non_empty),
         /// The namespace of a Dataplane.
-        pub namespace: Option<String> = optional("namespace", decode::non_empty),
+        pub namespace: Option<String> = optional("namespace", values::non_empty),
         /// The labels that a Dataplane must have.
-        pub labels: BTreeMap<String, String> = defaulted("labels", decode::string_map),
+        pub labels: BTreeMap<String, String> = defaulted("labels", values::string_map),
         /// One inbound of a Dataplane.
-        pub section_name: Option<String> = optional("sectionName", decode::non_empty),
+        pub section_name: Option<String> = optional("sectionName", values::non_empty),
     }
 }
 
@@ -221,7 +222,7 @@ fn from(at: Cursor<'_>) -> Option<TlsRule> {
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
     let metadata = metadata::read(f, form, MeshTls::SCOPE);
     let spec = f.required("spec", spec);
-    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    let status = f.opt("status", values::free_form).unwrap_or_default();
     f.finish();
     let (target, rules, written_as_from) = spec?;
     Some(MeshTls {

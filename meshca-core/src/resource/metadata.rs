@@ -7,11 +7,12 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use super::declare::{Mapping, mapping};
-use super::decode::{self, Clip, Cursor, Fields};
+use super::decode::{Clip, Cursor, Fields};
 use super::field::{Foreign, defaulted, optional, required};
 use super::free_form::FreeForm;
 use super::kri::Kri;
 use super::labels;
+use super::values;
 
 /// The name of the mesh that is meant where none is named.
 pub const DEFAULT_MESH: &str = "default";
@@ -175,9 +176,9 @@ mapping! {
     /// `metadata` of an object on Kubernetes.
     pub(super) struct ObjectMeta {
         name: String = required("name", object_name),
-        namespace: Option<String> = optional("namespace", decode::non_empty),
+        namespace: Option<String> = optional("namespace", values::non_empty),
         labels: BTreeMap<String, String> = defaulted("labels", labels),
-        annotations: BTreeMap<String, String> = defaulted("annotations", decode::string_map),
+        annotations: BTreeMap<String, String> = defaulted("annotations", values::string_map),
         rest: FreeForm = Foreign::Named(&OBJECT_META),
     }
 }
@@ -270,7 +271,7 @@ fn universal(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
 }
 
 fn labels(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
-    let labels = decode::string_map(at)?;
+    let labels = values::string_map(at)?;
     if let Some(mesh) = labels.get(labels::MESH)
         && !is_resource_name(mesh, true)
     {

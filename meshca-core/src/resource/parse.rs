@@ -5,9 +5,11 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path, SettingsType};
-use super::document::{self, Node, Value};
+use super::decode::{Clip, Context, Cursor, Fields, OneOf, SettingsType};
+use super::document::{self};
 use super::metadata::Kind;
+use super::node::{Node, Value};
+use super::path::Path;
 use super::provider::OURS;
 use super::violation::{Report, Severity, Violation};
 use super::{Form, Location, Mesh, MeshIdentity, MeshTls, MeshTrust, Metadata, SecretResource};

@@ -5,10 +5,11 @@ use serde_json::json;
 
 use super::datasource::{base64, inline_text};
 use super::declare::{Mapping as _, mapping};
-use super::decode::{self, Clip, Cursor, Fields};
+use super::decode::{Clip, Cursor, Fields};
 use super::field::{described, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::metadata::{self, Form, Kind, Layout, Metadata, Scope};
+use super::values;
 use crate::SecretValue;
 
 /// The type of a Kubernetes Secret that belongs to a mesh.
@@ -69,7 +70,7 @@ mapping! {
             spelt(secret_type, |()| KUBERNETES_TYPE),
             || json!({ "const": KUBERNETES_TYPE }),
         )),
-        immutable: Option<bool> = optional("immutable", decode::boolean),
+        immutable: Option<bool> = optional("immutable", values::boolean),
         data: Option<SecretValue> = optional("data", group(required("value", base64()))),
         string_data: Option<SecretValue> = optional("stringData", group(required("value", inline_text()))),
     }
