@@ -43,7 +43,7 @@ tagged! {
         /// `type: File`: an absolute path without `..` on the control plane's host.
         File(PathBuf) = "File" with required("file", group(required("path", described(absolute_path, || json!({ "pattern": "^/" }))))),
         /// `type: Secret`: the name of a secret of the mesh.
-        Secret(String) = "Secret" with required("secretRef", spelt(secret_ref, SecretRef::to)),
+        Secret(String) = "Secret" with required("secretRef", spelt(secret_ref, |name| SecretRef::to(name))),
         /// `type: EnvVar`: the name of an environment variable of the control plane.
         EnvVar(String) = "EnvVar" with required("envVar", group(required("name", variable))),
         /// `type: InsecureInline`: the text itself.
@@ -60,10 +60,10 @@ mapping! {
 }
 
 impl SecretRef {
-    fn to(name: &String) -> Self {
+    fn to(name: &str) -> Self {
         Self {
             kind: (),
-            name: name.clone(),
+            name: name.to_owned(),
         }
     }
 }

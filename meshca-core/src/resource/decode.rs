@@ -221,11 +221,17 @@ impl<'c> Cursor<'c> {
         match (&self.node.value, path) {
             (_, []) => judge(self),
             (Value::Seq(_), _) => {
-                self.list(|at| Some(at.visit(path, judge)));
+                self.list(|at| {
+                    at.visit(path, judge);
+                    Some(())
+                });
             }
             (_, [first, rest @ ..]) => {
                 if let Some(f) = self.as_mapping() {
-                    f.child(first, |at| Some(at.visit(rest, judge)));
+                    f.child(first, |at| {
+                        at.visit(rest, judge);
+                        Some(())
+                    });
                 }
             }
         }
@@ -362,7 +368,10 @@ impl<'c> Fields<'c> {
             self.child(name, |at| {
                 let inner = at.as_mapping()?;
                 let misspelt = !inner.has(first(rest)) && inner.may_be_misspelt(&[rest]);
-                (!misspelt).then(|| inner.demand(rest, message))
+                if !misspelt {
+                    inner.demand(rest, message);
+                }
+                Some(())
             });
         }
     }
