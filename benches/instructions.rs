@@ -28,6 +28,7 @@ fn warm(name: &str) -> Box<dyn Case> {
 #[bench::issue_aws_lc_rs("issue-aws-lc-rs")]
 #[bench::template("template")]
 #[bench::verify("verify")]
+#[bench::handshake("handshake")]
 #[bench::verify_webpki("verify-webpki")]
 fn times_20(case: Box<dyn Case>) -> Box<dyn Case> {
     counted(case, TIMES)

@@ -72,10 +72,11 @@ async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket)?;
     let user = std::fs::metadata(&socket)?.uid();
-    let server = SdsServer::new(manager.clone(), move |caller: &Caller<'_>| {
+    let server = SdsServer::builder(manager.clone(), move |caller: &Caller<'_>| {
         attest(caller, user)
     })
-    .with_observer(Arc::new(Printed));
+    .with_observer(Arc::new(Printed))
+    .build();
     println!("serving      SDS on {}", socket.display());
     let serving = tokio::spawn({
         let server = server.clone();

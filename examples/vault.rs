@@ -30,7 +30,7 @@ use meshca::resource::{
 use meshca::secret::SourceReader;
 use meshca::vault::{VaultIssuer, VaultSettings};
 use meshca::{MemorySecretStore, SystemClock, TrustDomain};
-use meshca_testkit::servers::Vault;
+use meshca_testenv::servers::Vault;
 use serde_json::json;
 
 /// Has Vault sign one workload certificate.
@@ -151,7 +151,7 @@ fn base(args: &Args, address: &str, auth: VaultAuth) -> VaultConf {
     conf
 }
 
-fn own_vault(error: meshca_testkit::servers::Error) -> Box<dyn Error> {
+fn own_vault(error: meshca_testenv::servers::Error) -> Box<dyn Error> {
     format!(
         "no Vault can be started: {error}. Name one of yours with --address, or build one with `cargo xtask servers build`"
     )
@@ -163,7 +163,7 @@ async fn set_up(
     vault: &Vault,
     args: &Args,
     domain: &TrustDomain,
-) -> Result<String, meshca_testkit::servers::Error> {
+) -> Result<String, meshca_testenv::servers::Error> {
     let (mount, role) = (&args.mount, &args.role);
     let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
     vault.write(&format!("sys/mounts/{mount}"), engine).await?;

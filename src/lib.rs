@@ -56,6 +56,7 @@
 //! | `vault` | HashiCorp Vault: the type `vault`, and the module of the same name |
 //! | `acm` | AWS Private CA: the type `acmpca`, and the module `acm` |
 //! | `certmanager` | cert-manager, and secrets in Kubernetes: the module of the same name |
+//! | `k8s-latest` | `certmanager`, for the newest version of Kubernetes; leave it off where your program depends on `k8s-openapi` with another one |
 //! | `identity` | keeps every workload of a mesh in possession of an identity: the module of the same name |
 //! | `xds` | `identity`, and a server that gives identities and trust to Envoy: the module of the same name |
 //! | `xds-tls` | `xds` and `rustls`, and that server over TLS |
@@ -108,7 +109,8 @@ pub use meshca_xds as xds;
     feature = "retry",
     feature = "timeout",
 ))]
-pub mod wrap;
+#[doc(inline)]
+pub use meshca_wrap as wrap;
 
 /// A registry with the built-in CA and every provider whose feature is on, and which needs nothing but that: cert-manager
 /// is reached through the control plane's own Kubernetes client, so add `certmanager::factory(client, namespace, instance)`.

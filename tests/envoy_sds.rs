@@ -34,8 +34,8 @@ fn without_envoy_the_configurations_are_written() {
 }
 
 mod envoy {
-    use meshca_testkit::needs;
-    use meshca_testkit::servers::Envoy;
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::Envoy;
 
     #[test]
     fn two_of_them_answer_before_and_after_the_ca_is_exchanged() {

@@ -448,14 +448,14 @@ fn a_third_partys_issuer_keeps_the_contract() {
 #[cfg(feature = "certmanager")]
 mod certmanager {
     mod kube {
-        use meshca_testkit::servers::{CertManager, Kube};
+        use meshca_testenv::servers::{CertManager, Kube};
 
         use super::super::*;
 
         /// As the guide has it: an API server with cert-manager in it, and nothing else.
         #[tokio::test(flavor = "multi_thread")]
         async fn the_example_sets_up_an_empty_cluster_and_gets_a_certificate() {
-            meshca_testkit::needs!(Kube::programs().and_then(|_| CertManager::program()));
+            meshca_testenv::needs!(Kube::programs().and_then(|_| CertManager::program()));
             let kube = Kube::start().await.unwrap();
             let cert_manager = CertManager::start(&kube).await.unwrap();
             let scratch = Scratch::new();
@@ -484,13 +484,13 @@ mod certmanager {
 #[cfg(feature = "acm")]
 mod acm {
     mod moto {
-        use meshca_testkit::servers::{Aws, AwsCaOptions};
+        use meshca_testenv::servers::{Aws, AwsCaOptions};
 
         use super::super::*;
 
         #[tokio::test(flavor = "multi_thread")]
         async fn the_example_gets_a_certificate_under_the_identity_of_its_environment() {
-            meshca_testkit::needs!(Aws::program());
+            meshca_testenv::needs!(Aws::program());
             let aws = Aws::start().await.unwrap();
             let arn = aws.create_ca(&AwsCaOptions::new()).await.unwrap();
             let scratch = Scratch::new();

@@ -37,8 +37,8 @@ mod vault {
                     BackendRegistry, MemorySecretStore, SystemClock, acm, builtin, certmanager,
                     vault,
                 };
-                use meshca_testkit::needs;
-                use meshca_testkit::servers::{Aws, CertManager, Kube, Vault};
+                use meshca_testenv::needs;
+                use meshca_testenv::servers::{Aws, CertManager, Kube, Vault};
                 use rustls_pki_types::ServerName;
                 use serde_json::{Value, json};
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -23,12 +23,13 @@ pub(crate) trait Case: Send + Sync {
 type SetUp = fn() -> Result<Box<dyn Case>>;
 
 /// All cases: ours, and the bare libraries that bound what ours can reach.
-const CASES: [(&str, SetUp); 6] = [
+const CASES: [(&str, SetUp); 7] = [
     ("issue", issue::builtin),
     ("issue-aws-lc-rs", issue::aws_lc_rs),
     ("template", template::path),
     ("resources", resources::parse_validate),
     ("verify", verify::leaf),
+    ("handshake", verify::peer),
     ("verify-webpki", verify::webpki),
 ];
 

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::UNIX_EPOCH;
 
+use meshca::peer::Peer;
 use meshca::{
     CertificateRequest, Clock, Issuer, KeyType, PrivateKey, Proof, SignedChain, SystemClock,
 };
@@ -49,6 +50,23 @@ pub(super) fn leaf() -> Result<Box<dyn Case>> {
     }
     each(move || {
         black_box(chain.clone().verify(&request, &bundle, clock.now())?);
+        Ok(())
+    })
+}
+
+/// Ours in a handshake: who the client is, by the same certificate.
+pub(super) fn peer() -> Result<Box<dyn Case>> {
+    let Answer {
+        chain,
+        bundle,
+        clock,
+        ..
+    } = answer()?;
+    let leaf = chain.certificates().first().cloned().ok_or("no leaf")?;
+    each(move || {
+        let peer = Peer::client(black_box(&leaf), &[]);
+        let roots_of = |_: &_| Some(&bundle);
+        black_box(peer.prove(roots_of, webpki::ALL_VERIFICATION_ALGS, clock.now())?);
         Ok(())
     })
 }

@@ -22,7 +22,7 @@ use meshca::{
     CertificateRequest, Clock as _, Error, ErrorKind, Issuer as _, IssuerExt as _, KeyType,
     MemorySecretStore, PrivateKey, SystemClock, TrustDomain,
 };
-use meshca_testkit::servers::{Aws, AwsCaOptions};
+use meshca_testenv::servers::{Aws, AwsCaOptions};
 
 use crate::{Provider, Result, spec};
 

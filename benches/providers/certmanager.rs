@@ -25,8 +25,8 @@ use meshca::{
     CertificateRequest, Clock as _, IssuerExt as _, KeyType, MemorySecretStore, PrivateKey,
     SystemClock, TrustDomain,
 };
+use meshca_testenv::servers::{CertManager, CertManagerOptions, Kube};
 use meshca_testkit::pki::{TestCa, to_pem};
-use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tower::util::MapRequestLayer;

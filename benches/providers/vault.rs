@@ -22,7 +22,7 @@ use meshca::{
     CertificateRequest, Clock as _, Issuer as _, IssuerExt as _, KeyType, MemorySecretStore,
     PrivateKey, SystemClock, TrustDomain,
 };
-use meshca_testkit::servers::Vault;
+use meshca_testenv::servers::Vault;
 use serde_json::json;
 
 use crate::{Provider, Result, spec};

@@ -277,8 +277,9 @@ impl Bench {
         managing.block_on(manager.apply(mesh))?;
 
         let acknowledged = Arc::new(Acknowledged::default());
-        let server = SdsServer::new(manager.clone(), by_node)
-            .with_observer(Arc::clone(&acknowledged) as Arc<dyn SdsObserver>);
+        let server = SdsServer::builder(manager.clone(), by_node)
+            .with_observer(Arc::clone(&acknowledged) as Arc<dyn SdsObserver>)
+            .build();
         let proxies = Proxies::start()?;
         let (serve, socket) = (server.clone(), proxies.socket());
         let address = serving.block_on(async {

@@ -3,10 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use meshca_core::time::Gcra;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -28,41 +25,28 @@ impl Paces {
     }
 }
 
-/// One after the other, first come first served: governor says whether one may go, but not in which order those who wait do.
+/// Lets callers go one after the other, first come first served: those who wait stand in line for the
+/// lock.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Duration>>,
-    line: Mutex<()>,
+    rate: Mutex<Gcra>,
+    begun: Instant,
 }
 
 impl Pace {
     fn new(per_second: NonZeroU32) -> Self {
         // No burst beyond a fifth of a second: AWS counts as well, and not from the same moment as we do.
         let burst = NonZeroU32::new(per_second.get() / 5).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(per_second).allow_burst(burst);
         Self {
-            limiter: RateLimiter::direct_with_clock(quota, TokioClock(Instant::now())),
-            line: Mutex::default(),
+            rate: Mutex::new(Gcra::new(Duration::from_secs(1) / per_second.get(), burst)),
+            begun: Instant::now(),
         }
     }
 
     pub(crate) async fn turn(&self) {
-        let _first = self.line.lock().await;
-        while let Err(early) = self.limiter.check() {
-            sleep(early.wait_time_from(self.limiter.clock().now())).await;
-        }
-    }
-}
-
-/// tokio's time, which tests can pause.
-#[derive(Clone, Copy, Debug)]
-struct TokioClock(Instant);
-
-impl Clock for TokioClock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.elapsed()
+        let mut rate = self.rate.lock().await;
+        sleep(rate.wait(0, self.begun.elapsed())).await;
+        rate.take(self.begun.elapsed());
     }
 }
 

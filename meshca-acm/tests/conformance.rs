@@ -23,8 +23,8 @@ mod moto {
         CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, IssuerExt, KeyType,
         LifetimePolicy, MemorySecretStore, Observation, PrivateKey, SpiffeId,
     };
+    use meshca_testenv::servers::{Aws, AwsCaOptions};
     use meshca_testkit::conformance::{self, Subject};
-    use meshca_testkit::servers::{Aws, AwsCaOptions};
     use serde_json::json;
 
     use crate::common::*;

@@ -22,9 +22,9 @@ mod moto {
         CertificateRequest, Clock, Error, ErrorKind, Expect, Issuer, IssuerExt, KeyType,
         MemorySecretStore, PrivateKey, Retry, SecretKey, SecretStore,
     };
-    use meshca_testkit::http::{CannedResponse, CannedServer};
-    use meshca_testkit::relay::Relay;
-    use meshca_testkit::servers::{Aws, AwsCaOptions};
+    use meshca_testenv::http::{CannedResponse, CannedServer};
+    use meshca_testenv::relay::Relay;
+    use meshca_testenv::servers::{Aws, AwsCaOptions};
     use serde_json::{Value, json};
 
     use crate::common::*;

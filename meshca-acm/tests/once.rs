@@ -16,9 +16,9 @@ mod moto {
     use meshca_core::{
         CertificateRequest, Clock, ErrorKind, Issuer, IssuerExt, KeyType, PrivateKey, Retry,
     };
-    use meshca_testkit::http::{CannedResponse, CannedServer};
+    use meshca_testenv::http::{CannedResponse, CannedServer};
+    use meshca_testenv::servers::{Aws, AwsCaOptions};
     use meshca_testkit::pki::TestCa;
-    use meshca_testkit::servers::{Aws, AwsCaOptions};
     use serde_json::json;
     use tokio::time::{sleep, timeout};
 

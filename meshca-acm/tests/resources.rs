@@ -19,7 +19,7 @@ mod moto {
     use meshca_core::{
         ErrorKind, Expect, IssuerExt, IssuerFactory, MemorySecretStore, SecretKey, SecretStore,
     };
-    use meshca_testkit::servers::{Aws, AwsCaOptions};
+    use meshca_testenv::servers::{Aws, AwsCaOptions};
     use serde_json::Value;
 
     use crate::common::*;

@@ -19,10 +19,10 @@ mod moto {
     use meshca_acm::AcmSettings;
     use meshca_core::resource::DataSource;
     use meshca_core::{Clock, Error, ErrorKind, Issuer, IssuerExt, Retry};
-    use meshca_testkit::http::{CannedResponse, CannedServer};
+    use meshca_testenv::http::{CannedResponse, CannedServer};
+    use meshca_testenv::relay::Relay;
+    use meshca_testenv::servers::{Aws, AwsCaOptions};
     use meshca_testkit::pki::TestCa;
-    use meshca_testkit::relay::Relay;
-    use meshca_testkit::servers::{Aws, AwsCaOptions};
     use serde_json::json;
     use tokio::task::JoinSet;
     use tokio::time::{Instant, sleep, timeout};

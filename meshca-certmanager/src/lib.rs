@@ -132,13 +132,23 @@
 //!
 //! ```toml
 //! kube = { version = "5", default-features = false, features = ["client", "rustls-tls", "aws-lc-rs"] }
-//! k8s-openapi = { version = "0.29", features = ["latest"] }
+//! meshca-certmanager = { version = "0.1", features = ["k8s-latest"] }
 //! ```
 //!
 //! # The version of Kubernetes
 //!
-//! [`k8s-openapi`](https://docs.rs/k8s-openapi) builds for exactly one version of Kubernetes, which your program chooses: add it to your
-//! dependencies with a feature such as `latest` or `v1_36`.
+//! [`k8s-openapi`](https://docs.rs/k8s-openapi) builds for exactly one version of Kubernetes, and its build
+//! script panics where none or two are chosen. Your program chooses, in one of two ways:
+//!
+//! - the feature `k8s-latest` of this crate, or of the facade `meshca`, takes the newest version;
+//! - a program that already depends on `k8s-openapi` with a feature such as `v1_36` leaves `k8s-latest`
+//!   off. A library leaves it off, too.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `k8s-latest` | no | the choice of the newest version of Kubernetes |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attempts;

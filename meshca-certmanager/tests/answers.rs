@@ -12,7 +12,7 @@ use std::time::Duration;
 use kube::{Client, Config};
 use meshca_certmanager::KubeSecretStore;
 use meshca_core::{ErrorKind, SecretKey, SecretStore};
-use meshca_testkit::http::{CannedResponse, CannedServer};
+use meshca_testenv::http::{CannedResponse, CannedServer};
 use serde_json::{Value, json};
 
 const SECRETS: &str = "/api/v1/namespaces/mesh-system/secrets";

@@ -22,9 +22,9 @@ mod certmanager {
             CertificateSpec, Clock, ErrorKind, Expect, Issuer, KeyType, MemorySecretStore, Result,
             SecretKey, SecretStore, SpiffeId,
         };
+        use meshca_testenv::servers::{CertManager, Kube};
         use meshca_testkit::conformance::{self, Rotation, Subject};
         use meshca_testkit::pki::{TestCa, TestCaOptions};
-        use meshca_testkit::servers::{CertManager, Kube};
 
         use crate::common::*;
         use crate::needs;

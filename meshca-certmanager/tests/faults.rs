@@ -19,8 +19,8 @@ mod certmanager {
         use meshca_core::{
             CertificateSpec, Clock, Error, ErrorKind, Issuer, IssuerExt, Retry, SpiffeId,
         };
+        use meshca_testenv::servers::{CertManager, CertManagerOptions, Kube};
         use meshca_testkit::pki::TestCa;
-        use meshca_testkit::servers::{CertManager, CertManagerOptions, Kube};
         use serde_json::{Value, json};
 
         use crate::common::*;

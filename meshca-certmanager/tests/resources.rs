@@ -29,8 +29,8 @@ mod certmanager {
             Clock, ErrorKind, Expect, Issuer, IssuerExt, KeyType, Observation, SecretKey,
             SecretStore,
         };
+        use meshca_testenv::servers::{CertManager, Kube};
         use meshca_testkit::pki::TestCa;
-        use meshca_testkit::servers::{CertManager, Kube};
 
         use crate::common::*;
         use crate::needs;

@@ -20,9 +20,9 @@ mod kube {
     use meshca_core::{
         ErrorKind, Expect, Issuer, IssuerExt, Retry, SecretKey, SecretStore, TrustBundle, Version,
     };
-    use meshca_testkit::needs;
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::Kube;
     use meshca_testkit::secret_store::{Names, assert_contract};
-    use meshca_testkit::servers::Kube;
     use serde_json::{Value, json};
 
     use crate::common::*;

@@ -92,6 +92,7 @@
 //! | [`issuer`] | the contract with a CA |
 //! | [`request`] | what is asked of a CA |
 //! | [`certificate`], [`verify`] | what came back, and the rules that it must satisfy |
+//! | [`peer`] | who is at the other end of a connection, by the certificates that it shows |
 //! | [`trust`] | trust bundles, as PEM and in the SPIFFE format |
 //! | [`builtin`] | a CA in this process, and how it is replaced without a gap |
 //! | [`secret`] | secrets and where they are kept |
@@ -137,9 +138,11 @@ mod csr;
 mod encode;
 pub mod error;
 mod flight;
+mod gcra;
 mod identity;
 pub mod issuer;
 mod key;
+pub mod peer;
 mod pem;
 pub mod registry;
 pub mod request;
@@ -148,6 +151,7 @@ pub mod secret;
 pub mod spiffe;
 pub mod time;
 pub mod trust;
+mod usages;
 pub mod verify;
 mod x509;
 

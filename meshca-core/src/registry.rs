@@ -34,7 +34,7 @@ pub struct BackendConfig {
     name: String,
     ca: Ca,
     mode: ExtensionMode,
-    /// What the operator set, if there is a setting for it.
+    /// The lifetime that the operator set, if there is a setting for it.
     expiration: Option<Duration>,
     request_timeout: Option<Duration>,
     model: Model,
@@ -120,8 +120,8 @@ impl BackendConfig {
         })
     }
 
-    /// Whether the settings name the certificate and key of the CA itself, which their owner replaces without a change of
-    /// the resource.
+    /// Returns `true` if the settings name the certificate and key of the CA itself, which their owner replaces without a
+    /// change of the resource.
     pub fn holds_the_ca(&self) -> bool {
         match &self.ca {
             Ca::Provider(_) => self.typed().is_some_and(AnySettings::holds_the_ca),
@@ -272,9 +272,9 @@ impl BuildContext {
 
 /// Builds issuers of some types.
 ///
-/// This is the door through which every provider comes in, ours and yours. Its whole path: the settings are a type with a
-/// [reader](crate::resource::settings), which also decides on names and on lifetimes; the factory hands out that reader and
-/// builds issuers from what it read.
+/// This is the door through which every provider comes in, ours and yours. The settings are a type with a
+/// [reader](crate::resource::settings), which also decides on names and lifetimes. The factory hands out that reader, and
+/// builds issuers from the settings that it read.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -453,28 +453,20 @@ impl BackendRegistry {
         self.settings.clone()
     }
 
-    /// Reads settings whose reader was not known where the resource was read: by serde, say, or without
-    /// [`ParseOptions::settings`](crate::resource::ParseOptions::settings). [`build`](Self::build) does it as well; the names
-    /// and the policy on lifetimes of [`certificate_spec`](BackendConfig::certificate_spec) need it before.
+    /// Reads settings whose reader was not known where the resource was read, such as by serde or without
+    /// [`ParseOptions::settings`](crate::resource::ParseOptions::settings). [`build`](Self::build) and the manager call
+    /// this themselves. Call it before [`certificate_spec`](BackendConfig::certificate_spec), which takes names and the
+    /// policy on lifetimes from the settings.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] with all violations.
     pub fn resolve(&self, config: &BackendConfig) -> Result<BackendConfig> {
-        let field = match config.model {
-            Model::Classic => "conf",
-            Model::Modern => "config",
-        };
-        let ca = match &config.ca {
-            Ca::Provider(provider) => {
-                Ca::Provider(provider.resolved(&self.settings, config.model, field)?)
-            }
-            Ca::Bundled(bundled) => Ca::Bundled(bundled.clone()),
-        };
-        Ok(BackendConfig {
-            ca,
-            ..config.clone()
-        })
+        let mut config = config.clone();
+        if let Ca::Provider(provider) = &mut config.ca {
+            *provider = provider.resolved(&self.settings, config.model)?;
+        }
+        Ok(config)
     }
 
     /// The types that it knows, sorted.

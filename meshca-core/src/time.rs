@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use crate::gcra::Gcra;
 use crate::{Error, ErrorKind, Result};
 
 /// Tells the wall-clock time.

@@ -142,7 +142,7 @@ impl<'a> NameRef<'a> {
 /// A certificate and what was read from it, in place. Nothing in here says that anybody vouches for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Parsed<'a> {
-    pub(crate) der: &'a CertificateDer<'static>,
+    pub(crate) der: &'a CertificateDer<'a>,
     pub(crate) validity: Validity,
     pub(crate) public_key: SubjectPublicKeyInfoDer<'a>,
     signed: Signed<'a>,
@@ -151,7 +151,7 @@ pub(crate) struct Parsed<'a> {
 
 impl<'a> Parsed<'a> {
     /// Reads a certificate; the error says in a few words why it is none.
-    pub(crate) fn read(der: &'a CertificateDer<'static>) -> Result<Self, String> {
+    pub(crate) fn read(der: &'a CertificateDer<'a>) -> Result<Self, String> {
         let unreadable = |error| format!("not an X.509 certificate: {error}");
         let signed = Signed::from_der(der).map_err(unreadable)?;
         let tbs = Tbs::from_der(signed.tbs.0).map_err(unreadable)?;

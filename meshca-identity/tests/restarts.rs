@@ -430,7 +430,6 @@ async fn a_record_that_is_damaged_is_not_passed_over() {
     for (damaged, why) in [
         ("", "EOF"),
         ("{}", "format"),
-        (r#"{"format":2,"cas":[],"used":[]}"#, "its format is 2"),
         (
             r#"{"format":1,"cas":[{"backend":{"classic":"one"},"type":"ca-a","trustDomain":"x y","roots":""}],"used":[]}"#,
             "domain",
@@ -458,6 +457,37 @@ async fn a_record_that_is_damaged_is_not_passed_over() {
             "{chain}"
         );
     }
+}
+
+/// A replica of a newer version has replaced the record.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_a_newer_version_is_left_alone_and_reported() {
+    let around = Around::default();
+    let store = &around.store.inner;
+    let it = around.start();
+    it.apply(&classic("ca-a")).await;
+    let _w = it.serve("w").await;
+    pass(60 * S).await;
+    let stored = store.get(&record()).await.unwrap().unwrap();
+    let newer = r#"{"format":2,"cas":[],"used":[]}"#;
+    let expect = Expect::Version(stored.version);
+    store.put(&record(), newer.into(), expect).await.unwrap();
+    pass(3 * DAY).await;
+    let after = store.get(&record()).await.unwrap().unwrap();
+    assert_eq!(after.value.expose_str(), Some(newer));
+    assert!(it.log.count("upgrade this replica") > 0);
+    // Certificates are renewed all the same.
+    assert!(it.log.count(" is spiffe") > 3);
+
+    let it = around.start();
+    let applied = it.manager.apply(resources(&classic("ca-a"))).await;
+    let error = applied.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("its format is 2") && said.contains("upgrade this replica"),
+        "{said}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

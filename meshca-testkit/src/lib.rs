@@ -11,11 +11,6 @@
 //!   issuer – a wrapper, a manager, core itself – copes with it.
 //! - [`pki`]: roots, intermediates, cross-signed, renewed, expired and constrained CAs with keys of any
 //!   type; and a [`FakeClock`] for them to live by.
-//! - `http` and `relay`, each behind the feature of its name: a server that gives canned HTTP
-//!   answers, sound or broken; a TCP relay that delays, cuts, resets and goes silent. Both on
-//!   loopback, for the fault tests of clients.
-//! - `servers`, behind the feature of its name: the real Vault, Kubernetes API server and moto, for the main paths of
-//!   issuers on them; and Envoy, for what is made of certificates.
 //!
 //! **The API is not stable.** Checks are added and sharpened in any release, patch releases included: an
 //! issuer that passed may fail the next one, which is what it is for. Depend on one exact version, in
@@ -108,30 +103,13 @@
 //! A CA whose certificates live by the real time is tested with
 //! [`SystemClock`](meshca_core::SystemClock). Run the suite through `Arc<dyn Issuer>` as well where you
 //! wrap issuers: that is how a wrapper that forgets to forward a method is caught.
-//!
-//! # Features
-//!
-//! | feature | default | adds |
-//! |---|---|---|
-//! | `http` | no | the module `http` |
-//! | `relay` | no | the module `relay` |
-#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
 pub mod conformance;
 mod faulty;
-#[cfg(feature = "http")]
-#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
-pub mod http;
 pub mod pki;
-#[cfg(feature = "relay")]
-#[cfg_attr(docsrs, doc(cfg(feature = "relay")))]
-pub mod relay;
 pub mod samples;
 pub mod secret_store;
-#[cfg(feature = "servers")]
-#[cfg_attr(docsrs, doc(cfg(feature = "servers")))]
-pub mod servers;
 
 pub use clock::{FakeClock, TokioClock};
 pub use faulty::{Fault, FaultyIssuer};

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use common::*;
 use meshca_core::{Error, ErrorKind, Issuer, Retry};
-use meshca_testkit::http::{CannedResponse, CannedServer};
+use meshca_testenv::http::{CannedResponse, CannedServer};
 use meshca_vault::VaultIssuer;
 
 const TOKEN: &str = "hvs.do-not-repeat-me";

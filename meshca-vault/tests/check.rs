@@ -13,12 +13,12 @@ mod common;
 mod vault {
     use meshca_core::resource::{DataSource, VaultAuth, VaultConf, VaultTls};
     use meshca_core::{Error, ErrorKind, Issuer};
-    use meshca_testkit::servers::{Vault, VaultOptions};
+    use meshca_testenv::servers::{Vault, VaultOptions};
     use meshca_vault::VaultSettings;
     use serde_json::json;
 
     use crate::common::*;
-    use meshca_testkit::needs;
+    use meshca_testenv::needs;
 
     #[track_caller]
     fn says(error: &Error, kind: ErrorKind, words: &[&str]) {

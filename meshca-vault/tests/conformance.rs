@@ -24,13 +24,13 @@ mod vault {
         CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, PrivateKey, Result,
         SpiffeId,
     };
+    use meshca_testenv::servers::{Vault, VaultOptions};
     use meshca_testkit::conformance::{self, Rotation, Subject};
-    use meshca_testkit::servers::{Vault, VaultOptions};
     use meshca_vault::VaultSettings;
     use serde_json::json;
 
     use crate::common::*;
-    use meshca_testkit::needs;
+    use meshca_testenv::needs;
 
     /// `name`: of the report, which `cargo xtask test` has kept.
     async fn prove(
@@ -274,7 +274,7 @@ mod vault {
     }
 
     mod kube {
-        use meshca_testkit::servers::Kube;
+        use meshca_testenv::servers::Kube;
 
         use super::*;
 
@@ -364,7 +364,7 @@ mod vault {
     }
 
     mod moto {
-        use meshca_testkit::servers::Moto;
+        use meshca_testenv::servers::Moto;
 
         use super::*;
 

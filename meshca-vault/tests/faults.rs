@@ -19,13 +19,13 @@ mod vault {
 
     use meshca_core::resource::{AppRoleAuth, DataSource, VaultAuth};
     use meshca_core::{Error, ErrorKind, Issuer, IssuerExt, Observation, Proof, Retry};
-    use meshca_testkit::relay::Relay;
-    use meshca_testkit::servers::Vault;
+    use meshca_testenv::relay::Relay;
+    use meshca_testenv::servers::Vault;
     use meshca_vault::VaultIssuer;
     use serde_json::{Value, json};
 
     use crate::common::*;
-    use meshca_testkit::needs;
+    use meshca_testenv::needs;
 
     /// Longer than Vault takes, short enough for a test that waits for it.
     const TIMEOUT: Duration = Duration::from_secs(2);

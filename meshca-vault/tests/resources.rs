@@ -17,11 +17,11 @@ mod vault {
     use meshca_core::resource::{MeshIdentity, Resource};
     use meshca_core::spiffe::Workload;
     use meshca_core::{BackendRegistry, ErrorKind, Issuer, IssuerExt, MemorySecretStore};
-    use meshca_testkit::servers::Vault;
+    use meshca_testenv::servers::Vault;
     use serde_json::json;
 
     use crate::common::*;
-    use meshca_testkit::needs;
+    use meshca_testenv::needs;
 
     fn read(text: &str) -> Resource {
         Resource::parse(text).unwrap().into_iter().next().unwrap()

@@ -144,4 +144,4 @@ pub use event::{ProxyId, SdsEvent, SdsObserver};
 pub use grpc::SdsService;
 pub use options::SdsOptions;
 pub use proxy::{ProxySecrets, Standing};
-pub use server::SdsServer;
+pub use server::{SdsServer, SdsServerBuilder};

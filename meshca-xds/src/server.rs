@@ -48,48 +48,74 @@ pub(crate) struct Shared {
     meshes: MeshCache,
 }
 
-impl SdsServer {
-    /// A server of what this manager has, for the proxies that the authenticator knows. Make one for each manager, and clone it where it is
-    /// served in several ways: two know nothing of each other's streams of one proxy.
-    ///
-    /// Turn on [`acknowledgements`](meshca_identity::ManagerOptions::acknowledgements) in the manager: then nothing is signed under a new root
-    /// before every proxy has said, through this server, that it trusts it.
-    pub fn new(manager: Manager, authenticator: impl Authenticator) -> Self {
+/// The settings of an [`SdsServer`] that is to be: made by [`SdsServer::builder`].
+///
+/// The server's state, such as which proxies have a stream, is made once, by [`build`](Self::build).
+#[must_use = "no server exists before `build`"]
+pub struct SdsServerBuilder {
+    manager: Manager,
+    authenticator: Arc<dyn Authenticator>,
+    observer: Option<Arc<dyn SdsObserver>>,
+    options: SdsOptions,
+}
+
+impl SdsServerBuilder {
+    /// Sets the limits.
+    pub fn with_options(self, options: SdsOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// Sets the observer, which the server tells each event.
+    pub fn with_observer(self, observer: Arc<dyn SdsObserver>) -> Self {
         Self {
+            observer: Some(observer),
+            ..self
+        }
+    }
+
+    /// Makes the server.
+    pub fn build(self) -> SdsServer {
+        SdsServer {
             shared: Arc::new(Shared {
-                proxies: Proxies::new(manager),
-                authenticator: Arc::new(authenticator),
-                observer: None,
-                options: SdsOptions::default(),
+                proxies: Proxies::new(self.manager),
+                authenticator: self.authenticator,
+                observer: self.observer,
+                options: self.options,
                 meshes: MeshCache::default(),
             }),
         }
     }
+}
 
-    /// The same with other limits.
-    #[must_use]
-    pub fn with_options(self, options: SdsOptions) -> Self {
-        self.rebuilt(|shared| shared.options = options)
+impl fmt::Debug for SdsServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SdsServerBuilder")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SdsServer {
+    /// Makes a server with the default [limits](SdsOptions) and without an observer.
+    /// [`builder`](Self::builder) takes other ones.
+    ///
+    /// Make one server for each manager, and clone it where it is served in several ways: two servers
+    /// know nothing of each other's streams of one proxy.
+    ///
+    /// Turn on [`acknowledgements`](meshca_identity::ManagerOptions::acknowledgements) in the manager.
+    /// Then the manager signs nothing under a new root before every proxy has acknowledged, through this
+    /// server, that it trusts that root.
+    pub fn new(manager: Manager, authenticator: impl Authenticator) -> Self {
+        Self::builder(manager, authenticator).build()
     }
 
-    /// The same, and this is told what happens.
-    #[must_use]
-    pub fn with_observer(self, observer: Arc<dyn SdsObserver>) -> Self {
-        self.rebuilt(|shared| shared.observer = Some(observer))
-    }
-
-    /// Settings are made before it is used; a clone that is in use goes on as it was, for its own proxies.
-    fn rebuilt(self, change: impl FnOnce(&mut Shared)) -> Self {
-        let mut shared = Shared {
-            proxies: Proxies::new(self.shared.proxies.manager().clone()),
-            authenticator: Arc::clone(&self.shared.authenticator),
-            observer: self.shared.observer.clone(),
-            options: self.shared.options,
-            meshes: MeshCache::default(),
-        };
-        change(&mut shared);
-        Self {
-            shared: Arc::new(shared),
+    /// Begins a server for the proxies that the authenticator knows.
+    pub fn builder(manager: Manager, authenticator: impl Authenticator) -> SdsServerBuilder {
+        SdsServerBuilder {
+            manager,
+            authenticator: Arc::new(authenticator),
+            observer: None,
+            options: SdsOptions::default(),
         }
     }
 

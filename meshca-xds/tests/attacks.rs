@@ -156,7 +156,9 @@ impl SdsObserver for Panicking {
 #[tokio::test]
 async fn an_observer_that_panics_harms_nobody() {
     let world = World::new(MODERN, SdsOptions::default()).await;
-    let server = SdsServer::new(world.manager.clone(), by_node).with_observer(Arc::new(Panicking));
+    let server = SdsServer::builder(world.manager.clone(), by_node)
+        .with_observer(Arc::new(Panicking))
+        .build();
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("sds.sock");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();

@@ -11,16 +11,17 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
-use meshca_xds::{SdsOptions, names};
+use meshca_xds::{SdsObserver, SdsOptions, SdsServer, names};
 use tonic::Code;
 
-use crate::world::{KRI, MODERN, SOON, Sotw, World, node, rotated, secrets, take};
+use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, node, rotated, secrets, take};
 
 #[tokio::test]
 async fn a_proxy_gets_its_identity_and_the_trust_of_its_mesh() {
@@ -482,5 +483,48 @@ async fn a_server_that_is_dropped_drops_its_connections() {
     world.stop_serving();
     web.message().await.unwrap_err();
     world.until_nobody_is_connected().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_clone_is_the_same_server() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut web = world.sotw("web").await;
+    take(&mut web, &["default"]).await;
+    assert_eq!(world.server.connected(), 1);
+    assert_eq!(world.server.clone().connected(), 1);
+}
+
+#[tokio::test]
+async fn settings_hold_in_whatever_order_they_are_made() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut options = SdsOptions::default();
+    options.max_names = 7;
+    let observer = || Arc::clone(&world.events) as Arc<dyn SdsObserver>;
+    let builder = || SdsServer::builder(world.manager.clone(), by_node);
+    for server in [
+        builder()
+            .with_options(options)
+            .with_observer(observer())
+            .build(),
+        builder()
+            .with_observer(observer())
+            .with_options(options)
+            .build(),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("sds.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let serving = tokio::spawn(async move {
+            server.serve_unix(listener, std::future::pending()).await;
+        });
+        let mut web = Sotw::open(world::connect(&socket).await, "web");
+        web.ask(&["1", "2", "3", "4", "5", "6", "7", "8"]);
+        let status = web.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        world.events.until("has ended").await;
+        world.events.clear();
+        serving.abort();
+    }
     world.stop().await;
 }

@@ -103,7 +103,9 @@ async fn the_certificate_says_who_it_is_and_who_dawdles_holds_up_nobody() {
     let bootstrap = Bootstrap::new();
     let mut options = SdsOptions::default();
     options.handshake = Duration::from_millis(500);
-    let server = SdsServer::new(world.manager.clone(), by_certificate).with_options(options);
+    let server = SdsServer::builder(world.manager.clone(), by_certificate)
+        .with_options(options)
+        .build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let tls = bootstrap
@@ -166,7 +168,7 @@ async fn one_connection_too_many_waits() {
     let world = World::new(MODERN, SdsOptions::default()).await;
     let mut options = SdsOptions::default();
     options.max_connections = 1;
-    let server = SdsServer::new(world.manager.clone(), |caller: &Caller<'_>| {
+    let server = SdsServer::builder(world.manager.clone(), |caller: &Caller<'_>| {
         assert!(caller.remote_address().is_some());
         Ok(Attested::new(
             "default",
@@ -174,7 +176,8 @@ async fn one_connection_too_many_waits() {
             Workload::new().with_label("kuma.io/workload", "x"),
         ))
     })
-    .with_options(options);
+    .with_options(options)
+    .build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let serving = tokio::spawn({

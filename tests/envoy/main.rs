@@ -28,8 +28,8 @@ mod world;
 /// The names of modules say what a test needs: `cargo xtask test` leaves out by them.
 mod envoy {
     use meshca::{BackendRegistry, builtin};
-    use meshca_testkit::needs;
-    use meshca_testkit::servers::Envoy;
+    use meshca_testenv::needs;
+    use meshca_testenv::servers::Envoy;
 
     use crate::issuers::bundled;
     use crate::world::{Protocol, Transport};
@@ -84,8 +84,8 @@ mod envoy {
 
     mod vault {
         use meshca::vault;
-        use meshca_testkit::needs;
-        use meshca_testkit::servers::{Envoy, Vault};
+        use meshca_testenv::needs;
+        use meshca_testenv::servers::{Envoy, Vault};
 
         use super::registry;
         use crate::issuers::{vault_from_cp, vault_provider, vault_root};
@@ -154,8 +154,8 @@ mod envoy {
     mod kube {
         mod certmanager {
             use meshca::certmanager;
-            use meshca_testkit::needs;
-            use meshca_testkit::servers::{CertManager, Envoy, Kube};
+            use meshca_testenv::needs;
+            use meshca_testenv::servers::{CertManager, Envoy, Kube};
 
             use crate::envoy::registry;
             use crate::issuers::{certmanager_provider, kube_client};
@@ -184,8 +184,8 @@ mod envoy {
 
     mod moto {
         use meshca::acm;
-        use meshca_testkit::needs;
-        use meshca_testkit::servers::{Aws, Envoy};
+        use meshca_testenv::needs;
+        use meshca_testenv::servers::{Aws, Envoy};
 
         use super::registry;
         use crate::issuers::aws_provider;

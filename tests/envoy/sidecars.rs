@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshca::resource::Mode;
 use meshca::{BackendRegistry, TrustDomain};
-use meshca_testkit::servers::{Envoy, Port};
+use meshca_testenv::servers::{Envoy, Port};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;

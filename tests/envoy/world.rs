@@ -26,7 +26,7 @@ use meshca::{
     BackendRegistry, Clock, Error, ErrorKind, Identity, MemorySecretStore, SecretStore,
     SystemClock, TrustDomain,
 };
-use meshca_testkit::servers::{Envoy, Port};
+use meshca_testenv::servers::{Envoy, Port};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
@@ -453,8 +453,9 @@ async fn begin(
         .unwrap();
     process.spawn(driver.run(std::future::pending()));
     manager.apply(resources).await.unwrap();
-    let server = SdsServer::new(manager.clone(), Attester(options.transport))
-        .with_observer(Arc::clone(events) as Arc<dyn SdsObserver>);
+    let server = SdsServer::builder(manager.clone(), Attester(options.transport))
+        .with_observer(Arc::clone(events) as Arc<dyn SdsObserver>)
+        .build();
     let control = ControlPlane::new(
         manager.clone(),
         specs.to_vec(),

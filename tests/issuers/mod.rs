@@ -8,8 +8,8 @@
 use ::kube::config::{KubeConfigOptions, Kubeconfig};
 use ::kube::{Client, Config};
 use meshca::{Clock, SystemClock};
+use meshca_testenv::servers::{Aws, AwsCaOptions, Kube, Vault};
 use meshca_testkit::pki::{TestCa, to_pem};
-use meshca_testkit::servers::{Aws, AwsCaOptions, Kube, Vault};
 use serde_json::{Value, json};
 
 /// The built-in CA, with a root of its own.

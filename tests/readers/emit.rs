@@ -173,7 +173,7 @@ impl Emitter {
 /// What a real Vault signs, under a root and under an intermediate; `None` where there is no Vault.
 #[cfg(feature = "vault")]
 pub(crate) static VAULT: LazyLock<Option<Vec<Emitted>>> = LazyLock::new(|| {
-    if let Err(missing) = meshca_testkit::servers::Vault::program() {
+    if let Err(missing) = meshca_testenv::servers::Vault::program() {
         eprintln!(
             "\n*** {missing}: what others say of certificates from Vault was NOT tested. ***\n"
         );
@@ -195,7 +195,7 @@ async fn from_vault() -> Vec<Emitted> {
     use meshca::vault::{VaultIssuer, VaultSettings};
     use serde_json::json;
 
-    let vault = meshca_testkit::servers::Vault::start().await.unwrap();
+    let vault = meshca_testenv::servers::Vault::start().await.unwrap();
     let write = async |path: &str, body| vault.write(path, body).await.unwrap();
     for mount in ["root", "pki"] {
         let engine = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});

@@ -5,6 +5,7 @@ mod machine;
 mod plan;
 mod program;
 mod report;
+mod since;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// Count instructions instead of time: does not depend on how busy the machine is
     #[arg(long)]
     instructions: bool,
+    /// Compare with the programs of an earlier commit instead of with peers, in the same run
+    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["instructions", "smoke"])]
+    since: Option<String>,
     /// Only prove that everything still runs: one short turn each, built without optimisation
     #[arg(long, conflicts_with_all = ["instructions", "rounds", "turn"])]
     smoke: bool,
@@ -50,12 +54,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         (options.rounds, Duration::from_millis(options.turn.into()))
     };
 
+    if let Some(commit) = &options.since {
+        return since::run(&chosen, commit, rounds, turn).map(|()| ExitCode::SUCCESS);
+    }
     let directory = cargo::target_directory()?;
     let documents = directory.join("bench").join("resources.json");
+    let here = cargo::Tree::here();
     let mut running = BTreeMap::new();
     let mut left_out = Vec::new();
     for program in plan::programs(&chosen) {
-        match program::start(program, options.smoke, &directory, &documents) {
+        match program::start(program, options.smoke, &directory, &documents, &here) {
             Ok(started) => {
                 running.insert(program, started);
             }

@@ -14,6 +14,40 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// A checkout of the workspace, and where it is built.
+pub(crate) struct Tree {
+    root: PathBuf,
+    /// Its own target directory; without one, the usual one.
+    target: Option<PathBuf>,
+}
+
+impl Tree {
+    /// This checkout.
+    pub(crate) fn here() -> Self {
+        Self {
+            root: root(),
+            target: None,
+        }
+    }
+
+    /// Another checkout, which is built into a folder of its own.
+    pub(crate) fn at(root: PathBuf, target: PathBuf) -> Self {
+        Self {
+            root,
+            target: Some(target),
+        }
+    }
+
+    fn cargo(&self) -> Command {
+        let mut command = cargo();
+        command.current_dir(&self.root);
+        if let Some(target) = &self.target {
+            command.env("CARGO_TARGET_DIR", target);
+        }
+        command
+    }
+}
+
 /// `cargo +toolchain` in the workspace's root. Needs rustup.
 pub(crate) fn cargo_of(toolchain: &str) -> Command {
     let mut command = cargo();
@@ -30,16 +64,40 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// A member of the workspace.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: String,
     /// Its `Cargo.toml`.
     pub(crate) manifest: PathBuf,
     /// The oldest Rust it promises to build with.
     pub(crate) rust_version: Option<String>,
     /// Whether it may go to a registry.
     pub(crate) published: bool,
+    /// The crates that its library may use, by the names that its code has for them.
+    pub(crate) links: Vec<String>,
+    /// The features that docs.rs builds it with, as arguments of cargo.
+    pub(crate) docs_features: Vec<String>,
+}
+
+impl Package {
+    /// What a registry calls it.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}-{}", self.name, self.version)
+    }
+
+    /// Its folder, from the workspace's root.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        let folder = self
+            .manifest
+            .parent()
+            .and_then(|folder| folder.strip_prefix(root()).ok());
+        folder
+            .map(PathBuf::from)
+            .ok_or_else(|| format!("{} is outside the workspace", self.name))
+    }
 }
 
 /// All members of the workspace.
@@ -66,6 +124,8 @@ fn package(value: &Value) -> Result<Package> {
         name: text("name")
             .ok_or("`cargo metadata` lists a package without a name")?
             .to_owned(),
+        version: text("version").unwrap_or_default().to_owned(),
+        docs_features: docs_features(value),
         manifest: text("manifest_path")
             .ok_or("`cargo metadata` lists a package without a manifest")?
             .into(),
@@ -74,7 +134,37 @@ fn package(value: &Value) -> Result<Package> {
         published: value
             .get("publish")
             .is_none_or(|to| to.as_array().is_none_or(|to| !to.is_empty())),
+        links: value
+            .get("dependencies")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter(|dependency| dependency.get("kind").is_some_and(Value::is_null))
+            .filter_map(|dependency| {
+                let rename = dependency.get("rename").filter(|name| name.is_string());
+                let name = rename.or_else(|| dependency.get("name"))?.as_str()?;
+                Some(name.replace('-', "_"))
+            })
+            .collect(),
     })
+}
+
+fn docs_features(package: &Value) -> Vec<String> {
+    let Some(docs) = package.pointer("/metadata/docs/rs") else {
+        return Vec::new();
+    };
+    if docs.get("all-features").and_then(Value::as_bool) == Some(true) {
+        return vec!["--all-features".to_owned()];
+    }
+    let features = docs
+        .get("features")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    features
+        .filter_map(Value::as_str)
+        .flat_map(|name| ["--features".to_owned(), name.to_owned()])
+        .collect()
 }
 
 /// The directory that cargo builds into.
@@ -99,8 +189,13 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 
 /// Builds a benchmark of the facade and returns its program. Quickly: with what the tests are built of;
 /// otherwise as a release.
-pub(crate) fn bench_executable(name: &str, features: &[&str], quickly: bool) -> Result<PathBuf> {
-    let mut command = cargo();
+pub(crate) fn bench_executable(
+    tree: &Tree,
+    name: &str,
+    features: &[&str],
+    quickly: bool,
+) -> Result<PathBuf> {
+    let mut command = tree.cargo();
     command.args(["build", "--locked", "--bench", name]);
     if quickly {
         command.args(["--workspace", "--all-features"]);
@@ -113,12 +208,12 @@ pub(crate) fn bench_executable(name: &str, features: &[&str], quickly: bool) -> 
     executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
 }
 
-/// Builds an example of a member, with some of its features, and returns its program.
-pub(crate) fn example_executable(package: &str, name: &str, features: &str) -> Result<PathBuf> {
+/// Builds an example of a member, and returns its program.
+pub(crate) fn example_executable(package: &str, name: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command
         .args(["build", "--locked", "--package", package])
-        .args(["--example", name, "--features", features]);
+        .args(["--example", name]);
     let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
     executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
 }
@@ -181,6 +276,38 @@ mod tests {
         );
         assert_eq!(executable(messages, "speed"), Some("target/speed-1".into()));
         assert_eq!(executable(messages, "none"), None);
+    }
+
+    #[test]
+    fn a_library_links_what_is_no_dev_dependency_under_its_own_name_for_it() {
+        let json = r#"{"name":"a","manifest_path":"/a/Cargo.toml","dependencies":[
+            {"name":"serde-json","kind":null,"rename":null},
+            {"name":"rustls-webpki","kind":null,"rename":"webpki"},
+            {"name":"tempfile","kind":"dev","rename":null}]}"#;
+        let package = package(&serde_json::from_str(json).unwrap()).unwrap();
+        assert_eq!(package.links, ["serde_json", "webpki"]);
+    }
+
+    #[test]
+    fn docs_are_built_with_the_features_that_the_manifest_says() {
+        for (docs, arguments) in [
+            ("{}", &[][..]),
+            (
+                r#"{"docs":{"rs":{"rustdoc-args":["--cfg","docsrs"]}}}"#,
+                &[],
+            ),
+            (
+                r#"{"docs":{"rs":{"all-features":true}}}"#,
+                &["--all-features"],
+            ),
+            (
+                r#"{"docs":{"rs":{"features":["a","b"]}}}"#,
+                &["--features", "a", "--features", "b"],
+            ),
+        ] {
+            let package = serde_json::from_str(&format!(r#"{{"metadata":{docs}}}"#)).unwrap();
+            assert_eq!(docs_features(&package), arguments, "{docs}");
+        }
     }
 
     #[test]

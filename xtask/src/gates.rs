@@ -5,6 +5,7 @@ mod dependencies;
 mod docs;
 mod features;
 mod msrv;
+mod package;
 mod public_api;
 mod sources;
 
@@ -18,7 +19,7 @@ use crate::process::Result;
 /// A promise that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Gate {
-    /// Each crate links only what it may
+    /// Each crate links only what it may, and what it uses
     Dependencies,
     /// Types of other crates in the public API are the ones we chose
     PublicApi,
@@ -28,6 +29,8 @@ pub(crate) enum Gate {
     Features,
     /// The documentation builds without a warning
     Docs,
+    /// Each package builds from what a registry would get, with its documentation and its licence
+    Package,
     /// Licences, duplicate and banned crates, sources, advisories
     Deny,
     /// No machine's paths in the files, and the lints apply to every crate
@@ -45,6 +48,7 @@ impl Gate {
             Self::Msrv => msrv::check(),
             Self::Features => features::check(),
             Self::Docs => docs::check(),
+            Self::Package => package::check(),
             Self::Deny => deny::check(),
             Self::Sources => sources::check(),
         }

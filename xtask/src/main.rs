@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod fuzz;
 mod gates;
+mod lines;
 mod process;
 mod servers;
 mod test;
@@ -41,6 +42,7 @@ enum Task {
         #[command(subcommand)]
         action: servers::Action,
     },
+    Lines(lines::Options),
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(options) => bench::run(&options),
         Task::Servers { action } => servers::run(&action),
+        Task::Lines(options) => lines::run(&options),
         Task::Tools => tools::install(),
     };
     match result {

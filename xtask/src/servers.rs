@@ -1,6 +1,6 @@
 //! Real servers for the tests: found or built once, kept in a cache, started by whoever needs them.
 //!
-//! The tests start the servers themselves (`meshca-testkit`, feature `servers`), each with its own data and port. Here
+//! The tests start the servers themselves (`meshca-testenv`), each with its own data and port. Here
 //! the programs come from: a variable, `PATH`, or a build of `testenv/`.
 
 mod build;

@@ -7,14 +7,14 @@ use meshca_acm::{AcmIssuer, AcmSettings};
 use meshca_core::MemorySecretStore;
 use meshca_core::resource::{AcmConf, AwsCredentials, DataSource};
 use meshca_core::secret::SourceReader;
-use meshca_testkit::servers::Aws;
+use meshca_testenv::servers::Aws;
 use serde_json::Value;
 
 /// Leaves a test out whose servers are missing.
 #[macro_export]
 macro_rules! needs {
     () => {
-        meshca_testkit::needs!(Aws::program())
+        meshca_testenv::needs!(Aws::program())
     };
 }
 

@@ -12,7 +12,7 @@ use meshca_certmanager::{CertManagerIssuer, CertManagerSettings};
 use meshca_core::MemorySecretStore;
 use meshca_core::resource::{CertManagerConf, IssuerRef};
 use meshca_core::secret::SourceReader;
-use meshca_testkit::servers::Kube;
+use meshca_testenv::servers::Kube;
 use serde_json::{Value, json};
 
 /// Where the control plane is, and its requests.
@@ -24,7 +24,7 @@ pub(crate) const CERT_MANAGER: &str = "cert-manager";
 #[macro_export]
 macro_rules! needs {
     () => {
-        meshca_testkit::needs!(Kube::programs().and_then(|_| CertManager::program()))
+        meshca_testenv::needs!(Kube::programs().and_then(|_| CertManager::program()))
     };
 }
 

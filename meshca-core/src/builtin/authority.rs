@@ -199,9 +199,9 @@ impl Authority {
                 .collect(),
             constrained: all().any(Parsed::has_name_constraints),
             chain: without_root
-                .map(|certificate| certificate.der.clone())
+                .map(|certificate| certificate.der.clone().into_owned())
                 .collect(),
-            root: Arc::new(root.der.clone()),
+            root: Arc::new(root.der.clone().into_owned()),
             signer,
             key_is_ours,
         })

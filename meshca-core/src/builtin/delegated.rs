@@ -227,7 +227,7 @@ impl DelegatedIssuer {
     /// The next intermediate is due when 30 days or half the life of the present one are left, and signs when 7 days or a sixth of it
     /// are left, whichever is less; both at once if the upstream no longer publishes its root. Life counts from issuance.
     pub fn rotation_due(&self) -> Option<RotationStep> {
-        self.settings.due(&self.snapshot().state, self.clock.now())
+        self.snapshot().state.due(&self.settings, self.clock.now())
     }
 
     /// Has the upstream sign the next intermediate, proves it, and publishes its root and the upstream's. It signs
@@ -410,7 +410,7 @@ impl Snapshot {
         Ok(Self {
             number: intermediate.number,
             active,
-            max_leaf_lifetime: settings.longest_leaf(intermediate),
+            max_leaf_lifetime: intermediate.longest_leaf(settings),
             bundle: state.bundle(settings, now)?,
             state,
             loaded_at: now,
@@ -519,7 +519,7 @@ impl Issuer for DelegatedIssuer {
         self.check_alive(&snapshot, now)?;
         let mut report = CheckReport::new();
         if let Some(active) = &snapshot.state.active {
-            for warning in self.settings.warnings(active) {
+            for warning in active.warnings(&self.settings) {
                 report = report.with_warning(warning);
             }
         }

@@ -3,9 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::issuer::RELOAD_INTERVAL;
 use crate::SecretStore;
 use crate::secret::MAX_STORE_LAG;
+
+/// How often an issuer reads its store again to follow what other replicas did: every five minutes.
+pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// How long what was read is used: [`RELOAD_INTERVAL`] after a write, every replica knows of it, although its store may have
 /// been behind when it read.

@@ -9,22 +9,14 @@ use async_trait::async_trait;
 use spiffe::TrustDomain;
 
 use super::authority::{Authority, ProvidedCa};
-use super::follow::{AskLimit, KNOWN_FOR};
-use super::store::{CaSecrets, CaStore, Next, Retiring, Rotation, seconds, time};
+use super::follow::{AskLimit, KNOWN_FOR, RELOAD_INTERVAL};
+use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use super::store::{CaStore, Next, Retiring, Rotation, seconds, time};
 use crate::time::rfc3339;
 use crate::{
     CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
     KeyType, Profile, Result, Retry, RotationStep, SecretStore, SignedChain, TrustBundle, pem,
 };
-
-/// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
-pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// The longest lifetime that the built-in CA gives a leaf unless told otherwise: 30 days.
-pub const DEFAULT_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// How often an issuer reads its store again to follow what other replicas did: every five minutes.
-pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// How much longer than needed a replaced CA is kept: whoever takes it out for good may have a clock that is ahead by as much.
 const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
@@ -33,54 +25,6 @@ const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 pub(super) const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// … and signs when this much is left (or a sixth of its life). SPIRE's numbers.
 pub(super) const ACTIVATE_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// How the CA in a store is made, and for whom it signs.
-#[derive(Clone, Debug)]
-pub struct CaSettings {
-    pub(super) trust_domain: TrustDomain,
-    pub(super) secrets: CaSecrets,
-    pub(super) key_type: KeyType,
-    pub(super) lifetime: Duration,
-    pub(super) max_leaf_lifetime: Duration,
-}
-
-impl CaSettings {
-    /// A P-256 CA for this trust domain that lives for ten years.
-    pub fn new(trust_domain: TrustDomain, secrets: CaSecrets) -> Self {
-        Self {
-            trust_domain,
-            secrets,
-            key_type: KeyType::default(),
-            lifetime: DEFAULT_CA_LIFETIME,
-            max_leaf_lifetime: DEFAULT_MAX_LEAF_LIFETIME,
-        }
-    }
-
-    /// The type of key of a CA that is made; one that exists keeps its own.
-    #[must_use]
-    pub fn with_key_type(mut self, key_type: KeyType) -> Self {
-        self.key_type = key_type;
-        self
-    }
-
-    /// How long a CA that is made lives.
-    #[must_use]
-    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
-        self.lifetime = lifetime;
-        self
-    }
-
-    /// The longest leaf; 30 days unless told otherwise.
-    ///
-    /// A replaced CA stays trusted for as long as a leaf of it can be alive: for 30 days, or for
-    /// the longest leaf that any replica was ever set up with, which the store remembers if it is
-    /// more. A shorter setting does not shorten that, since nobody knows what was set before.
-    #[must_use]
-    pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
-        self.max_leaf_lifetime = lifetime;
-        self
-    }
-}
 
 /// Signs with a CA of this process. See the [module](crate::builtin).
 pub struct BuiltinIssuer {

@@ -54,15 +54,15 @@ pub mod delegated;
 mod factory;
 mod follow;
 mod issuer;
+mod settings;
 mod store;
 
 pub use authority::{BACKDATE, ProvidedCa};
 pub use delegated::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
 pub(crate) use factory::delegate;
 pub use factory::factory;
-pub use issuer::{
-    BuiltinIssuer, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, RELOAD_INTERVAL,
-};
-pub use store::CaSecrets;
+pub use follow::RELOAD_INTERVAL;
+pub use issuer::BuiltinIssuer;
+pub use settings::{CaSecrets, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME};
 
 pub use crate::issuer::RotationStep;

@@ -7,83 +7,20 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, ProvidedCa};
-use super::issuer::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use super::settings::{CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use crate::secret::StoredForm;
 use crate::{
     Error, ErrorKind, Expect, PrivateKey, Result, Retry, SecretKey, SecretStore,
     SecretStoreExt as _, SecretValue, Version, pem,
 };
 
-/// The secrets that a CA is kept in.
-///
-/// The names are those that the field uses, so that an existing CA is found. Later generations add
-/// `.g2`, `.g3` …, and `<certificate>.rotation` says which of them signs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CaSecrets {
-    mesh: String,
-    certificate: String,
-    key: String,
-}
-
-impl CaSecrets {
-    /// `<mesh>.ca-builtin-cert-<backend>` and `<mesh>.ca-builtin-key-<backend>`, as Kuma names them.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
-    pub fn for_backend(mesh: &str, backend: &str) -> Result<Self> {
-        Self::checked(
-            mesh,
-            format!("{mesh}.ca-builtin-cert-{backend}"),
-            format!("{mesh}.ca-builtin-key-{backend}"),
-        )
-    }
-
-    /// `<identity>-root-ca` and `<identity>-private-key`, as Kuma names those of a MeshIdentity.
-    ///
-    /// # Errors
-    ///
-    /// As [`for_backend`](Self::for_backend).
-    pub fn for_identity(mesh: &str, identity: &str) -> Result<Self> {
-        Self::checked(
-            mesh,
-            format!("{identity}-root-ca"),
-            format!("{identity}-private-key"),
-        )
-    }
-
-    fn checked(mesh: &str, certificate: String, key: String) -> Result<Self> {
-        let secrets = Self {
-            mesh: mesh.to_owned(),
-            certificate,
-            key,
-        };
-        // The longest names that will ever be needed: better refused today than at the tenth rotation.
-        secrets.certificate(u32::MAX)?;
-        secrets.key(u32::MAX)?;
-        secrets.rotation()?;
-        Ok(secrets)
-    }
-
-    fn certificate(&self, generation: u32) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, of_generation(&self.certificate, generation))
-    }
-
-    fn key(&self, generation: u32) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, of_generation(&self.key, generation))
-    }
-
-    fn rotation(&self) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, format!("{}.rotation", self.certificate))
-    }
-}
-
-fn of_generation(name: &str, generation: u32) -> String {
-    if generation == 1 {
-        name.to_owned()
-    } else {
-        format!("{name}.g{generation}")
-    }
-}
+/// The name of this secret stays, whatever else changes: it is read before anything is made, so its format also stands for the
+/// names and the forms of a CA's other secrets.
+const ROTATION: StoredForm = StoredForm::new(
+    "the state of the CA's rotation",
+    1,
+    "restore the secret from a backup",
+);
 
 /// Which generation signs, which is trusted already, which is still trusted. Absent: the first one
 /// signs, and there is no other.
@@ -167,14 +104,7 @@ impl CaStore {
         let Some(found) = self.store.get(&key).await? else {
             return Ok((Rotation::first(), Expect::Absent));
         };
-        let rotation = serde_json::from_slice(found.value.expose()).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "the state of the CA's rotation cannot be read; restore the secret from a backup",
-            )
-            .with_context("secret", &key)
-            .with_source(error)
-        })?;
+        let rotation = ROTATION.read(&key, &found.value)?;
         Ok((rotation, Expect::Version(found.version)))
     }
 
@@ -184,14 +114,8 @@ impl CaStore {
         expect: Expect,
     ) -> Result<Version> {
         let key = self.secrets.rotation()?;
-        let text = serde_json::to_vec(rotation).map_err(|error| {
-            Error::new(
-                ErrorKind::Internal,
-                "could not write the state of the rotation",
-            )
-            .with_source(error)
-        })?;
-        self.store.put(&key, SecretValue::new(text), expect).await
+        let value = ROTATION.write(rotation)?;
+        self.store.put(&key, value, expect).await
     }
 
     /// The same, after having made sure that leaves of this length are reckoned with.

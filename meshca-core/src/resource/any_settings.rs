@@ -20,7 +20,7 @@ pub enum Model {
     Modern,
 }
 
-/// Which of the field's spellings a document uses, so that it is written the way it was read.
+/// The spellings that a document uses, so that it is written the way it was read.
 ///
 /// The default is the product's: `acmpca`, `certmanager`, settings in `conf`, `issuerRef`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,8 +42,8 @@ impl Dialect {
     };
 }
 
-/// The spellings that documents have for one type. The field grew them for types of its own; a new type has
-/// [one](Self::ONE).
+/// The spellings that documents have for one type. Only types that the resource format has always known have several; a
+/// new type has [one](Self::ONE).
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Spelling {
@@ -51,9 +51,9 @@ pub struct Spelling {
     pub(crate) alias: Option<&'static str>,
     /// The field of a backend that may hold the settings in place of `conf`.
     pub(crate) block: Option<&'static str>,
-    /// Whether `issuerName` may replace `issuerRef`.
+    /// `issuerName` may replace `issuerRef`.
     pub(crate) flat_issuer: bool,
-    /// Whether an extension may name the type. The CAs of the control plane are `Bundled` there.
+    /// An extension may name the type. The CAs of the control plane are `Bundled` there.
     pub(crate) extension: bool,
 }
 

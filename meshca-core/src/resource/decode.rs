@@ -29,8 +29,9 @@ pub(crate) struct Context<'o> {
     types: &'o [SettingsType],
 }
 
-/// How the settings of one type of CA are read, for
-/// [`ParseOptions::settings`](super::ParseOptions::settings). [`of`](Self::of) makes one.
+/// The reader of the settings of one type of CA, for [`ParseOptions::settings`](super::ParseOptions::settings).
+///
+/// [`of`](Self::of) makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct SettingsType {
     pub(crate) name: &'static str,
@@ -131,15 +132,15 @@ impl<'c> Cursor<'c> {
         }
     }
 
-    /// Records an error at this value, and returns `None` for the reader to return. The message begins in lower case, and
-    /// says what to write instead. It must not repeat what may be a secret.
+    /// Records an error at this value, and returns the `None` that the reader returns. The message begins in lower case
+    /// and names what to write instead. It must not repeat what may be a secret.
     pub fn error<T>(&self, message: impl fmt::Display) -> Option<T> {
         self.context
             .record(Severity::Error, self.path, self.node.at, message);
         None
     }
 
-    /// Records a warning at this value: it works, but the operator will regret it.
+    /// Records a warning at this value, for what works and will be regretted.
     pub fn warn(&self, message: impl fmt::Display) {
         self.context
             .record(Severity::Warning, self.path, self.node.at, message);

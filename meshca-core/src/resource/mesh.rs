@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use serde_json::json;
 
 use super::any_settings::Dialect;
 use super::declare::{Mapping as _, json_schema, mapping};
@@ -12,7 +11,7 @@ use super::decode::{Clip, Cursor, Fields, OneOf};
 #[cfg(feature = "schema")]
 use super::describe::Object;
 use super::duration;
-use super::field::{Choice, Foreign, defaulted, described, group, optional, required};
+use super::field::{Choice, Foreign, defaulted, group, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
 use super::metadata::{self, Form, Kind, Layout, Metadata, Scope, is_dns_label};
@@ -325,10 +324,7 @@ impl RootChain {
 mapping! {
     /// A backend without its name, which is judged among the others, and without its settings.
     pub(super) struct BackendFields {
-        type_name: String = required("type", described(provider::backend_type, || json!({
-            "description": "A type that is known here, or one that the control plane has registered.",
-            "type": "string", "minLength": 1,
-        }))),
+        type_name: String = required("type", provider::backend_type),
         mode: Mode = defaulted("mode", MODES),
         dp_cert: DpCert = defaulted("dpCert", DpCert::read),
         root_chain: RootChain = defaulted("rootChain", RootChain::read),
@@ -465,7 +461,12 @@ fn backend(
 ) -> Option<Backend> {
     let context = f.cursor.context;
     let name = f.required("name", |at| backend_name(at, names));
-    if let Some(reason) = provider::needs_expiration(f) {
+    let needed = f
+        .cursor
+        .node
+        .text_of("type")
+        .and_then(|name| provider::needs_expiration(context, name));
+    if let Some(reason) = needed {
         context.leniently(skip_validation, || {
             f.demand(
                 "dpCert.rotation.expiration",

@@ -93,14 +93,12 @@ impl Provider {
         }
     }
 
-    /// Reads settings that are still free-form with the reader of their type, if that is among these. `field`: what holds
-    /// them, for the report.
-    pub(crate) fn resolved(
-        &self,
-        types: &[SettingsType],
-        model: Model,
-        field: &'static str,
-    ) -> Result<Self, Report> {
+    /// Reads settings that are still free-form with the reader of their type, if that is among these.
+    pub(crate) fn resolved(&self, types: &[SettingsType], model: Model) -> Result<Self, Report> {
+        let field = match model {
+            Model::Classic => "conf",
+            Model::Modern => "config",
+        };
         let context = Context::new(Report::default(), None, types);
         match (&self.conf, find(&context, &self.type_name, model)) {
             (Conf::Free(conf), Some(kind)) => {
@@ -153,15 +151,19 @@ pub(crate) struct SettingsWire<'w> {
     dialect: Dialect,
 }
 
+impl SettingsWire<'_> {
+    fn content(&self) -> serde_json::Result<Node<'static>> {
+        match &self.provider.conf {
+            Conf::Typed(settings) => settings.written(self.dialect),
+            Conf::Free(fields) => Ok(fields.to_node()),
+        }
+    }
+}
+
 impl Serialize for SettingsWire<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.provider.conf {
-            Conf::Typed(settings) => settings
-                .written(self.dialect)
-                .map_err(S::Error::custom)?
-                .serialize(serializer),
-            Conf::Free(fields) => fields.serialize(serializer),
-        }
+        let content = self.content().map_err(S::Error::custom)?;
+        content.serialize(serializer)
     }
 }
 
@@ -171,10 +173,7 @@ pub(crate) struct BackendSettingsWire<'w>(SettingsWire<'w>);
 impl Serialize for BackendSettingsWire<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let SettingsWire { provider, dialect } = self.0;
-        let content = match &provider.conf {
-            Conf::Typed(settings) => settings.written(dialect).map_err(S::Error::custom)?,
-            Conf::Free(fields) => fields.to_node(),
-        };
+        let content = self.0.content().map_err(S::Error::custom)?;
         let field = provider.spelling.block.filter(|_| dialect.block);
         let mut map = serializer.serialize_map(None)?;
         if !matches!(&content.value, Value::Map(fields) if fields.is_empty()) {
@@ -218,12 +217,9 @@ pub(crate) fn extension_name(at: Cursor<'_>) -> Option<String> {
     type_name(at, Model::Modern)
 }
 
-/// Why a backend of this type must set `dpCert.rotation.expiration`, if it must.
-pub(crate) fn needs_expiration(f: &Fields<'_>) -> Option<&'static str> {
-    match &f.cursor.node.get("type")?.value {
-        Value::Str(name) => find(f.cursor.context, name, Model::Classic)?.needs_expiration,
-        _ => None,
-    }
+/// Why backends of this type must set `dpCert.rotation.expiration`, if they must.
+pub(crate) fn needs_expiration(context: &Context<'_>, type_name: &str) -> Option<&'static str> {
+    find(context, type_name, Model::Classic)?.needs_expiration
 }
 
 /// The fields of a backend that hold settings of some type.
@@ -249,7 +245,7 @@ fn settings(kind: Option<&SettingsType>, f: &mut Fields<'_>) -> Option<Conf> {
     conf
 }
 
-/// Reads settings outside of their document. `field`: what holds them.
+/// Reads settings outside of their document. The report names the field that holds them.
 fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf, Report> {
     let context = Context::new(Report::default(), None, &[]);
     let path = Path::ROOT.field(field);
@@ -260,7 +256,7 @@ fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf,
     conf.filter(|_| !report.has_errors()).ok_or(report)
 }
 
-/// What holds where a document has no settings; `None` if the type needs some.
+/// Reads the settings of a document that has none. Returns `None` if the type needs some.
 pub(crate) fn without_settings(kind: Option<&SettingsType>) -> Option<Conf> {
     let Some(kind) = kind else {
         return Some(Conf::Free(FreeForm::default()));

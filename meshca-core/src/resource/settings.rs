@@ -1,17 +1,17 @@
 //! The settings of a CA, read by a reader that its provider brings.
 //!
-//! A provider describes its settings once, by a type that implements [`Settings`], and its
-//! [factory](crate::IssuerFactory::settings) hands out the [`SettingsType`]. Resources that are read with
-//! [`ParseOptions::settings`](super::ParseOptions::settings) are then checked by it: all violations at once, each with its
-//! line and column. meshca's own types come in by the same door; their readers are in this crate, and not beside their
+//! A provider describes its settings by a type that implements [`Settings`]. Its
+//! [factory](crate::IssuerFactory::settings) hands out the [`SettingsType`], and
+//! [`ParseOptions::settings`](super::ParseOptions::settings) takes it: a report then has all violations at once, each with
+//! its line and column. meshca's own types come in by the same door. Their readers are in this crate and not beside their
 //! clients, so that a tool that only checks resources links no client.
 //!
 //! # How a reader works
 //!
-//! [`Settings::read`] asks [`Fields`] for each field by its name, and says how its value is read: by one of the functions
-//! here, or by one of its own from a [`Cursor`] to an `Option`. `None` means that a violation was recorded. It asks for
-//! *all* fields first and unwraps afterwards, so that one report has everything that is wrong. What no reader asked for is an
-//! unknown field: that is reported without the reader's doing, with the name that was probably meant.
+//! [`Settings::read`] asks [`Fields`] for each field by its name. The value is read by one of the functions here, or by a
+//! function of the provider's own from a [`Cursor`] to an `Option`. `None` means that a violation was recorded. A reader
+//! asks for *all* fields first and unwraps afterwards, so that one report has everything that is wrong. A field that it did
+//! not ask for is unknown. The report has that by itself, with the name that was probably meant.
 //!
 //! ```
 //! use std::time::Duration;
@@ -100,7 +100,7 @@ pub trait Settings: fmt::Debug + PartialEq + Serialize + Send + Sync + Sized + '
     #[doc(hidden)]
     const SPELLING: Spelling = Spelling::ONE;
 
-    /// Reads the settings; `None` after a violation. Asks for all fields before it unwraps one.
+    /// Reads the settings. Returns `None` after a violation, and asks for all fields before it unwraps one.
     fn read(fields: &mut Fields<'_>) -> Option<Self>;
 
     /// Returns the JSON Schema (draft 2020-12) of the settings, in one piece: no `$ref` and no `$defs`. It becomes part of
@@ -131,8 +131,8 @@ pub trait Settings: fmt::Debug + PartialEq + Serialize + Send + Sync + Sized + '
         &[]
     }
 
-    /// Whether the settings name the certificate and key of the CA itself, which their owner replaces without a change of
-    /// the resource. The manager builds such an issuer again when secrets may have changed.
+    /// Returns `true` if the settings name the certificate and key of the CA itself. Their owner replaces them without a
+    /// change of the resource, so the manager builds such an issuer again when secrets may have changed.
     fn holds_the_ca(&self) -> bool {
         false
     }
@@ -202,18 +202,4 @@ pub(crate) fn fragment<T: schemars::JsonSchema>() -> Option<FreeForm> {
     let mut settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
     settings.inline_subschemas = true;
     FreeForm::from_serialize(&T::json_schema(&mut settings.into_generator())).ok()
-}
-
-/// The same for settings that are in a field of their own.
-#[cfg(feature = "schema")]
-pub(crate) fn fragment_in<T: schemars::JsonSchema>(
-    field: &str,
-    required: bool,
-) -> Option<FreeForm> {
-    let schema = serde_json::json!({
-        "type": "object",
-        "properties": { field: fragment::<T>()? },
-        "required": Vec::from_iter(required.then_some(field)),
-    });
-    FreeForm::from_serialize(&schema).ok()
 }

@@ -68,6 +68,7 @@
 
 mod dir;
 mod file;
+mod form;
 mod memory;
 mod source;
 
@@ -79,6 +80,7 @@ use async_trait::async_trait;
 use zeroize::Zeroizing;
 
 pub use self::dir::DirSecretStore;
+pub use self::form::StoredForm;
 pub use self::memory::MemorySecretStore;
 pub use self::source::{LocalSources, SourceReader, SourceRef};
 use crate::{Error, ErrorKind, Result, Retry};

@@ -110,6 +110,7 @@
 //! what stands between them. `/{{ label "team" }}-{{ label "app" }}` gives `a-b-c` for team `a` with
 //! app `b-c` and for team `a-b` with app `c`. Give each value that matters a segment of its own.
 
+mod shown;
 mod template;
 mod workload;
 

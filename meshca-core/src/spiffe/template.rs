@@ -17,10 +17,11 @@ pub use name::NameTemplate;
 pub use path::PathTemplate;
 pub use trust_domain::{TrustDomainInputs, TrustDomainTemplate};
 
-pub(crate) use render::Shown;
-
 use super::workload::{NAMESPACE_LABEL, SERVICE_ACCOUNT_LABEL, WORKLOAD_LABEL};
 use shape::Shape;
+
+/// What a `replace` may blow a value up to, in bytes; no result may be nearly as long.
+const MAX_REPLACED: usize = 8192;
 
 /// A parsed template: what all kinds of template share.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -85,6 +86,25 @@ enum Source {
 struct Replacement {
     old: String,
     new: String,
+}
+
+impl Replacement {
+    /// Appends `text` with every `old` replaced, as Go's `strings.ReplaceAll` does; an empty `old`
+    /// matches before every character and at the end. Returns whether the result stayed within bounds.
+    fn append(&self, text: &str, out: &mut String) -> bool {
+        let start = out.len();
+        let mut done = 0;
+        for (at, found) in text.match_indices(self.old.as_str()) {
+            out.push_str(text.get(done..at).unwrap_or_default());
+            out.push_str(&self.new);
+            done = at + found.len();
+            if out.len() - start > MAX_REPLACED {
+                return false;
+            }
+        }
+        out.push_str(text.get(done..).unwrap_or_default());
+        out.len() - start <= MAX_REPLACED
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::template::Shown;
+use super::shown::Shown;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const NAMESPACE_LABEL: &str = "k8s.kuma.io/namespace";

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use spiffe::TrustDomain;
 
 use crate::x509::{self, Parsed};
-use crate::{Error, ErrorKind, Result, Validity, pem, verify};
+use crate::{Error, ErrorKind, Result, Validity, pem, usages};
 
 /// The CA certificates that vouch for one trust domain, without repetition, in the order given.
 ///
@@ -317,7 +317,7 @@ impl TrustRoot {
             public_key: parsed.public_key.to_vec().into(),
             validity: parsed.validity,
             fingerprint: x509::fingerprint(&der),
-            authority: verify::check_root(&parsed),
+            authority: usages::check_root(&parsed),
             path_len,
             der,
         })))

@@ -22,9 +22,8 @@
 //! Not supported, because rustls-webpki refuses them: CAs with *URI* name constraints, and critical
 //! policy extensions (`certificatePolicies`, `policyConstraints`, `inhibitAnyPolicy`).
 
-mod path;
-
-pub(crate) use path::check_root;
+mod issued;
+pub(crate) mod path;
 
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +32,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 #[cfg(feature = "builtin")]
 use crate::certificate::Constructed;
 use crate::time::rfc3339;
+use crate::usages::check_workload;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 use crate::{
     CertificateRequest, Error, ErrorKind, IssuedCertificate, LifetimePolicy, Observation, Profile,
@@ -179,7 +179,7 @@ fn verify_leaf(
     check_purpose(leaf, request, &mut observations)?;
     check_lifetime(leaf.validity, request, now, &mut observations)?;
 
-    let path = path::prove(leaf, others, request, bundle, now)?;
+    let path = issued::prove(leaf, others, request, bundle, now)?;
     let delivered = || std::iter::once(leaf).chain(path.intermediates.iter().copied());
     let expected = delivered().map(|certificate| certificate.der);
     // The root behind its chain is common and nothing to report; anything else that differs is.
@@ -200,7 +200,7 @@ fn verify_leaf(
     }
     Ok(IssuedCertificate {
         chain: delivered()
-            .map(|certificate| certificate.der.clone())
+            .map(|certificate| certificate.der.clone().into_owned())
             .collect(),
         spec: request.spec().clone(),
         public_key: request.public_key().clone(),
@@ -340,31 +340,12 @@ fn check_purpose(
             .with_source(error)
         }
     };
-    let constraints = leaf
-        .basic_constraints()
-        .map_err(damaged("BasicConstraints"))?;
-    let usage = leaf.key_usage().map_err(damaged("KeyUsage"))?;
-    let extended = leaf
-        .extended_key_usage()
-        .map_err(damaged("ExtendedKeyUsage"))?;
-    let is_ca = constraints
-        .as_ref()
-        .is_some_and(|constraints| constraints.ca);
     match request.spec().profile() {
         Profile::Workload => {
-            if is_ca {
-                return Err(bad("the certificate is a CA's, which no workload may hold"));
-            }
-            if usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign()) {
-                return Err(bad(
-                    "the certificate may sign certificates or CRLs, which no workload may",
-                ));
-            }
-            if usage.is_some_and(|usage| !usage.digital_signature()) {
-                return Err(bad(
-                    "the certificate lacks the key usage `digitalSignature`, which TLS 1.3 needs; add it to the CA's profile",
-                ));
-            }
+            check_workload(leaf).map_err(|why| bad(format!("the certificate {why}")))?;
+            let extended = leaf
+                .extended_key_usage()
+                .map_err(damaged("ExtendedKeyUsage"))?;
             let purposes = extended.map(|extended| extended.0).unwrap_or_default();
             for (purpose, name) in [(SERVER_AUTH, "serverAuth"), (CLIENT_AUTH, "clientAuth")] {
                 if !purposes.contains(&purpose) {
@@ -375,15 +356,20 @@ fn check_purpose(
             }
         }
         Profile::Intermediate { path_len } => {
-            if !is_ca {
+            let constraints = leaf
+                .basic_constraints()
+                .map_err(damaged("BasicConstraints"))?
+                .filter(|constraints| constraints.ca);
+            let usage = leaf.key_usage().map_err(damaged("KeyUsage"))?;
+            let Some(constraints) = constraints else {
                 return Err(bad(
                     "the certificate is not a CA's, though an intermediate was requested",
                 ));
-            }
+            };
             if usage.is_some_and(|usage| !usage.key_cert_sign()) {
                 return Err(bad("the intermediate lacks the key usage `keyCertSign`"));
             }
-            match constraints.and_then(|constraints| constraints.path_len_constraint) {
+            match constraints.path_len_constraint {
                 Some(granted) if granted <= path_len => {}
                 // Some CAs cannot set it. It gives more than was asked for to a key that is ours.
                 None => observations.push(Observation::UnlimitedPathLength),

@@ -203,6 +203,15 @@ fn skipped_validation_warns_and_keeps_what_cannot_be_typed() {
 }
 
 #[test]
+fn what_goes_with_issuer_name_is_refused_beside_issuer_ref() {
+    let text = "{type: Mesh, name: a, mtls: {backends: [{name: a, type: certmanager, conf: {issuerRef: {name: a}, issuerKind: b}}]}}";
+    assert_eq!(
+        refused(text).to_string(),
+        "1:99: mtls.backends[0].conf.issuerKind: goes with `issuerName`: write `issuerRef.kind`"
+    );
+}
+
+#[test]
 fn names_from_outside_cannot_forge_a_line() {
     let text = "type: Mesh\nname: a\nmtls:\n  \"x\\n1:1: forged\": 1\n  \"x\\n1:1: forged\": 2\n  backends: [{name: \"a\\nb\", type: \"c\\nd\"}]\n";
     let report = refused(text);

@@ -115,8 +115,8 @@ impl Backend {
         1 << together.clamp(1, MOST_TOGETHER).ilog2()
     }
 
-    /// Whether its certificate and key are its owner's, who replaces them without telling the resources. Other issuers read
-    /// again themselves what they need.
+    /// Returns `true` if the owner of its certificate and key replaces them without a change of the resources. Other issuers
+    /// read again themselves what they need.
     pub(super) fn is_given(&self) -> bool {
         self.config.holds_the_ca()
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use meshca_core::secret::{Expect, SecretKey, SecretStore, SecretValue};
+use meshca_core::secret::{Expect, SecretKey, SecretStore, SecretValue, StoredForm};
 use meshca_core::{Error, ErrorKind, Result, TrustBundle, TrustDomain};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -19,7 +19,13 @@ use crate::trust::{RootId, roots_of};
 const NAME: &str = "meshca-trust";
 
 /// How the record is written.
-const FORMAT: u32 = 1;
+const FORM: StoredForm = StoredForm::new(
+    "the record of what proxies of this mesh trust",
+    1,
+    "restore the secret, or delete it to continue without one: then roots that only it lists are no longer trusted, and \
+     proxies that connect again are not waited for before a new root is used",
+)
+.numbered_from_the_first();
 
 /// How long a secret store may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -141,12 +147,15 @@ impl Record {
                 return Ok(Self::default());
             };
             let stored = store.get(&key).await?;
-            stored.map_or_else(|| Ok(Self::default()), |it| Self::from_json(&it.value))
+            stored.map_or_else(
+                || Ok(Self::default()),
+                |it| Self::read_from(&key, &it.value),
+            )
         };
         let outcome = within(read).await;
         outcome.map_err(|error| {
             if error.kind() == ErrorKind::InvalidConfig {
-                return error.with_context("secret", format!("{mesh}/{mesh}.{NAME}"));
+                return error;
             }
             let what = "the secret store does not say what proxies of this mesh trust, so nothing was changed: try again when it does";
             Error::new(error.kind(), what)
@@ -185,7 +194,7 @@ impl Record {
             for _ in 0..TRIES {
                 let (stored, expect) = match store.get(&key).await? {
                     Some(stored) => (
-                        Self::from_json(&stored.value)?,
+                        Self::read_from(&key, &stored.value)?,
                         Expect::Version(stored.version),
                     ),
                     None => (Self::default(), Expect::Absent),
@@ -194,7 +203,7 @@ impl Record {
                 if both == stored {
                     return Ok(both);
                 }
-                match store.put(&key, both.to_json()?, expect).await {
+                match store.put(&key, both.to_value()?, expect).await {
                     Ok(_) => return Ok(both),
                     Err(error) if error.kind() == ErrorKind::Conflict => conflict = Some(error),
                     Err(error) => return Err(error),
@@ -205,17 +214,9 @@ impl Record {
         within(write).await
     }
 
-    fn from_json(value: &SecretValue) -> Result<Self> {
-        let damaged = |why: String| {
-            let what = "the record of what proxies of the mesh trust is damaged, so nothing was changed. Restore the secret, or delete it to go on without: then roots that only it \
-                        knows are not trusted any more, and proxies that have not heard of a new root are not waited for, once";
-            Error::new(ErrorKind::InvalidConfig, format!("{what} ({why})"))
-        };
-        let document: Document =
-            serde_json::from_slice(value.expose()).map_err(|error| damaged(error.to_string()))?;
-        if document.format != FORMAT {
-            return Err(damaged(format!("its format is {}", document.format)));
-        }
+    fn read_from(key: &SecretKey, value: &SecretValue) -> Result<Self> {
+        let damaged = |why: String| FORM.damaged(key, &why);
+        let document: Document = FORM.read(key, value)?;
         let bundle = |domain: &str, roots: &str| {
             let domain = TrustDomain::new(domain).map_err(|error| damaged(error.to_string()))?;
             TrustBundle::from_pem(domain, roots).map_err(|error| damaged(error.to_string()))
@@ -249,7 +250,7 @@ impl Record {
         Ok(record)
     }
 
-    fn to_json(&self) -> Result<SecretValue> {
+    fn to_value(&self) -> Result<SecretValue> {
         // A CA without a root has said nothing.
         let said = self.said.iter().filter(|(_, it)| !it.bundle.is_empty());
         let cas = said.map(|(key, said)| Ca {
@@ -265,15 +266,10 @@ impl Record {
             until: seconds(used.until),
             signed: used.signed,
         });
-        let document = Document {
-            format: FORMAT,
+        FORM.write(&Document {
             cas: cas.collect(),
             used: used.collect(),
-        };
-        let json = serde_json::to_vec(&document).map_err(|error| {
-            Error::new(ErrorKind::Internal, "could not write what proxies trust").with_source(error)
-        })?;
-        Ok(SecretValue::new(json))
+        })
     }
 }
 
@@ -304,14 +300,14 @@ async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Document {
-    format: u32,
     cas: Vec<Ca>,
     used: Vec<Root>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Ca {
     backend: Key,
     r#type: String,
@@ -320,7 +316,7 @@ struct Ca {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Root {
     backend: Key,
     trust_domain: String,
@@ -378,6 +374,10 @@ mod tests {
         BackendKey::Modern(name.to_owned())
     }
 
+    fn stored() -> SecretKey {
+        super::key("default").unwrap()
+    }
+
     fn said(bundle: &TrustBundle) -> Said {
         Said {
             ca: "ca-a".to_owned(),
@@ -410,13 +410,83 @@ mod tests {
         let two = bundle().union(&bundle()).unwrap();
         let classic = BackendKey::Classic("b".to_owned());
         record.said.insert(classic, said(&two));
-        let read = Record::from_json(&record.to_json().unwrap()).unwrap();
+        let read = Record::read_from(&stored(), &record.to_value().unwrap()).unwrap();
         assert!(read.covers(&record, &BTreeSet::new()));
         assert_eq!(read.said, record.said);
         // Whole seconds, and never too short.
         for (root, used) in &record.used {
             let late = read.used[root].until.duration_since(used.until).unwrap();
             assert!(late <= Duration::from_secs(1), "{late:?}");
+        }
+    }
+
+    /// Control planes at commit 3213fda have written these for a classic and a modern mesh, and read what is written now.
+    #[test]
+    fn what_was_stored_is_read_and_written_in_the_same_form() {
+        let goldens = [
+            (
+                include_bytes!(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/golden/3213fda/classic/classic.meshca-trust"
+                ))
+                .as_slice(),
+                BackendKey::Classic("ca-1".to_owned()),
+                "builtin",
+            ),
+            (
+                include_bytes!(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/golden/3213fda/modern/modern.meshca-trust"
+                )),
+                key("everyone"),
+                "Bundled",
+            ),
+        ];
+        for (bytes, backend, ca) in goldens {
+            let value = SecretValue::new(bytes.to_vec());
+            let record = Record::read_from(&stored(), &value).unwrap();
+            let said = &record.said[&backend];
+            let used: Vec<_> = record.used.values().collect();
+            assert_eq!((said.ca.as_str(), used.len()), (ca, 1));
+            assert_eq!(used[0].bundle, said.bundle);
+            assert!(used[0].signed && used[0].backend == backend);
+            assert!(used[0].until > FakeClock::start());
+            assert!(record.to_value().unwrap() == value);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_of_a_newer_or_an_unknown_form_is_left_alone() {
+        let clock = FakeClock::new();
+        let ours = record("a", &bundle(), clock.now() + HOUR);
+        let sound = ours.to_value().unwrap();
+        let sound: serde_json::Value = serde_json::from_slice(sound.expose()).unwrap();
+        let newer = "upgrade this replica";
+        for (place, field, why) in [
+            ("", "format", newer),
+            ("", "alien", "unknown field `alien`"),
+            ("/cas/0", "alien", "unknown field `alien`"),
+            ("/used/0", "alien", "unknown field `alien`"),
+        ] {
+            let mut other = sound.clone();
+            other.pointer_mut(place).unwrap()[field] = 2.into();
+            let value = SecretValue::new(serde_json::to_vec(&other).unwrap());
+            let store = MemorySecretStore::new();
+            let before = store.put(&stored(), value, Expect::Absent).await.unwrap();
+            let theirs = record("b", &bundle(), clock.now() + HOUR);
+            let none = BTreeSet::new();
+            for outcome in [
+                Record::read(&store, "default").await,
+                theirs.write(&store, "default", &none, clock.now()).await,
+            ] {
+                let error = outcome.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+                let said = error.to_string();
+                let named = said.contains("(secret: default/default.meshca-trust)");
+                assert!(named && said.contains(why), "{said}");
+            }
+            let after = store.get(&stored()).await.unwrap().unwrap();
+            assert_eq!(after.version, before, "{place} {field}");
         }
     }
 
@@ -501,7 +571,7 @@ mod tests {
         let clock = FakeClock::new();
         let until = clock.now() + HOUR;
         let [ours, theirs] = [bundle(), bundle()];
-        let other = record("a", &theirs, until).to_json().unwrap();
+        let other = record("a", &theirs, until).to_value().unwrap();
         let own = id(&ours);
         for times in [1, TRIES - 1, TRIES] {
             let store = Busy {

@@ -11,14 +11,13 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::roots::Roots;
-use crate::Credentials;
+use crate::{Credentials, TrustBundles};
 
 /// One generation of [`Credentials`], read once.
 pub(super) struct Generation {
     pub(super) spiffe_id: SpiffeId,
     pub(super) trust_domain: TrustDomain,
-    pub(super) roots: Roots,
+    pub(super) trust: Arc<TrustBundles>,
     key: Arc<CertifiedKey>,
 }
 
@@ -36,7 +35,7 @@ impl Generation {
         })?;
         Ok(Self {
             trust_domain: spiffe_id.trust_domain().clone(),
-            roots: Roots::new(&credentials.trust)?,
+            trust: Arc::clone(&credentials.trust),
             key: Arc::new(key),
             spiffe_id,
         })

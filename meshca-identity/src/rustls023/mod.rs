@@ -42,22 +42,11 @@
 //!
 //! # What a peer must show
 //!
-//! In this order; [`PeerRule::find`] tells which rule a refused peer broke.
+//! A certificate; client authentication is never optional. Then all that [`meshca_core::peer`] proves, at the time of the
+//! [`Clock`](meshca_core::Clock) in the settings. Then a SPIFFE ID that the [`PeerPolicy`] allows.
 //!
-//! | rule | source |
-//! |---|---|
-//! | a certificate; client authentication is never optional | |
-//! | exactly one URI name in it, and that is a SPIFFE ID with a path, to the letter: nothing is made lower case | SPIFFE X.509-SVID §2, §3.1 |
-//! | it is not a CA's, may not sign certificates or CRLs, and may sign handshakes if it lists key usages | SPIFFE X.509-SVID §4.3, §5.2 |
-//! | its chain leads to a root of **the trust domain in its own SPIFFE ID**: a root of one domain never vouches for another | SPIFFE X.509-SVID §5.1 |
-//! | every certificate of the chain *and the root* is valid now, by the [`Clock`](meshca_core::Clock) in the settings | RFC 5280 §6.1.3; Envoy and Go look at the root as well |
-//! | every CA may sign certificates; path lengths, name constraints and extended key usages hold, those of the root as well | RFC 5280 §6.1.4 |
-//! | where a certificate lists purposes, it is for what the peer does: a server's, a client's | RFC 5280 §4.2.1.12 |
-//! | its SPIFFE ID is one that the [`PeerPolicy`] allows | |
-//!
-//! The trust domain and not a prefix is compared, so `spiffe://example.orgi/web` is nobody in `example.org`. DNS names, IP
-//! addresses and common names are never looked at, and neither is the name that a client connects to: **a client says whom it means
-//! with [`PeerPolicy::Exact`]**.
+//! The trust domain and not a prefix is compared, so `spiffe://example.orgi/web` is nobody in `example.org`. The name that a client
+//! connects to is never looked at: **a client says whom it means with [`PeerPolicy::Exact`]**.
 //!
 //! Certificates of the classic model carry the tags of a Dataplane as further URIs (`kuma://…`) if you ask the CA for them. They
 //! are no X.509-SVIDs then, and are refused here.
@@ -97,9 +86,7 @@ mod generation;
 mod peer;
 mod protocol;
 mod refusal;
-mod roots;
 mod settings;
-mod svid;
 
 pub use follow::{LiveConfigs, TlsConfigs};
 pub use peer::{PeerPolicy, PeerVerifier, certificate_id, peer_id};

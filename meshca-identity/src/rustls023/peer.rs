@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use meshca_core::peer::{self, Peer};
 use meshca_core::{Clock, Error, ErrorKind, Result, SpiffeId, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -13,9 +14,7 @@ use rustls::{CommonState, DigitallySignedStruct, DistinguishedName, SignatureSch
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::generation::Generation;
-use super::refusal::{PeerRefusal, PeerRule};
-use super::roots::Side;
-use super::svid::Svid;
+use super::refusal::{PeerRefusal, PeerRule, refused};
 
 /// Which of the peers that have proven who they are may talk to us.
 ///
@@ -64,24 +63,12 @@ pub struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        side: Side,
-    ) -> Result<SpiffeId, rustls::Error> {
+    fn verify(&self, peer: Peer<'_>) -> Result<(), rustls::Error> {
         let generation = self.generation.load();
-        let svid = Svid::read(leaf)?;
-        let id = svid.spiffe_id()?;
-        svid.check_leaf()?;
-        generation.roots.prove(
-            &id,
-            leaf,
-            intermediates,
-            side,
-            self.algorithms.all,
-            self.clock.now(),
-        )?;
+        let roots_of = |domain: &_| generation.trust.get(domain);
+        let id = peer
+            .prove(roots_of, self.algorithms.all, self.clock.now())
+            .map_err(refused)?;
         if !self.peers.allows(&id, &generation.trust_domain) {
             return Err(PeerRefusal::new(
                 PeerRule::NotAllowed,
@@ -89,7 +76,7 @@ impl PeerVerifier {
             )
             .into());
         }
-        Ok(id)
+        Ok(())
     }
 }
 
@@ -102,7 +89,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, Side::Server)?;
+        self.verify(Peer::server(end_entity, intermediates))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -142,7 +129,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, Side::Client)?;
+        self.verify(Peer::client(end_entity, intermediates))?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -211,7 +198,6 @@ pub fn peer_id(connection: &CommonState) -> Result<SpiffeId> {
 ///
 /// [`ErrorKind::Unauthenticated`] if it is no X.509-SVID.
 pub fn certificate_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId> {
-    Svid::read(leaf)
-        .and_then(|svid| svid.spiffe_id())
-        .map_err(|refusal| Error::new(ErrorKind::Unauthenticated, refusal.into_message()))
+    peer::claimed_id(leaf)
+        .map_err(|refusal| Error::new(ErrorKind::Unauthenticated, refusal.to_string()))
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use meshca_core::peer::Refusal;
 use rustls::{CertificateError, OtherError};
 
 /// The rule that a refused peer broke. Few and stable, so it can be a metric label ([`as_str`](Self::as_str)).
@@ -129,10 +130,6 @@ impl PeerRefusal {
             message: message.into(),
         }
     }
-
-    pub(super) fn into_message(self) -> String {
-        self.message
-    }
 }
 
 impl fmt::Display for PeerRefusal {
@@ -147,4 +144,25 @@ impl From<PeerRefusal> for rustls::Error {
     fn from(refusal: PeerRefusal) -> Self {
         Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
     }
+}
+
+/// Returns the error by which rustls refuses this peer: its own where it has one for the rule, so that the peer hears the alert
+/// that fits.
+pub(super) fn refused(refusal: Refusal) -> rustls::Error {
+    let rule = match refusal {
+        Refusal::Expired {
+            time, not_after, ..
+        } => return CertificateError::ExpiredContext { time, not_after }.into(),
+        Refusal::NotYetValid {
+            time, not_before, ..
+        } => return CertificateError::NotValidYetContext { time, not_before }.into(),
+        Refusal::Encoding(_) => PeerRule::Encoding,
+        Refusal::SpiffeId(_) => PeerRule::SpiffeId,
+        Refusal::NotALeaf(_) => PeerRule::NotALeaf,
+        Refusal::UnknownTrustDomain(_) => PeerRule::UnknownTrustDomain,
+        Refusal::Purpose(_) => PeerRule::Purpose,
+        // The rules that core may add are about the path.
+        _ => PeerRule::Path,
+    };
+    PeerRefusal::new(rule, refusal.to_string()).into()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use meshca_core::resource::{DataSource, VaultAuth, VaultConf};
 use meshca_core::secret::SourceReader;
 use meshca_core::{Expect, MemorySecretStore, SecretKey, SecretStore};
-use meshca_testkit::servers::Vault;
+use meshca_testenv::servers::Vault;
 use meshca_vault::{VaultIssuer, VaultSettings};
 use serde_json::{Value, json};
 

@@ -60,6 +60,10 @@ impl Events {
         self.0.lock().unwrap().clone()
     }
 
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     /// Waits until something was said that has all of these words in it.
     pub(crate) async fn until(&self, words: &str) -> String {
         let found = async {
@@ -109,9 +113,10 @@ impl World {
         );
         let driver = driver.spawn();
         let events = Arc::new(Events::default());
-        let server = SdsServer::new(manager.clone(), by_node)
+        let server = SdsServer::builder(manager.clone(), by_node)
             .with_options(options)
-            .with_observer(Arc::clone(&events) as Arc<dyn SdsObserver>);
+            .with_observer(Arc::clone(&events) as Arc<dyn SdsObserver>)
+            .build();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("sds.sock");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();

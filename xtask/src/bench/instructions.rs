@@ -27,7 +27,7 @@ pub(super) fn run(benches: &[Bench]) -> Result<ExitCode> {
     )?;
     let runner = PathBuf::from(tools::GUNGRAUN_RUNNER.command()?.get_program());
     println!("building meshca's side");
-    let executable = cargo::bench_executable("instructions", &[], false)?;
+    let executable = cargo::bench_executable(&cargo::Tree::here(), "instructions", &[], false)?;
     println!("counting, which takes a minute");
     let mut command = Command::new(executable);
     command

@@ -228,6 +228,14 @@ const BENCHES: &[Bench] = &[
         against: &[against("webpki", Program::Ours, "verify-webpki", 0.9)],
         counted: counted("verify", Some(("webpki", "verify_webpki"))),
     },
+    Bench {
+        bench: "handshake",
+        case: "peer",
+        unit: ("µs", 1e3),
+        ours: ours("handshake"),
+        against: &[against("webpki", Program::Ours, "verify-webpki", 0.9)],
+        counted: counted("handshake", Some(("webpki", "verify_webpki"))),
+    },
     // Before the others, while no memory has been freed that it could be put into. The program answers with bytes.
     manager("memory", ("B", 1.0), &[at_most(1536.0)]),
     manager("event", ("µs", 1e3), &[at_most(5e3)]),

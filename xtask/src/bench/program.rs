@@ -1,13 +1,14 @@
 //! The programs that measure: built, started, and asked for one turn after the other.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use super::plan::{Contender, Program};
-use crate::cargo;
+use super::plan::{Bench, Contender, Program};
+use crate::cargo::{self, Tree};
 use crate::process::{self, Result};
 use crate::servers;
 
@@ -38,17 +39,23 @@ pub(super) struct Running {
     from: BufReader<ChildStdout>,
 }
 
-/// Builds and starts a program. Ours leaves the documents that the others read.
+/// The programs that measure ours for these benches.
+pub(super) fn of_ours(benches: &[Bench]) -> BTreeSet<Program> {
+    benches.iter().map(|bench| bench.ours.program).collect()
+}
+
+/// Builds and starts a program of this tree. Ours leaves the documents that the others read.
 pub(super) fn start(
     program: Program,
     smoke: bool,
     target: &Path,
     documents: &Path,
+    tree: &Tree,
 ) -> Result<Running, Missing> {
     match program {
         Program::Ours => {
             println!("building meshca's side");
-            let executable = cargo::bench_executable("speed", &[], smoke)?;
+            let executable = cargo::bench_executable(tree, "speed", &[], smoke)?;
             let mut running = Running::start(Command::new(executable))?;
             if let Some(directory) = documents.parent() {
                 fs::create_dir_all(directory)
@@ -68,7 +75,7 @@ pub(super) fn start(
         )?))?),
         Program::Manager => {
             println!("building the manager");
-            let executable = cargo::bench_executable("manager", &["identity"], smoke)?;
+            let executable = cargo::bench_executable(tree, "manager", &["identity"], smoke)?;
             let mut command = Command::new(executable);
             // Identities that are held, and that are renewed at once.
             command.args(match smoke {
@@ -77,8 +84,8 @@ pub(super) fn start(
             });
             Ok(Running::start(command)?)
         }
-        Program::Xds => Ok(Running::start(xds(smoke, "tcp")?)?),
-        Program::XdsUnix => Ok(Running::start(xds(smoke, "unix")?)?),
+        Program::Xds => Ok(Running::start(xds(tree, smoke, "tcp")?)?),
+        Program::XdsUnix => Ok(Running::start(xds(tree, smoke, "unix")?)?),
         Program::Providers => {
             let mut variables = Vec::new();
             for variable in SERVERS {
@@ -86,16 +93,21 @@ pub(super) fn start(
             }
             println!("building the providers");
             let features = ["acm", "certmanager", "vault"];
-            let mut command = Command::new(cargo::bench_executable("providers", &features, smoke)?);
+            let mut command = Command::new(cargo::bench_executable(
+                tree,
+                "providers",
+                &features,
+                smoke,
+            )?);
             command.envs(variables);
             Ok(Running::start(command)?)
         }
     }
 }
 
-fn xds(smoke: bool, transport: &str) -> Result<Command> {
+fn xds(tree: &Tree, smoke: bool, transport: &str) -> Result<Command> {
     println!("building the server of secrets");
-    let mut command = Command::new(cargo::bench_executable("xds", &["xds"], smoke)?);
+    let mut command = Command::new(cargo::bench_executable(tree, "xds", &["xds"], smoke)?);
     // Proxies, and those of them that stop reading.
     command.args(match smoke {
         true => ["50", "5"],

@@ -64,7 +64,7 @@ pub(super) fn rows(bench: &Bench, samples: &[(&str, Vec<f64>)]) -> Vec<Row> {
 }
 
 /// The middle one, or the mean of the two in the middle.
-fn median(samples: &[f64]) -> f64 {
+pub(super) fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -117,7 +117,7 @@ pub(super) fn layout<const N: usize>(head: &[String; N], body: &[[String; N]]) -
 }
 
 /// Three digits that say something.
-fn rounded(value: f64) -> String {
+pub(super) fn rounded(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),

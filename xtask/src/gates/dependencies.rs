@@ -1,9 +1,10 @@
-//! What each crate must never link, read off `cargo tree`.
+//! What each crate must never link, read off `cargo tree`, and what it would link for nothing, read off its code.
 
 use std::collections::BTreeSet;
 
 use super::LeftOut;
 use crate::cargo::{self, cargo};
+use crate::lines;
 use crate::process::{self, Result};
 
 /// Runtimes, HTTP and gRPC: who embeds a crate without them chooses them alone.
@@ -78,10 +79,15 @@ const TABLE: &[Row] = &[
         features: &[Default, All],
         never: &[KUBE, AWS, VAULT, PROVIDERS],
     },
+    Row {
+        package: "meshca-wrap",
+        features: &[Default, All],
+        never: &[KUBE, AWS, VAULT, PROVIDERS],
+    },
     // Third parties test their own issuers with it, so it must not bring ours along.
     Row {
         package: "meshca-testkit",
-        features: &[Default, All],
+        features: &[Default],
         never: &[KUBE, AWS, VAULT, PROVIDERS],
     },
     // The facade brings in what is asked for; nobody asked yet.
@@ -93,12 +99,23 @@ const TABLE: &[Row] = &[
 ];
 
 pub(super) fn check() -> Result<LeftOut> {
-    let published: Vec<_> = cargo::packages()?
-        .into_iter()
+    let packages = cargo::packages()?;
+    let published: Vec<_> = packages
+        .iter()
         .filter(|package| package.published)
-        .map(|package| package.name)
+        .map(|package| package.name.clone())
         .collect();
     let mut problems = without_row(&published, TABLE);
+    for package in packages {
+        let folder = package.folder()?;
+        let used = lines::path_starts(&folder)?;
+        problems.extend(unused(&package.links, &used).map(|name| {
+            format!(
+                "{} depends on `{name}` and does not use it: remove it",
+                package.name
+            )
+        }));
+    }
     for row in TABLE {
         if !published.iter().any(|package| package == row.package) {
             println!("  {}: not in the workspace yet", row.package);
@@ -226,6 +243,11 @@ impl<'a> Pattern<'a> {
     }
 }
 
+/// Dependencies that no path in the code begins with.
+fn unused<'a>(links: &'a [String], used: &BTreeSet<String>) -> impl Iterator<Item = &'a String> {
+    links.iter().filter(|name| !used.contains(*name))
+}
+
 /// Published crates that nobody wrote a row for, such as after a change of name.
 fn without_row(published: &[String], table: &[Row]) -> Vec<String> {
     published
@@ -310,6 +332,13 @@ mod tests {
             );
         }
         assert!(forbidden("", &[NETWORK]).is_empty());
+    }
+
+    #[test]
+    fn a_dependency_that_is_not_used_is_noticed() {
+        let links = ["serde".to_owned(), "tower".to_owned()];
+        let used = BTreeSet::from(["serde".to_owned(), "std".to_owned()]);
+        assert_eq!(unused(&links, &used).collect::<Vec<_>>(), ["tower"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Servers that stay up between commands, for interactive work.
 //!
-//! They hang on a process of their own, the example `servers` of `meshca-testkit`, which writes how to reach them into a
+//! They hang on a process of their own, the example `servers` of `meshca-testenv`, which writes how to reach them into a
 //! file and goes on until that file is gone.
 
 use std::fs::{self, File, OpenOptions};
@@ -61,7 +61,7 @@ pub(super) fn up() -> Result<()> {
         println!("they are up already\n{state}");
         return Ok(());
     }
-    let executable = cargo::example_executable("meshca-testkit", "servers", "servers")?;
+    let executable = cargo::example_executable("meshca-testenv", "servers")?;
     let mut command = Command::new(executable);
     command.envs(super::obtain_all(|server| server.up)?);
     let log =

@@ -1,13 +1,10 @@
 //! What the operator decides about a delegated CA.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use spiffe::TrustDomain;
 
-use super::super::issuer::{ACTIVATE_BEFORE, PREPARE_BEFORE};
-use super::state::{Intermediate, State, time};
-use crate::time::rfc3339;
-use crate::{Error, ErrorKind, KeyType, LifetimePolicy, Result, RotationStep, SecretKey};
+use crate::{Error, ErrorKind, KeyType, LifetimePolicy, Result, SecretKey};
 
 /// The lifetime that an intermediate is asked for unless told otherwise: 30 days. Vault's mounts give no more than 32 by default.
 pub const DEFAULT_INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -21,7 +18,7 @@ pub const MIN_INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The part of an intermediate's life that a leaf may have: a sixth, as at SPIRE. The next
 /// intermediate then signs before leaves would have to be cut short.
-const LEAF_PART: u32 = 6;
+pub(super) const LEAF_PART: u32 = 6;
 
 /// How a [`DelegatedIssuer`](super::DelegatedIssuer) gets its certificate, and for whom it signs.
 #[derive(Clone, Debug)]
@@ -104,64 +101,6 @@ impl DelegatedSettings {
             }
         }
         Ok(())
-    }
-
-    /// How long a leaf of this intermediate may live.
-    pub(super) fn longest_leaf(&self, intermediate: &Intermediate) -> Duration {
-        self.max_leaf_lifetime.min(intermediate.life() / LEAF_PART)
-    }
-
-    /// What is due, as a function of what is stored and of the time.
-    ///
-    /// SPIRE's numbers, moved forward where longer leaves were configured: the next intermediate signs before one of
-    /// them would have to be cut short.
-    pub(super) fn due(&self, state: &State, now: SystemTime) -> Option<RotationStep> {
-        let active = state.active.as_ref()?;
-        let life = active.life();
-        let activate_before = ACTIVATE_BEFORE
-            .max(self.max_leaf_lifetime)
-            .min(life / LEAF_PART);
-        let prepare_before = PREPARE_BEFORE
-            .max(activate_before.saturating_mul(2))
-            .min(life / 2);
-        let left = active.remaining(now);
-        let abandoned = state.is_abandoned(active);
-        let next = state.usable_next(now);
-        let activate = next.is_some_and(|next| {
-            (left <= activate_before || abandoned) && state.ready_at(next) <= now
-        });
-        if activate {
-            Some(RotationStep::Activate)
-        } else if next.is_none() && (left <= prepare_before || abandoned) {
-            Some(RotationStep::Prepare)
-        } else {
-            let over = state.retiring.iter().any(|retiring| retiring.is_over(now));
-            over.then_some(RotationStep::Retire)
-        }
-    }
-
-    /// What will be regretted about the intermediate that signs.
-    pub(super) fn warnings(&self, active: &Intermediate) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let (life, allowed) = (active.life(), active.life() / LEAF_PART);
-        if allowed < self.max_leaf_lifetime {
-            warnings.push(format!(
-                "leaves are to live for up to {}s, but an intermediate that lives for {}s gives them {}s, a sixth of that; let the upstream sign intermediates for {}s or ask for shorter leaves",
-                self.max_leaf_lifetime.as_secs(),
-                life.as_secs(),
-                allowed.as_secs(),
-                self.max_leaf_lifetime.saturating_mul(LEAF_PART).as_secs(),
-            ));
-        }
-        if life < self.lifetime / 10 * 9 {
-            warnings.push(format!(
-                "the upstream signed the intermediate for {}s where {}s were asked for; it ends at {}: raise the upstream's limit, or see whether the upstream itself is about to end",
-                life.as_secs(),
-                self.lifetime.as_secs(),
-                rfc3339(time(active.not_after)),
-            ));
-        }
-        warnings
     }
 }
 

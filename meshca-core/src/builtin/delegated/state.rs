@@ -9,17 +9,28 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::super::authority::Authority;
-use super::super::issuer::RELOAD_INTERVAL;
+use super::super::follow::RELOAD_INTERVAL;
+use super::super::issuer::{ACTIVATE_BEFORE, PREPARE_BEFORE};
 pub(super) use super::super::store::{seconds, time};
-use super::settings::{DelegatedSecrets, DelegatedSettings, MIN_INTERMEDIATE_LIFETIME};
+use super::settings::{DelegatedSecrets, DelegatedSettings, LEAF_PART, MIN_INTERMEDIATE_LIFETIME};
+use crate::secret::StoredForm;
+use crate::time::rfc3339;
 use crate::verify::CLOCK_SKEW;
 use crate::{
-    Error, ErrorKind, Expect, PrivateKey, Result, Retry, SecretStore, SecretStoreExt as _,
-    SecretValue, TrustBundle, Version, pem,
+    Error, ErrorKind, Expect, PrivateKey, Result, Retry, RotationStep, SecretStore,
+    SecretStoreExt as _, SecretValue, TrustBundle, pem,
 };
 
 /// How often a change is tried again that others were faster with.
 const ATTEMPTS: usize = 16;
+
+/// The name of this secret stays, whatever else changes: it is read before anything is made, so its format also stands for the
+/// names and the form of the keys.
+const STATE: StoredForm = StoredForm::new(
+    "the state of the delegated CA",
+    1,
+    "restore the secret, or delete it once no leaf of this CA is alive",
+);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -76,9 +87,71 @@ impl Intermediate {
             .checked_add(CLOCK_SKEW)
             .is_some_and(|end| end < now)
     }
+
+    /// How long a leaf of it may live.
+    pub(super) fn longest_leaf(&self, settings: &DelegatedSettings) -> Duration {
+        settings.max_leaf_lifetime.min(self.life() / LEAF_PART)
+    }
+
+    /// Names what the operator will regret about it, if it signs.
+    pub(super) fn warnings(&self, settings: &DelegatedSettings) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let (life, allowed) = (self.life(), self.life() / LEAF_PART);
+        if allowed < settings.max_leaf_lifetime {
+            warnings.push(format!(
+                "leaves are to live for up to {}s, but an intermediate that lives for {}s gives them {}s, a sixth of that; let the upstream sign intermediates for {}s or ask for shorter leaves",
+                settings.max_leaf_lifetime.as_secs(),
+                life.as_secs(),
+                allowed.as_secs(),
+                settings.max_leaf_lifetime.saturating_mul(LEAF_PART).as_secs(),
+            ));
+        }
+        if life < settings.lifetime / 10 * 9 {
+            warnings.push(format!(
+                "the upstream signed the intermediate for {}s where {}s were asked for; it ends at {}: raise the upstream's limit, or see whether the upstream itself is about to end",
+                life.as_secs(),
+                settings.lifetime.as_secs(),
+                rfc3339(time(self.not_after)),
+            ));
+        }
+        warnings
+    }
 }
 
 impl State {
+    /// Says what is due, as a function of what is stored and of the time.
+    ///
+    /// SPIRE's numbers, moved forward where longer leaves were configured: the next intermediate signs before one of
+    /// them would have to be cut short.
+    pub(super) fn due(
+        &self,
+        settings: &DelegatedSettings,
+        now: SystemTime,
+    ) -> Option<RotationStep> {
+        let active = self.active.as_ref()?;
+        let life = active.life();
+        let activate_before = ACTIVATE_BEFORE
+            .max(settings.max_leaf_lifetime)
+            .min(life / LEAF_PART);
+        let prepare_before = PREPARE_BEFORE
+            .max(activate_before.saturating_mul(2))
+            .min(life / 2);
+        let left = active.remaining(now);
+        let abandoned = self.is_abandoned(active);
+        let next = self.usable_next(now);
+        let activate = next.is_some_and(|next| {
+            (left <= activate_before || abandoned) && self.ready_at(next) <= now
+        });
+        if activate {
+            Some(RotationStep::Activate)
+        } else if next.is_none() && (left <= prepare_before || abandoned) {
+            Some(RotationStep::Prepare)
+        } else {
+            let over = self.retiring.iter().any(|retiring| retiring.is_over(now));
+            over.then_some(RotationStep::Retire)
+        }
+    }
+
     /// Whether the upstream no longer publishes the root of this one, as after its replacement by another CA.
     pub(super) fn is_abandoned(&self, intermediate: &Intermediate) -> bool {
         !self.upstream_roots.is_empty() && !self.upstream_roots.contains(&intermediate.root)
@@ -196,11 +269,7 @@ impl DelegatedStore {
         let Some(found) = self.store.get(&name).await? else {
             return Ok((State::default(), Expect::Absent));
         };
-        let state = serde_json::from_slice(found.value.expose()).map_err(|error| {
-            Error::new(ErrorKind::InvalidConfig, "the state of the delegated CA cannot be read; restore the secret, or delete it once no leaf of this CA is alive")
-                .with_context("secret", &name)
-                .with_source(error)
-        })?;
+        let state = STATE.read(&name, &found.value)?;
         Ok((state, Expect::Version(found.version)))
     }
 
@@ -217,7 +286,7 @@ impl DelegatedStore {
                 return Ok(state);
             };
             changed.revision = state.revision.saturating_add(1);
-            match self.write(&name, &changed, expect).await {
+            match self.store.put(&name, STATE.write(&changed)?, expect).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(changed),
@@ -229,22 +298,6 @@ impl DelegatedStore {
         )
         .with_context("secret", &name)
         .with_retry(Retry::Backoff))
-    }
-
-    async fn write(
-        &self,
-        name: &crate::SecretKey,
-        state: &State,
-        expect: Expect,
-    ) -> Result<Version> {
-        let text = serde_json::to_vec(state).map_err(|error| {
-            Error::new(
-                ErrorKind::Internal,
-                "could not write the state of the delegated CA",
-            )
-            .with_source(error)
-        })?;
-        self.store.put(name, SecretValue::new(text), expect).await
     }
 
     /// The key of a number: the one that is in the store, so that all who race, and whoever comes after a

@@ -1,6 +1,5 @@
 //! Settings of the CAs in the control plane: one that makes its own root, and one whose certificate and key are provided.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,7 +8,7 @@ use serde_json::json;
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping, mapping};
 use super::super::duration;
-use super::super::field::{described, optional, required};
+use super::super::field::{defaulted, described, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Dialect, Fields, Settings, Spelling};
@@ -22,15 +21,20 @@ const CLASSIC_ONLY: Spelling = Spelling {
 
 mapping! {
     /// Settings of the built-in CA.
-    ///
-    /// In the document they are in `caCert`.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     #[non_exhaustive]
     pub struct BuiltinConf as "BuiltinCaCert" {
-        /// The size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
-        pub rsa_bits: Option<u32> = optional("RSAbits", described(rsa_bits, || json!({ "enum": [2048, 3072, 4096] }))),
-        /// The lifetime of the root. Absent: 10 years.
+        /// `caCert.RSAbits`: the size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
+        pub rsa_bits: Option<u32> =
+            optional("RSAbits", described(rsa_bits, || json!({ "enum": [2048, 3072, 4096] }))),
+        /// `caCert.expiration`: the lifetime of the root. Absent: 10 years.
         pub expiration: Option<Duration> = optional("expiration", duration::mesh_lifetime()),
+    }
+}
+
+mapping! {
+    struct BuiltinSettings {
+        ca_cert: BuiltinConf = defaulted("caCert", <BuiltinConf as Mapping>::read),
     }
 }
 
@@ -53,29 +57,30 @@ impl ProvidedConf {
     }
 }
 
-fn rsa_bits(at: Cursor<'_>) -> Option<u32> {
-    match settings::integer(at)? {
-        bits @ (2048 | 3072 | 4096) => Some(bits),
-        _ => at.error("must be 2048, 3072 or 4096"),
-    }
-}
-
 impl Settings for BuiltinConf {
     const TYPE: &'static str = "builtin";
     const SPELLING: Spelling = CLASSIC_ONLY;
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
-        Some(f.opt("caCert", <Self as Mapping>::read).unwrap_or_default())
+        BuiltinSettings::read_fields(f).map(|settings| settings.ca_cert)
     }
 
     #[cfg(feature = "schema")]
     fn schema() -> Option<FreeForm> {
-        settings::fragment_in::<Self>("caCert", false)
+        settings::fragment::<BuiltinSettings>()
     }
 
     fn in_dialect(&self, _: Dialect) -> impl Serialize {
-        let set = (*self != Self::default()).then_some(("caCert", self));
-        BTreeMap::from_iter(set)
+        BuiltinSettings {
+            ca_cert: self.clone(),
+        }
+    }
+}
+
+fn rsa_bits(at: Cursor<'_>) -> Option<u32> {
+    match settings::integer(at)? {
+        bits @ (2048 | 3072 | 4096) => Some(bits),
+        _ => at.error("must be 2048, 3072 or 4096"),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Settings of HashiCorp Vault: `conf.fromCp`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -69,18 +68,24 @@ impl VaultConf {
     }
 }
 
+mapping! {
+    struct VaultSettings {
+        from_cp: VaultConf = required("fromCp", <VaultConf as Mapping>::read),
+    }
+}
+
 impl Settings for VaultConf {
     const TYPE: &'static str = "vault";
     const NEEDS_EXPIRATION: Option<&'static str> =
         Some("Vault needs the lifetime of every certificate that is asked for");
 
     fn read(f: &mut Fields<'_>) -> Option<Self> {
-        f.required("fromCp", <Self as Mapping>::read)
+        VaultSettings::read_fields(f).map(|settings| settings.from_cp)
     }
 
     #[cfg(feature = "schema")]
     fn schema() -> Option<FreeForm> {
-        settings::fragment_in::<Self>("fromCp", true)
+        settings::fragment::<VaultSettings>()
     }
 
     fn common_name(&self) -> Option<&NameTemplate> {
@@ -88,7 +93,9 @@ impl Settings for VaultConf {
     }
 
     fn in_dialect(&self, _: Dialect) -> impl Serialize {
-        BTreeMap::from([("fromCp", self)])
+        VaultSettings {
+            from_cp: self.clone(),
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::render::shown;
 use super::{Dialect, TemplateError};
+use crate::spiffe::shown::shown;
 
 /// The white space of Go's template language; nothing else separates arguments or is trimmed.
 pub(super) const SPACES: [char; 4] = [' ', '\t', '\r', '\n'];

@@ -1,7 +1,8 @@
-use super::render::{Shown, Values};
+use super::render::Values;
 use super::shape::Shape;
 use super::{Dialect, Function, Source, Template, TemplateError, template_text};
 use crate::spiffe::Workload;
+use crate::spiffe::shown::Shown;
 use crate::{Error, ErrorKind, Result};
 
 static DIALECT: Dialect = Dialect {

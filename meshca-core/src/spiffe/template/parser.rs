@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::lexer::{Lexer, SPACES, Spanned, Token, right_delimiter};
-use super::{Dialect, Function, Piece, Replacement, Source, TemplateError, Value, render};
+use super::{Dialect, Function, Piece, Replacement, Source, TemplateError, Value};
 
 /// How deep parentheses may nest. Go allows 10 000; nobody needs more than two.
 const MAX_DEPTH: usize = 32;
@@ -326,7 +326,7 @@ impl<'a> Parser<'a> {
                 match value {
                     Expression::Constant(text) => {
                         let mut result = String::new();
-                        if !render::replace_into(&mut result, &text, &replacement) {
+                        if !replacement.append(&text, &mut result) {
                             return Err(self.error(at, "the result of `replace` is too long"));
                         }
                         Expression::Constant(result)

@@ -1,8 +1,9 @@
 use ::spiffe::{SpiffeId, TrustDomain};
 
-use super::render::{Shown, Values};
+use super::render::Values;
 use super::shape::{MAX_SPIFFE_ID, Shape};
 use super::{Dialect, Field, Function, Piece, Source, Template, TemplateError, template_text};
+use crate::spiffe::shown::Shown;
 use crate::spiffe::{Environment, Workload};
 use crate::{Error, ErrorKind, Result};
 

@@ -4,14 +4,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::shape::Shape;
-use super::{Piece, Replacement, Source, Template, Value};
+use super::{Piece, Source, Template, Value};
+use crate::spiffe::shown::Shown;
 use crate::{Error, ErrorKind, Result};
-
-/// What a `replace` may blow a value up to, in bytes; no result may be nearly as long.
-const MAX_REPLACED: usize = 8192;
-
-/// How much of an outside value a message shows, in characters.
-const MAX_SHOWN: usize = 64;
 
 /// Room to reserve for a value that is not known yet.
 const TYPICAL_VALUE: usize = 32;
@@ -64,10 +59,10 @@ impl Value {
         let mut fits = true;
         for replacement in rest {
             let mut next = String::new();
-            fits = fits && replace_into(&mut next, &stage, replacement);
+            fits = fits && replacement.append(&stage, &mut next);
             stage = Cow::Owned(next);
         }
-        if !(fits && replace_into(out, &stage, last)) {
+        if !(fits && last.append(&stage, out)) {
             return Err(self.refused(text, None, "`replace` makes it too long"));
         }
         let replaced = out.get(start..).unwrap_or_default();
@@ -119,50 +114,5 @@ fn described(source: &Source) -> String {
         },
         Source::Label(key) => format!("label `{}`", Shown(key)),
         Source::Tag(key) => format!("tag `{}`", Shown(key)),
-    }
-}
-
-/// Appends `text` with every `old` replaced, as Go's `strings.ReplaceAll` does; an empty `old`
-/// matches before every character and at the end. Returns whether the result stayed within bounds.
-pub(super) fn replace_into(out: &mut String, text: &str, replacement: &Replacement) -> bool {
-    let start = out.len();
-    let mut done = 0;
-    for (at, found) in text.match_indices(replacement.old.as_str()) {
-        out.push_str(text.get(done..at).unwrap_or_default());
-        out.push_str(&replacement.new);
-        done = at + found.len();
-        if out.len() - start > MAX_REPLACED {
-            return false;
-        }
-    }
-    out.push_str(text.get(done..).unwrap_or_default());
-    out.len() - start <= MAX_REPLACED
-}
-
-/// One character, escaped if it would not show.
-pub(super) fn shown(character: char) -> String {
-    Shown(character.encode_utf8(&mut [0; 4])).to_string()
-}
-
-/// The beginning of an outside value, escaped: what a message may show of it.
-pub(crate) struct Shown<'a>(pub(crate) &'a str);
-
-impl std::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut length = 0;
-        for character in self.0.chars() {
-            let plain = matches!(character, '\'' | '"');
-            let escaped = character.escape_default();
-            length += if plain { 1 } else { escaped.len() };
-            if length > MAX_SHOWN {
-                return f.write_str("…");
-            }
-            if plain {
-                f.write_char(character)?;
-            } else {
-                write!(f, "{escaped}")?;
-            }
-        }
-        Ok(())
     }
 }

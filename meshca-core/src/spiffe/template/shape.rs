@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::parser::Part;
-use super::render::shown;
 use super::{Dialect, Piece, TemplateError};
+use crate::spiffe::shown::shown;
 
 /// The longest trust domain name: SPIFFE-ID §2.1.
 pub(super) const MAX_TRUST_DOMAIN: usize = 255;

@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 
 use ::spiffe::TrustDomain;
 
-use super::render::{Shown, Values};
+use super::render::Values;
 use super::shape::Shape;
 use super::{Dialect, Field, Function, Piece, Source, Template, TemplateError, template_text};
+use crate::spiffe::shown::Shown;
 use crate::{Error, ErrorKind, Result};
 
 static DIALECT: Dialect = Dialect {

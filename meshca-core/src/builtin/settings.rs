@@ -1,0 +1,133 @@
+//! What the operator decides about the built-in CA.
+
+use std::time::Duration;
+
+use spiffe::TrustDomain;
+
+use crate::{KeyType, Result, SecretKey};
+
+/// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
+pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The longest lifetime that the built-in CA gives a leaf unless told otherwise: 30 days.
+pub const DEFAULT_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How the CA in a store is made, and for whom it signs.
+#[derive(Clone, Debug)]
+pub struct CaSettings {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) secrets: CaSecrets,
+    pub(super) key_type: KeyType,
+    pub(super) lifetime: Duration,
+    pub(super) max_leaf_lifetime: Duration,
+}
+
+impl CaSettings {
+    /// A P-256 CA for this trust domain that lives for ten years.
+    pub fn new(trust_domain: TrustDomain, secrets: CaSecrets) -> Self {
+        Self {
+            trust_domain,
+            secrets,
+            key_type: KeyType::default(),
+            lifetime: DEFAULT_CA_LIFETIME,
+            max_leaf_lifetime: DEFAULT_MAX_LEAF_LIFETIME,
+        }
+    }
+
+    /// The type of key of a CA that is made; one that exists keeps its own.
+    #[must_use]
+    pub fn with_key_type(mut self, key_type: KeyType) -> Self {
+        self.key_type = key_type;
+        self
+    }
+
+    /// How long a CA that is made lives.
+    #[must_use]
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// The longest leaf; 30 days unless told otherwise.
+    ///
+    /// A replaced CA stays trusted for as long as a leaf of it can be alive: for 30 days, or for
+    /// the longest leaf that any replica was ever set up with, which the store remembers if it is
+    /// more. A shorter setting does not shorten that, since nobody knows what was set before.
+    #[must_use]
+    pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_leaf_lifetime = lifetime;
+        self
+    }
+}
+
+/// The secrets that a CA is kept in.
+///
+/// The names are those that the field uses, so that an existing CA is found. Later generations add
+/// `.g2`, `.g3` …, and `<certificate>.rotation` says which of them signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSecrets {
+    mesh: String,
+    certificate: String,
+    key: String,
+}
+
+impl CaSecrets {
+    /// `<mesh>.ca-builtin-cert-<backend>` and `<mesh>.ca-builtin-key-<backend>`, as Kuma names them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
+    pub fn for_backend(mesh: &str, backend: &str) -> Result<Self> {
+        Self::checked(
+            mesh,
+            format!("{mesh}.ca-builtin-cert-{backend}"),
+            format!("{mesh}.ca-builtin-key-{backend}"),
+        )
+    }
+
+    /// `<identity>-root-ca` and `<identity>-private-key`, as Kuma names those of a MeshIdentity.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_backend`](Self::for_backend).
+    pub fn for_identity(mesh: &str, identity: &str) -> Result<Self> {
+        Self::checked(
+            mesh,
+            format!("{identity}-root-ca"),
+            format!("{identity}-private-key"),
+        )
+    }
+
+    fn checked(mesh: &str, certificate: String, key: String) -> Result<Self> {
+        let secrets = Self {
+            mesh: mesh.to_owned(),
+            certificate,
+            key,
+        };
+        // The longest names that will ever be needed: better refused today than at the tenth rotation.
+        secrets.certificate(u32::MAX)?;
+        secrets.key(u32::MAX)?;
+        secrets.rotation()?;
+        Ok(secrets)
+    }
+
+    pub(super) fn certificate(&self, generation: u32) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, of_generation(&self.certificate, generation))
+    }
+
+    pub(super) fn key(&self, generation: u32) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, of_generation(&self.key, generation))
+    }
+
+    pub(super) fn rotation(&self) -> Result<SecretKey> {
+        SecretKey::new(&self.mesh, format!("{}.rotation", self.certificate))
+    }
+}
+
+fn of_generation(name: &str, generation: u32) -> String {
+    if generation == 1 {
+        name.to_owned()
+    } else {
+        format!("{name}.g{generation}")
+    }
+}

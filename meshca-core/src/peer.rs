@@ -1,0 +1,303 @@
+//! Proving who is at the other end of a TLS connection, by the certificates that it shows.
+//!
+//! [`Peer::prove`] is a pure function of these certificates, the trust bundles, the side and the time. In this order it
+//! demands:
+//!
+//! | rule | source |
+//! |---|---|
+//! | exactly one URI name in the leaf, and that is a SPIFFE ID with a path, to the letter: nothing is made lower case | SPIFFE X.509-SVID §2, §3.1 |
+//! | the leaf is not a CA's, may not sign certificates or CRLs, and may sign handshakes if it lists key usages | SPIFFE X.509-SVID §4.3, §5.2 |
+//! | the chain leads to a root of **the trust domain in the leaf's own SPIFFE ID**: a root of one domain never vouches for another | SPIFFE X.509-SVID §5.1 |
+//! | every certificate of the chain *and the root* is valid now | RFC 5280 §6.1.3; Envoy and Go look at the root as well |
+//! | every CA may sign certificates; path lengths, name constraints and extended key usages hold, those of the root as well | RFC 5280 §6.1.4 |
+//! | where a certificate lists purposes, they include what the peer does: a server's, a client's | RFC 5280 §4.2.1.12 |
+//!
+//! Paths are found and signatures are checked by the same prover as for what a CA has issued (the module
+//! [`verify`](crate::verify)). An issued certificate must hold for longer and for more than one handshake, so there:
+//!
+//! - a certificate serves as client and as server, and lists both purposes;
+//! - it ends no later than any CA above it;
+//! - of several roots with one name and key, as a renewed root has them, the one that lasts longest must fit. A peer may use any.
+//!
+//! DNS names, IP addresses and common names are never looked at. Whether the proven peer is allowed to connect is the
+//! caller's decision.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use spiffe::{SpiffeId, TrustDomain};
+use x509_cert::ext::pkix::name::GeneralName;
+
+use crate::TrustBundle;
+use crate::time::rfc3339;
+use crate::usages::check_workload;
+use crate::verify::path::{NoPath, Prover, Purpose, in_words};
+use crate::x509::Parsed;
+
+/// How much of a foreign name is repeated in a message.
+const SHOWN: usize = 128;
+
+/// The certificates that a peer shows in a handshake.
+///
+/// ```
+/// use meshca_core::peer::Peer;
+/// # use meshca_core::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
+/// # use meshca_core::{Clock, SpiffeId, TrustBundle, peer::Refusal};
+/// # fn client(
+/// #     leaf: &CertificateDer<'_>,
+/// #     intermediates: &[CertificateDer<'_>],
+/// #     bundle: &TrustBundle,
+/// #     algorithms: &[&dyn SignatureVerificationAlgorithm],
+/// #     clock: &dyn Clock,
+/// # ) -> Result<SpiffeId, Refusal> {
+/// let peer = Peer::client(leaf, intermediates);
+/// let roots_of = |domain: &_| Some(bundle).filter(|bundle| bundle.trust_domain() == domain);
+/// let id = peer.prove(roots_of, algorithms, clock.now())?;
+/// println!("{id} is calling");
+/// # Ok(id)
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    leaf: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    purpose: Purpose,
+}
+
+impl<'a> Peer<'a> {
+    /// The client of a connection: its own certificate, and those that it sent along.
+    pub fn client(leaf: &'a CertificateDer<'a>, intermediates: &'a [CertificateDer<'a>]) -> Self {
+        Self {
+            leaf,
+            intermediates,
+            purpose: Purpose::Client,
+        }
+    }
+
+    /// The server of a connection: its own certificate, and those that it sent along.
+    pub fn server(leaf: &'a CertificateDer<'a>, intermediates: &'a [CertificateDer<'a>]) -> Self {
+        Self {
+            leaf,
+            intermediates,
+            purpose: Purpose::Server,
+        }
+    }
+
+    /// Proves who the peer is, and returns its SPIFFE ID. That the peer holds the key of its certificate is for the TLS
+    /// library to prove.
+    ///
+    /// `roots_of` returns the bundle of a trust domain. It is asked for the domain in the peer's SPIFFE ID, and a bundle of
+    /// another domain counts as none. `algorithms` are the signatures that count: those of the TLS library's cryptography.
+    ///
+    /// # Errors
+    ///
+    /// The first rule of the [module](self) that the peer breaks.
+    pub fn prove<'b>(
+        &self,
+        roots_of: impl FnOnce(&TrustDomain) -> Option<&'b TrustBundle>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+        at: SystemTime,
+    ) -> Result<SpiffeId, Refusal> {
+        let leaf = read(self.leaf)?;
+        let id = spiffe_id(&leaf)?;
+        check_workload(&leaf)
+            .map_err(|why| Refusal::NotALeaf(format!("the peer's certificate {why}")))?;
+        let domain = id.trust_domain();
+        let bundle = roots_of(domain)
+            .filter(|bundle| bundle.trust_domain() == domain && !bundle.is_empty())
+            .ok_or_else(|| {
+                Refusal::UnknownTrustDomain(format!(
+                    "the peer says that it is {id}, and there are no roots for the trust domain `{domain}`"
+                ))
+            })?;
+        // A certificate that cannot be read does no harm unless the path needs it.
+        let sent: Vec<Parsed<'_>> = self
+            .intermediates
+            .iter()
+            .filter_map(|der| Parsed::read(der).ok())
+            .collect();
+        let prover = Prover {
+            candidates: sent.iter().collect(),
+            bundle,
+            purpose: self.purpose,
+            algorithms,
+        };
+        match prover.prove(self.leaf, at) {
+            Ok(_) => Ok(id),
+            Err(no_path) => Err(self.refusal(no_path, &id, &leaf, bundle, at)),
+        }
+    }
+
+    fn refusal(
+        &self,
+        NoPath { error, unfit }: NoPath,
+        id: &SpiffeId,
+        leaf: &Parsed<'_>,
+        bundle: &TrustBundle,
+        at: SystemTime,
+    ) -> Refusal {
+        let path = |why: &str| {
+            let domain = bundle.trust_domain();
+            Refusal::Path(format!(
+                "the certificate of {id} does not lead to the roots of `{domain}`: {why}"
+            ))
+        };
+        match error {
+            webpki::Error::CertExpired { time, not_after } => Refusal::Expired { time, not_after },
+            webpki::Error::CertNotValidYet { time, not_before } => {
+                Refusal::NotYetValid { time, not_before }
+            }
+            webpki::Error::RequiredEkuNotFoundContext(_) => {
+                let purpose = match self.purpose {
+                    Purpose::Client => "client",
+                    _ => "server",
+                };
+                Refusal::Purpose(format!(
+                    "the certificate of {id}, or a CA above it, is not for {purpose} authentication (extended key usage)"
+                ))
+            }
+            webpki::Error::UnknownIssuer => match unfit {
+                Some(unfit) if !unfit.root_unknown => path(&unfit.why),
+                _ => path(&unknown_issuer(leaf, bundle, at)),
+            },
+            error => path(in_words(&error)),
+        }
+    }
+}
+
+/// Returns the SPIFFE ID that a peer's certificate claims, and proves nothing of it.
+///
+/// # Errors
+///
+/// [`Refusal::Encoding`] and [`Refusal::SpiffeId`].
+pub fn claimed_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
+    spiffe_id(&read(leaf)?)
+}
+
+fn read<'a>(leaf: &'a CertificateDer<'a>) -> Result<Parsed<'a>, Refusal> {
+    Parsed::read(leaf)
+        .map_err(|why| Refusal::Encoding(format!("cannot read the peer's certificate: {why}")))
+}
+
+/// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI of any kind makes it void: one reader would
+/// take the first for the peer's name and another the second.
+fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
+    let names = leaf.subject_alt_names().map_err(|error| {
+        Refusal::SpiffeId(format!(
+            "the subject alternative names of the peer's certificate are damaged: {error}"
+        ))
+    })?;
+    let mut uris = names.iter().filter_map(|name| match name {
+        GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
+        _ => None,
+    });
+    let only = match (uris.next(), uris.count()) {
+        (None, _) => Err("the peer's certificate has no URI name, so no SPIFFE ID".to_owned()),
+        (Some(uri), 0) => parse_spiffe_id(uri),
+        (Some(_), more) => Err(format!(
+            "the peer's certificate has {} URI names, where an X.509-SVID has one (X.509-SVID §2)",
+            more.saturating_add(1)
+        )),
+    };
+    only.map_err(Refusal::SpiffeId)
+}
+
+/// Reads a workload's SPIFFE ID, to the letter: the parser would make upper case lower case, and two spellings would be one peer
+/// here and two elsewhere.
+fn parse_spiffe_id(uri: &str) -> Result<SpiffeId, String> {
+    let shown: String = uri.escape_debug().take(SHOWN).collect();
+    let id = SpiffeId::new(uri).map_err(|error| {
+        format!("the URI name of the peer's certificate, `{shown}`, is not a SPIFFE ID: {error}")
+    })?;
+    if id.to_string() != uri {
+        return Err(format!(
+            "the URI name of the peer's certificate, `{shown}`, is not a SPIFFE ID as it must be written: `{id}`"
+        ));
+    }
+    if id.path().is_empty() {
+        return Err(format!(
+            "the SPIFFE ID of the peer's certificate, `{shown}`, has no path, so it is no workload's (X.509-SVID §3.1)"
+        ));
+    }
+    Ok(id)
+}
+
+fn unknown_issuer(leaf: &Parsed<'_>, bundle: &TrustBundle, at: SystemTime) -> String {
+    let roots = bundle.roots().iter();
+    let outdated: Vec<String> = roots
+        .filter(|root| !root.validity().contains(at))
+        .map(|root| format!("`{}`, valid from {}", root.subject(), root.validity()))
+        .collect();
+    let mut why = format!("root unknown (its issuer is `{}`)", leaf.issuer());
+    if !outdated.is_empty() {
+        why.push_str("; roots that do not count now: ");
+        why.push_str(&outdated.join(", "));
+    }
+    why
+}
+
+/// The rule that a peer broke. The texts are for a log: the peer itself hears of an alert only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Its certificate cannot be read.
+    Encoding(String),
+    /// Its certificate does not carry exactly one URI that is the SPIFFE ID of a workload.
+    SpiffeId(String),
+    /// Its certificate is one to sign certificates with, or may not sign handshakes.
+    NotALeaf(String),
+    /// There are no roots for the trust domain in its SPIFFE ID.
+    UnknownTrustDomain(String),
+    /// Its chain does not lead to a root of the trust domain in its SPIFFE ID.
+    Path(String),
+    /// Its certificate, or a CA above it, is for another purpose.
+    Purpose(String),
+    /// A certificate of its chain has expired.
+    #[non_exhaustive]
+    Expired {
+        /// The time of the handshake.
+        time: UnixTime,
+        /// When the certificate ended.
+        not_after: UnixTime,
+    },
+    /// A certificate of its chain is not valid yet.
+    #[non_exhaustive]
+    NotYetValid {
+        /// The time of the handshake.
+        time: UnixTime,
+        /// When the certificate begins.
+        not_before: UnixTime,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |time: &UnixTime| {
+            let since = std::time::Duration::from_secs(time.as_secs());
+            SystemTime::UNIX_EPOCH.checked_add(since).map(rfc3339)
+        };
+        match self {
+            Self::Encoding(why)
+            | Self::SpiffeId(why)
+            | Self::NotALeaf(why)
+            | Self::UnknownTrustDomain(why)
+            | Self::Path(why)
+            | Self::Purpose(why) => f.write_str(why),
+            Self::Expired { time, not_after } => write!(
+                f,
+                "a certificate of the peer ended at {}, and it is {}",
+                at(not_after).unwrap_or_default(),
+                at(time).unwrap_or_default()
+            ),
+            Self::NotYetValid { time, not_before } => write!(
+                f,
+                "a certificate of the peer begins at {}, and it is {}: compare the clocks",
+                at(not_before).unwrap_or_default(),
+                at(time).unwrap_or_default()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
