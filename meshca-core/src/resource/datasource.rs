@@ -36,7 +36,7 @@ one_of! {
 }
 
 tagged! {
-    /// Where a certificate or a key comes from in the modern model (`MeshIdentity`): `type` and the setting that belongs to it.
+    /// A data source of the modern model (`MeshIdentity`): a `type`, and the setting of that type.
     #[derive(Clone, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub enum SecureDataSource refuses "does not go with this `type`, which takes `{own}`: keep one of them" {

@@ -1,11 +1,13 @@
 //! One declaration for each type of a resource, from which it is read, written and described.
 //!
-//! [`mapping!`] declares a struct, and beside each field its name in documents, whether it may be absent, and the
-//! [`Codec`](super::field::Codec) of its value. [`words!`] declares an enum of words. [`one_of!`] declares an enum of which
-//! a document sets exactly one field, and [`tagged!`] one whose field `type` says which other field belongs to it.
+//! - [`mapping!`] declares a struct. Beside each field stand its name in documents, whether it may
+//!   be absent, and the [`Codec`](super::field::Codec) of its value.
+//! - [`words!`] declares an enum of words.
+//! - [`one_of!`] declares an enum of which a document sets exactly one field.
+//! - [`tagged!`] declares an enum whose field `type` says which other field belongs to it.
 //!
-//! A rule between fields is code: it calls [`Mapping::read_fields`], and judges what it got before it finishes the
-//! [`Fields`].
+//! A rule between fields is code. It calls [`Mapping::read_fields`] and judges the result before
+//! [`Fields::finish`] reports the unknown fields.
 
 #[cfg(feature = "schema")]
 use schemars::SchemaGenerator;
@@ -34,15 +36,15 @@ macro_rules! json_schema {
 }
 pub(crate) use json_schema;
 
-/// What [`mapping!`] declares.
+/// A struct that [`mapping!`] declares.
 pub(crate) trait Mapping: Sized {
-    /// Each field, or `None` for what cannot be made.
+    /// The fields one by one; `None` for a field that cannot be made.
     type Parts;
 
-    /// Reads the fields one by one, for a type that has more of them or judges some together.
+    /// Reads the fields for a type that has others as well, or judges some of them together.
     fn read_parts(f: &mut Fields<'_>) -> Self::Parts;
 
-    /// Reads the fields, and leaves it to the caller to judge the others.
+    /// Reads the fields, and leaves unknown ones to the caller.
     fn read_fields(f: &mut Fields<'_>) -> Option<Self>;
 
     fn write_fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error>;
@@ -68,8 +70,8 @@ pub(crate) trait Mapping: Sized {
 /// }
 /// ```
 ///
-/// The first paragraph of a doc comment is the description in the JSON Schema, where the struct is called by its own
-/// name unless `as` gives it another.
+/// The first paragraph of a doc comment becomes the description in the JSON Schema. The struct has
+/// its own name there unless `as` gives it another.
 macro_rules! mapping {
     (
         $(#[doc = $doc:expr])*
@@ -114,7 +116,10 @@ macro_rules! mapping {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 let mut map = serializer.serialize_map(None)?;
                 $crate::resource::declare::Mapping::write_fields(self, &mut map)?;
                 ::serde::ser::SerializeMap::end(map)
@@ -132,7 +137,7 @@ macro_rules! mapping {
 }
 pub(crate) use mapping;
 
-/// What [`words!`] declares.
+/// An enum that [`words!`] declares.
 pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 
@@ -167,7 +172,10 @@ macro_rules! words {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 serializer.serialize_str($crate::resource::declare::Words::word(*self))
             }
         }
@@ -209,7 +217,10 @@ macro_rules! one_of {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 match self {
                     $(Self::$variant(content) => {
                         let field = $crate::resource::field::required($field, $codec);
@@ -235,7 +246,8 @@ pub(crate) use one_of;
 
 /// Declares an enum whose field `type` says which other field belongs to it.
 ///
-/// The fields of other types are refused; `refuses` gives the reason, in which `{own}` stands for the field of this one.
+/// The fields of other types are refused, for the reason that follows `refuses`. In it `{own}`
+/// stands for the field of this type.
 macro_rules! tagged {
     (
         $(#[doc = $doc:expr])*
@@ -262,7 +274,10 @@ macro_rules! tagged {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 use ::serde::ser::SerializeMap as _;
 
                 let mut map = serializer.serialize_map(None)?;

@@ -20,7 +20,7 @@ const MAX_SUGGESTIONS: usize = 1000;
 /// In a mapping of more fields than anyone writes, nobody looks for misspelt ones that are missing.
 const MAX_FIELDS: usize = 64;
 
-/// What all readers of one input share.
+/// The state that all readers of one input share.
 pub(crate) struct Context<'o> {
     report: RefCell<Report>,
     lenient: Cell<bool>,
@@ -216,8 +216,8 @@ impl<'c> Cursor<'c> {
         items
     }
 
-    /// Judges what is at the end of a path of fields; a list on the way stands for all of its items. What has another
-    /// shape is left to the reader.
+    /// Judges the value at the end of a path of fields. A list on the way stands for all of its
+    /// items. A value of another shape is left to its reader.
     pub(crate) fn visit(self, path: &[&'static str], judge: &dyn Fn(Cursor<'_>)) {
         match (&self.node.value, path) {
             (_, []) => judge(self),
@@ -359,8 +359,8 @@ impl<'c> Fields<'c> {
         self.hold_back(&[name], Some(name), self.cursor.node.at, message)
     }
 
-    /// Records an error about a path of fields that is not there in whole, at the innermost mapping on the way. A mapping
-    /// in which the next field is misspelt was reported for that.
+    /// Records an error about a path of fields of which a part is missing, at the innermost mapping
+    /// on the way. If the next field of that mapping is misspelt, that is reported instead.
     pub(crate) fn demand(&self, path: &'static str, message: &str) {
         let (name, rest) = path.split_once('.').unwrap_or((path, ""));
         if !self.has(name) {
@@ -495,9 +495,11 @@ impl<'c> Fields<'c> {
         }
     }
 
-    /// Reads which of these words `type` is. Beside each word stands the field that belongs to it; the fields of the other
-    /// words are refused, for a reason in which `{own}` stands for the field of this one. If `type` is
-    /// wrong, the only field that is there says which is meant.
+    /// Reads the word in `type`. Beside each word stands the field that belongs to it. The fields of
+    /// the other words are refused, for a reason in which `{own}` stands for the field of this word.
+    ///
+    /// If the word is wrong, the only field that is there tells which word was meant, so that the
+    /// field is judged as well.
     pub(crate) fn tag(
         &mut self,
         words: &[(&'static str, &'static str)],

@@ -1,4 +1,4 @@
-//! What a field of a resource is: its name, whether it may be absent, and how its value is read, written and described.
+//! The fields of a resource: each has a name, a [`Codec`] for its value, and may be absent or not.
 //!
 //! The macros of [`declare`](super::declare) make types of them.
 
@@ -24,9 +24,9 @@ mod without_schema {
 #[cfg(not(feature = "schema"))]
 use without_schema::JsonSchema;
 
-/// How a value is read, written and described.
+/// Reads a value, writes it, and describes it in the JSON Schema.
 ///
-/// A function that reads is a codec if the type of what it returns says the rest.
+/// A reading function is a codec if the type that it returns implements `Serialize` and `JsonSchema`.
 pub(crate) trait Codec {
     type Value;
 
@@ -225,12 +225,12 @@ impl<C: Codec> Codec for Described<C> {
 pub(crate) struct Field<C, P> {
     pub(super) name: &'static str,
     codec: C,
-    /// Why the field must be there, if that needs a reason.
+    /// The reason why the field must be there, for the message.
     reason: Option<&'static str>,
     presence: PhantomData<P>,
 }
 
-/// Whether a field may be absent, and what the struct holds then.
+/// The presence of a field: it says what the struct holds if the field is absent.
 pub(crate) trait Presence<T> {
     type Held;
     const REQUIRED: bool;

@@ -274,7 +274,7 @@ pub enum Mode {
     Permissive,
 }
 
-/// How this kind spells a mode; a MeshTLS has small letters.
+/// The words of this kind for a mode; a MeshTLS has them in small letters.
 const MODES: Choice<Mode> = Choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)]);
 
 mapping! {

@@ -111,7 +111,7 @@ mapping! {
     }
 }
 
-/// How this kind spells a mode; a Mesh writes it in capitals.
+/// The words of this kind for a mode; a Mesh has them in capitals.
 const MODES: Choice<Mode> = Choice(&[("Strict", Mode::Strict), ("Permissive", Mode::Permissive)]);
 
 impl TlsRule {

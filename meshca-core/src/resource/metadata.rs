@@ -184,7 +184,7 @@ mapping! {
 }
 
 mapping! {
-    /// What stands beside `type` in Universal form.
+    /// The envelope beside `type` in Universal form.
     pub(super) struct UniversalMeta {
         name: String = required("name", resource_name),
         mesh: Option<String> = optional("mesh", resource_name),
@@ -342,7 +342,7 @@ fn is_name(name: &str, inner: impl Fn(u8) -> bool, limit: usize) -> bool {
         && bytes.iter().all(|byte| plain(*byte) || inner(*byte))
 }
 
-/// Where the content stands.
+/// The place of the content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// In `spec`.
@@ -363,7 +363,7 @@ impl Layout {
     }
 }
 
-/// What all documents of a kind have in common.
+/// The properties that all documents of a kind have in common.
 pub(crate) trait Kind {
     const NAME: &'static str;
     const API_VERSION: &'static str = API_VERSION;
