@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::Node;
 use super::free_form::FreeForm;
+use super::node::Node;
 use crate::LifetimePolicy;
 use crate::spiffe::NameTemplate;
 

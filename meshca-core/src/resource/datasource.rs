@@ -8,8 +8,9 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::declare::{Mapping as _, mapping, one_of, tagged};
-use super::decode::{self, Cursor};
+use super::decode::Cursor;
 use super::field::{Choice, Codec, described, group, required, spelt, try_spelt};
+use super::values;
 use crate::SecretValue;
 
 one_of! {
@@ -24,7 +25,7 @@ one_of! {
     #[non_exhaustive]
     pub enum DataSource {
         /// `secret`: the name of a secret of the mesh.
-        Secret(String) = ("secret", decode::non_empty),
+        Secret(String) = ("secret", values::non_empty),
         /// `file`: a path on the control plane's host.
         File(PathBuf) = ("file", path),
         /// `inline`: the bytes themselves, base64 in the document and decoded here.
@@ -35,14 +36,14 @@ one_of! {
 }
 
 tagged! {
-    /// Where a certificate or a key comes from in the modern model (`MeshIdentity`): `type` and the setting that belongs to it.
+    /// A data source of the modern model (`MeshIdentity`): a `type`, and the setting of that type.
     #[derive(Clone, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub enum SecureDataSource refuses "does not go with this `type`, which takes `{own}`: keep one of them" {
         /// `type: File`: an absolute path without `..` on the control plane's host.
         File(PathBuf) = "File" with required("file", group(required("path", described(absolute_path, || json!({ "pattern": "^/" }))))),
         /// `type: Secret`: the name of a secret of the mesh.
-        Secret(String) = "Secret" with required("secretRef", spelt(secret_ref, SecretRef::to)),
+        Secret(String) = "Secret" with required("secretRef", spelt(secret_ref, |name| SecretRef::to(name))),
         /// `type: EnvVar`: the name of an environment variable of the control plane.
         EnvVar(String) = "EnvVar" with required("envVar", group(required("name", variable))),
         /// `type: InsecureInline`: the text itself.
@@ -54,15 +55,15 @@ mapping! {
     #[derive(Clone)]
     struct SecretRef {
         kind: () = required("kind", Choice(&[("Secret", ())])),
-        name: String = required("name", decode::non_empty),
+        name: String = required("name", values::non_empty),
     }
 }
 
 impl SecretRef {
-    fn to(name: &String) -> Self {
+    fn to(name: &str) -> Self {
         Self {
             kind: (),
-            name: name.clone(),
+            name: name.to_owned(),
         }
     }
 }
@@ -81,22 +82,22 @@ pub fn public(at: Cursor<'_>) -> Option<DataSource> {
 
 /// Reads a source of a key, a token or a password. One that is inline is worth a warning.
 pub fn secret(at: Cursor<'_>) -> Option<DataSource> {
-    at.visit(&["inline"], |at| at.warn(IN_PLAIN_SIGHT));
-    at.visit(&["inlineString"], |at| at.warn(IN_PLAIN_SIGHT));
+    at.visit(&["inline"], &|at| at.warn(IN_PLAIN_SIGHT));
+    at.visit(&["inlineString"], &|at| at.warn(IN_PLAIN_SIGHT));
     DataSource::read(at)
 }
 
 /// A secure source of a private key: inline is worth a warning.
 pub(crate) fn secure_secret(at: Cursor<'_>) -> Option<SecureDataSource> {
     if at.node.says("type", "InsecureInline") {
-        at.visit(&["insecureInline", "value"], |at| at.warn(IN_PLAIN_SIGHT));
+        at.visit(&["insecureInline", "value"], &|at| at.warn(IN_PLAIN_SIGHT));
     }
     SecureDataSource::read(at)
 }
 
 /// A path, as the operating system has it.
 pub(crate) fn path(at: Cursor<'_>) -> Option<PathBuf> {
-    decode::non_empty(at).map(PathBuf::from)
+    values::non_empty(at).map(PathBuf::from)
 }
 
 fn absolute_path(at: Cursor<'_>) -> Option<PathBuf> {
@@ -113,7 +114,7 @@ fn absolute_path(at: Cursor<'_>) -> Option<PathBuf> {
 }
 
 fn variable(at: Cursor<'_>) -> Option<String> {
-    let name = decode::non_empty(at)?;
+    let name = values::non_empty(at)?;
     if name.contains(['=', '\0']) {
         return at.error("is not the name of an environment variable: it contains `=`");
     }
@@ -142,7 +143,7 @@ fn read_base64(at: Cursor<'_>) -> Option<SecretValue> {
 /// A value that is a text.
 pub(crate) fn inline_text() -> impl Codec<Value = SecretValue> {
     try_spelt(
-        |at| decode::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
+        |at| values::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
         |value| {
             let text = value.expose_str().map(str::to_owned);
             text.ok_or("an inline value that is not text")

@@ -6,9 +6,10 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::decode::Clip;
-use super::document::{Entry, MAX_DEPTH, Node, Value};
+use super::document::MAX_DEPTH;
+use super::node::{Entry, Node, Value};
 use super::violation::Location;
+use super::words::Clip;
 
 impl<'de> Deserialize<'de> for Node<'static> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,20 +1,22 @@
 //! One declaration for each type of a resource, from which it is read, written and described.
 //!
-//! [`mapping!`] declares a struct, and beside each field its name in documents, whether it may be absent, and the
-//! [`Codec`](super::field::Codec) of its value. [`words!`] declares an enum of words. [`one_of!`] declares an enum of which
-//! a document sets exactly one field, and [`tagged!`] one whose field `type` says which other field belongs to it.
+//! - [`mapping!`] declares a struct. Beside each field stand its name in documents, whether it may
+//!   be absent, and the [`Codec`](super::field::Codec) of its value.
+//! - [`words!`] declares an enum of words.
+//! - [`one_of!`] declares an enum of which a document sets exactly one field.
+//! - [`tagged!`] declares an enum whose field `type` says which other field belongs to it.
 //!
-//! A rule between fields is code: it calls [`Mapping::read_fields`], and judges what it got before it finishes the
-//! [`Fields`].
+//! A rule between fields is code. It calls [`Mapping::read_fields`] and judges the result before
+//! [`Fields::finish`] reports the unknown fields.
 
 #[cfg(feature = "schema")]
 use schemars::SchemaGenerator;
 use serde::ser::SerializeMap;
 
 use super::decode::{Cursor, Fields};
-use super::field::word;
 #[cfg(feature = "schema")]
-use super::schema::Object;
+use super::describe::Object;
+use super::field::word;
 
 /// Implements `JsonSchema`, under another name than the type's if `as` says so.
 macro_rules! json_schema {
@@ -34,15 +36,15 @@ macro_rules! json_schema {
 }
 pub(crate) use json_schema;
 
-/// What [`mapping!`] declares.
+/// A struct that [`mapping!`] declares.
 pub(crate) trait Mapping: Sized {
-    /// Each field, or `None` for what cannot be made.
+    /// The fields one by one; `None` for a field that cannot be made.
     type Parts;
 
-    /// Reads the fields one by one, for a type that has more of them or judges some together.
+    /// Reads the fields for a type that has others as well, or judges some of them together.
     fn read_parts(f: &mut Fields<'_>) -> Self::Parts;
 
-    /// Reads the fields, and leaves it to the caller to judge the others.
+    /// Reads the fields, and leaves unknown ones to the caller.
     fn read_fields(f: &mut Fields<'_>) -> Option<Self>;
 
     fn write_fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error>;
@@ -57,7 +59,7 @@ pub(crate) trait Mapping: Sized {
 
 /// Declares a struct and how documents spell its fields.
 ///
-/// ```ignore
+/// ```text
 /// mapping! {
 ///     /// A range of TLS versions.
 ///     #[derive(Clone, Debug)]
@@ -68,8 +70,8 @@ pub(crate) trait Mapping: Sized {
 /// }
 /// ```
 ///
-/// The first paragraph of a doc comment is the description in the JSON Schema, where the struct is called by its own
-/// name unless `as` gives it another.
+/// The first paragraph of a doc comment becomes the description in the JSON Schema. The struct has
+/// its own name there unless `as` gives it another.
 macro_rules! mapping {
     (
         $(#[doc = $doc:expr])*
@@ -106,7 +108,7 @@ macro_rules! mapping {
 
             #[cfg(feature = "schema")]
             fn describe_fields(
-                object: &mut $crate::resource::schema::Object,
+                object: &mut $crate::resource::describe::Object,
                 generator: &mut ::schemars::SchemaGenerator,
             ) {
                 $($declared.describe(object, &[$($field_doc),*], generator);)*
@@ -114,7 +116,10 @@ macro_rules! mapping {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 let mut map = serializer.serialize_map(None)?;
                 $crate::resource::declare::Mapping::write_fields(self, &mut map)?;
                 ::serde::ser::SerializeMap::end(map)
@@ -123,7 +128,7 @@ macro_rules! mapping {
 
         $crate::resource::declare::json_schema! {
             $name $(as $schema)? , generator => {
-                let mut object = $crate::resource::schema::Object::new(&[$($doc),*]);
+                let mut object = $crate::resource::describe::Object::new(&[$($doc),*]);
                 <Self as $crate::resource::declare::Mapping>::describe_fields(&mut object, generator);
                 object.finish()
             }
@@ -132,7 +137,7 @@ macro_rules! mapping {
 }
 pub(crate) use mapping;
 
-/// What [`words!`] declares.
+/// An enum that [`words!`] declares.
 pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 
@@ -167,14 +172,17 @@ macro_rules! words {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 serializer.serialize_str($crate::resource::declare::Words::word(*self))
             }
         }
 
         $crate::resource::declare::json_schema! {
             $name, _generator => {
-                $crate::resource::schema::words(&[$($doc),*], &[$(($word, &[$($variant_doc),*])),*])
+                $crate::resource::describe::words(&[$($doc),*], &[$(($word, &[$($variant_doc),*])),*])
             }
         }
     };
@@ -209,7 +217,10 @@ macro_rules! one_of {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 match self {
                     $(Self::$variant(content) => {
                         let field = $crate::resource::field::required($field, $codec);
@@ -222,11 +233,11 @@ macro_rules! one_of {
         $crate::resource::declare::json_schema! {
             $name, generator => {
                 let alternatives = [$({
-                    let mut object = $crate::resource::schema::Object::new(&[$($variant_doc),*]);
+                    let mut object = $crate::resource::describe::Object::new(&[$($variant_doc),*]);
                     $crate::resource::field::required($field, $codec).describe(&mut object, &[], generator);
                     object.finish()
                 }),*];
-                $crate::resource::schema::one_of(&[$($doc),*], alternatives)
+                $crate::resource::describe::one_of(&[$($doc),*], alternatives)
             }
         }
     };
@@ -235,7 +246,8 @@ pub(crate) use one_of;
 
 /// Declares an enum whose field `type` says which other field belongs to it.
 ///
-/// The fields of other types are refused; `refuses` gives the reason, in which `{own}` stands for the field of this one.
+/// The fields of other types are refused, for the reason that follows `refuses`. In it `{own}`
+/// stands for the field of this type.
 macro_rules! tagged {
     (
         $(#[doc = $doc:expr])*
@@ -262,7 +274,10 @@ macro_rules! tagged {
         }
 
         impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> ::std::result::Result<S::Ok, S::Error> {
+            fn serialize<S: ::serde::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::std::result::Result<S::Ok, S::Error> {
                 use ::serde::ser::SerializeMap as _;
 
                 let mut map = serializer.serialize_map(None)?;
@@ -279,12 +294,12 @@ macro_rules! tagged {
         $crate::resource::declare::json_schema! {
             $name $(as $schema)? , generator => {
                 let alternatives = [$({
-                    let mut object = $crate::resource::schema::Object::new(&[$($variant_doc),*]);
+                    let mut object = $crate::resource::describe::Object::new(&[$($variant_doc),*]);
                     object.add("type", true, &[], ::schemars::json_schema!({ "type": "string", "const": $word }));
                     $declared.describe(&mut object, &[], generator);
                     object.finish()
                 }),*];
-                $crate::resource::schema::one_of(&[$($doc),*], alternatives)
+                $crate::resource::describe::one_of(&[$($doc),*], alternatives)
             }
         }
     };

@@ -5,12 +5,12 @@
 //! text only for a violation.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 
 use super::any_settings::{Conf, Model, Spelling};
-use super::document::{Entry, Node, Value};
 use super::free_form::FreeForm;
+use super::node::{Entry, Node, Value};
+use super::path::Path;
 use super::violation::{Location, Report, Severity, Violation};
 use super::words::MAX_LISTED;
 pub(crate) use super::words::{Clip, List, OneOf, nearest};
@@ -20,7 +20,7 @@ const MAX_SUGGESTIONS: usize = 1000;
 /// In a mapping of more fields than anyone writes, nobody looks for misspelt ones that are missing.
 const MAX_FIELDS: usize = 64;
 
-/// What all readers of one input share.
+/// The state that all readers of one input share.
 pub(crate) struct Context<'o> {
     report: RefCell<Report>,
     lenient: Cell<bool>,
@@ -108,73 +108,11 @@ impl<'o> Context<'o> {
     }
 }
 
-/// The way from the top of a document to a value.
-#[derive(Clone, Copy)]
-pub(crate) struct Path<'c> {
-    parent: Option<&'c Path<'c>>,
-    segment: Segment<'c>,
-}
-
-#[derive(Clone, Copy)]
-enum Segment<'c> {
-    Root,
-    Field(&'c str),
-    Index(usize),
-}
-
-impl Path<'_> {
-    pub(crate) const ROOT: Path<'static> = Path {
-        parent: None,
-        segment: Segment::Root,
-    };
-
-    /// A field of the top.
-    pub(crate) fn top(field: &str) -> Path<'_> {
-        Path {
-            parent: Some(&Path::ROOT),
-            segment: Segment::Field(field),
-        }
-    }
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nested = self.parent.is_some_and(|parent| parent.parent.is_some());
-        if let Some(parent) = self.parent {
-            parent.fmt(f)?;
-        }
-        match self.segment {
-            Segment::Root => Ok(()),
-            Segment::Index(index) => write!(f, "[{index}]"),
-            Segment::Field(name) => write_field(f, name, nested),
-        }
-    }
-}
-
-/// Adds a field to a path. Names that could be mistaken for something else are quoted, escaped and
-/// clipped: they come from outside.
-pub(crate) fn write_field(path: &mut impl fmt::Write, name: &str, nested: bool) -> fmt::Result {
-    if !is_simple(name) {
-        return write!(path, "[\"{}\"]", Clip(name));
-    }
-    if nested {
-        path.write_char('.')?;
-    }
-    path.write_str(name)
-}
-
-fn is_simple(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-}
-
 /// A value in a document, and the place where a violation of it is reported.
 #[derive(Clone, Copy)]
 pub struct Cursor<'c> {
     pub(crate) node: &'c Node<'c>,
-    path: &'c Path<'c>,
+    pub(super) path: &'c Path<'c>,
     pub(crate) context: &'c Context<'c>,
 }
 
@@ -208,7 +146,7 @@ impl<'c> Cursor<'c> {
             .record(Severity::Warning, self.path, self.node.at, message);
     }
 
-    fn expected<T>(&self, what: &str) -> Option<T> {
+    pub(super) fn expected<T>(&self, what: &str) -> Option<T> {
         self.error(format_args!(
             "expected {what}, found {}",
             self.node.describe()
@@ -261,10 +199,7 @@ impl<'c> Cursor<'c> {
         };
         let mut items = Some(Vec::with_capacity(nodes.len()));
         for (index, node) in nodes.iter().enumerate() {
-            let path = Path {
-                parent: Some(self.path),
-                segment: Segment::Index(index),
-            };
+            let path = self.path.index(index);
             match read(Cursor {
                 node,
                 path: &path,
@@ -281,17 +216,23 @@ impl<'c> Cursor<'c> {
         items
     }
 
-    /// Judges what is at the end of a path of fields; a list on the way stands for all of its items. What has another
-    /// shape is left to the reader.
-    pub(crate) fn visit(self, path: &[&'static str], judge: fn(Cursor<'_>)) {
+    /// Judges the value at the end of a path of fields. A list on the way stands for all of its
+    /// items. A value of another shape is left to its reader.
+    pub(crate) fn visit(self, path: &[&'static str], judge: &dyn Fn(Cursor<'_>)) {
         match (&self.node.value, path) {
             (_, []) => judge(self),
             (Value::Seq(_), _) => {
-                self.list(|at| Some(at.visit(path, judge)));
+                self.list(|at| {
+                    at.visit(path, judge);
+                    Some(())
+                });
             }
             (_, [first, rest @ ..]) => {
                 if let Some(f) = self.as_mapping() {
-                    f.child(first, |at| Some(at.visit(rest, judge)));
+                    f.child(first, |at| {
+                        at.visit(rest, judge);
+                        Some(())
+                    });
                 }
             }
         }
@@ -315,72 +256,6 @@ impl<'c> Cursor<'c> {
                 OneOf(&names)
             )),
         }
-    }
-}
-
-/// Reads a text that is not empty.
-pub fn non_empty(at: Cursor<'_>) -> Option<String> {
-    match at.text()? {
-        "" => at.error("must not be empty"),
-        text => Some(text.to_owned()),
-    }
-}
-
-/// Reads `true` or `false`.
-pub fn boolean(at: Cursor<'_>) -> Option<bool> {
-    match at.node.value {
-        Value::Bool(value) => Some(value),
-        Value::Str(ref text) => match text.as_ref() {
-            "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => at.error(format_args!(
-                "expected true or false, and `{text}` is a string: write `true`"
-            )),
-            "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => at.error(format_args!(
-                "expected true or false, and `{text}` is a string: write `false`"
-            )),
-            _ => at.error("expected true or false, without quotes, found a string"),
-        },
-        _ => at.expected("true or false"),
-    }
-}
-
-/// Reads a whole number, from 0 on.
-pub fn integer(at: Cursor<'_>) -> Option<u32> {
-    match at.node.value {
-        Value::Int(value) => match u32::try_from(value) {
-            Ok(value) => Some(value),
-            Err(_) => at.error(format_args!("must be between 0 and {}", u32::MAX)),
-        },
-        Value::UInt(_) => at.error(format_args!("must be between 0 and {}", u32::MAX)),
-        _ => at.expected("a whole number"),
-    }
-}
-
-pub(crate) fn string_map(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
-    let Value::Map(entries) = &at.node.value else {
-        return at.expected("a mapping");
-    };
-    let mut map = Some(BTreeMap::new());
-    for Entry { key, value, .. } in entries {
-        let path = Path {
-            parent: Some(at.path),
-            segment: Segment::Field(key),
-        };
-        match Cursor::new(value, &path, at.context).text() {
-            Some(text) => {
-                if let Some(map) = &mut map {
-                    map.insert(key.to_string(), text.to_owned());
-                }
-            }
-            None => map = None,
-        }
-    }
-    map
-}
-
-pub(crate) fn free_form(at: Cursor<'_>) -> Option<FreeForm> {
-    match &at.node.value {
-        Value::Map(entries) => Some(FreeForm::from_entries(entries.iter())),
-        _ => at.expected("a mapping"),
     }
 }
 
@@ -427,10 +302,7 @@ impl<'c> Fields<'c> {
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
         let node = self.peek(name)?;
-        let path = Path {
-            parent: Some(self.cursor.path),
-            segment: Segment::Field(name),
-        };
+        let path = self.cursor.path.field(name);
         read(Cursor {
             node,
             path: &path,
@@ -487,8 +359,8 @@ impl<'c> Fields<'c> {
         self.hold_back(&[name], Some(name), self.cursor.node.at, message)
     }
 
-    /// Records an error about a path of fields that is not there in whole, at the innermost mapping on the way. A mapping
-    /// in which the next field is misspelt was reported for that.
+    /// Records an error about a path of fields of which a part is missing, at the innermost mapping
+    /// on the way. If the next field of that mapping is misspelt, that is reported instead.
     pub(crate) fn demand(&self, path: &'static str, message: &str) {
         let (name, rest) = path.split_once('.').unwrap_or((path, ""));
         if !self.has(name) {
@@ -497,7 +369,10 @@ impl<'c> Fields<'c> {
             self.child(name, |at| {
                 let inner = at.as_mapping()?;
                 let misspelt = !inner.has(first(rest)) && inner.may_be_misspelt(&[rest]);
-                (!misspelt).then(|| inner.demand(rest, message))
+                if !misspelt {
+                    inner.demand(rest, message);
+                }
+                Some(())
             });
         }
     }
@@ -592,10 +467,7 @@ impl<'c> Fields<'c> {
     }
 
     fn refuse_entry(&self, entry: &Entry<'_>, message: impl fmt::Display) {
-        let path = Path {
-            parent: Some(self.cursor.path),
-            segment: Segment::Field(&entry.key),
-        };
+        let path = self.cursor.path.field(&entry.key);
         self.cursor
             .context
             .record(Severity::Error, path, entry.key_at, message);
@@ -623,9 +495,11 @@ impl<'c> Fields<'c> {
         }
     }
 
-    /// Reads which of these words `type` is. Beside each word stands the field that belongs to it; the fields of the other
-    /// words are refused, for a reason in which `{own}` stands for the field of this one. If `type` is
-    /// wrong, the only field that is there says which is meant.
+    /// Reads the word in `type`. Beside each word stands the field that belongs to it. The fields of
+    /// the other words are refused, for a reason in which `{own}` stands for the field of this word.
+    ///
+    /// If the word is wrong, the only field that is there tells which word was meant, so that the
+    /// field is judged as well.
     pub(crate) fn tag(
         &mut self,
         words: &[(&'static str, &'static str)],

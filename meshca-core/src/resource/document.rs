@@ -5,11 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, StructureStyle, Tag};
-use serde::{Serialize, Serializer};
-use serde_json::{Map, Value as Json};
 
-use super::decode;
-use super::scalar::{check_tag, resolve, resolve_tagged};
+use super::node::{Entry, Node, Value, text_weight};
+use super::path;
+use super::scalar::{Failure, check_tag, resolve, resolve_tagged};
 use super::violation::{Location, Report, Severity, Violation};
 
 /// The largest input, in bytes: a control plane's whole configuration is far smaller.
@@ -26,167 +25,6 @@ const MAX_COPIES: usize = 20_000;
 const MAX_NAME: usize = 1000;
 /// From this size on, a set finds duplicate keys instead of comparing each with each.
 const SMALL_MAPPING: usize = 16;
-
-/// A value and the place where it starts.
-#[derive(Clone, Debug)]
-pub(crate) struct Node<'a> {
-    pub(crate) value: Value<'a>,
-    pub(crate) at: Location,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Value<'a> {
-    Null,
-    Bool(bool),
-    Int(i64),
-    /// Above `i64::MAX`.
-    UInt(u64),
-    /// Always finite.
-    Float(f64),
-    Str(Cow<'a, str>),
-    Seq(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Entry<'a> {
-    pub(crate) key: Cow<'a, str>,
-    pub(crate) key_at: Location,
-    pub(crate) value: Node<'a>,
-}
-
-impl<'a> Node<'a> {
-    /// A value that was not read from text.
-    pub(crate) fn unlocated(value: Value<'a>) -> Self {
-        Self {
-            value,
-            at: Location::NONE,
-        }
-    }
-
-    pub(crate) fn is_null(&self) -> bool {
-        matches!(self.value, Value::Null)
-    }
-
-    /// What the value is, for "expected …, found …".
-    pub(crate) fn describe(&self) -> &'static str {
-        match self.value {
-            Value::Null => "nothing",
-            Value::Bool(_) => "a boolean",
-            Value::Int(_) | Value::UInt(_) | Value::Float(_) => "a number",
-            Value::Str(_) => "a string",
-            Value::Seq(_) => "a list",
-            Value::Map(_) => "a mapping",
-        }
-    }
-
-    pub(crate) fn get(&self, key: &str) -> Option<&Node<'a>> {
-        match &self.value {
-            Value::Map(entries) => entries
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| &entry.value),
-            _ => None,
-        }
-    }
-
-    /// The text in a field of this mapping.
-    pub(crate) fn text_of(&self, key: &str) -> Option<&str> {
-        match &self.get(key)?.value {
-            Value::Str(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// Whether a field of this mapping is this text.
-    pub(crate) fn says(&self, key: &str, expected: &str) -> bool {
-        self.text_of(key) == Some(expected)
-    }
-
-    pub(crate) fn to_json(&self) -> Json {
-        match &self.value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::from(*value),
-            Value::Int(value) => Json::from(*value),
-            Value::UInt(value) => Json::from(*value),
-            Value::Float(value) => Json::from(*value),
-            Value::Str(value) => Json::from(value.as_ref()),
-            Value::Seq(items) => items.iter().map(Node::to_json).collect(),
-            Value::Map(entries) => Json::Object(
-                entries
-                    .iter()
-                    .map(|entry| (entry.key.as_ref().to_owned(), entry.value.to_json()))
-                    .collect(),
-            ),
-        }
-    }
-
-    /// What an alias to this value adds to the count of values: texts weigh by their length, since
-    /// every copy may have to be held.
-    fn weight(&self) -> usize {
-        match &self.value {
-            Value::Str(text) => text_weight(text),
-            Value::Seq(items) => 1 + items.iter().map(Node::weight).sum::<usize>(),
-            Value::Map(entries) => {
-                1 + entries
-                    .iter()
-                    .map(|entry| text_weight(&entry.key) + entry.value.weight())
-                    .sum::<usize>()
-            }
-            _ => 1,
-        }
-    }
-}
-
-impl Serialize for Node<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.value {
-            Value::Null => serializer.serialize_unit(),
-            Value::Bool(value) => serializer.serialize_bool(*value),
-            Value::Int(value) => serializer.serialize_i64(*value),
-            Value::UInt(value) => serializer.serialize_u64(*value),
-            Value::Float(value) => serializer.serialize_f64(*value),
-            Value::Str(text) => serializer.serialize_str(text),
-            Value::Seq(items) => serializer.collect_seq(items),
-            Value::Map(entries) => {
-                serializer.collect_map(entries.iter().map(|it| (&it.key, &it.value)))
-            }
-        }
-    }
-}
-
-fn text_weight(text: &str) -> usize {
-    1 + text.len() / 32
-}
-
-impl From<&Json> for Node<'static> {
-    fn from(json: &Json) -> Self {
-        let value = match json {
-            Json::Null => Value::Null,
-            Json::Bool(value) => Value::Bool(*value),
-            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(value), _) => Value::Int(value),
-                (None, Some(value)) => Value::UInt(value),
-                (None, None) => Value::Float(number.as_f64().unwrap_or_default()),
-            },
-            Json::String(text) => Value::Str(Cow::Owned(text.clone())),
-            Json::Array(items) => Value::Seq(items.iter().map(Node::from).collect()),
-            Json::Object(fields) => return Node::from(fields),
-        };
-        Self::unlocated(value)
-    }
-}
-
-impl From<&Map<String, Json>> for Node<'static> {
-    fn from(fields: &Map<String, Json>) -> Self {
-        let entry = |(key, value): (&String, _)| Entry {
-            key: Cow::Owned(key.clone()),
-            key_at: Location::NONE,
-            value: Node::from(value),
-        };
-        Self::unlocated(Value::Map(fields.iter().map(entry).collect()))
-    }
-}
 
 /// Reads every document of the input. What is wrong with the text goes into the report; the
 /// documents before the first syntax error are returned all the same.
@@ -246,9 +84,6 @@ fn end_of(text: &str) -> Location {
         + 1;
     Location::new(line, column)
 }
-
-/// Why reading cannot go on, and where.
-pub(super) type Failure = (Location, String);
 
 /// A mapping or sequence that has not ended yet.
 struct Open<'a> {
@@ -470,7 +305,7 @@ impl<'a> Builder<'a, '_> {
             return Err((at, "an alias inside the value it stands for".to_owned()));
         };
         count_copies(&mut self.copies, *weight, at)?;
-        if self.open.len() + depth(node) > MAX_DEPTH {
+        if self.open.len() + node.depth() > MAX_DEPTH {
             return Err((at, too_deep()));
         }
         let node = Node {
@@ -638,7 +473,7 @@ fn merge<'a>(entries: &mut Vec<Entry<'a>>, merges: Vec<Node<'a>>) -> Result<(), 
 fn child(mut path: String, key: &str) -> String {
     // Writing to a string does not fail.
     let nested = !path.is_empty();
-    let _ = decode::write_field(&mut path, key, nested);
+    let _ = path::write_field(&mut path, key, nested);
     path
 }
 
@@ -656,20 +491,6 @@ fn count_copies(copies: &mut usize, weight: usize, at: Location) -> Result<(), F
         ));
     }
     Ok(())
-}
-
-fn depth(node: &Node<'_>) -> usize {
-    match &node.value {
-        Value::Seq(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
-        Value::Map(entries) => {
-            1 + entries
-                .iter()
-                .map(|entry| depth(&entry.value))
-                .max()
-                .unwrap_or_default()
-        }
-        _ => 0,
-    }
 }
 
 fn location(marker: &Marker) -> Location {

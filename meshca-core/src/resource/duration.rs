@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::decode::{Clip, Cursor};
-use super::document::Value;
 use super::field::{Codec, try_spelt};
+use super::node::Value;
 
 /// A day has 24 hours and a year 365 days, as in the product.
 const MESH_UNITS: [(&str, u64); 7] = [
@@ -185,7 +185,7 @@ pub(crate) fn mesh_lifetime() -> impl Codec<Value = Duration> {
     in_mesh(|at| mesh(at).and_then(|duration| positive(at, duration)))
 }
 
-/// How long the control plane waits.
+/// A time limit of the control plane in a `Mesh`.
 pub(crate) fn mesh_timeout() -> impl Codec<Value = Duration> {
     in_mesh(|at| {
         let timeout = mesh(at)?;
@@ -222,7 +222,7 @@ fn in_go(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duratio
 
 const INEXPRESSIBLE: &str = "a duration that this field cannot express: too long or too fine";
 
-/// What [`mesh`] reads.
+/// The text that [`mesh`] reads.
 #[derive(Serialize)]
 #[cfg_attr(
     feature = "schema",
@@ -235,7 +235,7 @@ const INEXPRESSIBLE: &str = "a duration that this field cannot express: too long
 )]
 pub(crate) struct MeshDuration(String);
 
-/// What [`go`] reads.
+/// The text that [`go`] reads.
 #[derive(Serialize)]
 #[cfg_attr(
     feature = "schema",

@@ -1,4 +1,4 @@
-//! What a field of a resource is: its name, whether it may be absent, and how its value is read, written and described.
+//! The fields of a resource: each has a name, a [`Codec`] for its value, and may be absent or not.
 //!
 //! The macros of [`declare`](super::declare) make types of them.
 
@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 
 use super::decode::{Cursor, Fields};
 #[cfg(feature = "schema")]
-use super::schema::Object;
+use super::describe::Object;
+use super::free_form::FreeForm;
 
 /// Lets bounds name `JsonSchema` where no schema is made.
 #[cfg(not(feature = "schema"))]
@@ -23,9 +24,9 @@ mod without_schema {
 #[cfg(not(feature = "schema"))]
 use without_schema::JsonSchema;
 
-/// How a value is read, written and described.
+/// Reads a value, writes it, and describes it in the JSON Schema.
 ///
-/// A function that reads is a codec if the type of what it returns says the rest.
+/// A reading function is a codec if the type that it returns implements `Serialize` and `JsonSchema`.
 pub(crate) trait Codec {
     type Value;
 
@@ -136,7 +137,7 @@ impl<T: Copy + PartialEq> Codec for Choice<T> {
             .iter()
             .map(|(word, _)| (*word, [].as_slice()))
             .collect();
-        super::schema::words(&[], &words)
+        super::describe::words(&[], &words)
     }
 }
 
@@ -224,12 +225,12 @@ impl<C: Codec> Codec for Described<C> {
 pub(crate) struct Field<C, P> {
     pub(super) name: &'static str,
     codec: C,
-    /// Why the field must be there, if that needs a reason.
+    /// The reason why the field must be there, for the message.
     reason: Option<&'static str>,
     presence: PhantomData<P>,
 }
 
-/// Whether a field may be absent, and what the struct holds then.
+/// The presence of a field: it says what the struct holds if the field is absent.
 pub(crate) trait Presence<T> {
     type Held;
     const REQUIRED: bool;
@@ -358,5 +359,45 @@ impl<C: Codec, P: Presence<C::Value>> Field<C, P> {
         generator: &mut SchemaGenerator,
     ) {
         object.add(self.name, P::REQUIRED, doc, self.codec.schema(generator));
+    }
+}
+
+/// Fields that are not ours: they have no meaning here, and are written back as they are.
+pub(crate) enum Foreign {
+    /// Those of these names.
+    Named(&'static [&'static str]),
+    /// All that are left, unless they are near misses of `ours`. These are not suspected: `theirs`.
+    Rest {
+        ours: &'static [&'static str],
+        theirs: &'static [&'static str],
+    },
+}
+
+impl Foreign {
+    pub(crate) fn read(&self, f: &mut Fields<'_>) -> Option<FreeForm> {
+        match self {
+            Self::Named(names) => Some(f.keep(names)),
+            Self::Rest { ours, theirs } => Some(f.rest(ours, theirs)),
+        }
+    }
+
+    pub(crate) fn write<M: SerializeMap>(
+        &self,
+        fields: &FreeForm,
+        map: &mut M,
+    ) -> Result<(), M::Error> {
+        fields
+            .fields()
+            .try_for_each(|(name, value)| map.serialize_entry(name, value))
+    }
+
+    #[cfg(feature = "schema")]
+    pub(crate) fn describe(&self, object: &mut Object, _: &[&str], _: &mut SchemaGenerator) {
+        match self {
+            Self::Named(names) => names
+                .iter()
+                .for_each(|name| object.add(name, false, &[], true.into())),
+            Self::Rest { .. } => object.open(),
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json};
 
-use super::document::{Entry, Node};
+use super::node::{Entry, Node};
 use crate::{Error, ErrorKind, Result};
 
 /// A mapping whose fields are not ours: the other sections of a `Mesh`, the settings of a third-party
@@ -75,6 +75,10 @@ impl FreeForm {
 
     pub(crate) fn to_node(&self) -> Node<'static> {
         Node::from(&self.0)
+    }
+
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&String, &Json)> {
+        self.0.iter()
     }
 
     /// The names of the fields.

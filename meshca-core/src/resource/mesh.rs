@@ -1,6 +1,5 @@
 //! `Mesh`: of which only `mtls` is ours.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,17 +7,17 @@ use serde::{Serialize, Serializer};
 
 use super::any_settings::Dialect;
 use super::declare::{Mapping as _, json_schema, mapping};
-use super::decode::{self, Clip, Cursor, Fields, OneOf};
+use super::decode::{Clip, Cursor, Fields, OneOf};
+#[cfg(feature = "schema")]
+use super::describe::Object;
 use super::duration;
-use super::field::{Choice, defaulted, group, optional, required};
+use super::field::{Choice, Foreign, defaulted, group, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
-use super::metadata::{
-    self, API_VERSION, Form, Layout, Metadata, Scope, Written, is_dns_label, may_be_absent,
-};
+use super::metadata::{self, Form, Kind, Layout, Metadata, Scope, is_dns_label};
+use super::node::Value;
 use super::provider::{self, BackendSettingsWire, Provider};
-#[cfg(feature = "schema")]
-use super::schema;
+use super::values;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
 use crate::{Error, ErrorKind, Result};
 
@@ -53,6 +52,12 @@ pub struct Mesh {
     pub rest: FreeForm,
     /// What the server says about it.
     pub status: FreeForm,
+}
+
+impl Kind for Mesh {
+    const NAME: &'static str = "Mesh";
+    const SCOPE: Scope = Scope::Global;
+    const LAYOUT: Layout = Layout::FlatUniversal;
 }
 
 impl Mesh {
@@ -147,18 +152,11 @@ impl Mesh {
             rest,
             status,
         } = self;
-        Written {
-            api_version: API_VERSION,
-            kind: "Mesh",
-            metadata,
-            layout: Layout::FlatUniversal,
-            spec: SpecWire {
-                mtls: mtls.as_ref(),
-                rest,
-            },
-            status: Cow::Borrowed(status),
-        }
-        .write(form, serializer)
+        let spec = Spec {
+            mtls: mtls.clone(),
+            rest: rest.clone(),
+        };
+        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -186,18 +184,12 @@ fn service(workload: &Workload) -> Result<(&'static str, &str)> {
     }
 }
 
-/// How the content of a `Mesh` is written.
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(description = "The CAs of the mesh, and sections that are not judged here")
-)]
-pub(super) struct SpecWire<'w> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mtls: Option<&'w Mtls>,
-    #[serde(flatten)]
-    rest: &'w FreeForm,
+mapping! {
+    /// The CAs of the mesh, and sections that are not judged here
+    pub(super) struct Spec {
+        mtls: Option<Mtls> = optional("mtls", mtls),
+        rest: FreeForm = Foreign::Rest { ours: &["mtls"], theirs: &FOREIGN },
+    }
 }
 
 /// The CAs of a mesh: leaves come from the enabled one, and the roots of every listed one are trusted.
@@ -215,6 +207,11 @@ pub struct Mtls {
     /// The CAs.
     #[serde(skip_serializing_if = "may_be_absent")]
     pub backends: Vec<Backend>,
+}
+
+/// For a field that is always written but need not be given: it makes it optional in the schema.
+fn may_be_absent<T>(_: &T) -> bool {
+    false
 }
 
 impl Mtls {
@@ -277,7 +274,7 @@ pub enum Mode {
     Permissive,
 }
 
-/// How this kind spells a mode; a MeshTLS has small letters.
+/// The words of this kind for a mode; a MeshTLS has them in small letters.
 const MODES: Choice<Mode> = Choice(&[("STRICT", Mode::Strict), ("PERMISSIVE", Mode::Permissive)]);
 
 mapping! {
@@ -360,25 +357,27 @@ impl Serialize for Backend {
 }
 
 json_schema! {
-    Backend, generator => schema::backend(generator)
+    // What depends on the type is added for the types that are known.
+    Backend, generator => {
+        let mut object = Object::new(&["A CA of the mesh. The settings depend on its type."]);
+        let name = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+        let name = schemars::json_schema!({ "type": "string", "pattern": name });
+        object.add("name", true, &[], name);
+        BackendFields::describe_fields(&mut object, generator);
+        object.finish()
+    }
 }
 
 /// Reads a `Mesh` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
-    let metadata = metadata::read(f, form, Scope::Global);
-    let name = metadata
-        .as_ref()
-        .map(|metadata| metadata.name.as_str())
-        .unwrap_or_default();
-    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    let metadata = metadata::read(f, form, Mesh::SCOPE);
+    let mesh = metadata.as_ref().map_or("", |metadata| &metadata.name);
+    let status = f.opt("status", values::free_form).unwrap_or_default();
     // Flat is the rule in Universal form, but documents with a `spec` exist.
-    let (mtls, rest) = if form == Form::Universal && !f.has("spec") {
-        if f.has("mesh") {
-            f.refuse::<()>("mesh", "a Mesh is in no mesh: remove this field");
-        }
-        content(f, name)
+    let spec = if form == Form::Universal && !f.has("spec") {
+        content(f, mesh)
     } else {
-        let content = f.opt("spec", |at| {
+        let spec = f.opt("spec", |at| {
             let mut f = at.fields()?;
             // In Universal form it would stand beside the field of the same name.
             for field in ENVELOPE.iter().chain(&metadata::UNIVERSAL_META) {
@@ -389,11 +388,12 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
                     );
                 }
             }
-            Some(content(&mut f, name))
+            content(&mut f, mesh)
         });
         f.finish();
-        content.unwrap_or_default()
+        spec
     };
+    let (mtls, rest) = spec.map(|spec| (spec.mtls, spec.rest)).unwrap_or_default();
     Some(Mesh {
         metadata: metadata?,
         mtls,
@@ -402,17 +402,26 @@ pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
     })
 }
 
-fn content(f: &mut Fields<'_>, mesh: &str) -> (Option<Mtls>, FreeForm) {
-    let mtls = f.opt("mtls", |at| mtls(at, mesh));
-    (mtls, f.rest(&["mtls"], &FOREIGN))
+fn content(f: &mut Fields<'_>, mesh: &str) -> Option<Spec> {
+    let limit = 255_usize.saturating_sub(mesh.len() + ".ca-builtin-cert-".len());
+    f.cursor.visit(&["mtls", "backends", "name"], &|at| match &at.node.value {
+        Value::Str(name) if name.len() > limit => {
+            at.error::<()>(format_args!(
+                "is too long: the CA's secret `<mesh>.ca-builtin-cert-<backend>` may have 255 characters, \
+                 so here are at most {limit}"
+            ));
+        }
+        _ => {}
+    });
+    Spec::read_fields(f)
 }
 
-fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
+fn mtls(at: Cursor<'_>) -> Option<Mtls> {
     let mut f = at.fields()?;
-    let skip_validation = f.opt("skipValidation", decode::boolean).unwrap_or_default();
+    let skip_validation = f.opt("skipValidation", values::boolean).unwrap_or_default();
     let mut names = BTreeSet::new();
     let backends = f.list("backends", |at| {
-        at.mapping(|f| backend(f, mesh, skip_validation, &mut names))
+        at.mapping(|f| backend(f, skip_validation, &mut names))
     });
     let enabled_backend = f.opt("enabledBackend", |at| {
         let name = at.text()?;
@@ -447,12 +456,11 @@ fn mtls(at: Cursor<'_>, mesh: &str) -> Option<Mtls> {
 
 fn backend(
     f: &mut Fields<'_>,
-    mesh: &str,
     skip_validation: bool,
     names: &mut BTreeSet<String>,
 ) -> Option<Backend> {
     let context = f.cursor.context;
-    let name = f.required("name", |at| backend_name(at, mesh, names));
+    let name = f.required("name", |at| backend_name(at, names));
     let needed = f
         .cursor
         .node
@@ -485,19 +493,12 @@ fn backend(
     })
 }
 
-fn backend_name(at: Cursor<'_>, mesh: &str, names: &mut BTreeSet<String>) -> Option<String> {
+fn backend_name(at: Cursor<'_>, names: &mut BTreeSet<String>) -> Option<String> {
     let name = at.text()?;
-    let limit = 255_usize.saturating_sub(mesh.len() + ".ca-builtin-cert-".len());
     if !is_dns_label(name) {
         return at.error(format_args!(
             "`{}` is not a name: up to 63 lower-case letters, digits and `-`, a letter or digit first and last",
             Clip(name)
-        ));
-    }
-    if name.len() > limit {
-        return at.error(format_args!(
-            "is too long: the CA's secret `<mesh>.ca-builtin-cert-<backend>` may have 255 characters, \
-             so here are at most {limit}"
         ));
     }
     if !names.insert(name.to_owned()) {

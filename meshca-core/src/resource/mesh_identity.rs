@@ -1,25 +1,23 @@
 //! `MeshIdentity`: who gets which SPIFFE ID, and from which CA.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::any_settings::Dialect;
 use super::datasource::{self, SecureDataSource};
-use super::declare::{Mapping as _, Words as _, mapping, tagged, words};
-use super::decode::{self, Cursor, Fields};
+use super::declare::{Mapping as _, Words as _, json_schema, mapping, tagged, words};
+use super::decode::{Cursor, Fields};
 use super::duration;
 use super::field::{defaulted, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, Form, Kind, Metadata, Scope};
 use super::provider::{self, Provider, SettingsWire};
-#[cfg(feature = "schema")]
-use super::schema;
 use super::selector::Selector;
 use super::template;
+use super::values;
 use crate::spiffe::{
     Environment, PathTemplate, SpiffeId, TrustDomain, TrustDomainInputs, TrustDomainTemplate,
     Workload,
@@ -42,6 +40,11 @@ pub struct MeshIdentity {
     pub provider: Option<IdentityProvider>,
     /// What the control plane says about it.
     pub status: FreeForm,
+}
+
+impl Kind for MeshIdentity {
+    const NAME: &'static str = "MeshIdentity";
+    const SCOPE: Scope = Scope::System;
 }
 
 impl MeshIdentity {
@@ -128,15 +131,7 @@ impl MeshIdentity {
             },
             provider: provider.clone(),
         };
-        Written {
-            api_version: API_VERSION,
-            kind: "MeshIdentity",
-            metadata,
-            layout: Layout::Spec,
-            spec,
-            status: Cow::Borrowed(status),
-        }
-        .write(form, serializer)
+        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -307,7 +302,7 @@ mapping! {
     #[derive(Clone)]
     struct BundledFields as "Bundled" {
         mesh_trust_creation: MeshTrustCreation = defaulted("meshTrustCreation", MeshTrustCreation::read),
-        allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", decode::boolean),
+        allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", values::boolean),
         autogenerate: Option<bool> = optional("autogenerate", spelt(autogenerate, Autogenerate::of)),
         ca: Option<BundledCaFields> = optional("ca", BundledCaFields::read),
         expiry: Option<Duration> =
@@ -317,7 +312,7 @@ mapping! {
 
 mapping! {
     struct Autogenerate {
-        enabled: Option<bool> = optional("enabled", decode::boolean),
+        enabled: Option<bool> = optional("enabled", values::boolean),
     }
 }
 
@@ -392,22 +387,29 @@ impl Serialize for Extension {
     }
 }
 
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for Extension {
-    fn schema_name() -> Cow<'static, str> {
-        "Extension".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schema::extension(generator)
-    }
+json_schema! {
+    // What depends on the name is added for the types that are known.
+    Extension, generator => schemars::json_schema!({
+        "description": "A CA outside, by name. The settings depend on the name.",
+        "type": "object",
+        "properties": {
+            "name": {},
+            "config": {
+                "type": ["object", "null"],
+                "properties": { "mode": generator.subschema_for::<Option<ExtensionMode>>() },
+                "additionalProperties": true,
+            },
+        },
+        "required": ["name"],
+        "additionalProperties": false,
+    })
 }
 
 /// Reads a `MeshIdentity` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshIdentity> {
-    let metadata = metadata::read(f, form, Scope::System);
+    let metadata = metadata::read(f, form, MeshIdentity::SCOPE);
     let spec = f.required("spec", Spec::read);
-    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    let status = f.opt("status", values::free_form).unwrap_or_default();
     f.finish();
     let spec = spec?;
     Some(MeshIdentity {

@@ -1,16 +1,16 @@
 //! `MeshTLS`: how strictly proxies insist on mTLS.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serializer;
 
 use super::declare::{Mapping as _, Words as _, mapping, words};
-use super::decode::{self, Cursor, Fields};
+use super::decode::{Cursor, Fields};
 use super::field::{Choice, defaulted, each, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::mesh::Mode;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, Form, Kind, Metadata, Scope};
+use super::values;
 
 /// Whether inbounds accept plaintext, and which TLS versions and ciphers they speak.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,11 @@ pub struct MeshTls {
     pub written_as_from: bool,
     /// What the control plane says about it.
     pub status: FreeForm,
+}
+
+impl Kind for MeshTls {
+    const NAME: &'static str = "MeshTLS";
+    const SCOPE: Scope = Scope::Mesh;
 }
 
 impl MeshTls {
@@ -57,15 +62,7 @@ impl MeshTls {
             rules: (!written_as_from).then(|| rules.clone()),
             from: written_as_from.then(|| rules.clone()),
         };
-        Written {
-            api_version: API_VERSION,
-            kind: "MeshTLS",
-            metadata,
-            layout: Layout::Spec,
-            spec,
-            status: Cow::Borrowed(status),
-        }
-        .write(form, serializer)
+        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -77,13 +74,13 @@ mapping! {
         /// All of the mesh, or some Dataplanes.
         pub kind: TargetKind = required("kind", TargetKind::read),
         /// The name of a Dataplane.
-        pub name: Option<String> = optional("name", decode::non_empty),
+        pub name: Option<String> = optional("name", values::non_empty),
         /// The namespace of a Dataplane.
-        pub namespace: Option<String> = optional("namespace", decode::non_empty),
+        pub namespace: Option<String> = optional("namespace", values::non_empty),
         /// The labels that a Dataplane must have.
-        pub labels: BTreeMap<String, String> = defaulted("labels", decode::string_map),
+        pub labels: BTreeMap<String, String> = defaulted("labels", values::string_map),
         /// One inbound of a Dataplane.
-        pub section_name: Option<String> = optional("sectionName", decode::non_empty),
+        pub section_name: Option<String> = optional("sectionName", values::non_empty),
     }
 }
 
@@ -114,7 +111,7 @@ mapping! {
     }
 }
 
-/// How this kind spells a mode; a Mesh writes it in capitals.
+/// The words of this kind for a mode; a Mesh has them in capitals.
 const MODES: Choice<Mode> = Choice(&[("Strict", Mode::Strict), ("Permissive", Mode::Permissive)]);
 
 impl TlsRule {
@@ -223,9 +220,9 @@ fn from(at: Cursor<'_>) -> Option<TlsRule> {
 
 /// Reads a `MeshTLS` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
-    let metadata = metadata::read(f, form, Scope::Mesh);
+    let metadata = metadata::read(f, form, MeshTls::SCOPE);
     let spec = f.required("spec", spec);
-    let status = f.opt("status", decode::free_form).unwrap_or_default();
+    let status = f.opt("status", values::free_form).unwrap_or_default();
     f.finish();
     let (target, rules, written_as_from) = spec?;
     Some(MeshTls {
@@ -247,8 +244,8 @@ fn spec(at: Cursor<'_>) -> Option<(TargetRef, Vec<TlsRule>, bool)> {
     } = Spec::read_fields(&mut f)?;
     let target = target_ref.unwrap_or_default();
     if target.kind != TargetKind::Mesh {
-        at.visit(&["rules", "default"], refuse_tls_settings);
-        at.visit(&["from", "default"], refuse_tls_settings);
+        at.visit(&["rules", "default"], &refuse_tls_settings);
+        at.visit(&["from", "default"], &refuse_tls_settings);
     }
     let (has_rules, has_from) = (f.has("rules"), f.has("from"));
     match (has_rules, has_from) {

@@ -1,7 +1,5 @@
 //! `MeshTrust`: whose certificates are believed.
 
-use std::borrow::Cow;
-
 use der::Decode as _;
 use serde::Serializer;
 use x509_cert::Certificate;
@@ -11,7 +9,7 @@ use super::decode::{Cursor, Fields};
 use super::field::{Codec, group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::kri::Kri;
-use super::metadata::{self, API_VERSION, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, Form, Kind, Metadata, Scope};
 use crate::spiffe::TrustDomain;
 use crate::{Error, ErrorKind, Result, TrustBundle, pem};
 
@@ -32,6 +30,11 @@ pub struct MeshTrust {
     pub origin: Option<Kri>,
     /// What else the control plane says about it.
     pub status: FreeForm,
+}
+
+impl Kind for MeshTrust {
+    const NAME: &'static str = "MeshTrust";
+    const SCOPE: Scope = Scope::System;
 }
 
 impl MeshTrust {
@@ -134,19 +137,12 @@ impl MeshTrust {
         };
         let status = match origin {
             Some(origin) => {
-                Cow::Owned(status.with("origin", serde_json::json!({ "kri": origin.to_string() })))
+                let origin = serde_json::json!({ "kri": origin.to_string() });
+                &status.with("origin", origin)
             }
-            None => Cow::Borrowed(status),
+            None => status,
         };
-        Written {
-            api_version: API_VERSION,
-            kind: "MeshTrust",
-            metadata,
-            layout: Layout::Spec,
-            spec,
-            status,
-        }
-        .write(form, serializer)
+        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -172,7 +168,7 @@ mapping! {
 
 /// Reads a `MeshTrust` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTrust> {
-    let metadata = metadata::read(f, form, Scope::System);
+    let metadata = metadata::read(f, form, MeshTrust::SCOPE);
     let spec = f.required("spec", Spec::read);
     let status = f.opt("status", |at| {
         let mut f = at.fields()?;

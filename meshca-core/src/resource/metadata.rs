@@ -1,24 +1,27 @@
 //! The envelope of a resource: its form, name, mesh, labels.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-use super::decode::{self, Clip, Cursor, Fields};
+use super::declare::{Mapping, mapping};
+use super::decode::{Clip, Cursor, Fields};
+use super::field::{Foreign, defaulted, optional, required};
 use super::free_form::FreeForm;
 use super::kri::Kri;
 use super::labels;
+use super::values;
 
 /// The name of the mesh that is meant where none is named.
 pub const DEFAULT_MESH: &str = "default";
 
 /// The API version of every kind but [`SecretResource`](super::SecretResource).
-pub(crate) const API_VERSION: &str = "kuma.io/v1alpha1";
+const API_VERSION: &str = "kuma.io/v1alpha1";
 
 /// What a Kubernetes API server adds to an object; kept, not interpreted.
-pub(crate) const OBJECT_META: [&str; 11] = [
+const OBJECT_META: [&str; 11] = [
     "creationTimestamp",
     "deletionGracePeriodSeconds",
     "deletionTimestamp",
@@ -169,71 +172,93 @@ pub(crate) enum Scope {
     System,
 }
 
+mapping! {
+    /// `metadata` of an object on Kubernetes.
+    pub(super) struct ObjectMeta {
+        name: String = required("name", object_name),
+        namespace: Option<String> = optional("namespace", values::non_empty),
+        labels: BTreeMap<String, String> = defaulted("labels", labels),
+        annotations: BTreeMap<String, String> = defaulted("annotations", values::string_map),
+        rest: FreeForm = Foreign::Named(&OBJECT_META),
+    }
+}
+
+mapping! {
+    /// The envelope beside `type` in Universal form.
+    pub(super) struct UniversalMeta {
+        name: String = required("name", resource_name),
+        mesh: Option<String> = optional("mesh", resource_name),
+        labels: BTreeMap<String, String> = defaulted("labels", labels),
+        rest: FreeForm = Foreign::Named(&UNIVERSAL_META),
+    }
+}
+
 /// Reads the envelope in either form.
 pub(crate) fn read(f: &mut Fields<'_>, form: Form, scope: Scope) -> Option<Metadata> {
     match form {
-        Form::Kubernetes => kubernetes(f, scope),
+        Form::Kubernetes => f.required("metadata", |at| at.mapping(|f| kubernetes(f, scope))),
         Form::Universal => universal(f, scope),
     }
 }
 
-/// Reads `metadata`.
-fn kubernetes(fields: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
-    fields.required("metadata", |at| {
-        let mut f = at.fields()?;
-        let name = f.required("name", |at| resource_name(at, false));
-        let namespace = f.opt("namespace", |at| namespace(at, scope));
-        if scope == Scope::System
-            && let (Some(expected), false) = (at.context.system_namespace, f.has("namespace"))
-        {
-            f.missing::<()>(
-                "namespace",
-                format_args!("must be `{expected}`, the control plane's namespace"),
-            );
+fn kubernetes(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
+    let (name, namespace, labels, annotations, rest) = ObjectMeta::read_parts(f);
+    let system_namespace = f.cursor.context.system_namespace;
+    match (scope, system_namespace, namespace.as_ref()?) {
+        (Scope::Global, _, Some(_)) => {
+            f.opt("namespace", |at| {
+                at.error::<()>("a Mesh is in no namespace: remove this field")
+            });
         }
-        let mut labels = f.opt("labels", labels).unwrap_or_default();
-        let annotations = f.opt("annotations", decode::string_map).unwrap_or_default();
-        let rest = f.keep(&OBJECT_META);
-        f.finish();
-        let mesh = if scope == Scope::Global {
-            None
-        } else {
-            labels.remove(labels::MESH)
-        };
-        Some(Metadata {
-            form: Form::Kubernetes,
-            name: name?,
-            mesh,
-            namespace,
-            labels,
-            annotations,
-            rest,
-        })
+        (Scope::System, Some(expected), Some(namespace)) if expected != namespace => {
+            f.opt("namespace", |at| {
+                at.error::<()>(format_args!(
+                    "must be `{expected}`, the control plane's namespace, and not `{}`",
+                    Clip(namespace)
+                ))
+            });
+        }
+        (Scope::System, Some(expected), None) if !f.has("namespace") => {
+            let message = format_args!("must be `{expected}`, the control plane's namespace");
+            f.missing::<()>("namespace", message);
+        }
+        _ => {}
+    }
+    let mut labels = labels?;
+    Some(Metadata {
+        form: Form::Kubernetes,
+        name: name?,
+        mesh: match scope {
+            Scope::Global => None,
+            _ => labels.remove(labels::MESH),
+        },
+        namespace: namespace?,
+        labels,
+        annotations: annotations?,
+        rest: rest?,
     })
 }
 
-/// Reads the fields beside `type`.
 fn universal(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
-    let name = f.required("name", |at| resource_name(at, true));
-    let mut labels = f.opt("labels", labels).unwrap_or_default();
-    let mesh = if scope == Scope::Global {
-        None
-    } else {
-        let label = labels.remove(labels::MESH);
-        f.opt("mesh", |at| {
-            let mesh = resource_name(at, true)?;
-            match &label {
-                Some(label) if *label != mesh => at.error(format_args!(
+    let (name, mesh, labels, rest) = UniversalMeta::read_parts(f);
+    let (mut mesh, mut labels) = (mesh?, labels?);
+    if scope == Scope::Global && f.has("mesh") {
+        f.refuse::<()>("mesh", "a Mesh is in no mesh: remove this field");
+    }
+    if scope != Scope::Global
+        && let Some(label) = labels.remove(labels::MESH)
+    {
+        if mesh.as_ref().is_some_and(|mesh| *mesh != label) {
+            f.opt("mesh", |at| {
+                at.error::<()>(format_args!(
                     "contradicts the label `{}`, which says `{}`: keep one of them",
                     labels::MESH,
-                    Clip(label)
-                )),
-                _ => Some(mesh),
-            }
-        })
-        .or(label)
-    };
-    let rest = f.keep(&UNIVERSAL_META);
+                    Clip(&label)
+                ))
+            });
+        }
+        mesh = mesh.or(Some(label));
+    }
     Some(Metadata {
         form: Form::Universal,
         name: name?,
@@ -241,24 +266,12 @@ fn universal(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
         namespace: None,
         labels,
         annotations: BTreeMap::new(),
-        rest,
+        rest: rest?,
     })
 }
 
-fn namespace(at: Cursor<'_>, scope: Scope) -> Option<String> {
-    let namespace = decode::non_empty(at)?;
-    match (scope, at.context.system_namespace) {
-        (Scope::Global, _) => at.error("a Mesh is in no namespace: remove this field"),
-        (Scope::System, Some(expected)) if expected != namespace => at.error(format_args!(
-            "must be `{expected}`, the control plane's namespace, and not `{}`",
-            Clip(&namespace)
-        )),
-        _ => Some(namespace),
-    }
-}
-
 fn labels(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
-    let labels = decode::string_map(at)?;
+    let labels = values::string_map(at)?;
     if let Some(mesh) = labels.get(labels::MESH)
         && !is_resource_name(mesh, true)
     {
@@ -283,7 +296,15 @@ fn labels(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
     Some(labels)
 }
 
-fn resource_name(at: Cursor<'_>, underscores: bool) -> Option<String> {
+fn object_name(at: Cursor<'_>) -> Option<String> {
+    name(at, false)
+}
+
+fn resource_name(at: Cursor<'_>) -> Option<String> {
+    name(at, true)
+}
+
+fn name(at: Cursor<'_>, underscores: bool) -> Option<String> {
     let name = at.text()?;
     match is_resource_name(name, underscores) {
         true => Some(name.to_owned()),
@@ -321,7 +342,7 @@ fn is_name(name: &str, inner: impl Fn(u8) -> bool, limit: usize) -> bool {
         && bytes.iter().all(|byte| plain(*byte) || inner(*byte))
 }
 
-/// Where the content stands.
+/// The place of the content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// In `spec`.
@@ -332,168 +353,72 @@ pub(crate) enum Layout {
     Flat,
 }
 
-/// A resource on its way to being written.
-pub(crate) struct Written<'w, S> {
-    pub(crate) api_version: &'static str,
-    pub(crate) kind: &'static str,
-    pub(crate) metadata: &'w Metadata,
-    pub(crate) layout: Layout,
-    pub(crate) spec: S,
-    pub(crate) status: Cow<'w, FreeForm>,
-}
-
-impl<S: Serialize> Written<'_, S> {
-    pub(crate) fn write<Z: Serializer>(self, form: Form, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let Self {
-            api_version,
-            kind,
-            metadata,
-            layout,
-            spec,
-            status,
-        } = self;
-        let empty = FreeForm::default();
-        let rest = if form == metadata.form {
-            &metadata.rest
-        } else {
-            &empty
-        };
-        let name = metadata.name.as_str();
-        let mesh = metadata.mesh.as_deref();
-        match form {
-            Form::Kubernetes => {
-                let object = ObjectMeta::new(metadata, rest);
-                match layout {
-                    Layout::Flat => KubernetesFlat {
-                        api_version,
-                        kind,
-                        metadata: object,
-                        spec,
-                        status,
-                    }
-                    .serialize(serializer),
-                    _ => Kubernetes {
-                        api_version,
-                        kind,
-                        metadata: object,
-                        spec,
-                        status,
-                    }
-                    .serialize(serializer),
-                }
-            }
-            Form::Universal => {
-                let head = Head {
-                    kind,
-                    name,
-                    mesh,
-                    labels: &metadata.labels,
-                    rest,
-                };
-                match layout {
-                    Layout::Spec => Universal { head, spec, status }.serialize(serializer),
-                    _ => Flat { head, spec, status }.serialize(serializer),
-                }
-            }
+impl Layout {
+    pub(crate) fn is_flat(self, form: Form) -> bool {
+        match self {
+            Self::Spec => false,
+            Self::FlatUniversal => form == Form::Universal,
+            Self::Flat => true,
         }
     }
 }
 
-#[derive(Serialize)]
-struct ObjectMeta<'w> {
-    name: &'w str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'w str>,
-    #[serde(skip_serializing_if = "is_empty")]
-    labels: Cow<'w, BTreeMap<String, String>>,
-    #[serde(skip_serializing_if = "is_empty")]
-    annotations: &'w BTreeMap<String, String>,
-    #[serde(flatten)]
-    rest: &'w FreeForm,
+/// The properties that all documents of a kind have in common.
+pub(crate) trait Kind {
+    const NAME: &'static str;
+    const API_VERSION: &'static str = API_VERSION;
+    const SCOPE: Scope;
+    const LAYOUT: Layout = Layout::Spec;
 }
 
-impl<'w> ObjectMeta<'w> {
-    fn new(metadata: &'w Metadata, rest: &'w FreeForm) -> Self {
-        let mut labels = Cow::Borrowed(&metadata.labels);
-        if let Some(mesh) = &metadata.mesh {
-            labels
-                .to_mut()
-                .insert(labels::MESH.to_owned(), mesh.clone());
+/// Writes a resource of this kind.
+pub(crate) fn write<K: Kind, S: Mapping + Serialize, Z: Serializer>(
+    metadata: &Metadata,
+    spec: &S,
+    status: &FreeForm,
+    form: Form,
+    serializer: Z,
+) -> Result<Z::Ok, Z::Error> {
+    let name = metadata.name.clone();
+    let rest = match form == metadata.form {
+        true => metadata.rest.clone(),
+        false => FreeForm::default(),
+    };
+    let mut map = serializer.serialize_map(None)?;
+    match form {
+        Form::Kubernetes => {
+            let mut labels = metadata.labels.clone();
+            if let Some(mesh) = &metadata.mesh {
+                labels.insert(labels::MESH.to_owned(), mesh.clone());
+            }
+            let object = ObjectMeta {
+                name,
+                namespace: metadata.namespace.clone(),
+                labels,
+                annotations: metadata.annotations.clone(),
+                rest,
+            };
+            map.serialize_entry("apiVersion", K::API_VERSION)?;
+            map.serialize_entry("kind", K::NAME)?;
+            map.serialize_entry("metadata", &object)?;
         }
-        Self {
-            name: &metadata.name,
-            namespace: metadata.namespace.as_deref(),
-            labels,
-            annotations: &metadata.annotations,
-            rest,
+        Form::Universal => {
+            let beside = UniversalMeta {
+                name,
+                mesh: metadata.mesh.clone(),
+                labels: metadata.labels.clone(),
+                rest,
+            };
+            map.serialize_entry("type", K::NAME)?;
+            beside.write_fields(&mut map)?;
         }
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Kubernetes<'w, S> {
-    api_version: &'static str,
-    kind: &'static str,
-    metadata: ObjectMeta<'w>,
-    spec: S,
-    #[serde(skip_serializing_if = "nothing")]
-    status: Cow<'w, FreeForm>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct KubernetesFlat<'w, S> {
-    api_version: &'static str,
-    kind: &'static str,
-    metadata: ObjectMeta<'w>,
-    #[serde(flatten)]
-    spec: S,
-    #[serde(skip_serializing_if = "nothing")]
-    status: Cow<'w, FreeForm>,
-}
-
-#[derive(Serialize)]
-struct Head<'w> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    name: &'w str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mesh: Option<&'w str>,
-    #[serde(skip_serializing_if = "is_empty")]
-    labels: &'w BTreeMap<String, String>,
-    #[serde(flatten)]
-    rest: &'w FreeForm,
-}
-
-#[derive(Serialize)]
-struct Universal<'w, S> {
-    #[serde(flatten)]
-    head: Head<'w>,
-    spec: S,
-    #[serde(skip_serializing_if = "nothing")]
-    status: Cow<'w, FreeForm>,
-}
-
-#[derive(Serialize)]
-struct Flat<'w, S> {
-    #[serde(flatten)]
-    head: Head<'w>,
-    #[serde(flatten)]
-    spec: S,
-    #[serde(skip_serializing_if = "nothing")]
-    status: Cow<'w, FreeForm>,
-}
-
-/// For fields that are always written but need not be given: it makes them optional in the schema.
-pub(crate) fn may_be_absent<T>(_: &T) -> bool {
-    false
-}
-
-fn is_empty(map: &BTreeMap<String, String>) -> bool {
-    map.is_empty()
-}
-
-fn nothing(status: &FreeForm) -> bool {
-    status.is_empty()
+    match K::LAYOUT.is_flat(form) {
+        true => spec.write_fields(&mut map)?,
+        false => map.serialize_entry("spec", spec)?,
+    }
+    if !status.is_empty() {
+        map.serialize_entry("status", status)?;
+    }
+    map.end()
 }

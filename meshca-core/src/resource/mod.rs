@@ -120,6 +120,8 @@ mod datasource;
 mod de;
 mod declare;
 mod decode;
+#[cfg(feature = "schema")]
+mod describe;
 mod document;
 mod duration;
 mod field;
@@ -131,7 +133,9 @@ mod mesh_identity;
 mod mesh_tls;
 mod mesh_trust;
 mod metadata;
+mod node;
 mod parse;
+mod path;
 mod provider;
 mod scalar;
 #[cfg(feature = "schema")]
@@ -140,6 +144,7 @@ mod secret;
 mod selector;
 pub mod settings;
 mod template;
+mod values;
 mod violation;
 mod words;
 

@@ -5,9 +5,11 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::decode::{Clip, Context, Cursor, Fields, OneOf, Path, SettingsType};
-use super::document::{self, Node, Value};
-use super::metadata::API_VERSION;
+use super::decode::{Clip, Context, Cursor, Fields, OneOf, SettingsType};
+use super::document::{self};
+use super::metadata::Kind;
+use super::node::{Node, Value};
+use super::path::Path;
 use super::provider::OURS;
 use super::violation::{Report, Severity, Violation};
 use super::{Form, Location, Mesh, MeshIdentity, MeshTls, MeshTrust, Metadata, SecretResource};
@@ -15,7 +17,13 @@ use super::{mesh, mesh_identity, mesh_tls, mesh_trust, secret};
 use crate::{Error, ErrorKind, Result};
 
 /// The kinds, as documents spell them.
-const KINDS: [&str; 5] = ["Mesh", "MeshIdentity", "MeshTLS", "MeshTrust", "Secret"];
+const KINDS: [&str; 5] = [
+    Mesh::NAME,
+    MeshIdentity::NAME,
+    MeshTls::NAME,
+    MeshTrust::NAME,
+    SecretResource::NAME,
+];
 
 /// A resource of any of the kinds that a certificate authority has to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,11 +58,11 @@ impl Resource {
     /// The kind, as documents spell it: `MeshTLS`.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Mesh(_) => "Mesh",
-            Self::MeshIdentity(_) => "MeshIdentity",
-            Self::MeshTrust(_) => "MeshTrust",
-            Self::MeshTls(_) => "MeshTLS",
-            Self::Secret(_) => "Secret",
+            Self::Mesh(_) => Mesh::NAME,
+            Self::MeshIdentity(_) => MeshIdentity::NAME,
+            Self::MeshTrust(_) => MeshTrust::NAME,
+            Self::MeshTls(_) => MeshTls::NAME,
+            Self::Secret(_) => SecretResource::NAME,
         }
     }
 
@@ -222,7 +230,7 @@ impl<'de> Deserialize<'de> for Resource {
 
 /// What every kind has by way of [`Resource`].
 macro_rules! kind {
-    ($type:ident, $variant:ident, $kind:literal) => {
+    ($type:ident, $variant:ident) => {
         impl From<$type> for Resource {
             fn from(resource: $type) -> Self {
                 Self::$variant(resource)
@@ -247,7 +255,7 @@ macro_rules! kind {
                     Resource::$variant(resource) => Ok(resource),
                     other => Err(D::Error::custom(format_args!(
                         "expected a {}, found a {}",
-                        $kind,
+                        $type::NAME,
                         other.kind()
                     ))),
                 }
@@ -256,11 +264,11 @@ macro_rules! kind {
     };
 }
 
-kind!(Mesh, Mesh, "Mesh");
-kind!(MeshIdentity, MeshIdentity, "MeshIdentity");
-kind!(MeshTrust, MeshTrust, "MeshTrust");
-kind!(MeshTls, MeshTls, "MeshTLS");
-kind!(SecretResource, Secret, "Secret");
+kind!(Mesh, Mesh);
+kind!(MeshIdentity, MeshIdentity);
+kind!(MeshTrust, MeshTrust);
+kind!(MeshTls, MeshTls);
+kind!(SecretResource, Secret);
 
 /// How to read a text.
 ///
@@ -479,21 +487,26 @@ fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
     let Some(kind) = f.required(field, kind) else {
         return;
     };
-    if form == Form::Kubernetes {
-        let expected = if kind == "Secret" { "v1" } else { API_VERSION };
-        f.required("apiVersion", |at| api_version(at, expected));
-    }
-    resources.extend(content(&mut f, kind, form));
+    resources.extend(match kind {
+        Mesh::NAME => content(&mut f, form, mesh::read).map(Resource::Mesh),
+        MeshIdentity::NAME => {
+            content(&mut f, form, mesh_identity::read).map(Resource::MeshIdentity)
+        }
+        MeshTls::NAME => content(&mut f, form, mesh_tls::read).map(Resource::MeshTls),
+        MeshTrust::NAME => content(&mut f, form, mesh_trust::read).map(Resource::MeshTrust),
+        _ => content(&mut f, form, secret::read).map(Resource::Secret),
+    });
 }
 
-fn content(f: &mut Fields<'_>, kind: &str, form: Form) -> Option<Resource> {
-    match kind {
-        "Mesh" => mesh::read(f, form).map(Resource::Mesh),
-        "MeshIdentity" => mesh_identity::read(f, form).map(Resource::MeshIdentity),
-        "MeshTLS" => mesh_tls::read(f, form).map(Resource::MeshTls),
-        "MeshTrust" => mesh_trust::read(f, form).map(Resource::MeshTrust),
-        _ => secret::read(f, form).map(Resource::Secret),
+fn content<K: Kind>(
+    f: &mut Fields<'_>,
+    form: Form,
+    read: fn(&mut Fields<'_>, Form) -> Option<K>,
+) -> Option<K> {
+    if form == Form::Kubernetes {
+        f.required("apiVersion", |at| api_version(at, K::API_VERSION));
     }
+    read(f, form)
 }
 
 fn kind(at: Cursor<'_>) -> Option<&'static str> {

@@ -7,10 +7,12 @@ use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Serialize, Serializer};
 
 use super::any_settings::{AnySettings, Conf, Dialect, Model, Spelling};
-use super::decode::{self, Clip, Context, Cursor, Fields, Path, SettingsType};
-use super::document::{Node, Value};
+use super::decode::{Clip, Context, Cursor, Fields, SettingsType};
 use super::free_form::FreeForm;
+use super::node::{Node, Value};
+use super::path::Path;
 use super::settings::Settings;
+use super::values;
 use super::violation::Report;
 
 mod acm;
@@ -189,7 +191,7 @@ fn find<'o>(context: &Context<'o>, name: &str, model: Model) -> Option<&'o Setti
 /// Reads a type's name; a near miss of a known one is worth a warning, since it would be looked up
 /// among the registered factories.
 fn type_name(at: Cursor<'_>, model: Model) -> Option<String> {
-    let name = decode::non_empty(at)?;
+    let name = values::non_empty(at)?;
     let known: Vec<_> = at
         .context
         .types(model)
@@ -246,7 +248,7 @@ fn settings(kind: Option<&SettingsType>, f: &mut Fields<'_>) -> Option<Conf> {
 /// Reads settings outside of their document. The report names the field that holds them.
 fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf, Report> {
     let context = Context::new(Report::default(), None, &[]);
-    let path = Path::top(field);
+    let path = Path::ROOT.field(field);
     let conf = Cursor::new(node, &path, &context)
         .fields()
         .and_then(|mut f| settings(Some(kind), &mut f));
@@ -303,7 +305,7 @@ pub(crate) fn backend_settings(f: &mut Fields<'_>, type_name: &str) -> Option<(P
     let lenient = f.cursor.context.is_lenient();
     let conf = conf.or_else(|| {
         dialect.flat_issuer = false;
-        lenient.then(|| Conf::Free(f.opt(place, decode::free_form).unwrap_or_default()))
+        lenient.then(|| Conf::Free(f.opt(place, values::free_form).unwrap_or_default()))
     })?;
     Some((Provider::read(kind, type_name, conf), dialect))
 }

@@ -4,8 +4,11 @@ use std::borrow::Cow;
 
 use granit_parser::Tag;
 
-use super::document::{Failure, Value};
+use super::node::Value;
 use super::violation::Location;
+
+/// The reason why reading ends early, and the place.
+pub(super) type Failure = (Location, String);
 
 pub(super) fn check_tag(tag: Option<&Tag>, expected: &str, at: Location) -> Result<(), Failure> {
     match tag {

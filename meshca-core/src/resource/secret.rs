@@ -1,16 +1,15 @@
 //! `Secret`: a secret of a mesh as a resource.
 
-use std::borrow::Cow;
-
-use serde::{Serialize, Serializer};
+use serde::Serializer;
 use serde_json::json;
 
 use super::datasource::{base64, inline_text};
 use super::declare::{Mapping as _, mapping};
-use super::decode::{self, Clip, Cursor, Fields};
+use super::decode::{Clip, Cursor, Fields};
 use super::field::{described, group, optional, required, spelt};
 use super::free_form::FreeForm;
-use super::metadata::{self, Form, Layout, Metadata, Scope, Written};
+use super::metadata::{self, Form, Kind, Layout, Metadata, Scope};
+use super::values;
 use crate::SecretValue;
 
 /// The type of a Kubernetes Secret that belongs to a mesh.
@@ -27,6 +26,13 @@ pub struct SecretResource {
     pub data: SecretValue,
 }
 
+impl Kind for SecretResource {
+    const NAME: &'static str = "Secret";
+    const API_VERSION: &'static str = "v1";
+    const SCOPE: Scope = Scope::Mesh;
+    const LAYOUT: Layout = Layout::Flat;
+}
+
 impl SecretResource {
     /// A secret of that name.
     pub fn new(metadata: Metadata, data: SecretValue) -> Self {
@@ -39,32 +45,23 @@ impl SecretResource {
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let Self { metadata, data } = self;
-        let spec = match form {
-            Form::Kubernetes => Spec::Kubernetes(OnKubernetes {
-                secret_type: (),
-                immutable: None,
-                data: Some(data.clone()),
-                string_data: None,
-            }),
-            Form::Universal => Spec::Universal(Universal { data: data.clone() }),
-        };
-        Written {
-            api_version: "v1",
-            kind: "Secret",
-            metadata,
-            layout: Layout::Flat,
-            spec,
-            status: Cow::Owned(FreeForm::default()),
+        let (none, data) = (FreeForm::default(), data.clone());
+        match form {
+            Form::Kubernetes => {
+                let spec = OnKubernetes {
+                    secret_type: (),
+                    immutable: None,
+                    data: Some(data),
+                    string_data: None,
+                };
+                metadata::write::<Self, _, _>(metadata, &spec, &none, form, serializer)
+            }
+            Form::Universal => {
+                let spec = Universal { data };
+                metadata::write::<Self, _, _>(metadata, &spec, &none, form, serializer)
+            }
         }
-        .write(form, serializer)
     }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Spec {
-    Kubernetes(OnKubernetes),
-    Universal(Universal),
 }
 
 mapping! {
@@ -73,7 +70,7 @@ mapping! {
             spelt(secret_type, |()| KUBERNETES_TYPE),
             || json!({ "const": KUBERNETES_TYPE }),
         )),
-        immutable: Option<bool> = optional("immutable", decode::boolean),
+        immutable: Option<bool> = optional("immutable", values::boolean),
         data: Option<SecretValue> = optional("data", group(required("value", base64()))),
         string_data: Option<SecretValue> = optional("stringData", group(required("value", inline_text()))),
     }
@@ -87,7 +84,7 @@ mapping! {
 
 /// Reads a `Secret` whose `apiVersion` and `kind`, or `type`, have been read.
 pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<SecretResource> {
-    let metadata = metadata::read(f, form, Scope::Mesh);
+    let metadata = metadata::read(f, form, SecretResource::SCOPE);
     let data = match form {
         Form::Kubernetes => on_kubernetes(f),
         Form::Universal if f.has("spec") => f.required("spec", Universal::read).map(|it| it.data),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::declare::mapping;
-use super::decode;
 use super::field::{group, optional, required};
+use super::values;
 
 mapping! {
     /// Selects Dataplanes by their labels.
@@ -23,7 +23,7 @@ mapping! {
     pub struct Selector {
         match_labels: Option<BTreeMap<String, String>> = optional("dataplane", group(
             // Whether its absence means all or nothing differs between readers.
-            required("matchLabels", decode::string_map).because("`matchLabels: {}` selects every Dataplane"),
+            required("matchLabels", values::string_map).because("`matchLabels: {}` selects every Dataplane"),
         )),
     }
 }

@@ -76,11 +76,12 @@ pub(crate) use super::any_settings::Dialect;
 use super::any_settings::{AnySettings, Conf};
 pub use super::any_settings::{Model, Spelling};
 pub use super::datasource::{public, secret};
-pub use super::decode::{Cursor, Fields, SettingsType, boolean, integer, non_empty};
-use super::document::Node;
+pub use super::decode::{Cursor, Fields, SettingsType};
 pub use super::duration::mesh as duration;
 use super::free_form::FreeForm;
+use super::node::Node;
 pub use super::template::name as name_template;
+pub use super::values::{boolean, integer, non_empty};
 use crate::LifetimePolicy;
 use crate::spiffe::NameTemplate;
 

@@ -263,6 +263,7 @@ fn what_is_wrong_does_not_fit() {
         "{type: MeshTrust, name: a, spec: {trustDomain: a}}".into(),
         "{type: MeshTrust, name: a, spec: {trustDomain: a, caBundles: [{type: PEM, pem: {value: a}}]}}".into(),
         "{type: Secret, name: a, data: 1}".into(),
+        "{apiVersion: v1, kind: Secret, metadata: {name: a}, data: {value: YQ==}}".into(),
         "{apiVersion: v1, kind: Secret, type: Opaque, metadata: {name: a}, data: {value: YQ==}}".into(),
         "{apiVersion: v1, kind: Secret, type: system.kuma.io/secret, metadata: {name: a}, data: {value: YQ==, other: YQ==}}".into(),
     ] {

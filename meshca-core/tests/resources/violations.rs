@@ -67,6 +67,45 @@ fn without_a_source_lines_begin_with_the_place() {
     );
 }
 
+/// The field beside `type` says which type was meant.
+#[test]
+fn what_stands_beside_a_wrong_type_is_judged_too() {
+    for (text, expected) in [
+        (
+            "{type: MeshIdentity, name: a, spec: {provider: {type: Spir, spire: {agent: {timeout: 5}}}}}",
+            "1:55: spec.provider.type: unknown value `Spir`, did you mean `Spire`?\n\
+             1:86: spec.provider.spire.agent.timeout: a duration needs a unit, such as `5s`",
+        ),
+        (
+            "{type: MeshIdentity, name: a, spec: {provider: {type: Bundled, bundled: {ca: {\
+             certificate: {file: {path: a}}, privateKey: {type: EnvVar, envVar: {name: A}}}}}}}",
+            "1:92: spec.provider.bundled.ca.certificate.type: must be set\n\
+             1:106: spec.provider.bundled.ca.certificate.file.path: must be an absolute path without `..`",
+        ),
+        (
+            "{type: MeshTrust, name: a, spec: {trustDomain: a, caBundles: [{type: PEM, pem: {value: ''}}]}}",
+            "1:70: spec.caBundles[0].type: unknown value `PEM`, did you mean `Pem`?\n\
+             1:88: spec.caBundles[0].pem.value: must hold at least one certificate in PEM",
+        ),
+    ] {
+        assert_eq!(refused(text).to_string(), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_mesh_is_in_no_mesh() {
+    for text in [
+        "{type: Mesh, name: a, mesh: b, mtls: {}}",
+        "{type: Mesh, name: a, mesh: b, spec: {mtls: {}}}",
+    ] {
+        assert_eq!(
+            refused(text).to_string(),
+            "1:23: mesh: a Mesh is in no mesh: remove this field",
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn what_only_deserves_a_warning_passes() {
     let cases = [
