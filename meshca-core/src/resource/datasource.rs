@@ -4,12 +4,14 @@ use std::path::{Component, Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::Serializer;
+use serde::ser::Error as _;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::declare::{Mapping as _, mapping, one_of, tagged};
 use super::decode::Cursor;
-use super::field::{Choice, Codec, described, group, required, spelt, try_spelt};
+use super::field::{Choice, Codec, described, group, required, spelt};
 use super::values;
 use crate::SecretValue;
 
@@ -31,7 +33,7 @@ one_of! {
         /// `inline`: the bytes themselves, base64 in the document and decoded here.
         Inline(SecretValue) = ("inline", base64()),
         /// `inlineString`: the text itself.
-        InlineString(SecretValue) = ("inlineString", inline_text()),
+        InlineString(SecretValue) = ("inlineString", InlineText),
     }
 }
 
@@ -47,7 +49,7 @@ tagged! {
         /// `type: EnvVar`: the name of an environment variable of the control plane.
         EnvVar(String) = "EnvVar" with required("envVar", group(required("name", variable))),
         /// `type: InsecureInline`: the text itself.
-        InsecureInline(SecretValue) = "InsecureInline" with required("insecureInline", group(required("value", inline_text()))),
+        InsecureInline(SecretValue) = "InsecureInline" with required("insecureInline", group(required("value", InlineText))),
     }
 }
 
@@ -140,13 +142,25 @@ fn read_base64(at: Cursor<'_>) -> Option<SecretValue> {
     }
 }
 
-/// A value that is a text.
-pub(crate) fn inline_text() -> impl Codec<Value = SecretValue> {
-    try_spelt(
-        |at| values::non_empty(at).map(|text| SecretValue::new(text.into_bytes())),
-        |value| {
-            let text = value.expose_str().map(str::to_owned);
-            text.ok_or("an inline value that is not text")
-        },
-    )
+/// A value that is a text. It is written without a copy, which nothing would wipe.
+pub(crate) struct InlineText;
+
+impl Codec for InlineText {
+    type Value = SecretValue;
+
+    fn read(&self, at: Cursor<'_>) -> Option<SecretValue> {
+        values::non_empty(at).map(|text| SecretValue::new(text.into_bytes()))
+    }
+
+    fn write<S: Serializer>(&self, value: &SecretValue, serializer: S) -> Result<S::Ok, S::Error> {
+        match value.expose_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => Err(S::Error::custom("an inline value that is not text")),
+        }
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<String>()
+    }
 }

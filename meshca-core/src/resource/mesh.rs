@@ -357,7 +357,7 @@ impl Serialize for Backend {
 }
 
 json_schema! {
-    // What depends on the type is added for the types that are known.
+    // `schema::by_type` adds the settings of the types that are known.
     Backend, generator => {
         let mut object = Object::new(&["A CA of the mesh. The settings depend on its type."]);
         let name = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";

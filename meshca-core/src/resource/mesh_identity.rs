@@ -334,26 +334,20 @@ mapping! {
 
 impl BundledFields {
     fn of(bundled: &Bundled) -> Self {
-        let (autogenerate, ca) = match &bundled.ca {
-            BundledCa::Autogenerate => (Some(true), None),
+        let ca = match &bundled.ca {
+            BundledCa::Autogenerate => None,
             BundledCa::Provided {
                 certificate,
                 private_key,
-            } => {
-                let (certificate, private_key) = (certificate.clone(), private_key.clone());
-                (
-                    None,
-                    Some(BundledCaFields {
-                        certificate,
-                        private_key,
-                    }),
-                )
-            }
+            } => Some(BundledCaFields {
+                certificate: certificate.clone(),
+                private_key: private_key.clone(),
+            }),
         };
         Self {
             mesh_trust_creation: bundled.mesh_trust_creation,
             allow_self_signed: bundled.insecure_allow_self_signed.then_some(true),
-            autogenerate,
+            autogenerate: ca.is_none().then_some(true),
             ca,
             expiry: bundled.expiry,
         }
@@ -388,7 +382,7 @@ impl Serialize for Extension {
 }
 
 json_schema! {
-    // What depends on the name is added for the types that are known.
+    // `schema::by_type` adds the settings of the types that are known.
     Extension, generator => schemars::json_schema!({
         "description": "A CA outside, by name. The settings depend on the name.",
         "type": "object",

@@ -3,7 +3,7 @@
 use serde::Serializer;
 use serde_json::json;
 
-use super::datasource::{base64, inline_text};
+use super::datasource::{InlineText, base64};
 use super::declare::{Mapping as _, mapping};
 use super::decode::{Clip, Cursor, Fields};
 use super::field::{described, group, optional, required, spelt};
@@ -72,7 +72,7 @@ mapping! {
         )),
         immutable: Option<bool> = optional("immutable", values::boolean),
         data: Option<SecretValue> = optional("data", group(required("value", base64()))),
-        string_data: Option<SecretValue> = optional("stringData", group(required("value", inline_text()))),
+        string_data: Option<SecretValue> = optional("stringData", group(required("value", InlineText))),
     }
 }
 
