@@ -119,8 +119,8 @@ impl Mesh {
         }
     }
 
-    /// The step that the rotation of a CA needs, and whether every proxy that matters trusts all
-    /// of its roots. Here rotations meet the gate.
+    /// The step that the rotation of a CA needs and, where that is to sign with the next CA, whether
+    /// every proxy that matters trusts all of its roots. Here rotations meet the gate.
     pub(super) fn next_step(
         &self,
         key: &BackendKey,
@@ -128,9 +128,11 @@ impl Mesh {
     ) -> (Option<RotationStep>, bool) {
         let ask = || backend.life.signer()?.rotation.as_ref()?.due();
         let due = guarded("an issuer, asked whether its CA is to be replaced", ask).flatten();
-        let bundle = backend.bundle.as_ref();
-        let trusted = bundle.is_some_and(|bundle| self.gate.is_open_for(bundle, &self.ledger));
-        if due == Some(RotationStep::Activate) && !trusted {
+        // Nothing else waits for the gate, and asking it costs something where there are many meshes.
+        let activates = due == Some(RotationStep::Activate);
+        let is_open = |bundle| self.gate.is_open_for(bundle, &self.ledger);
+        let trusted = activates && backend.bundle.as_ref().is_some_and(is_open);
+        if activates && !trusted {
             tracing::debug!(mesh = %self.cell.name, backend = %key, "the next CA does not sign before every proxy trusts it");
         }
         (due, trusted)
