@@ -24,10 +24,10 @@ const PUT_OFF: Duration = Duration::from_secs(30);
 
 /// What is known of the CA, and how old that is.
 pub(crate) struct Authority {
-    settings: AcmSettings,
-    client: Client,
+    pub(crate) settings: AcmSettings,
+    pub(crate) client: Client,
     sources: SourceReader,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     known: Mutex<Known>,
     pinned: Mutex<Option<(TrustBundle, Instant)>>,
     flight: Flight<Arc<Facts>>,

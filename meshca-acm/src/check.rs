@@ -1,5 +1,6 @@
 //! Tells an operator what is wrong before the first proxy asks, without a certificate that is billed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_acmpca::error::{ProvideErrorMetadata, SdkError};
@@ -9,9 +10,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result};
 
 use crate::arn::CaArn;
+use crate::authority::Authority;
 use crate::error::from_sdk;
 use crate::facts::{Facts, not_pinned};
-use crate::issuer::AcmIssuer;
 
 /// How many certificates a CA signs in its life, unless AWS has raised it ("AWS Private CA endpoints and quotas").
 const LIFETIME_QUOTA: f64 = 1_000_000.0;
@@ -22,18 +23,18 @@ const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The part of its life after which a certificate is renewed.
 const RENEWED_AFTER: f64 = 0.55;
 
-pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
-    let facts = issuer.authority.refresh().await?;
+pub(crate) async fn check(authority: &Arc<Authority>) -> Result<CheckReport> {
+    let facts = authority.refresh().await?;
     facts.require_active()?;
-    let bundle = issuer.authority.bundle_by(&facts).await?;
-    let settings = &issuer.settings;
+    let bundle = authority.bundle_by(&facts).await?;
+    let settings = &authority.settings;
     let profile = match settings.intermediates {
         true => Profile::Intermediate { path_len: 0 },
         false => Profile::Workload,
     };
-    let template = issuer.template(profile, &facts)?;
-    may_issue(issuer, &facts, &template).await?;
-    may_fetch(issuer).await?;
+    let template = facts.template(profile, settings)?;
+    may_issue(authority, &facts, &template).await?;
+    may_fetch(authority).await?;
 
     // Where the chain goes up to a root, that is the only one that certificates can lead to.
     if let Ok(roots) = facts.roots(&settings.trust_domain)
@@ -45,7 +46,7 @@ pub(crate) async fn check(issuer: &AcmIssuer) -> Result<CheckReport> {
 
     let mut report = CheckReport::new();
     if let Some(end) = facts.not_after
-        && let Ok(left) = end.duration_since(issuer.now())
+        && let Ok(left) = end.duration_since(authority.clock.now())
         && left < NEARLY_OVER
     {
         report = report.with_warning(format!(
@@ -88,14 +89,14 @@ fn burn(fleet: Option<u64>, lifetime: Duration) -> Option<String> {
 }
 
 /// Asks for a certificate with a CSR that is none. Who may issue is told so; who may not is told that first.
-async fn may_issue(issuer: &AcmIssuer, facts: &Facts, template: &str) -> Result<()> {
-    let arn = &issuer.settings.arn;
+async fn may_issue(authority: &Authority, facts: &Facts, template: &str) -> Result<()> {
+    let arn = &authority.settings.arn;
     let validity = Validity::builder()
         .r#type(ValidityPeriodType::Days)
         .value(1)
         .build()
         .map_err(|error| Error::new(ErrorKind::Internal, "no validity").with_source(error))?;
-    let answer = issuer
+    let answer = authority
         .client
         .issue_certificate()
         .certificate_authority_arn(arn.as_str())
@@ -120,9 +121,9 @@ async fn may_issue(issuer: &AcmIssuer, facts: &Facts, template: &str) -> Result<
 }
 
 /// Asks for a certificate that there is not.
-async fn may_fetch(issuer: &AcmIssuer) -> Result<()> {
-    let arn = &issuer.settings.arn;
-    let answer = issuer
+async fn may_fetch(authority: &Authority) -> Result<()> {
+    let arn = &authority.settings.arn;
+    let answer = authority
         .client
         .get_certificate()
         .certificate_authority_arn(arn.as_str())

@@ -4,9 +4,14 @@ use std::time::SystemTime;
 
 use aws_sdk_acmpca::types::{CertificateAuthorityStatus, KeyAlgorithm, SigningAlgorithm};
 use meshca_core::{
-    Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain, TrustRoot,
+    Error, ErrorKind, Profile, Result, Retry, SignedChain, TrustBundle, TrustDomain, TrustRoot,
 };
 use tokio::time::Instant;
+
+use crate::settings::AcmSettings;
+
+/// The longest path length that there is a template for.
+const MAX_PATH_LEN: u8 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Facts {
@@ -28,6 +33,29 @@ impl Facts {
             CertificateAuthorityStatus::Active => Ok(()),
             _ => Err(not_active(&self.status)),
         }
+    }
+
+    /// The ARN of the template by which the CA signs a certificate of this profile.
+    pub(crate) fn template(&self, profile: Profile, settings: &AcmSettings) -> Result<String> {
+        let unsupported = |text: String| Err(Error::new(ErrorKind::Unsupported, text));
+        let name = match profile {
+            Profile::Intermediate { .. } if self.short_lived => {
+                return unsupported(
+                    "the CA is for short-lived certificates, and cannot sign intermediates: use one of the mode GENERAL_PURPOSE, or `mode: Leaf`"
+                        .to_owned(),
+                );
+            }
+            Profile::Intermediate { path_len } if path_len > MAX_PATH_LEN => {
+                return unsupported(format!(
+                    "AWS has templates for path lengths up to {MAX_PATH_LEN}, and none for {path_len}"
+                ));
+            }
+            Profile::Intermediate { path_len } => {
+                format!("SubordinateCACertificate_PathLen{path_len}")
+            }
+            _ => settings.template.name().to_owned(),
+        };
+        Ok(settings.arn.template(&name))
     }
 
     /// The root that the CA leads to, by what it is and not by where it stands: a chain that was imported without its root ends in

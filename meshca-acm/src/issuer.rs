@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use aws_sdk_acmpca::Client;
 use aws_sdk_acmpca::error::ProvideErrorMetadata as _;
 use aws_sdk_acmpca::primitives::Blob;
 use aws_sdk_acmpca::types::{
@@ -36,15 +35,10 @@ const SHORT_LIVED: Duration = Duration::from_secs((7 * 24 - 1) * 3600);
 const MAX_TOKEN: usize = 36;
 /// The longest pause between two tries to fetch a certificate.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// The longest path length that there is a template for.
-const MAX_PATH_LEN: u8 = 3;
 
 /// An issuer that has AWS Private CA sign.
 pub struct AcmIssuer {
-    pub(crate) settings: AcmSettings,
-    pub(crate) client: Client,
-    pub(crate) authority: Arc<Authority>,
-    clock: Arc<dyn Clock>,
+    authority: Arc<Authority>,
     paces: Arc<Paces>,
     orders: Arc<Orders>,
 }
@@ -99,22 +93,10 @@ impl AcmIssuer {
         )?;
         let client = client(&settings, credentials, &clock);
         Ok(Self {
-            authority: Authority::new(
-                settings.clone(),
-                client.clone(),
-                sources,
-                Arc::clone(&clock),
-            ),
-            settings,
-            client,
-            clock,
+            authority: Authority::new(settings, client, sources, clock),
             paces,
             orders: Arc::default(),
         })
-    }
-
-    pub(crate) fn now(&self) -> SystemTime {
-        self.clock.now()
     }
 
     /// The certificate of this request: the one that is there already, or a new one.
@@ -125,7 +107,7 @@ impl AcmIssuer {
         let called = Instant::now();
         let facts = self.authority.able().await?;
         let (end, note) = self.end(request, &facts)?;
-        let template = self.template(request.spec().profile(), &facts)?;
+        let template = facts.template(request.spec().profile(), &self.authority.settings)?;
         let seconds = end
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
@@ -136,8 +118,9 @@ impl AcmIssuer {
             .build()
             .map_err(internal)?;
         let (csr, passthrough) = self.names(request)?;
-        let arn = self.settings.arn.clone();
+        let arn = self.authority.settings.arn.clone();
         let order = self
+            .authority
             .client
             .issue_certificate()
             .certificate_authority_arn(arn.as_str())
@@ -147,7 +130,11 @@ impl AcmIssuer {
             .validity(validity)
             .set_api_passthrough(passthrough)
             // The same for each try of this request, as everything else in it: it is billed once.
-            .idempotency_token(token(request.id(), seconds, self.settings.template));
+            .idempotency_token(token(
+                request.id(),
+                seconds,
+                self.authority.settings.template,
+            ));
         // Whoever gives up in the line has bought nothing.
         self.paces.issue.turn().await;
         let authority = Arc::clone(&self.authority);
@@ -187,7 +174,7 @@ impl AcmIssuer {
                     Some("the CA is for short-lived certificates: seven days at most".to_owned());
             }
         }
-        let now = self.clock.now();
+        let now = self.authority.clock.now();
         if end <= now {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
@@ -210,32 +197,10 @@ impl AcmIssuer {
         Ok((end, note))
     }
 
-    pub(crate) fn template(&self, profile: Profile, facts: &Facts) -> Result<String> {
-        let unsupported = |text: String| Err(Error::new(ErrorKind::Unsupported, text));
-        let name = match profile {
-            Profile::Intermediate { .. } if facts.short_lived => {
-                return unsupported(
-                    "the CA is for short-lived certificates, and cannot sign intermediates: use one of the mode GENERAL_PURPOSE, or `mode: Leaf`"
-                        .to_owned(),
-                );
-            }
-            Profile::Intermediate { path_len } if path_len > MAX_PATH_LEN => {
-                return unsupported(format!(
-                    "AWS has templates for path lengths up to {MAX_PATH_LEN}, and none for {path_len}"
-                ));
-            }
-            Profile::Intermediate { path_len } => {
-                format!("SubordinateCACertificate_PathLen{path_len}")
-            }
-            _ => self.settings.template.name().to_owned(),
-        };
-        Ok(self.settings.arn.template(&name))
-    }
-
     /// The CSR, and what is said beside it.
     fn names(&self, request: &CertificateRequest) -> Result<(String, Option<ApiPassthrough>)> {
         let spec = request.spec();
-        let template = self.settings.template;
+        let template = self.authority.settings.template;
         let by_api = matches!(
             template,
             Template::EndEntityApiPassthrough | Template::BlankApiCsrPassthrough
@@ -282,8 +247,8 @@ impl AcmIssuer {
 
     /// Fetches a certificate as soon as it is there.
     async fn fetch(&self, certificate: &str) -> Result<SignedChain, Missed> {
-        let deadline = Instant::now().checked_add(self.settings.timeout);
-        let arn = &self.settings.arn;
+        let deadline = Instant::now().checked_add(self.authority.settings.timeout);
+        let arn = &self.authority.settings.arn;
         let mut pauses = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(LONGEST_PAUSE)
@@ -293,6 +258,7 @@ impl AcmIssuer {
         loop {
             self.paces.fetch.turn().await;
             let error = match self
+                .authority
                 .client
                 .get_certificate()
                 .certificate_authority_arn(arn.as_str())
@@ -349,7 +315,7 @@ impl Issuer for AcmIssuer {
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        request.require_trust_domain(&self.settings.trust_domain)?;
+        request.require_trust_domain(&self.authority.settings.trust_domain)?;
         let wish = Wish::of(request);
         let issued = self.issue(request, &wish).await?;
         let fetched = self.fetch(&issued.certificate).await;
@@ -381,21 +347,21 @@ impl Issuer for AcmIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        let checked = crate::check::check(self).await;
+        let checked = crate::check::check(&self.authority).await;
         checked.map_err(|error| error.with_context("issuer", self))
     }
 }
 
 impl fmt::Display for AcmIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AWS Private CA {}", self.settings.arn)
+        write!(f, "AWS Private CA {}", self.authority.settings.arn)
     }
 }
 
 impl fmt::Debug for AcmIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AcmIssuer")
-            .field("settings", &self.settings)
+            .field("settings", &self.authority.settings)
             .finish_non_exhaustive()
     }
 }
