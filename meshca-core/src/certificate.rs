@@ -11,8 +11,7 @@ use spiffe::SpiffeId;
 
 use crate::x509::Parsed;
 use crate::{
-    CertificateRequest, CertificateSpec, Error, ErrorKind, Result, TrustBundle, TrustRoot,
-    Validity, pem, verify,
+    CertificateRequest, CertificateSpec, Error, ErrorKind, Result, TrustRoot, Validity, pem,
 };
 
 /// What a CA returned, as it returned it: **unverified**.
@@ -123,25 +122,6 @@ impl SignedChain {
     /// What the CA said beside them.
     pub fn notes(&self) -> &[String] {
         &self.notes
-    }
-
-    /// Proves that this answers the request and leads to the bundle; see the
-    /// [module `verify`](crate::verify) for the rules. It is the only way to an [`IssuedCertificate`].
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::BadResponse`] saying which rule is broken, by which certificate;
-    /// [`ErrorKind::InvalidRequest`] if the bundle is of another trust domain.
-    pub fn verify(
-        self,
-        request: &CertificateRequest,
-        bundle: &TrustBundle,
-        now: SystemTime,
-    ) -> Result<IssuedCertificate> {
-        let verified = verify::verify(&self, request, bundle, now);
-        let verified = verified.map_err(|refusal| refusal.error);
-        drop(self.settle(verified.as_ref()));
-        verified
     }
 
     /// Tells the issuer what became of its answer.

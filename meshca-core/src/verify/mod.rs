@@ -64,6 +64,27 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadResponse, message.into())
 }
 
+impl SignedChain {
+    /// Proves that this answers the request and leads to the bundle; see the
+    /// [module `verify`](self) for the rules. It is the only way to an [`IssuedCertificate`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadResponse`] saying which rule is broken, by which certificate;
+    /// [`ErrorKind::InvalidRequest`] if the bundle is of another trust domain.
+    pub fn verify(
+        self,
+        request: &CertificateRequest,
+        bundle: &TrustBundle,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, Error> {
+        let verified = verify(&self, request, bundle, now);
+        let verified = verified.map_err(|refusal| refusal.error);
+        drop(self.settle(verified.as_ref()));
+        verified
+    }
+}
+
 pub(crate) fn verify(
     chain: &SignedChain,
     request: &CertificateRequest,
