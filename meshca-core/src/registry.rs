@@ -570,40 +570,17 @@ impl BackendRegistry {
     ) -> Result<BuiltIssuer> {
         let config = self.resolve(config)?;
         let built = factory.build(&config, context).await?;
-        in_mode(built, &config, context).await
-    }
-}
-
-/// The delegated CA where `mode: Intermediate` asks for it.
-#[cfg(feature = "builtin")]
-async fn in_mode(
-    built: BuiltIssuer,
-    config: &BackendConfig,
-    context: &BuildContext,
-) -> Result<BuiltIssuer> {
-    match config.mode() {
-        ExtensionMode::Leaf => Ok(built),
-        ExtensionMode::Intermediate => {
-            crate::builtin::delegate(built.issuer, config, context).await
+        match config.mode() {
+            ExtensionMode::Leaf => Ok(built),
+            #[cfg(feature = "builtin")]
+            ExtensionMode::Intermediate => {
+                crate::builtin::delegate(built.issuer, &config, context).await
+            }
+            #[cfg(not(feature = "builtin"))]
+            ExtensionMode::Intermediate => Err(Error::new(
+                ErrorKind::Unsupported,
+                "`mode: Intermediate` needs the built-in CA: build with the feature `builtin`, or use `mode: Leaf`",
+            )),
         }
-    }
-}
-
-#[cfg(not(feature = "builtin"))]
-#[allow(
-    clippy::unused_async,
-    reason = "the same signature with and without the feature"
-)]
-async fn in_mode(
-    built: BuiltIssuer,
-    config: &BackendConfig,
-    _: &BuildContext,
-) -> Result<BuiltIssuer> {
-    match config.mode() {
-        ExtensionMode::Leaf => Ok(built),
-        ExtensionMode::Intermediate => Err(Error::new(
-            ErrorKind::Unsupported,
-            "`mode: Intermediate` needs the built-in CA: build with the feature `builtin`, or use `mode: Leaf`",
-        )),
     }
 }

@@ -200,11 +200,7 @@ impl<'c> Cursor<'c> {
         let mut items = Some(Vec::with_capacity(nodes.len()));
         for (index, node) in nodes.iter().enumerate() {
             let path = self.path.index(index);
-            match read(Cursor {
-                node,
-                path: &path,
-                context: self.context,
-            }) {
+            match read(Cursor::new(node, &path, self.context)) {
                 Some(item) => {
                     if let Some(items) = &mut items {
                         items.push(item);
@@ -303,11 +299,7 @@ impl<'c> Fields<'c> {
     ) -> Option<T> {
         let node = self.peek(name)?;
         let path = self.cursor.path.field(name);
-        read(Cursor {
-            node,
-            path: &path,
-            context: self.cursor.context,
-        })
+        read(Cursor::new(node, &path, self.cursor.context))
     }
 
     /// Reads a field that must be there.
