@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Method;
 use meshca_core::resource::VaultAuth;
-use meshca_core::{CheckReport, Error, ErrorKind, Issuer, Profile, Result};
+use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result};
 use std::time::Duration;
 use vaultrs::api::pki::requests::ReadRoleRequest;
 use vaultrs::api::token::requests::LookupTokenSelfRequest;
@@ -30,7 +30,7 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
         }
     }
     let now = issuer.clock.now();
-    for root in issuer.trust_bundle().await?.roots() {
+    for root in issuer.trust.bundle().await?.roots() {
         let left = root.validity().remaining(now);
         if left < ROOT_NEARLY_OVER {
             report = report.with_warning(format!(

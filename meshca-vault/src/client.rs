@@ -15,9 +15,8 @@ use url::{Host, Url};
 
 use crate::api::{AuthInfo, Envelope};
 use crate::refusal::Refusal;
-use crate::session::Lease;
 use crate::tls::Material;
-use crate::token::Token;
+use crate::token::{Lease, Token};
 use crate::transport::{Answer, Call, Transport};
 
 /// Why there is no answer to work with.

@@ -99,6 +99,7 @@ mod issuer;
 mod refusal;
 mod session;
 mod settings;
+mod sign;
 mod tls;
 mod token;
 mod transport;

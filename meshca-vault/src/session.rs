@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::client::{Failure, Told, VaultClient};
 use crate::refusal::Refusal;
-use crate::token::Token;
+use crate::token::{Lease, Token};
 use crate::transport::Call;
 
 /// A token is renewed, or replaced, after a share of its lifetime between these two: about two thirds of it, and
@@ -63,14 +63,6 @@ pub(crate) struct Grant {
     pub(crate) token: Token,
     /// `None` if the login did not tell.
     pub(crate) lease: Option<Lease>,
-}
-
-/// How long a token lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lease {
-    /// What is left; `None` if it does not end.
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) renewable: bool,
 }
 
 /// What Vault knows of a token.

@@ -1,6 +1,7 @@
 //! A Vault token, wiped when the last request with it is done.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -35,6 +36,14 @@ impl Token {
         // Graphic ASCII, see `new`.
         self.0.to_str().unwrap_or_default()
     }
+}
+
+/// The lifetime of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// The rest of it; `None` if it does not end.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) renewable: bool,
 }
 
 /// Constant time is not needed: both sides are ours.

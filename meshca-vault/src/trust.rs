@@ -10,7 +10,6 @@ use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateReque
 
 use crate::api::{self, IssuerInfo, Keys};
 use crate::client::{Failure, Told, VaultClient};
-use crate::issuer::without_ca;
 use crate::session::Sessions;
 use crate::transport::Call;
 
@@ -141,4 +140,11 @@ impl Trust {
         };
         Error::new(ErrorKind::InvalidConfig, message).with_retry(Retry::Backoff)
     }
+}
+
+/// The words for a mount that is empty.
+pub(crate) fn without_ca(mount: &str) -> String {
+    format!(
+        "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
+    )
 }

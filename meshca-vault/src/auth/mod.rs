@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 use crate::api::{self, TokenInfo};
 use crate::client::{Failure, VaultClient, ttl};
 use crate::refusal::Refusal;
-use crate::session::{Authority, Grant, Known, Lease};
-use crate::token::Token;
+use crate::session::{Authority, Grant, Known};
+use crate::token::{Lease, Token};
 use crate::transport::{Call, grow};
 
 /// Where Kubernetes mounts the token of a pod's service account.
