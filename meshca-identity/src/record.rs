@@ -238,7 +238,7 @@ impl Record {
                 ca: ca.r#type,
                 bundle: bundle(&ca.trust_domain, &ca.roots)?,
             };
-            record.said.insert(ca.backend.into(), said);
+            record.said.insert(ca.backend, said);
         }
         for used in document.used {
             let bundle = bundle(&used.trust_domain, &used.root)?;
@@ -249,7 +249,7 @@ impl Record {
             let until = until.ok_or_else(|| damaged("a time beyond all time".to_owned()))?;
             let roots: Vec<_> = roots_of(&bundle).collect();
             let used = Used {
-                backend: used.backend.into(),
+                backend: used.backend,
                 bundle,
                 until,
                 signed: used.signed,
@@ -265,13 +265,13 @@ impl Record {
         // A CA without a root has said nothing.
         let said = self.said.iter().filter(|(_, it)| !it.bundle.is_empty());
         let cas = said.map(|(key, said)| Ca {
-            backend: key.into(),
+            backend: key.clone(),
             r#type: said.ca.clone(),
             trust_domain: said.bundle.trust_domain().to_string(),
             roots: said.bundle.to_pem(),
         });
         let used = self.used.values().map(|used| Root {
-            backend: (&used.backend).into(),
+            backend: used.backend.clone(),
             trust_domain: used.bundle.trust_domain().to_string(),
             root: used.bundle.to_pem(),
             until: seconds(used.until),
@@ -320,7 +320,8 @@ struct Document {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Ca {
-    backend: Key,
+    #[serde(with = "Key")]
+    backend: BackendKey,
     r#type: String,
     trust_domain: String,
     roots: String,
@@ -329,7 +330,8 @@ struct Ca {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Root {
-    backend: Key,
+    #[serde(with = "Key")]
+    backend: BackendKey,
     trust_domain: String,
     root: String,
     /// Seconds since 1970.
@@ -337,29 +339,12 @@ struct Root {
     signed: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The stored form of a [`BackendKey`], whose own crate has none.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "BackendKey", rename_all = "camelCase")]
 enum Key {
     Classic(String),
     Modern(String),
-}
-
-impl From<&BackendKey> for Key {
-    fn from(key: &BackendKey) -> Self {
-        match key {
-            BackendKey::Classic(name) => Self::Classic(name.clone()),
-            BackendKey::Modern(name) => Self::Modern(name.clone()),
-        }
-    }
-}
-
-impl From<Key> for BackendKey {
-    fn from(key: Key) -> Self {
-        match key {
-            Key::Classic(name) => Self::Classic(name),
-            Key::Modern(name) => Self::Modern(name),
-        }
-    }
 }
 
 #[cfg(test)]
