@@ -1,6 +1,5 @@
 //! Counting and timing.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -111,11 +110,7 @@ impl Drop for Running {
     }
 }
 
-impl<I: Issuer> fmt::Display for Metered<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
+displayed_as_inner!(Metered);
 
 #[async_trait]
 #[deny(

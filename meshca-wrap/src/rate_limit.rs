@@ -1,6 +1,5 @@
 //! Waiting one's turn.
 
-use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -124,11 +123,7 @@ impl<I: Issuer> RateLimited<I> {
     }
 }
 
-impl<I: Issuer> fmt::Display for RateLimited<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
+displayed_as_inner!(RateLimited);
 
 #[async_trait]
 #[deny(

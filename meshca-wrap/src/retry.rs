@@ -1,6 +1,5 @@
 //! Trying again.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -163,11 +162,7 @@ impl<I: Issuer> Retrying<I> {
     }
 }
 
-impl<I: Issuer> fmt::Display for Retrying<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
+displayed_as_inner!(Retrying);
 
 #[async_trait]
 #[deny(

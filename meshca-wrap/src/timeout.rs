@@ -1,6 +1,5 @@
 //! Giving up on an answer.
 
-use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -74,11 +73,7 @@ async fn within<T>(
     }
 }
 
-impl<I: Issuer> fmt::Display for TimeLimited<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
+displayed_as_inner!(TimeLimited);
 
 #[async_trait]
 #[deny(

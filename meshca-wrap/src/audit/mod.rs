@@ -136,11 +136,7 @@ impl<I: Issuer> Drop for Call<'_, I> {
     }
 }
 
-impl<I: Issuer> fmt::Display for Audited<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
+displayed_as_inner!(Audited);
 
 #[async_trait]
 #[deny(

@@ -2,7 +2,6 @@
 
 mod state;
 
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -223,11 +222,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-impl<I: Issuer> fmt::Display for Breaker<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
+displayed_as_inner!(Breaker);
 
 #[async_trait]
 #[deny(
