@@ -100,8 +100,7 @@ impl Package {
     }
 }
 
-/// All members of the workspace.
-pub(crate) fn packages() -> Result<Vec<Package>> {
+fn metadata() -> Result<Value> {
     let text = process::output(cargo().args([
         "metadata",
         "--format-version",
@@ -109,8 +108,13 @@ pub(crate) fn packages() -> Result<Vec<Package>> {
         "--no-deps",
         "--locked",
     ]))?;
-    let metadata: Value = serde_json::from_str(&text)
-        .map_err(|error| format!("cannot read the answer of `cargo metadata`: {error}"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| format!("cannot read the answer of `cargo metadata`: {error}"))
+}
+
+/// All members of the workspace.
+pub(crate) fn packages() -> Result<Vec<Package>> {
+    let metadata = metadata()?;
     let packages = metadata
         .get("packages")
         .and_then(Value::as_array)
@@ -169,21 +173,10 @@ fn docs_features(package: &Value) -> Vec<String> {
 
 /// The directory that cargo builds into.
 pub(crate) fn target_directory() -> Result<PathBuf> {
-    let text = process::output(cargo().args([
-        "metadata",
-        "--format-version",
-        "1",
-        "--no-deps",
-        "--locked",
-    ]))?;
-    serde_json::from_str::<Value>(&text)
-        .ok()
-        .and_then(|metadata| {
-            metadata
-                .get("target_directory")?
-                .as_str()
-                .map(PathBuf::from)
-        })
+    metadata()?
+        .get("target_directory")
+        .and_then(Value::as_str)
+        .map(PathBuf::from)
         .ok_or_else(|| "the answer of `cargo metadata` names no target directory".to_owned())
 }
 

@@ -51,62 +51,54 @@ enum Features {
 
 use Features::{All, Default};
 
+const fn row(
+    package: &'static str,
+    features: &'static [Features],
+    never: &'static [&'static [&'static str]],
+) -> Row {
+    Row {
+        package,
+        features,
+        never,
+    }
+}
+
 /// The "never links" column of `ARCHITECTURE.md`. Every published crate has a row; a row for a crate
 /// that is still to come waits for it.
 const TABLE: &[Row] = &[
-    Row {
-        package: "meshca-core",
-        features: &[Default, All],
-        never: &[NETWORK, KUBE, AWS, VAULT],
-    },
-    Row {
-        package: "meshca-vault",
-        features: &[Default, All],
-        never: &[KUBE, AWS],
-    },
-    Row {
-        package: "meshca-certmanager",
-        features: &[Default, All],
-        never: &[AWS, VAULT],
-    },
-    Row {
-        package: "meshca-acm",
-        features: &[Default, All],
-        never: &[KUBE, VAULT],
-    },
+    row("meshca-core", &[Default, All], &[NETWORK, KUBE, AWS, VAULT]),
+    row("meshca-vault", &[Default, All], &[KUBE, AWS]),
+    row("meshca-certmanager", &[Default, All], &[AWS, VAULT]),
+    row("meshca-acm", &[Default, All], &[KUBE, VAULT]),
     // Resources are explained, and migrations planned, without what a control plane runs.
-    Row {
-        package: "meshca-policy",
-        features: &[Default, All],
-        never: &[NETWORK, TLS, KUBE, AWS, VAULT, PROVIDERS, ENGINE],
-    },
-    Row {
-        package: "meshca-identity",
-        features: &[Default, All],
-        never: &[KUBE, AWS, VAULT, PROVIDERS],
-    },
-    Row {
-        package: "meshca-xds",
-        features: &[Default, All],
-        never: &[KUBE, AWS, VAULT, PROVIDERS],
-    },
-    Row {
-        package: "meshca-wrap",
-        features: &[Default, All],
-        never: &[KUBE, AWS, VAULT, PROVIDERS],
-    },
+    row(
+        "meshca-policy",
+        &[Default, All],
+        &[NETWORK, TLS, KUBE, AWS, VAULT, PROVIDERS, ENGINE],
+    ),
+    row(
+        "meshca-identity",
+        &[Default, All],
+        &[KUBE, AWS, VAULT, PROVIDERS],
+    ),
+    row(
+        "meshca-xds",
+        &[Default, All],
+        &[KUBE, AWS, VAULT, PROVIDERS],
+    ),
+    row(
+        "meshca-wrap",
+        &[Default, All],
+        &[KUBE, AWS, VAULT, PROVIDERS],
+    ),
     // Third parties test their own issuers with it, so it must not bring ours along.
-    Row {
-        package: "meshca-testkit",
-        features: &[Default],
-        never: &[KUBE, AWS, VAULT, PROVIDERS],
-    },
+    row("meshca-testkit", &[Default], &[KUBE, AWS, VAULT, PROVIDERS]),
     // The facade brings in what is asked for; nobody asked yet.
-    Row {
-        package: "meshca",
-        features: &[Default],
-        never: &[NETWORK, KUBE, AWS, VAULT, PROVIDERS],
-    },
+    row(
+        "meshca",
+        &[Default],
+        &[NETWORK, KUBE, AWS, VAULT, PROVIDERS],
+    ),
 ];
 
 pub(super) fn check() -> Result<LeftOut> {
