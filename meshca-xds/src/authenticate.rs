@@ -121,14 +121,14 @@ impl<'a> Caller<'a> {
     /// server has verified them, if it was told to. Of a server of the embedder's, [`extensions`](Self::extensions) has them.
     #[cfg(feature = "tls")]
     pub fn certificates(&self) -> &'a [rustls_pki_types::CertificateDer<'static>] {
-        let client = self.extensions.get::<crate::serve::TlsClient>();
+        let client = self.extensions.get::<TlsClient>();
         client.map_or(&[], |client| &client.certificates)
     }
 
     /// Where it comes from, if it came over TCP.
     pub fn remote_address(&self) -> Option<std::net::SocketAddr> {
         #[cfg(feature = "tls")]
-        if let Some(client) = self.extensions.get::<crate::serve::TlsClient>() {
+        if let Some(client) = self.extensions.get::<TlsClient>() {
             return client.tcp.remote_addr();
         }
         self.extensions.get::<TcpConnectInfo>()?.remote_addr()
@@ -156,6 +156,14 @@ impl<'a> Caller<'a> {
         })?;
         meshca_identity::rustls023::certificate_id(leaf)
     }
+}
+
+/// The address and the certificates of a client after its handshake.
+#[cfg(feature = "tls")]
+#[derive(Clone)]
+pub(crate) struct TlsClient {
+    pub(crate) tcp: TcpConnectInfo,
+    pub(crate) certificates: std::sync::Arc<[rustls_pki_types::CertificateDer<'static>]>,
 }
 
 impl fmt::Debug for Caller<'_> {

@@ -19,7 +19,8 @@ use tonic::server::NamedService;
 use tonic::{Request, Status, Streaming};
 
 use crate::SdsServer;
-use crate::server::{Protocol, Session, Shared};
+use crate::server::{Session, Shared};
+use crate::stream::Protocol;
 use crate::stream::delta::Delta;
 use crate::stream::sotw::Sotw;
 
@@ -29,7 +30,15 @@ const DELTA: &str = "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecret
 /// Envoy's Secret Discovery Service, to be added to a tonic server or any other that takes tower services:
 /// [`SdsServer::service`] makes it. Clones are the same one.
 #[derive(Clone, Debug)]
-pub struct SdsService(pub(crate) SdsServer);
+pub struct SdsService(SdsServer);
+
+impl SdsServer {
+    /// The service, to be added to any tonic server, with the limits on messages. What it needs of the connection, such as limits on streams
+    /// and keepalive, is the server's.
+    pub fn service(&self) -> SdsService {
+        SdsService(self.clone())
+    }
+}
 
 impl NamedService for SdsService {
     const NAME: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
@@ -132,7 +141,7 @@ impl<R: Message + Default> Decoder for Requests<R> {
 }
 
 /// A message as gRPC has it: not compressed, so long.
-pub(crate) fn framed(message: &impl Message) -> Bytes {
+fn framed(message: &impl Message) -> Bytes {
     const PREFIX: usize = 5;
     let length = message.encoded_len();
     let mut framed = Vec::with_capacity(PREFIX + length);
@@ -148,7 +157,7 @@ struct Responses<S> {
     ended: bool,
 }
 
-impl<S: Stream<Item = Result<Bytes, Status>>> http_body::Body for Responses<S> {
+impl<M: Message, S: Stream<Item = Result<M, Status>>> http_body::Body for Responses<S> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -160,7 +169,7 @@ impl<S: Stream<Item = Result<Bytes, Status>>> http_body::Body for Responses<S> {
             return Poll::Ready(None);
         }
         let status = match ready!(self.messages.as_mut().poll_next(cx)) {
-            Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+            Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(framed(&message))))),
             Some(Err(status)) => status,
             None => Status::ok(""),
         };

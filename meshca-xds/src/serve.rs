@@ -20,6 +20,8 @@ use tokio::time::{Duration, sleep, timeout};
 use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
+#[cfg(feature = "tls")]
+use crate::authenticate::TlsClient;
 use crate::server::Admission;
 use crate::{SdsServer, SdsService};
 
@@ -195,14 +197,6 @@ impl SdsServer {
             },
         )
     }
-}
-
-/// What is known of a client after its handshake.
-#[cfg(feature = "tls")]
-#[derive(Clone)]
-pub(crate) struct TlsClient {
-    pub(crate) tcp: tonic::transport::server::TcpConnectInfo,
-    pub(crate) certificates: Arc<[rustls_pki_types::CertificateDer<'static>]>,
 }
 
 #[cfg(feature = "tls")]

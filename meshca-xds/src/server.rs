@@ -9,28 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
 use futures_util::{FutureExt, Stream, stream};
 use meshca_core::{Error, ErrorKind, Result};
 use meshca_identity::Manager;
 use meshca_identity::migration::Observed;
-use prost::Message;
-use prost::bytes::Bytes;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::authenticate::{Authenticator, Caller};
 use crate::event::{SdsEvent, SdsObserver};
-use crate::grpc::{SdsService, framed};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
 use crate::proxies::{Member, Progress, Proxies};
 use crate::proxy::{MeshCache, ProxySecrets, Standing};
-use crate::stream::delta::Delta;
-use crate::stream::sotw::Sotw;
-use crate::stream::{Bounds, Broken, Heard, TrustState, clip};
+use crate::stream::{Bounds, Broken, Protocol, clip};
 
 /// Serves each proxy its own identity and the trust of its mesh, and tells the manager what each has taken into use. Clones are the same one.
 ///
@@ -121,12 +113,6 @@ impl SdsServer {
 
     pub(crate) fn options(&self) -> &SdsOptions {
         &self.shared.options
-    }
-
-    /// The service, to be added to any tonic server, with the limits on messages. What it needs of the connection, such as limits on streams
-    /// and keepalive, is the server's.
-    pub fn service(&self) -> SdsService {
-        SdsService(self.clone())
     }
 
     /// How many proxies have a stream now.
@@ -264,65 +250,6 @@ fn too_large(status: Status) -> Status {
         _ => status,
     }
 }
-
-/// State of the world and delta, as the loop below needs them.
-pub(crate) trait Protocol: Send + 'static {
-    type Request: Message + Default + 'static;
-    type Response: Message + 'static;
-
-    fn new(bounds: Bounds) -> Self;
-    fn node(request: &Self::Request) -> Option<&Node>;
-    fn hear(&mut self, request: &Self::Request) -> Result<Heard, Broken>;
-    fn answer(&mut self, secrets: &ProxySecrets) -> Result<Option<Self::Response>>;
-    fn nonce(response: &Self::Response) -> (&str, usize);
-    fn trust(&self, secrets: &ProxySecrets) -> TrustState;
-    fn identities(&self, secrets: &ProxySecrets) -> Vec<Option<Arc<str>>>;
-    fn names(&self) -> Vec<Arc<str>>;
-}
-
-macro_rules! protocol {
-    ($stream:ident, $request:ident, $response:ident) => {
-        impl Protocol for $stream {
-            type Request = $request;
-            type Response = $response;
-
-            fn new(bounds: Bounds) -> Self {
-                Self::new(bounds)
-            }
-
-            fn node(request: &$request) -> Option<&Node> {
-                request.node.as_ref()
-            }
-
-            fn hear(&mut self, request: &$request) -> Result<Heard, Broken> {
-                self.hear(request)
-            }
-
-            fn answer(&mut self, secrets: &ProxySecrets) -> Result<Option<$response>> {
-                self.answer(secrets)
-            }
-
-            fn nonce(response: &$response) -> (&str, usize) {
-                (&response.nonce, response.resources.len())
-            }
-
-            fn trust(&self, secrets: &ProxySecrets) -> TrustState {
-                self.trust(secrets)
-            }
-
-            fn identities(&self, secrets: &ProxySecrets) -> Vec<Option<Arc<str>>> {
-                self.identities(secrets)
-            }
-
-            fn names(&self) -> Vec<Arc<str>> {
-                self.names()
-            }
-        }
-    };
-}
-
-protocol!(Sotw, DiscoveryRequest, DiscoveryResponse);
-protocol!(Delta, DeltaDiscoveryRequest, DeltaDiscoveryResponse);
 
 /// One stream of one proxy.
 pub(crate) struct Session<P: Protocol> {
@@ -473,10 +400,11 @@ impl<P: Protocol> Session<P> {
     }
 
     fn report(&mut self) {
+        let subscriptions = self.protocol.subscriptions();
         let progress = Progress {
-            trust: self.protocol.trust(&self.secrets),
-            identities: self.protocol.identities(&self.secrets),
-            names: self.protocol.names(),
+            trust: subscriptions.trust(&self.secrets),
+            identities: subscriptions.identities(&self.secrets),
+            names: subscriptions.names(),
         };
         if self.reported.as_ref() != Some(&progress) {
             self.member.report(progress.clone());
@@ -496,14 +424,12 @@ impl<P: Protocol> Session<P> {
     /// What is sent on it, until it ends.
     pub(crate) fn into_messages(
         self: Box<Self>,
-    ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
+    ) -> impl Stream<Item = Result<P::Response, Status>> + Send + 'static {
         stream::unfold(Some(self), |session| async {
             let mut session = session?;
-            match session.next().await {
-                Ok(Some(response)) => Some((Ok(framed(&response)), Some(session))),
-                Ok(None) => None,
-                Err(status) => Some((Err(status), None)),
-            }
+            let message = session.next().await.transpose()?;
+            let session = message.is_ok().then_some(session);
+            Some((message, session))
         })
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
 use meshca_core::Result;
 
-use super::{Bounds, Broken, Heard, Secrets, Sent, Subscriptions, TrustState, check_type};
+use super::{Bounds, Broken, Heard, Protocol, Secrets, Sent, Subscriptions, check_type};
 use crate::proxy::Standing;
 use crate::secrets::{Digest, SECRET_TYPE};
 
@@ -23,8 +24,11 @@ pub(crate) struct Delta {
     begun: bool,
 }
 
-impl Delta {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+impl Protocol for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn new(bounds: Bounds) -> Self {
         Self {
             subscriptions: Subscriptions::new(bounds),
             absent: BTreeSet::new(),
@@ -33,8 +37,8 @@ impl Delta {
         }
     }
 
-    /// A request has come. Unlike with the state of the world, one that changes the subscription and one that answers need not be the same.
-    pub(crate) fn hear(&mut self, request: &DeltaDiscoveryRequest) -> Result<Heard, Broken> {
+    /// Unlike with the state of the world, one that changes the subscription and one that answers need not be the same.
+    fn hear(&mut self, request: &DeltaDiscoveryRequest) -> Result<Heard, Broken> {
         check_type(&request.type_url)?;
         let subscriptions = &mut self.subscriptions;
         for name in &request.resource_names_subscribe {
@@ -82,11 +86,7 @@ impl Delta {
         Ok(heard)
     }
 
-    /// What is to be sent now, if anything.
-    pub(crate) fn answer(
-        &mut self,
-        secrets: &impl Secrets,
-    ) -> Result<Option<DeltaDiscoveryResponse>> {
+    fn answer(&mut self, secrets: &impl Secrets) -> Result<Option<DeltaDiscoveryResponse>> {
         let subscriptions = &mut self.subscriptions;
         let trust = secrets.trust_version();
         for (name, version) in std::mem::take(&mut self.resumed) {
@@ -149,15 +149,15 @@ impl Delta {
         }))
     }
 
-    pub(crate) fn trust(&self, secrets: &impl Secrets) -> TrustState {
-        self.subscriptions.trust(secrets)
+    fn node(request: &DeltaDiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
     }
 
-    pub(crate) fn names(&self) -> Vec<Arc<str>> {
-        self.subscriptions.names()
+    fn nonce(response: &DeltaDiscoveryResponse) -> (&str, usize) {
+        (&response.nonce, response.resources.len())
     }
 
-    pub(crate) fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
-        self.subscriptions.identities(secrets)
+    fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
     }
 }

@@ -11,13 +11,31 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status;
 use meshca_core::Result;
 use meshca_identity::TrustVersion;
+use prost::Message;
 
 use crate::proxy::{ProxySecrets, Standing};
 use crate::secrets::SECRET_TYPE;
+
+/// The two protocols, state of the world and delta, as the loop of a stream needs them.
+pub(crate) trait Protocol: Send + 'static {
+    type Request: Message + Default + 'static;
+    type Response: Message + 'static;
+
+    fn new(bounds: Bounds) -> Self;
+    fn node(request: &Self::Request) -> Option<&Node>;
+    /// Takes in a request.
+    fn hear(&mut self, request: &Self::Request) -> Result<Heard, Broken>;
+    /// Returns the response to send now, if there is one.
+    fn answer(&mut self, secrets: &impl Secrets) -> Result<Option<Self::Response>>;
+    /// The number of a response, and the number of secrets in it.
+    fn nonce(response: &Self::Response) -> (&str, usize);
+    fn subscriptions(&self) -> &Subscriptions;
+}
 
 /// The secrets that a stream is about.
 pub(crate) trait Secrets {
@@ -104,7 +122,7 @@ pub(crate) enum TrustState {
 
 /// What a client asks for, what is under way to it, and what became of all that was sent.
 #[derive(Debug)]
-struct Subscriptions {
+pub(crate) struct Subscriptions {
     bounds: Bounds,
     names: BTreeMap<Arc<str>, Progress>,
     /// The last response, numbered on this stream; 0 before the first.
@@ -223,7 +241,7 @@ impl Subscriptions {
     }
 
     /// How far the client is with the trust: as far as the least of what it has.
-    fn trust(&self, secrets: &impl Secrets) -> TrustState {
+    pub(crate) fn trust(&self, secrets: &impl Secrets) -> TrustState {
         let (mut least, mut taken, mut nothing) = (None::<TrustVersion>, false, false);
         let mut count = |trust: TrustVersion| {
             least = Some(least.map_or(trust, |least| least.min(trust)));
@@ -257,7 +275,7 @@ impl Subscriptions {
     /// The versions of the identity that the client has taken into use, by each name that it has for it; `None` where it has none yet.
     ///
     /// A name that is not its own any more does not count: listeners that were replaced ask for it for as long as they drain.
-    fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
+    pub(crate) fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
         let own =
             |name: &str| !secrets.is_trust(name) && secrets.standing(name) != Standing::Foreign;
         self.names
@@ -268,7 +286,7 @@ impl Subscriptions {
     }
 
     /// All that it asks for.
-    fn names(&self) -> Vec<Arc<str>> {
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.names.keys().cloned().collect()
     }
 

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use meshca_core::Result;
 
-use super::{Bounds, Broken, Heard, Secrets, Sent, Subscriptions, TrustState, check_type};
+use super::{Bounds, Broken, Heard, Protocol, Secrets, Sent, Subscriptions, check_type};
 use crate::secrets::{Digest, SECRET_TYPE};
 
 /// One stream.
@@ -15,16 +16,18 @@ pub(crate) struct Sotw {
     begun: bool,
 }
 
-impl Sotw {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+impl Protocol for Sotw {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn new(bounds: Bounds) -> Self {
         Self {
             subscriptions: Subscriptions::new(bounds),
             begun: false,
         }
     }
 
-    /// A request has come.
-    pub(crate) fn hear(&mut self, request: &DiscoveryRequest) -> Result<Heard, Broken> {
+    fn hear(&mut self, request: &DiscoveryRequest) -> Result<Heard, Broken> {
         check_type(&request.type_url)?;
         let subscriptions = &mut self.subscriptions;
         subscriptions.check_count(request.resource_names.len())?;
@@ -48,8 +51,7 @@ impl Sotw {
         Ok(heard)
     }
 
-    /// What is to be sent now, if anything.
-    pub(crate) fn answer(&mut self, secrets: &impl Secrets) -> Result<Option<DiscoveryResponse>> {
+    fn answer(&mut self, secrets: &impl Secrets) -> Result<Option<DiscoveryResponse>> {
         let subscriptions = &mut self.subscriptions;
         subscriptions.catch_up(secrets);
         if subscriptions.under_way.is_some() {
@@ -83,15 +85,15 @@ impl Sotw {
         }))
     }
 
-    pub(crate) fn trust(&self, secrets: &impl Secrets) -> TrustState {
-        self.subscriptions.trust(secrets)
+    fn node(request: &DiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
     }
 
-    pub(crate) fn names(&self) -> Vec<Arc<str>> {
-        self.subscriptions.names()
+    fn nonce(response: &DiscoveryResponse) -> (&str, usize) {
+        (&response.nonce, response.resources.len())
     }
 
-    pub(crate) fn identities(&self, secrets: &impl Secrets) -> Vec<Option<Arc<str>>> {
-        self.subscriptions.identities(secrets)
+    fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
     }
 }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use super::delta::Delta;
 use super::sotw::Sotw;
-use super::{Bounds, Broken, Heard, Secrets, TrustState, clip};
+use super::{Bounds, Broken, Heard, Protocol, Secrets, TrustState, clip};
 use crate::proxy::Standing;
 
 const BOUNDS: Bounds = Bounds { names: 8, name: 16 };
@@ -219,7 +219,7 @@ impl Client for SotwClient {
     }
 
     fn trust(&self, offer: &Offer) -> TrustState {
-        self.server.trust(offer)
+        self.server.subscriptions().trust(offer)
     }
 }
 
@@ -301,7 +301,7 @@ impl Client for DeltaClient {
     }
 
     fn trust(&self, offer: &Offer) -> TrustState {
-        self.server.trust(offer)
+        self.server.subscriptions().trust(offer)
     }
 }
 
@@ -620,7 +620,7 @@ fn what_it_had_before_is_not_forgotten_with_its_first_acknowledgement() {
         ..DiscoveryRequest::default()
     };
     sotw.hear(&first).unwrap();
-    assert_eq!(sotw.trust(&offer), TrustState::Older);
+    assert_eq!(sotw.subscriptions().trust(&offer), TrustState::Older);
     let response = sotw.answer(&offer).unwrap().unwrap();
     let ack = DiscoveryRequest {
         version_info: response.version_info,
@@ -631,5 +631,9 @@ fn what_it_had_before_is_not_forgotten_with_its_first_acknowledgement() {
     sotw.hear(&ack).unwrap();
     offer.change("trust");
     sotw.answer(&offer).unwrap().unwrap();
-    assert_eq!(sotw.trust(&offer), TrustState::Older, "it was only sent");
+    assert_eq!(
+        sotw.subscriptions().trust(&offer),
+        TrustState::Older,
+        "it was only sent"
+    );
 }
