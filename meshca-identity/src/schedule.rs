@@ -14,6 +14,8 @@
 
 mod breaker;
 mod entry;
+mod event;
+mod lane;
 mod options;
 mod queue;
 #[cfg(test)]
@@ -24,16 +26,12 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::Retry;
 
-use breaker::Breaker;
 use entry::{Entry, Phase, Timer, entry_phase};
-use options::stretch;
-use queue::Queue;
+use lane::Lane;
 
 pub(crate) use entry::{Held, LaneId, Priority, Ticket};
+pub(crate) use event::{Action, Now, Outcome, Wake};
 pub use options::ScheduleOptions;
-
-/// How many starts of a lane go to what is most urgent before one goes to what waits behind it, so that nobody waits for ever.
-const FAIR: u32 = 8;
 
 /// How far the wall clock may go back before certificates are looked at again: clocks are corrected by seconds all the time, and
 /// verifiers allow for as much.
@@ -41,63 +39,6 @@ const SET_BACK: Duration = Duration::from_secs(60);
 
 /// For how many renewals that come due at once there is always room.
 const SPARE: usize = 256;
-
-/// When the renewal of a certificate is late: at this fraction of its lifetime there is still no other, whatever the reason.
-const LATE: f64 = 0.75;
-
-/// The time, by both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Now {
-    /// The wall clock.
-    pub(crate) wall: SystemTime,
-    /// Since the start.
-    pub(crate) up: Duration,
-}
-
-/// When something is due next, by either clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wake {
-    pub(crate) wall: Option<SystemTime>,
-    pub(crate) up: Option<Duration>,
-}
-
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Ask the issuer, and say how that [finished](Scheduler::finished).
-    Issue(Ticket),
-    /// Its certificate should have had a successor by now, and nobody has said why it has not.
-    Late(Ticket),
-    /// Its certificate has ended without a successor.
-    Expired(Ticket),
-}
-
-/// How an [`Action::Issue`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Issued(Held),
-    Failed {
-        retry: Retry,
-        /// Whether it may be the issuer's fault. What is wrong with one workload says nothing about the next.
-        issuer: bool,
-    },
-    /// It is not what is wanted any more, and that says nothing about the issuer.
-    Discarded,
-}
-
-#[derive(Debug)]
-struct Lane {
-    in_flight: usize,
-    /// How many are asked for one after the other by one request.
-    batch: usize,
-    queue: Queue,
-    backoff: BTreeSet<(Duration, u32)>,
-    breaker: Breaker,
-    paused: bool,
-    starts: u32,
-    /// What `Scheduler::wakes` has of it.
-    wake: Option<Duration>,
-}
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -136,25 +77,15 @@ impl Scheduler {
     }
 
     pub(crate) fn open_lane(&mut self) -> LaneId {
-        let lane = Lane {
-            in_flight: 0,
-            batch: 1,
-            queue: Queue::default(),
-            backoff: BTreeSet::new(),
-            breaker: Breaker::default(),
-            paused: false,
-            starts: 0,
-            wake: None,
-        };
         match self.lanes.iter().position(Option::is_none) {
             Some(index) => {
                 if let Some(free) = self.lanes.get_mut(index) {
-                    *free = Some(lane);
+                    *free = Some(Lane::default());
                 }
                 LaneId(index as u32)
             }
             None => {
-                self.lanes.push(Some(lane));
+                self.lanes.push(Some(Lane::default()));
                 LaneId(self.lanes.len() as u32 - 1)
             }
         }
@@ -162,9 +93,7 @@ impl Scheduler {
 
     /// Forgets a lane that has neither entries nor anything in flight; says whether it was so.
     pub(crate) fn close_lane(&mut self, id: LaneId) -> bool {
-        let idle = self.lane(id).is_some_and(|lane| {
-            lane.in_flight == 0 && lane.queue.is_empty() && lane.backoff.is_empty()
-        });
+        let idle = self.lane(id).is_some_and(Lane::is_idle);
         if idle && let Some(slot) = self.lanes.get_mut(id.0 as usize) {
             if let Some(wake) = slot.take().and_then(|lane| lane.wake) {
                 self.wakes.remove(&(wake, id));
@@ -185,43 +114,25 @@ impl Scheduler {
     /// So many are asked for by one request: the limit is for what an issuer works on at the same time.
     pub(crate) fn set_batch(&mut self, id: LaneId, batch: usize) {
         if let Some(lane) = self.lane_mut(id)
-            && lane.batch != batch.max(1)
+            && lane.batch != batch
         {
-            lane.batch = batch.max(1);
+            lane.batch = batch;
             self.refresh(id);
         }
     }
 
     /// One that wants nothing yet.
     pub(crate) fn insert(&mut self, lane: LaneId) -> Ticket {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.entries.push(Entry {
-                    generation: 0,
-                    lane,
-                    phase: Phase::Free,
-                    held: None,
-                    timer: None,
-                    look_at: None,
-                    failures: 0,
-                    again: false,
-                    rests: false,
-                });
-                self.entries.len() as u32 - 1
-            }
-        };
+        let index = self.free.pop().unwrap_or(self.entries.len() as u32);
         let generation = match self.entries.get_mut(index as usize) {
             Some(entry) => {
-                entry.lane = lane;
-                entry.phase = Phase::Resting;
-                entry.held = None;
-                entry.failures = 0;
-                entry.again = false;
-                entry.rests = false;
+                *entry = Entry::new(entry.generation, lane);
                 entry.generation
             }
-            None => 0,
+            None => {
+                self.entries.push(Entry::new(0, lane));
+                0
+            }
         };
         Ticket { index, generation }
     }
@@ -249,15 +160,9 @@ impl Scheduler {
 
     /// Has a certificate issued anew, from this lane: what is held is not what should be.
     pub(crate) fn reissue(&mut self, ticket: Ticket, lane: LaneId, priority: Priority) {
-        let Some(index) = self.find(ticket) else {
+        let Some((index, entry)) = self.place(ticket, lane, false) else {
             return;
         };
-        self.leave(index);
-        let Some(entry) = self.entries.get_mut(index as usize) else {
-            return;
-        };
-        entry.lane = lane;
-        entry.rests = false;
         if matches!(entry.phase, Phase::InFlight { .. }) {
             entry.again = true;
         } else {
@@ -279,16 +184,10 @@ impl Scheduler {
     /// Has nothing issued until [`reissue`](Self::reissue), and waits in this lane; what is held stays until it ends, or is dropped
     /// now.
     pub(crate) fn rest(&mut self, ticket: Ticket, lane: LaneId, drop_held: bool) {
-        let Some(index) = self.find(ticket) else {
+        let Some((index, entry)) = self.place(ticket, lane, true) else {
             return;
         };
-        self.leave(index);
-        let Some(entry) = self.entries.get_mut(index as usize) else {
-            return;
-        };
-        entry.lane = lane;
         entry.again = false;
-        entry.rests = true;
         if drop_held {
             entry.held = None;
         }
@@ -337,15 +236,9 @@ impl Scheduler {
 
     /// What is held is what is wanted, from this lane.
     pub(crate) fn adopt(&mut self, ticket: Ticket, lane: LaneId, held: Held) {
-        let Some(index) = self.find(ticket) else {
+        let Some((index, entry)) = self.place(ticket, lane, false) else {
             return;
         };
-        self.leave(index);
-        let Some(entry) = self.entries.get_mut(index as usize) else {
-            return;
-        };
-        entry.lane = lane;
-        entry.rests = false;
         if matches!(entry.phase, Phase::InFlight { .. }) {
             // What comes is of before, but the next one is due when this one is.
             entry.again = false;
@@ -369,7 +262,7 @@ impl Scheduler {
         entry.failures = 0;
         match (again, entry.rests) {
             (true, _) => {
-                self.arm(index, late(held), Timer::Late);
+                self.arm(index, held.late(), Timer::Late);
                 self.enqueue(index, Priority::First);
             }
             (false, true) => self.arm(index, held.not_after, Timer::Expire),
@@ -382,20 +275,7 @@ impl Scheduler {
         let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
             return;
         };
-        lane.in_flight = lane.in_flight.saturating_sub(1);
-        let recovered = match outcome {
-            Outcome::Issued(_) => lane.breaker.succeeded(),
-            Outcome::Failed { issuer: true, .. } => {
-                lane.breaker.failed(index, now.up, options, rng);
-                false
-            }
-            // It answered, if only to say that this one gets nothing.
-            Outcome::Failed { issuer: false, .. } => lane.breaker.succeeded(),
-            Outcome::Discarded => {
-                lane.breaker.unknown();
-                false
-            }
-        };
+        let recovered = lane.finished(index, outcome, now.up, options, rng);
         if recovered {
             self.wake_lane(id);
         }
@@ -415,34 +295,14 @@ impl Scheduler {
     }
 
     fn back_off(&mut self, index: u32, retry: Retry, now: Now) {
-        let options = &self.options;
-        let (min, max) = (options.min_backoff, options.max_backoff);
-        // Between 1 and 1.5.
-        let jitter = 1.0 + self.rng.f64() / 2.0;
+        let jitter = self.rng.f64();
         let Some(entry) = self.entries.get_mut(index as usize) else {
             return;
         };
         entry.failures = entry.failures.saturating_add(1);
-        let doubled = options.doubled(u32::from(entry.failures - 1));
-        let mut wait = stretch(doubled.min(max.div_f64(1.5)), jitter);
-        // As the end comes nearer the tries come closer together.
-        if let Some(held) = entry.held
-            && let Ok(left) = held.not_after.duration_since(now.wall)
-        {
-            wait = wait.min((left / 4).max(min));
-        }
-        match retry {
-            // The same request would fail again. The next one is new, but not before somebody has had time to change something.
-            Retry::Never => wait = stretch(max, jitter / 1.5),
-            Retry::After(least) => wait = wait.max(stretch(least, 1.0 + (jitter - 1.0) / 5.0)),
-            _ => {}
-        }
-        // Not even a CA that wants to be left alone for a day may cost what is valid.
-        if let Some(held) = entry.held
-            && let Ok(left) = held.not_after.duration_since(now.wall)
-        {
-            wait = wait.min((left / 2).max(min));
-        }
+        let left = |held: Held| held.not_after.duration_since(now.wall).ok();
+        let left = entry.held.and_then(left);
+        let wait = self.options.wait(entry.failures, retry, left, jitter);
         let until = now.up.saturating_add(wait);
         entry.phase = Phase::Backoff { until };
         let (lane, held) = (entry.lane, entry.held);
@@ -484,7 +344,7 @@ impl Scheduler {
                     self.arm(index, held.not_after, Timer::Expire);
                 }
                 (Some((at, Timer::Renew)), Some(held)) => {
-                    self.arm(index, late(held).max(at), Timer::Late);
+                    self.arm(index, held.late().max(at), Timer::Late);
                     if matches!(entry_phase(&self.entries, index), Phase::Resting) {
                         let ended = held.not_after <= now.wall;
                         self.due.push((minute(held.not_after), index, ended));
@@ -548,17 +408,10 @@ impl Scheduler {
 
     /// Starts what this lane may start.
     fn start(&mut self, id: LaneId, actions: &mut Vec<Action>) {
-        let limit = self.options.concurrency.max(1);
         while let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize)
-            && !lane.paused
-            && lane.in_flight < limit.saturating_mul(lane.batch)
-            && lane.breaker.permits()
+            && lane.may_start(&self.options)
+            && let Some(index) = lane.start(&self.entries)
         {
-            let Some(index) = lane.next(&self.entries) else {
-                break;
-            };
-            lane.in_flight += 1;
-            lane.breaker.started();
             if let Some(entry) = self.entries.get_mut(index as usize) {
                 entry.phase = Phase::InFlight { lane: id };
                 actions.push(Action::Issue(Ticket {
@@ -642,6 +495,16 @@ impl Scheduler {
         self.runnable.insert(id);
     }
 
+    /// Moves an identity to this lane, out of the queue or the backoff in which it waits.
+    fn place(&mut self, ticket: Ticket, lane: LaneId, rests: bool) -> Option<(u32, &mut Entry)> {
+        let index = self.find(ticket)?;
+        self.leave(index);
+        let entry = self.entries.get_mut(index as usize)?;
+        entry.lane = lane;
+        entry.rests = rests;
+        Some((index, entry))
+    }
+
     /// Takes it out of the queue or the backoff that it is in.
     fn leave(&mut self, index: u32) {
         let Some(entry) = self.entries.get_mut(index as usize) else {
@@ -691,17 +554,12 @@ impl Scheduler {
 
     /// Keeps `wakes` and `runnable` true to a lane.
     fn refresh(&mut self, id: LaneId) {
-        let limit = self.options.concurrency.max(1);
         let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
             return;
         };
-        let retry = lane.backoff.first().map(|(until, _)| *until);
-        let wake = [retry, lane.breaker.until()].into_iter().flatten().min();
+        let wake = lane.due();
         let before = std::mem::replace(&mut lane.wake, wake);
-        let runnable = !lane.paused
-            && !lane.queue.is_empty()
-            && lane.in_flight < limit.saturating_mul(lane.batch)
-            && lane.breaker.permits();
+        let runnable = !lane.queue.is_empty() && lane.may_start(&self.options);
         if before != wake {
             if let Some(before) = before {
                 self.wakes.remove(&(before, id));
@@ -734,29 +592,4 @@ impl Scheduler {
 fn minute(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_secs() / 60
-}
-
-fn late(held: Held) -> SystemTime {
-    let lifetime = held
-        .not_after
-        .duration_since(held.issued_at)
-        .unwrap_or_default();
-    held.issued_at
-        .checked_add(lifetime.mul_f64(LATE))
-        .unwrap_or(held.not_after)
-        .min(held.not_after)
-}
-
-impl Lane {
-    /// The most urgent; now and then the first of those behind.
-    fn next(&mut self, entries: &[Entry]) -> Option<u32> {
-        self.starts = self.starts.wrapping_add(1);
-        let from = match self.starts {
-            n if n.is_multiple_of(FAIR * FAIR) => Priority::Prefetch,
-            n if n.is_multiple_of(FAIR) => Priority::Renewal,
-            _ => Priority::First,
-        };
-        let behind = self.queue.pop(from, entries);
-        behind.or_else(|| self.queue.pop(Priority::First, entries))
-    }
 }

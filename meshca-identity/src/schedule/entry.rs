@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+/// The fraction of a lifetime after which a certificate without a successor is late.
+const LATE: f64 = 0.75;
+
 /// One identity that is kept fresh. A ticket of one that was removed means nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket {
@@ -36,6 +39,20 @@ pub(crate) enum Priority {
 pub(crate) struct Held {
     pub(crate) issued_at: SystemTime,
     pub(crate) not_after: SystemTime,
+}
+
+impl Held {
+    /// Returns the time from which its renewal is late.
+    pub(super) fn late(self) -> SystemTime {
+        let lifetime = self
+            .not_after
+            .duration_since(self.issued_at)
+            .unwrap_or_default();
+        self.issued_at
+            .checked_add(lifetime.mul_f64(LATE))
+            .unwrap_or(self.not_after)
+            .min(self.not_after)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +102,23 @@ pub(super) struct Entry {
     pub(super) again: bool,
     /// Nothing more is wanted: what is in flight is kept if it comes, and nothing follows it.
     pub(super) rests: bool,
+}
+
+impl Entry {
+    /// Makes an entry that wants nothing yet.
+    pub(super) fn new(generation: u32, lane: LaneId) -> Self {
+        Self {
+            generation,
+            lane,
+            phase: Phase::Resting,
+            held: None,
+            timer: None,
+            look_at: None,
+            failures: 0,
+            again: false,
+            rests: false,
+        }
+    }
 }
 
 pub(super) fn entry_phase(entries: &[Entry], index: u32) -> Phase {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meshca_core::RenewalPolicy;
+use meshca_core::{RenewalPolicy, Retry};
 
 /// The shortest wait, whatever the options say.
 const LEAST: Duration = Duration::from_millis(100);
@@ -54,6 +54,34 @@ impl ScheduleOptions {
     /// The wait after so many failures before this one, without limit and jitter.
     pub(crate) fn doubled(&self, times: u32) -> Duration {
         self.min_backoff.saturating_mul(1u32 << times.min(16))
+    }
+
+    /// Returns the wait after a failure, the last of so many in a row. `left` is the rest of the held
+    /// certificate, `jitter` a number from 0 to 1.
+    pub(super) fn wait(
+        &self,
+        times: u8,
+        retry: Retry,
+        left: Option<Duration>,
+        jitter: f64,
+    ) -> Duration {
+        let (min, max) = (self.min_backoff, self.max_backoff);
+        // Between 1 and 1.5.
+        let jitter = 1.0 + jitter / 2.0;
+        let doubled = self.doubled(u32::from(times.saturating_sub(1)));
+        let mut wait = stretch(doubled.min(max.div_f64(1.5)), jitter);
+        // As the end comes nearer the tries come closer together.
+        if let Some(left) = left {
+            wait = wait.min((left / 4).max(min));
+        }
+        match retry {
+            // The same request would fail again. The next one is new, but not before somebody has had time to change something.
+            Retry::Never => wait = stretch(max, jitter / 1.5),
+            Retry::After(least) => wait = wait.max(stretch(least, 1.0 + (jitter - 1.0) / 5.0)),
+            _ => {}
+        }
+        // Not even a CA that wants to be left alone for a day may cost what is valid.
+        left.map_or(wait, |left| wait.min((left / 2).max(min)))
     }
 
     /// The wait after so many failures in a row, this one included.
