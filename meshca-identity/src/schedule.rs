@@ -275,8 +275,7 @@ impl Scheduler {
         let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
             return;
         };
-        let recovered = lane.finished(index, outcome, now.up, options, rng);
-        if recovered {
+        if lane.finished(index, outcome, now.up, options, rng) {
             self.wake_lane(id);
         }
         self.refresh(id);

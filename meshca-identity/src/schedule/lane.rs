@@ -65,10 +65,11 @@ impl Lane {
     ) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         match outcome {
-            Outcome::Issued(_) => return self.breaker.succeeded(),
-            Outcome::Failed { issuer: true, .. } => self.breaker.failed(index, up, options, rng),
-            // It answered, if only to say that this one gets nothing.
-            Outcome::Failed { issuer: false, .. } => return self.breaker.succeeded(),
+            // An issuer that refuses one workload has answered as well.
+            Outcome::Issued(_) | Outcome::Failed { issuer: false, .. } => {
+                return self.breaker.succeeded();
+            }
+            Outcome::Failed { .. } => self.breaker.failed(index, up, options, rng),
             Outcome::Discarded => self.breaker.unknown(),
         }
         false
