@@ -1,5 +1,5 @@
 //! What the fuzz targets do with their input. A plain test feeds the committed seeds to the same functions
-//! (`tests/fuzz_seeds.rs` of the workspace).
+//! (`tests/it/fuzz_seeds.rs` of the workspace).
 //!
 //! Each function panics if a promise is broken, and says whether the input was accepted.
 

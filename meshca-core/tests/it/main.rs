@@ -1,0 +1,27 @@
+//! The tests of the crate from outside, as one program: linking is what costs.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[cfg(feature = "builtin")]
+mod builtin;
+mod common;
+mod defaults;
+#[cfg(feature = "builtin")]
+mod delegated;
+#[cfg(all(feature = "builtin", unix))]
+mod golden;
+#[cfg(feature = "builtin")]
+mod identity;
+mod resources;
+mod secret_store;
+mod spiffe_template_properties;
+mod spiffe_templates;
+mod third_party;
+mod trust;
+mod verify;

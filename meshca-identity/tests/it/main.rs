@@ -1,0 +1,25 @@
+//! The tests of the crate from outside, as one program: linking is what costs.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+mod faults;
+mod field;
+mod manager;
+mod moves;
+mod peers;
+#[cfg(feature = "rustls023")]
+mod provers;
+mod restarts;
+#[cfg(feature = "rustls023")]
+mod rustls_peers;
+#[cfg(feature = "rustls023")]
+mod rustls_rotation;
+mod third_party;
+mod world;

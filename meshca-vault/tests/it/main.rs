@@ -1,0 +1,16 @@
+//! The tests of the crate from outside, as one program: linking is what costs.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod answers;
+mod check;
+mod common;
+mod conformance;
+mod faults;
+mod resources;

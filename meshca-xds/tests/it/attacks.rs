@@ -1,0 +1,285 @@
+//! Proxies that are not who they seem, streams that are lost, and clients and observers that misbehave.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use hyper_util::rt::TokioIo;
+use meshca_xds::{SdsEvent, SdsObserver, SdsOptions, SdsServer};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tonic::Code;
+use tonic::body::Body;
+use tonic::codegen::http::Request;
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service, ServiceExt};
+
+use crate::world::{KRI, MODERN, Sotw, World, by_node, rotated, secrets, take};
+
+/// A connection that ends when the task does, without a word.
+async fn cuttable(socket: &Path) -> (Channel, JoinHandle<()>) {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let mut server = UnixStream::connect(socket).await.unwrap();
+    let between = tokio::spawn(async move {
+        let _ = tokio::io::copy_bidirectional(&mut far, &mut server).await;
+    });
+    let mut near = Some(near);
+    let connector = tower::service_fn(move |_| {
+        let near = near.take().ok_or(std::io::ErrorKind::ConnectionRefused);
+        async move { Ok::<_, std::io::Error>(TokioIo::new(near?)) }
+    });
+    let endpoint = Endpoint::from_static("http://sds");
+    (
+        endpoint.connect_with_connector(connector).await.unwrap(),
+        between,
+    )
+}
+
+/// Whether the certificate of a secret has these words in it: a SPIFFE ID is plain text in there.
+fn is_of(secret: &secret::Type, words: &str) -> bool {
+    let secret::Type::TlsCertificate(certificate) = secret else {
+        panic!("not an identity");
+    };
+    let source = certificate.certificate_chain.as_ref().unwrap();
+    let Some(Specifier::InlineString(pem)) = &source.specifier else {
+        panic!("not inline");
+    };
+    let chain = meshca_core::SignedChain::from_pem(pem).unwrap();
+    let leaf = &chain.certificates()[0];
+    leaf.windows(words.len()).any(|it| it == words.as_bytes())
+}
+
+/// A StatefulSet's pod that is replaced, a Dataplane whose name is used again.
+#[tokio::test]
+async fn who_takes_over_a_name_does_not_get_the_key_of_who_had_it() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut payments = world.sotw("web-0#payments").await;
+    let got = take(&mut payments, &["default"]).await;
+    assert!(is_of(&got["default"], "/payments"));
+    drop(payments);
+    let mut guestbook = world.sotw("web-0#guestbook").await;
+    let got = take(&mut guestbook, &["default"]).await;
+    assert!(is_of(&got["default"], "/guestbook"));
+
+    // While it is still there, somebody else comes under its name: its stream ends, and it gets nothing of that.
+    let mut payments = world.sotw("web-0#payments").await;
+    let got = take(&mut payments, &["default", "ALL"]).await;
+    assert!(is_of(&got["default"], "/payments"));
+    let status = loop {
+        match guestbook.message().await {
+            Ok(Some(response)) => {
+                for (name, secret) in secrets(&response.resources) {
+                    assert!(name != "default" || is_of(&secret, "/guestbook"));
+                }
+            }
+            Ok(None) => panic!("it ended in peace"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable);
+    world.events.until("who this proxy is has changed").await;
+    world.stop().await;
+}
+
+/// Envoy opens a stream for each secret, and each comes back by itself.
+#[tokio::test]
+async fn what_a_lost_stream_brought_still_counts() {
+    for (lost, observed) in [("system_trust_bundle", true), (KRI, false)] {
+        let world = World::new(MODERN, SdsOptions::default()).await;
+        let mut one = world.sotw("web").await;
+        take(&mut one, &["ALL", "default"]).await;
+        let (channel, connection) = cuttable(&world.socket).await;
+        let mut two = Sotw::open(channel, "web");
+        take(&mut two, &[lost]).await;
+        connection.abort();
+        world.events.until("has ended").await;
+        world.apply(&rotated()).await;
+        let next = one.next().await;
+        one.ack(&next, &["ALL", "default"]);
+        if observed {
+            // Listeners go by the trust that it brought: nothing is signed that they would refuse.
+            one.quiet(Duration::from_millis(500)).await;
+            assert!(!world.manager.gate("default").await.unwrap().is_open());
+            // It is back, and as far as the other one.
+            let mut two = world.sotw("web").await;
+            take(&mut two, &[lost]).await;
+        }
+        let next = one.next().await;
+        one.ack(&next, &["ALL", "default"]);
+        world.events.until("`ALL`, `default`").await;
+        if !observed {
+            // A listener serves the certificate of before.
+            let observed = world.server.observe("default").await.unwrap();
+            assert!(observed.proxies[0].holds.is_none());
+        }
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_first_trust_is_no_acknowledgement() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut web = world.sotw("web").await;
+    web.ask(&["ALL"]);
+    let response = web.next().await;
+    let observed = world.server.observe("default").await.unwrap();
+    assert!(observed.proxies[0].trusts.is_empty());
+    web.nack(&response, &["ALL"], "never");
+    world.events.until("never").await;
+    let observed = world.server.observe("default").await.unwrap();
+    assert!(observed.proxies[0].trusts.is_empty());
+    world.stop().await;
+}
+
+#[derive(Debug)]
+struct Panicking;
+
+impl SdsObserver for Panicking {
+    fn observe(&self, _: &SdsEvent<'_>) {
+        panic!("a mistake of an observer");
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_harms_nobody() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let server = SdsServer::builder(world.manager.clone(), by_node)
+        .with_observer(Arc::new(Panicking))
+        .build();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("sds.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let serving = tokio::spawn({
+        let server = server.clone();
+        async move { server.serve_unix(listener, std::future::pending()).await }
+    });
+    let mut web = Sotw::open(crate::world::connect(&socket).await, "web");
+    take(&mut web, &["default", "ALL"]).await;
+    serving.abort();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_mesh_identity_issued_is_its_proxys_when_that_is_gone() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut web = world.sotw("web").await;
+    take(&mut web, &[KRI, "ALL"]).await;
+    let nowhere = "{type: Secret, secretRef: {kind: Secret, name: nowhere}}";
+    let next = MODERN.replace("name: everyone", "name: next").replace(
+        "autogenerate: {enabled: true}",
+        &format!("ca: {{certificate: {nowhere}, privateKey: {nowhere}}}"),
+    );
+    world.apply(&next).await;
+    drop(web);
+    // Envoy is restarted with the listener that it had, and the CA that is to come is not there.
+    let mut web = world.delta("web").await;
+    web.subscribe(&[KRI]);
+    let response = web.next().await;
+    assert_eq!(response.removed_resources, Vec::<String>::new());
+    assert_eq!(response.resources[0].name, KRI);
+    world.stop().await;
+}
+
+/// What a server says to a request that is none of gRPC.
+async fn status_of(world: &World, method: &str, kind: Option<&str>) -> u16 {
+    let mut channel = world.channel().await.ready_oneshot().await.unwrap();
+    let mut request = Request::builder().method(method);
+    if let Some(kind) = kind {
+        request = request.header("content-type", kind);
+    }
+    let uri = "http://sds/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+    let request = request.uri(uri).body(Body::empty()).unwrap();
+    channel.call(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn what_is_not_grpc_is_not_served() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    for (method, kind, wanted) in [
+        ("GET", Some("application/grpc"), 405),
+        ("POST", Some("text/plain"), 415),
+        ("POST", None, 415),
+    ] {
+        assert_eq!(
+            status_of(&world, method, kind).await,
+            wanted,
+            "{method} {kind:?}"
+        );
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stranger_does_not_keep_a_connection_by_asking_for_anything() {
+    let mut options = SdsOptions::default();
+    options.first_request = Duration::from_millis(200);
+    options.authentication = Duration::from_millis(200);
+    options.max_connections = 1;
+    let world = World::new(MODERN, options).await;
+    let mut stranger = world.channel().await.ready_oneshot().await.unwrap();
+    let request = Request::builder().method("POST").uri("http://sds/nothing");
+    let request = request.header("content-type", "application/grpc");
+    let answer = stranger.call(request.body(Body::empty()).unwrap()).await;
+    assert!(answer.is_ok());
+    let mut refused = world.sotw("stranger/web").await;
+    let mut web = world.sotw("web").await;
+    web.ask(&["default"]);
+    web.next().await;
+    drop((stranger, refused.message()));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_is_not_flooded_by_one_stream_and_knows_why_it_ended() {
+    let mut options = SdsOptions::default();
+    options.max_request = 8_000;
+    let world = World::new(MODERN, options).await;
+    let mut web = world.delta("web").await;
+    let names = |round: usize| (0..99).map(move |it| format!("{round}-{it}")).collect();
+    for round in 1..20 {
+        web.send(DeltaDiscoveryRequest {
+            resource_names_subscribe: names(round),
+            resource_names_unsubscribe: names(round - 1),
+            ..DeltaDiscoveryRequest::default()
+        });
+    }
+    web.subscribe(&[&"n".repeat(9_000)]);
+    let status = loop {
+        if let Err(status) = web.message().await {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    world
+        .events
+        .until("is ended: Error, decoded message length too large")
+        .await;
+    let all = world.events.all();
+    let foreign = all.iter().filter(|it| it.contains("not its own")).count();
+    assert_eq!(foreign, 20);
+    world.until_nobody_is_connected().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_gives_up_is_not_waited_for() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let channel = world.channel().await;
+    let mut one = Sotw::open(channel.clone(), "web");
+    take(&mut one, &["ALL", "default"]).await;
+    // On the same connection, as Envoy does.
+    let mut two = Sotw::open(channel, "web");
+    take(&mut two, &["system_trust_bundle"]).await;
+    world.apply(&rotated()).await;
+    let late = two.next().await;
+    let next = one.next().await;
+    one.ack(&next, &["ALL", "default"]);
+    one.quiet(Duration::from_millis(300)).await;
+    // Its listener is removed, and with that what everybody waited for.
+    drop((two, late));
+    one.next().await;
+    world.stop().await;
+}
