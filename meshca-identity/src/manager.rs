@@ -105,17 +105,20 @@ impl Manager {
         (Self { shared }, driver)
     }
 
-    /// These are the resources of a mesh now, all of them. Applying the same again changes nothing.
+    /// Puts the resources of a mesh into force, all of them. Applying the same again changes
+    /// nothing.
     ///
     /// Returns when they are in force; CAs that are new are set up after that, see
     /// [`identity_statuses`](MeshView::identity_statuses).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for resources that cannot stand beside each other, or a MeshTrust with something that is no CA:
-    /// then what was applied before stays in force. For a mesh that is new here, or comes back, those of the secret store, which knows what
-    /// proxies of it [may hold](crate::manager#across-restarts): nothing is in force then, and nobody tries it again but you.
-    /// [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::InvalidConfig`](meshca_core::ErrorKind::InvalidConfig) for resources that
+    /// cannot stand beside each other, or a MeshTrust with something that is no CA: then what was
+    /// applied before stays in force. For a mesh that is new here, or comes back, those of the
+    /// secret store, which knows what proxies of it [may hold](crate::manager#across-restarts):
+    /// nothing is in force then, and the manager does not try it again: apply them again.
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
         resources.validate()?;
         self.ask(|reply| Command::Apply {
@@ -129,18 +132,20 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if it is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::NotFound`](meshca_core::ErrorKind::NotFound) if it is not known;
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn remove_mesh(&self, name: impl Into<String>) -> Result<()> {
         let name = name.into();
         self.ask(|reply| Command::RemoveMesh { name, reply })
             .await?
     }
 
-    /// A workload has connected under this name, which is unique in its mesh. The mesh need not be known yet.
+    /// Connects a workload under this name, which is unique in its mesh. The mesh need not be
+    /// known yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn connect(
         &self,
         mesh: &str,
@@ -196,21 +201,24 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if the mesh is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::NotFound`](meshca_core::ErrorKind::NotFound) if the mesh is not known;
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn gate(&self, mesh: impl Into<String>) -> Result<TrustGate> {
         let mesh = mesh.into();
         self.ask(|reply| Command::Gate { mesh, reply }).await?
     }
 
-    /// For the day everything has expired: new roots of this mesh are used at once, without waiting for proxies to acknowledge them,
-    /// until its resources are applied again. Connections to proxies that do not have them fail.
+    /// For the day everything has expired: new roots of this mesh are used at once, without
+    /// waiting for proxies to acknowledge them, until its resources are applied again.
+    /// Connections to proxies that do not have them fail.
     ///
-    /// Nothing else is needed to introduce a new CA: it is never measured by the one that it replaces. It is
-    /// [observed](Event::BreakGlass) and logged as an error, with the reason.
+    /// Nothing else is needed to introduce a new CA: it is never measured by the one that it
+    /// replaces. It is [observed](Event::BreakGlass) and logged as an error, with the reason.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if the mesh is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::NotFound`](meshca_core::ErrorKind::NotFound) if the mesh is not known;
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn break_glass(
         &self,
         mesh: impl Into<String>,
@@ -225,7 +233,8 @@ impl Manager {
         .await?
     }
 
-    /// What a [`Plan`](crate::migration::Plan) asks for before its next step, as far as it is seen from here:
+    /// What a [`Plan`](crate::migration::Plan) asks for before its next step, as far as it is
+    /// seen from here:
     ///
     /// | | |
     /// |---|---|
@@ -235,12 +244,14 @@ impl Manager {
     /// | `holds` | the CA of the certificate that was handed out last |
     /// | `connected` | whether there is a [`Handle`]; proxies are in it until they are [forgotten](ManagerOptions::linger) |
     ///
-    /// Which SPIFFE IDs a proxy **accepts** and how **strict** it is, only whoever configures the proxy knows: `accepts` is empty, and
-    /// `mode` is what the resources say. Fill them in.
+    /// Which SPIFFE IDs a proxy **accepts** and how **strict** it is, only the component that
+    /// configures the proxy knows: `accepts` is empty, and `mode` is what the resources say. Fill
+    /// them in.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if the mesh is not known; [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::NotFound`](meshca_core::ErrorKind::NotFound) if the mesh is not known;
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn observe(&self, mesh: impl Into<String>) -> Result<Observed> {
         let mesh = mesh.into();
         self.ask(|reply| Command::Observe { mesh, reply }).await?
@@ -250,7 +261,7 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] when the driver has ended.
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn stats(&self) -> Result<Stats> {
         self.ask(|reply| Command::Stats { reply }).await
     }

@@ -178,7 +178,7 @@ impl<'c> Cursor<'c> {
         value
     }
 
-    /// Reads a text, which may be empty; [`non_empty`] refuses that.
+    /// Reads a text, which may be empty; [`settings::non_empty`](super::settings::non_empty) refuses that.
     pub fn text(self) -> Option<&'c str> {
         match &self.node.value {
             Value::Str(text) => Some(text),

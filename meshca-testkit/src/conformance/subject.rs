@@ -312,16 +312,26 @@ impl<'a> Subject<'a> {
         request: &CertificateRequest,
         key: Option<&PrivateKey>,
     ) -> Result<Signed, Vec<String>> {
+        let bundle = self.bundle().await.map_err(|fault| vec![fault])?;
+        self.signed_under(&bundle, request, key).await
+    }
+
+    /// Has a request signed, and judges the answer by a bundle that is known, as core does with all but the first.
+    pub(super) async fn signed_under(
+        &self,
+        bundle: &TrustBundle,
+        request: &CertificateRequest,
+        key: Option<&PrivateKey>,
+    ) -> Result<Signed, Vec<String>> {
         let one = |fault| vec![fault];
-        let bundle = self.bundle().await.map_err(one)?;
         let chain = match self.sign(request).await.map_err(one)? {
             Ok(chain) => chain,
             Err(error) => return Err(vec![format!("`sign` failed: {}", told(&error))]),
         };
-        let mut verdict = self.judge(&chain, request, key, &bundle);
+        let mut verdict = self.judge(&chain, request, key, bundle);
         if verdict.root_unknown {
             let renewed = self.bundle().await.map_err(one)?;
-            if renewed != bundle {
+            if renewed != *bundle {
                 verdict = self.judge(&chain, request, key, &renewed);
             }
         }
