@@ -76,7 +76,7 @@ impl Issuer for CertManagerIssuer {
 
     async fn check(&self) -> Result<CheckReport> {
         let report = crate::check::check(&self.signing).await?;
-        self.trust.check().await?;
+        self.trust.can_be_read().await?;
         Ok(report)
     }
 }

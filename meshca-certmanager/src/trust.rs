@@ -48,7 +48,7 @@ impl Trust {
     }
 
     /// Whether `caCert` can be read. Which root the issuer leads to is seen with its first certificate only.
-    pub(crate) async fn check(&self) -> Result<()> {
+    pub(crate) async fn can_be_read(&self) -> Result<()> {
         match &self.signing.settings.conf.ca_cert {
             Some(source) => self.read(source).await.map(drop),
             None => Ok(()),

@@ -313,7 +313,7 @@ impl Capabilities {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] with the capability that is not declared.
-    pub fn check(&self, request: &CertificateRequest) -> Result<()> {
+    pub fn require(&self, request: &CertificateRequest) -> Result<()> {
         let spec = request.spec();
         if let Some(key_type) = request.key_type()
             && !self.key_types.contains(&key_type)

@@ -135,7 +135,7 @@ impl<I: Issuer> IssuingCa<I> {
     ) -> Result<IssuedCertificate> {
         let issuer = &self.0.issuer;
         let named = |error: Error| error.with_context("issuer", issuer);
-        issuer.capabilities().check(request).map_err(named)?;
+        issuer.capabilities().require(request).map_err(named)?;
         // In boxes, what is seldom done: this is part of every certificate, and large futures cost
         // more than small ones.
         let roots = match self.0.known() {

@@ -202,7 +202,7 @@ impl CertificateSpec {
         std::iter::once(id).chain(self.0.uris.iter().cloned())
     }
 
-    fn check(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         let refuse = |why: &'static str, value: &str| {
             Err(Error::new(ErrorKind::InvalidRequest, why)
                 .with_context("value", value.escape_debug()))
@@ -345,7 +345,7 @@ impl CertificateRequest {
     }
 
     fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
-        spec.check()?;
+        spec.validate()?;
         if now.checked_add(spec.lifetime()).is_none() {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,

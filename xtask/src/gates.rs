@@ -41,16 +41,16 @@ pub(crate) enum Gate {
 type LeftOut = Vec<String>;
 
 impl Gate {
-    fn check(self) -> Result<LeftOut> {
+    fn holds(self) -> Result<LeftOut> {
         match self {
-            Self::Dependencies => dependencies::check(),
-            Self::PublicApi => public_api::check(),
-            Self::Msrv => msrv::check(),
-            Self::Features => features::check(),
-            Self::Docs => docs::check(),
-            Self::Package => package::check(),
-            Self::Deny => deny::check(),
-            Self::Sources => sources::check(),
+            Self::Dependencies => dependencies::holds(),
+            Self::PublicApi => public_api::holds(),
+            Self::Msrv => msrv::holds(),
+            Self::Features => features::holds(),
+            Self::Docs => docs::holds(),
+            Self::Package => package::holds(),
+            Self::Deny => deny::holds(),
+            Self::Sources => sources::holds(),
         }
     }
 
@@ -71,7 +71,7 @@ pub(crate) fn run(names: &[Gate]) -> Result<ExitCode> {
     let mut failed = false;
     for gate in gates {
         println!("gate {}: checking", gate.name());
-        let (result, took) = timed(|| gate.check());
+        let (result, took) = timed(|| gate.holds());
         let line = match result {
             Ok(left_out) => {
                 let mut line = format!("gate {}: holds ({:.1} s)", gate.name(), took.as_secs_f64());

@@ -170,7 +170,7 @@ impl DelegatedIssuer {
         store: Arc<dyn SecretStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        settings.check()?;
+        settings.validate()?;
         check_upstream(&settings, &*upstream)?;
         let upstream = IssuingCa::new(upstream);
         let store = DelegatedStore {

@@ -141,7 +141,7 @@ impl DirSecretStore {
             file::check_dir(&dir, false)?;
         }
         let _lock = file::lock(&dir)?;
-        self.check(key, expect)?;
+        self.require(key, expect)?;
         file::replace(&dir, key.name(), value.expose())?;
         if *expect == Expect::Absent {
             // The mesh's directory may be new, made by us or by another writer just before us.
@@ -154,14 +154,14 @@ impl DirSecretStore {
         let expect = Expect::Version(version.clone());
         let dir = self.mesh_dir(key);
         if !file::check_dir(&dir, false)? {
-            return self.check(key, &expect);
+            return self.require(key, &expect);
         }
         let _lock = file::lock(&dir)?;
-        self.check(key, &expect)?;
+        self.require(key, &expect)?;
         file::delete(&dir, key.name())
     }
 
-    fn check(&self, key: &SecretKey, expect: &Expect) -> Result<()> {
+    fn require(&self, key: &SecretKey, expect: &Expect) -> Result<()> {
         let current = self.read(key)?.map(|stored| stored.version);
         expect.check(key, current.as_ref())
     }

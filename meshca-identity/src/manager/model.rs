@@ -136,7 +136,7 @@ mod primitives {
     }
 }
 
-fn check(model: impl Fn() + Send + Sync + 'static) {
+fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     // How often one thread may take the place of another that could go on. With any number it takes hours; those that these have found took
     // two and three.
@@ -171,7 +171,7 @@ fn hand_out(cell: &WorkloadCell, identity: &Arc<Identity>, by: &Arc<BackendKey>)
 
 #[test]
 fn whoever_waits_sees_what_was_announced_last() {
-    check(|| {
+    explore(|| {
         let signals = loom::sync::Arc::new([Signal::default(), Signal::default()]);
         let health = loom::sync::Arc::new(AtomicU8::new(0));
         let (of_driver, its_health) = (signals.clone(), health.clone());
@@ -195,7 +195,7 @@ fn whoever_waits_sees_what_was_announced_last() {
 
 #[test]
 fn whoever_waits_hears_of_the_end() {
-    check(|| {
+    explore(|| {
         let signal = loom::sync::Arc::new((Signal::default(), AtomicBool::new(false)));
         let of_driver = signal.clone();
         let driver = thread::spawn(move || {
@@ -219,7 +219,7 @@ fn whoever_waits_hears_of_the_end() {
 fn an_identity_is_never_taken_for_that_of_another_ca() {
     let [one, two] = identities();
     let [a, b] = ["a", "b"].map(|it| Arc::new(BackendKey::Modern(it.to_owned())));
-    check(move || {
+    explore(move || {
         let cell = loom::sync::Arc::new(WorkloadCell::default());
         hand_out(&cell, &one, &a);
         let of_driver = cell.clone();
@@ -244,7 +244,7 @@ fn an_identity_is_never_taken_for_that_of_another_ca() {
 fn whoever_reads_the_identity_first_has_the_trust_that_it_needs() {
     let [one, two] = identities();
     let new_version = TrustVersion::default().next();
-    check(move || {
+    explore(move || {
         let cell = loom::sync::Arc::new(WorkloadCell::default());
         let mesh = loom::sync::Arc::new(MeshCell::new("default".to_owned()));
         cell.set_identity(Some(Arc::clone(&one)));

@@ -353,7 +353,7 @@ async fn signed_or_declared(
         return;
     }
     outcome.declare(format!("not supported: {what}"));
-    match subject.issuer.capabilities().check(&request) {
+    match subject.issuer.capabilities().require(&request) {
         Err(error) if error.kind() == ErrorKind::Unsupported => {}
         Err(error) => outcome.fail(format!(
             "{what}: declared as not supported, and not refused as `unsupported` but: {}",

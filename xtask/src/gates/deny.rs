@@ -4,7 +4,7 @@ use super::LeftOut;
 use crate::process::{self, Result};
 use crate::tools;
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     process::run(
         tools::DENY
             .command()?

@@ -101,7 +101,7 @@ const TABLE: &[Row] = &[
     ),
 ];
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     let packages = cargo::packages()?;
     let published: Vec<_> = packages
         .iter()

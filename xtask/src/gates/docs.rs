@@ -4,7 +4,7 @@ use super::LeftOut;
 use crate::cargo::cargo;
 use crate::process::{self, Result};
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     process::run(cargo().env("RUSTDOCFLAGS", "-D warnings").args([
         "doc",
         "--locked",

@@ -4,7 +4,7 @@ use super::LeftOut;
 use crate::process::{self, Result};
 use crate::tools;
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     // Clippy rather than `check`, since code that is dead without some feature is a warning, and
     // denying warnings for rustc would build every dependency again. cargo-hack's `--no-dev-deps`
     // is not needed (the resolver keeps their features apart when no test is built), and it would

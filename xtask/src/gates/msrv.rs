@@ -5,7 +5,7 @@ use crate::cargo;
 use crate::process::{self, Result};
 use crate::tools;
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     let toolchain = cargo::msrv_toolchain()?;
     tools::need_toolchain(&toolchain)?;
     process::run(cargo::cargo_of(&toolchain).args([

@@ -14,7 +14,7 @@ use crate::tools;
 /// Set by the repository's `.cargo/config.toml`, also for this program. Users do not have it.
 const OURS_ALONE: &str = "K8S_OPENAPI_ENABLED_VERSION";
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     let packages: Vec<_> = cargo::packages()?
         .into_iter()
         .filter(|package| package.published)

@@ -6,7 +6,7 @@ use crate::cargo;
 use crate::process::{self, Result};
 use crate::tools;
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     tools::need_toolchain(tools::NIGHTLY)?;
     let mut failures = Vec::new();
     for package in cargo::packages()?

@@ -22,7 +22,7 @@ const PERSONAL: &[&str] = &[
     "workspace",
 ];
 
-pub(super) fn check() -> Result<LeftOut> {
+pub(super) fn holds() -> Result<LeftOut> {
     let mut problems = Vec::new();
     // In CI another user may own the clone; listing its files is harmless all the same.
     let list = ["-c", "safe.directory=*", "ls-files", "-z"];

@@ -83,7 +83,7 @@ impl DelegatedSettings {
         self
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn validate(&self) -> Result<()> {
         let second = Duration::from_secs(1);
         for (what, lifetime, least) in [
             ("intermediate", self.lifetime, MIN_INTERMEDIATE_LIFETIME),

@@ -244,7 +244,7 @@ impl Segment {
     fn close(&mut self, shape: Shape, at: Range<usize>) -> Result<(), (Range<usize>, String)> {
         let opens_path = shape == Shape::Path && self.first;
         if !opens_path {
-            self.check(shape, &at, "nothing stands before this separator")?;
+            self.refuse_empty(shape, &at, "nothing stands before this separator")?;
         }
         *self = Self::new(false, at);
         Ok(())
@@ -254,14 +254,14 @@ impl Segment {
         if shape == Shape::TrustDomain {
             return Ok(());
         }
-        self.check(
+        self.refuse_empty(
             shape,
             &self.separator,
             "nothing stands after this separator",
         )
     }
 
-    fn check(
+    fn refuse_empty(
         &self,
         shape: Shape,
         at: &Range<usize>,
