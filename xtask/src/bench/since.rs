@@ -53,9 +53,13 @@ pub(super) fn run(benches: &[Bench], commit: &str, rounds: u32, turn: Duration) 
                 let theirs = then.turn(&bench.ours, turn);
                 (now.turn(&bench.ours, turn)?, theirs)
             };
-            let Ok(theirs) = theirs else {
-                left_out.push(format!("{}: {commit} does not have it", bench.name()));
-                break;
+            let theirs = match theirs {
+                Ok(theirs) => theirs,
+                // A case that is younger than the commit, as a rule.
+                Err(why) => {
+                    left_out.push(format!("{} at {commit}: {why}", bench.name()));
+                    break;
+                }
             };
             of_now.push(ours);
             of_then.push(theirs);
@@ -93,7 +97,13 @@ pub(super) fn run(benches: &[Bench], commit: &str, rounds: u32, turn: Duration) 
 /// The files of a commit, in a folder of the target directory, with a target directory of its own.
 fn checkout(commit: &str, target: &Path) -> Result<Tree> {
     let folder = target.join("since");
-    let root = folder.join(commit);
+    let mut git = Command::new("git");
+    git.current_dir(cargo::root())
+        .args(["rev-parse", "--verify", "--end-of-options"])
+        .arg(format!("{commit}^{{commit}}"));
+    // By its hash: a branch, or `HEAD~5`, is another commit tomorrow.
+    let hash = process::output(&mut git)?;
+    let root = folder.join(hash.trim());
     if !root.is_dir() {
         println!("unpacking {commit}");
         fs::create_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))?;
@@ -102,7 +112,7 @@ fn checkout(commit: &str, target: &Path) -> Result<Tree> {
         git.current_dir(cargo::root())
             .args(["archive", "--format", "tar", "--output"])
             .arg(&archive)
-            .arg(commit);
+            .arg(hash.trim());
         let mut tar = Command::new("tar");
         tar.arg("-xf").arg(&archive).arg("-C").arg(&root);
         process::run(&mut git)
