@@ -10,9 +10,7 @@ use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use spiffe::SpiffeId;
 
 use crate::x509::Parsed;
-use crate::{
-    CertificateRequest, CertificateSpec, Error, ErrorKind, Result, TrustRoot, Validity, pem,
-};
+use crate::{CertificateSpec, Error, ErrorKind, Result, TrustRoot, Validity, pem};
 
 /// What a CA returned, as it returned it: **unverified**.
 ///
@@ -39,7 +37,7 @@ pub type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[cfg(feature = "builtin")]
 #[derive(Clone, Debug)]
 pub(crate) struct Constructed {
-    pub(crate) request: CertificateRequest,
+    pub(crate) request: crate::CertificateRequest,
     pub(crate) serial: String,
     pub(crate) validity: Validity,
     pub(crate) root: Arc<CertificateDer<'static>>,

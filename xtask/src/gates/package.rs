@@ -66,6 +66,7 @@ pub(super) fn holds() -> Result<LeftOut> {
             command
                 .current_dir(&folder)
                 .env_remove(OURS_ALONE)
+                .env("RUSTFLAGS", "-D warnings")
                 .env("RUSTDOCFLAGS", "-D warnings")
                 .env("CARGO_TARGET_DIR", target.join("unpacked"))
                 .args(task)
