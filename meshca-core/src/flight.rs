@@ -1,14 +1,14 @@
 //! One call at a time, however many want its result.
 
-use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
-use futures_util::future::Shared;
+use futures_util::future::{BoxFuture, Shared};
 
+use crate::sync::lock;
 use crate::{Error, ErrorKind, Result};
 
 /// Whoever comes while a call is under way waits for that one's result, be it an error.
@@ -32,6 +32,8 @@ use crate::{Error, ErrorKind, Result};
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("Flight")]
 pub struct Flight<T: Clone> {
     slot: Slot<T>,
     spawn: fn(Task),
@@ -40,13 +42,7 @@ pub struct Flight<T: Clone> {
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Slot<T> = Arc<Mutex<Option<Call<T>>>>;
-type Call<T> = Shared<Pin<Box<dyn Future<Output = Result<T>> + Send>>>;
-
-impl<T: Clone> Debug for Flight<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Flight").finish_non_exhaustive()
-    }
-}
+type Call<T> = Shared<BoxFuture<'static, Result<T>>>;
 
 /// Empties the slot when the call ends, be it by a panic.
 struct Forget<T: Clone>(Slot<T>);
@@ -54,7 +50,7 @@ struct Forget<T: Clone>(Slot<T>);
 impl<T: Clone> Drop for Forget<T> {
     fn drop(&mut self) {
         // It is this call's: there is no other before the slot is empty.
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.0) = None;
     }
 }
 
@@ -76,25 +72,19 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let (call, task) = {
-            let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-            match slot.as_ref() {
-                Some(call) => (call.clone(), None),
-                None => {
-                    let (done, result) = oneshot::channel();
-                    let call = async move { result.await.unwrap_or_else(|_| Err(dropped())) };
-                    let call: Pin<Box<dyn Future<Output = Result<T>> + Send>> = Box::pin(call);
-                    let call = call.shared();
-                    *slot = Some(call.clone());
-                    let (work, forget) = (start(), Forget(Arc::clone(&self.slot)));
-                    let task = async move {
-                        let _forget = forget;
-                        let _ = done.send(work.await);
-                    };
-                    (call, Some(task))
-                }
-            }
-        };
+        let mut task = None;
+        let call = lock(&self.slot)
+            .get_or_insert_with(|| {
+                let (done, result) = oneshot::channel();
+                let (work, forget) = (start(), Forget(Arc::clone(&self.slot)));
+                task = Some(async move {
+                    let _forget = forget;
+                    let _ = done.send(work.await);
+                });
+                let call = async move { result.await.unwrap_or_else(|_| Err(dropped())) };
+                call.boxed().shared()
+            })
+            .clone();
         // Without the lock: a runtime that shuts down drops the task at once, and that empties the slot.
         if let Some(task) = task {
             (self.spawn)(Box::pin(task));

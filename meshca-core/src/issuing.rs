@@ -1,16 +1,15 @@
 //! The caller's side of an issuer: certificates that are verified, and the roots they lead to.
 
 use std::fmt;
-use std::future::Future;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::SystemTime;
 
 use futures_util::FutureExt;
-use futures_util::future::WeakShared;
+use futures_util::future::{BoxFuture, WeakShared};
 
+use crate::sync::{lock, read, write};
 use crate::verify::{self, Refusal};
 use crate::{
     CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Identity, IssuedCertificate,
@@ -64,6 +63,11 @@ use crate::{
 ///
 /// Futures may be dropped at any await point. A caller that gives up takes nothing away from the
 /// others: the call for the roots belongs to all who wait for it, and ends with the last of them.
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("IssuingCa({:?}, {:?})", _0.issuer, _0.known())]
+#[debug(bound(I: fmt::Debug))]
+#[display("{}", _0.issuer)]
+#[display(bound(I: fmt::Display))]
 pub struct IssuingCa<I = Arc<dyn Issuer>>(Arc<Inner<I>>);
 
 struct Inner<I> {
@@ -76,7 +80,7 @@ struct Inner<I> {
     asked: Mutex<Asked>,
 }
 
-type Call = Pin<Box<dyn Future<Output = Result<Arc<TrustBundle>>> + Send>>;
+type Call = BoxFuture<'static, Result<Arc<TrustBundle>>>;
 
 #[derive(Default)]
 struct Asked {
@@ -85,10 +89,6 @@ struct Asked {
     at: Option<SystemTime>,
     /// Why the last call failed.
     trouble: Option<Error>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<I: Issuer> IssuingCa<I> {
@@ -240,8 +240,7 @@ impl<I: Issuer> IssuingCa<I> {
             match slot.as_ref().and_then(WeakShared::upgrade) {
                 Some(call) => call,
                 None => {
-                    let call: Call = Box::pin(Inner::ask(Arc::clone(&self.0)));
-                    let call = call.shared();
+                    let call = Inner::ask(Arc::clone(&self.0)).boxed().shared();
                     *slot = call.downgrade();
                     call
                 }
@@ -253,13 +252,7 @@ impl<I: Issuer> IssuingCa<I> {
 
 impl<I> Inner<I> {
     fn known(&self) -> Option<Arc<TrustBundle>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.clone()
-    }
-
-    fn learn(&self, roots: Arc<TrustBundle>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(roots);
+        read(&self.known).clone()
     }
 }
 
@@ -275,7 +268,7 @@ impl<I: Issuer> Inner<I> {
         });
         let answer = answer.map(Arc::new);
         if let Ok(roots) = &answer {
-            inner.learn(Arc::clone(roots));
+            *write(&inner.known) = Some(Arc::clone(roots));
         }
         lock(&inner.asked).trouble = answer.as_ref().err().cloned();
         // The result is of this moment: the next caller asks again.
@@ -295,21 +288,6 @@ impl<I> Deref for IssuingCa<I> {
 
     fn deref(&self) -> &I {
         &self.0.issuer
-    }
-}
-
-impl<I: fmt::Display> fmt::Display for IssuingCa<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.issuer, f)
-    }
-}
-
-impl<I: fmt::Debug> fmt::Debug for IssuingCa<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IssuingCa")
-            .field("issuer", &self.0.issuer)
-            .field("known", &self.0.known())
-            .finish_non_exhaustive()
     }
 }
 

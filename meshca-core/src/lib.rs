@@ -151,6 +151,7 @@ pub mod request;
 pub mod resource;
 pub mod secret;
 pub mod spiffe;
+mod sync;
 pub mod time;
 pub mod trust;
 mod usages;

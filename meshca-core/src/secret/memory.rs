@@ -1,11 +1,11 @@
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 
 use super::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version};
 use crate::Result;
+use crate::sync::lock;
 
 /// Keeps secrets in this process, for as long as the store lives.
 ///
@@ -27,8 +27,11 @@ use crate::Result;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Default)]
+#[derive(Default, derive_more::Debug)]
+#[debug("MemorySecretStore({} secrets)", lock(state).secrets.len())]
 pub struct MemorySecretStore {
+    /// Every change is one insertion or one removal, so it is whole even if a holder of the lock
+    /// panicked.
     state: Mutex<State>,
 }
 
@@ -43,31 +46,17 @@ impl MemorySecretStore {
     pub fn new() -> Self {
         Self::default()
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is one insertion or one removal, so the state is whole even if a holder of
-        // the lock panicked.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for MemorySecretStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemorySecretStore")
-            .field("secrets", &self.state().secrets.len())
-            .finish()
-    }
 }
 
 #[async_trait]
 impl SecretStore for MemorySecretStore {
     async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
-        Ok(self.state().secrets.get(key).cloned())
+        Ok(lock(&self.state).secrets.get(key).cloned())
     }
 
     async fn put(&self, key: &SecretKey, value: SecretValue, expect: Expect) -> Result<Version> {
         value.check_size(key)?;
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let current = state.secrets.get(key).map(|stored| &stored.version);
         expect.check(key, current)?;
         state.last_version += 1;
@@ -79,7 +68,7 @@ impl SecretStore for MemorySecretStore {
     }
 
     async fn delete(&self, key: &SecretKey, version: &Version) -> Result<()> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let current = state.secrets.get(key).map(|stored| &stored.version);
         Expect::Version(version.clone()).check(key, current)?;
         state.secrets.remove(key);
