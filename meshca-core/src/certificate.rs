@@ -1,6 +1,5 @@
 //! From what a CA returned to what may be handed out.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +15,15 @@ use crate::{CertificateSpec, Error, ErrorKind, Result, TrustRoot, Validity, pem}
 ///
 /// [`Issuer`](crate::Issuer)s make these. Order, repetition and roots among the certificates do
 /// not matter: [`verify`](Self::verify) rebuilds the chain. There is nothing else that one can do with it.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
 pub struct SignedChain {
+    #[debug("{}", certificates.len())]
     certificates: Vec<CertificateDer<'static>>,
     notes: Vec<String>,
+    #[debug(skip)]
     receipt: Option<Receipt>,
     #[cfg(feature = "builtin")]
+    #[debug(skip)]
     constructed: Option<Box<Constructed>>,
 }
 
@@ -62,10 +64,8 @@ impl SignedChain {
     /// [`ErrorKind::BadResponse`] with the line of the first fault.
     pub fn from_pem(text: &str) -> Result<Self> {
         let certificates = pem::certificates(text).map_err(|error| {
-            Error::new(
-                ErrorKind::BadResponse,
-                format!("the CA did not return PEM certificates: {error}"),
-            )
+            let why = format!("the CA did not return PEM certificates: {error}");
+            Error::new(ErrorKind::BadResponse, why)
         })?;
         Ok(Self::new(certificates.into_iter().map(|(_, der)| der)))
     }
@@ -130,10 +130,8 @@ impl SignedChain {
     #[cfg(feature = "builtin")]
     pub(crate) fn constructed(certificates: Vec<CertificateDer<'static>>, by: Constructed) -> Self {
         Self {
-            certificates,
-            notes: Vec::new(),
-            receipt: None,
             constructed: Some(Box::new(by)),
+            ..Self::new(certificates)
         }
     }
 
@@ -143,40 +141,25 @@ impl SignedChain {
     }
 }
 
-impl fmt::Debug for SignedChain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignedChain")
-            .field("certificates", &self.certificates.len())
-            .field("notes", &self.notes)
-            .finish_non_exhaustive()
-    }
-}
-
 /// How an [`IssuedCertificate`] came to be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, derive_more::Display)]
 #[non_exhaustive]
 pub enum Proof {
     /// Every signature from the leaf to the root was verified.
+    #[display("every signature up to the root was verified")]
     Signatures,
     /// The CA of this process built it for this request with a key in its own memory, and its root
     /// is in the bundle.
+    #[display("built by the CA in this process, whose root is in the bundle")]
     Construction,
 }
 
-impl fmt::Display for Proof {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Signatures => "every signature up to the root was verified",
-            Self::Construction => "built by the CA in this process, whose root is in the bundle",
-        })
-    }
-}
-
 /// Something unusual but sound about a certificate: to be reported, not to be refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
 #[non_exhaustive]
 pub enum Observation {
     /// It ends before the lifetime that was asked for.
+    #[display("the CA granted {}s of the {}s asked for", granted.as_secs(), requested.as_secs())]
     #[non_exhaustive]
     ShorterLifetime {
         /// What was asked for.
@@ -186,6 +169,11 @@ pub enum Observation {
     },
     /// It ends after the lifetime that was asked for; only seen under
     /// [`LifetimePolicy::AcceptIssuer`](crate::LifetimePolicy::AcceptIssuer).
+    #[display(
+        "the CA granted {}s where {}s were asked for",
+        granted.as_secs(),
+        requested.as_secs()
+    )]
     #[non_exhaustive]
     LongerLifetime {
         /// What was asked for.
@@ -194,6 +182,7 @@ pub enum Observation {
         granted: Duration,
     },
     /// It becomes valid only in a moment: hold it back until then.
+    #[display("it becomes valid in {}s", wait.as_secs())]
     #[non_exhaustive]
     NotYetValid {
         /// How long to wait.
@@ -201,58 +190,29 @@ pub enum Observation {
     },
     /// The CA sent the certificates in another order, repeated some, or added some that do not
     /// belong to the chain.
+    #[display("the CA's chain was out of order or had extra certificates; it was rebuilt")]
     ChainRebuilt,
     /// The subject carries a common name that was not asked for.
+    #[display("the CA added the common name `{}`", name.escape_debug())]
     #[non_exhaustive]
     UnrequestedCommonName {
         /// The name.
         name: String,
     },
     /// An intermediate may have any number of CAs below it, where a limit was asked for.
+    #[display("the CA set no limit to the CAs below the intermediate")]
     UnlimitedPathLength,
     /// What the CA itself said.
+    #[display("the CA notes: {}", _0.escape_debug())]
     IssuerNote(String),
-}
-
-impl fmt::Display for Observation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ShorterLifetime { requested, granted } => {
-                write!(
-                    f,
-                    "the CA granted {}s of the {}s asked for",
-                    granted.as_secs(),
-                    requested.as_secs()
-                )
-            }
-            Self::LongerLifetime { requested, granted } => {
-                write!(
-                    f,
-                    "the CA granted {}s where {}s were asked for",
-                    granted.as_secs(),
-                    requested.as_secs()
-                )
-            }
-            Self::NotYetValid { wait } => write!(f, "it becomes valid in {}s", wait.as_secs()),
-            Self::ChainRebuilt => f.write_str(
-                "the CA's chain was out of order or had extra certificates; it was rebuilt",
-            ),
-            Self::UnrequestedCommonName { name } => {
-                write!(f, "the CA added the common name `{}`", name.escape_debug())
-            }
-            Self::UnlimitedPathLength => {
-                f.write_str("the CA set no limit to the CAs below the intermediate")
-            }
-            Self::IssuerNote(note) => write!(f, "the CA notes: {}", note.escape_debug()),
-        }
-    }
 }
 
 /// A certificate that was **verified** for its request: right key, right names, right purpose, a
 /// sound lifetime, and a path to the trust bundle.
 ///
 /// Made by [`SignedChain::verify`] alone, so nobody can hand out one that was not.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("IssuedCertificate({}, {serial} of {}, {validity})", self.spiffe_id(), self.issuer())]
 pub struct IssuedCertificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) spec: CertificateSpec,
@@ -297,10 +257,8 @@ impl IssuedCertificate {
 
     /// The name of the CA that signed it, for people: read from the leaf each time.
     pub fn issuer(&self) -> String {
-        self.read_names(|leaf| leaf.issuer())
-            .into_iter()
-            .next()
-            .unwrap_or_default()
+        let issuers = self.read_names(|certificate| certificate.issuer());
+        issuers.into_iter().next().unwrap_or_default()
     }
 
     /// From when to when it is valid.
@@ -344,16 +302,5 @@ impl IssuedCertificate {
     /// What was unusual about it.
     pub fn observations(&self) -> &[Observation] {
         &self.observations
-    }
-}
-
-impl fmt::Debug for IssuedCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IssuedCertificate")
-            .field("spiffe_id", &self.spiffe_id().to_string())
-            .field("serial", &self.serial)
-            .field("issuer", &self.issuer())
-            .field("validity", &format_args!("{}", self.validity))
-            .finish_non_exhaustive()
     }
 }

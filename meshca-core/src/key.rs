@@ -10,10 +10,11 @@ use aws_lc_rs::encoding::{AsBigEndian as _, AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    self, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
-    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    KeyPair as _, RSA_PKCS1_SHA256,
 };
 use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use zeroize::Zeroizing;
 
 use crate::{Error, ErrorKind, Result, SecretValue, pem};
 
@@ -21,21 +22,28 @@ use crate::{Error, ErrorKind, Result, SecretValue, pem};
 ///
 /// Each signs with the one algorithm that the field pairs it with: ECDSA with SHA-256 (P-256) or
 /// SHA-384 (P-384), Ed25519, RSA PKCS#1 v1.5 with SHA-256.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display,
+)]
 #[non_exhaustive]
 pub enum KeyType {
     /// ECDSA on P-256: the default; ten microseconds to make.
     #[default]
+    #[display("P-256")]
     P256,
     /// ECDSA on P-384.
+    #[display("P-384")]
     P384,
     /// Ed25519. Not every TLS stack offers it by default: Envoy and browsers do not.
     Ed25519,
     /// RSA with 2048 bits: a tenth of a second to make, on the calling thread.
+    #[display("RSA-2048")]
     Rsa2048,
     /// RSA with 3072 bits.
+    #[display("RSA-3072")]
     Rsa3072,
     /// RSA with 4096 bits: seconds to make, on the calling thread.
+    #[display("RSA-4096")]
     Rsa4096,
 }
 
@@ -65,31 +73,14 @@ impl KeyType {
         matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)
     }
 
+    /// The RSA type with a modulus of this many bytes.
+    fn of_modulus(bytes: usize) -> Option<Self> {
+        u32::try_from(bytes * 8).ok().and_then(Self::rsa)
+    }
+
     /// The type of a public key; `None` for one that is not among them.
     pub(crate) fn of(public_key: &SubjectPublicKeyInfoDer<'_>) -> Option<Self> {
         encoding::key_type(public_key)
-    }
-
-    pub(crate) fn rcgen_algorithm(self) -> &'static rcgen::SignatureAlgorithm {
-        match self {
-            Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
-            Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
-            Self::Ed25519 => &rcgen::PKCS_ED25519,
-            Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 => &rcgen::PKCS_RSA_SHA256,
-        }
-    }
-}
-
-impl fmt::Display for KeyType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::P256 => "P-256",
-            Self::P384 => "P-384",
-            Self::Ed25519 => "Ed25519",
-            Self::Rsa2048 => "RSA-2048",
-            Self::Rsa3072 => "RSA-3072",
-            Self::Rsa4096 => "RSA-4096",
-        })
     }
 }
 
@@ -183,6 +174,8 @@ pub trait Signer: fmt::Debug + Send + Sync + 'static {
 /// assert_eq!(key.public_key(), again.public_key());
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("PrivateKey({})", _0.key_type)]
 pub struct PrivateKey(Arc<KeyMaterial>);
 
 /// What a [`PrivateKey`] owns. Shared, never copied, with the requests made for it.
@@ -199,6 +192,17 @@ enum Pair {
     Rsa(RsaKeyPair),
 }
 
+impl Pair {
+    /// The public half, without the algorithm.
+    fn public_bits(&self) -> &[u8] {
+        match self {
+            Self::Ecdsa(pair) => pair.public_key().as_ref(),
+            Self::Ed25519(pair) => pair.public_key().as_ref(),
+            Self::Rsa(pair) => pair.public_key().as_ref(),
+        }
+    }
+}
+
 impl PrivateKey {
     /// Makes a new key with the operating system's randomness.
     ///
@@ -212,19 +216,17 @@ impl PrivateKey {
             Error::new(ErrorKind::Internal, "could not generate a private key")
                 .with_context("key type", key_type)
         };
+        let ecdsa = |algorithm| EcdsaKeyPair::generate(algorithm).map(Pair::Ecdsa);
+        let rsa = |size| RsaKeyPair::generate(size).map(Pair::Rsa);
         let pair = match key_type {
-            KeyType::P256 => Pair::Ecdsa(
-                EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?,
-            ),
-            KeyType::P384 => Pair::Ecdsa(
-                EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).map_err(failed)?,
-            ),
-            KeyType::Ed25519 => Pair::Ed25519(Ed25519KeyPair::generate().map_err(failed)?),
-            KeyType::Rsa2048 => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?),
-            KeyType::Rsa3072 => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa3072).map_err(failed)?),
-            KeyType::Rsa4096 => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa4096).map_err(failed)?),
+            KeyType::P256 => ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING),
+            KeyType::P384 => ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING),
+            KeyType::Ed25519 => Ed25519KeyPair::generate().map(Pair::Ed25519),
+            KeyType::Rsa2048 => rsa(KeySize::Rsa2048),
+            KeyType::Rsa3072 => rsa(KeySize::Rsa3072),
+            KeyType::Rsa4096 => rsa(KeySize::Rsa4096),
         };
-        Self::from_pair(pair, key_type)
+        Self::from_pair(pair.map_err(failed)?, key_type)
     }
 
     /// Reads a key from PEM: one block `PRIVATE KEY` (PKCS#8), `EC PRIVATE KEY` (SEC 1) or
@@ -241,9 +243,7 @@ impl PrivateKey {
                 format!("not a PEM private key: {error}"),
             )
         })?;
-        let key = Self::from_der(&der);
-        wipe(der);
-        key
+        Self::from_der(&Zeroizing::new(der))
     }
 
     /// Reads a key from its DER form.
@@ -256,8 +256,7 @@ impl PrivateKey {
         for (algorithm, key_type) in [
             (&ECDSA_P256_SHA256_ASN1_SIGNING, KeyType::P256),
             (&ECDSA_P384_SHA384_ASN1_SIGNING, KeyType::P384),
-        ] as [(&'static EcdsaSigningAlgorithm, KeyType); 2]
-        {
+        ] {
             if let Ok(pair) = EcdsaKeyPair::from_private_key_der(algorithm, bytes) {
                 return Self::from_pair(Pair::Ecdsa(pair), key_type);
             }
@@ -269,39 +268,28 @@ impl PrivateKey {
             PrivateKeyDer::Pkcs1(_) => RsaKeyPair::from_der(bytes),
             _ => RsaKeyPair::from_pkcs8(bytes),
         };
-        match rsa {
-            Ok(pair) => {
-                let bits = pair.public_modulus_len() * 8;
-                let key_type =
-                    u32::try_from(bits)
-                        .ok()
-                        .and_then(KeyType::rsa)
-                        .ok_or_else(|| {
-                            Error::new(
-                                ErrorKind::Unsupported,
-                                "RSA keys must have 2048, 3072 or 4096 bits",
-                            )
-                            .with_context("bits", bits)
-                        })?;
-                Self::from_pair(Pair::Rsa(pair), key_type)
-            }
-            Err(_) => Err(Error::new(
+        let pair = rsa.map_err(|_| {
+            Error::new(
                 ErrorKind::InvalidConfig,
                 "not a usable private key: expected an unencrypted P-256, P-384, Ed25519 or RSA key (2048 bits or more)",
-            )),
-        }
+            )
+        })?;
+        let bytes = pair.public_modulus_len();
+        let key_type = KeyType::of_modulus(bytes).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "RSA keys must have 2048, 3072 or 4096 bits",
+            )
+            .with_context("bits", bytes * 8)
+        })?;
+        Self::from_pair(Pair::Rsa(pair), key_type)
     }
 
     fn from_pair(pair: Pair, key_type: KeyType) -> Result<Self> {
-        let public_key = match &pair {
-            Pair::Ecdsa(pair) => encoding::public_key(key_type, pair.public_key().as_ref()),
-            Pair::Ed25519(pair) => encoding::public_key(key_type, pair.public_key().as_ref()),
-            Pair::Rsa(pair) => encoding::public_key(key_type, pair.public_key().as_ref()),
-        }?;
         Ok(Self(Arc::new(KeyMaterial {
+            public_key: encoding::public_key(key_type, pair.public_bits())?,
             pair,
             key_type,
-            public_key,
         })))
     }
 
@@ -330,10 +318,10 @@ impl PrivateKey {
                 encoding::ec_private_key(self.0.key_type, scalar.as_ref(), point)?
             }
             Pair::Ed25519(pair) => pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(),
-            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair)
-                .map_err(failed)?
-                .as_ref()
-                .to_vec(),
+            Pair::Rsa(pair) => {
+                let der: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
+                der.as_ref().to_vec()
+            }
         }))
     }
 
@@ -367,41 +355,25 @@ impl Signer for PrivateKey {
     }
 }
 
-impl fmt::Debug for PrivateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PrivateKey({})", self.0.key_type)
-    }
-}
-
 impl KeyMaterial {
     pub(crate) fn key_type(&self) -> KeyType {
         self.key_type
     }
 
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let failed = |_| Error::new(ErrorKind::Internal, "could not sign with a private key");
         let random = SystemRandom::new();
-        match &self.pair {
+        let signed = match &self.pair {
             Pair::Ecdsa(pair) => pair
                 .sign(&random, message)
-                .map(|signature| signature.as_ref().to_vec())
-                .map_err(failed),
-            Pair::Ed25519(pair) => pair
-                .try_sign(message)
-                .map(|signature| signature.as_ref().to_vec())
-                .map_err(failed),
+                .map(|made| made.as_ref().to_vec()),
+            Pair::Ed25519(pair) => pair.try_sign(message).map(|made| made.as_ref().to_vec()),
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(
-                    &signature::RSA_PKCS1_SHA256,
-                    &random,
-                    message,
-                    &mut signature,
-                )
-                .map_err(failed)?;
-                Ok(signature)
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map(|()| signature)
             }
-        }
+        };
+        signed.map_err(|_| Error::new(ErrorKind::Internal, "could not sign with a private key"))
     }
 
     pub(crate) fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
@@ -415,15 +387,16 @@ impl rcgen::PublicKeyData for KeyMaterial {
     }
 
     fn der_bytes(&self) -> &[u8] {
-        match &self.pair {
-            Pair::Ecdsa(pair) => pair.public_key().as_ref(),
-            Pair::Ed25519(pair) => pair.public_key().as_ref(),
-            Pair::Rsa(pair) => pair.public_key().as_ref(),
-        }
+        self.pair.public_bits()
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        self.key_type.rcgen_algorithm()
+        match self.key_type {
+            KeyType::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            KeyType::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            KeyType::Ed25519 => &rcgen::PKCS_ED25519,
+            KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => &rcgen::PKCS_RSA_SHA256,
+        }
     }
 }
 
@@ -431,12 +404,6 @@ impl rcgen::SigningKey for KeyMaterial {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         self.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
     }
-}
-
-fn wipe(der: PrivateKeyDer<'static>) {
-    use zeroize::Zeroize as _;
-    let mut der = der;
-    der.zeroize();
 }
 
 #[cfg(test)]

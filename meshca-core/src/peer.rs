@@ -23,16 +23,14 @@
 //! DNS names, IP addresses and common names are never looked at. The caller decides whether the
 //! proven peer may connect.
 
-use std::fmt;
 use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use spiffe::{SpiffeId, TrustDomain};
 use webpki::EndEntityCert;
-use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::TrustBundle;
-use crate::time::rfc3339;
+use crate::time::{at, rfc3339};
 use crate::usages::check_workload;
 use crate::verify::path::{NoPath, Prover, Purpose, in_words};
 use crate::x509::Parsed;
@@ -189,21 +187,17 @@ fn read<'a>(leaf: &'a CertificateDer<'a>) -> Result<Parsed<'a>, Refusal> {
 /// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI of any kind makes
 /// it void: one reader would take the first for the peer's name and another the second.
 fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
-    let names = leaf.subject_alt_names().map_err(|error| {
+    let uris = leaf.uris().map_err(|error| {
         Refusal::SpiffeId(format!(
             "the subject alternative names of the peer's certificate are damaged: {error}"
         ))
     })?;
-    let mut uris = names.iter().filter_map(|name| match name {
-        GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
-        _ => None,
-    });
-    let only = match (uris.next(), uris.count()) {
-        (None, _) => Err("the peer's certificate has no URI name, so no SPIFFE ID".to_owned()),
-        (Some(uri), 0) => parse_spiffe_id(uri),
-        (Some(_), more) => Err(format!(
+    let only = match uris.as_slice() {
+        [] => Err("the peer's certificate has no URI name, so no SPIFFE ID".to_owned()),
+        [uri] => parse_spiffe_id(uri),
+        several => Err(format!(
             "the peer's certificate has {} URI names, where an X.509-SVID has one (X.509-SVID §2)",
-            more.saturating_add(1)
+            several.len()
         )),
     };
     only.map_err(Refusal::SpiffeId)
@@ -244,7 +238,7 @@ fn unknown_issuer(leaf: &Parsed<'_>, bundle: &TrustBundle, at: SystemTime) -> St
 }
 
 /// The rule that a peer broke. The texts are for a log: the peer itself hears of an alert only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
 #[non_exhaustive]
 pub enum Refusal {
     /// Its certificate cannot be read, or has a critical extension that is not understood.
@@ -260,6 +254,11 @@ pub enum Refusal {
     /// Its certificate, or a CA above it, is for another purpose.
     Purpose(String),
     /// A certificate of its chain has expired.
+    #[display(
+        "a certificate of the peer ended at {}, and it is {}",
+        shown(not_after),
+        shown(time)
+    )]
     #[non_exhaustive]
     Expired {
         /// The time of the handshake.
@@ -268,6 +267,11 @@ pub enum Refusal {
         not_after: UnixTime,
     },
     /// A certificate of its chain is not valid yet.
+    #[display(
+        "a certificate of the peer begins at {}, and it is {}: compare the clocks",
+        shown(not_before),
+        shown(time)
+    )]
     #[non_exhaustive]
     NotYetValid {
         /// The time of the handshake.
@@ -277,33 +281,8 @@ pub enum Refusal {
     },
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = |time: &UnixTime| {
-            let since = std::time::Duration::from_secs(time.as_secs());
-            SystemTime::UNIX_EPOCH.checked_add(since).map(rfc3339)
-        };
-        match self {
-            Self::Encoding(why)
-            | Self::SpiffeId(why)
-            | Self::NotALeaf(why)
-            | Self::UnknownTrustDomain(why)
-            | Self::Path(why)
-            | Self::Purpose(why) => f.write_str(why),
-            Self::Expired { time, not_after } => write!(
-                f,
-                "a certificate of the peer ended at {}, and it is {}",
-                at(not_after).unwrap_or_default(),
-                at(time).unwrap_or_default()
-            ),
-            Self::NotYetValid { time, not_before } => write!(
-                f,
-                "a certificate of the peer begins at {}, and it is {}: compare the clocks",
-                at(not_before).unwrap_or_default(),
-                at(time).unwrap_or_default()
-            ),
-        }
-    }
+fn shown(time: &UnixTime) -> String {
+    rfc3339(at(time.as_secs()))
 }
 
 impl std::error::Error for Refusal {}

@@ -7,8 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use der::DateTime;
 
 pub use crate::gcra::Gcra;
 use crate::{Error, ErrorKind, Result};
@@ -63,7 +62,8 @@ impl Clock for SystemClock {
 }
 
 /// From when to when a certificate is valid, both ends included (RFC 5280 §4.1.2.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{} to {}", rfc3339(*not_before), rfc3339(*not_after))]
 pub struct Validity {
     not_before: SystemTime,
     not_after: SystemTime,
@@ -107,18 +107,7 @@ impl Validity {
 
     /// How much is left at `now`; zero when it is over.
     pub fn remaining(&self, now: SystemTime) -> Duration {
-        self.not_after.duration_since(now).unwrap_or(Duration::ZERO)
-    }
-}
-
-impl fmt::Display for Validity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} to {}",
-            rfc3339(self.not_before),
-            rfc3339(self.not_after)
-        )
+        self.not_after.duration_since(now).unwrap_or_default()
     }
 }
 
@@ -171,14 +160,9 @@ impl RenewalPolicy {
     /// clamped. The result is never after `not_after` and, for a certificate that had already
     /// ended when it was issued, it is `issued_at`.
     pub fn renew_at(&self, issued_at: SystemTime, not_after: SystemTime, draw: f64) -> SystemTime {
-        let lifetime = not_after
-            .duration_since(issued_at)
-            .unwrap_or(Duration::ZERO);
-        let draw = if draw.is_nan() {
-            0.0
-        } else {
-            draw.clamp(0.0, 1.0)
-        };
+        let lifetime = not_after.duration_since(issued_at).unwrap_or_default();
+        // The maximum of a number and none is the number.
+        let draw = draw.max(0.0).clamp(0.0, 1.0);
         let fraction = self.earliest + (self.latest - self.earliest) * draw;
         issued_at
             .checked_add(lifetime.mul_f64(fraction))
@@ -197,20 +181,31 @@ impl Default for RenewalPolicy {
 
 /// A point in time as people and logs read it.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_secs()).ok())
-        .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "a time outside the calendar".to_owned())
+    DateTime::try_from(time).map_or_else(
+        |_| "a time outside the calendar".to_owned(),
+        |time| time.to_string(),
+    )
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// The time that is this many seconds after 1970 began.
+pub(crate) fn at(seconds: u64) -> SystemTime {
+    later(SystemTime::UNIX_EPOCH, Duration::from_secs(seconds))
 }
 
 /// Certificates know whole seconds only.
 pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
-    let secs = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
+    at(seconds(time))
+}
+
+/// Adds. A sum beyond all time counts as nothing added.
+pub(crate) fn later(time: SystemTime, by: Duration) -> SystemTime {
+    time.checked_add(by).unwrap_or(time)
 }
 
 #[cfg(test)]

@@ -9,15 +9,10 @@ use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 /// extended key usage binds all certificates below it.
 pub(crate) fn check_root(root: &Parsed<'_>) -> Result<(), String> {
     check_ca(root)?;
+    let both = [SERVER_AUTH, CLIENT_AUTH];
     match root.extended_key_usage() {
         Ok(None) => Ok(()),
-        Ok(Some(purposes))
-            if [SERVER_AUTH, CLIENT_AUTH]
-                .iter()
-                .all(|purpose| purposes.0.contains(purpose)) =>
-        {
-            Ok(())
-        }
+        Ok(Some(purposes)) if both.iter().all(|one| purposes.0.contains(one)) => Ok(()),
         _ => Err(format!(
             "the root `{}` is restricted to other purposes than server and client authentication",
             root.subject()

@@ -1,11 +1,16 @@
 //! What the other modules need to know of a certificate, read once.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef};
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, UintRef};
 use der::oid::AssociatedOid;
-use der::{Decode, DecodeValue, Encode, FixedTag, Reader, SliceReader, Tag, Tagged};
+use der::{Decode, DecodeValue, FixedTag, Reader, Sequence, SliceReader, Tag, Tagged};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use webpki::RawPublicKeyEntity;
 use x509_cert::certificate::Version;
+use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
+pub(crate) use x509_cert::der::oid::db::rfc5280::{
+    ID_KP_CLIENT_AUTH as CLIENT_AUTH, ID_KP_SERVER_AUTH as SERVER_AUTH,
+};
 use x509_cert::ext::pkix::name::{DirectoryString, GeneralName};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 use x509_cert::name::Name;
@@ -16,18 +21,19 @@ use crate::Validity;
 
 /// Algorithms and curves of public keys (RFC 3279 §2.3, RFC 5480 §2.1.1, RFC 8410 §3).
 pub(crate) mod key_oid {
-    use der::asn1::ObjectIdentifier;
-
-    pub(crate) const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-    pub(crate) const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-    pub(crate) const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-    pub(crate) const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-    pub(crate) const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-    pub(crate) const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+    pub(crate) use x509_cert::der::oid::db::rfc5912::{
+        ID_EC_PUBLIC_KEY as EC, RSA_ENCRYPTION as RSA, SECP_256_R_1 as P256, SECP_384_R_1 as P384,
+        SECP_521_R_1 as P521,
+    };
+    pub(crate) use x509_cert::der::oid::db::rfc8410::ID_ED_25519 as ED25519;
 }
 
-pub(crate) const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
-pub(crate) const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+/// RFC 8017 appendix A.1.1.
+#[derive(Sequence)]
+pub(crate) struct RsaPublicKey<'a> {
+    pub(crate) modulus: UintRef<'a>,
+    pub(crate) exponent: UintRef<'a>,
+}
 
 /// RFC 5280 §4.1.1.
 #[derive(Clone, Debug, DecodeValue)]
@@ -225,8 +231,8 @@ impl<'a> Parsed<'a> {
 
     #[cfg(feature = "builtin")]
     pub(crate) fn has_name_constraints(&self) -> bool {
-        const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
-        self.extensions().any(|one| one.id == NAME_CONSTRAINTS)
+        let mut extensions = self.tbs.extensions.iter().flatten();
+        extensions.any(|one| one.id == x509_cert::ext::pkix::NameConstraints::OID)
     }
 
     #[cfg(feature = "builtin")]
@@ -237,17 +243,16 @@ impl<'a> Parsed<'a> {
     pub(crate) fn key_usage(&self) -> Result<Option<KeyUsage>, der::Error> {
         // The reader of `KeyUsage` sees usages in bits that the value says it does not have. Others
         // ignore those bits or refuse the certificate (X.690 §11.2.1: they are zero).
-        if let Some(bits) = self.extension::<RawKeyUsage<'_>>()? {
-            let unused = (1_u16 << bits.0.unused_bits()) - 1;
-            let last = bits.0.raw_bytes().last().copied().unwrap_or_default();
-            if u16::from(last) & unused != 0 {
-                return Err(der::ErrorKind::Value {
-                    tag: der::Tag::BitString,
-                }
-                .into());
-            }
+        let Some(value) = self.extension_value(KeyUsage::OID)? else {
+            return Ok(None);
+        };
+        let bits = BitStringRef::from_der(value)?;
+        let unused = (1_u16 << bits.unused_bits()) - 1;
+        let last = bits.raw_bytes().last().copied().unwrap_or_default();
+        if u16::from(last) & unused != 0 {
+            return Err(Tag::BitString.value_error().into());
         }
-        self.extension()
+        KeyUsage::from_der(value).map(Some)
     }
 
     pub(crate) fn extended_key_usage(&self) -> Result<Option<ExtendedKeyUsage>, der::Error> {
@@ -262,15 +267,24 @@ impl<'a> Parsed<'a> {
     }
 
     pub(crate) fn subject_alt_names(&self) -> Result<Vec<GeneralName>, der::Error> {
+        let names = self.extension::<SubjectAltName>()?;
+        Ok(names.map(|names| names.0).unwrap_or_default())
+    }
+
+    pub(crate) fn uris(&self) -> Result<Vec<String>, der::Error> {
+        let uri = |name| match name {
+            GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str().to_owned()),
+            _ => None,
+        };
         Ok(self
-            .extension::<SubjectAltName>()?
-            .map(|names| names.0)
-            .unwrap_or_default())
+            .subject_alt_names()?
+            .into_iter()
+            .filter_map(uri)
+            .collect())
     }
 
     /// All of them: a second one is how a name is smuggled in.
     pub(crate) fn common_names(&self) -> Vec<String> {
-        const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
         const UNREADABLE: &str = "(a common name that cannot be read)";
         let mut names = Vec::new();
         let read = self.tbs.subject.for_each(|attribute, value| {
@@ -287,43 +301,23 @@ impl<'a> Parsed<'a> {
         names
     }
 
-    fn extensions(&self) -> impl Iterator<Item = &ExtensionRef<'a>> {
-        self.tbs.extensions.iter().flatten()
-    }
-
-    /// At most one of a kind: a second one is an error.
     fn extension<T>(&self) -> Result<Option<T>, der::Error>
     where
         T: Decode<'a, Error = der::Error> + AssociatedOid,
     {
-        let mut found = self.extensions().filter(|one| one.id == T::OID);
-        let Some(extension) = found.next() else {
-            return Ok(None);
-        };
-        if found.next().is_some() {
-            return Err(der::ErrorKind::Failed.into());
+        self.extension_value(T::OID)?.map(T::from_der).transpose()
+    }
+
+    /// At most one of a kind: a second one is an error.
+    fn extension_value(&self, id: ObjectIdentifier) -> Result<Option<&'a [u8]>, der::Error> {
+        let extensions = self.tbs.extensions.iter().flatten();
+        let mut found = extensions.filter(|one| one.id == id);
+        let value = found.next().map(|one| one.value.as_bytes());
+        match found.next() {
+            None => Ok(value),
+            Some(_) => Err(der::ErrorKind::Failed.into()),
         }
-        T::from_der(extension.value.as_bytes()).map(Some)
     }
-}
-
-/// The bits of a `KeyUsage` as they are written.
-struct RawKeyUsage<'a>(BitStringRef<'a>);
-
-impl AssociatedOid for RawKeyUsage<'_> {
-    const OID: ObjectIdentifier = KeyUsage::OID;
-}
-
-impl<'a> der::DecodeValue<'a> for RawKeyUsage<'a> {
-    type Error = der::Error;
-
-    fn decode_value<R: der::Reader<'a>>(reader: &mut R, header: der::Header) -> der::Result<Self> {
-        BitStringRef::decode_value(reader, header).map(Self)
-    }
-}
-
-impl der::FixedTag for RawKeyUsage<'_> {
-    const TAG: der::Tag = der::Tag::BitString;
 }
 
 /// SHA-256 of the DER form: what `openssl x509 -fingerprint -sha256` prints, without colons.
@@ -349,12 +343,11 @@ pub(crate) fn verify(
     signature: &[u8],
 ) -> Result<(), &'static str> {
     // pki-types keeps the content of the AlgorithmIdentifier sequence, without its header.
-    let content = der::asn1::AnyRef::from_der(algorithm)
-        .map_err(|_| "its signature algorithm cannot be read")?;
-    let fits = |candidate: &&dyn SignatureVerificationAlgorithm| {
+    let content =
+        AnyRef::from_der(algorithm).map_err(|_| "its signature algorithm cannot be read")?;
+    verify_with(key, message, signature, |candidate| {
         candidate.signature_alg_id().as_ref() == content.value()
-    };
-    verify_with(key, message, signature, fits)
+    })
 }
 
 /// Verifies a signature made by one of our keys, with the algorithm that the key implies.
@@ -371,43 +364,27 @@ fn verify_with(
     key: &SubjectPublicKeyInfoDer<'_>,
     message: &[u8],
     signature: &[u8],
-    fits: impl Fn(&&dyn SignatureVerificationAlgorithm) -> bool,
+    fits: impl Fn(&dyn SignatureVerificationAlgorithm) -> bool,
 ) -> Result<(), &'static str> {
-    let spki =
-        SubjectPublicKeyInfoRef::from_der(key).map_err(|_| "the public key cannot be read")?;
-    let key_algorithm = spki
-        .algorithm
-        .to_der()
-        .map_err(|_| "the public key cannot be read")?;
-    let key_algorithm =
-        der::asn1::AnyRef::from_der(&key_algorithm).map_err(|_| "the public key cannot be read")?;
-    let mut candidates = webpki::ALL_VERIFICATION_ALGS
+    let key = RawPublicKeyEntity::try_from(key).map_err(|_| "the public key cannot be read")?;
+    let mut refusal = "its signature algorithm is not supported";
+    for candidate in webpki::ALL_VERIFICATION_ALGS
         .iter()
-        .copied()
-        .filter(|candidate| candidate.public_key_alg_id().as_ref() == key_algorithm.value())
-        .filter(fits)
-        .peekable();
-    if candidates.peek().is_none() {
-        return Err("its signature algorithm is not supported");
+        .filter(|one| fits(**one))
+    {
+        match key.verify_signature(*candidate, message, signature) {
+            Ok(()) => return Ok(()),
+            // The algorithm is for keys of another type.
+            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+            Err(_) => refusal = "its signature does not verify",
+        }
     }
-    // Keys are whole bytes; with another number of bits, one key would have several encodings.
-    let public = spki
-        .subject_public_key
-        .as_bytes()
-        .ok_or("the public key cannot be read")?;
-    if candidates.any(|candidate| {
-        candidate
-            .verify_signature(public, message, signature)
-            .is_ok()
-    }) {
-        Ok(())
-    } else {
-        Err("its signature does not verify")
-    }
+    Err(refusal)
 }
 
 #[cfg(test)]
 mod tests {
+    use der::Encode;
     use x509_cert::Certificate;
 
     use super::*;

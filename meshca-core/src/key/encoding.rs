@@ -3,12 +3,12 @@
 //! AWS-LC writes them as well, by way of generic structures that take ten times as long. That is
 //! a fifth of the time of a signature.
 
-use der::asn1::{AnyRef, BitStringRef, UintRef};
-use der::oid::ObjectIdentifier;
+use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Encode, Sequence, Tag};
 use rustls_pki_types::{AlgorithmIdentifier, SubjectPublicKeyInfoDer, alg_id};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
+use crate::x509::RsaPublicKey;
 use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
 use crate::{Error, ErrorKind, KeyType, Result};
 
@@ -17,13 +17,6 @@ use crate::{Error, ErrorKind, KeyType, Result};
 struct PublicKeyInfo<'a> {
     algorithm: AnyRef<'a>,
     key: BitStringRef<'a>,
-}
-
-/// RFC 8017 appendix A.1.1.
-#[derive(Sequence)]
-struct RsaPublicKey<'a> {
-    modulus: UintRef<'a>,
-    exponent: UintRef<'a>,
 }
 
 /// PKCS#8 (RFC 5208 §5) with an EC key (RFC 5915 §3) in it, up to the scalar. All lengths are known.
@@ -54,14 +47,8 @@ fn algorithm(key_type: KeyType) -> der::Result<AnyRef<'static>> {
 
 pub(super) fn key_type(public_key: &[u8]) -> Option<KeyType> {
     let info = SubjectPublicKeyInfoRef::from_der(public_key).ok()?;
-    let curve = || {
-        info.algorithm
-            .parameters?
-            .decode_as::<ObjectIdentifier>()
-            .ok()
-    };
     match info.algorithm.oid {
-        EC => match curve()? {
+        EC => match info.algorithm.parameters_oid().ok()? {
             P256 => Some(KeyType::P256),
             P384 => Some(KeyType::P384),
             _ => None,
@@ -69,28 +56,25 @@ pub(super) fn key_type(public_key: &[u8]) -> Option<KeyType> {
         ED25519 => Some(KeyType::Ed25519),
         RSA => {
             let key = RsaPublicKey::from_der(info.subject_public_key.raw_bytes()).ok()?;
-            u32::try_from(key.modulus.as_bytes().len() * 8)
-                .ok()
-                .and_then(KeyType::rsa)
+            KeyType::of_modulus(key.modulus.as_bytes().len())
         }
         _ => None,
     }
-}
-
-fn failed(error: der::Error) -> Error {
-    Error::new(ErrorKind::Internal, "could not encode a key").with_source(error)
 }
 
 pub(super) fn public_key(
     key_type: KeyType,
     bits: &[u8],
 ) -> Result<SubjectPublicKeyInfoDer<'static>> {
-    let key = BitStringRef::from_bytes(bits).map_err(failed)?;
-    let info = PublicKeyInfo {
-        algorithm: algorithm(key_type).map_err(failed)?,
-        key,
+    let encode = || {
+        let algorithm = algorithm(key_type)?;
+        let key = BitStringRef::from_bytes(bits)?;
+        PublicKeyInfo { algorithm, key }.to_der()
     };
-    Ok(info.to_der().map_err(failed)?.into())
+    let encoded = encode().map_err(|error| {
+        Error::new(ErrorKind::Internal, "could not encode a key").with_source(error)
+    })?;
+    Ok(encoded.into())
 }
 
 pub(super) fn ec_private_key(key_type: KeyType, scalar: &[u8], point: &[u8]) -> Result<Vec<u8>> {

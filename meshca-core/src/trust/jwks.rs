@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use der::asn1::{ObjectIdentifier, UintRef};
-use der::{Decode, Sequence};
+use der::Decode;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use spiffe::TrustDomain;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use super::{TrustBundle, TrustRoot};
+use crate::x509::RsaPublicKey;
 use crate::x509::key_oid::{ED25519, P256, P384, P521, RSA};
 use crate::{Error, ErrorKind, Result};
 
@@ -99,12 +99,6 @@ fn key(root: &TrustRoot) -> serde_json::Value {
     key.into()
 }
 
-#[derive(Sequence)]
-struct RsaPublicKey<'a> {
-    n: UintRef<'a>,
-    e: UintRef<'a>,
-}
-
 /// The public key as JSON Web Keys write it (RFC 7518 §6, RFC 8037 §2). A type that these do not
 /// know still gets its `kty`, the certificate being what counts.
 fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Value> {
@@ -114,18 +108,13 @@ fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Va
         return key;
     };
     let public = spki.subject_public_key.raw_bytes();
-    let curve = || {
-        spki.algorithm
-            .parameters
-            .and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok())
-    };
     let encode = |bytes: &[u8]| serde_json::Value::from(URL_SAFE_NO_PAD.encode(bytes));
     match spki.algorithm.oid {
         RSA => {
             key.insert("kty".into(), "RSA".into());
             if let Ok(rsa) = RsaPublicKey::from_der(public) {
-                key.insert("n".into(), encode(rsa.n.as_bytes()));
-                key.insert("e".into(), encode(rsa.e.as_bytes()));
+                key.insert("n".into(), encode(rsa.modulus.as_bytes()));
+                key.insert("e".into(), encode(rsa.exponent.as_bytes()));
             }
         }
         ED25519 => {
@@ -135,12 +124,12 @@ fn public_parameters(root: &TrustRoot) -> serde_json::Map<String, serde_json::Va
         }
         _ => {
             key.insert("kty".into(), "EC".into());
-            let named = curve().and_then(|oid| match oid {
-                P256 => Some("P-256"),
-                P384 => Some("P-384"),
-                P521 => Some("P-521"),
+            let named = match spki.algorithm.parameters_oid() {
+                Ok(P256) => Some("P-256"),
+                Ok(P384) => Some("P-384"),
+                Ok(P521) => Some("P-521"),
                 _ => None,
-            });
+            };
             // An uncompressed point: 4, then both coordinates at full length (SEC 1 §2.3.3).
             if let (Some(curve), Some((4, point))) = (named, public.split_first()) {
                 let (x, y) = point.split_at_checked(point.len() / 2).unwrap_or_default();
