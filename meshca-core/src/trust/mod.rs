@@ -3,7 +3,6 @@
 mod jwks;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,10 +28,13 @@ use crate::{Error, ErrorKind, Result, Validity, pem, usages};
 /// assert_eq!(bundle, again);
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
 pub struct TrustBundle {
+    #[debug("{trust_domain}")]
     trust_domain: TrustDomain,
     roots: Arc<[TrustRoot]>,
+    /// What webpki reads in the roots.
+    #[debug(skip)]
     anchors: Arc<[TrustAnchor<'static>]>,
     sequence: Option<u64>,
     refresh_hint: Option<Duration>,
@@ -41,9 +43,12 @@ pub struct TrustBundle {
 /// One root of a [`TrustBundle`], and what an operator wants to know of it.
 ///
 /// Cheap to clone: clones share the certificate.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
+#[debug("TrustRoot({}, {}, sha256 {})", _0.subject, _0.validity, _0.fingerprint)]
 pub struct TrustRoot(Arc<RootInner>);
 
+/// All that follows from the certificate, read once.
+#[derive(PartialEq, Eq)]
 struct RootInner {
     der: CertificateDer<'static>,
     subject: String,
@@ -87,19 +92,17 @@ impl TrustBundle {
             .into_iter()
             .filter(|root| seen.insert(root.0.fingerprint.clone()))
             .collect();
-        let anchors = roots
-            .iter()
-            .map(|root| {
-                webpki::anchor_from_trusted_cert(root.der()).map(|anchor| anchor.to_owned())
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| {
-                Error::new(ErrorKind::InvalidConfig, "not a usable trust anchor").with_source(error)
-            })?;
+        let anchor = |root: &TrustRoot| {
+            webpki::anchor_from_trusted_cert(root.der()).map(|anchor| anchor.to_owned())
+        };
+        let anchors = roots.iter().map(anchor).collect::<Result<_, _>>();
+        let anchors = anchors.map_err(|error| {
+            Error::new(ErrorKind::InvalidConfig, "not a usable trust anchor").with_source(error)
+        })?;
         Ok(Self {
             trust_domain,
+            anchors,
             roots: roots.into(),
-            anchors: anchors.into(),
             sequence: None,
             refresh_hint: None,
         })
@@ -122,12 +125,9 @@ impl TrustBundle {
         if certificates.is_empty() {
             return Err(invalid("there is no certificate in it".to_owned()));
         }
-        let roots = certificates
-            .into_iter()
-            .map(|(line, der)| {
-                TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}")))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let root =
+            |(line, der)| TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}")));
+        let roots: Vec<_> = certificates.into_iter().map(root).collect::<Result<_>>()?;
         Self::of(trust_domain, roots)
     }
 
@@ -194,16 +194,7 @@ impl TrustBundle {
     ///
     /// None that [`new`](Self::new) would not have given before.
     pub fn without_root(&self, certificate: &CertificateDer<'_>) -> Result<Self> {
-        let kept = self
-            .roots
-            .iter()
-            .filter(|root| root.der() != certificate)
-            .cloned();
-        Ok(Self {
-            sequence: self.sequence,
-            refresh_hint: self.refresh_hint,
-            ..Self::of(self.trust_domain.clone(), kept)?
-        })
+        self.replaced(self.roots.iter().filter(|root| root.der() != certificate))
     }
 
     /// The roots of both, ours first: several sources may vouch for one domain.
@@ -220,11 +211,15 @@ impl TrustBundle {
             .with_context("one", &self.trust_domain)
             .with_context("other", &other.trust_domain));
         }
-        let all = self.roots.iter().chain(other.roots.iter()).cloned();
+        self.replaced(self.roots.iter().chain(other.roots()))
+    }
+
+    /// The same with other roots.
+    fn replaced<'a>(&self, roots: impl Iterator<Item = &'a TrustRoot>) -> Result<Self> {
         Ok(Self {
             sequence: self.sequence,
             refresh_hint: self.refresh_hint,
-            ..Self::of(self.trust_domain.clone(), all)?
+            ..Self::of(self.trust_domain.clone(), roots.cloned())?
         })
     }
 
@@ -274,43 +269,16 @@ impl TrustBundle {
     }
 }
 
-impl PartialEq for TrustBundle {
-    fn eq(&self, other: &Self) -> bool {
-        self.trust_domain == other.trust_domain
-            && self.sequence == other.sequence
-            && self.refresh_hint == other.refresh_hint
-            && self.roots == other.roots
-    }
-}
-
-impl Eq for TrustBundle {}
-
-impl fmt::Debug for TrustBundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TrustBundle")
-            .field("trust_domain", &self.trust_domain.as_str())
-            .field("roots", &self.roots)
-            .finish_non_exhaustive()
-    }
-}
-
 impl TrustRoot {
     fn new(der: CertificateDer<'static>) -> Result<Self, String> {
         let parsed = Parsed::read(&der)?;
         let subject = parsed.subject();
-        let path_len = match parsed.basic_constraints() {
-            Ok(Some(constraints)) if constraints.ca => constraints.path_len_constraint,
-            Ok(_) => {
-                return Err(format!(
-                    "`{subject}` is not a CA (BasicConstraints cA is not set)"
-                ));
-            }
-            Err(error) => {
-                return Err(format!(
-                    "`{subject}` has a damaged BasicConstraints extension: {error}"
-                ));
-            }
-        };
+        let constraints = parsed.basic_constraints().map_err(|error| {
+            format!("`{subject}` has a damaged BasicConstraints extension: {error}")
+        })?;
+        let constraints = constraints
+            .filter(|constraints| constraints.ca)
+            .ok_or_else(|| format!("`{subject}` is not a CA (BasicConstraints cA is not set)"))?;
         Ok(Self(Arc::new(RootInner {
             subject,
             name: parsed.subject_name().der().to_owned(),
@@ -318,7 +286,7 @@ impl TrustRoot {
             validity: parsed.validity,
             fingerprint: x509::fingerprint(&der),
             authority: usages::check_root(&parsed),
-            path_len,
+            path_len: constraints.path_len_constraint,
             der,
         })))
     }
@@ -365,25 +333,5 @@ impl TrustRoot {
     /// How many CAs may be below it.
     pub(crate) fn path_len(&self) -> Option<u8> {
         self.0.path_len
-    }
-}
-
-impl PartialEq for TrustRoot {
-    fn eq(&self, other: &Self) -> bool {
-        self.der() == other.der()
-    }
-}
-
-impl Eq for TrustRoot {}
-
-impl fmt::Debug for TrustRoot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "TrustRoot({}, {}, sha256 {})",
-            self.subject(),
-            self.validity(),
-            self.0.fingerprint
-        )
     }
 }

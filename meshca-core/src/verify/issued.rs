@@ -1,15 +1,15 @@
 //! The proof that a CA's answer leads to the trust bundle, or the reason why it does not.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-use super::path::{NoPath, Path, Prover, Purpose, in_words};
+use super::path::{NoPath, Path, Prover, Purpose, in_words, outdated};
 use super::{CLOCK_SKEW, Refusal, bad};
 use crate::encode::{Contents, Template};
 use crate::key::KeyMaterial;
+use crate::time::later;
 use crate::x509::Parsed;
 use crate::{CertificateRequest, Error, ErrorKind, Profile, TrustBundle, TrustRoot};
 
@@ -21,21 +21,19 @@ pub(super) fn prove<'a>(
     now: SystemTime,
 ) -> Result<Path<'a>, Refusal> {
     let throwaway;
-    let (end_entity, candidates) = match (request.spec().profile(), request.held_key()) {
-        (Profile::Workload, _) => (leaf.der, others.to_vec()),
-        (Profile::Intermediate { .. }, Some(key)) => {
+    let mut candidates = others.to_vec();
+    let end_entity = match request.spec().profile() {
+        Profile::Workload => leaf.der,
+        Profile::Intermediate { .. } => {
+            let key = request.held_key().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Unsupported,
+                    "an intermediate is proven with its own key, which is not held here",
+                )
+            })?;
+            candidates.insert(0, leaf);
             throwaway = sign_throwaway(leaf, key, request)?;
-            (
-                &throwaway,
-                [leaf].into_iter().chain(others.iter().copied()).collect(),
-            )
-        }
-        (Profile::Intermediate { .. }, None) => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "an intermediate is proven with its own key, which is not held here",
-            )
-            .into());
+            &throwaway
         }
     };
     let prover = Prover {
@@ -55,7 +53,7 @@ pub(super) fn prove<'a>(
         path.map_err(|no_path| refusal(no_path, leaf, &prover, moment))
     };
     // What begins a moment from now is proven for that moment: the caller holds it back until then.
-    let soon = now.checked_add(CLOCK_SKEW).unwrap_or(now);
+    let soon = later(now, CLOCK_SKEW);
     let roots = bundle.roots().iter().map(TrustRoot::validity);
     let sent = others.iter().copied().chain([leaf]);
     let begins = sent.map(|certificate| certificate.validity).chain(roots);
@@ -119,74 +117,37 @@ fn explain_unknown_issuer(
     let mut last = leaf;
     for _ in 0..others.len() {
         let issuer = last.issuer_name();
-        let next = others
-            .iter()
-            .copied()
-            .find(|other| other.subject_name() == issuer);
-        match next {
-            Some(next) if !next.is_self_issued() => last = next,
-            Some(root) => {
-                last = root;
-                break;
-            }
-            None => break,
+        match others.iter().find(|other| other.subject_name() == issuer) {
+            Some(next) if !last.is_self_issued() => last = next,
+            _ => break,
         }
     }
-    let mut text = String::from("root unknown: ");
-    let expected = last.issuer_name();
-    let roots_of_that_name: Vec<_> = bundle
-        .roots()
-        .iter()
+    let (subject, issuer, expected) = (last.subject(), last.issuer(), last.issuer_name());
+    let roots = bundle.roots().iter();
+    let mut of_that_name = roots
         .filter(|root| root.name() == expected.der())
-        .collect();
-    let _ = if let Some(root) = roots_of_that_name
-        .iter()
-        .find(|root| !root.validity().contains(at))
-    {
-        write!(
-            text,
-            "the root `{}` in the trust bundle is valid only from {}",
-            root.subject(),
-            root.validity()
-        )
+        .peekable();
+    let nobody = of_that_name.peek().is_none();
+    let why = if let Some(root) = of_that_name.find(|root| !root.validity().contains(at)) {
+        outdated(root)
     } else if last.is_self_issued() {
-        write!(
-            text,
-            "the chain ends in `{}`, which is not in the trust bundle",
-            last.subject()
-        )
-    } else if roots_of_that_name.is_empty() {
-        write!(
-            text,
-            "{} was signed by `{}`, which the CA did not return and the trust bundle does not hold; import the CA's whole chain or add its root",
-            if std::ptr::eq(last, leaf) {
-                "the certificate".to_owned()
-            } else {
-                format!("`{}`", last.subject())
-            },
-            last.issuer()
+        format!("the chain ends in `{subject}`, which is not in the trust bundle")
+    } else if nobody {
+        let signed = match std::ptr::eq(last, leaf) {
+            true => "the certificate".to_owned(),
+            false => format!("`{subject}`"),
+        };
+        format!(
+            "{signed} was signed by `{issuer}`, which the CA did not return and the trust bundle does not hold; import the CA's whole chain or add its root"
         )
     } else {
-        write!(
-            text,
-            "`{}` in the trust bundle did not sign what names it as issuer",
-            last.issuer()
-        )
+        format!("`{issuer}` in the trust bundle did not sign what names it as issuer")
     };
-    let held: Vec<String> = bundle
-        .roots()
-        .iter()
-        .take(8)
-        .map(|root| format!("`{}`", root.subject()))
-        .collect();
-    let _ = write!(
-        text,
-        " (the bundle holds {})",
-        if held.is_empty() {
-            "no root at all".to_owned()
-        } else {
-            held.join(", ")
-        }
-    );
-    text
+    let held = bundle.roots().iter().take(8);
+    let held: Vec<String> = held.map(|root| format!("`{}`", root.subject())).collect();
+    let held = match held.is_empty() {
+        true => "no root at all".to_owned(),
+        false => held.join(", "),
+    };
+    format!("root unknown: {why} (the bundle holds {held})")
 }

@@ -31,7 +31,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 #[cfg(feature = "builtin")]
 use crate::certificate::Constructed;
-use crate::time::rfc3339;
+use crate::time::{later, rfc3339};
 use crate::usages::check_workload;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 use crate::{
@@ -139,12 +139,8 @@ fn constructed(
 }
 
 fn notes(chain: &SignedChain) -> Vec<Observation> {
-    chain
-        .notes()
-        .iter()
-        .cloned()
-        .map(Observation::IssuerNote)
-        .collect()
+    let notes = chain.notes().iter().cloned();
+    notes.map(Observation::IssuerNote).collect()
 }
 
 fn verify_signatures(
@@ -165,13 +161,6 @@ fn verify_signatures(
             group.push(certificate);
         }
     }
-    if leaves.is_empty() {
-        return Err(bad(format!(
-            "none of the {} certificates that the CA returned is for the key of the request",
-            sent.len()
-        ))
-        .into());
-    }
     // A CA may certify one key twice, or send an older certificate along. None proves another: what
     // an intermediate's key signs would lead to the root by way of any of them.
     let mut refused: Option<Refusal> = None;
@@ -184,7 +173,13 @@ fn verify_signatures(
             }
         }
     }
-    Err(refused.unwrap_or_else(|| bad("the CA returned no usable certificate").into()))
+    Err(refused.unwrap_or_else(|| {
+        let count = sent.len();
+        bad(format!(
+            "none of the {count} certificates that the CA returned is for the key of the request"
+        ))
+        .into()
+    }))
 }
 
 fn verify_leaf(
@@ -214,9 +209,8 @@ fn verify_leaf(
     let begins = begins.chain([path.root.validity()]);
     let begins = begins.map(|validity| validity.not_before());
     let usable_from = begins.max().unwrap_or(now).max(now);
-    if let Ok(wait) = usable_from.duration_since(now)
-        && !wait.is_zero()
-    {
+    let wait = usable_from.duration_since(now).unwrap_or_default();
+    if !wait.is_zero() {
         observations.push(Observation::NotYetValid { wait });
     }
     Ok(IssuedCertificate {
@@ -245,19 +239,14 @@ fn read_all(chain: &SignedChain) -> Result<Vec<Parsed<'_>>, Error> {
             "the CA returned {count} certificates; at most {MAX_CERTIFICATES} are looked at"
         )));
     }
-    chain
-        .certificates()
-        .iter()
-        .enumerate()
-        .map(|(index, der)| {
-            Parsed::read(der).map_err(|why| {
-                bad(format!(
-                    "certificate {} of the {count} that the CA returned: {why}",
-                    index + 1
-                ))
-            })
+    let read = |(number, der)| {
+        Parsed::read(der).map_err(|why| {
+            bad(format!(
+                "certificate {number} of the {count} that the CA returned: {why}"
+            ))
         })
-        .collect()
+    };
+    (1..).zip(chain.certificates()).map(read).collect()
 }
 
 fn check_names(
@@ -275,9 +264,9 @@ fn check_names(
             GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str()),
             GeneralName::DnsName(name) => dns.push(name.as_str()),
             other => {
+                let kind = kind_of(other);
                 return Err(bad(format!(
-                    "the certificate has a name that was not requested: {}",
-                    kind_of(other)
+                    "the certificate has a name that was not requested: {kind}"
                 )));
             }
         }
@@ -313,13 +302,11 @@ fn compare_names(
     wanted: &[String],
     optional: bool,
 ) -> Result<(), Error> {
-    if let Some(extra) = found
-        .iter()
-        .find(|name| wanted.iter().all(|wanted| wanted != *name))
-    {
+    let unwanted = |name: &&&str| wanted.iter().all(|wanted| wanted != **name);
+    if let Some(extra) = found.iter().find(unwanted) {
+        let extra = extra.escape_debug();
         return Err(bad(format!(
-            "the certificate has the {kind} `{}` that was not requested",
-            extra.escape_debug()
+            "the certificate has the {kind} `{extra}` that was not requested"
         )));
     }
     if found.len() > wanted.len() {
@@ -355,18 +342,15 @@ fn check_purpose(
 ) -> Result<(), Error> {
     let damaged = |extension: &'static str| {
         move |error| {
-            bad(format!(
-                "the certificate's {extension} extension is damaged"
-            ))
-            .with_source(error)
+            let why = format!("the certificate's {extension} extension is damaged");
+            bad(why).with_source(error)
         }
     };
     match request.spec().profile() {
         Profile::Workload => {
             check_workload(leaf).map_err(|why| bad(format!("the certificate {why}")))?;
-            let extended = leaf
-                .extended_key_usage()
-                .map_err(damaged("ExtendedKeyUsage"))?;
+            let extended = leaf.extended_key_usage();
+            let extended = extended.map_err(damaged("ExtendedKeyUsage"))?;
             let purposes = extended.map(|extended| extended.0).unwrap_or_default();
             for (purpose, name) in [(SERVER_AUTH, "serverAuth"), (CLIENT_AUTH, "clientAuth")] {
                 if !purposes.contains(&purpose) {
@@ -411,18 +395,18 @@ fn check_lifetime(
     now: SystemTime,
     observations: &mut Vec<Observation>,
 ) -> Result<(), Error> {
-    let later = |by: Duration| now.checked_add(by).unwrap_or(now);
-    if validity.not_after() <= now {
+    let (begin, end) = (validity.not_before(), validity.not_after());
+    if end <= now {
         return Err(bad(format!(
             "the certificate had ended when it arrived, at {}; it is now {}: is the CA's clock right?",
-            rfc3339(validity.not_after()),
+            rfc3339(end),
             rfc3339(now)
         )));
     }
-    if validity.not_before() > later(CLOCK_SKEW) {
+    if begin > later(now, CLOCK_SKEW) {
         return Err(bad(format!(
             "the certificate begins at {}, more than {}s ahead of now, {}: compare the clocks",
-            rfc3339(validity.not_before()),
+            rfc3339(begin),
             CLOCK_SKEW.as_secs(),
             rfc3339(now)
         )));
@@ -443,12 +427,7 @@ fn check_lifetime(
                 )));
             }
         }
-    } else if validity.not_after()
-        < request
-            .not_after()
-            .checked_sub(CLOCK_SKEW.min(requested / 10))
-            .unwrap_or(now)
-    {
+    } else if later(end, CLOCK_SKEW.min(requested / 10)) < request.not_after() {
         observations.push(Observation::ShorterLifetime { requested, granted });
     }
     Ok(())

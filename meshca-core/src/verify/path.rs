@@ -189,11 +189,7 @@ impl<'a> Prover<'a> {
     fn check_root(&self, root: &TrustRoot, below: usize, at: SystemTime) -> Result<(), Unfit> {
         if !root.validity().contains(at) {
             return Err(Unfit {
-                why: format!(
-                    "root unknown: the root `{}` in the trust bundle is valid only from {}",
-                    root.subject(),
-                    root.validity()
-                ),
+                why: format!("root unknown: {}", outdated(root)),
                 root_unknown: true,
             });
         }
@@ -220,6 +216,12 @@ impl<'a> Prover<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Says that a root of the bundle does not count now.
+pub(super) fn outdated(root: &TrustRoot) -> String {
+    let (subject, validity) = (root.subject(), root.validity());
+    format!("the root `{subject}` in the trust bundle is valid only from {validity}")
 }
 
 /// Says in words what the library says in codes.
