@@ -1,4 +1,3 @@
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,7 @@ use aws_lc_rs::{hmac, rand};
 use zeroize::Zeroizing;
 
 use super::{Expect, SecretKey, SecretStore, SecretValue, StoredSecret, Version, file};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, x509};
 
 /// The random key that versions are made with. It also marks the directory as one of ours.
 const VERSION_KEY: &str = ".version-key";
@@ -65,8 +64,10 @@ const VERSION_KEY_LEN: usize = 32;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
 pub struct DirSecretStore {
     root: PathBuf,
+    #[debug(skip)]
     version_key: hmac::Key,
 }
 
@@ -101,10 +102,9 @@ impl DirSecretStore {
         file::remove_leftover(&self.root)?;
         for entry in fs::read_dir(&self.root).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let ours = entry
-                .file_name()
-                .to_str()
-                .is_some_and(|name| super::check_name("mesh", name).is_ok());
+            let name = entry.file_name();
+            let name = name.to_str();
+            let ours = name.is_some_and(|name| super::check_name("mesh", name).is_ok());
             if ours && entry.file_type().map_err(failed)?.is_dir() {
                 file::remove_leftover(&entry.path())?;
             }
@@ -118,17 +118,14 @@ impl DirSecretStore {
 
     fn read(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
         let dir = self.mesh_dir(key);
-        let value = if file::check_dir(&dir, false)? {
-            file::read_private(&dir.join(key.name()))?
-        } else {
-            None
-        };
-        let Some(value) = value else {
-            self.check_present()?;
-            return Ok(None);
-        };
-        let version = self.version(key, &value);
-        Ok(Some(StoredSecret::new(value, version)))
+        if file::check_dir(&dir, false)?
+            && let Some(value) = file::read_private(&dir.join(key.name()))?
+        {
+            let version = self.version(key, &value);
+            return Ok(Some(StoredSecret::new(value, version)));
+        }
+        self.check_present()?;
+        Ok(None)
     }
 
     fn write(&self, key: &SecretKey, value: &SecretValue, expect: &Expect) -> Result<Version> {
@@ -183,8 +180,7 @@ impl DirSecretStore {
         digest.update(&[0]);
         digest.update(value.expose());
         let tag = digest.sign();
-        let half = tag.as_ref().iter().take(16);
-        Version::new(half.map(|byte| format!("{byte:02x}")).collect::<String>())
+        Version::new(x509::hex(tag.as_ref().get(..16).unwrap_or_default()))
     }
 }
 
@@ -220,14 +216,6 @@ fn version_key(root: &Path) -> Result<hmac::Key> {
     })?;
     file::replace(root, VERSION_KEY, key.as_slice())?;
     Ok(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
-}
-
-impl fmt::Debug for DirSecretStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DirSecretStore")
-            .field("directory", &self.root)
-            .finish_non_exhaustive()
-    }
 }
 
 #[async_trait]

@@ -1,5 +1,6 @@
 //! Reading and writing files that hold secrets: bounded, owner-only, atomic, without plain copies.
 
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,10 @@ use zeroize::Zeroizing;
 
 use super::{MAX_SECRET_SIZE, SecretValue};
 use crate::{Error, ErrorKind, Result};
+
+fn refused(path: &Path, why: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidConfig, why).with_context("path", path.display())
+}
 
 /// Held while a directory is written to. No secret can have this name: names never begin with a dot.
 const LOCK: &str = ".lock";
@@ -20,58 +25,54 @@ const TEMP: &str = ".tmp";
 /// Reads a file that this store wrote; `None` if there is none. It must not be a link, and must be
 /// accessible to its owner only.
 pub(super) fn read_private(path: &Path) -> Result<Option<SecretValue>> {
-    let Some(metadata) = found(fs::symlink_metadata(path), path)? else {
-        return Ok(None);
-    };
-    if metadata.is_symlink() {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
+    let seen = fs::symlink_metadata(path);
+    if seen.as_ref().is_ok_and(Metadata::is_symlink) {
+        return Err(refused(
+            path,
             "the secret is a symbolic link, which a secret directory does not follow: \
              replace it with the file itself",
-        )
-        .with_context("path", path.display()));
+        ));
     }
-    let Some((file, metadata)) = open_regular(path, &metadata)? else {
-        return Ok(None);
-    };
-    refuse_mode(path, &metadata, 0o077, "600")?;
-    read_whole(path, &file, &metadata).map(Some)
+    read_regular(path, seen, |metadata| {
+        refuse_mode(path, metadata, 0o077, "600")
+    })
 }
 
 /// Reads a file that the operator named; `None` if there is none. Links are followed, and the mode is
 /// not looked at: that is how Kubernetes and others mount secrets.
 pub(super) fn read_named(path: &Path) -> Result<Option<SecretValue>> {
-    let Some(metadata) = found(fs::metadata(path), path)? else {
-        return Ok(None);
-    };
-    let Some((file, metadata)) = open_regular(path, &metadata)? else {
-        return Ok(None);
-    };
-    read_whole(path, &file, &metadata).map(Some)
+    read_regular(path, fs::metadata(path), |_| Ok(()))
 }
 
-/// Opens what `seen` describes. Looking first matters: opening a named pipe would wait for a writer.
-fn open_regular(path: &Path, seen: &Metadata) -> Result<Option<(File, Metadata)>> {
-    refuse_special(path, seen)?;
+/// Reads what `seen` describes, if the opened file passes the check. Looking first matters: opening a
+/// named pipe would wait for a writer.
+fn read_regular(
+    path: &Path,
+    seen: io::Result<Metadata>,
+    check: impl FnOnce(&Metadata) -> Result<()>,
+) -> Result<Option<SecretValue>> {
+    let Some(seen) = found(seen, path)? else {
+        return Ok(None);
+    };
+    refuse_special(path, &seen)?;
     let Some(file) = found(File::open(path), path)? else {
         return Ok(None);
     };
-    let metadata = file
-        .metadata()
-        .map_err(|error| io_error("look at the file", path, error))?;
-    refuse_special(path, &metadata)?;
-    Ok(Some((file, metadata)))
+    let opened = file.metadata();
+    let opened = opened.map_err(|error| io_error("look at the file", path, error))?;
+    refuse_special(path, &opened)?;
+    check(&opened)?;
+    read_whole(path, &file, &opened).map(Some)
 }
 
 fn refuse_special(path: &Path, metadata: &Metadata) -> Result<()> {
     if metadata.is_file() {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
+    Err(refused(
+        path,
         "this is not a regular file: put the secret into one, or correct the path",
-    )
-    .with_context("path", path.display()))
+    ))
 }
 
 /// Reads the file into one buffer of the right size. A growing `Vec` would leave plain copies behind
@@ -79,14 +80,11 @@ fn refuse_special(path: &Path, metadata: &Metadata) -> Result<()> {
 fn read_whole(path: &Path, mut file: &File, metadata: &Metadata) -> Result<SecretValue> {
     let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     if size > MAX_SECRET_SIZE {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "the file has {size} bytes and a secret at most {MAX_SECRET_SIZE}: \
-                 this is probably not the file that was meant"
-            ),
-        )
-        .with_context("path", path.display()));
+        let why = format!(
+            "the file has {size} bytes and a secret at most {MAX_SECRET_SIZE}: \
+             this is probably not the file that was meant"
+        );
+        return Err(refused(path, why));
     }
     // One byte more than expected shows a file that grew.
     let mut bytes = Zeroizing::new(vec![0; size + 1]);
@@ -156,12 +154,11 @@ fn remove(path: &Path) -> Result<()> {
 /// Makes what was renamed, created or deleted in a directory survive a power cut.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     // Elsewhere, a directory cannot be opened as a file, and renaming is as durable as it gets.
-    if cfg!(unix) {
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| io_error("sync the directory to disk", dir, error))?;
+    if cfg!(not(unix)) {
+        return Ok(());
     }
-    Ok(())
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| io_error("sync the directory to disk", dir, error))
 }
 
 /// Waits until nobody else, in this or another process, writes to the directory. Dropping the file
@@ -227,12 +224,11 @@ pub(super) fn check_dir(path: &Path, follow: bool) -> Result<bool> {
         return Ok(false);
     };
     if !metadata.is_dir() {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
+        return Err(refused(
+            path,
             "this is not a directory, and a store keeps its secrets in one: \
              move it away, or correct the path",
-        )
-        .with_context("path", path.display()));
+        ));
     }
     refuse_mode(path, &metadata, 0o022, "700")?;
     Ok(true)
@@ -259,9 +255,9 @@ fn owner_only(options: &mut OpenOptions) -> &mut OpenOptions {
 }
 
 #[cfg(unix)]
-fn refuse_mode(path: &Path, metadata: &Metadata, refused: u32, chmod: &str) -> Result<()> {
+fn refuse_mode(path: &Path, metadata: &Metadata, forbidden: u32, chmod: &str) -> Result<()> {
     let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
-    if mode & refused == 0 {
+    if mode & forbidden == 0 {
         return Ok(());
     }
     let (what, can) = if metadata.is_dir() {
@@ -269,15 +265,12 @@ fn refuse_mode(path: &Path, metadata: &Metadata, refused: u32, chmod: &str) -> R
     } else {
         ("file", "read or change")
     };
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
-        format!(
-            "other users can {can} this secret {what} (mode {mode:04o}): \
-             run `chmod {chmod} '{path}'`, and replace the secret if someone may have seen it",
-            path = path.display()
-        ),
-    )
-    .with_context("path", path.display()))
+    let why = format!(
+        "other users can {can} this secret {what} (mode {mode:04o}): \
+         run `chmod {chmod} '{}'`, and replace the secret if someone may have seen it",
+        path.display()
+    );
+    Err(refused(path, why))
 }
 
 #[cfg(not(unix))]

@@ -103,7 +103,8 @@ const MAX_NAME_LEN: usize = 253;
 /// assert_eq!(format!("{token:?}"), "SecretValue(5 bytes)");
 /// assert_eq!(token.expose(), b"s.abc");
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("SecretValue({} bytes)", _0.len())]
 pub struct SecretValue(Arc<Zeroizing<Vec<u8>>>);
 
 impl SecretValue {
@@ -159,12 +160,6 @@ impl PartialEq for SecretValue {
 
 impl Eq for SecretValue {}
 
-impl fmt::Debug for SecretValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SecretValue({} bytes)", self.0.len())
-    }
-}
-
 /// Names a secret: the mesh that it belongs to, and its name there. Shown as `mesh/name`.
 ///
 /// Both are DNS subdomain names as Kubernetes defines them (after RFC 1123): at most 253 bytes of
@@ -183,7 +178,8 @@ impl fmt::Debug for SecretValue {
 /// assert!(SecretKey::new("default", "../other-mesh/token").is_err());
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display)]
+#[display("{mesh}/{name}")]
 pub struct SecretKey {
     mesh: String,
     name: String,
@@ -213,32 +209,19 @@ impl SecretKey {
     }
 }
 
-impl fmt::Display for SecretKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.mesh, self.name)
-    }
-}
-
 fn check_name(of: &'static str, name: &str) -> Result<()> {
-    if name.len() > MAX_NAME_LEN {
-        return Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!(
-                "the {of} name is {} bytes long: shorten it to {MAX_NAME_LEN}",
-                name.len()
-            ),
-        ));
-    }
-    if name.split('.').all(is_label) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidConfig,
+    let length = name.len();
+    let why = if length > MAX_NAME_LEN {
+        format!("the {of} name is {length} bytes long: shorten it to {MAX_NAME_LEN}")
+    } else if !name.split('.').all(is_label) {
         format!(
             "the {of} name {name:?} cannot be used: write lower-case letters, digits, `-` and `.`, \
              and begin and end each part between dots with a letter or a digit"
-        ),
-    ))
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidConfig, why))
 }
 
 fn is_label(label: &str) -> bool {

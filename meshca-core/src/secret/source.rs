@@ -1,4 +1,3 @@
-use std::fmt;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -21,17 +20,22 @@ pub enum LocalSources {
 /// Where a secret comes from: what both kinds of data source have in common, borrowed from either.
 ///
 /// [`SourceReader::read`] takes it, and so a `&`[`DataSource`] and a `&`[`SecureDataSource`] as well.
-/// Showing it tells the place and never the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Showing it tells the place and never the value: `secret vault-token`, `file /etc/ca.pem`,
+/// `environment variable TOKEN`, `inline value`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 #[non_exhaustive]
 pub enum SourceRef<'a> {
     /// A secret of the mesh, by name.
+    #[display("secret {_0}")]
     Secret(&'a str),
     /// A file on the control plane's host.
+    #[display("file {}", _0.display())]
     File(&'a Path),
     /// An environment variable of the control plane, by name.
+    #[display("environment variable {_0}")]
     EnvVar(&'a str),
     /// The value itself, written into the resource.
+    #[display("inline value")]
     Inline(&'a SecretValue),
 }
 
@@ -52,18 +56,6 @@ impl<'a> From<&'a SecureDataSource> for SourceRef<'a> {
             SecureDataSource::File(path) => Self::File(path),
             SecureDataSource::EnvVar(name) => Self::EnvVar(name),
             SecureDataSource::InsecureInline(value) => Self::Inline(value),
-        }
-    }
-}
-
-/// Shown as `secret vault-token`, `file /etc/ca.pem`, `environment variable TOKEN`, `inline value`.
-impl fmt::Display for SourceRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Secret(name) => write!(f, "secret {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::EnvVar(name) => write!(f, "environment variable {name}"),
-            Self::Inline(_) => f.write_str("inline value"),
         }
     }
 }
@@ -185,18 +177,16 @@ impl SourceReader {
     }
 
     async fn secret(&self, name: &str) -> Result<SecretValue> {
-        let key = SecretKey::new(self.mesh.as_str(), name)?;
-        match self.store.get(&key).await? {
-            Some(stored) => Ok(stored.value),
-            None => Err(Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "there is no secret `{key}`: create a secret named `{name}` in mesh `{mesh}`, \
-                     or correct the name in the resource",
-                    mesh = self.mesh
-                ),
-            )),
-        }
+        let mesh = &self.mesh;
+        let key = SecretKey::new(mesh, name)?;
+        let stored = self.store.get(&key).await?.ok_or_else(|| {
+            let why = format!(
+                "there is no secret `{key}`: create a secret named `{name}` in mesh `{mesh}`, \
+                 or correct the name in the resource"
+            );
+            Error::new(ErrorKind::NotFound, why)
+        })?;
+        Ok(stored.value)
     }
 
     fn local(&self, source: SourceRef<'_>) -> Result<()> {
@@ -231,15 +221,15 @@ fn read_file(path: &Path) -> Result<SecretValue> {
 }
 
 fn read_env(name: &str) -> Result<SecretValue> {
-    match std::env::var_os(name) {
-        Some(value) => Ok(SecretValue::new(value.into_encoded_bytes())),
-        None => Err(Error::new(
+    let value = std::env::var_os(name).ok_or_else(|| {
+        Error::new(
             ErrorKind::NotFound,
             "the environment variable is not set: set it for the control plane and restart it, \
              or correct the name",
         )
-        .with_context("variable", name)),
-    }
+        .with_context("variable", name)
+    })?;
+    Ok(SecretValue::new(value.into_encoded_bytes()))
 }
 
 #[cfg(test)]
