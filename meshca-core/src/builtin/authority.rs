@@ -1,10 +1,9 @@
 //! One CA: a certificate, what leads from it to its root, and something that signs.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::rand;
 use der::Decode;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose, SanType,
@@ -12,18 +11,19 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
-use x509_cert::ext::pkix::name::GeneralName;
+use time::OffsetDateTime;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
+use super::settings::CaSettings;
 use crate::certificate::Constructed;
 use crate::encode::{Contents, Template};
 use crate::key::Signer;
-use crate::time::{rfc3339, whole_seconds};
+use crate::time::{later, rfc3339, seconds, whole_seconds};
 use crate::x509::key_oid::RSA;
 use crate::x509::{self, Parsed};
 use crate::{
-    CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey, Profile, Result,
-    SignedChain, TrustBundle, Validity, pem,
+    Capabilities, CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey,
+    Profile, Result, SecretValue, SignedChain, TrustBundle, Validity,
 };
 
 /// How far before now a certificate begins, so that peers whose clock is behind accept it at once: ten seconds, as Kuma, SPIRE and Linkerd do.
@@ -64,15 +64,23 @@ impl ProvidedCa {
         Self::new(certificates, signer, false)
     }
 
+    /// The same from secrets.
+    pub(super) fn from_secrets(certificates: &SecretValue, key: &SecretValue) -> Result<Self> {
+        let refused = |what| {
+            let why = format!("the CA's {what} is not PEM text");
+            Error::new(ErrorKind::InvalidConfig, why)
+        };
+        Self::from_pem(
+            certificates
+                .expose_str()
+                .ok_or_else(|| refused("certificate"))?,
+            key.expose_str().ok_or_else(|| refused("key"))?,
+        )
+    }
+
     fn new(certificates: &str, signer: Arc<dyn Signer>, key_is_ours: bool) -> Result<Self> {
-        let chain = pem::certificates(certificates).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("the CA's certificates cannot be read: {error}"),
-            )
-        })?;
         Ok(Self {
-            chain,
+            chain: super::secrets::certificates(certificates, "the CA's certificates")?,
             signer,
             key_is_ours,
             allow_self_signed: false,
@@ -89,12 +97,14 @@ impl ProvidedCa {
 }
 
 /// A CA that is ready to sign.
+#[derive(derive_more::Debug)]
+#[debug("Authority({subject}, {signer:?})")]
 pub(super) struct Authority {
     /// The CA's own certificate, then those above it; without the root unless it is one itself.
     chain: Vec<CertificateDer<'static>>,
-    root: Arc<CertificateDer<'static>>,
+    pub(super) root: Arc<CertificateDer<'static>>,
     /// Of its own certificate.
-    validity: Validity,
+    pub(super) validity: Validity,
     /// The SPIFFE IDs in its own certificate.
     spiffe_ids: Vec<String>,
     signer: Arc<dyn Signer>,
@@ -104,9 +114,9 @@ pub(super) struct Authority {
     constrained: bool,
     template: Template,
     /// When the first of all its certificates ends.
-    not_after: SystemTime,
+    pub(super) not_after: SystemTime,
     path_len: Option<u8>,
-    subject: String,
+    pub(super) subject: String,
 }
 
 impl Authority {
@@ -115,30 +125,29 @@ impl Authority {
     /// Without a time, one that has ended is taken as well: it signs nothing, but it has to be
     /// loaded to be replaced.
     pub(super) fn new(provided: ProvidedCa, now: Option<SystemTime>) -> Result<Self> {
-        if provided.chain.is_empty() || provided.chain.len() > MAX_CHAIN {
+        let count = provided.chain.len();
+        if !(1..=MAX_CHAIN).contains(&count) {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 format!(
-                    "the CA is refused: its chain has {} certificates; 1 to {MAX_CHAIN} are expected",
-                    provided.chain.len()
+                    "the CA is refused: its chain has {count} certificates; 1 to {MAX_CHAIN} are expected"
                 ),
             ));
         }
         let chain = linked(&provided.chain, &*provided.signer, now)?;
-        let (Some((_, first)), Some((last_line, last))) = (chain.first(), chain.last()) else {
-            return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
-        };
-        if !last.is_self_signed() {
-            return Err(refuse(
-                *last_line,
-                format!(
-                    "the chain ends in `{}`, which is no root; append the certificate of `{}`",
-                    last.subject(),
-                    last.issuer()
-                ),
-            ));
+        if let Some((line, last)) = chain.last()
+            && !last.is_self_signed()
+        {
+            let (end, above) = (last.subject(), last.issuer());
+            let why = format!(
+                "the chain ends in `{end}`, which is no root; append the certificate of `{above}`"
+            );
+            return Err(refuse(*line, why));
         }
-        if first.is_self_signed() && !provided.allow_self_signed {
+        if let Some((_, first)) = chain.first()
+            && first.is_self_signed()
+            && !provided.allow_self_signed
+        {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "self-signed certificates are not allowed; set `insecureAllowSelfSigned: true` or provide an intermediate CA with its root",
@@ -177,26 +186,16 @@ impl Authority {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
         let without_root = all().take(linked.len().saturating_sub(1).max(1));
-        let path_len = own
-            .basic_constraints()
-            .ok()
-            .flatten()
-            .and_then(|constraints| constraints.path_len_constraint);
-        let names = own.subject_alt_names().unwrap_or_default();
-        let uris = names.iter().filter_map(|name| match name {
-            GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
-            _ => None,
-        });
+        let constraints = own.basic_constraints().ok().flatten();
+        let mut spiffe_ids = own.uris().unwrap_or_default();
+        spiffe_ids.retain(|uri| uri.starts_with("spiffe://"));
         Ok(Self {
             template: Template::of(own, signer.key_type())?,
             not_after,
-            path_len,
+            path_len: constraints.and_then(|constraints| constraints.path_len_constraint),
             subject: own.subject(),
             validity: own.validity,
-            spiffe_ids: uris
-                .filter(|uri| uri.starts_with("spiffe://"))
-                .map(str::to_owned)
-                .collect(),
+            spiffe_ids,
             constrained: all().any(Parsed::has_name_constraints),
             chain: without_root
                 .map(|certificate| certificate.der.clone().into_owned())
@@ -209,41 +208,39 @@ impl Authority {
 
     /// Makes the certificate of a new self-signed CA: O=meshca, OU=Mesh, CN=name, the trust domain's ID.
     pub(super) fn self_signed(
-        trust_domain: &TrustDomain,
+        settings: &CaSettings,
         name: &str,
         key: &PrivateKey,
-        lifetime: Duration,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>> {
+        let calendar = |time| {
+            let seconds = i64::try_from(seconds(time)).ok();
+            let time = seconds.and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
+            time.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidRequest,
+                    "the lifetime ends after the year 9999, which X.509 cannot express",
+                )
+            })
+        };
+        let id = format!("spiffe://{}", settings.trust_domain);
         let mut subject = DistinguishedName::new();
         subject.push(DnType::OrganizationName, "meshca");
         subject.push(DnType::OrganizationalUnitName, "Mesh");
         subject.push(DnType::CommonName, name);
         let mut params = CertificateParams::default();
         params.distinguished_name = subject;
-        params.subject_alt_names = vec![SanType::URI(
-            format!("spiffe://{trust_domain}")
-                .as_str()
-                .try_into()
-                .map_err(internal)?,
-        )];
+        params.subject_alt_names = vec![SanType::URI(id.try_into().map_err(internal)?)];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
         let not_after = now
-            .checked_add(lifetime)
+            .checked_add(settings.lifetime)
             .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's lifetime is too long"))?;
-        set_validity(&mut params, backdated(now), not_after)?;
+        params.not_before = calendar(backdated(now))?;
+        params.not_after = calendar(not_after)?;
         let certificate = params.self_signed(&**key.material()).map_err(internal)?;
         Ok(certificate.der().clone())
-    }
-
-    pub(super) fn root(&self) -> &CertificateDer<'static> {
-        &self.root
-    }
-
-    pub(super) fn subject(&self) -> &str {
-        &self.subject
     }
 
     /// Signs a certificate, throws it away, and has it verified like anybody's: path lengths,
@@ -259,21 +256,27 @@ impl Authority {
         let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(60));
         let key = PrivateKey::generate(KeyType::P256)?;
         let request = CertificateRequest::for_key(spec, &key, now)?;
-        let bundle = TrustBundle::new(trust_domain.clone(), [self.root().clone()])?;
+        let bundle = TrustBundle::new(trust_domain.clone(), [self.root.as_ref().clone()])?;
         let signed = self.sign(&request, now, self.not_after)?;
-        SignedChain::new(signed.certificates().iter().cloned())
-            .verify(&request, &bundle, now)
-            .map(drop)
-            .map_err(|error| {
-                Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!(
-                        "the CA is refused, since peers would refuse what it signs: {}",
-                        error.message()
-                    ),
-                )
-                .with_context("subject", &self.subject)
-            })
+        let proven = SignedChain::new(signed.certificates().iter().cloned());
+        let proven = proven.verify(&request, &bundle, now);
+        proven.map(drop).map_err(|error| {
+            let why = error.message();
+            let why = format!("the CA is refused, since peers would refuse what it signs: {why}");
+            Error::new(ErrorKind::InvalidConfig, why).with_context("subject", &self.subject)
+        })
+    }
+
+    /// Declares what it signs, with leaves of up to this lifetime.
+    pub(super) fn capabilities(&self, max_leaf_lifetime: Duration) -> Capabilities {
+        Capabilities::new()
+            .with_lifetime_honoured(true)
+            .with_max_lifetime(max_leaf_lifetime)
+            .with_dns_names(true)
+            .with_extra_uris(true)
+            .with_common_name(true)
+            .with_intermediates(self.allows_intermediate(0))
+            .with_key_types(KeyType::ALL)
     }
 
     /// A SPIFFE ID in the CA's own certificate that is not the trust domain's.
@@ -298,60 +301,51 @@ impl Authority {
         })
     }
 
-    pub(super) fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
-    pub(super) fn validity(&self) -> Validity {
-        self.validity
-    }
-
     /// Whether a CA with this path length may stand below it (RFC 5280 §4.2.1.9).
     pub(super) fn allows_intermediate(&self, path_len: u8) -> bool {
         self.path_len.is_none_or(|own| own > path_len)
     }
 
-    /// Signs what was requested, with an end no later than `latest` and than its own.
+    /// Signs what was requested, with an end no later than its own, and that of a leaf no later than
+    /// `last_leaf`.
     pub(super) fn sign(
         &self,
         request: &CertificateRequest,
         now: SystemTime,
-        latest: SystemTime,
+        last_leaf: SystemTime,
     ) -> Result<SignedChain> {
         let spec = request.spec();
         let is_rsa = is_rsa(request)?;
-        if let Profile::Intermediate { path_len } = spec.profile()
-            && !self.allows_intermediate(path_len)
-        {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "the CA's own path length allows no such CA below it",
-            )
-            .with_context("path length", path_len));
-        }
-
+        let latest = match spec.profile() {
+            Profile::Workload => last_leaf.min(self.not_after),
+            // A CA that its owner rotates; it may live for as long as this one.
+            Profile::Intermediate { path_len } if self.allows_intermediate(path_len) => {
+                self.not_after
+            }
+            Profile::Intermediate { path_len } => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the CA's own path length allows no such CA below it",
+                )
+                .with_context("path length", path_len));
+            }
+        };
+        let unavailable = |why: String| {
+            let subject = &self.subject;
+            Error::new(ErrorKind::Unavailable, format!("the CA `{subject}` {why}"))
+        };
         let wanted = now.checked_add(spec.lifetime()).unwrap_or(latest);
-        let not_after = whole_seconds(wanted.min(latest).min(self.not_after));
+        let not_after = whole_seconds(wanted.min(latest));
         if not_after <= now {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "the CA `{}` ended at {}; rotate it",
-                    self.subject(),
-                    rfc3339(self.not_after)
-                ),
-            ));
+            let end = rfc3339(self.not_after);
+            return Err(unavailable(format!("ended at {end}; rotate it")));
         }
-        let not_before = backdated(now).max(self.validity().not_before());
+        let not_before = backdated(now).max(self.validity.not_before());
         if not_before >= not_after {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "the CA `{}` begins only at {}; compare the clocks",
-                    self.subject,
-                    rfc3339(self.validity().not_before())
-                ),
-            ));
+            let begin = rfc3339(self.validity.not_before());
+            return Err(unavailable(format!(
+                "begins only at {begin}; compare the clocks"
+            )));
         }
         let serial = random_serial()?;
         let significant = serial.iter().position(|byte| *byte != 0);
@@ -391,15 +385,6 @@ impl Authority {
     }
 }
 
-impl fmt::Debug for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority")
-            .field("subject", &self.subject())
-            .field("signer", &self.signer)
-            .finish_non_exhaustive()
-    }
-}
-
 fn internal(error: rcgen::Error) -> Error {
     Error::new(ErrorKind::Internal, "could not build a certificate").with_source(error)
 }
@@ -423,36 +408,28 @@ fn linked<'a>(
         let line = *line;
         let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
         check_ca(&certificate)
-            .and_then(|()| now.map_or(Ok(()), |now| check_time(&certificate, now)))
+            .and_then(|()| now.map_or(Ok(()), |now| check_time(certificate.validity, now)))
             .map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
         if let Some((_, below)) = chain.last()
-            && (!below.is_signed_by(&certificate.public_key) || !same_name(below, &certificate))
+            && (!below.is_signed_by(&certificate.public_key)
+                || below.issuer_name() != certificate.subject_name())
         {
-            return Err(refuse(
-                line,
-                format!(
-                    "`{}` did not sign `{}` before it; order the chain from the CA to the root",
-                    certificate.subject(),
-                    below.subject()
-                ),
-            ));
+            let (above, below) = (certificate.subject(), below.subject());
+            let why = format!(
+                "`{above}` did not sign `{below}` before it; order the chain from the CA to the root"
+            );
+            return Err(refuse(line, why));
         }
         chain.push((line, certificate));
     }
-    match chain.first() {
-        Some((line, first)) if first.public_key != *signer.public_key() => Err(refuse(
-            *line,
-            format!(
-                "the key does not belong to the certificate `{}`",
-                first.subject()
-            ),
-        )),
-        _ => Ok(chain),
+    if let Some((line, first)) = chain.first()
+        && first.public_key != *signer.public_key()
+    {
+        let subject = first.subject();
+        let why = format!("the key does not belong to the certificate `{subject}`");
+        return Err(refuse(*line, why));
     }
-}
-
-fn same_name(below: &Parsed<'_>, above: &Parsed<'_>) -> bool {
-    below.issuer_name() == above.subject_name()
+    Ok(chain)
 }
 
 /// The field's rules for a provided CA: it is a CA, may sign certificates, and its key is for nothing else.
@@ -463,39 +440,26 @@ fn check_ca(certificate: &Parsed<'_>) -> Result<(), String> {
     let usage = certificate
         .key_usage()
         .map_err(|error| format!("has a damaged KeyUsage extension: {error}"))?;
-    match usage {
+    let why = match usage {
         Some(usage) if !usage.key_cert_sign() => {
-            return Err(
-                "may not sign certificates (key usage `keyCertSign` is missing)".to_owned(),
-            );
+            "may not sign certificates (key usage `keyCertSign` is missing)"
         }
         Some(usage) if usage.key_agreement() => {
-            return Err("has the key usage `keyAgreement`, which a CA must not have".to_owned());
+            "has the key usage `keyAgreement`, which a CA must not have"
         }
-        Some(_) => {}
-        None => {
-            return Err(
-                "has no KeyUsage extension; a CA needs `keyCertSign` (RFC 5280 §4.2.1.3)"
-                    .to_owned(),
-            );
-        }
-    }
-    Ok(())
+        Some(_) => return Ok(()),
+        None => "has no KeyUsage extension; a CA needs `keyCertSign` (RFC 5280 §4.2.1.3)",
+    };
+    Err(why.to_owned())
 }
 
-fn check_time(certificate: &Parsed<'_>, now: SystemTime) -> Result<(), String> {
-    if certificate.validity.not_after() <= now {
-        return Err(format!(
-            "ended at {}; renew it",
-            rfc3339(certificate.validity.not_after())
-        ));
+fn check_time(validity: Validity, now: SystemTime) -> Result<(), String> {
+    let (begin, end) = (validity.not_before(), validity.not_after());
+    if end <= now {
+        return Err(format!("ended at {}; renew it", rfc3339(end)));
     }
-    if certificate.validity.not_before() > now.checked_add(crate::verify::CLOCK_SKEW).unwrap_or(now)
-    {
-        return Err(format!(
-            "begins only at {}",
-            rfc3339(certificate.validity.not_before())
-        ));
+    if begin > later(now, crate::verify::CLOCK_SKEW) {
+        return Err(format!("begins only at {}", rfc3339(begin)));
     }
     Ok(())
 }
@@ -504,35 +468,10 @@ fn backdated(now: SystemTime) -> SystemTime {
     whole_seconds(now.checked_sub(BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
-fn set_validity(
-    params: &mut CertificateParams,
-    not_before: SystemTime,
-    not_after: SystemTime,
-) -> Result<()> {
-    let calendar = |time: SystemTime| {
-        let secs = time
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        i64::try_from(secs)
-            .ok()
-            .and_then(|secs| time::OffsetDateTime::from_unix_timestamp(secs).ok())
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::InvalidRequest,
-                    "the lifetime ends after the year 9999, which X.509 cannot express",
-                )
-            })
-    };
-    params.not_before = calendar(not_before)?;
-    params.not_after = calendar(not_after)?;
-    Ok(())
-}
-
 /// 128 random bits (RFC 5280 §4.1.2.2 allows 160; CA/Browser Forum asks for 64).
 fn random_serial() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
+    rand::fill(&mut bytes)
         .map_err(|_| Error::new(ErrorKind::Internal, "no randomness for a serial number"))?;
     Ok(bytes)
 }

@@ -85,21 +85,19 @@ mod obtain;
 mod settings;
 mod state;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 use self::obtain::{Obtained, check_upstream, obtain, roots_of};
-use self::state::{DelegatedStore, Next, State, as_pem, seconds, time};
-use super::authority::Authority;
-use super::follow::AskLimit;
-use crate::time::rfc3339;
+use self::state::{DelegatedStore, Next, State, as_pem};
+use super::follow::{Followed, Snapshot, wait_for_replicas};
+use crate::sync::lock;
+use crate::time::{at, later, rfc3339, seconds};
 use crate::{
     CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
-    IssuingCa, KeyType, Profile, Result, Retry, RotationStep, SecretStore, SignedChain,
-    TrustBundle,
+    IssuingCa, Result, Retry, RotationStep, SecretStore, SignedChain, TrustBundle,
 };
 
 pub use self::settings::{
@@ -132,25 +130,16 @@ pub use self::settings::{
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("DelegatedIssuer({self}, {:?})", self.snapshot().active)]
+#[display("delegated CA of {} under {upstream}", store.settings.trust_domain)]
 pub struct DelegatedIssuer {
-    settings: DelegatedSettings,
     upstream: IssuingCa,
     store: DelegatedStore,
     clock: Arc<dyn Clock>,
-    current: RwLock<Arc<Snapshot>>,
-    asked: AskLimit,
+    current: Followed<State>,
     /// Why there is no next intermediate, for whoever meets the end of the present one.
     last_failure: Mutex<Option<Error>>,
-}
-
-/// What was true when the store was read last. Replaced as a whole, never changed.
-struct Snapshot {
-    state: State,
-    number: u32,
-    active: Arc<Authority>,
-    max_leaf_lifetime: std::time::Duration,
-    bundle: TrustBundle,
-    loaded_at: SystemTime,
 }
 
 impl DelegatedIssuer {
@@ -173,31 +162,25 @@ impl DelegatedIssuer {
         settings.validate()?;
         check_upstream(&settings, &*upstream)?;
         let upstream = IssuingCa::new(upstream);
-        let store = DelegatedStore {
-            store,
-            secrets: settings.secrets.clone(),
-        };
-        let (mut state, _) = store.state().await?;
+        let store = DelegatedStore::new(settings, store);
+        let (mut state, _) = store.secrets.read::<State>().await?;
         if state.active.is_none() {
-            let obtained = obtain(&settings, &store, &upstream, &*clock, &state).await?;
-            state = store
-                .update(|state| match &state.active {
-                    Some(_) => Ok(None),
-                    None => obtained.announce(state, |state| {
-                        state.active = Some(obtained.intermediate.clone());
-                    }),
-                })
-                .await?;
+            let obtained = obtain(&store, &upstream, &*clock, &state).await?;
+            let update = store.secrets.update(|state: &State| match &state.active {
+                Some(_) => Ok(None),
+                None => obtained.announce(state, |state| {
+                    state.active = Some(obtained.intermediate.clone());
+                }),
+            });
+            state = update.await?;
         }
-        let now = clock.now();
-        let snapshot = Snapshot::load(&settings, &store, state, None, now).await?;
+        let revision = state.revision;
+        let snapshot = store.snapshot(state, None, clock.now()).await?;
         Ok(Self {
-            settings,
             upstream,
             store,
             clock,
-            current: RwLock::new(Arc::new(snapshot)),
-            asked: AskLimit::new(now),
+            current: Followed::new(revision, snapshot),
             last_failure: Mutex::new(None),
         })
     }
@@ -209,8 +192,8 @@ impl DelegatedIssuer {
     /// Those of the store. What was loaded before stays in use.
     pub async fn reload(&self) -> Result<()> {
         let now = self.clock.now();
-        let (state, _) = self.store.state().await?;
-        self.follow(state, now).await
+        let (state, _) = self.store.secrets.read().await?;
+        self.follow(state, now).await.map(drop)
     }
 
     /// Asks the upstream for its roots, and stores them for all replicas: so a rotation of the
@@ -220,29 +203,21 @@ impl DelegatedIssuer {
     ///
     /// Those of the upstream and of the store. What was loaded before stays in use.
     pub async fn follow_upstream(&self) -> Result<TrustBundle> {
-        let roots = as_pem(&roots_of(&self.settings, &self.upstream).await?);
-        let state = self
-            .store
-            .update(|state| {
-                let mut changed = state.clone();
-                Ok(changed.set_upstream_roots(&roots).then_some(changed))
-            })
-            .await?;
-        self.follow(state, self.clock.now()).await?;
-        Ok(self.snapshot().bundle.clone())
+        let roots = as_pem(&roots_of(&self.store.settings, &self.upstream).await?);
+        let update = self.store.secrets.update(|state: &State| {
+            let mut changed = state.successor();
+            Ok(changed.set_upstream_roots(&roots).then_some(changed))
+        });
+        self.follow(update.await?, self.clock.now()).await
     }
 
-    async fn follow(&self, state: State, now: SystemTime) -> Result<()> {
+    /// Takes a state into use, unless a newer one is.
+    async fn follow(&self, state: State, now: SystemTime) -> Result<TrustBundle> {
         let known = self.snapshot();
-        let snapshot =
-            Snapshot::load(&self.settings, &self.store, state, Some(&known), now).await?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        // Another call may have read later and finished sooner.
-        let order = |snapshot: &Snapshot| (snapshot.state.revision, snapshot.loaded_at);
-        if order(&snapshot) >= order(&current) {
-            *current = Arc::new(snapshot);
-        }
-        Ok(())
+        let age = (state.revision, self.current.begin_read());
+        let snapshot = self.store.snapshot(state, Some(&known), now).await?;
+        self.current.replace(age, snapshot);
+        Ok(self.snapshot().bundle.clone())
     }
 
     /// What is due now, by the state that was read last. Asks nobody.
@@ -250,7 +225,8 @@ impl DelegatedIssuer {
     /// The next intermediate is due when 30 days or half the life of the present one are left, and signs when 7 days or a sixth of it
     /// are left, whichever is less; both at once if the upstream no longer publishes its root. Life counts from issuance.
     pub fn rotation_due(&self) -> Option<RotationStep> {
-        self.snapshot().state.due(&self.settings, self.clock.now())
+        let snapshot = self.snapshot();
+        snapshot.state.due(&self.store.settings, self.clock.now())
     }
 
     /// Has the upstream sign the next intermediate, proves it, and publishes its root and the upstream's. It signs
@@ -263,21 +239,17 @@ impl DelegatedIssuer {
     /// [`MIN_INTERMEDIATE_LIFETIME`], or lacks the path length asked for.
     pub async fn prepare_next(&self) -> Result<TrustBundle> {
         let prepared = self.prepare().await;
-        *self
-            .last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = prepared.as_ref().err().cloned();
+        *lock(&self.last_failure) = prepared.as_ref().err().cloned();
         prepared
     }
 
     async fn prepare(&self) -> Result<TrustBundle> {
-        let (mut state, _) = self.store.state().await?;
+        let (mut state, _) = self.store.secrets.read::<State>().await?;
         state.signing()?;
         if state.usable_next(self.clock.now()).is_none() {
-            let (settings, store) = (&self.settings, &self.store);
-            let obtained = obtain(settings, store, &self.upstream, &*self.clock, &state).await?;
+            let obtained = obtain(&self.store, &self.upstream, &*self.clock, &state).await?;
             let now = self.clock.now();
-            let update = self.store.update(|state| {
+            let update = self.store.secrets.update(|state: &State| {
                 if state.usable_next(now).is_some() {
                     return Ok(None);
                 }
@@ -286,15 +258,13 @@ impl DelegatedIssuer {
                         prepared_at: seconds(now),
                         intermediate: obtained.intermediate.clone(),
                     });
-                    state
-                        .retiring
-                        .extend(replaced.map(|next| next.intermediate));
+                    let replaced = replaced.map(|next| next.intermediate);
+                    state.retiring.extend(replaced);
                 })
             });
             state = update.await?;
         }
-        self.follow(state, self.clock.now()).await?;
-        Ok(self.snapshot().bundle.clone())
+        self.follow(state, self.clock.now()).await
     }
 
     /// Has the next intermediate sign from now on. The old root stays in the bundle until the old intermediate has ended.
@@ -307,37 +277,25 @@ impl DelegatedIssuer {
     /// [`ErrorKind::InvalidRequest`] if nothing is prepared, or what is has ended; [`ErrorKind::Unavailable`] with
     /// [`Retry::After`] if it is too early; those of the store. Nothing has changed then.
     pub async fn activate_next(&self) -> Result<()> {
-        let (state, _) = self.store.state().await?;
+        let (state, _) = self.store.secrets.read::<State>().await?;
         let now = self.clock.now();
         let next = activatable(&state, now)?;
         // A key that is missing is noticed while the old one still signs.
         self.store.authority(&next.intermediate).await?;
         let number = next.intermediate.number;
-        let state = self
-            .store
-            .update(|state| {
-                if state
-                    .active
-                    .as_ref()
-                    .is_some_and(|active| active.number == number)
-                {
-                    return Ok(None);
-                }
-                let next = activatable(state, now)?;
-                if next.intermediate.number != number {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        "another replica has prepared another intermediate meanwhile; try again",
-                    )
-                    .with_retry(Retry::Backoff));
-                }
-                let mut changed = state.clone();
-                changed.retiring.extend(changed.active.take());
-                changed.active = changed.next.take().map(|next| next.intermediate);
-                Ok(Some(changed))
-            })
-            .await?;
-        self.follow(state, self.clock.now()).await
+        let update = self.store.secrets.update(|state: &State| {
+            if state.active.iter().any(|active| active.number == number) {
+                return Ok(None);
+            }
+            if activatable(state, now)?.intermediate.number != number {
+                return Err(overtaken("has prepared another intermediate"));
+            }
+            let mut changed = state.successor();
+            changed.retiring.extend(changed.active.take());
+            changed.active = changed.next.take().map(|next| next.intermediate);
+            Ok(Some(changed))
+        });
+        self.follow(update.await?, self.clock.now()).await.map(drop)
     }
 
     /// Takes intermediates that have ended out of the state, and deletes their keys.
@@ -348,91 +306,62 @@ impl DelegatedIssuer {
     pub async fn retire(&self) -> Result<()> {
         let now = self.clock.now();
         let mut gone = Vec::new();
-        let state = self
-            .store
-            .update(|state| {
-                let mut changed = state.clone();
-                let (over, kept) = changed
-                    .retiring
-                    .into_iter()
-                    .partition(|retiring| retiring.is_over(now));
-                (gone, changed.retiring) = (over, kept);
-                Ok((!gone.is_empty()).then_some(changed))
-            })
-            .await?;
+        let update = self.store.secrets.update(|state: &State| {
+            let mut changed = state.successor();
+            let over = changed.retiring.extract_if(.., |one| one.is_over(now));
+            gone = over.collect();
+            Ok((!gone.is_empty()).then_some(changed))
+        });
+        let state = update.await?;
         // Forgotten before it is deleted: nobody looks for what is not there any more.
         for retired in gone {
             self.store.delete_key(retired.number).await?;
         }
-        self.follow(state, now).await
+        self.follow(state, now).await.map(drop)
     }
 
-    fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    fn snapshot(&self) -> Arc<Snapshot<State>> {
+        self.current.snapshot()
     }
 
-    /// What to sign with: read again when it is old or has changed, but kept when that fails. An outage of the
-    /// store must not stop a CA that needs nothing from it.
-    async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot> {
-        let snapshot = self.snapshot();
-        let due = self.asked.due(now, snapshot.loaded_at, &self.store.store);
-        if let Some(due) = due
-            && self.reload().await.is_ok()
-        {
-            self.asked.read(&due);
-            return self.snapshot();
-        }
-        snapshot
+    async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot<State>> {
+        let (store, reload) = (&self.store.secrets.store, || self.reload());
+        self.current.fresh(now, store, reload).await
+    }
+
+    /// The longest leaf that the intermediate signs.
+    fn max_leaf_lifetime(&self, snapshot: &Snapshot<State>) -> Duration {
+        let active = snapshot.state.active.as_ref();
+        active.map_or(Duration::ZERO, |active| {
+            active.longest_leaf(&self.store.settings)
+        })
     }
 
     /// Why there is nothing to sign with, if that is so.
-    fn check_alive(&self, snapshot: &Snapshot, now: SystemTime) -> Result<()> {
-        let end = snapshot.active.not_after();
+    fn check_alive(&self, snapshot: &Snapshot<State>, now: SystemTime) -> Result<()> {
+        let (subject, end) = (&snapshot.active.subject, snapshot.active.not_after);
         if now < end {
             return Ok(());
         }
+        let end = rfc3339(end);
         let error = Error::new(
             ErrorKind::Unavailable,
             format!(
-                "the intermediate `{}` ended at {}; have the upstream sign the next one",
-                snapshot.active.subject(),
-                rfc3339(end)
+                "the intermediate `{subject}` ended at {end}; have the upstream sign the next one"
             ),
         )
         .with_context("upstream", &self.upstream);
-        let failure = self
-            .last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Err(match &*failure {
+        Err(match &*lock(&self.last_failure) {
             Some(failure) => error.with_source(failure.clone()),
             None => error,
         })
     }
 }
 
-impl Snapshot {
-    async fn load(
-        settings: &DelegatedSettings,
-        store: &DelegatedStore,
-        state: State,
-        known: Option<&Self>,
-        now: SystemTime,
-    ) -> Result<Self> {
-        let intermediate = state.signing()?;
-        let active = match known.filter(|known| known.number == intermediate.number) {
-            Some(known) => Arc::clone(&known.active),
-            None => Arc::new(store.authority(intermediate).await?),
-        };
-        Ok(Self {
-            number: intermediate.number,
-            active,
-            max_leaf_lifetime: intermediate.longest_leaf(settings),
-            bundle: state.bundle(settings, now)?,
-            state,
-            loaded_at: now,
-        })
-    }
+/// Another replica was faster, with something else.
+fn overtaken(what: &str) -> Error {
+    let why = format!("another replica {what} meanwhile; try again");
+    Error::new(ErrorKind::Conflict, why).with_retry(Retry::Backoff)
 }
 
 impl Obtained {
@@ -443,13 +372,9 @@ impl Obtained {
             return Ok(None);
         }
         if state.last >= number {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "another replica gave up this intermediate or replaced it meanwhile; try again",
-            )
-            .with_retry(Retry::Backoff));
+            return Err(overtaken("gave up this intermediate or replaced it"));
         }
-        let mut changed = state.clone();
+        let mut changed = state.successor();
         changed.last = number;
         changed.set_upstream_roots(&self.upstream_roots);
         place(&mut changed);
@@ -465,22 +390,13 @@ fn activatable(state: &State, now: SystemTime) -> Result<&Next> {
         ));
     };
     if next.intermediate.remaining(now).is_zero() {
+        let end = rfc3339(at(next.intermediate.not_after));
         return Err(Error::new(
             ErrorKind::InvalidRequest,
-            format!(
-                "the intermediate that was prepared ended at {}; prepare another",
-                rfc3339(time(next.intermediate.not_after))
-            ),
+            format!("the intermediate that was prepared ended at {end}; prepare another"),
         ));
     }
-    let early = state.ready_at(next).duration_since(now).unwrap_or_default();
-    if !early.is_zero() {
-        return Err(Error::new(
-            ErrorKind::Unavailable,
-            "the next intermediate was prepared a moment ago; other replicas may not trust its root yet",
-        )
-        .with_retry(Retry::After(early)));
-    }
+    wait_for_replicas("intermediate", state.ready_at(next), now)?;
     Ok(next)
 }
 
@@ -488,29 +404,19 @@ fn activatable(state: &State, now: SystemTime) -> Result<&Next> {
 impl Issuer for DelegatedIssuer {
     fn capabilities(&self) -> Capabilities {
         let snapshot = self.snapshot();
-        Capabilities::new()
-            .with_lifetime_honoured(true)
-            .with_max_lifetime(snapshot.max_leaf_lifetime)
-            .with_dns_names(true)
-            .with_extra_uris(true)
-            .with_common_name(true)
-            .with_intermediates(snapshot.active.allows_intermediate(0))
-            .with_key_types(KeyType::ALL)
-            // The driver of the rotation follows the upstream as often as it reads these roots.
-            .with_trust_interval(self.upstream.capabilities().trust_interval())
+        let longest = self.max_leaf_lifetime(&snapshot);
+        let capabilities = snapshot.active.capabilities(longest);
+        // The driver of the rotation follows the upstream as often as it reads these roots.
+        capabilities.with_trust_interval(self.upstream.capabilities().trust_interval())
     }
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        request.require_trust_domain(&self.settings.trust_domain)?;
+        request.require_trust_domain(&self.store.settings.trust_domain)?;
         let now = self.clock.now();
         let snapshot = self.fresh_snapshot(now).await;
         self.check_alive(&snapshot, now)?;
-        let latest = match request.spec().profile() {
-            Profile::Workload => now.checked_add(snapshot.max_leaf_lifetime).unwrap_or(now),
-            // A CA that its owner rotates; it may live for as long as this one.
-            Profile::Intermediate { .. } => snapshot.active.not_after(),
-        };
-        snapshot.active.sign(request, now, latest)
+        let last_leaf = later(now, self.max_leaf_lifetime(&snapshot));
+        snapshot.active.sign(request, now, last_leaf)
     }
 
     /// The roots that are in the store. They do not depend on an upstream that does not answer:
@@ -525,28 +431,25 @@ impl Issuer for DelegatedIssuer {
         let now = self.clock.now();
         let snapshot = self.snapshot();
         self.check_alive(&snapshot, now)?;
-        let mut report = CheckReport::new();
-        if let Some(active) = &snapshot.state.active {
-            for warning in active.warnings(&self.settings) {
-                report = report.with_warning(warning);
-            }
-        }
+        let active = snapshot.state.active.iter();
+        let mut warnings: Vec<String> = active
+            .flat_map(|active| active.warnings(&self.store.settings))
+            .collect();
         // An upstream that cannot sign is a pity today; what it signed before still does.
-        match self.upstream.check().await {
-            Ok(upstream) => {
-                for warning in upstream.warnings {
-                    report = report.with_warning(format!("upstream {}: {warning}", self.upstream));
-                }
+        let upstream = &self.upstream;
+        match upstream.check().await {
+            Ok(report) => {
+                let found = report.warnings.iter();
+                warnings.extend(found.map(|warning| format!("upstream {upstream}: {warning}")));
             }
             Err(error) => {
-                report = report.with_warning(format!(
-                    "the upstream {} cannot sign now: {error}; the present intermediate ends at {}",
-                    self.upstream,
-                    rfc3339(snapshot.active.not_after())
+                let end = rfc3339(snapshot.active.not_after);
+                warnings.push(format!(
+                    "the upstream {upstream} cannot sign now: {error}; the present intermediate ends at {end}"
                 ));
             }
         }
-        Ok(report)
+        Ok(CheckReport { warnings })
     }
 }
 
@@ -566,27 +469,5 @@ impl CaRotation for DelegatedIssuer {
             RotationStep::Activate => self.activate_next().await,
             RotationStep::Retire => self.retire().await,
         }
-    }
-}
-
-impl fmt::Display for DelegatedIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "delegated CA of {} under {}",
-            self.settings.trust_domain, self.upstream
-        )
-    }
-}
-
-impl fmt::Debug for DelegatedIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let snapshot = self.snapshot();
-        f.debug_struct("DelegatedIssuer")
-            .field("trust_domain", &self.settings.trust_domain.as_str())
-            .field("upstream", &self.upstream)
-            .field("ca", &snapshot.active)
-            .field("number", &snapshot.number)
-            .finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ use crate::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
 use crate::resource::settings::SettingsType;
 use crate::resource::{BuiltinConf, Bundled, BundledCa, ProvidedConf, SELF_SIGNED_NOT_ALLOWED};
 use crate::secret::SourceRef;
-use crate::{Error, ErrorKind, Issuer, KeyType, Result, SecretValue};
+use crate::{Error, ErrorKind, Issuer, KeyType, Result};
 
 /// Builds the types `builtin` and `provided` of a Mesh, and `Bundled` of a MeshIdentity.
 ///
@@ -55,14 +55,8 @@ impl IssuerFactory for Factory {
             stored(settings(conf, secrets, config, context)?, context).await
         } else if let Ok(conf) = config.settings::<ProvidedConf>() {
             // The classic model has no setting for it: whoever provides a root means it.
-            provided(
-                (&conf.cert).into(),
-                (&conf.key).into(),
-                true,
-                config,
-                context,
-            )
-            .await
+            let (certificate, key) = ((&conf.cert).into(), (&conf.key).into());
+            provided(certificate, key, true, config, context).await
         } else {
             bundled(config.settings()?, config, context).await
         }
@@ -89,14 +83,8 @@ async fn bundled(
             certificate,
             private_key,
         } => {
-            provided(
-                certificate.into(),
-                private_key.into(),
-                allowed,
-                config,
-                context,
-            )
-            .await
+            let (certificate, key) = (certificate.into(), private_key.into());
+            provided(certificate, key, allowed, config, context).await
         }
     }
 }
@@ -133,11 +121,8 @@ fn settings(
         .with_max_leaf_lifetime(config.lifetime().max(DEFAULT_MAX_LEAF_LIFETIME));
     if let Some(bits) = conf.rsa_bits {
         let key_type = KeyType::rsa(bits).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "`caCert.RSAbits` must be 2048, 3072 or 4096",
-            )
-            .with_context("RSAbits", bits)
+            let why = "`caCert.RSAbits` must be 2048, 3072 or 4096";
+            Error::new(ErrorKind::InvalidConfig, why).with_context("RSAbits", bits)
         })?;
         settings = settings.with_key_type(key_type);
     }
@@ -168,11 +153,7 @@ async fn provided(
     let sources = context.sources()?;
     let certificates = sources.read(certificate).await?;
     let private = sources.read(key).await?;
-    let ca = ProvidedCa::from_pem(
-        text(&certificates, "CA's certificate")?,
-        text(&private, "CA's key")?,
-    )
-    .map_err(located)?;
+    let ca = ProvidedCa::from_secrets(&certificates, &private).map_err(located)?;
     let issuer = BuiltinIssuer::provided(
         context.trust_domain().clone(),
         ca.allow_self_signed(allow_self_signed),
@@ -182,13 +163,4 @@ async fn provided(
     let issuer = issuer.with_max_leaf_lifetime(config.lifetime().max(DEFAULT_MAX_LEAF_LIFETIME));
     // Its operator replaces it.
     Ok(Arc::new(issuer).into())
-}
-
-fn text<'a>(value: &'a SecretValue, what: &str) -> Result<&'a str> {
-    value.expose_str().ok_or_else(|| {
-        Error::new(
-            ErrorKind::InvalidConfig,
-            format!("the {what} is not PEM text"),
-        )
-    })
 }

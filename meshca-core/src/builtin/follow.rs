@@ -1,10 +1,13 @@
 //! Following a store that replicas share, without asking it too often.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
-use crate::SecretStore;
+use super::authority::Authority;
 use crate::secret::MAX_STORE_LAG;
+use crate::sync::{lock, read, write};
+use crate::{Error, ErrorKind, Result, Retry, SecretStore, TrustBundle};
 
 /// How often an issuer reads its store again to follow what other replicas did: every five minutes.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -16,11 +19,26 @@ pub(super) const KNOWN_FOR: Duration = RELOAD_INTERVAL.saturating_sub(MAX_STORE_
 /// How long the store is not asked again, whatever came of it.
 const ASK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// One caller at a time asks the store, and none right after another, so that neither a thousand
-/// callers nor a store that is down make a thousand reads.
+/// What was true when the store was read last. Replaced as a whole, never changed.
 #[derive(Debug)]
-pub(super) struct AskLimit {
-    last: Mutex<Asked>,
+pub(super) struct Snapshot<S> {
+    pub(super) state: S,
+    pub(super) active: Arc<Authority>,
+    pub(super) bundle: TrustBundle,
+    pub(super) loaded_at: SystemTime,
+}
+
+/// Tells an older snapshot from a newer one: the revision of the state, then which read of the
+/// store it comes from. Clocks are set back; these are not.
+pub(super) type Age = (u64, u64);
+
+/// The newest snapshot. One caller at a time asks the store for another, and none right after
+/// another, so that neither a thousand callers nor a store that is down make a thousand reads.
+#[derive(Debug)]
+pub(super) struct Followed<S> {
+    current: RwLock<(Age, Arc<Snapshot<S>>)>,
+    reads: AtomicU64,
+    asked: Mutex<Asked>,
 }
 
 #[derive(Debug)]
@@ -31,42 +49,77 @@ struct Asked {
     revision: Option<u64>,
 }
 
-/// The store is to be read now: this says what it told before.
-pub(super) struct Due(Option<u64>);
-
-impl AskLimit {
-    pub(super) fn new(now: SystemTime) -> Self {
+impl<S> Followed<S> {
+    pub(super) fn new(revision: u64, snapshot: Snapshot<S>) -> Self {
+        let asked = Asked {
+            at: snapshot.loaded_at,
+            revision: None,
+        };
         Self {
-            last: Mutex::new(Asked {
-                at: now,
-                revision: None,
-            }),
+            current: RwLock::new(((revision, 0), Arc::new(snapshot))),
+            reads: AtomicU64::new(1),
+            asked: Mutex::new(asked),
         }
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot<S>> {
+        Arc::clone(&read(&self.current).1)
+    }
+
+    /// Counts a read of the store that begins now.
+    pub(super) fn begin_read(&self) -> u64 {
+        self.reads.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Replaces the snapshot, unless another call has read later and finished sooner.
+    pub(super) fn replace(&self, age: Age, snapshot: Snapshot<S>) {
+        let mut current = write(&self.current);
+        if age >= current.0 {
+            *current = (age, Arc::new(snapshot));
+        }
+    }
+
+    /// Returns what to sign with. It is read again when it is old or has changed, and kept when that fails: an
+    /// outage of the store must not stop a CA that needs nothing from it.
+    pub(super) async fn fresh<F: Future<Output = Result<()>>>(
+        &self,
+        now: SystemTime,
+        store: &dyn SecretStore,
+        reload: impl FnOnce() -> F,
+    ) -> Arc<Snapshot<S>> {
+        let snapshot = self.snapshot();
+        let revision = store.revision();
+        // Boxed, as this is part of every signature: the kilobytes of a future for what is rarely done would be allocated for each.
+        if self.is_due(now, snapshot.loaded_at, revision) && Box::pin(reload()).await.is_ok() {
+            lock(&self.asked).revision = revision;
+            return self.snapshot();
+        }
+        snapshot
     }
 
     /// Whether to read the store again: what was loaded is old, or the store says that something changed.
-    pub(super) fn due(
-        &self,
-        now: SystemTime,
-        loaded_at: SystemTime,
-        store: &dyn SecretStore,
-    ) -> Option<Due> {
+    fn is_due(&self, now: SystemTime, loaded_at: SystemTime, revision: Option<u64>) -> bool {
         // A clock that was set back says nothing about how long ago it was.
         let within =
-            |since: SystemTime, limit| now.duration_since(since).is_ok_and(|it| it < limit);
-        let revision = store.revision();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged = revision == last.revision;
-        if within(last.at, ASK_INTERVAL) || unchanged && within(loaded_at, KNOWN_FOR) {
-            return None;
+            |since: SystemTime, limit| now.duration_since(since).is_ok_and(|ago| ago < limit);
+        let mut asked = lock(&self.asked);
+        let unchanged = revision == asked.revision;
+        if within(asked.at, ASK_INTERVAL) || unchanged && within(loaded_at, KNOWN_FOR) {
+            return false;
         }
-        last.at = now;
-        Some(Due(revision))
+        asked.at = now;
+        true
     }
+}
 
-    /// It was read, after it was due.
-    pub(super) fn read(&self, due: &Due) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.revision = due.0;
+/// Refuses what is next until it is `ready`: when every replica trusts its root.
+pub(super) fn wait_for_replicas(next: &str, ready: SystemTime, now: SystemTime) -> Result<()> {
+    let early = ready.duration_since(now).unwrap_or_default();
+    if early.is_zero() {
+        return Ok(());
     }
+    let why = format!(
+        "the next {next} was prepared a moment ago; other replicas may not trust its root yet"
+    );
+    Err(Error::new(ErrorKind::Unavailable, why).with_retry(Retry::After(early)))
 }

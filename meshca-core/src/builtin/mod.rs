@@ -54,6 +54,7 @@ pub mod delegated;
 mod factory;
 mod follow;
 mod issuer;
+mod secrets;
 mod settings;
 mod store;
 

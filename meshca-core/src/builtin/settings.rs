@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use spiffe::TrustDomain;
 
-use crate::{KeyType, Result, SecretKey};
+use crate::{Error, KeyType, Result, SecretKey};
 
 /// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -69,6 +69,21 @@ pub struct CaSecrets {
     mesh: String,
     certificate: String,
     key: String,
+    pub(super) rotation: SecretKey,
+}
+
+/// The secrets of one CA among those that replace each other.
+pub(super) struct Generation {
+    pub(super) certificate: SecretKey,
+    pub(super) key: SecretKey,
+}
+
+impl Generation {
+    pub(super) fn locate(&self, error: Error) -> Error {
+        error
+            .with_context("certificate", &self.certificate)
+            .with_context("key", &self.key)
+    }
 }
 
 impl CaSecrets {
@@ -101,33 +116,23 @@ impl CaSecrets {
     fn checked(mesh: &str, certificate: String, key: String) -> Result<Self> {
         let secrets = Self {
             mesh: mesh.to_owned(),
+            rotation: SecretKey::new(mesh, format!("{certificate}.rotation"))?,
             certificate,
             key,
         };
         // The longest names that will ever be needed: better refused today than at the tenth rotation.
-        secrets.certificate(u32::MAX)?;
-        secrets.key(u32::MAX)?;
-        secrets.rotation()?;
+        secrets.generation(u32::MAX)?;
         Ok(secrets)
     }
 
-    pub(super) fn certificate(&self, generation: u32) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, of_generation(&self.certificate, generation))
-    }
-
-    pub(super) fn key(&self, generation: u32) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, of_generation(&self.key, generation))
-    }
-
-    pub(super) fn rotation(&self) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, format!("{}.rotation", self.certificate))
-    }
-}
-
-fn of_generation(name: &str, generation: u32) -> String {
-    if generation == 1 {
-        name.to_owned()
-    } else {
-        format!("{name}.g{generation}")
+    pub(super) fn generation(&self, generation: u32) -> Result<Generation> {
+        let name = |of: &str| match generation {
+            1 => SecretKey::new(&self.mesh, of),
+            _ => SecretKey::new(&self.mesh, format!("{of}.g{generation}")),
+        };
+        Ok(Generation {
+            certificate: name(&self.certificate)?,
+            key: name(&self.key)?,
+        })
     }
 }

@@ -7,11 +7,13 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, ProvidedCa};
-use super::settings::{CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use super::follow::Snapshot;
+use super::secrets::{Secrets, certificates, private_key};
+use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
 use crate::secret::StoredForm;
+use crate::time::at;
 use crate::{
-    Error, ErrorKind, Expect, PrivateKey, Result, Retry, SecretKey, SecretStore,
-    SecretStoreExt as _, SecretValue, Version, pem,
+    Error, ErrorKind, Result, SecretStore, SecretStoreExt as _, SecretValue, TrustBundle, pem,
 };
 
 /// The name of this secret never changes, and it is read before anything is made. So its format
@@ -54,8 +56,8 @@ pub(super) struct Retiring {
     pub(super) trusted_until: u64,
 }
 
-impl Rotation {
-    pub(super) fn first() -> Self {
+impl Default for Rotation {
+    fn default() -> Self {
         Self {
             active: 1,
             next: None,
@@ -63,7 +65,9 @@ impl Rotation {
             longest_leaf: None,
         }
     }
+}
 
+impl Rotation {
     /// How long a leaf may live that is not known here to have ended.
     pub(super) fn longest_leaf(&self) -> Duration {
         self.longest_leaf
@@ -72,188 +76,145 @@ impl Rotation {
 
     /// A number that was never in use: they only grow, so what a crash left behind of a retired CA is never taken up again.
     pub(super) fn unused(&self) -> u32 {
-        self.next
-            .as_ref()
-            .map_or(self.active, |next| next.generation)
-            .saturating_add(1)
+        let last = self.next.as_ref().map(|next| next.generation);
+        last.unwrap_or(self.active).saturating_add(1)
     }
 }
 
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-pub(super) fn time(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+impl Retiring {
+    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+        at(self.trusted_until) < now
+    }
 }
 
 /// Reads and writes a CA's secrets.
 #[derive(Debug)]
 pub(super) struct CaStore {
-    pub(super) store: Arc<dyn SecretStore>,
-    pub(super) secrets: CaSecrets,
+    pub(super) secrets: Secrets,
+    pub(super) settings: CaSettings,
 }
 
 impl CaStore {
-    /// The state of the rotation, and the version to insist on when changing it.
-    pub(super) async fn rotation(&self) -> Result<(Rotation, Expect)> {
-        let key = self.secrets.rotation()?;
-        let Some(found) = self.store.get(&key).await? else {
-            return Ok((Rotation::first(), Expect::Absent));
+    pub(super) fn new(settings: CaSettings, store: Arc<dyn SecretStore>) -> Self {
+        let secrets = Secrets {
+            store,
+            state: settings.secrets.rotation.clone(),
+            form: ROTATION,
         };
-        let rotation = ROTATION.read(&key, &found.value)?;
-        Ok((rotation, Expect::Version(found.version)))
+        Self { secrets, settings }
     }
 
-    pub(super) async fn set_rotation(
-        &self,
-        rotation: &Rotation,
-        expect: Expect,
-    ) -> Result<Version> {
-        let key = self.secrets.rotation()?;
-        let value = ROTATION.write(rotation)?;
-        self.store.put(&key, value, expect).await
-    }
-
-    /// The same, after having made sure that leaves of this length are reckoned with.
+    /// The state, after having made sure that leaves of this length are reckoned with.
     pub(super) async fn rotation_for(&self, max_leaf_lifetime: Duration) -> Result<Rotation> {
-        for _ in 0..8 {
-            let (mut rotation, expect) = self.rotation().await?;
-            if rotation.longest_leaf() >= max_leaf_lifetime {
-                return Ok(rotation);
-            }
-            rotation.longest_leaf = Some(max_leaf_lifetime.as_secs());
-            match self.set_rotation(&rotation, expect).await {
-                // Another replica was faster, perhaps with the same.
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(rotation),
-            }
+        let update = self.secrets.update(|rotation: &Rotation| {
+            let longer = max_leaf_lifetime > rotation.longest_leaf();
+            Ok(longer.then(|| Rotation {
+                longest_leaf: Some(max_leaf_lifetime.as_secs()),
+                ..rotation.clone()
+            }))
+        });
+        update.await
+    }
+
+    /// Loads what this state says, beside the CA that signs.
+    pub(super) async fn snapshot(
+        &self,
+        rotation: Rotation,
+        active: Authority,
+        now: SystemTime,
+    ) -> Result<Snapshot<Rotation>> {
+        let trust_domain = &self.settings.trust_domain;
+        // One that does not sign now has nothing to prove; it may have to be replaced, or to wait.
+        if active.validity.not_before() <= now && now < active.not_after {
+            active.prove(trust_domain, now)?;
         }
-        Err(Error::new(
-            ErrorKind::Conflict,
-            "other replicas keep changing the state of the CA's rotation; try again",
-        )
-        .with_retry(Retry::Backoff))
+        let mut roots = vec![active.root.as_ref().clone()];
+        // A next one that is unusable signs nothing yet; the CA that does must not stop because of
+        // it. Activation refuses it, and preparation replaces it.
+        roots.extend(
+            self.next(&rotation)
+                .await?
+                .map(|next| next.root.as_ref().clone()),
+        );
+        for retiring in rotation.retiring.iter().filter(|one| !one.is_over(now)) {
+            let name = self
+                .settings
+                .secrets
+                .generation(retiring.generation)?
+                .certificate;
+            let what = "the certificate of a retiring CA";
+            let text = self.secrets.require(&name, what).await?;
+            let chain = certificates(text.expose_str().unwrap_or_default(), what)?;
+            roots.extend(chain.into_iter().next_back().map(|(_, root)| root));
+        }
+        Ok(Snapshot {
+            state: rotation,
+            active: Arc::new(active),
+            bundle: TrustBundle::new(trust_domain.clone(), roots)?,
+            loaded_at: now,
+        })
+    }
+
+    /// Returns the next CA, if there is one that is neither damaged nor gone. A store that does not answer is an error.
+    pub(super) async fn next(&self, rotation: &Rotation) -> Result<Option<Authority>> {
+        use ErrorKind::{InvalidConfig, NotFound, Unsupported};
+        let Some(next) = &rotation.next else {
+            return Ok(None);
+        };
+        match self.authority(next.generation).await {
+            Err(error) if matches!(error.kind(), InvalidConfig | NotFound | Unsupported) => {
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
     }
 
     /// One generation, ready to sign. It must exist.
     pub(super) async fn authority(&self, generation: u32) -> Result<Authority> {
-        let key_name = self.secrets.key(generation)?;
-        let certificate_name = self.secrets.certificate(generation)?;
-        let missing = |name: &SecretKey| {
-            Error::new(
-                ErrorKind::NotFound,
-                "a secret of the built-in CA is missing; restore it from a backup",
-            )
-            .with_context("secret", name)
-        };
-        let key = self
-            .store
-            .get(&key_name)
-            .await?
-            .ok_or_else(|| missing(&key_name))?;
-        let certificate = self
-            .store
-            .get(&certificate_name)
-            .await?
-            .ok_or_else(|| missing(&certificate_name))?;
-        read(&certificate.value, &key.value).map_err(|error| {
-            error
-                .with_context("certificate", &certificate_name)
-                .with_context("key", &key_name)
-        })
-    }
-
-    /// The certificates of a generation that no longer signs, as PEM.
-    pub(super) async fn certificate(&self, generation: u32) -> Result<SecretValue> {
-        let name = self.secrets.certificate(generation)?;
-        let found = self.store.get(&name).await?.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "the certificate of a retiring CA is missing; restore it from a backup",
-            )
-            .with_context("secret", &name)
-        })?;
-        Ok(found.value)
+        let names = self.settings.secrets.generation(generation)?;
+        let what = "a secret of the built-in CA";
+        let key = self.secrets.require(&names.key, what).await?;
+        let certificate = self.secrets.require(&names.certificate, what).await?;
+        read(&certificate, &key).map_err(|error| names.locate(error))
     }
 
     /// One generation; made if there is none.
     ///
     /// The key comes first, and the certificate is derived from whichever key is in the store: of
     /// all who race to make a CA, every one stores a certificate for the same key.
-    pub(super) async fn create(
-        &self,
-        settings: &CaSettings,
-        generation: u32,
-        now: SystemTime,
-    ) -> Result<Authority> {
-        let key_name = self.secrets.key(generation)?;
-        let certificate_name = self.secrets.certificate(generation)?;
-        let located = |error: Error| {
-            error
-                .with_context("certificate", &certificate_name)
-                .with_context("key", &key_name)
-        };
-        let key_type = settings.key_type;
+    pub(super) async fn create(&self, generation: u32, now: SystemTime) -> Result<Authority> {
+        let names = self.settings.secrets.generation(generation)?;
+        let store = &self.secrets.store;
         // A certificate without its key is a lost key: a new one would not fit it.
-        if self.store.get(&certificate_name).await?.is_some()
-            && self.store.get(&key_name).await?.is_none()
+        if store.get(&names.certificate).await?.is_some() && store.get(&names.key).await?.is_none()
         {
-            return Err(located(Error::new(
+            return Err(names.locate(Error::new(
                 ErrorKind::NotFound,
                 "the built-in CA has a certificate but no key; restore the key, or delete the certificate to start a new CA",
             )));
         }
-        let key = self
-            .store
-            .get_or_create(&key_name, move || {
-                PrivateKey::generate(key_type)?.expose_pem()
-            })
-            .await?;
-        let private =
-            PrivateKey::from_pem(key.value.expose_str().unwrap_or_default()).map_err(located)?;
-        let certificate = self
-            .store
-            .get_or_create(&certificate_name, || {
-                let name = common_name(settings.trust_domain.as_str(), generation);
-                let der = Authority::self_signed(
-                    &settings.trust_domain,
-                    &name,
-                    &private,
-                    settings.lifetime,
-                    now,
-                )?;
-                Ok(SecretValue::new(
-                    pem::encode("CERTIFICATE", &der).into_bytes(),
-                ))
-            })
-            .await?;
-        read(&certificate.value, &key.value).map_err(located)
+        let key_type = self.settings.key_type;
+        let key = self.secrets.key_or_create(&names.key, key_type).await?;
+        let private = private_key(&key).map_err(|error| names.locate(error))?;
+        let make = || {
+            let name = common_name(self.settings.trust_domain.as_str(), generation);
+            let der = Authority::self_signed(&self.settings, &name, &private, now)?;
+            let pem = pem::encode("CERTIFICATE", &der);
+            Ok(SecretValue::new(pem.into_bytes()))
+        };
+        let certificate = store.get_or_create(&names.certificate, make).await?;
+        read(&certificate.value, &key).map_err(|error| names.locate(error))
     }
 
     pub(super) async fn delete(&self, generation: u32) -> Result<()> {
-        for name in [
-            self.secrets.key(generation)?,
-            self.secrets.certificate(generation)?,
-        ] {
-            if let Some(found) = self.store.get(&name).await? {
-                self.store.delete(&name, &found.version).await?;
-            }
-        }
-        Ok(())
+        let names = self.settings.secrets.generation(generation)?;
+        self.secrets.delete(&names.key).await?;
+        self.secrets.delete(&names.certificate).await
     }
 }
 
 fn read(certificate: &SecretValue, key: &SecretValue) -> Result<Authority> {
-    let text = |value: &SecretValue| value.expose_str().map(str::to_owned);
-    let certificates = text(certificate)
-        .ok_or_else(|| Error::new(ErrorKind::InvalidConfig, "the CA's certificate is not PEM"))?;
-    let ca = ProvidedCa::from_pem(&certificates, key.expose_str().unwrap_or_default())?
-        .allow_self_signed(true);
+    let ca = ProvidedCa::from_secrets(certificate, key)?.allow_self_signed(true);
     Authority::new(ca, None)
 }
 
@@ -271,13 +232,14 @@ fn common_name(trust_domain: &str, generation: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builtin::CaSecrets;
 
     /// So a replica of that version reads what this one writes.
     #[test]
     fn it_is_written_as_it_was_at_3213fda() {
         for mesh in ["prepared", "activated", "all"] {
             let key = CaSecrets::for_backend(mesh, "ca-1").unwrap();
-            let key = key.rotation().unwrap();
+            let key = key.rotation;
             let golden = format!("tests/golden/3213fda/{key}");
             let golden = SecretValue::new(std::fs::read(golden).unwrap());
             let rotation: Rotation = ROTATION.read(&key, &golden).unwrap();

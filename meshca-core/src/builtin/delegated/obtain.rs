@@ -1,8 +1,8 @@
 //! Having an intermediate signed, and looking at it before anything depends on it.
 
 use super::settings::{DelegatedSettings, MIN_INTERMEDIATE_LIFETIME};
-use super::state::{DelegatedStore, Intermediate, State, as_pem, assemble, seconds};
-use crate::time::rfc3339;
+use super::state::{DelegatedStore, Intermediate, State, as_pem, assemble};
+use crate::time::{rfc3339, seconds};
 use crate::{
     CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, IssuedCertificate, Issuer,
     IssuingCa, PrivateKey, Result, TrustBundle, pem, x509,
@@ -61,49 +61,39 @@ pub(super) async fn roots_of(
 /// Has the next intermediate signed and proves it. Nothing is announced: until the caller does,
 /// all that remains is a key, which the next attempt uses.
 pub(super) async fn obtain(
-    settings: &DelegatedSettings,
     store: &DelegatedStore,
     upstream: &IssuingCa,
     clock: &dyn Clock,
     state: &State,
 ) -> Result<Obtained> {
+    let settings = &store.settings;
     // All that can be known before a key is made and a certificate is paid for.
     check_upstream(settings, &**upstream)?;
     let named = |error: Error| error.with_context("upstream", upstream);
     upstream.check().await.map_err(named)?;
-    let roots = roots_of(settings, upstream).await?;
+    let mut upstream_roots = as_pem(&roots_of(settings, upstream).await?);
 
     let number = state.last.saturating_add(1);
-    let key = store.key_or_create(settings, number).await?;
+    let key = store.key_or_create(number).await?;
     let request = request(settings, &key, clock)?;
-    let judged = match upstream.issue_for(&request, clock).await {
-        Ok(issued) => judge(settings, &issued, number, key, clock),
-        Err(error) => Err(error),
-    };
-    match judged {
-        Ok(intermediate) => {
-            let mut upstream_roots = as_pem(&roots);
-            // The upstream may have rotated between the two answers.
-            if !upstream_roots.contains(&intermediate.root) {
-                upstream_roots.push(intermediate.root.clone());
-            }
-            Ok(Obtained {
-                intermediate,
-                upstream_roots,
-            })
-        }
-        Err(error) => {
-            if matches!(
-                error.kind(),
-                ErrorKind::BadResponse | ErrorKind::Unsupported
-            ) {
-                // An answer that is no good must not be the answer to the next request as well. If the store
-                // cannot be written now, the key is tried once more, which is no worse than before.
-                let _ = give_up(store, number).await;
-            }
-            Err(error)
-        }
+    let issued = upstream.issue_for(&request, clock).await;
+    let judged = issued.and_then(|issued| judge(settings, &issued, number, key, clock));
+    if let Err(error) = &judged
+        && let ErrorKind::BadResponse | ErrorKind::Unsupported = error.kind()
+    {
+        // An answer that is no good must not be the answer to the next request as well. If the store
+        // cannot be written now, the key is tried once more, which is no worse than before.
+        let _ = give_up(store, number).await;
     }
+    let intermediate = judged?;
+    // The upstream may have rotated between the two answers.
+    if !upstream_roots.contains(&intermediate.root) {
+        upstream_roots.push(intermediate.root.clone());
+    }
+    Ok(Obtained {
+        intermediate,
+        upstream_roots,
+    })
 }
 
 fn request(
@@ -114,11 +104,8 @@ fn request(
     // Named after its key, so that no two CAs above each other have one name, which would look
     // self-issued, and so that a retry asks for the same.
     let domain: String = settings.trust_domain.as_str().chars().take(40).collect();
-    let digest: String = x509::fingerprint(key.public_key())
-        .chars()
-        .take(8)
-        .collect();
-    let name = format!("{domain} intermediate {digest}");
+    let digest = x509::fingerprint(key.public_key());
+    let name = format!("{domain} intermediate {digest:.8}");
     let spec = CertificateSpec::intermediate(&settings.trust_domain, name)?
         .with_key_type(settings.key_type)
         .with_path_len(settings.path_len)
@@ -151,12 +138,13 @@ fn judge(
     };
     let authority = assemble(&intermediate, key)
         .map_err(|error| refused(error.message().to_owned()).with_source(error))?;
-    intermediate.not_after = seconds(authority.not_after());
-    if intermediate.remaining(now) < MIN_INTERMEDIATE_LIFETIME {
+    intermediate.not_after = seconds(authority.not_after);
+    let remaining = intermediate.remaining(now);
+    if remaining < MIN_INTERMEDIATE_LIFETIME {
         return Err(refused(format!(
             "it ends at {}, in {}s; {}s are the least that can be used, and {}s were asked for",
-            rfc3339(authority.not_after()),
-            intermediate.remaining(now).as_secs(),
+            rfc3339(authority.not_after),
+            remaining.as_secs(),
             MIN_INTERMEDIATE_LIFETIME.as_secs(),
             settings.lifetime.as_secs(),
         )));
@@ -172,14 +160,13 @@ fn judge(
 
 /// Never uses this number again, unless somebody else announced it meanwhile.
 async fn give_up(store: &DelegatedStore, number: u32) -> Result<()> {
-    let state = store
-        .update(|state| {
-            Ok((state.last < number).then(|| State {
-                last: number,
-                ..state.clone()
-            }))
-        })
-        .await?;
+    let update = store.secrets.update(|state: &State| {
+        Ok((state.last < number).then(|| State {
+            last: number,
+            ..state.successor()
+        }))
+    });
+    let state = update.await?;
     if state.refers_to(number) {
         return Ok(());
     }

@@ -90,12 +90,11 @@ impl DelegatedSettings {
             ("longest leaf", self.max_leaf_lifetime, second),
         ] {
             if lifetime < least {
+                let (lifetime, least) = (lifetime.as_secs(), least.as_secs());
                 return Err(Error::new(
                     ErrorKind::InvalidConfig,
                     format!(
-                        "the lifetime of the {what} is {}s; set it to {}s at least",
-                        lifetime.as_secs(),
-                        least.as_secs()
+                        "the lifetime of the {what} is {lifetime}s; set it to {least}s at least"
                     ),
                 ));
             }
@@ -108,8 +107,7 @@ impl DelegatedSettings {
 /// `<name>-key.g2` …, the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelegatedSecrets {
-    mesh: String,
-    name: String,
+    pub(super) state: SecretKey,
 }
 
 impl DelegatedSecrets {
@@ -120,11 +118,9 @@ impl DelegatedSecrets {
     /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
     pub fn new(mesh: &str, name: impl Into<String>) -> Result<Self> {
         let secrets = Self {
-            mesh: mesh.to_owned(),
-            name: name.into(),
+            state: SecretKey::new(mesh, name)?,
         };
-        // The longest names that will ever be needed: better refused today than at the tenth rotation.
-        secrets.state()?;
+        // The longest name that will ever be needed: better refused today than at the tenth rotation.
         secrets.key(u32::MAX)?;
         Ok(secrets)
     }
@@ -138,11 +134,8 @@ impl DelegatedSecrets {
         Self::new(mesh, format!("{identity}-intermediate"))
     }
 
-    pub(super) fn state(&self) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, &self.name)
-    }
-
     pub(super) fn key(&self, number: u32) -> Result<SecretKey> {
-        SecretKey::new(&self.mesh, format!("{}-key.g{number}", self.name))
+        let (mesh, name) = (self.state.mesh(), self.state.name());
+        SecretKey::new(mesh, format!("{name}-key.g{number}"))
     }
 }

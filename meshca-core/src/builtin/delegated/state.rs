@@ -9,20 +9,14 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::super::authority::Authority;
-use super::super::follow::RELOAD_INTERVAL;
+use super::super::follow::{RELOAD_INTERVAL, Snapshot};
 use super::super::issuer::{ACTIVATE_BEFORE, PREPARE_BEFORE};
-pub(super) use super::super::store::{seconds, time};
-use super::settings::{DelegatedSecrets, DelegatedSettings, LEAF_PART, MIN_INTERMEDIATE_LIFETIME};
+use super::super::secrets::{Secrets, certificates, private_key};
+use super::settings::{DelegatedSettings, LEAF_PART, MIN_INTERMEDIATE_LIFETIME};
 use crate::secret::StoredForm;
-use crate::time::rfc3339;
+use crate::time::{at, later, rfc3339};
 use crate::verify::CLOCK_SKEW;
-use crate::{
-    Error, ErrorKind, Expect, PrivateKey, Result, Retry, RotationStep, SecretStore,
-    SecretStoreExt as _, SecretValue, TrustBundle, pem,
-};
-
-/// How often a change is tried again that others were faster with.
-const ATTEMPTS: usize = 16;
+use crate::{Error, ErrorKind, PrivateKey, Result, RotationStep, SecretStore, TrustBundle, pem};
 
 /// The name of this secret never changes, and it is read before anything is made. So its format
 /// also stands for the names and the form of the keys.
@@ -78,14 +72,12 @@ impl Intermediate {
     }
 
     pub(super) fn remaining(&self, now: SystemTime) -> Duration {
-        time(self.not_after).duration_since(now).unwrap_or_default()
+        at(self.not_after).duration_since(now).unwrap_or_default()
     }
 
     /// Whether nothing below it can be alive, not even for a peer whose clock is behind.
     pub(super) fn is_over(&self, now: SystemTime) -> bool {
-        time(self.not_after)
-            .checked_add(CLOCK_SKEW)
-            .is_some_and(|end| end < now)
+        later(at(self.not_after), CLOCK_SKEW) < now
     }
 
     /// Returns the longest lifetime of a leaf below it.
@@ -96,22 +88,23 @@ impl Intermediate {
     /// Names what the operator will regret about it, if it signs.
     pub(super) fn warnings(&self, settings: &DelegatedSettings) -> Vec<String> {
         let mut warnings = Vec::new();
-        let (life, allowed) = (self.life(), self.life() / LEAF_PART);
-        if allowed < settings.max_leaf_lifetime {
+        let leaf = settings.max_leaf_lifetime;
+        let (life, asked, allowed) = (self.life(), settings.lifetime, self.life() / LEAF_PART);
+        if allowed < leaf {
             warnings.push(format!(
                 "leaves are to live for up to {}s, but an intermediate that lives for {}s gives them {}s, a sixth of that; let the upstream sign intermediates for {}s or ask for shorter leaves",
-                settings.max_leaf_lifetime.as_secs(),
+                leaf.as_secs(),
                 life.as_secs(),
                 allowed.as_secs(),
-                settings.max_leaf_lifetime.saturating_mul(LEAF_PART).as_secs(),
+                leaf.saturating_mul(LEAF_PART).as_secs(),
             ));
         }
-        if life < settings.lifetime / 10 * 9 {
+        if life < asked / 10 * 9 {
             warnings.push(format!(
                 "the upstream signed the intermediate for {}s where {}s were asked for; it ends at {}: raise the upstream's limit, or see whether the upstream itself is about to end",
                 life.as_secs(),
-                settings.lifetime.as_secs(),
-                rfc3339(time(self.not_after)),
+                asked.as_secs(),
+                rfc3339(at(self.not_after)),
             ));
         }
         warnings
@@ -119,6 +112,14 @@ impl Intermediate {
 }
 
 impl State {
+    /// A copy to change.
+    pub(super) fn successor(&self) -> Self {
+        Self {
+            revision: self.revision.saturating_add(1),
+            ..self.clone()
+        }
+    }
+
     /// Returns the step that is due. It depends on the stored state, the settings and the time only.
     ///
     /// The numbers are SPIRE's. Where longer leaves are configured, the next intermediate signs
@@ -182,34 +183,23 @@ impl State {
     /// When every replica trusts the root of what is next: at once if it is the root of what
     /// signs now, else when all have read the store again.
     pub(super) fn ready_at(&self, next: &Next) -> SystemTime {
-        let prepared = time(next.prepared_at);
-        let known = self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.root == next.intermediate.root);
-        if known {
-            prepared
-        } else {
-            // Whole seconds are stored: the fraction that was cut off is waited for.
-            let wait = RELOAD_INTERVAL + Duration::from_secs(1);
-            prepared.checked_add(wait).unwrap_or(prepared)
+        let prepared = at(next.prepared_at);
+        let mut active = self.active.iter();
+        if active.any(|active| active.root == next.intermediate.root) {
+            return prepared;
         }
+        // Whole seconds are stored: the fraction that was cut off is waited for.
+        later(prepared, RELOAD_INTERVAL + Duration::from_secs(1))
     }
 
     /// Takes over the upstream's roots, in the order that we had: a CA that lists its roots in
     /// another order has not changed, and no peer need hear of it. Says whether anything is new.
     pub(super) fn set_upstream_roots(&mut self, roots: &[String]) -> bool {
-        let kept = self
-            .upstream_roots
-            .iter()
-            .filter(|root| roots.contains(root));
-        let new = roots
-            .iter()
-            .filter(|root| !self.upstream_roots.contains(root));
-        let merged: Vec<String> = kept.chain(new).cloned().collect();
-        let changed = merged != self.upstream_roots;
-        self.upstream_roots = merged;
-        changed
+        let known = &self.upstream_roots;
+        let kept = known.iter().filter(|root| roots.contains(root));
+        let new = roots.iter().filter(|root| !known.contains(root));
+        let merged = kept.chain(new).cloned().collect();
+        std::mem::replace(&mut self.upstream_roots, merged) != self.upstream_roots
     }
 
     fn intermediates(&self) -> impl Iterator<Item = &Intermediate> {
@@ -228,18 +218,9 @@ impl State {
         now: SystemTime,
     ) -> Result<TrustBundle> {
         let living = self.intermediates().filter(|one| !one.is_over(now));
-        let text: String = self
-            .upstream_roots
-            .iter()
-            .chain(living.map(|one| &one.root))
-            .map(String::as_str)
-            .collect();
-        let roots = pem::certificates(&text).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("the roots in the state of the delegated CA are damaged: {error}"),
-            )
-        })?;
+        let living = living.map(|one| &one.root);
+        let roots: String = self.upstream_roots.iter().chain(living).cloned().collect();
+        let roots = certificates(&roots, "the state of the delegated CA")?;
         TrustBundle::new(
             settings.trust_domain.clone(),
             roots.into_iter().map(|(_, root)| root),
@@ -259,111 +240,84 @@ pub(super) fn as_pem(bundle: &TrustBundle) -> Vec<String> {
 /// Reads and writes the secrets.
 #[derive(Debug)]
 pub(super) struct DelegatedStore {
-    pub(super) store: Arc<dyn SecretStore>,
-    pub(super) secrets: DelegatedSecrets,
+    pub(super) secrets: Secrets,
+    pub(super) settings: DelegatedSettings,
 }
 
 impl DelegatedStore {
-    pub(super) async fn state(&self) -> Result<(State, Expect)> {
-        let name = self.secrets.state()?;
-        let Some(found) = self.store.get(&name).await? else {
-            return Ok((State::default(), Expect::Absent));
+    pub(super) fn new(settings: DelegatedSettings, store: Arc<dyn SecretStore>) -> Self {
+        let secrets = Secrets {
+            store,
+            state: settings.secrets.state.clone(),
+            form: STATE,
         };
-        let state = STATE.read(&name, &found.value)?;
-        Ok((state, Expect::Version(found.version)))
+        Self { secrets, settings }
     }
 
-    /// Changes the state, from the newest there is. `change` is called again when others were
-    /// faster, and returns nothing if there is nothing left to do.
-    pub(super) async fn update(
+    /// Loads what this state says. A CA that is known already is not read again.
+    pub(super) async fn snapshot(
         &self,
-        mut change: impl FnMut(&State) -> Result<Option<State>> + Send,
-    ) -> Result<State> {
-        let name = self.secrets.state()?;
-        for _ in 0..ATTEMPTS {
-            let (state, expect) = self.state().await?;
-            let Some(mut changed) = change(&state)? else {
-                return Ok(state);
-            };
-            changed.revision = state.revision.saturating_add(1);
-            match self.store.put(&name, STATE.write(&changed)?, expect).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(changed),
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Conflict,
-            "others keep changing the state of the delegated CA; try again",
-        )
-        .with_context("secret", &name)
-        .with_retry(Retry::Backoff))
+        state: State,
+        known: Option<&Snapshot<State>>,
+        now: SystemTime,
+    ) -> Result<Snapshot<State>> {
+        let intermediate = state.signing()?;
+        let same = |known: &&Snapshot<State>| known.state.active.as_ref() == Some(intermediate);
+        let active = match known.filter(same) {
+            Some(known) => Arc::clone(&known.active),
+            None => Arc::new(self.authority(intermediate).await?),
+        };
+        Ok(Snapshot {
+            active,
+            bundle: state.bundle(&self.settings, now)?,
+            state,
+            loaded_at: now,
+        })
     }
 
-    /// The key of a number: the one that is in the store, so that all who race, and whoever comes after a
-    /// crash, ask the upstream for the same.
-    pub(super) async fn key_or_create(
-        &self,
-        settings: &DelegatedSettings,
-        number: u32,
-    ) -> Result<PrivateKey> {
-        let name = self.secrets.key(number)?;
-        let key_type = settings.key_type;
-        let found = self
-            .store
-            .get_or_create(&name, move || PrivateKey::generate(key_type)?.expose_pem())
-            .await?;
-        read_key(&found.value).map_err(|error| error.with_context("secret", &name))
+    /// The key of a number, so that all ask the upstream for the same.
+    pub(super) async fn key_or_create(&self, number: u32) -> Result<PrivateKey> {
+        let name = self.settings.secrets.key(number)?;
+        let key_type = self.settings.key_type;
+        let found = self.secrets.key_or_create(&name, key_type).await?;
+        private_key(&found).map_err(|error| error.with_context("secret", &name))
     }
 
     pub(super) async fn delete_key(&self, number: u32) -> Result<()> {
-        let name = self.secrets.key(number)?;
-        if let Some(found) = self.store.get(&name).await? {
-            self.store.delete(&name, &found.version).await?;
-        }
-        Ok(())
+        let name = self.settings.secrets.key(number)?;
+        self.secrets.delete(&name).await
     }
 
     /// An intermediate with its key, ready to sign.
     pub(super) async fn authority(&self, intermediate: &Intermediate) -> Result<Authority> {
-        let name = self.secrets.key(intermediate.number)?;
-        let found = self.store.get(&name).await?.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "the key of the delegated CA is missing; restore it from a backup",
-            )
-            .with_context("secret", &name)
-        })?;
-        let located = |error: Error| error.with_context("secret", &name);
-        assemble(intermediate, read_key(&found.value).map_err(located)?).map_err(located)
+        let name = self.settings.secrets.key(intermediate.number)?;
+        let found = self
+            .secrets
+            .require(&name, "the key of the delegated CA")
+            .await?;
+        let authority = private_key(&found).and_then(|key| assemble(intermediate, key));
+        authority.map_err(|error| error.with_context("secret", &name))
     }
 }
 
 pub(super) fn assemble(intermediate: &Intermediate, key: PrivateKey) -> Result<Authority> {
     let text = [intermediate.chain.as_str(), intermediate.root.as_str()].concat();
-    let chain = pem::certificates(&text).map_err(|error| {
-        Error::new(
-            ErrorKind::InvalidConfig,
-            format!("the certificates of the delegated CA are damaged: {error}"),
-        )
-    })?;
+    let chain = certificates(&text, "the chain of the delegated CA")?;
     Authority::issued(chain, Arc::new(key))
-}
-
-fn read_key(value: &SecretValue) -> Result<PrivateKey> {
-    PrivateKey::from_pem(value.expose_str().unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::DelegatedSecrets;
     use super::*;
+    use crate::SecretValue;
 
     /// So a replica of that version reads what this one writes.
     #[test]
     fn it_is_written_as_it_was_at_3213fda() {
         for mesh in ["first", "prepared", "activated", "all"] {
             let secrets = DelegatedSecrets::new(&format!("delegated-{mesh}"), "mesh-ca");
-            let key = secrets.unwrap().state().unwrap();
+            let key = secrets.unwrap().state;
             let golden = format!("tests/golden/3213fda/{key}");
             let golden = SecretValue::new(std::fs::read(golden).unwrap());
             let state: State = STATE.read(&key, &golden).unwrap();
