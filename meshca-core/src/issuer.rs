@@ -315,43 +315,25 @@ impl Capabilities {
     /// [`ErrorKind::Unsupported`] with the capability that is not declared.
     pub fn require(&self, request: &CertificateRequest) -> Result<()> {
         let spec = request.spec();
-        if let Some(key_type) = request.key_type()
-            && !self.key_types.contains(&key_type)
-        {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "this issuer does not declare that it signs for {key_type} keys (`Capabilities::with_key_types`)"
-                ),
-            ));
-        }
-        let lacking = [
-            (
-                spec.profile() != Profile::Workload && !self.intermediates,
-                "intermediate CAs (`Capabilities::with_intermediates`)",
-            ),
-            (
-                !spec.dns_names().is_empty() && !self.dns_names,
-                "DNS names (`Capabilities::with_dns_names`)",
-            ),
-            (
-                !spec.uris().is_empty() && !self.extra_uris,
-                "URIs beside the SPIFFE ID (`Capabilities::with_extra_uris`)",
-            ),
-            (
-                spec.profile() == Profile::Workload
-                    && spec.common_name().is_some()
-                    && !self.common_name,
-                "common names (`Capabilities::with_common_name`)",
-            ),
-        ];
-        match lacking.into_iter().find(|(lacking, _)| *lacking) {
-            Some((_, what)) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("this issuer does not declare that it signs {what}"),
-            )),
-            None => Ok(()),
-        }
+        let workload = spec.profile() == Profile::Workload;
+        let unknown = |key_type: &KeyType| !self.key_types.contains(key_type);
+        let what = if let Some(key_type) = request.key_type().filter(unknown) {
+            &format!("for {key_type} keys (`Capabilities::with_key_types`)")
+        } else if !workload && !self.intermediates {
+            "intermediate CAs (`Capabilities::with_intermediates`)"
+        } else if !spec.dns_names().is_empty() && !self.dns_names {
+            "DNS names (`Capabilities::with_dns_names`)"
+        } else if !spec.uris().is_empty() && !self.extra_uris {
+            "URIs beside the SPIFFE ID (`Capabilities::with_extra_uris`)"
+        } else if workload && spec.common_name().is_some() && !self.common_name {
+            "common names (`Capabilities::with_common_name`)"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("this issuer does not declare that it signs {what}"),
+        ))
     }
 }
 

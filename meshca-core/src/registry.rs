@@ -64,14 +64,13 @@ impl BackendConfig {
     /// The provider of a MeshIdentity; `None` if it issues nothing: without a provider it only
     /// announces the ID, and `Spire` leaves the issuing to SPIRE.
     pub fn modern(identity: &MeshIdentity) -> Option<Self> {
-        let (ca, mode, expiration) = match identity.provider.as_ref()? {
-            IdentityProvider::Bundled(bundled) => (
-                Ca::Bundled(bundled.clone()),
-                ExtensionMode::Leaf,
-                bundled.expiry,
-            ),
+        let (ca, mode, expiration) = match identity.provider.clone()? {
+            IdentityProvider::Bundled(bundled) => {
+                let expiration = bundled.expiry;
+                (Ca::Bundled(bundled), ExtensionMode::Leaf, expiration)
+            }
             IdentityProvider::Extension(Extension { provider, mode, .. }) => {
-                (Ca::Provider(provider.clone()), *mode, None)
+                (Ca::Provider(provider), mode, None)
             }
             IdentityProvider::Spire(_) => return None,
         };
@@ -110,13 +109,9 @@ impl BackendConfig {
             Ca::Bundled(bundled) => (bundled as &dyn Any).downcast_ref(),
         };
         settings.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "the settings of this `{}` are not what its factory reads",
-                    self.type_name().escape_debug()
-                ),
-            )
+            let name = self.type_name().escape_debug();
+            let why = format!("the settings of this `{name}` are not what its factory reads");
+            Error::new(ErrorKind::InvalidConfig, why)
         })
     }
 
@@ -263,10 +258,8 @@ impl BuildContext {
     ///
     /// [`ErrorKind::InvalidConfig`] if the mesh has a name that no secret can have.
     pub fn sources(&self) -> Result<SourceReader> {
-        Ok(
-            SourceReader::new(Arc::clone(&self.secrets), self.mesh.clone())?
-                .with_local_sources(self.local_sources),
-        )
+        let reader = SourceReader::new(Arc::clone(&self.secrets), &self.mesh)?;
+        Ok(reader.with_local_sources(self.local_sources))
     }
 }
 
@@ -411,13 +404,14 @@ pub trait IssuerFactory: fmt::Debug + Send + Sync + 'static {
 ///     Arc::new(issuer).into()
 /// }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
 #[non_exhaustive]
 pub struct BuiltIssuer {
     /// Signs. An issuer that wraps it takes its place, and need not know of the rotation.
     pub issuer: Arc<dyn Issuer>,
     /// The replacement of its CA, where that is for the holder of the issuer to drive. A CA that
     /// nobody replaces ends.
+    #[debug("{}", rotation.is_some())]
     pub rotation: Option<Arc<dyn CaRotation>>,
 }
 
@@ -444,15 +438,6 @@ impl From<Arc<dyn Issuer>> for BuiltIssuer {
             issuer,
             rotation: None,
         }
-    }
-}
-
-impl fmt::Debug for BuiltIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BuiltIssuer")
-            .field("issuer", &self.issuer)
-            .field("rotates", &self.rotation.is_some())
-            .finish()
     }
 }
 
@@ -537,37 +522,28 @@ impl BackendRegistry {
         config: &BackendConfig,
         context: &BuildContext,
     ) -> Result<BuiltIssuer> {
-        let built = match self.factories.get(config.type_name()) {
-            Some(factory) => self.build_by(&**factory, config, context).await,
-            None => {
-                let known: Vec<_> = self.types().collect();
-                let known = if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                };
-                Err(Error::new(
-                    ErrorKind::InvalidConfig,
-                    format!(
-                        "no issuer of the type `{}` is registered (there are: {known})",
-                        config.type_name().escape_debug()
-                    ),
-                ))
-            }
-        };
-        built.map_err(|error| {
+        self.build_bare(config, context).await.map_err(|error| {
             error
                 .with_context("mesh", context.mesh())
                 .with_context("backend", config.name())
         })
     }
 
-    async fn build_by(
+    async fn build_bare(
         &self,
-        factory: &dyn IssuerFactory,
         config: &BackendConfig,
         context: &BuildContext,
     ) -> Result<BuiltIssuer> {
+        let name = config.type_name();
+        let factory = self.factories.get(name).ok_or_else(|| {
+            let known = match self.types().collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => "none".to_owned(),
+                known => known,
+            };
+            let name = name.escape_debug();
+            let why = format!("no issuer of the type `{name}` is registered (there are: {known})");
+            Error::new(ErrorKind::InvalidConfig, why)
+        })?;
         let config = self.resolve(config)?;
         let built = factory.build(&config, context).await?;
         match config.mode() {
