@@ -77,11 +77,6 @@ impl KeyType {
     fn of_modulus(bytes: usize) -> Option<Self> {
         u32::try_from(bytes * 8).ok().and_then(Self::rsa)
     }
-
-    /// The type of a public key; `None` for one that is not among them.
-    pub(crate) fn of(public_key: &SubjectPublicKeyInfoDer<'_>) -> Option<Self> {
-        encoding::key_type(public_key)
-    }
 }
 
 impl FromStr for KeyType {

@@ -45,20 +45,23 @@ fn algorithm(key_type: KeyType) -> der::Result<AnyRef<'static>> {
     AnyRef::new(Tag::Sequence, algorithm)
 }
 
-pub(super) fn key_type(public_key: &[u8]) -> Option<KeyType> {
-    let info = SubjectPublicKeyInfoRef::from_der(public_key).ok()?;
-    match info.algorithm.oid {
-        EC => match info.algorithm.parameters_oid().ok()? {
-            P256 => Some(KeyType::P256),
-            P384 => Some(KeyType::P384),
+impl KeyType {
+    /// The type of a public key; `None` for one that is not among them.
+    pub(crate) fn of(public_key: &SubjectPublicKeyInfoDer<'_>) -> Option<Self> {
+        let info = SubjectPublicKeyInfoRef::from_der(public_key).ok()?;
+        match info.algorithm.oid {
+            EC => match info.algorithm.parameters_oid().ok()? {
+                P256 => Some(Self::P256),
+                P384 => Some(Self::P384),
+                _ => None,
+            },
+            ED25519 => Some(Self::Ed25519),
+            RSA => {
+                let key = RsaPublicKey::from_der(info.subject_public_key.raw_bytes()).ok()?;
+                Self::of_modulus(key.modulus.as_bytes().len())
+            }
             _ => None,
-        },
-        ED25519 => Some(KeyType::Ed25519),
-        RSA => {
-            let key = RsaPublicKey::from_der(info.subject_public_key.raw_bytes()).ok()?;
-            KeyType::of_modulus(key.modulus.as_bytes().len())
         }
-        _ => None,
     }
 }
 
