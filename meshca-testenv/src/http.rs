@@ -28,15 +28,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+
+use crate::listener::Listener;
 
 /// How large a request's head may be.
 const MAX_HEAD: usize = 64 * 1024;
@@ -47,33 +47,29 @@ const MAX_HEADERS: usize = 128;
 
 /// What the server does with one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct CannedResponse {
     path: Option<String>,
     delay: Duration,
     action: Action,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    cut_at: Option<usize>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    Answer {
-        status: u16,
-        headers: Vec<(String, String)>,
-        body: Vec<u8>,
-        cut_at: Option<usize>,
-    },
-    Raw(Vec<u8>),
+    /// Answers with this status, the headers and the body.
+    Answer(u16),
+    /// Sends the body alone.
+    Raw,
     Hang,
 }
 
 impl CannedResponse {
     /// An answer with this status, without a body.
     pub fn new(status: u16) -> Self {
-        Self::of(Action::Answer {
-            status,
-            headers: Vec::new(),
-            body: Vec::new(),
-            cut_at: None,
-        })
+        Self::of(Action::Answer(status))
     }
 
     /// An answer with a JSON body, whether or not it is JSON.
@@ -85,12 +81,12 @@ impl CannedResponse {
 
     /// Closes the connection without an answer.
     pub fn close() -> Self {
-        Self::of(Action::Raw(Vec::new()))
+        Self::raw("")
     }
 
     /// Sends these bytes as they are, HTTP or not, and closes the connection.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self::of(Action::Raw(bytes.into()))
+        Self::of(Action::Raw).with_body(bytes)
     }
 
     /// Never answers, and keeps the connection open for as long as the server lives.
@@ -103,39 +99,32 @@ impl CannedResponse {
             path: None,
             delay: Duration::ZERO,
             action,
+            headers: Vec::new(),
+            body: Vec::new(),
+            cut_at: None,
         }
     }
 
     /// Adds a header. `content-length` is added by itself, unless it is given here.
-    #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        if let Action::Answer { headers, .. } = &mut self.action {
-            headers.push((name.into(), value.into()));
-        }
+        self.headers.push((name.into(), value.into()));
         self
     }
 
     /// Sets the body.
-    #[must_use]
     pub fn with_body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        if let Action::Answer { body, .. } = &mut self.action {
-            *body = bytes.into();
-        }
+        self.body = bytes.into();
         self
     }
 
     /// Sends only this many bytes of the body, though the header promises all, and closes the
     /// connection.
-    #[must_use]
     pub fn truncated_at(mut self, bytes: usize) -> Self {
-        if let Action::Answer { cut_at, .. } = &mut self.action {
-            *cut_at = Some(bytes);
-        }
+        self.cut_at = Some(bytes);
         self
     }
 
     /// Waits this long before it answers.
-    #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
@@ -143,7 +132,6 @@ impl CannedResponse {
 
     /// Keeps it for requests whose path begins like this, for clients whose requests come in no
     /// certain order.
-    #[must_use]
     pub fn for_path(mut self, prefix: impl Into<String>) -> Self {
         self.path = Some(prefix.into());
         self
@@ -195,11 +183,10 @@ impl RecordedRequest {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     queue: Mutex<VecDeque<CannedResponse>>,
     requests: watch::Sender<Vec<RecordedRequest>>,
-    connections: AtomicUsize,
 }
 
 impl State {
@@ -223,9 +210,8 @@ impl State {
 /// A server on a free port of 127.0.0.1. It stops, with all its connections, when it is dropped.
 #[derive(Debug)]
 pub struct CannedServer {
-    address: SocketAddr,
+    listener: Listener,
     state: Arc<State>,
-    task: JoinHandle<()>,
 }
 
 impl CannedServer {
@@ -235,28 +221,23 @@ impl CannedServer {
     ///
     /// If no port of 127.0.0.1 can be listened on.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let state = Arc::new(State {
-            queue: Mutex::default(),
-            requests: watch::Sender::default(),
-            connections: AtomicUsize::new(0),
-        });
+        let state = Arc::<State>::default();
+        let served = Arc::clone(&state);
+        let listener = Listener::start(move |stream| converse(stream, Arc::clone(&served)));
         Ok(Self {
-            address,
-            task: tokio::spawn(serve(listener, Arc::clone(&state))),
+            listener: listener.await?,
             state,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address
     }
 
     /// The same as the beginning of a URL, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// Appends a response to the queue: each is used once, in order. A request for which none is left
@@ -287,37 +268,18 @@ impl CannedServer {
 
     /// How many connections were accepted so far.
     pub fn connections(&self) -> usize {
-        self.state.connections.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for CannedServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve(listener: TcpListener, state: Arc<State>) {
-    // Dropped with this task, which ends its connections too.
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
-        };
-        state.connections.fetch_add(1, Ordering::SeqCst);
-        connections.spawn(converse(stream, Arc::clone(&state)));
+        self.listener.accepted()
     }
 }
 
 /// One connection, until either side has enough.
-async fn converse(mut stream: TcpStream, state: Arc<State>) {
-    let mut buffer = Vec::new();
-    while let Ok(Some(request)) = read_request(&mut stream, &mut buffer).await {
+async fn converse(stream: TcpStream, state: Arc<State>) {
+    let mut stream = BufStream::new(stream);
+    while let Ok(Some(request)) = read_request(&mut stream).await {
         let closes = request
             .header("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        let response = state.next_for(&request);
+        let mut response = state.next_for(&request);
         let head_only = request.method == "HEAD";
         state
             .requests
@@ -325,29 +287,30 @@ async fn converse(mut stream: TcpStream, state: Arc<State>) {
         if !response.delay.is_zero() {
             tokio::time::sleep(response.delay).await;
         }
-        let (bytes, stays) = match response.action {
+        let (head, stays) = match response.action {
             Action::Hang => return std::future::pending().await,
-            Action::Raw(bytes) => (bytes, false),
-            Action::Answer {
-                status,
-                headers,
-                body,
-                cut_at,
-            } => {
-                let mut bytes = head(status, &headers, body.len()).into_bytes();
-                let sent = cut_at.unwrap_or(body.len()).min(body.len());
-                if !head_only {
-                    bytes.extend(body.iter().take(sent));
-                }
-                (bytes, cut_at.is_none() && !closes)
+            Action::Raw => (String::new(), false),
+            Action::Answer(status) => {
+                let head = head(status, &response.headers, response.body.len());
+                (head, response.cut_at.is_none() && !closes)
             }
         };
-        if stream.write_all(&bytes).await.is_err() || !stays {
+        response.body.truncate(match head_only {
+            true => 0,
+            false => response.cut_at.unwrap_or(usize::MAX),
+        });
+        let bytes = [head.into_bytes(), response.body].concat();
+        if write(&mut stream, &bytes).await.is_err() || !stays {
             break;
         }
     }
     // Orderly, so that the client reads what was sent before it learns of the end.
     let _ = stream.shutdown().await;
+}
+
+async fn write(stream: &mut BufStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 fn head(status: u16, headers: &[(String, String)], length: usize) -> String {
@@ -364,78 +327,61 @@ fn head(status: u16, headers: &[(String, String)], length: usize) -> String {
 }
 
 /// The next request of a connection; `None` where the client is done.
-async fn read_request(
-    stream: &mut TcpStream,
-    buffer: &mut Vec<u8>,
-) -> io::Result<Option<RecordedRequest>> {
-    let (mut request, head_length) = loop {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut parsed = httparse::Request::new(&mut headers);
-        match parsed.parse(buffer).map_err(invalid)? {
-            httparse::Status::Complete(length) => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let request = RecordedRequest {
-                    method: parsed.method.unwrap_or_default().to_owned(),
-                    path: parsed.path.unwrap_or_default().to_owned(),
-                    headers: parsed
-                        .headers
-                        .iter()
-                        .map(|header| (header.name.to_owned(), text(header.value)))
-                        .collect(),
-                    body: Vec::new(),
-                };
-                break (request, length);
-            }
-            httparse::Status::Partial if buffer.len() > MAX_HEAD => {
-                return Err(invalid("the head is too long"));
-            }
-            httparse::Status::Partial => {}
-        }
-        if stream.read_buf(buffer).await? == 0 {
+async fn read_request(stream: &mut BufStream<TcpStream>) -> io::Result<Option<RecordedRequest>> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        if stream.read_until(b'\n', &mut bytes).await? == 0 {
             return Ok(None);
         }
-    };
-    buffer.drain(..head_length);
-    let expects = request
-        .header("expect")
-        .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
-    if expects {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        if bytes.len() > MAX_HEAD {
+            return Err(invalid("the head is too long"));
+        }
     }
-    let chunked = request
-        .header("transfer-encoding")
-        .is_some_and(|value| value.to_ascii_lowercase().ends_with("chunked"));
-    request.body = if chunked {
-        read_chunks(stream, buffer).await?
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    parsed.parse(&bytes).map_err(invalid)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut request = RecordedRequest {
+        method: parsed.method.unwrap_or_default().to_owned(),
+        path: parsed.path.unwrap_or_default().to_owned(),
+        headers: parsed
+            .headers
+            .iter()
+            .map(|header| (header.name.to_owned(), text(header.value)))
+            .collect(),
+        body: Vec::new(),
+    };
+    let is = |name: &str, value: &str| {
+        let found = request.header(name);
+        found.is_some_and(|found| found.to_ascii_lowercase().ends_with(value))
+    };
+    if is("expect", "100-continue") {
+        write(stream, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+    }
+    request.body = if is("transfer-encoding", "chunked") {
+        read_chunks(stream).await?
     } else {
-        let length = match request.header("content-length") {
-            Some(length) => length.trim().parse().map_err(invalid)?,
-            None => 0,
-        };
-        take(stream, buffer, length).await?
+        let length = request.header("content-length").unwrap_or("0");
+        read(stream, length.trim().parse().map_err(invalid)?).await?
     };
     Ok(Some(request))
 }
 
-async fn read_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+async fn read_chunks(stream: &mut BufStream<TcpStream>) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let (start, size) = loop {
-            match httparse::parse_chunk_size(buffer) {
-                Ok(httparse::Status::Complete(found)) => break found,
-                Ok(httparse::Status::Partial) => fill(stream, buffer).await?,
-                Err(_) => return Err(invalid("a damaged chunk")),
-            }
-        };
-        buffer.drain(..start);
-        let size = usize::try_from(size).map_err(invalid)?;
-        if size.saturating_add(body.len()) > MAX_BODY {
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        // An extension may follow the size.
+        let size = line.split(';').next().unwrap_or_default();
+        let size = usize::from_str_radix(size.trim(), 16).map_err(invalid)?;
+        body.extend(read(stream, size).await?);
+        if body.len() > MAX_BODY {
             return Err(invalid("the body is too long"));
         }
         // Each chunk is followed by an empty line, and so is the last, which is empty itself. Trailers
         // are not understood.
-        body.extend(take(stream, buffer, size).await?);
-        take(stream, buffer, 2).await?;
+        read(stream, 2).await?;
         if size == 0 {
             return Ok(body);
         }
@@ -443,21 +389,13 @@ async fn read_chunks(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result
 }
 
 /// Exactly this many bytes.
-async fn take(stream: &mut TcpStream, buffer: &mut Vec<u8>, length: usize) -> io::Result<Vec<u8>> {
+async fn read(stream: &mut BufStream<TcpStream>, length: usize) -> io::Result<Vec<u8>> {
     if length > MAX_BODY {
         return Err(invalid("the body is too long"));
     }
-    while buffer.len() < length {
-        fill(stream, buffer).await?;
-    }
-    Ok(buffer.drain(..length).collect())
-}
-
-async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
-    match stream.read_buf(buffer).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
 }
 
 fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -8,5 +8,6 @@
 //! All are on loopback. An issuer's author needs none of this: `meshca-testkit` has what proves an issuer.
 
 pub mod http;
+mod listener;
 pub mod relay;
 pub mod servers;

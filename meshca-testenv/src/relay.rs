@@ -27,16 +27,15 @@
 //! ```
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+
+use crate::listener::Listener;
 
 /// What the relay does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +61,8 @@ struct Control {
 /// dropped.
 #[derive(Debug)]
 pub struct Relay {
-    address: SocketAddr,
+    listener: Listener,
     control: watch::Sender<Control>,
-    accepted: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
 }
 
 impl Relay {
@@ -75,36 +72,28 @@ impl Relay {
     ///
     /// If no port of 127.0.0.1 can be listened on.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
         let control = watch::Sender::new(Control {
             mode: Mode::Forward,
             latency: Duration::ZERO,
             resets: 0,
         });
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(accept(
-            listener,
-            target,
-            control.subscribe(),
-            Arc::clone(&accepted),
-        ));
+        let told = control.subscribe();
+        // What was told so far holds for a new connection; only what is told from now on resets it.
+        let listener = Listener::start(move |client| connect(client, target, told.clone()));
         Ok(Self {
-            address,
+            listener: listener.await?,
             control,
-            accepted,
-            task,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address
     }
 
     /// How many connections it accepted so far, those that it reset at once included.
     pub fn connections(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
+        self.listener.accepted()
     }
 
     /// Delays whatever it forwards by this much, in both directions.
@@ -145,34 +134,8 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    target: SocketAddr,
-    control: watch::Receiver<Control>,
-    accepted: Arc<AtomicUsize>,
-) {
-    // Dropped with this task, which ends its connections too.
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Ok((client, _)) = listener.accept().await else {
-            continue;
-        };
-        accepted.fetch_add(1, Ordering::SeqCst);
-        // What was told so far holds for a new connection; only what is told from now on resets it.
-        connections.spawn(connect(client, target, control.clone()));
-    }
-}
-
-async fn connect(client: TcpStream, target: SocketAddr, mut control: watch::Receiver<Control>) {
+async fn connect(mut client: TcpStream, target: SocketAddr, mut control: watch::Receiver<Control>) {
     let resets = control.borrow_and_update().resets;
-    let mut client = client;
     let told = control.clone();
     let reset = async |control: &mut watch::Receiver<Control>| {
         let told = |control: &Control| control.mode == Mode::Cut || control.resets != resets;

@@ -9,11 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Client;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use super::leash::{Folder, Leash};
-use super::moto::launch;
-use super::port::Port;
-use super::{Missing, Result, STARTUP, program, text};
+use super::leash::Folder;
+use super::{Missing, Moto, Result, STARTUP, ask_json, client, granted, text};
 
 /// The plugin, which says what it does and where AWS promises that.
 const PLUGIN: &str = include_str!("aws.py");
@@ -23,25 +22,14 @@ const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20000101/us-east-1
     SignedHeaders=host, Signature=none";
 
 /// A CA to be made by [`Aws::create_ca`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct AwsCaOptions {
-    key_algorithm: String,
+    key_algorithm: Option<String>,
     parent: Option<String>,
     path_length: u8,
     short_lived: bool,
     lifetime_days: Option<u32>,
-}
-
-impl Default for AwsCaOptions {
-    fn default() -> Self {
-        Self {
-            key_algorithm: "EC_prime256v1".to_owned(),
-            parent: None,
-            path_length: 0,
-            short_lived: false,
-            lifetime_days: None,
-        }
-    }
 }
 
 impl AwsCaOptions {
@@ -51,35 +39,30 @@ impl AwsCaOptions {
     }
 
     /// Its key, as AWS calls it: `EC_prime256v1`, `EC_secp384r1` or `RSA_2048`.
-    #[must_use]
     pub fn with_key_algorithm(mut self, key_algorithm: impl Into<String>) -> Self {
-        self.key_algorithm = key_algorithm.into();
+        self.key_algorithm = Some(key_algorithm.into());
         self
     }
 
     /// Makes it a subordinate of the CA with this ARN.
-    #[must_use]
     pub fn signed_by(mut self, arn: impl Into<String>) -> Self {
         self.parent = Some(arn.into());
         self
     }
 
     /// How many CAs may be below a subordinate, 3 at most. By default none. A root has no limit.
-    #[must_use]
     pub fn with_path_length(mut self, path_length: u8) -> Self {
         self.path_length = path_length;
         self
     }
 
     /// Lets it issue certificates of seven days at most: the usage mode `SHORT_LIVED_CERTIFICATE`.
-    #[must_use]
     pub fn short_lived(mut self) -> Self {
         self.short_lived = true;
         self
     }
 
     /// How long it lives from now on. By default, a subordinate lives as long as its parent.
-    #[must_use]
     pub fn with_lifetime_days(mut self, days: u32) -> Self {
         self.lifetime_days = Some(days);
         self
@@ -91,12 +74,9 @@ impl AwsCaOptions {
 /// It can be told to be slow, throttled, broken or used up, and counts what it is asked.
 #[derive(Debug)]
 pub struct Aws {
-    // Before the folder that it writes to.
-    _leash: Leash,
-    port: Port,
+    moto: Moto,
     client: Client,
     named: AtomicU32,
-    _folder: Folder,
 }
 
 impl Aws {
@@ -106,7 +86,7 @@ impl Aws {
     ///
     /// If the variable is not set, or names no file, or there is no interpreter beside it.
     pub fn program() -> Result<PathBuf, Missing> {
-        let python = program("MESHCA_MOTO_BIN")?.with_file_name("python3");
+        let python = Moto::program()?.with_file_name("python3");
         match python.is_file() {
             true => Ok(python),
             false => Err(Missing {
@@ -123,7 +103,7 @@ impl Aws {
     /// If there is no program, or it does not come up; with the end of its log.
     pub async fn start() -> Result<Self> {
         let folder = Folder::new("aws")?;
-        let plugin = folder.path().join("aws.py");
+        let plugin = folder.file("aws.py");
         std::fs::write(&plugin, PLUGIN)?;
         let mut command = Command::new(Self::program()?);
         command.arg(plugin);
@@ -137,28 +117,21 @@ impl Aws {
     ///
     /// As [`start`](Self::start).
     pub async fn start_plain() -> Result<Self> {
-        let command = Command::new(program("MESHCA_MOTO_BIN")?);
+        let command = Command::new(Moto::program()?);
         Self::run(command, Folder::new("aws")?).await
     }
 
     async fn run(command: Command, folder: Folder) -> Result<Self> {
-        let (leash, port) = launch(command, &folder).await?;
-        let client = Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(30))
-            .build()?;
         Ok(Self {
-            _leash: leash,
-            port,
-            client,
+            moto: Moto::run(command, folder).await?,
+            client: client().build()?,
             named: AtomicU32::new(0),
-            _folder: folder,
         })
     }
 
     /// `http://127.0.0.1:PORT`, which is the endpoint of every service in every region.
     pub fn address(&self) -> String {
-        format!("http://{}", self.port.address())
+        self.moto.address()
     }
 
     /// Makes a CA, has its certificate issued by itself or its parent, imports that, and returns its ARN. It is active.
@@ -168,14 +141,15 @@ impl Aws {
     /// AWS's own, such as for a parent that does not live as long.
     pub async fn create_ca(&self, options: &AwsCaOptions) -> Result<String> {
         let name = self.named.fetch_add(1, Ordering::Relaxed);
+        let key_algorithm = options.key_algorithm.as_deref().unwrap_or("EC_prime256v1");
         let made = json!({
             "CertificateAuthorityType": match options.parent {
                 Some(_) => "SUBORDINATE",
                 None => "ROOT",
             },
             "CertificateAuthorityConfiguration": {
-                "KeyAlgorithm": options.key_algorithm,
-                "SigningAlgorithm": signing_algorithm(&options.key_algorithm),
+                "KeyAlgorithm": key_algorithm,
+                "SigningAlgorithm": signing_algorithm(key_algorithm),
                 // No two have the same, or a chain of them would look self-issued.
                 "Subject": {"Organization": "meshca", "CommonName": format!("CA {name}")},
             },
@@ -234,19 +208,14 @@ impl Aws {
     /// AWS's own, or if it is still in progress after a minute.
     pub async fn certificate(&self, ca_arn: &str, arn: &str) -> Result<Value> {
         let body = json!({"CertificateAuthorityArn": ca_arn, "CertificateArn": arn});
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         loop {
-            match self.request("GetCertificate", &body).await? {
-                (200, answer) => return Ok(answer),
-                (_, answer)
-                    if answer.get("__type").and_then(Value::as_str)
-                        == Some("RequestInProgressException")
-                        && begun.elapsed() < STARTUP => {}
-                (status, answer) => {
-                    return Err(format!("GetCertificate: {status} {answer}").into());
-                }
+            let answer = self.request("GetCertificate", &body).await?;
+            let pending = answer.1.get("__type") == Some(&json!("RequestInProgressException"));
+            if !pending || begun.elapsed() > STARTUP {
+                return granted("GetCertificate", answer);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -277,16 +246,9 @@ impl Aws {
     ///
     /// If it is not understood.
     pub async fn control(&self, settings: Value) -> Result<()> {
-        let response = self
-            .client
-            .post(format!("{}/meshca/control", self.address()))
-            .json(&settings)
-            .send()
-            .await?;
-        match response.status().is_success() {
-            true => Ok(()),
-            false => Err(format!("{settings}: {}", response.text().await?).into()),
-        }
+        let url = format!("{}/meshca/control", self.address());
+        let answer = ask_json(self.client.post(url), Some(&settings)).await?;
+        granted(settings, answer).map(drop)
     }
 
     /// How often each operation was called, whatever came of it, and in `issued`, by the ARN of the CA, how many
@@ -297,7 +259,7 @@ impl Aws {
     /// If there is no answer.
     pub async fn calls(&self) -> Result<Value> {
         let url = format!("{}/meshca/calls", self.address());
-        Ok(self.client.get(url).send().await?.json().await?)
+        granted(&url, ask_json(self.client.get(&url), None).await?)
     }
 
     /// Calls an operation of AWS Private CA in `us-east-1`, and returns what it answers.
@@ -306,10 +268,7 @@ impl Aws {
     ///
     /// AWS's own, with the operation, or if there is no answer.
     pub async fn call(&self, operation: &str, body: Value) -> Result<Value> {
-        match self.request(operation, &body).await? {
-            (200..=299, answer) => Ok(answer),
-            (status, answer) => Err(format!("{operation}: {status} {answer}").into()),
-        }
+        granted(operation, self.request(operation, &body).await?)
     }
 
     /// The same, for those who expect an error: the status and the body, in which `__type` names it.
@@ -318,16 +277,13 @@ impl Aws {
     ///
     /// If there is no answer.
     pub async fn request(&self, operation: &str, body: &Value) -> Result<(u16, Value)> {
-        let response = self
+        let request = self
             .client
             .post(self.address())
             .header("content-type", "application/x-amz-json-1.1")
             .header("x-amz-target", format!("ACMPrivateCA.{operation}"))
-            .header("authorization", AUTHORIZATION)
-            .body(body.to_string())
-            .send()
-            .await?;
-        Ok((response.status().as_u16(), response.json().await?))
+            .header("authorization", AUTHORIZATION);
+        ask_json(request, Some(body)).await
     }
 }
 

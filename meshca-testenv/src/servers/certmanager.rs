@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Kube, Missing, Result, program};
+use super::{Kube, Missing, Result, granted, program};
 
 /// Where the secrets of its ClusterIssuers are; the namespace exists when [`CertManager::start`] returns.
 const NAMESPACE: &str = "cert-manager";
@@ -25,6 +25,7 @@ pub struct CertManager {
 
 /// How cert-manager runs.
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct CertManagerOptions {
     without: Vec<String>,
     api_rate: Option<u32>,
@@ -38,26 +39,20 @@ impl CertManagerOptions {
 
     /// Leaves out one of its controllers, by its name: without `certificaterequests-approver`, requests wait for somebody else's
     /// approval.
-    #[must_use]
     pub fn without(mut self, controller: impl Into<String>) -> Self {
         self.without.push(controller.into());
         self
     }
 
     /// Requests to the API server per second. By default 20, as operators have it, which is some seven certificates.
-    #[must_use]
     pub fn with_api_rate(mut self, qps: u32) -> Self {
         self.api_rate = Some(qps);
         self
     }
 
     fn controllers(&self) -> String {
-        let mut all = "*".to_owned();
-        for name in &self.without {
-            all.push_str(",-");
-            all.push_str(name);
-        }
-        all
+        let without = self.without.iter();
+        without.fold("*".to_owned(), |all, name| format!("{all},-{name}"))
     }
 }
 
@@ -89,7 +84,7 @@ impl CertManager {
         let program = Self::program()?;
         let folder = Folder::new("certmanager")?;
         let config = kube.kubeconfig(kube.admin_token());
-        std::fs::write(folder.path().join("kubeconfig"), config)?;
+        std::fs::write(folder.file("kubeconfig"), config)?;
         let namespace = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
@@ -100,8 +95,8 @@ impl CertManager {
             .request(kube.admin_token(), "POST", path, Some(namespace))
             .await?;
         // An earlier cert-manager on this API server may have left it.
-        if !matches!(made.0, 201 | 409) {
-            return Err(format!("POST {path}: {} {}", made.0, made.1).into());
+        if made.0 != 409 {
+            granted(format_args!("POST {path}"), made)?;
         }
         let mut this = Self {
             leash: None,
@@ -109,29 +104,8 @@ impl CertManager {
             options,
             folder,
         };
-        this.launch(kube).await?;
+        this.restart(kube).await?;
         Ok(this)
-    }
-
-    async fn launch(&mut self, kube: &Kube) -> Result<()> {
-        let crds = self.program.with_file_name("crds");
-        let kubeconfig = self.folder.path().join("kubeconfig");
-        let mut command = Command::new(&self.program);
-        command
-            .arg(format!("--kubeconfig={}", kubeconfig.display()))
-            .arg(format!("--crds={}", crds.display()))
-            .arg(format!("--cluster-resource-namespace={NAMESPACE}"))
-            .arg(format!("--controllers={}", self.options.controllers()));
-        if let Some(qps) = self.options.api_rate {
-            command
-                .arg(format!("--kube-api-qps={qps}"))
-                .arg(format!("--kube-api-burst={qps}"));
-        }
-        let log = self.folder.path().join("cert-manager.log");
-        let mut leash = Leash::start("cert-manager", &command, &log)?;
-        leash.until(async || serves_its_api(kube).await).await?;
-        self.leash = Some(leash);
-        Ok(())
     }
 
     /// Ends it as SIGKILL does. What is in the API server stays.
@@ -146,7 +120,22 @@ impl CertManager {
     /// If it does not come up.
     pub async fn restart(&mut self, kube: &Kube) -> Result<()> {
         self.kill();
-        self.launch(kube).await
+        let crds = self.program.with_file_name("crds");
+        let kubeconfig = self.folder.file("kubeconfig");
+        let mut command = Command::new(&self.program);
+        command
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--crds={}", crds.display()))
+            .arg(format!("--cluster-resource-namespace={NAMESPACE}"))
+            .arg(format!("--controllers={}", self.options.controllers()));
+        if let Some(qps) = self.options.api_rate {
+            command
+                .arg(format!("--kube-api-qps={qps}"))
+                .arg(format!("--kube-api-burst={qps}"));
+        }
+        let ready = async || serves_its_api(kube).await;
+        self.leash = Some(Leash::start("cert-manager", &command, &self.folder, ready).await?);
+        Ok(())
     }
 
     /// The namespace of the secrets that ClusterIssuers name.

@@ -9,7 +9,7 @@ use reqwest::{Client, Method, Url};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, program, text};
+use super::{Missing, Result, ask, client, granted, program, text, within};
 
 /// How long its admin interface may take for an answer. It has none while it is [paused](Envoy::pause).
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ impl Envoy {
     pub async fn start(bootstrap: &Value) -> Result<Self> {
         let program = Self::program()?;
         let folder = Folder::new("envoy")?;
-        let socket = folder.path().join("admin.sock");
+        let socket = folder.file("admin.sock");
         let mut bootstrap = bootstrap.clone();
         let fields = bootstrap
             .as_object_mut()
@@ -86,10 +86,9 @@ impl Envoy {
         if fields.insert("admin".to_owned(), admin).is_some() {
             return Err("the bootstrap has an `admin`, which is not the test's to choose".into());
         }
-        std::fs::write(folder.path().join("envoy.json"), bootstrap.to_string())?;
+        std::fs::write(folder.file("envoy.json"), bootstrap.to_string())?;
 
-        let admin = Client::builder()
-            .no_proxy()
+        let admin = client()
             .timeout(PATIENCE)
             // A connection does not outlive the Envoy that it leads to.
             .pool_max_idle_per_host(0);
@@ -127,7 +126,7 @@ impl Envoy {
     /// If it does not come up.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill();
-        let config = self.folder.path().join("envoy.json");
+        let config = self.folder.file("envoy.json");
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(config);
         // Hot restart has Envoys on one machine talk to each other.
@@ -135,9 +134,8 @@ impl Envoy {
         // By default a listener that was replaced, and the secrets that it had, are there for ten more minutes.
         command.args(["--drain-time-s", "2"]);
         command.args(["--log-level", "info"]);
-        let mut leash = Leash::start("envoy", &command, &self.folder.path().join("envoy.log"))?;
-        leash.until(async || self.state().await.is_ok()).await?;
-        self.leash = Some(leash);
+        let ready = async || self.state().await.is_ok();
+        self.leash = Some(Leash::start("envoy", &command, &self.folder, ready).await?);
         Ok(())
     }
 
@@ -224,25 +222,17 @@ impl Envoy {
     async fn until(
         &self,
         otherwise: &str,
-        within: Duration,
+        time: Duration,
         mut done: impl AsyncFnMut() -> Result<bool>,
     ) -> Result<()> {
         let leash = self.leash()?;
-        let waiting = async {
-            loop {
-                match done().await {
-                    Ok(true) => return Ok(()),
-                    Err(error) if refused(&*error) => {
-                        return Err(format!("{error}; {}", leash.complaint()).into());
-                    }
-                    Ok(false) | Err(_) => {}
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        let done = async || match done().await {
+            Err(error) if refused(&*error) => Err(format!("{error}; {}", leash.complaint()).into()),
+            outcome => Ok(outcome.unwrap_or(false)),
         };
-        match tokio::time::timeout(within, waiting).await {
-            Ok(waited) => waited,
-            Err(_) => Err(format!("it {otherwise} in {within:?}; {}", leash.complaint()).into()),
+        match within(time, done).await? {
+            true => Ok(()),
+            false => Err(format!("it {otherwise} in {time:?}; {}", leash.complaint()).into()),
         }
     }
 
@@ -321,14 +311,8 @@ impl Envoy {
     }
 
     async fn ask(&self, method: Method, url: Url) -> Result<String> {
-        let answer = self.admin.request(method.clone(), url.clone()).send();
-        let answer = answer.await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        match status.is_success() {
-            true => Ok(text),
-            false => Err(format!("{method} {}: {status} {text}", url.path()).into()),
-        }
+        let what = format!("{method} {}", url.path());
+        granted(what, ask(self.admin.request(method, url)).await?)
     }
 
     /// What it has logged, also before it was restarted.
@@ -337,7 +321,7 @@ impl Envoy {
     ///
     /// If the file cannot be read.
     pub fn log(&self) -> Result<String> {
-        let log = std::fs::read(self.folder.path().join("envoy.log"))?;
+        let log = std::fs::read(self.folder.file("envoy.log"))?;
         Ok(String::from_utf8_lossy(&log).into_owned())
     }
 }

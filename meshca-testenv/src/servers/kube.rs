@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -14,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
 use super::port::Port;
-use super::{Missing, Result, program, text};
+use super::{Missing, Result, ask_json, granted, program, text, tls};
 
 /// A running API server: RBAC, service accounts with real tokens, no controllers.
 #[derive(Debug)]
@@ -55,49 +54,32 @@ impl Kube {
     pub async fn start() -> Result<Self> {
         let (program, etcd) = Self::programs()?;
         let folder = Folder::new("kube")?;
-        let at = |name: &str| folder.path().join(name);
-
-        let certificate =
-            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
-        let ca_pem = certificate.cert.pem();
-        std::fs::write(at("tls.pem"), &ca_pem)?;
-        std::fs::write(at("tls.key"), certificate.signing_key.serialize_pem())?;
+        let (ca_pem, client) = tls(&folder)?;
         let accounts = rcgen::KeyPair::generate()?;
-        std::fs::write(at("accounts.key"), accounts.serialize_pem())?;
-        std::fs::write(at("accounts.pub"), accounts.public_key_pem())?;
+        std::fs::write(folder.file("accounts.key"), accounts.serialize_pem())?;
+        std::fs::write(folder.file("accounts.pub"), accounts.public_key_pem())?;
         let mut random = [0; 16];
-        SystemRandom::new()
-            .fill(&mut random)
-            .map_err(|_| "no randomness")?;
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| "no randomness")?;
         let admin_token = BASE64_URL_SAFE_NO_PAD.encode(random);
-        std::fs::write(
-            at("tokens.csv"),
-            format!("{admin_token},admin,admin,system:masters\n"),
-        )?;
+        let admin = format!("{admin_token},admin,admin,system:masters\n");
+        std::fs::write(folder.file("tokens.csv"), admin)?;
 
         let (clients, peers) = (Port::free()?, Port::free()?);
         let etcd_url = format!("http://{}", clients.address());
         let peer_url = format!("http://{}", peers.address());
         let mut command = Command::new(etcd);
         command
-            .arg(format!("--data-dir={}", at("etcd").display()))
+            .arg(format!("--data-dir={}", folder.file("etcd").display()))
             .arg(format!("--listen-client-urls={etcd_url}"))
             .arg(format!("--advertise-client-urls={etcd_url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))
             .arg(format!("--initial-advertise-peer-urls={peer_url}"))
             .arg(format!("--initial-cluster=default={peer_url}"))
             .arg("--unsafe-no-fsync");
-        let etcd = Leash::start("etcd", &command, &at("etcd.log"))?;
-
-        let root = reqwest::Certificate::from_pem(ca_pem.as_bytes())?;
-        let client = Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(30))
-            .tls_certs_only([root])
-            .build()?;
         let mut kube = Self {
             apiserver: None,
-            _etcd: etcd,
+            // The API server waits for it.
+            _etcd: Leash::start("etcd", &command, &folder, async || true).await?,
             _etcd_ports: [clients, peers],
             program,
             etcd_url,
@@ -108,45 +90,12 @@ impl Kube {
             version: String::new(),
             folder,
         };
-        kube.start_apiserver().await?;
+        kube.restart_apiserver().await?;
         let (_, version) = kube
             .request(&kube.admin_token, "GET", "version", None)
             .await?;
         kube.version = text(&version, "/gitVersion")?;
         Ok(kube)
-    }
-
-    async fn start_apiserver(&mut self) -> Result<()> {
-        let at = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut command = Command::new(&self.program);
-        command
-            .arg(format!("--etcd-servers={}", self.etcd_url))
-            .arg("--bind-address=127.0.0.1")
-            .arg(format!("--secure-port={}", self.port.address().port()))
-            .arg(format!("--cert-dir={}", at("certs")))
-            .arg(format!("--tls-cert-file={}", at("tls.pem")))
-            .arg(format!("--tls-private-key-file={}", at("tls.key")))
-            .arg(format!("--service-account-key-file={}", at("accounts.pub")))
-            .arg(format!(
-                "--service-account-signing-key-file={}",
-                at("accounts.key")
-            ))
-            .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--token-auth-file={}", at("tokens.csv")))
-            .arg("--authorization-mode=RBAC")
-            .arg("--service-cluster-ip-range=10.0.0.0/24")
-            .arg("--endpoint-reconciler-type=none")
-            .arg("--disable-admission-plugins=ServiceAccount");
-        let log = self.folder.path().join("kube-apiserver.log");
-        let mut leash = Leash::start("kube-apiserver", &command, &log)?;
-        // `default` comes last, when the hooks that make the RBAC roles have run.
-        leash
-            .until(async || {
-                self.is_ok("readyz").await && self.is_ok("api/v1/namespaces/default").await
-            })
-            .await?;
-        self.apiserver = Some(leash);
-        Ok(())
     }
 
     async fn is_ok(&self, path: &str) -> bool {
@@ -166,7 +115,31 @@ impl Kube {
     /// If it does not come up.
     pub async fn restart_apiserver(&mut self) -> Result<()> {
         self.kill_apiserver();
-        self.start_apiserver().await
+        let at = |name: &str| self.folder.file(name).display().to_string();
+        let mut command = Command::new(&self.program);
+        command
+            .arg(format!("--etcd-servers={}", self.etcd_url))
+            .arg("--bind-address=127.0.0.1")
+            .arg(format!("--secure-port={}", self.port.address().port()))
+            .arg(format!("--cert-dir={}", at("certs")))
+            .arg(format!("--tls-cert-file={}", at("tls.pem")))
+            .arg(format!("--tls-private-key-file={}", at("tls.key")))
+            .arg(format!("--service-account-key-file={}", at("accounts.pub")))
+            .arg(format!(
+                "--service-account-signing-key-file={}",
+                at("accounts.key")
+            ))
+            .arg("--service-account-issuer=https://kubernetes.default.svc")
+            .arg(format!("--token-auth-file={}", at("tokens.csv")))
+            .arg("--authorization-mode=RBAC")
+            .arg("--service-cluster-ip-range=10.0.0.0/24")
+            .arg("--endpoint-reconciler-type=none")
+            .arg("--disable-admission-plugins=ServiceAccount");
+        // `default` comes last, when the hooks that make the RBAC roles have run.
+        let ready =
+            async || self.is_ok("readyz").await && self.is_ok("api/v1/namespaces/default").await;
+        self.apiserver = Some(Leash::start("kube-apiserver", &command, &self.folder, ready).await?);
+        Ok(())
     }
 
     /// `https://127.0.0.1:PORT`.
@@ -226,15 +199,8 @@ impl Kube {
     ) -> Result<(u16, Value)> {
         let method = Method::from_bytes(method.as_bytes())?;
         let url = format!("https://{}/{path}", self.port.address());
-        let mut request = self.client.request(method, url).bearer_auth(token);
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let text = response.text().await?;
-        let answer = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok((status, answer))
+        let request = self.client.request(method, url).bearer_auth(token);
+        ask_json(request, body.as_ref()).await
     }
 
     /// Makes an object, as the admin.
@@ -243,13 +209,10 @@ impl Kube {
     ///
     /// The API server's own, with the path.
     pub async fn create(&self, path: &str, object: Value) -> Result<Value> {
-        match self
+        let answer = self
             .request(&self.admin_token, "POST", path, Some(object))
-            .await?
-        {
-            (200..=299, answer) => Ok(answer),
-            (status, answer) => Err(format!("POST {path}: {status} {answer}").into()),
-        }
+            .await?;
+        granted(format_args!("POST {path}"), answer)
     }
 
     /// Makes a service account.

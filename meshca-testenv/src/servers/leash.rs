@@ -1,13 +1,13 @@
 //! A process that does not outlive us.
 
 use std::fs::File;
-use std::future::Future;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use super::{Result, STARTUP};
+use tempfile::TempDir;
+
+use super::{Result, STARTUP, within};
 
 /// Runs what its arguments but the first say until that ends, or until the standard input does: until whoever holds the other end
 /// of that pipe closes it, or is gone. The first is a file for the program's process ID. A shell's background process would ignore an
@@ -40,82 +40,65 @@ pub(super) struct Leash {
 }
 
 impl Leash {
-    /// Starts a program whose output goes to a file, after what is there.
-    pub(super) fn start(name: &'static str, command: &Command, log: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(log)?;
+    /// Starts a program whose output goes to a file in this folder, after what is there, and waits until it is up, which `ready` tells;
+    /// an error, with what it said, if it ends before or takes too long.
+    pub(super) async fn start(
+        name: &'static str,
+        command: &Command,
+        folder: &Folder,
+        mut ready: impl AsyncFnMut() -> bool,
+    ) -> Result<Self> {
+        let log = folder.file(&format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log)?;
         let pid = log.with_extension("pid");
         let mut shell = Command::new("sh");
         shell.args(["-c", SCRIPT, "sh"]).arg(&pid);
         shell.arg(command.get_program()).args(command.get_args());
-        for (variable, value) in command.get_envs() {
-            if let Some(value) = value {
-                shell.env(variable, value);
-            }
-        }
         let mut shell = shell
             .stdin(Stdio::piped())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
             .map_err(|error| format!("cannot start {name} by `sh`: {error}"))?;
-        Ok(Self {
+        let mut leash = Self {
             name,
             pipe: shell.stdin.take(),
             shell,
-            log: log.to_owned(),
+            log,
             pid,
-        })
-    }
-
-    /// Ends the program as SIGKILL does, and waits for that.
-    pub(super) fn kill(&mut self) {
-        drop(self.pipe.take());
-        // It cannot fail: the shell is ours, and was not waited for before.
-        let _ = self.shell.wait();
-    }
-
-    /// Waits until it is up, which `ready` tells; an error, with what it said, if it ends before or takes too long.
-    pub(super) async fn until<F: Future<Output = bool>>(
-        &mut self,
-        mut ready: impl FnMut() -> F,
-    ) -> Result<()> {
-        let begun = tokio::time::Instant::now();
-        while !ready().await {
-            if self.shell.try_wait()?.is_some() {
-                return Err(format!("it ended; {}", self.complaint()).into());
+        };
+        let up = async || {
+            if ready().await {
+                return Ok(true);
             }
-            if begun.elapsed() > STARTUP {
-                return Err(format!("it does not answer; {}", self.complaint()).into());
+            match leash.shell.try_wait()? {
+                Some(_) => Err(format!("it ended; {}", leash.complaint()).into()),
+                None => Ok(false),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        match within(STARTUP, up).await? {
+            true => Ok(leash),
+            false => Err(format!("it does not answer; {}", leash.complaint()).into()),
         }
-        Ok(())
     }
 
     /// Waits until it has ended by itself.
     pub(super) async fn ended(&mut self) -> Result<()> {
-        let begun = tokio::time::Instant::now();
-        while self.shell.try_wait()?.is_none() {
-            if begun.elapsed() > OBEDIENCE {
-                return Err(format!("it does not end; {}", self.complaint()).into());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let ended = async || Ok(self.shell.try_wait()?.is_some());
+        match within(OBEDIENCE, ended).await? {
+            true => Ok(()),
+            false => Err(format!("it does not end; {}", self.complaint()).into()),
         }
-        Ok(())
     }
 
     /// Stops the program as SIGSTOP does, until it is resumed or killed. It has been up.
     pub(super) async fn pause(&self) -> Result<()> {
         let pid = self.signal("STOP")?;
-        let begun = tokio::time::Instant::now();
         // The signal was only sent: each thread stops when it sees it.
-        while !stopped(&pid) {
-            if begun.elapsed() > OBEDIENCE {
-                return Err(format!("{} does not stop", self.name).into());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        match within(OBEDIENCE, async || Ok(stopped(&pid))).await? {
+            true => Ok(()),
+            false => Err(format!("{} does not stop", self.name).into()),
         }
-        Ok(())
     }
 
     /// Lets it go on.
@@ -142,28 +125,23 @@ impl Leash {
 
     /// What the program said last, and where the rest is.
     pub(super) fn complaint(&self) -> String {
-        let mut text = String::new();
-        let read = File::open(&self.log).and_then(|mut log| log.read_to_string(&mut text));
-        if let Err(error) = read {
-            return format!("{}: its log cannot be read: {error}", self.name);
-        }
-        let lines: Vec<_> = text.lines().rev().take(15).collect();
-        let mut tail: Vec<_> = lines.into_iter().rev().collect();
-        if tail.is_empty() {
-            tail.push("(it said nothing)");
-        }
-        format!(
-            "{}: the end of {}:\n{}",
-            self.name,
-            self.log.display(),
-            tail.join("\n")
-        )
+        let text = match std::fs::read_to_string(&self.log) {
+            Ok(text) if text.is_empty() => "(it said nothing)".to_owned(),
+            Ok(text) => text,
+            Err(error) => return format!("{}: its log cannot be read: {error}", self.name),
+        };
+        let mut lines: Vec<_> = text.lines().collect();
+        let tail = lines.split_off(lines.len().saturating_sub(15)).join("\n");
+        format!("{}: the end of {}:\n{tail}", self.name, self.log.display())
     }
 }
 
+/// Ends the program as SIGKILL does, and waits for that.
 impl Drop for Leash {
     fn drop(&mut self) {
-        self.kill();
+        drop(self.pipe.take());
+        // It cannot fail: the shell is ours, and was not waited for before.
+        let _ = self.shell.wait();
     }
 }
 
@@ -183,30 +161,27 @@ fn stopped(pid: &str) -> bool {
 
 /// The folder of a server, which is kept if the test that used it fails.
 #[derive(Debug)]
-pub(super) struct Folder(Option<tempfile::TempDir>);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
     pub(super) fn new(name: &str) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix(&format!("meshca-{name}-"))
             .tempdir()?;
-        Ok(Self(Some(folder)))
+        Ok(Self(folder))
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.0
-            .as_ref()
-            .map_or(Path::new(""), tempfile::TempDir::path)
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(folder) = self.0.take()
-        {
-            let path = folder.keep();
-            eprintln!("the server's log and data are kept in {}", path.display());
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            let path = self.0.path().display();
+            eprintln!("the server's log and data are kept in {path}");
         }
     }
 }

@@ -49,6 +49,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder};
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+use self::leash::Folder;
+
 pub use aws::{Aws, AwsCaOptions};
 pub use certmanager::{CertManager, CertManagerOptions};
 pub use envoy::Envoy;
@@ -111,23 +117,70 @@ impl std::error::Error for Missing {}
 
 fn program(variable: &'static str) -> Result<PathBuf, Missing> {
     let path = std::env::var_os(variable).filter(|path| !path.is_empty());
-    let Some(path) = path.map(PathBuf::from) else {
-        return Err(Missing {
-            variable,
-            path: None,
-        });
+    let path = path.map(PathBuf::from);
+    let file = path.clone().filter(|path| path.is_file());
+    file.ok_or(Missing { variable, path })
+}
+
+/// Asks again and again, for this long at most, and returns whether it came true.
+async fn within(time: Duration, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<bool> {
+    let waiting = async {
+        while !done().await? {
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(true)
     };
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(Missing {
-            variable,
-            path: Some(path),
-        }),
+    timeout(time, waiting).await.unwrap_or(Ok(false))
+}
+
+/// Asks what listens here, and does not wait for ever.
+fn client() -> ClientBuilder {
+    Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(30))
+}
+
+/// Makes a certificate for `127.0.0.1` and `localhost`, in `tls.pem` and `tls.key`. Returns it, and a client that trusts only it.
+fn tls(folder: &Folder) -> Result<(String, Client)> {
+    let made =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+    let pem = made.cert.pem();
+    std::fs::write(folder.file("tls.pem"), &pem)?;
+    std::fs::write(folder.file("tls.key"), made.signing_key.serialize_pem())?;
+    let client = client().tls_certs_only([Certificate::from_pem(pem.as_bytes())?]);
+    Ok((pem, client.build()?))
+}
+
+/// Makes a request, and returns the status and the body.
+async fn ask(request: RequestBuilder) -> Result<(u16, String)> {
+    let response = request.send().await?;
+    Ok((response.status().as_u16(), response.text().await?))
+}
+
+/// Makes a request with JSON, or without a body. Of the answer, nothing is `null`, and what is not JSON a string.
+async fn ask_json(request: RequestBuilder, body: Option<&Value>) -> Result<(u16, Value)> {
+    let request = match body {
+        Some(body) => request.json(body),
+        None => request,
+    };
+    let (status, text) = ask(request).await?;
+    let answer = match text.as_str() {
+        "" => Value::Null,
+        text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+    };
+    Ok((status, answer))
+}
+
+/// The body of an answer that says yes.
+fn granted<T: fmt::Display>(what: impl fmt::Display, answer: (u16, T)) -> Result<T> {
+    match answer {
+        (200..=299, body) => Ok(body),
+        (status, body) => Err(format!("{what}: {status} {body}").into()),
     }
 }
 
 /// A text in an answer.
-fn text(answer: &serde_json::Value, pointer: &str) -> Result<String> {
+fn text(answer: &Value, pointer: &str) -> Result<String> {
     let value = answer.pointer(pointer).and_then(|value| value.as_str());
     Ok(value
         .ok_or_else(|| format!("there is no {pointer} in {answer}"))?

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::leash::{Folder, Leash};
 use super::port::Port;
-use super::{Missing, Result, program};
+use super::{Missing, Result, ask, client, granted, program};
 
 /// A running moto: STS, IAM and AWS Private CA, each as far as it goes.
 #[derive(Debug)]
@@ -32,10 +32,17 @@ impl Moto {
     ///
     /// If there is no program, or it does not come up; with the end of its log.
     pub async fn start() -> Result<Self> {
-        let folder = Folder::new("moto")?;
-        let (leash, port) = launch(Command::new(Self::program()?), &folder).await?;
+        Self::run(Command::new(Self::program()?), Folder::new("moto")?).await
+    }
+
+    /// Starts moto, or what has moto's arguments, on a free port.
+    pub(super) async fn run(mut command: Command, folder: Folder) -> Result<Self> {
+        let port = Port::free()?;
+        let address = port.address();
+        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+        let ready = async || tokio::net::TcpStream::connect(address).await.is_ok();
         Ok(Self {
-            _leash: leash,
+            _leash: Leash::start("moto", &command, &folder, ready).await?,
             port,
             _folder: folder,
         })
@@ -48,8 +55,7 @@ impl Moto {
     /// moto's own, or if there is no answer.
     pub async fn form(&self, service: &str, form: &str) -> Result<String> {
         let scope = format!("Credential=test/20000101/us-east-1/{service}/aws4_request");
-        let answer = reqwest::Client::builder()
-            .no_proxy()
+        let request = client()
             .build()?
             .post(self.address())
             .header("content-type", "application/x-www-form-urlencoded")
@@ -57,31 +63,12 @@ impl Moto {
                 "authorization",
                 format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=none"),
             )
-            .body(form.to_owned())
-            .send()
-            .await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        match status.is_success() {
-            true => Ok(text),
-            false => Err(format!("{service} {form}: {status} {text}").into()),
-        }
+            .body(form.to_owned());
+        granted(format_args!("{service} {form}"), ask(request).await?)
     }
 
     /// `http://127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         format!("http://{}", self.port.address())
     }
-}
-
-/// Starts moto, or what has moto's arguments, on a free port.
-pub(super) async fn launch(mut command: Command, folder: &Folder) -> Result<(Leash, Port)> {
-    let port = Port::free()?;
-    let address = port.address();
-    command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-    let mut leash = Leash::start("moto", &command, &folder.path().join("moto.log"))?;
-    leash
-        .until(async || tokio::net::TcpStream::connect(address).await.is_ok())
-        .await?;
-    Ok((leash, port))
 }

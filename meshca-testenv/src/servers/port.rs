@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-
 use super::Result;
 
 /// Where systems by default take neither the ports of clients from nor those of who asks for any: Linux begins at 32768, others above.
@@ -33,19 +31,14 @@ impl Port {
     /// If none is, or the folder for temporary files cannot be written to: who has which port is told by locks there.
     pub fn free() -> Result<Self> {
         let mut random = [0; 2];
-        SystemRandom::new()
-            .fill(&mut random)
-            .map_err(|_| "no randomness")?;
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| "no randomness")?;
         let start = u16::from_ne_bytes(random) % COUNT;
         (0..COUNT)
             .find_map(|next| Self::take(FIRST + (start + next) % COUNT))
             .ok_or_else(|| {
                 let folder = std::env::temp_dir();
-                format!(
-                    "no port is free, or {} cannot be written to",
-                    folder.display()
-                )
-                .into()
+                let folder = folder.display();
+                format!("no port is free, or {folder} cannot be written to").into()
             })
     }
 

@@ -3,18 +3,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
 use super::port::Port;
-use super::{Missing, Result, STARTUP, program, text};
+use super::{Missing, Result, STARTUP, ask_json, granted, program, text, tls, within};
 
 /// What a [`Vault`] is started with.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
+#[must_use]
 pub struct VaultOptions {
     tls: bool,
 }
@@ -26,7 +26,6 @@ impl VaultOptions {
     }
 
     /// HTTPS, with a certificate for `127.0.0.1` and `localhost` from a CA of its own; clients may show certificates.
-    #[must_use]
     pub fn with_tls(mut self) -> Self {
         self.tls = true;
         self
@@ -80,77 +79,47 @@ impl Vault {
         let folder = Folder::new("vault")?;
         let port = Port::free()?;
         let address = port.address();
-        let mut client = Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(30));
-        let mut listener = json!({"address": address.to_string(), "tls_disable": true});
-        let mut ca_pem = None;
-        let mut scheme = "http";
-        if options.tls {
-            scheme = "https";
-            let (certificate, key) = (folder.path().join("tls.pem"), folder.path().join("tls.key"));
-            let made = rcgen::generate_simple_self_signed([
-                "127.0.0.1".to_owned(),
-                "localhost".to_owned(),
-            ])?;
-            std::fs::write(&certificate, made.cert.pem())?;
-            std::fs::write(&key, made.signing_key.serialize_pem())?;
-            listener = json!({
-                "address": address.to_string(),
-                "tls_cert_file": certificate,
-                "tls_key_file": key,
-            });
-            client = client
-                .tls_certs_only([reqwest::Certificate::from_pem(made.cert.pem().as_bytes())?]);
-            ca_pem = Some(made.cert.pem());
-        }
+        let (ca_pem, client) = tls(&folder)?;
+        let scheme = if options.tls { "https" } else { "http" };
         let url = format!("{scheme}://{address}");
+        let listener = json!({
+            "address": address.to_string(),
+            "tls_disable": !options.tls,
+            "tls_cert_file": folder.file("tls.pem"),
+            "tls_key_file": folder.file("tls.key"),
+        });
         let config = json!({
-            "storage": {"file": {"path": folder.path().join("data")}},
+            "storage": {"file": {"path": folder.file("data")}},
             "listener": {"tcp": listener},
             "disable_mlock": true,
             "api_addr": url,
             "log_level": "info",
         });
-        std::fs::write(folder.path().join("vault.json"), config.to_string())?;
+        std::fs::write(folder.file("vault.json"), config.to_string())?;
         let mut vault = Self {
             leash: None,
             program,
             port,
             url,
-            client: client.build()?,
-            ca_pem,
+            client,
+            ca_pem: options.tls.then_some(ca_pem),
             root_token: String::new(),
             unseal_key: String::new(),
             version: String::new(),
             folder,
         };
-        let health = vault.launch().await?;
-        vault.version = text(&health, "/version")?;
+        vault.restart_sealed().await?;
+        vault.version = text(&vault.health().await?.1, "/version")?;
         let shares = json!({"secret_shares": 1, "secret_threshold": 1});
-        let (_, made) = vault
-            .request("", Method::PUT.as_str(), "sys/init", Some(shares))
-            .await?;
+        let (_, made) = vault.request("", "PUT", "sys/init", Some(shares)).await?;
         vault.root_token = text(&made, "/root_token")?;
         vault.unseal_key = text(&made, "/keys_base64/0")?;
         vault.unseal().await?;
         Ok(vault)
     }
 
-    /// Starts the process and waits until it answers.
-    async fn launch(&mut self) -> Result<Value> {
-        let config = self.folder.path().join("vault.json");
-        let mut command = Command::new(&self.program);
-        command.args(["server", &format!("-config={}", config.display())]);
-        let mut leash = Leash::start("vault", &command, &self.folder.path().join("vault.log"))?;
-        leash.until(async || self.health().await.is_ok()).await?;
-        self.leash = Some(leash);
-        self.health().await
-    }
-
-    async fn health(&self) -> Result<Value> {
-        let (_, health) = self.request("", "GET", "sys/health", None).await?;
-        Ok(health)
+    async fn health(&self) -> Result<(u16, Value)> {
+        self.request("", "GET", "sys/health", None).await
     }
 
     /// `http://127.0.0.1:PORT`, or `https://…`.
@@ -200,7 +169,12 @@ impl Vault {
     /// If it does not come up.
     pub async fn restart_sealed(&mut self) -> Result<()> {
         self.kill();
-        self.launch().await.map(drop)
+        let config = self.folder.file("vault.json");
+        let mut command = Command::new(&self.program);
+        command.args(["server", &format!("-config={}", config.display())]);
+        let ready = async || self.health().await.is_ok();
+        self.leash = Some(Leash::start("vault", &command, &self.folder, ready).await?);
+        Ok(())
     }
 
     /// Seals it.
@@ -220,17 +194,11 @@ impl Vault {
     pub async fn unseal(&self) -> Result<()> {
         let key = json!({"key": self.unseal_key});
         self.request("", "PUT", "sys/unseal", Some(key)).await?;
-        let active = async {
-            loop {
-                if let Ok((200, _)) = self.request("", "GET", "sys/health", None).await {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        Ok(tokio::time::timeout(STARTUP, active)
-            .await
-            .map_err(|_| "Vault was unsealed and does not become active")?)
+        let active = async || Ok(matches!(self.health().await, Ok((200, _))));
+        match within(STARTUP, active).await? {
+            true => Ok(()),
+            false => Err("Vault was unsealed and does not become active".into()),
+        }
     }
 
     /// Reads a path.
@@ -270,10 +238,8 @@ impl Vault {
     }
 
     async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
-        match self.request(&self.root_token, method, path, body).await? {
-            (200..=299, answer) => Ok(answer),
-            (status, answer) => Err(format!("{method} {path}: {status} {answer}").into()),
-        }
+        let answer = self.request(&self.root_token, method, path, body).await?;
+        granted(format_args!("{method} {path}"), answer)
     }
 
     /// Makes any request, with any token or none, and returns the status and the body.
@@ -289,22 +255,11 @@ impl Vault {
         body: Option<Value>,
     ) -> Result<(u16, Value)> {
         let method = Method::from_bytes(method.as_bytes())?;
-        let mut request = self
-            .client
-            .request(method, format!("{}/v1/{path}", self.url));
+        let url = format!("{}/v1/{path}", self.url);
+        let mut request = self.client.request(method, url);
         if !token.is_empty() {
             request = request.header("x-vault-token", token);
         }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let response = request.send().await?;
-        let status = response.status();
-        let bytes = response.bytes().await?;
-        let answer = match bytes.is_empty() || status == StatusCode::NO_CONTENT {
-            true => Value::Null,
-            false => serde_json::from_slice(&bytes)?,
-        };
-        Ok((status.as_u16(), answer))
+        ask_json(request, body.as_ref()).await
     }
 }
