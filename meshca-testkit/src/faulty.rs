@@ -1,6 +1,5 @@
 //! An issuer that misbehaves as told.
 
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use meshca_core::{
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 
-use crate::pki::{self, RcgenKey, SubjectKey, TestCa, TestCaOptions};
+use crate::pki::{self, Key, TestCa, TestCaOptions};
 
 /// One way in which a CA, or the way to it, goes wrong.
 ///
@@ -139,6 +138,9 @@ const ERROR_KINDS: [ErrorKind; 12] = [
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("FaultyIssuer {{ trust_domain: \"{trust_domain}\", plan: {:?}, .. }}", self.plan())]
+#[display("faulty issuer of {trust_domain} ({})", self.plan())]
 pub struct FaultyIssuer {
     trust_domain: TrustDomain,
     clock: Arc<dyn Clock>,
@@ -151,10 +153,11 @@ pub struct FaultyIssuer {
 }
 
 /// What goes wrong, and how often it still does.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, derive_more::Display)]
+#[display("{}", fault.as_ref().map_or("sound".to_owned(), |fault| format!("{fault:?}")))]
 struct Plan {
     fault: Option<Fault>,
-    times: Option<usize>,
+    times: usize,
 }
 
 impl FaultyIssuer {
@@ -181,10 +184,7 @@ impl FaultyIssuer {
 
     /// Makes every answer from now on faulty.
     pub fn misbehave(&self, fault: Fault) {
-        *self.plan() = Plan {
-            fault: Some(fault),
-            times: None,
-        };
+        self.misbehave_times(usize::MAX, fault);
     }
 
     /// Makes the next answer faulty, and those after it sound.
@@ -196,7 +196,7 @@ impl FaultyIssuer {
     pub fn misbehave_times(&self, times: usize, fault: Fault) {
         *self.plan() = Plan {
             fault: (times > 0).then_some(fault),
-            times: Some(times),
+            times,
         };
     }
 
@@ -216,14 +216,11 @@ impl FaultyIssuer {
 
     fn next_fault(&self) -> Option<Fault> {
         let mut plan = self.plan();
-        let fault = plan.fault.clone();
-        if let Some(times) = &mut plan.times {
-            *times = times.saturating_sub(1);
-            if *times == 0 {
-                plan.fault = None;
-            }
+        plan.times = plan.times.saturating_sub(1);
+        match plan.times {
+            0 => plan.fault.take(),
+            _ => plan.fault.clone(),
         }
-        fault
     }
 
     fn answer(
@@ -264,9 +261,9 @@ impl FaultyIssuer {
         }
         let leaf = if fault == Some(&Fault::WrongKey) {
             let other = PrivateKey::generate(KeyType::P256)?;
-            ca.sign_params(&params, &RcgenKey(&other))?
+            ca.sign_params(&params, &Key::pair(&other)?)?
         } else {
-            ca.sign_params(&params, &SubjectKey::of(request.public_key())?)?
+            ca.sign_params(&params, &Key::of(request)?)?
         };
         let mut chain = vec![leaf];
         chain.extend(ca.intermediates().iter().cloned());
@@ -347,23 +344,5 @@ impl Issuer for FaultyIssuer {
 
     async fn check(&self) -> Result<CheckReport> {
         Ok(CheckReport::new())
-    }
-}
-
-impl fmt::Display for FaultyIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.plan().fault {
-            Some(fault) => write!(f, "faulty issuer of {} ({fault:?})", self.trust_domain),
-            None => write!(f, "faulty issuer of {} (sound)", self.trust_domain),
-        }
-    }
-}
-
-impl fmt::Debug for FaultyIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultyIssuer")
-            .field("trust_domain", &self.trust_domain.as_str())
-            .field("plan", &*self.plan())
-            .finish_non_exhaustive()
     }
 }

@@ -19,13 +19,11 @@
 //! # }
 //! ```
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use der::Decode as _;
-use der::asn1::ObjectIdentifier;
 use meshca_core::{
     CertificateRequest, Error, ErrorKind, KeyType, PrivateKey, Profile, Result, Signer,
     TrustBundle, TrustDomain,
@@ -37,6 +35,10 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use time::OffsetDateTime;
+use x509_cert::der::oid::db::rfc5912::{
+    ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1,
+};
+use x509_cert::der::oid::db::rfc8410::ID_ED_25519;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 /// How long before "now" the certificates of a [`TestCa`] begin.
@@ -48,6 +50,7 @@ const LEAF_BACKDATE: Duration = Duration::from_secs(10);
 
 /// How a [`TestCa`] is made.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct TestCaOptions {
     name: String,
     key_type: KeyType,
@@ -73,14 +76,12 @@ impl TestCaOptions {
     }
 
     /// The type of its key.
-    #[must_use]
     pub fn with_key_type(mut self, key_type: KeyType) -> Self {
         self.key_type = key_type;
         self
     }
 
     /// From when to when it is valid: in the past for an expired CA.
-    #[must_use]
     pub fn with_validity(mut self, not_before: SystemTime, not_after: SystemTime) -> Self {
         self.not_before = not_before;
         self.not_after = not_after;
@@ -88,7 +89,6 @@ impl TestCaOptions {
     }
 
     /// How many CAs may stand below it (RFC 5280 §4.2.1.9); any number otherwise.
-    #[must_use]
     pub fn with_path_len(mut self, path_len: u8) -> Self {
         self.path_len = Some(path_len);
         self
@@ -96,14 +96,12 @@ impl TestCaOptions {
 
     /// Constrains the DNS names of what it signs to this domain and those below it (RFC 5280
     /// §4.2.1.10). SPIFFE IDs are URIs and not touched by it.
-    #[must_use]
     pub fn with_permitted_dns(mut self, domain: impl Into<String>) -> Self {
         self.permitted_dns.push(domain.into());
         self
     }
 
     /// Forbids DNS names in this domain.
-    #[must_use]
     pub fn with_excluded_dns(mut self, domain: impl Into<String>) -> Self {
         self.excluded_dns.push(domain.into());
         self
@@ -111,10 +109,7 @@ impl TestCaOptions {
 
     fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, self.name.as_str());
+        params.distinguished_name = named(Some(&self.name));
         params.is_ca = IsCa::Ca(match self.path_len {
             Some(path_len) => BasicConstraints::Constrained(path_len),
             None => BasicConstraints::Unconstrained,
@@ -124,11 +119,8 @@ impl TestCaOptions {
         params.not_before = calendar(self.not_before);
         params.not_after = calendar(self.not_after);
         let subtrees = |domains: &[String]| {
-            domains
-                .iter()
-                .cloned()
-                .map(GeneralSubtree::DnsName)
-                .collect()
+            let domains = domains.iter().cloned();
+            domains.map(GeneralSubtree::DnsName).collect()
         };
         if !self.permitted_dns.is_empty() || !self.excluded_dns.is_empty() {
             params.name_constraints = Some(NameConstraints {
@@ -141,7 +133,8 @@ impl TestCaOptions {
 }
 
 /// A CA of a test, with its key. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("TestCa {{ name: {:?}, key: {key:?}, chain: {}, .. }}", options.name, chain.len())]
 pub struct TestCa {
     options: TestCaOptions,
     params: CertificateParams,
@@ -173,7 +166,7 @@ impl TestCa {
 
     fn self_signed(options: TestCaOptions, key: Arc<PrivateKey>) -> Result<Self> {
         let params = options.params();
-        let certificate = params.self_signed(&RcgenKey(&key)).map_err(failed)?;
+        let certificate = params.self_signed(&Key::pair(&key)?).map_err(failed)?;
         let own = certificate.der().clone();
         Ok(Self {
             chain: vec![own.clone()],
@@ -206,7 +199,7 @@ impl TestCa {
     pub fn intermediate_with(&self, options: TestCaOptions) -> Result<Self> {
         let key = Arc::new(PrivateKey::generate(options.key_type)?);
         let params = options.params();
-        let own = self.sign_params(&params, &RcgenKey(&key))?;
+        let own = self.sign_params(&params, &Key::pair(&key)?)?;
         let mut chain = vec![own.clone()];
         chain.extend(self.chain.iter().cloned());
         Ok(Self {
@@ -237,7 +230,7 @@ impl TestCa {
     ///
     /// [`ErrorKind::Internal`] if the certificate cannot be made.
     pub fn cross_signed_by(&self, other: &Self) -> Result<CertificateDer<'static>> {
-        other.sign_params(&self.params, &RcgenKey(&self.key))
+        other.sign_params(&self.params, &Key::pair(&self.key)?)
     }
 
     /// Signs what is requested as a sound CA does: exactly the names, the key and the profile of the
@@ -253,7 +246,7 @@ impl TestCa {
         now: SystemTime,
     ) -> Result<CertificateDer<'static>> {
         let params = self.leaf_params(request, now)?;
-        self.sign_params(&params, &SubjectKey::of(request.public_key())?)
+        self.sign_params(&params, &Key::of(request)?)
     }
 
     /// Its certificate.
@@ -322,11 +315,8 @@ impl TestCa {
         now: SystemTime,
     ) -> Result<CertificateParams> {
         let spec = request.spec();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        if let Some(name) = spec.common_name() {
-            params.distinguished_name.push(DnType::CommonName, name);
-        }
+        let mut params = workload_params();
+        params.distinguished_name = named(spec.common_name());
         for name in spec.all_uris() {
             params.subject_alt_names.push(uri(&name)?);
         }
@@ -335,19 +325,10 @@ impl TestCa {
         }
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(random_serial()?);
-        match spec.profile() {
-            Profile::Intermediate { path_len } => {
-                params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
-                params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-            }
-            _ => {
-                params.is_ca = IsCa::ExplicitNoCa;
-                params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-                params.extended_key_usages = vec![
-                    ExtendedKeyUsagePurpose::ServerAuth,
-                    ExtendedKeyUsagePurpose::ClientAuth,
-                ];
-            }
+        if let Profile::Intermediate { path_len } = spec.profile() {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.extended_key_usages.clear();
         }
         params.not_before = calendar(now.checked_sub(LEAF_BACKDATE).unwrap_or(now));
         let wanted = now.checked_add(spec.lifetime()).unwrap_or(now);
@@ -360,7 +341,7 @@ impl TestCa {
         params: &CertificateParams,
         key: &impl PublicKeyData,
     ) -> Result<CertificateDer<'static>> {
-        let issuer = rcgen::Issuer::from_params(&self.params, RcgenKey(&self.key));
+        let issuer = rcgen::Issuer::from_params(&self.params, Key::pair(&self.key)?);
         Ok(params
             .signed_by(key, &issuer)
             .map_err(failed)?
@@ -369,28 +350,33 @@ impl TestCa {
     }
 }
 
-impl fmt::Debug for TestCa {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TestCa")
-            .field("name", &self.options.name)
-            .field("key", &self.key)
-            .field("chain", &self.chain.len())
-            .finish_non_exhaustive()
-    }
-}
-
 /// One certificate as a PEM `CERTIFICATE` block.
 pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
     let body = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (index, letter) in body.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(letter);
+    let lines = body.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    let body = lines.collect::<Vec<_>>().join("\n");
+    format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+}
+
+fn named(common_name: Option<&str>) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    if let Some(common_name) = common_name {
+        name.push(DnType::CommonName, common_name);
     }
-    text.push_str("\n-----END CERTIFICATE-----\n");
-    text
+    name
+}
+
+/// What is the same in every workload's certificate.
+pub(crate) fn workload_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params
 }
 
 pub(crate) fn uri(name: &str) -> Result<SanType> {
@@ -427,97 +413,59 @@ fn random_serial() -> Result<SerialNumber> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn algorithm(key_type: KeyType) -> &'static SignatureAlgorithm {
-    match key_type {
-        KeyType::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
-        KeyType::Ed25519 => &rcgen::PKCS_ED25519,
-        rsa if rsa.is_rsa() => &rcgen::PKCS_RSA_SHA256,
-        _ => &rcgen::PKCS_ECDSA_P256_SHA256,
-    }
-}
-
-fn key_bits<'a>(spki: &'a SubjectPublicKeyInfoDer<'_>) -> &'a [u8] {
-    SubjectPublicKeyInfoRef::from_der(spki).map_or(&[], |spki| spki.subject_public_key.raw_bytes())
-}
-
-/// Lets rcgen sign with a key of core's.
-pub(crate) struct RcgenKey<'a>(pub(crate) &'a PrivateKey);
-
-impl PublicKeyData for RcgenKey<'_> {
-    fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.public_key().to_vec()
-    }
-
-    fn der_bytes(&self) -> &[u8] {
-        key_bits(self.0.public_key())
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        algorithm(self.0.key_type())
-    }
-}
-
-impl rcgen::SigningKey for RcgenKey<'_> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        Signer::sign(self.0, message).map_err(|_| rcgen::Error::RemoteKeyError)
-    }
-}
-
-/// The key of a request, as rcgen wants it.
-pub(crate) struct SubjectKey<'a> {
-    spki: &'a SubjectPublicKeyInfoDer<'static>,
+/// A key as rcgen wants it: the public one of a request, or one of core's, which can sign.
+pub(crate) struct Key<'a, P> {
+    bits: &'a [u8],
     algorithm: &'static SignatureAlgorithm,
+    private: P,
 }
 
-impl<'a> SubjectKey<'a> {
-    pub(crate) fn of(spki: &'a SubjectPublicKeyInfoDer<'static>) -> Result<Self> {
-        let key_type = key_type_of(spki).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidRequest,
-                "the key is none that a test CA signs for; use P-256, P-384, Ed25519 or RSA",
-            )
-        })?;
+impl<'a> Key<'a, ()> {
+    pub(crate) fn of(request: &'a CertificateRequest) -> Result<Self> {
+        Self::new(request.public_key(), ())
+    }
+}
+
+impl<'a> Key<'a, &'a PrivateKey> {
+    pub(crate) fn pair(key: &'a PrivateKey) -> Result<Self> {
+        Self::new(key.public_key(), key)
+    }
+}
+
+impl<'a, P> Key<'a, P> {
+    fn new(spki: &'a SubjectPublicKeyInfoDer<'_>, private: P) -> Result<Self> {
+        let unknown = "the key is none that a test CA signs for; use P-256, P-384, Ed25519 or RSA";
+        let unknown = || Error::new(ErrorKind::InvalidRequest, unknown);
+        let spki = SubjectPublicKeyInfoRef::from_der(spki).map_err(|_| unknown())?;
+        let curve = || spki.algorithm.parameters?.decode_as().ok();
+        let algorithm = match spki.algorithm.oid {
+            ID_EC_PUBLIC_KEY if curve() == Some(SECP_256_R_1) => &rcgen::PKCS_ECDSA_P256_SHA256,
+            ID_EC_PUBLIC_KEY if curve() == Some(SECP_384_R_1) => &rcgen::PKCS_ECDSA_P384_SHA384,
+            ID_ED_25519 => &rcgen::PKCS_ED25519,
+            RSA_ENCRYPTION => &rcgen::PKCS_RSA_SHA256,
+            _ => return Err(unknown()),
+        };
         Ok(Self {
-            spki,
-            algorithm: algorithm(key_type),
+            bits: spki.subject_public_key.raw_bytes(),
+            algorithm,
+            private,
         })
     }
 }
 
-/// The type of a public key; every RSA key counts as one of 2048 bits.
-fn key_type_of(spki: &SubjectPublicKeyInfoDer<'_>) -> Option<KeyType> {
-    const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-    const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-    const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-    const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-    const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-
-    let spki = SubjectPublicKeyInfoRef::from_der(spki).ok()?;
-    let curve = || {
-        spki.algorithm
-            .parameters
-            .and_then(|any| any.decode_as::<ObjectIdentifier>().ok())
-    };
-    match spki.algorithm.oid {
-        EC if curve() == Some(P256) => Some(KeyType::P256),
-        EC if curve() == Some(P384) => Some(KeyType::P384),
-        ED25519 => Some(KeyType::Ed25519),
-        RSA => Some(KeyType::Rsa2048),
-        _ => None,
-    }
-}
-
-impl PublicKeyData for SubjectKey<'_> {
-    fn subject_public_key_info(&self) -> Vec<u8> {
-        self.spki.to_vec()
-    }
-
+impl<P> PublicKeyData for Key<'_, P> {
     fn der_bytes(&self) -> &[u8] {
-        key_bits(self.spki)
+        self.bits
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
         self.algorithm
+    }
+}
+
+impl rcgen::SigningKey for Key<'_, &PrivateKey> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Signer::sign(self.private, message).map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 

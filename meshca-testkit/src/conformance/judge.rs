@@ -9,16 +9,18 @@ use std::time::{Duration, SystemTime};
 use der::asn1::BitString;
 use der::{Any, Decode, Encode};
 use meshca_core::{CertificateRequest, PrivateKey, Profile, Signer, TrustBundle};
-use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rcgen::CertificateParams;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_cert::Certificate;
+use x509_cert::der::oid::db::rfc5280::{ID_KP_CLIENT_AUTH, ID_KP_SERVER_AUTH};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{
     BasicConstraints, ExtendedKeyUsage, KeyUsage as KeyUsageExtension, SubjectAltName,
 };
+use x509_cert::{Certificate, TbsCertificate};
 
-use crate::pki::{self, RcgenKey};
+use super::subject::Faults;
+use crate::pki::{self, Key};
 
 /// What is asked of a lifetime.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ pub(super) struct Expected<'a> {
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    pub(super) faults: Vec<String>,
+    pub(super) faults: Faults,
     /// Whether newer roots might help.
     pub(super) root_unknown: bool,
     pub(super) serial: String,
@@ -75,31 +77,32 @@ impl Read {
         })
     }
 
+    fn fields(&self) -> &TbsCertificate {
+        self.certificate.tbs_certificate()
+    }
+
     fn subject(&self) -> String {
-        name(self.certificate.tbs_certificate().subject())
+        name(self.fields().subject())
     }
 
     fn issuer(&self) -> String {
-        name(self.certificate.tbs_certificate().issuer())
+        name(self.fields().issuer())
     }
 
     fn not_before(&self) -> SystemTime {
-        let validity = self.certificate.tbs_certificate().validity();
-        validity.not_before.to_system_time()
+        self.fields().validity().not_before.to_system_time()
     }
 
     fn not_after(&self) -> SystemTime {
-        let validity = self.certificate.tbs_certificate().validity();
-        validity.not_after.to_system_time()
+        self.fields().validity().not_after.to_system_time()
     }
 
     fn extension<'a, T>(&'a self, what: &str) -> Result<Option<T>, String>
     where
         T: Decode<'a, Error = der::Error> + der::oid::AssociatedOid,
     {
-        self.certificate
-            .tbs_certificate()
-            .get_extension::<T>()
+        let found = self.fields().get_extension::<T>();
+        found
             .map(|found| found.map(|(_, value)| value))
             .map_err(|error| format!("the certificate's {what} cannot be read: {error}"))
     }
@@ -117,9 +120,8 @@ fn name(name: &x509_cert::name::Name) -> String {
 pub(super) fn judge(chain: &[CertificateDer<'static>], expected: &Expected<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     if chain.is_empty() {
-        verdict
-            .faults
-            .push("the answer holds no certificate at all".to_owned());
+        let fault = "the answer holds no certificate at all";
+        verdict.faults.push(fault);
         return verdict;
     }
     let mut certificates = Vec::with_capacity(chain.len());
@@ -141,9 +143,9 @@ pub(super) fn judge(chain: &[CertificateDer<'static>], expected: &Expected<'_>) 
         return verdict;
     };
     if own.is_none() {
-        verdict.faults.push(
-            "no certificate of the answer is for the key of the request (wrong key)".to_owned(),
-        );
+        verdict
+            .faults
+            .push("no certificate of the answer is for the key of the request (wrong key)");
     }
     let faults = &mut verdict.faults;
     check_names(leaf, expected.request, faults);
@@ -174,7 +176,7 @@ pub(super) fn judge(chain: &[CertificateDer<'static>], expected: &Expected<'_>) 
     verdict
 }
 
-fn check_names(leaf: &Read, request: &CertificateRequest, faults: &mut Vec<String>) {
+fn check_names(leaf: &Read, request: &CertificateRequest, faults: &mut Faults) {
     let spec = request.spec();
     let names = match leaf.extension::<SubjectAltName>("subject alternative names") {
         Ok(names) => names.map(|names| names.0).unwrap_or_default(),
@@ -186,8 +188,7 @@ fn check_names(leaf: &Read, request: &CertificateRequest, faults: &mut Vec<Strin
             GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str().to_owned()),
             GeneralName::DnsName(name) => dns.push(name.as_str().to_owned()),
             _ => faults.push(
-                "the certificate has an alternative name that is neither a URI nor a DNS name"
-                    .to_owned(),
+                "the certificate has an alternative name that is neither a URI nor a DNS name",
             ),
         }
     }
@@ -206,14 +207,8 @@ fn check_names(leaf: &Read, request: &CertificateRequest, faults: &mut Vec<Strin
     compare("URI", &uris, &wanted, workload, faults);
     compare("DNS name", &dns, spec.dns_names(), workload, faults);
     if let Some(wanted) = spec.common_name() {
-        let found = leaf
-            .certificate
-            .tbs_certificate()
-            .subject()
-            .common_name()
-            .ok()
-            .flatten()
-            .map(|name| name.value().into_owned());
+        let found = leaf.fields().subject().common_name().ok().flatten();
+        let found = found.map(|name| name.value().into_owned());
         if found.as_deref() != Some(wanted) {
             faults.push(format!(
                 "the certificate's common name is {} where `{wanted}` was requested",
@@ -223,13 +218,7 @@ fn check_names(leaf: &Read, request: &CertificateRequest, faults: &mut Vec<Strin
     }
 }
 
-fn compare(
-    kind: &str,
-    found: &[String],
-    wanted: &[String],
-    all_needed: bool,
-    faults: &mut Vec<String>,
-) {
+fn compare(kind: &str, found: &[String], wanted: &[String], all_needed: bool, faults: &mut Faults) {
     for name in found.iter().filter(|name| !wanted.contains(name)) {
         let name = name.escape_debug();
         faults.push(format!(
@@ -251,13 +240,8 @@ fn compare(
     }
 }
 
-fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>) {
+fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Faults) {
     let profile = expected.request.spec().profile();
-    const SERVER_AUTH: der::oid::ObjectIdentifier =
-        der::oid::ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
-    const CLIENT_AUTH: der::oid::ObjectIdentifier =
-        der::oid::ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
-
     let read = || -> Result<_, String> {
         Ok((
             leaf.extension::<BasicConstraints>("BasicConstraints")?,
@@ -274,10 +258,10 @@ fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>)
         .is_some_and(|constraints| constraints.ca);
     if let Profile::Intermediate { path_len } = profile {
         if !is_ca {
-            faults.push("an intermediate was requested, and the certificate is no CA's".to_owned());
+            faults.push("an intermediate was requested, and the certificate is no CA's");
         }
         if usage.is_some_and(|usage| !usage.key_cert_sign()) {
-            faults.push("the intermediate lacks the key usage `keyCertSign`".to_owned());
+            faults.push("the intermediate lacks the key usage `keyCertSign`");
         }
         match constraints.and_then(|constraints| constraints.path_len_constraint) {
             Some(granted) if granted <= path_len => {}
@@ -290,19 +274,21 @@ fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>)
         return;
     }
     if is_ca {
-        faults.push("the certificate is a CA's, which no workload may hold".to_owned());
+        faults.push("the certificate is a CA's, which no workload may hold");
     }
     if usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign()) {
         faults.push(
-            "the certificate has the key usage `keyCertSign` or `cRLSign`, which no workload may"
-                .to_owned(),
+            "the certificate has the key usage `keyCertSign` or `cRLSign`, which no workload may",
         );
     }
     if usage.is_some_and(|usage| !usage.digital_signature()) {
-        faults.push("the certificate lacks the key usage `digitalSignature`".to_owned());
+        faults.push("the certificate lacks the key usage `digitalSignature`");
     }
     let purposes = extended.map(|extended| extended.0).unwrap_or_default();
-    for (purpose, name) in [(SERVER_AUTH, "serverAuth"), (CLIENT_AUTH, "clientAuth")] {
+    for (purpose, name) in [
+        (ID_KP_SERVER_AUTH, "serverAuth"),
+        (ID_KP_CLIENT_AUTH, "clientAuth"),
+    ] {
         if !purposes.contains(&purpose) {
             faults.push(format!(
                 "the certificate lacks the extended key usage `{name}`"
@@ -311,7 +297,7 @@ fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>)
     }
 }
 
-fn check_lifetime(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>) {
+fn check_lifetime(leaf: &Read, expected: &Expected<'_>, faults: &mut Faults) {
     let now = expected.now;
     let (not_before, not_after) = (leaf.not_before(), leaf.not_after());
     if not_after <= now {
@@ -356,27 +342,22 @@ fn check_lifetime(leaf: &Read, expected: &Expected<'_>, faults: &mut Vec<String>
     }
 }
 
-fn check_serial(leaf: &Read, faults: &mut Vec<String>) -> String {
-    let serial = leaf.certificate.tbs_certificate().serial_number();
+fn check_serial(leaf: &Read, faults: &mut Faults) -> String {
+    let serial = leaf.fields().serial_number();
     if serial.as_bytes().iter().all(|byte| *byte == 0) {
-        faults.push("the serial number is zero (RFC 5280 §4.1.2.2)".to_owned());
+        faults.push("the serial number is zero (RFC 5280 §4.1.2.2)");
     }
     serial.to_string()
 }
 
 /// The leaf first, then its issuers in order, with or without the root: what every TLS server sends.
-fn check_order(
-    leaf: &Read,
-    path: &[Read],
-    chain: &[CertificateDer<'static>],
-    faults: &mut Vec<String>,
-) {
+fn check_order(leaf: &Read, path: &[Read], chain: &[CertificateDer<'static>], faults: &mut Faults) {
     let repeated = chain
         .iter()
         .enumerate()
         .any(|(index, certificate)| chain.iter().take(index).any(|before| before == certificate));
     if repeated {
-        faults.push("the chain repeats certificates".to_owned());
+        faults.push("the chain repeats certificates");
         return;
     }
     let with_root: Vec<_> = std::iter::once(&leaf.der)
@@ -386,7 +367,7 @@ fn check_order(
     if !chain.iter().eq(with_root.iter().copied()) && !chain.iter().eq(without_root.iter().copied())
     {
         faults.push(
-            "the chain is out of order or has certificates that do not belong to it: the leaf comes first, then the CA that signed it, and so on".to_owned(),
+            "the chain is out of order or has certificates that do not belong to it: the leaf comes first, then the CA that signed it, and so on",
         );
     }
 }
@@ -425,13 +406,11 @@ fn prove(
         .filter(|certificate| intermediate || certificate.der != leaf.der)
         .map(|certificate| certificate.der.clone())
         .collect();
-    let anchors: Vec<TrustAnchor<'_>> = expected
-        .bundle
-        .roots()
-        .iter()
+    let valid = expected.bundle.roots().iter();
+    let (anchors, roots): (Vec<_>, Vec<_>) = valid
         .filter(|root| root.validity().contains(at))
-        .filter_map(|root| webpki::anchor_from_trusted_cert(root.der()).ok())
-        .collect();
+        .filter_map(|root| Some((webpki::anchor_from_trusted_cert(root.der()).ok()?, root)))
+        .unzip();
     let end_entity = EndEntityCert::try_from(&end_entity)
         .map_err(|error| certain(format!("webpki cannot read the certificate: {error}")))?;
     let mut path = Vec::new();
@@ -454,16 +433,9 @@ fn prove(
             .collect();
         let root = anchors
             .iter()
-            .position(|anchor| anchor == proven.anchor())
-            .and_then(|index| {
-                let mut roots = expected
-                    .bundle
-                    .roots()
-                    .iter()
-                    .filter(|root| root.validity().contains(at));
-                roots.nth(index)
-            });
-        path.extend(root.map(|root| root.der().clone().into_owned()));
+            .zip(&roots)
+            .find(|(anchor, _)| *anchor == proven.anchor());
+        path.extend(root.map(|(_, root)| root.der().clone().into_owned()));
     }
     path.iter()
         .map(|der| Read::new(der).map_err(|error| certain(error.to_string())))
@@ -524,56 +496,39 @@ fn explain(
 }
 
 /// A leaf signed with an intermediate's own key, since webpki proves leaves only.
-fn throwaway(intermediate: &Read, key: &PrivateKey) -> Result<CertificateDer<'static>, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names =
-        vec![pki::uri("spiffe://example.org/throwaway").map_err(|e| text(&e))?];
-    params.is_ca = IsCa::ExplicitNoCa;
+fn throwaway(
+    intermediate: &Read,
+    key: &PrivateKey,
+) -> Result<CertificateDer<'static>, Box<dyn std::error::Error>> {
+    let mut params = pki::workload_params();
+    params.subject_alt_names = vec![pki::uri("spiffe://example.org/throwaway")?];
     params.not_before = pki::calendar(intermediate.not_before());
     params.not_after = pki::calendar(intermediate.not_after());
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
     let issuer_params = CertificateParams::default();
-    let issuer = rcgen::Issuer::from_params(&issuer_params, RcgenKey(key));
-    let signed = params
-        .signed_by(&RcgenKey(key), &issuer)
-        .map_err(|e| text(&e))?;
+    let key_pair = Key::pair(key)?;
+    let issuer = rcgen::Issuer::from_params(&issuer_params, &key_pair);
+    let signed = params.signed_by(&key_pair, &issuer)?;
 
     // rcgen cannot repeat every CA's name byte for byte, which path building insists on. So the name
     // is put in afterwards, and the whole signed again (TBSCertificate is a SEQUENCE whose fourth
     // field is the issuer, RFC 5280 §4.1).
-    let subject = intermediate.certificate.tbs_certificate().subject();
-    let subject = subject
-        .to_der()
-        .and_then(|der| Any::from_der(&der))
-        .map_err(|e| text(&e))?;
-    let fields = Vec::<Any>::from_der(signed.der()).map_err(|e| text(&e))?;
+    let subject = intermediate.fields().subject();
+    let fields = Vec::<Any>::from_der(signed.der())?;
     let [tbs, algorithm, _] = fields.as_slice() else {
-        return Err("rcgen made no certificate".to_owned());
+        return Err("rcgen made no certificate".into());
     };
-    let mut tbs: Vec<Any> = tbs
-        .to_der()
-        .and_then(|der| Vec::from_der(&der))
-        .map_err(|e| text(&e))?;
+    let mut tbs: Vec<Any> = tbs.decode_as()?;
     if let Some(issuer) = tbs.get_mut(3) {
-        *issuer = subject;
+        *issuer = Any::from_der(&subject.to_der()?)?;
     }
-    let tbs = tbs.to_der().map_err(|e| text(&e))?;
-    let signature = Signer::sign(key, &tbs).map_err(|e| text(&e))?;
-    let signature = BitString::from_bytes(&signature)
-        .and_then(|bits| bits.to_der())
-        .map_err(|e| text(&e))?;
+    let signature = Signer::sign(key, &tbs.to_der()?)?;
+    let signature = BitString::from_bytes(&signature)?;
     let certificate = vec![
-        Any::from_der(&tbs).map_err(|e| text(&e))?,
+        Any::encode_from(&tbs)?,
         algorithm.clone(),
-        Any::from_der(&signature).map_err(|e| text(&e))?,
+        Any::encode_from(&signature)?,
     ];
-    Ok(certificate.to_der().map_err(|e| text(&e))?.into())
+    Ok(certificate.to_der()?.into())
 }
 
 fn seconds(from: SystemTime, to: SystemTime) -> u64 {

@@ -42,6 +42,10 @@ mod subject;
 use std::fmt;
 use std::path::Path;
 
+use meshca_core::Error;
+
+use self::checks::refusal;
+use self::subject::Faults;
 pub use checks::{
     checks_itself, errors_classified, foreign_trust_domain, further_names, intermediates,
     key_of_a_csr, key_types, lifetime, malformed_csr, names_itself, passes_core, publishes_trust,
@@ -85,6 +89,15 @@ impl Outcome {
         &self.failures
     }
 
+    /// Runs a check, which ends early where it cannot continue.
+    async fn of(check: impl AsyncFnOnce(&mut Self) -> Result<(), Faults>) -> Self {
+        let mut outcome = Self::default();
+        if let Err(Faults(faults)) = check(&mut outcome).await {
+            faults.into_iter().for_each(|fault| outcome.fail(fault));
+        }
+        outcome
+    }
+
     fn prove(&mut self, what: impl Into<String>) {
         self.proved.push(what.into());
     }
@@ -100,9 +113,31 @@ impl Outcome {
         }
     }
 
-    fn fail_all(&mut self, context: &str, faults: impl IntoIterator<Item = String>) {
+    fn fail_all(&mut self, context: &str, Faults(faults): Faults) {
         for fault in faults {
             self.fail(format!("{context}: {fault}"));
+        }
+    }
+
+    /// Writes down what came of something that must succeed.
+    fn expect<T>(&mut self, what: &str, done: Result<T, Faults>) -> Option<T> {
+        match done {
+            Ok(done) => {
+                self.prove(what);
+                Some(done)
+            }
+            Err(faults) => {
+                self.fail_all(what, faults);
+                None
+            }
+        }
+    }
+
+    /// Writes down whether an error is a refusal for good, as the contract wants it.
+    fn expect_refusal(&mut self, what: &str, error: &Error) {
+        match refusal(error) {
+            Ok(()) => self.prove(format!("{what}: refused ({error})")),
+            Err(why) => self.fail(format!("{what}: {why}")),
         }
     }
 }

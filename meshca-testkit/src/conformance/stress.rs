@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Poll;
 
+use futures_util::future::join_all;
 use meshca_core::{CertificateRequest, Error, ErrorKind, Retry, SignedChain};
 
-use super::subject::{Signed, told};
+use super::subject::Signed;
 use super::{CONCURRENT_REQUESTS, Outcome, Subject};
 
 /// At how many await points a call is dropped, at most.
@@ -15,211 +16,165 @@ const MAX_AWAIT_POINTS: usize = 32;
 
 /// The same request can be made again, as after an answer that was lost.
 pub async fn repeated_request(subject: &Subject<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
-    match subject.new_request(subject.spec()) {
-        Ok((request, _)) => {
-            let mut seen: Option<Signed> = None;
-            for what in ["the first time", "the same request again"] {
-                let Some(signed) = subject
-                    .expect_signed(&mut outcome, what, &request, None)
-                    .await
-                else {
-                    continue;
-                };
-                // The same certificate again is as right as a new one.
-                if seen.as_ref().is_some_and(|before| {
-                    before.verdict.serial == signed.verdict.serial
-                        && before.chain.certificates() != signed.chain.certificates()
-                }) {
-                    outcome.fail(format!(
-                        "two certificates have the same serial number {} (RFC 5280 §4.1.2.2)",
-                        signed.verdict.serial
-                    ));
-                }
-                seen = Some(signed);
+    Outcome::of(async |outcome| {
+        let request = subject.new_request(subject.spec())?;
+        let mut seen: Option<Signed> = None;
+        for what in ["the first time", "the same request again"] {
+            let signed = subject.signed(&request, None).await;
+            let Some(signed) = outcome.expect(what, signed) else {
+                continue;
+            };
+            // The same certificate again is as right as a new one.
+            if seen.as_ref().is_some_and(|before| {
+                before.verdict.serial == signed.verdict.serial
+                    && before.chain.certificates() != signed.chain.certificates()
+            }) {
+                outcome.fail(format!(
+                    "two certificates have the same serial number {} (RFC 5280 §4.1.2.2)",
+                    signed.verdict.serial
+                ));
             }
+            seen = Some(signed);
         }
-        Err(why) => outcome.fail(why),
-    }
-    outcome
+        Ok(())
+    })
+    .await
 }
 
 /// A `sign` that is dropped at any of its await points leaves nothing behind that spoils the same
 /// request the next time. That one may be refused for the moment, but not for good; and others must be unharmed.
 pub async fn cancellation(subject: &Subject<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut dropped = 0;
-    for polls in 0..MAX_AWAIT_POINTS {
-        let (request, _) = match subject.new_request(subject.spec()) {
-            Ok(made) => made,
-            Err(why) => {
-                outcome.fail(why);
-                return outcome;
+    Outcome::of(async |outcome| {
+        let mut dropped = 0;
+        for polls in 0..MAX_AWAIT_POINTS {
+            let request = subject.new_request(subject.spec())?;
+            let cut = dropped_after(polls, subject.issuer.sign(&request));
+            match subject.within("sign", cut).await? {
+                // It answered before it could be dropped: there are no further await points.
+                Some(_) => break,
+                None => dropped += 1,
             }
-        };
-        let cut = dropped_after(polls, subject.issuer.sign(&request));
-        match subject.within("sign", cut).await {
-            // It answered before it could be dropped: there are no further await points.
-            Ok(Some(_)) => break,
-            Ok(None) => dropped += 1,
-            Err(late) => {
-                outcome.fail(late);
-                break;
+            let what = format!(
+                "after `sign` was dropped having been polled {polls} times, the same request"
+            );
+            if let Err(faults) = subject.signed(&request, None).await {
+                match subject.sign(&request).await {
+                    Ok(Err(error)) if may_pass(&error) => {
+                        outcome.prove(format!("{what}: {error}"));
+                    }
+                    _ => outcome.fail_all(&what, faults),
+                }
             }
         }
-        let what =
-            format!("after `sign` was dropped having been polled {polls} times, the same request");
-        match subject.signed(&request, None).await {
-            Ok(_) => {}
-            Err(faults) => match subject.sign(&request).await {
-                Ok(Err(error)) if may_pass(&error) => outcome.prove(format!("{what}: {error}")),
-                _ => outcome.fail_all(&what, faults),
-            },
-        }
-    }
-    outcome.prove(format!("dropped at {dropped} points"));
-    if let Ok((request, _)) = subject.new_request(subject.spec()) {
-        let what = "another request afterwards";
-        subject
-            .expect_signed(&mut outcome, what, &request, None)
-            .await;
-    }
-    outcome
+        outcome.prove(format!("dropped at {dropped} points"));
+        let request = subject.new_request(subject.spec())?;
+        let signed = subject.signed(&request, None).await;
+        outcome.expect("another request afterwards", signed);
+        Ok(())
+    })
+    .await
 }
 
 /// [`CONCURRENT_REQUESTS`] at once, each with a key of its own: every one gets a certificate for its own
 /// key, and no two have the same serial number.
 pub async fn concurrency(subject: &Subject<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut requests = Vec::with_capacity(CONCURRENT_REQUESTS);
-    for _ in 0..CONCURRENT_REQUESTS {
-        match subject.new_request(subject.spec()) {
-            Ok((request, _)) => requests.push(request),
-            Err(why) => {
-                outcome.fail(why);
-                return outcome;
+    Outcome::of(async |outcome| {
+        let requests = (0..CONCURRENT_REQUESTS).map(|_| subject.new_request(subject.spec()));
+        let requests: Vec<_> = requests.collect::<meshca_core::Result<_>>()?;
+        // Its callers share one call for the roots, which a CA may limit.
+        let bundle = subject.bundle().await?;
+        let calls = requests
+            .iter()
+            .map(|request| subject.signed_under(&bundle, request, None));
+        let mut serials = HashMap::new();
+        for answer in join_all(calls).await {
+            match answer {
+                Ok(signed) => *serials.entry(signed.verdict.serial).or_insert(0) += 1,
+                Err(faults) => outcome.fail_all("one of many at once", faults),
             }
         }
-    }
-    // Its callers share one call for the roots, which a CA may limit.
-    let bundle = match subject.bundle().await {
-        Ok(bundle) => bundle,
-        Err(why) => {
-            outcome.fail(why);
-            return outcome;
+        for (serial, times) in serials.iter().filter(|(_, times)| **times > 1) {
+            outcome.fail(format!(
+                "{times} certificates have the same serial number {serial} (RFC 5280 §4.1.2.2)"
+            ));
         }
-    };
-    let calls = requests
-        .iter()
-        .map(|request| subject.signed_under(&bundle, request, None));
-    let mut serials = HashMap::new();
-    for answer in all(calls).await {
-        match answer {
-            Ok(signed) => *serials.entry(signed.verdict.serial).or_insert(0) += 1,
-            Err(faults) => outcome.fail_all("one of many at once", faults),
-        }
-    }
-    for (serial, times) in serials.iter().filter(|(_, times)| **times > 1) {
-        outcome.fail(format!(
-            "{times} certificates have the same serial number {serial} (RFC 5280 §4.1.2.2)"
+        outcome.prove(format!(
+            "{} of {CONCURRENT_REQUESTS}, each with its own serial number",
+            serials.len()
         ));
-    }
-    outcome.prove(format!(
-        "{} of {CONCURRENT_REQUESTS}, each with its own serial number",
-        serials.len()
-    ));
-    outcome
+        Ok(())
+    })
+    .await
 }
 
 /// A new root is in the bundle before a leaf under it; a leaf of before stays valid afterwards.
 ///
 /// Changes the CA, and only where the subject says [how](Subject::with_rotation).
 pub async fn rotation(subject: &Subject<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
-    match subject.rotation {
-        Some(rotation) => {
-            if let Err(why) = rotate(subject, rotation, &mut outcome).await {
-                outcome.fail(why);
+    Outcome::of(async |outcome| {
+        let Some(rotation) = subject.rotation else {
+            outcome.declare("not tried: the subject says no way to replace the CA");
+            return Ok(());
+        };
+        let before = subject.bundle().await?;
+        let old_request = subject.new_request(subject.spec())?;
+        let old = subject.signed(&old_request, None).await?.chain;
+
+        subject.call("prepare", rotation.prepare()).await?;
+        let published = subject.bundle().await?;
+        let mut new_roots = published.clone();
+        for root in before.roots() {
+            if !published.contains(root.der()) {
+                outcome.fail(format!(
+                    "the root `{}` left the bundle while certificates under it are alive",
+                    root.subject()
+                ));
             }
+            new_roots = new_roots.without_root(root.der())?;
         }
-        None => outcome.declare("not tried: the subject says no way to replace the CA"),
-    }
-    outcome
-}
-
-async fn rotate(
-    subject: &Subject<'_>,
-    rotation: &dyn super::Rotation,
-    outcome: &mut Outcome,
-) -> Result<(), String> {
-    let one = |faults: Vec<String>| faults.join("; ");
-    let before = subject.bundle().await?;
-    let (old_request, _) = subject.new_request(subject.spec())?;
-    let old = subject.signed(&old_request, None).await.map_err(one)?.chain;
-
-    let prepared = subject.within("prepare", rotation.prepare()).await?;
-    prepared.map_err(|error| format!("preparing the next CA failed: {}", told(&error)))?;
-    let published = subject.bundle().await?;
-    let mut new_roots = published.clone();
-    for root in before.roots() {
-        if !published.contains(root.der()) {
-            outcome.fail(format!(
-                "the root `{}` left the bundle while certificates under it are alive",
-                root.subject()
-            ));
+        if new_roots.is_empty() {
+            return Err("the next CA was prepared, but the bundle holds no new root".into());
         }
-        new_roots = new_roots
-            .without_root(root.der())
-            .map_err(|error| told(&error))?;
-    }
-    if new_roots.is_empty() {
-        return Err("the next CA was prepared, but the bundle holds no new root".to_owned());
-    }
-    let proven = |chain: &SignedChain, request: &CertificateRequest, bundle| {
-        let verdict = subject.judge(chain, request, None, bundle);
-        verdict.faults
-    };
-    outcome.fail_all(
-        "the leaf of before, once the next CA was prepared",
-        proven(&old, &old_request, &published),
-    );
-    let (request, _) = subject.new_request(subject.spec())?;
-    let between = subject.sign(&request).await?;
-    let between = between.map_err(|error| format!("`sign` failed: {}", told(&error)))?;
-    outcome.fail_all(
-        "a leaf signed once the next CA was prepared",
-        proven(&between, &request, &published),
-    );
+        let proven = |chain: &SignedChain, request: &CertificateRequest, bundle| {
+            subject.judge(chain, request, None, bundle).faults
+        };
+        outcome.fail_all(
+            "the leaf of before, once the next CA was prepared",
+            proven(&old, &old_request, &published),
+        );
+        let request = subject.new_request(subject.spec())?;
+        let between = subject.chain(&request).await?;
+        outcome.fail_all(
+            "a leaf signed once the next CA was prepared",
+            proven(&between, &request, &published),
+        );
 
-    let activated = subject.within("activate", rotation.activate()).await?;
-    activated.map_err(|error| format!("activating the next CA failed: {}", told(&error)))?;
-    let (request, _) = subject.new_request(subject.spec())?;
-    let new = subject.sign(&request).await?;
-    let new = new.map_err(|error| format!("`sign` failed: {}", told(&error)))?;
-    outcome.fail_all(
-        "a leaf of the next CA, by the roots that were published before it signed",
-        proven(&new, &request, &published),
-    );
-    outcome.fail_all(
-        "a leaf signed after the activation, by the new roots alone",
-        proven(&new, &request, &new_roots),
-    );
-    let after = subject.bundle().await?;
-    for (what, chain, request) in [
-        (
+        subject.call("activate", rotation.activate()).await?;
+        let request = subject.new_request(subject.spec())?;
+        let new = subject.chain(&request).await?;
+        outcome.fail_all(
+            "a leaf of the next CA, by the roots that were published before it signed",
+            proven(&new, &request, &published),
+        );
+        outcome.fail_all(
+            "a leaf signed after the activation, by the new roots alone",
+            proven(&new, &request, &new_roots),
+        );
+        let after = subject.bundle().await?;
+        outcome.fail_all(
             "the leaf of before, by the bundle of afterwards",
-            &old,
-            &old_request,
-        ),
-        ("the new leaf, by the bundle of afterwards", &new, &request),
-    ] {
-        let verdict = subject.judge(chain, request, None, &after);
-        outcome.fail_all(what, verdict.faults);
-    }
-    if outcome.passed() {
-        outcome.prove("the new root was published before it signed, and old leaves stay valid");
-    }
-    Ok(())
+            proven(&old, &old_request, &after),
+        );
+        outcome.fail_all(
+            "the new leaf, by the bundle of afterwards",
+            proven(&new, &request, &after),
+        );
+        if outcome.passed() {
+            outcome.prove("the new root was published before it signed, and old leaves stay valid");
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Whether an error says that the same may succeed later.
@@ -231,45 +186,20 @@ fn may_pass(error: &Error) -> bool {
 /// faster.
 async fn dropped_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let mut done = 0;
+    let mut left = polls;
     poll_fn(|context| {
-        if done < polls {
-            done += 1;
+        if left > 0 {
+            left -= 1;
             if let Poll::Ready(output) = future.as_mut().poll(context) {
                 return Poll::Ready(Some(output));
             }
         }
-        if done >= polls {
-            Poll::Ready(None)
-        } else {
-            Poll::Pending
+        match left {
+            0 => Poll::Ready(None),
+            _ => Poll::Pending,
         }
     })
     .await
-}
-
-/// All of these at once, in this task.
-async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
-    let mut outputs: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
-    poll_fn(|context| {
-        let mut waiting = false;
-        for (future, output) in running.iter_mut().zip(&mut outputs) {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    Poll::Ready(ready) => *output = Some(ready),
-                    Poll::Pending => waiting = true,
-                }
-            }
-        }
-        if waiting {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -307,7 +237,7 @@ mod tests {
                 index
             }
         });
-        let answers = all(calls).await;
+        let answers = join_all(calls).await;
         assert_eq!(answers, (0..CONCURRENT_REQUESTS).collect::<Vec<_>>());
     }
 }

@@ -1,6 +1,5 @@
 //! Who is tested, and what cannot be read off it.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +8,6 @@ use meshca_core::{
     PrivateKey, Profile, Result, SignedChain, SpiffeId, TrustBundle, TrustDomain,
 };
 
-use super::Outcome;
 use super::judge::{self, Expected, Lifetime, Verdict};
 
 /// How long one call to the issuer may take unless told otherwise: 30 seconds.
@@ -53,6 +51,9 @@ pub trait Rotation: Send + Sync {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("Subject {{ issuer: {issuer:?}, id: \"{id}\", .. }}")]
+#[must_use]
 pub struct Subject<'a> {
     pub(super) issuer: &'a dyn Issuer,
     pub(super) clock: &'a dyn Clock,
@@ -103,7 +104,6 @@ impl<'a> Subject<'a> {
     }
 
     /// What is behind the issuer, with its version, for the report: `Vault 1.21.0`.
-    #[must_use]
     pub fn with_server(mut self, server: impl Into<String>) -> Self {
         self.server = Some(server.into());
         self
@@ -111,21 +111,18 @@ impl<'a> Subject<'a> {
 
     /// A SPIFFE ID of a trust domain that it must not sign for. By default the same path in
     /// `foreign.<its own domain>`.
-    #[must_use]
     pub fn with_foreign_id(mut self, id: SpiffeId) -> Self {
         self.foreign_id = Some(id);
         self
     }
 
     /// The lifetime to ask for, an hour by default; what the issuer declares as its maximum limits it.
-    #[must_use]
     pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
     }
 
     /// How long one call may take, [`DEFAULT_DEADLINE`] by default.
-    #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -133,7 +130,6 @@ impl<'a> Subject<'a> {
 
     /// A DNS name that it signs, where it declares that it signs DNS names. `testkit.<trust domain>`
     /// by default.
-    #[must_use]
     pub fn with_dns_name(mut self, name: impl Into<String>) -> Self {
         self.dns_name = name.into();
         self
@@ -141,35 +137,30 @@ impl<'a> Subject<'a> {
 
     /// A URI that it signs beside the SPIFFE ID, where it declares that it does.
     /// `kuma://kuma.io/service/testkit` by default.
-    #[must_use]
     pub fn with_uri(mut self, uri: impl Into<String>) -> Self {
         self.uri = uri.into();
         self
     }
 
     /// A common name that it signs, where it declares that it does. `testkit` by default.
-    #[must_use]
     pub fn with_common_name(mut self, name: impl Into<String>) -> Self {
         self.common_name = name.into();
         self
     }
 
     /// A key to use for its type instead of making one. RSA keys take long to make.
-    #[must_use]
     pub fn with_key(mut self, key: &'a PrivateKey) -> Self {
         self.keys.push(key);
         self
     }
 
     /// Something that the CA refuses, by its policy for example, and the kind of error that it must be.
-    #[must_use]
     pub fn with_refusal(mut self, spec: CertificateSpec, kind: ErrorKind) -> Self {
         self.refusals.push((spec, kind));
         self
     }
 
     /// How its CA is replaced; otherwise the report says that it was not tried.
-    #[must_use]
     pub fn with_rotation(mut self, rotation: &'a dyn Rotation) -> Self {
         self.rotation = Some(rotation);
         self
@@ -177,7 +168,6 @@ impl<'a> Subject<'a> {
 
     /// Declares that the CA returns certificates in no particular order, or more than once. Core
     /// puts that right, but by default the kit wants to hear of it.
-    #[must_use]
     pub fn with_unordered_chains(mut self) -> Self {
         self.any_order = true;
         self
@@ -185,7 +175,6 @@ impl<'a> Subject<'a> {
 
     /// Declares that the CA sets no path length in the intermediates that it signs. Core reports it, since the key is
     /// ours; but by default the kit wants to hear of it.
-    #[must_use]
     pub fn with_unlimited_path_lengths(mut self) -> Self {
         self.any_path_length = true;
         self
@@ -193,7 +182,6 @@ impl<'a> Subject<'a> {
 
     /// Declares that the CA's clock is ahead of ours by up to this much. Core waits until a
     /// certificate begins, but by default the kit wants to hear of it.
-    #[must_use]
     pub fn with_clock_ahead(mut self, by: Duration) -> Self {
         self.clock_ahead = by;
         self
@@ -265,45 +253,51 @@ impl<'a> Subject<'a> {
         first.unwrap_or_default()
     }
 
-    /// A new key, for what is not to be mistaken for an earlier request.
-    pub(super) fn new_request(
-        &self,
-        spec: CertificateSpec,
-    ) -> Result<(CertificateRequest, PrivateKey), String> {
-        let key = PrivateKey::generate(spec.key_type()).map_err(|error| told(&error))?;
-        let request = CertificateRequest::for_key(spec, &key, self.clock.now())
-            .map_err(|error| told(&error))?;
-        Ok((request, key))
+    /// A request with a new key, for what is not to be mistaken for an earlier request.
+    pub(super) fn new_request(&self, spec: CertificateSpec) -> Result<CertificateRequest> {
+        let key = PrivateKey::generate(spec.key_type())?;
+        CertificateRequest::for_key(spec, &key, self.clock.now())
     }
 
     /// `sign` within the deadline.
     pub(super) async fn sign(
         &self,
         request: &CertificateRequest,
-    ) -> Result<Result<SignedChain>, String> {
+    ) -> Result<Result<SignedChain>, Faults> {
         self.within("sign", self.issuer.sign(request)).await
     }
 
-    pub(super) async fn bundle(&self) -> Result<TrustBundle, String> {
-        let answer = self.within("trust_bundle", self.issuer.trust_bundle());
-        answer
-            .await?
-            .map_err(|error| format!("`trust_bundle` failed: {}", told(&error)))
+    /// What `sign` must answer.
+    pub(super) async fn chain(&self, request: &CertificateRequest) -> Result<SignedChain, Faults> {
+        self.call("sign", self.issuer.sign(request)).await
+    }
+
+    pub(super) async fn bundle(&self) -> Result<TrustBundle, Faults> {
+        self.call("trust_bundle", self.issuer.trust_bundle()).await
+    }
+
+    /// A call that must succeed, within the deadline.
+    pub(super) async fn call<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T, Faults> {
+        let answer = self.within(what, call).await?;
+        Ok(answer.map_err(|error| format!("`{what}` failed: {}", told(&error)))?)
     }
 
     pub(super) async fn within<T>(
         &self,
         what: &str,
         call: impl Future<Output = T>,
-    ) -> Result<T, String> {
-        tokio::time::timeout(self.deadline, call)
-            .await
-            .map_err(|_| {
-                format!(
-                    "`{what}` did not answer within {:?} (slow, or waiting for what never comes)",
-                    self.deadline
-                )
-            })
+    ) -> Result<T, Faults> {
+        let answer = tokio::time::timeout(self.deadline, call).await;
+        Ok(answer.map_err(|_| {
+            format!(
+                "`{what}` did not answer within {:?} (slow, or waiting for what never comes)",
+                self.deadline
+            )
+        })?)
     }
 
     /// Has a request signed, with the bundle as core would fetch it, and judges the answer.
@@ -311,8 +305,8 @@ impl<'a> Subject<'a> {
         &self,
         request: &CertificateRequest,
         key: Option<&PrivateKey>,
-    ) -> Result<Signed, Vec<String>> {
-        let bundle = self.bundle().await.map_err(|fault| vec![fault])?;
+    ) -> Result<Signed, Faults> {
+        let bundle = self.bundle().await?;
         self.signed_under(&bundle, request, key).await
     }
 
@@ -322,20 +316,16 @@ impl<'a> Subject<'a> {
         bundle: &TrustBundle,
         request: &CertificateRequest,
         key: Option<&PrivateKey>,
-    ) -> Result<Signed, Vec<String>> {
-        let one = |fault| vec![fault];
-        let chain = match self.sign(request).await.map_err(one)? {
-            Ok(chain) => chain,
-            Err(error) => return Err(vec![format!("`sign` failed: {}", told(&error))]),
-        };
+    ) -> Result<Signed, Faults> {
+        let chain = self.chain(request).await?;
         let mut verdict = self.judge(&chain, request, key, bundle);
         if verdict.root_unknown {
-            let renewed = self.bundle().await.map_err(one)?;
+            let renewed = self.bundle().await?;
             if renewed != *bundle {
                 verdict = self.judge(&chain, request, key, &renewed);
             }
         }
-        if verdict.faults.is_empty() {
+        if verdict.faults.0.is_empty() {
             Ok(Signed { chain, verdict })
         } else {
             Err(verdict.faults)
@@ -371,34 +361,33 @@ impl<'a> Subject<'a> {
             },
         )
     }
+}
 
-    /// Has a request signed and judged, and writes down what came of it.
-    pub(super) async fn expect_signed(
-        &self,
-        outcome: &mut Outcome,
-        what: &str,
-        request: &CertificateRequest,
-        key: Option<&PrivateKey>,
-    ) -> Option<Signed> {
-        match self.signed(request, key).await {
-            Ok(signed) => {
-                outcome.prove(what);
-                Some(signed)
-            }
-            Err(faults) => {
-                outcome.fail_all(what, faults);
-                None
-            }
-        }
+/// What is wrong, in words.
+#[derive(Debug, Default)]
+pub(super) struct Faults(pub(super) Vec<String>);
+
+impl Faults {
+    pub(super) fn push(&mut self, fault: impl Into<String>) {
+        self.0.push(fault.into());
     }
 }
 
-impl fmt::Debug for Subject<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject")
-            .field("issuer", &self.issuer)
-            .field("id", &self.id.to_string())
-            .finish_non_exhaustive()
+impl From<String> for Faults {
+    fn from(fault: String) -> Self {
+        Self(vec![fault])
+    }
+}
+
+impl From<&str> for Faults {
+    fn from(fault: &str) -> Self {
+        fault.to_owned().into()
+    }
+}
+
+impl From<Error> for Faults {
+    fn from(error: Error) -> Self {
+        told(&error).into()
     }
 }
 

@@ -289,3 +289,11 @@ async fn delegated_issuers_at_two_levels() {
             .assert_passed();
     }
 }
+
+#[test]
+fn the_suite_may_run_on_any_thread() {
+    let clock = FakeClock::new();
+    let issuer = FaultyIssuer::new(domain(), Arc::new(clock.clone())).unwrap();
+    let subject = Subject::new(&issuer, &clock, id());
+    let _: Box<dyn Send> = Box::new(conformance::run_all(&subject));
+}
