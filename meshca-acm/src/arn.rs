@@ -1,13 +1,13 @@
 //! The name of a CA in AWS.
 
-use std::fmt;
 use std::str::FromStr;
 
 use meshca_core::{Error, ErrorKind, Result};
 
 /// `arn:<partition>:acm-pca:<region>:<account>:certificate-authority/<id>`
 /// (Service Authorization Reference, "Actions, resources, and condition keys for AWS Private Certificate Authority").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{text}")]
 pub(crate) struct CaArn {
     text: String,
     partition: String,
@@ -61,12 +61,6 @@ impl FromStr for CaArn {
             region: region.to_owned(),
             account: account.to_owned(),
         })
-    }
-}
-
-impl fmt::Display for CaArn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 

@@ -1,6 +1,5 @@
 //! As whom the control plane asks AWS.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
+use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::future::ProvideCredentials as Provided;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider};
 use aws_types::region::Region;
 use meshca_core::resource::{AwsCredentials, DataSource};
@@ -35,11 +34,12 @@ pub(crate) fn provider(
     clock: &Arc<dyn Clock>,
 ) -> meshca_core::Result<SharedCredentialsProvider> {
     if let Some(keys) = credentials {
-        return Ok(SharedCredentialsProvider::new(AccessKey {
+        let key = AccessKey {
             keys: keys.clone(),
             sources: sources.clone(),
             clock: Arc::clone(clock),
-        }));
+        };
+        return Ok(provided(key, AccessKey::read));
     }
     if sources.local_sources() == LocalSources::Refused {
         return Err(Error::new(
@@ -47,7 +47,18 @@ pub(crate) fn provider(
             "this control plane does not act under its own AWS identity for a resource: set `auth.awsCredentials`",
         ));
     }
-    Ok(SharedCredentialsProvider::new(Chain::new(region)))
+    Ok(provided(Chain::new(region), Chain::first))
+}
+
+/// What gives credentials, each time anew.
+fn provided<T, F>(source: T, provide: fn(Arc<T>) -> F) -> SharedCredentialsProvider
+where
+    T: Send + Sync + 'static,
+    F: Future<Output = Result> + Send + 'static,
+{
+    let source = Arc::new(source);
+    let provide = move || provide(Arc::clone(&source));
+    SharedCredentialsProvider::new(provide_credentials_fn(provide))
 }
 
 /// An access key from where the settings say.
@@ -58,7 +69,7 @@ struct AccessKey {
 }
 
 impl AccessKey {
-    async fn read(&self) -> Result {
+    async fn read(self: Arc<Self>) -> Result {
         let part = async |source: &DataSource, setting: &'static str| {
             let value = self.sources.read(source).await;
             let value: SecretValue = value.map_err(|error| {
@@ -66,93 +77,48 @@ impl AccessKey {
             })?;
             // Files and `kubectl create secret` end with a line feed.
             let text = value.expose_str().map(str::trim);
-            match text {
-                Some(text) if !text.is_empty() => Ok(text.to_owned()),
-                _ => Err(CredentialsError::invalid_configuration(
-                    Error::new(ErrorKind::InvalidConfig, "the value is empty, or no text")
-                        .with_context("setting", setting),
-                )),
-            }
+            let text = text.filter(|text| !text.is_empty()).ok_or_else(|| {
+                let error = Error::new(ErrorKind::InvalidConfig, "the value is empty, or no text");
+                CredentialsError::invalid_configuration(error.with_context("setting", setting))
+            })?;
+            Ok(text.to_owned())
         };
-        let id = part(&self.keys.access_key, "auth.awsCredentials.accessKey").await?;
-        let secret = part(
-            &self.keys.access_key_secret,
-            "auth.awsCredentials.accessKeySecret",
-        )
-        .await?;
+        let (id, secret) = (&self.keys.access_key, &self.keys.access_key_secret);
+        let id = part(id, "auth.awsCredentials.accessKey").await?;
+        let secret = part(secret, "auth.awsCredentials.accessKeySecret").await?;
         let expires = self.clock.now().checked_add(RELOAD_INTERVAL);
         // It takes ownership of both, and wipes them.
-        Ok(Credentials::new(
-            id,
-            secret,
-            None,
-            expires,
-            "awsCredentials",
-        ))
-    }
-}
-
-impl fmt::Debug for AccessKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessKey").finish_non_exhaustive()
-    }
-}
-
-impl ProvideCredentials for AccessKey {
-    fn provide_credentials<'a>(&'a self) -> Provided<'a>
-    where
-        Self: 'a,
-    {
-        Provided::new(self.read())
+        let credentials = Credentials::new(id, secret, None, expires, "awsCredentials");
+        Ok(credentials)
     }
 }
 
 /// The places of the SDK's default chain, in its order, each with a name: the SDK's own chain does not say which of them failed.
 /// Processes and SSO, which are for people, are not among them.
-struct Chain(Vec<(&'static str, SharedCredentialsProvider)>);
+struct Chain(Vec<(&'static str, Arc<dyn ProvideCredentials>)>);
 
 impl Chain {
     fn new(region: &str) -> Self {
         let region = Region::new(region.to_owned());
         let conf = ProviderConfig::default().with_region(Some(region));
-        let named = |name, provider| (name, provider);
+        let environment = EnvironmentVariableCredentialsProvider::new();
+        let profile = ProfileFileCredentialsProvider::builder().configure(&conf);
+        let token = WebIdentityTokenCredentialsProvider::builder().configure(&conf);
+        let container = EcsCredentialsProvider::builder().configure(&conf);
+        let instance = ImdsCredentialsProvider::builder().configure(&conf);
         Self(vec![
-            named(
-                "environment",
-                SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()),
-            ),
-            named(
-                "profile",
-                SharedCredentialsProvider::new(
-                    ProfileFileCredentialsProvider::builder()
-                        .configure(&conf)
-                        .build(),
-                ),
-            ),
-            named(
-                "web identity (EKS)",
-                SharedCredentialsProvider::new(
-                    WebIdentityTokenCredentialsProvider::builder()
-                        .configure(&conf)
-                        .build(),
-                ),
-            ),
-            named(
+            ("environment", Arc::new(environment)),
+            ("profile", Arc::new(profile.build())),
+            ("web identity (EKS)", Arc::new(token.build())),
+            (
                 "container (ECS, EKS Pod Identity)",
-                SharedCredentialsProvider::new(
-                    EcsCredentialsProvider::builder().configure(&conf).build(),
-                ),
+                Arc::new(container.build()),
             ),
-            named(
-                INSTANCE,
-                SharedCredentialsProvider::new(
-                    ImdsCredentialsProvider::builder().configure(&conf).build(),
-                ),
-            ),
+            (INSTANCE, Arc::new(instance.build())),
         ])
     }
 
-    async fn first(&self) -> Result {
+    async fn first(self: Arc<Self>) -> Result {
         let mut without = Vec::new();
         for (name, provider) in &self.0 {
             match provider.provide_credentials().await {
@@ -176,20 +142,5 @@ impl Chain {
                 without.join(", ")
             ),
         )))
-    }
-}
-
-impl fmt::Debug for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Chain").finish_non_exhaustive()
-    }
-}
-
-impl ProvideCredentials for Chain {
-    fn provide_credentials<'a>(&'a self) -> Provided<'a>
-    where
-        Self: 'a,
-    {
-        Provided::new(self.first())
     }
 }

@@ -1,7 +1,6 @@
 //! What an answer of AWS means.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -24,6 +23,8 @@ pub(crate) const IN_PROGRESS: &str = "RequestInProgressException";
 pub(crate) const NOT_FOUND: &str = "ResourceNotFoundException";
 /// A refused CA may sign more at any time, and nobody tells us: its quota was raised.
 const QUOTA_PAUSE: Duration = Duration::from_secs(600);
+/// In place of what AWS says of a signature that is of another time.
+const WRONG_CLOCK: &str = "the clock of the control plane is wrong: AWS accepts five minutes";
 /// As much of what a server says as an operator may want to read; it may be a page of HTML.
 const LONGEST: usize = 500;
 
@@ -59,120 +60,97 @@ where
 }
 
 fn refusal(code: &str, status: u16, said: &str, operation: &str, arn: &CaArn) -> Error {
-    let new = |kind, text: String| {
-        let said = match (code, said) {
-            ("", "") => format!("status {status}"),
-            ("", said) => said.to_owned(),
-            (code, "") => code.to_owned(),
-            (code, said) => format!("{code}: {said}"),
-        };
-        Error::new(kind, format!("{text} (AWS: {})", clipped(&said)))
-    };
+    use ErrorKind::*;
     let name = code.rsplit('#').next().unwrap_or(code);
-    match name.split(':').next().unwrap_or(name) {
+    let name = name.split(':').next().unwrap_or(name);
+    let (kind, text) = match name {
         "ThrottlingException" | "Throttling" | "ThrottledException" | "RequestThrottled"
-        | "TooManyRequestsException" | "RequestLimitExceeded" => new(
-            ErrorKind::RateLimited,
+        | "TooManyRequestsException" | "RequestLimitExceeded" => (
+            RateLimited,
             format!("AWS has no time for `{operation}`: lower the rate of each control plane, or raise the quota of the account"),
-        )
-        .with_retry(Retry::Backoff),
-        QUOTA_USED_UP => new(
-            ErrorKind::Denied,
+        ),
+        QUOTA_USED_UP => (
+            Denied,
             "the CA has issued as many certificates as it may in its life (1,000,000 unless it was raised): raise the quota in Service Quotas, which is noticed in ten minutes, or use another CA, and consider `mode: Intermediate`".to_owned(),
-        )
-        .with_retry(Retry::After(QUOTA_PAUSE)),
-        IN_PROGRESS => new(
-            ErrorKind::Unavailable,
+        ),
+        IN_PROGRESS => (
+            Unavailable,
             "AWS has not made the certificate yet; the next call for the same request fetches it".to_owned(),
-        )
-        .with_retry(Retry::Backoff),
-        "InvalidStateException" => new(
-            ErrorKind::Unavailable,
+        ),
+        "InvalidStateException" => (
+            Unavailable,
             "the CA is not active (disabled, expired, or without a certificate): enable it, renew it, or install its certificate".to_owned(),
-        )
-        .with_retry(Retry::Backoff),
-        "RequestFailedException" => new(
-            ErrorKind::Unavailable,
+        ),
+        "RequestFailedException" => (
+            Unavailable,
             format!("AWS failed at `{operation}` and does not say why"),
-        )
-        .with_retry(Retry::Backoff),
-        "MalformedCSRException" => new(
-            ErrorKind::InvalidRequest,
+        ),
+        "MalformedCSRException" => (
+            InvalidRequest,
             "AWS does not accept the CSR: its key, its signature or its names".to_owned(),
         ),
-        "InvalidArgsException" | "ValidationException" | "InvalidParameterException" => new(
-            ErrorKind::InvalidRequest,
+        "InvalidArgsException" | "ValidationException" | "InvalidParameterException" => (
+            InvalidRequest,
             format!("AWS does not accept what was asked for with `{operation}`"),
         ),
-        "InvalidArnException" => new(
-            ErrorKind::InvalidConfig,
+        "InvalidArnException" => (
+            InvalidConfig,
             format!("AWS does not accept the ARN `{arn}`: correct it"),
         ),
-        NOT_FOUND => new(
-            ErrorKind::NotFound,
+        NOT_FOUND => (
+            NotFound,
             format!("there is no CA `{arn}`: correct the ARN; a CA that was deleted can be restored for some days"),
-        )
-        .with_retry(Retry::Backoff),
-        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => denied(&new, operation, arn),
-        "RequestExpired" | "RequestExpiredException" | "RequestTimeTooSkewed" | "RequestInTheFuture" => clock(&new),
-        "InvalidSignatureException" | "SignatureDoesNotMatch" if is_clock(said) => clock(&new),
-        "InvalidSignatureException" | "SignatureDoesNotMatch" => new(
-            ErrorKind::Unauthenticated,
+        ),
+        "RequestExpired" | "RequestExpiredException" | "RequestTimeTooSkewed" | "RequestInTheFuture" => {
+            (Unauthenticated, WRONG_CLOCK.to_owned())
+        }
+        "InvalidSignatureException" | "SignatureDoesNotMatch" if is_clock(said) => {
+            (Unauthenticated, WRONG_CLOCK.to_owned())
+        }
+        "InvalidSignatureException" | "SignatureDoesNotMatch" => (
+            Unauthenticated,
             "AWS does not accept our signature: the secret access key does not fit its ID".to_owned(),
-        )
-        .with_retry(Retry::Backoff),
-        "ExpiredTokenException" | "ExpiredToken" => new(
-            ErrorKind::Unauthenticated,
+        ),
+        "ExpiredTokenException" | "ExpiredToken" => (
+            Unauthenticated,
             "the AWS credentials have expired, and whoever gave them has not replaced them".to_owned(),
-        )
-        .with_retry(Retry::Backoff),
+        ),
         "UnrecognizedClientException" | "InvalidClientTokenId" | "MissingAuthenticationTokenException"
-        | "IncompleteSignatureException" | "NotAuthorized" | "OptInRequired" => new(
-            ErrorKind::Unauthenticated,
+        | "IncompleteSignatureException" | "NotAuthorized" | "OptInRequired" => (
+            Unauthenticated,
             "AWS does not know the credentials: they are deleted, disabled, or of another partition".to_owned(),
-        )
-        .with_retry(Retry::Backoff),
-        _ if status >= 500 => new(
-            ErrorKind::Unavailable,
-            format!("AWS failed at `{operation}`"),
-        )
-        .with_retry(Retry::Backoff),
-        _ if status == 429 => new(
-            ErrorKind::RateLimited,
-            format!("AWS has no time for `{operation}`"),
-        )
-        .with_retry(Retry::Backoff),
-        _ if matches!(status, 401 | 403) => denied(&new, operation, arn),
-        _ => new(
-            ErrorKind::BadResponse,
+        ),
+        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => {
+            (Denied, denied(operation, arn))
+        }
+        _ if status >= 500 => (Unavailable, format!("AWS failed at `{operation}`")),
+        _ if status == 429 => (RateLimited, format!("AWS has no time for `{operation}`")),
+        _ if matches!(status, 401 | 403) => (Denied, denied(operation, arn)),
+        _ => (
+            BadResponse,
             format!("AWS answered `{operation}` with what we do not know"),
         ),
-    }
+    };
+    let said = match (code, said) {
+        ("", "") => format!("status {status}"),
+        ("", said) => said.to_owned(),
+        (code, "") => code.to_owned(),
+        (code, said) => format!("{code}: {said}"),
+    };
+    let retry = match kind {
+        _ if name == QUOTA_USED_UP => Retry::After(QUOTA_PAUSE),
+        InvalidRequest | InvalidConfig | BadResponse => Retry::Never,
+        // Credentials and the CA are put right at AWS, and policies take a while until they are known everywhere.
+        _ => Retry::Backoff,
+    };
+    Error::new(kind, format!("{text} (AWS: {})", clipped(&said))).with_retry(retry)
 }
 
-fn denied(new: &dyn Fn(ErrorKind, String) -> Error, operation: &str, arn: &CaArn) -> Error {
-    new(
-        ErrorKind::Denied,
-        format!(
-            "IAM does not allow `acm-pca:{operation}`: add {} to the policy of the control plane, and for a CA of another account to the share or the CA's policy as well",
-            statement(operation, arn)
-        ),
+/// Names the statement that is missing.
+fn denied(operation: &str, arn: &CaArn) -> String {
+    format!(
+        r#"IAM does not allow `acm-pca:{operation}`: add `{{"Effect": "Allow", "Action": "acm-pca:{operation}", "Resource": "{arn}"}}` to the policy of the control plane, and for a CA of another account to the share or the CA's policy as well"#
     )
-    // Policies take a while until they are known everywhere.
-    .with_retry(Retry::Backoff)
-}
-
-/// The statement that is missing.
-fn statement(operation: &str, arn: &CaArn) -> String {
-    format!(r#"`{{"Effect": "Allow", "Action": "acm-pca:{operation}", "Resource": "{arn}"}}`"#)
-}
-
-fn clock(new: &dyn Fn(ErrorKind, String) -> Error) -> Error {
-    new(
-        ErrorKind::Unauthenticated,
-        "the clock of the control plane is wrong: AWS accepts five minutes".to_owned(),
-    )
-    .with_retry(Retry::Backoff)
 }
 
 /// "Signature expired: … is now earlier than …", "Signature not yet current: …".
@@ -191,26 +169,15 @@ fn credentials_error(error: &(dyn StdError + 'static)) -> Option<Error> {
         Some(kind) => kind,
         None => ErrorKind::Unauthenticated,
     };
-    let why = match ours {
-        Some(ours) => in_words(ours),
-        None => in_words(failed),
-    };
-    let error = Error::new(
-        kind,
-        format!("there are no AWS credentials to ask with: {why}"),
-    );
-    Some(error.with_retry(Retry::Backoff))
+    let why = ours.map_or_else(|| in_words(failed), |ours| in_words(ours));
+    let message = format!("there are no AWS credentials to ask with: {why}");
+    Some(Error::new(kind, message).with_retry(Retry::Backoff))
 }
 
 fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    let mut next = error.source();
-    std::iter::from_fn(move || {
-        let cause = next?;
-        next = cause.source();
-        Some(cause)
-    })
+    std::iter::successors(error.source(), |&cause| cause.source())
 }
 
 fn unreachable_aws<E>(error: SdkError<E, HttpResponse>, operation: &str) -> Error
@@ -258,16 +225,8 @@ pub(crate) fn in_words(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// An error of the SDK in words: its own type holds requests and answers.
-#[derive(Debug)]
-struct Said(String);
-
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for Said {}
+#[derive(Debug, derive_more::Display, derive_more::Error)]
+struct Said(#[error(not(source))] String);
 
 /// Has the SDK not try again where the CA's quota is used up.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use crate::settings::{AcmSettings, Rates, Template};
 /// Builds issuers of the type `acmpca` (or `acm`). All that are for CAs of one account in one region share its rates, for so do
 /// their quotas at AWS.
 #[derive(Debug, Default)]
+#[must_use]
 pub struct AcmFactory {
     rates: Rates,
     template: Template,
@@ -33,28 +34,24 @@ pub fn factory() -> AcmFactory {
 
 impl AcmFactory {
     /// See [`AcmSettings::with_issue_rate`] and [`AcmSettings::with_fetch_rate`].
-    #[must_use]
     pub fn with_rates(mut self, issue: NonZeroU32, fetch: NonZeroU32) -> Self {
         self.rates = Rates { issue, fetch };
         self
     }
 
     /// See [`AcmSettings::with_template`].
-    #[must_use]
     pub fn with_template(mut self, template: Template) -> Self {
         self.template = template;
         self
     }
 
     /// See [`AcmSettings::with_fleet`]; for each of its issuers.
-    #[must_use]
     pub fn with_fleet(mut self, workloads: u64) -> Self {
         self.fleet = Some(workloads);
         self
     }
 
     /// See [`AcmSettings::with_endpoint`].
-    #[must_use]
     pub fn with_endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
@@ -84,17 +81,11 @@ impl IssuerFactory for AcmFactory {
         if let Some(timeout) = config.request_timeout() {
             settings = settings.with_timeout(timeout);
         }
+        let (account, region) = (settings.arn.account(), settings.arn.region());
         let paces = {
             let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (
-                settings.arn.account().to_owned(),
-                settings.arn.region().to_owned(),
-            );
-            Arc::clone(
-                paces
-                    .entry(key)
-                    .or_insert_with(|| Arc::new(Paces::new(self.rates))),
-            )
+            let paces = paces.entry((account.to_owned(), region.to_owned()));
+            Arc::clone(paces.or_insert_with(|| Arc::new(Paces::new(self.rates))))
         };
         let clock = Arc::clone(context.clock());
         let issuer = AcmIssuer::with_paces(settings, context.sources()?, clock, paces)?;

@@ -1,6 +1,5 @@
 //! The issuer: what AWS signs, as the contract has it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +36,9 @@ const MAX_TOKEN: usize = 36;
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// An issuer that has AWS Private CA sign.
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("AcmIssuer {{ settings: {:?}, .. }}", authority.settings)]
+#[display("AWS Private CA {}", authority.settings.arn)]
 pub struct AcmIssuer {
     authority: Arc<Authority>,
     paces: Arc<Paces>,
@@ -349,20 +351,6 @@ impl Issuer for AcmIssuer {
     async fn check(&self) -> Result<CheckReport> {
         let checked = crate::check::check(&self.authority).await;
         checked.map_err(|error| error.with_context("issuer", self))
-    }
-}
-
-impl fmt::Display for AcmIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AWS Private CA {}", self.authority.settings.arn)
-    }
-}
-
-impl fmt::Debug for AcmIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AcmIssuer")
-            .field("settings", &self.authority.settings)
-            .finish_non_exhaustive()
     }
 }
 

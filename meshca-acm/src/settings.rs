@@ -77,6 +77,7 @@ impl Template {
 /// | [`with_fleet`](Self::with_fleet) | not known | `the_defaults_of_the_settings` |
 /// | [`with_endpoint`](Self::with_endpoint) | AWS' own | `the_defaults_of_the_settings` |
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct AcmSettings {
     pub(crate) conf: AcmConf,
     pub(crate) arn: CaArn,
@@ -130,7 +131,6 @@ impl AcmSettings {
     }
 
     /// What AWS puts into a workload's certificate. Intermediates always have `SubordinateCACertificate_PathLen<n>/V1`.
-    #[must_use]
     pub fn with_template(mut self, template: Template) -> Self {
         self.template = template;
         self
@@ -138,14 +138,12 @@ impl AcmSettings {
 
     /// How many certificates are asked for per second; further calls wait their turn. The quota is one for all control planes
     /// of an account in a region: share it between them.
-    #[must_use]
     pub fn with_issue_rate(mut self, per_second: NonZeroU32) -> Self {
         self.rates.issue = per_second;
         self
     }
 
     /// How many certificates are fetched per second; three times as many as are asked for is about right.
-    #[must_use]
     pub fn with_fetch_rate(mut self, per_second: NonZeroU32) -> Self {
         self.rates.fetch = per_second;
         self
@@ -153,21 +151,18 @@ impl AcmSettings {
 
     /// For how long an issued certificate is fetched. What is not there by then is not lost: the next call for the same request
     /// goes on fetching it. With zero, it is asked for once per call.
-    #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
     /// After how long the CA is looked at again, so that a renewed certificate of it is noticed; a second at least.
-    #[must_use]
     pub fn with_ca_refresh(mut self, interval: Duration) -> Self {
         self.ca_refresh = interval.max(MIN_CA_REFRESH);
         self
     }
 
     /// The lifetime that certificates will be asked for; only [`check`](meshca_core::Issuer::check) uses it, for what it will cost.
-    #[must_use]
     pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
@@ -175,7 +170,6 @@ impl AcmSettings {
 
     /// How many workloads there are, about; only [`check`](meshca_core::Issuer::check) uses it, and warns if the CA's quota is
     /// used up within a year.
-    #[must_use]
     pub fn with_fleet(mut self, workloads: u64) -> Self {
         self.fleet = Some(workloads);
         self
@@ -183,14 +177,12 @@ impl AcmSettings {
 
     /// Says that the CA will sign intermediates instead of leaves (`mode: Intermediate`); only
     /// [`check`](meshca_core::Issuer::check) uses it.
-    #[must_use]
     pub fn with_intermediates(mut self, signed: bool) -> Self {
         self.intermediates = signed;
         self
     }
 
     /// Calls another address than AWS' own for the region: a VPC endpoint, or a test server. It begins with `https://` or `http://`.
-    #[must_use]
     pub fn with_endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
