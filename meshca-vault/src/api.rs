@@ -3,13 +3,11 @@
 //! Every field that a version or a fork of Vault may leave out is optional.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use bytes::Bytes;
 use http::Method;
 use meshca_core::{Error, ErrorKind, Result};
 use rustify::endpoint::Endpoint;
-use rustify::enums::RequestMethod;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -33,23 +31,15 @@ impl<T> Envelope<'_, T> {
 }
 
 /// What a login or a renewal gives. The token is borrowed from the answer, whose memory is wiped.
-#[derive(Deserialize)]
+#[derive(Deserialize, derive_more::Debug)]
 pub(crate) struct AuthInfo<'a> {
+    #[debug(skip)]
     #[serde(borrow)]
     pub(crate) client_token: Cow<'a, str>,
     #[serde(default)]
     pub(crate) lease_duration: u64,
     #[serde(default)]
     pub(crate) renewable: bool,
-}
-
-impl fmt::Debug for AuthInfo<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthInfo")
-            .field("lease_duration", &self.lease_duration)
-            .field("renewable", &self.renewable)
-            .finish_non_exhaustive()
-    }
 }
 
 /// The answer to `auth/token/lookup-self`.
@@ -124,15 +114,9 @@ impl IssuerInfo {
             Some(Chain::List(list)) => list,
         };
         let parts = std::iter::once(&self.certificate).chain(chain);
-        let mut text = String::new();
-        for part in parts
-            .map(|part| part.trim())
-            .filter(|part| !part.is_empty())
-        {
-            text.push_str(part);
-            text.push('\n');
-        }
-        text
+        let parts = parts.map(|part| part.trim());
+        let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+        parts.join("\n")
     }
 }
 
@@ -156,22 +140,13 @@ pub(crate) struct Role {
 /// A request as vaultrs describes it: its method, its path and its body. The rest of vaultrs is left alone; see the
 /// crate's architecture notes.
 pub(crate) fn call(endpoint: &impl Endpoint) -> Result<Call> {
-    let unusable = |error| {
+    let body = endpoint.body().map_err(|error| {
         Error::new(ErrorKind::Internal, "a request to Vault cannot be written").with_source(error)
-    };
-    let method = match endpoint.method() {
-        RequestMethod::GET => Method::GET,
-        RequestMethod::DELETE => Method::DELETE,
-        RequestMethod::HEAD => Method::HEAD,
-        RequestMethod::LIST => Method::from_bytes(b"LIST").map_err(|error| {
-            Error::new(ErrorKind::Internal, "LIST is no method").with_source(error)
-        })?,
-        _ => Method::POST,
-    };
+    })?;
     Ok(Call {
-        method,
+        method: endpoint.method().into(),
         path: endpoint.path().trim().trim_start_matches('/').to_owned(),
-        body: Bytes::from(endpoint.body().map_err(unusable)?.unwrap_or_default()),
+        body: body.unwrap_or_default().into(),
     })
 }
 

@@ -17,17 +17,13 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
     let mut report = CheckReport::new();
     // A caCert or client certificate that was replaced counts as it is now.
     issuer.client.reload().await?;
-    if let Some(warning) = health(issuer).await? {
-        report = report.with_warning(warning);
-    }
+    report.warnings.extend(health(issuer).await?);
     issuer.sessions.token_now().await?;
     if issuer.settings.intermediates {
         probe(issuer, Profile::Intermediate { path_len: 0 }).await?;
     } else {
         probe(issuer, Profile::Workload).await?;
-        for warning in role(issuer).await? {
-            report = report.with_warning(warning);
-        }
+        report.warnings.extend(role(issuer).await?);
     }
     let now = issuer.clock.now();
     for root in issuer.trust.bundle().await?.roots() {
@@ -52,13 +48,8 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
             "the connection is not encrypted, so the token can be read on the way: use `https://`",
         );
     }
-    if issuer
-        .client
-        .conf()
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.skip_verify)
-    {
+    let tls = issuer.client.conf().tls.as_ref();
+    if tls.is_some_and(|tls| tls.skip_verify) {
         report = report.with_warning(
             "`tls.skipVerify` trusts any server with the token and with every identity: set `tls.caCert` instead",
         );
@@ -74,12 +65,9 @@ async fn ends(issuer: &VaultIssuer) -> bool {
     let Ok(call) = api::call(&LookupTokenSelfRequest::default()) else {
         return false;
     };
-    match issuer.ask::<TokenInfo>(&call).await {
-        Ok(told) => {
-            told.data.expire_time.is_some() && told.data.period.is_none_or(|period| period == 0)
-        }
-        Err(_) => false,
-    }
+    issuer.ask::<TokenInfo>(&call).await.is_ok_and(|told| {
+        told.data.expire_time.is_some() && told.data.period.is_none_or(|period| period == 0)
+    })
 }
 
 /// `sys/health` answers without a login, and with a status of its own for each state.

@@ -1,12 +1,11 @@
 //! A Vault that is called, and whose answers are read.
 
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
 use meshca_core::resource::{VaultAuth, VaultConf};
-use meshca_core::secret::SourceReader;
+use meshca_core::secret::{SourceReader, SourceRef};
 use meshca_core::{Error, ErrorKind, Result, SecretValue};
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
@@ -52,6 +51,8 @@ pub(crate) struct Told<T> {
 }
 
 /// One Vault as the settings describe it. TLS is set up at the first call, and anew when its sources change.
+#[derive(derive_more::Debug)]
+#[debug("VaultClient {{ base: \"{base}\", namespace: {namespace:?}, .. }}")]
 pub(crate) struct VaultClient {
     base: Url,
     namespace: Option<HeaderValue>,
@@ -60,15 +61,6 @@ pub(crate) struct VaultClient {
     sources: SourceReader,
     timeout: Duration,
     transport: Mutex<Option<(Material, Transport)>>,
-}
-
-impl fmt::Debug for VaultClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VaultClient")
-            .field("base", &self.base.as_str())
-            .field("namespace", &self.namespace)
-            .finish_non_exhaustive()
-    }
 }
 
 impl VaultClient {
@@ -99,8 +91,14 @@ impl VaultClient {
         &self.conf
     }
 
-    pub(crate) fn sources(&self) -> &SourceReader {
-        &self.sources
+    /// Reads what a setting names.
+    pub(crate) async fn read(
+        &self,
+        source: impl Into<SourceRef<'_>> + Send,
+        setting: &'static str,
+    ) -> Result<SecretValue> {
+        let value = self.sources.read(source).await;
+        value.map_err(|error| error.with_context("setting", setting))
     }
 
     /// The address that is called, for messages.
@@ -119,39 +117,41 @@ impl VaultClient {
         self.base.scheme() == "http" && !here
     }
 
+    fn transport(&self) -> MutexGuard<'_, Option<(Material, Transport)>> {
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads the sources of the TLS settings again, and uses what changed.
     ///
     /// # Errors
     ///
     /// If one cannot be read or used; what is in use stays in use.
-    pub(crate) async fn reload(&self) -> Result<()> {
+    pub(crate) async fn reload(&self) -> Result<Transport> {
         let material = self.material().await?;
-        let mut transport = self
-            .transport
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if transport.as_ref().is_none_or(|(used, _)| *used != material) {
-            let new = self.connect(&material)?;
-            *transport = Some((material, new));
+        let mut current = self.transport();
+        if let Some((used, transport)) = &*current
+            && *used == material
+        {
+            return Ok(transport.clone());
         }
-        Ok(())
+        let transport = self.connect(&material)?;
+        *current = Some((material, transport.clone()));
+        Ok(transport)
     }
 
     async fn material(&self) -> Result<Material> {
-        let read = async |source: &_, setting: &'static str| -> Result<SecretValue> {
-            let value = self.sources.read(source).await;
-            value.map_err(|error| error.with_context("setting", setting))
-        };
         let mut material = Material::default();
         if let Some(tls) = &self.conf.tls {
             material.skip_verify = tls.skip_verify;
             if let Some(source) = &tls.ca_cert {
-                material.ca_cert = Some(read(source, "tls.caCert").await?);
+                material.ca_cert = Some(self.read(source, "tls.caCert").await?);
             }
         }
         if let VaultAuth::Tls(auth) = &self.conf.auth {
-            let certificate = read(&auth.client_cert, "auth.tls.clientCert").await?;
-            let key = read(&auth.client_key, "auth.tls.clientKey").await?;
+            let certificate = self.read(&auth.client_cert, "auth.tls.clientCert").await?;
+            let key = self.read(&auth.client_key, "auth.tls.clientKey").await?;
             material.client = Some((certificate, key));
         }
         Ok(material)
@@ -171,24 +171,12 @@ impl VaultClient {
         ))
     }
 
-    fn transport(&self) -> Option<Transport> {
-        let transport = self
-            .transport
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        transport.as_ref().map(|(_, transport)| transport.clone())
-    }
-
     /// Makes a call, whatever comes back.
     pub(crate) async fn send(&self, call: &Call, token: Option<&Token>) -> Result<Answer> {
-        let transport = match self.transport() {
+        let known = self.transport().as_ref().map(|(_, known)| known.clone());
+        let transport = match known {
             Some(transport) => transport,
-            None => {
-                self.reload().await?;
-                self.transport().ok_or_else(|| {
-                    Error::new(ErrorKind::Internal, "there is no connection to Vault")
-                })?
-            }
+            None => self.reload().await?,
         };
         transport.send(call, token).await
     }

@@ -1,6 +1,5 @@
 //! The issuer, the paths at which Vault signs, and the meaning of Vault's refusals.
 
-use std::fmt;
 use std::sync::Arc;
 
 use meshca_core::secret::SourceReader;
@@ -18,6 +17,9 @@ use crate::trust::{Trust, without_ca};
 ///
 /// It lives in a tokio runtime: a task of its own keeps the token alive, and ends when the issuer
 /// is dropped. See the [crate] for what it does, and [`VaultSettings`] for what it can be told.
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("VaultIssuer {{ settings: {settings:?}, .. }}")]
+#[display("{}", name(client))]
 pub struct VaultIssuer {
     pub(crate) settings: VaultSettings,
     pub(crate) client: Arc<VaultClient>,
@@ -72,27 +74,16 @@ impl VaultIssuer {
         })
     }
 
-    /// The path that signs leaves, below `/v1/`; policies name it like this, too.
-    fn sign_path(&self) -> String {
-        let (mount, role) = (self.client.conf().mount(), &self.client.conf().role);
-        match &self.client.conf().issuer {
-            Some(issuer) => format!("{mount}/issuer/{issuer}/sign/{role}"),
-            None => format!("{mount}/sign/{role}"),
-        }
-    }
-
-    fn intermediate_path(&self) -> String {
-        let mount = self.client.conf().mount();
-        match &self.client.conf().issuer {
-            Some(issuer) => format!("{mount}/issuer/{issuer}/sign-intermediate"),
-            None => format!("{mount}/root/sign-intermediate"),
-        }
-    }
-
+    /// The path that signs, below `/v1/`; policies name it like this, too.
     pub(crate) fn path_for(&self, profile: Profile) -> String {
-        match profile {
-            Profile::Intermediate { .. } => self.intermediate_path(),
-            _ => self.sign_path(),
+        let conf = self.client.conf();
+        let (mount, role) = (conf.mount(), &conf.role);
+        let leaf = !matches!(profile, Profile::Intermediate { .. });
+        match &conf.issuer {
+            Some(issuer) if leaf => format!("{mount}/issuer/{issuer}/sign/{role}"),
+            Some(issuer) => format!("{mount}/issuer/{issuer}/sign-intermediate"),
+            None if leaf => format!("{mount}/sign/{role}"),
+            None => format!("{mount}/root/sign-intermediate"),
         }
     }
 
@@ -153,19 +144,5 @@ fn name(client: &VaultClient) -> String {
     match &conf.issuer {
         Some(issuer) => format!("vault at {address} (role {role} of {mount}, issuer {issuer})"),
         None => format!("vault at {address} (role {role} of {mount})"),
-    }
-}
-
-impl fmt::Display for VaultIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&name(&self.client))
-    }
-}
-
-impl fmt::Debug for VaultIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VaultIssuer")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use meshca_core::issuer::Flight;
 use meshca_core::{Error, ErrorKind, Result, Retry};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Failure, Told, VaultClient};
@@ -202,13 +202,7 @@ struct Inner {
 /// A task keeps the token alive; it ends with the sessions.
 pub(crate) struct Sessions {
     inner: Arc<Inner>,
-    keeper: AbortHandle,
-}
-
-impl Drop for Sessions {
-    fn drop(&mut self) {
-        self.keeper.abort();
-    }
+    _keeper: JoinSet<()>,
 }
 
 impl Sessions {
@@ -222,10 +216,11 @@ impl Sessions {
             verdicts: Flight::new(|task| drop(tokio::spawn(task))),
             changed: Arc::default(),
         });
-        let keeper = tokio::spawn(keep(Arc::downgrade(&inner), Arc::clone(&inner.changed)));
+        let mut keeper = JoinSet::new();
+        keeper.spawn(keep(Arc::downgrade(&inner), Arc::clone(&inner.changed)));
         Self {
             inner,
-            keeper: keeper.abort_handle(),
+            _keeper: keeper,
         }
     }
 
@@ -319,13 +314,12 @@ impl Inner {
                 });
             }
         }
-        let granted = match timeout(DEADLINE, self.grant()).await {
-            Ok(granted) => granted,
-            Err(_) => Err(Error::new(
+        let granted = timeout(DEADLINE, self.grant()).await.unwrap_or_else(|_| {
+            Err(Error::new(
                 ErrorKind::Timeout,
                 "logging in to Vault took too long: does the secret store, or AWS' metadata service, answer?",
-            )),
-        };
+            ))
+        });
         let granted = granted.map_err(|error| match (error.kind(), error.retry()) {
             // Credentials are read again each time, so another try may find better ones.
             (kind, Retry::Never) if kind != ErrorKind::Unsupported => {
@@ -415,11 +409,7 @@ impl Inner {
 
     /// Reads the credentials again.
     async fn reload(&self) {
-        let token = self
-            .state()
-            .current
-            .as_ref()
-            .map(|it| Arc::clone(&it.token));
+        let token = self.state().current.as_ref().map(|it| it.token.clone());
         let reloaded = timeout(DEADLINE, self.authority.reload(token.as_deref())).await;
         match reloaded.unwrap_or(Ok(false)) {
             Ok(false) => {}

@@ -16,7 +16,12 @@ use meshca_core::{DEFAULT_LIFETIME, TrustDomain};
 /// | [`with_lifetime`](Self::with_lifetime) | 24 h ([`DEFAULT_LIFETIME`]) |
 ///
 /// The `VaultConf` has defaults of its own: the mount is `pki`, the auth methods are at their usual paths.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug(
+    "VaultSettings {{ address: {:?}, mount: {:?}, role: {:?}, trust_domain: {trust_domain:?}, .. }}",
+    conf.address, conf.mount(), conf.role
+)]
+#[must_use]
 pub struct VaultSettings {
     pub(crate) conf: VaultConf,
     pub(crate) trust_domain: TrustDomain,
@@ -52,14 +57,12 @@ impl VaultSettings {
     }
 
     /// How long Vault has for one answer, the time to connect included.
-    #[must_use]
     pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
     /// After how long the roots of the mount are asked for again, so that a new one is known before it signs.
-    #[must_use]
     pub fn with_trust_refresh(mut self, interval: Duration) -> Self {
         self.trust_refresh = interval;
         self
@@ -67,7 +70,6 @@ impl VaultSettings {
 
     /// The lifetime that certificates will be asked for; only [`check`](meshca_core::Issuer::check) uses it, to say
     /// that the role does not allow it.
-    #[must_use]
     pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
@@ -75,7 +77,6 @@ impl VaultSettings {
 
     /// Says that certificates will carry `kuma://<tag>/<value>` URIs, as in the classic model; only
     /// [`check`](meshca_core::Issuer::check) uses it, to say that the role does not allow them.
-    #[must_use]
     pub fn with_tag_uris(mut self, carried: bool) -> Self {
         self.tag_uris = carried;
         self
@@ -83,7 +84,6 @@ impl VaultSettings {
 
     /// Says that Vault will sign intermediate CAs instead of leaves (`mode: Intermediate`); only
     /// [`check`](meshca_core::Issuer::check) uses it, to look at the right policy.
-    #[must_use]
     pub fn with_intermediates(mut self, signed: bool) -> Self {
         self.intermediates = signed;
         self
@@ -92,7 +92,6 @@ impl VaultSettings {
     /// For `auth.aws`: logs in with this access key. Without it, with the AWS identity of the control plane, which is
     /// looked for where AWS' own tools look: environment, profile, web identity (EKS), ECS, EC2.
     #[cfg(feature = "aws-auth")]
-    #[must_use]
     pub fn with_aws_access_key(
         mut self,
         id: impl Into<String>,
@@ -105,16 +104,5 @@ impl VaultSettings {
             session_token,
         });
         self
-    }
-}
-
-impl std::fmt::Debug for VaultSettings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VaultSettings")
-            .field("address", &self.conf.address)
-            .field("mount", &self.conf.mount())
-            .field("role", &self.conf.role)
-            .field("trust_domain", &self.trust_domain)
-            .finish_non_exhaustive()
     }
 }

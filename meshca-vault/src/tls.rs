@@ -5,7 +5,10 @@ use std::sync::Arc;
 use meshca_core::{Error, ErrorKind, Result, SecretValue};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    WantsVerifier,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -22,23 +25,19 @@ pub(crate) struct Material {
 impl Material {
     /// Trusts nobody: for a connection without TLS, which needs no CAs in memory.
     pub(crate) fn no_config() -> Result<ClientConfig> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        Ok(ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(internal)?
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth())
+        let trusting = builder()?.with_root_certificates(RootCertStore::empty());
+        Ok(trusting.with_no_client_auth())
     }
 
     pub(crate) fn config(&self) -> Result<ClientConfig> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(internal)?;
+        let builder = builder()?;
         let builder = match &self.ca_cert {
-            _ if self.skip_verify => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(NoVerification(provider))),
+            _ if self.skip_verify => {
+                let anyone = NoVerification(Arc::clone(builder.crypto_provider()));
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(anyone))
+            }
             Some(roots) => builder.with_root_certificates(root_store(roots)?),
             None => builder.with_platform_verifier().map_err(|error| {
                 Error::new(
@@ -73,8 +72,12 @@ impl Material {
     }
 }
 
-fn internal(error: rustls::Error) -> Error {
-    Error::new(ErrorKind::Internal, "TLS cannot be set up").with_source(error)
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    builder
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::new(ErrorKind::Internal, "TLS cannot be set up").with_source(error))
 }
 
 fn root_store(pem: &SecretValue) -> Result<RootCertStore> {

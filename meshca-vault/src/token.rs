@@ -1,6 +1,5 @@
 //! A Vault token, wiped when the last request with it is done.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,10 @@ use meshca_core::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 /// A token, in the form in which every request carries it.
-#[derive(Clone)]
+///
+/// Comparing it need not take constant time: both sides are ours.
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
+#[debug("Token([redacted])")]
 pub(crate) struct Token(HeaderValue);
 
 impl Token {
@@ -44,21 +46,6 @@ pub(crate) struct Lease {
     /// The rest of it; `None` if it does not end.
     pub(crate) ttl: Option<Duration>,
     pub(crate) renewable: bool,
-}
-
-/// Constant time is not needed: both sides are ours.
-impl PartialEq for Token {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Token {}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token([redacted])")
-    }
 }
 
 /// A header that nobody prints and whose memory is wiped with its last copy.

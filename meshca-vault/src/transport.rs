@@ -1,6 +1,5 @@
 //! HTTP to one address: what connects, what trusts, what gives up.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +24,9 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// A connection that was idle for longer is not used again: whatever stands between may have forgotten it.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// One request.
+/// One request. Its `Debug` does not show what is in it.
+#[derive(derive_more::Debug)]
+#[debug("Call({}, {} bytes)", self.describe(), body.len())]
 pub(crate) struct Call {
     pub(crate) method: Method,
     /// Below `/v1/`, as segments that are not encoded yet.
@@ -45,14 +46,9 @@ impl Call {
     }
 }
 
-/// Not what is in it.
-impl fmt::Debug for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Call({}, {} bytes)", self.describe(), self.body.len())
-    }
-}
-
-/// What came back, whatever the status.
+/// What came back, whatever the status. Its `Debug` does not show what is in it.
+#[derive(derive_more::Debug)]
+#[debug("Answer({status}, {} bytes)", body.len())]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     headers: HeaderMap,
@@ -75,13 +71,6 @@ impl Answer {
 
     fn location(&self) -> Option<&str> {
         self.headers.get(LOCATION)?.to_str().ok()
-    }
-}
-
-/// Not what is in it.
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answer({}, {} bytes)", self.status, self.body.len())
     }
 }
 
@@ -114,13 +103,11 @@ impl Transport {
         let builder = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http();
-        let connector = match server_name {
-            Some(name) => builder
-                .with_server_name_resolver(FixedServerNameResolver::new(name))
-                .enable_http1()
-                .wrap_connector(tcp),
-            None => builder.enable_http1().wrap_connector(tcp),
+        let builder = match server_name {
+            Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+            None => builder,
         };
+        let connector = builder.enable_http1().wrap_connector(tcp);
         Self {
             pool: Arc::new(Mutex::new((0, pool(&connector)))),
             connector,

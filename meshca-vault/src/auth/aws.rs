@@ -2,8 +2,6 @@
 //!
 //! Vault sends the request on to AWS; the secret key stays here. See Vault's `auth/aws`, "IAM auth method".
 
-use std::fmt;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -39,6 +37,8 @@ pub(crate) struct AccessKey {
 }
 
 /// Signs with the control plane's AWS identity.
+#[derive(derive_more::Debug)]
+#[debug("Signer {{ access_key: {}, .. }}", access_key.is_some())]
 pub(crate) struct Signer {
     pub(crate) access_key: Option<AccessKey>,
     /// Whether the control plane's own identity may be used.
@@ -81,9 +81,7 @@ impl Signer {
             request = request.header(SERVER_ID, id);
         }
         let request = request.body(Bytes::from_static(REQUEST.as_bytes()));
-        let (mut parts, body) = request
-            .map_err(|error| internal().with_source(error))?
-            .into_parts();
+        let (mut parts, body) = request.map_err(internal)?.into_parts();
         let context = context()?;
         let mut credential = self.credential(&context).await?;
         let signed = RequestSigner::new("sts", region)
@@ -92,16 +90,13 @@ impl Signer {
             .await;
         credential.secret_access_key.zeroize();
         credential.session_token.zeroize();
-        signed.map_err(|error| internal().with_source(error))?;
+        signed.map_err(internal)?;
         let mut headers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, value) in &parts.headers {
-            let value = value
-                .to_str()
-                .map_err(|error| internal().with_source(error))?;
+            let value = value.to_str().map_err(internal)?;
             headers.entry(name.as_str()).or_default().push(value);
         }
-        let headers =
-            serde_json::to_vec(&headers).map_err(|error| internal().with_source(error))?;
+        let headers = serde_json::to_vec(&headers).map_err(internal)?;
         Ok(Body {
             role: auth.role.clone(),
             iam_http_request_method: "POST",
@@ -151,17 +146,8 @@ impl Signer {
     }
 }
 
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let explicit = self.access_key.is_some();
-        f.debug_struct("Signer")
-            .field("access_key", &explicit)
-            .finish_non_exhaustive()
-    }
-}
-
-fn internal() -> Error {
-    Error::new(ErrorKind::Internal, "the AWS request cannot be signed")
+fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Internal, "the AWS request cannot be signed").with_source(error)
 }
 
 /// The places in which AWS credentials are by custom: environment, profile, web identity, ECS, EC2.
@@ -230,13 +216,5 @@ impl HttpSend for Metadata {
 }
 
 /// A boxed error as one of a type.
-#[derive(Debug)]
-struct Opaque(Box<dyn std::error::Error + Send + Sync>);
-
-impl fmt::Display for Opaque {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Opaque {}
+#[derive(Debug, derive_more::Display, derive_more::Error)]
+struct Opaque(#[error(not(source))] Box<dyn std::error::Error + Send + Sync>);

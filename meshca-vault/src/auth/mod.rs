@@ -3,6 +3,7 @@
 #[cfg(feature = "aws-auth")]
 pub(crate) mod aws;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -115,14 +116,9 @@ impl Authority for Login {
 }
 
 impl Login {
-    async fn read(&self, source: &DataSource, setting: &'static str) -> Result<SecretValue> {
-        let value = self.client.sources().read(source).await;
-        value.map_err(|error| error.with_context("setting", setting))
-    }
-
     /// `auth.token`: nobody is asked.
     async fn given(&self, source: &DataSource) -> Result<Grant> {
-        let value = self.read(source, "auth.token").await?;
+        let value = self.client.read(source, "auth.token").await?;
         let token = Token::new(value.expose());
         Ok(Grant {
             token: token.map_err(|error| error.with_context("source", SourceRef::from(source)))?,
@@ -134,10 +130,9 @@ impl Login {
     async fn certificate(&self) -> Result<Grant> {
         // The certificate may have been renewed since the connection was set up.
         self.client.reload().await?;
-        #[derive(Serialize)]
-        struct Body {}
         let hint = "is the certificate, or the CA that issued it, registered there (`vault write auth/cert/certs/…`), and unexpired?";
-        self.log_in_at("cert", "cert", &Body {}, None, hint).await
+        let body = BTreeMap::<&str, &str>::new();
+        self.log_in_at("cert", "cert", &body, None, hint).await
     }
 
     /// `auth.kubernetes`: the API server vouches for our service account.
@@ -145,38 +140,27 @@ impl Login {
         let path = auth.service_account_token_path.as_deref();
         let path = path.unwrap_or(Path::new(SERVICE_ACCOUNT_TOKEN));
         // Each time: the kubelet replaces it before it expires.
-        let jwt = self.client.sources().read(SourceRef::File(path)).await;
-        let jwt = jwt.map_err(|error| {
-            error.with_context("setting", "auth.kubernetes.serviceAccountTokenPath")
-        })?;
+        let setting = "auth.kubernetes.serviceAccountTokenPath";
+        let jwt = self.client.read(SourceRef::File(path), setting).await?;
         let jwt = text(&jwt, "the service account's token")?;
-        #[derive(Serialize)]
-        struct Body<'a> {
-            role: &'a str,
-            jwt: &'a str,
-        }
         let role = auth.role.as_str();
         let hint = format!(
             "is its config right (`kubernetes_host`, `token_reviewer_jwt`), and does its role `{role}` name this service account, its namespace and the token's audience?"
         );
         let mount = auth.mount_path.as_deref().unwrap_or("kubernetes");
-        self.log_in_at(mount, "kubernetes", &Body { role, jwt }, Some(jwt), &hint)
+        let body = BTreeMap::from([("role", role), ("jwt", jwt)]);
+        self.log_in_at(mount, "kubernetes", &body, Some(jwt), &hint)
             .await
     }
 
     /// `auth.appRole`.
     async fn app_role(&self, auth: &AppRoleAuth) -> Result<Grant> {
-        let secret = self.read(&auth.secret_id, "auth.appRole.secretId").await?;
+        let secret = self
+            .client
+            .read(&auth.secret_id, "auth.appRole.secretId")
+            .await?;
         let secret_id = text(&secret, "the secret ID")?;
-        #[derive(Serialize)]
-        struct Body<'a> {
-            role_id: &'a str,
-            secret_id: &'a str,
-        }
-        let body = Body {
-            role_id: &auth.role_id,
-            secret_id,
-        };
+        let body = BTreeMap::from([("role_id", auth.role_id.as_str()), ("secret_id", secret_id)]);
         let hint = "is `roleId` the role's, and is the secret ID one of it that is neither expired nor used up?";
         let mount = auth.mount_path.as_deref().unwrap_or("approle");
         self.log_in_at(mount, "approle", &body, Some(secret_id), hint)
