@@ -5,7 +5,7 @@ use kube::core::GroupVersionKind;
 use meshca_core::resource::IssuerRef;
 use meshca_core::{CheckReport, Error, ErrorKind, Result};
 
-use crate::crd::GROUP;
+use crate::crd::{Condition, GROUP};
 use crate::error::{code, from_kube, limited, line};
 use crate::rights::require;
 use crate::signing::Signing;
@@ -17,17 +17,9 @@ pub(crate) async fn check(signing: &Signing) -> Result<CheckReport> {
     let mut report = CheckReport::new();
     let resource = (GROUP, "certificaterequests");
     let namespace = &signing.settings.namespace;
-    require(
-        &signing.client,
-        namespace,
-        resource,
-        &VERBS,
-        "do what it has to",
-    )
-    .await?;
-    if let Some(warning) = issuer(signing).await? {
-        report = report.with_warning(warning);
-    }
+    let purpose = "do what it has to";
+    require(&signing.client, namespace, resource, &VERBS, purpose).await?;
+    report.warnings.extend(issuer(signing).await?);
     if signing.settings.conf.ca_cert.is_none() {
         report = report.with_warning(
             "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
@@ -83,26 +75,15 @@ async fn issuer(signing: &Signing) -> Result<Option<String>> {
             ));
         }
     };
-    let conditions = object
-        .data
-        .pointer("/status/conditions")
-        .and_then(|it| it.as_array());
-    let text = |condition: &serde_json::Value, field: &str| {
-        let value = condition.get(field).and_then(|value| value.as_str());
-        value.unwrap_or_default().to_owned()
-    };
-    let ready = conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| text(condition, "type") == "Ready");
+    let conditions = object.data.pointer("/status/conditions").cloned();
+    let conditions = conditions.map(serde_json::from_value::<Vec<Condition>>);
+    let mut conditions = conditions.into_iter().flatten().flatten();
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
     match ready {
-        Some(ready) if text(ready, "status") == "True" => Ok(None),
+        Some(ready) if ready.status == "True" => Ok(None),
         Some(ready) => Err(Error::new(
             ErrorKind::Unavailable,
-            format!(
-                "the {kind} `{name}` is not ready: {}",
-                line(&text(ready, "message"))
-            ),
+            format!("the {kind} `{name}` is not ready: {}", line(&ready.message)),
         )),
         None => Err(Error::new(
             ErrorKind::Unavailable,

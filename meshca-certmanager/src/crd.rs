@@ -1,15 +1,10 @@
 //! cert-manager's resources, as far as they are read and written here (`cert-manager.io/v1`).
 
-use std::borrow::Cow;
-
-use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
-use kube::core::NamespaceResourceScope;
+use k8s_openapi::{ByteString, Metadata, NamespaceResourceScope, Resource};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const GROUP: &str = "cert-manager.io";
-const VERSION: &str = "v1";
 
 /// A request to an issuer for one certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,8 +21,8 @@ pub(crate) struct CertificateRequest {
 impl CertificateRequest {
     pub(crate) fn new(metadata: ObjectMeta, spec: Spec) -> Self {
         Self {
-            api_version: format!("{GROUP}/{VERSION}"),
-            kind: Self::kind(&()).into_owned(),
+            api_version: Self::API_VERSION.to_owned(),
+            kind: Self::KIND.to_owned(),
             metadata,
             spec,
             status: None,
@@ -84,30 +79,22 @@ pub(crate) struct Condition {
 }
 
 impl Resource for CertificateRequest {
-    type DynamicType = ();
+    const API_VERSION: &'static str = "cert-manager.io/v1";
+    const GROUP: &'static str = GROUP;
+    const KIND: &'static str = "CertificateRequest";
+    const VERSION: &'static str = "v1";
+    const URL_PATH_SEGMENT: &'static str = "certificaterequests";
     type Scope = NamespaceResourceScope;
+}
 
-    fn kind((): &()) -> Cow<'_, str> {
-        "CertificateRequest".into()
-    }
+impl Metadata for CertificateRequest {
+    type Ty = ObjectMeta;
 
-    fn group((): &()) -> Cow<'_, str> {
-        GROUP.into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        VERSION.into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "certificaterequests".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
+    fn metadata(&self) -> &ObjectMeta {
         &self.metadata
     }
 
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
     }
 }

@@ -1,6 +1,5 @@
 //! The door through which the registry gets the issuer.
 
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -15,7 +14,9 @@ use crate::issuer::CertManagerIssuer;
 use crate::settings::{CertManagerSettings, DEFAULT_MAX_PENDING};
 
 /// Builds issuers of the type `certmanager` (or `cert-manager`).
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("CertManagerFactory {{ namespace: {namespace:?}, instance: {instance:?}, .. }}")]
+#[must_use]
 pub struct CertManagerFactory {
     client: Client,
     namespace: String,
@@ -42,26 +43,15 @@ pub fn factory(
 
 impl CertManagerFactory {
     /// See [`CertManagerSettings::with_max_pending`]; for each of its issuers.
-    #[must_use]
     pub fn with_max_pending(mut self, max: NonZeroUsize) -> Self {
         self.max_pending = max;
         self
     }
 
     /// See [`CertManagerSettings::with_owner`].
-    #[must_use]
     pub fn with_owner(mut self, pod: impl Into<String>, uid: impl Into<String>) -> Self {
         self.owner = Some((pod.into(), uid.into()));
         self
-    }
-}
-
-impl fmt::Debug for CertManagerFactory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertManagerFactory")
-            .field("namespace", &self.namespace)
-            .field("instance", &self.instance)
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,5 @@
 //! The issuer: what cert-manager signs, as the contract has it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +17,9 @@ use crate::trust::Trust;
 /// An issuer that has cert-manager sign.
 ///
 /// It lives in a tokio runtime: a task of its own watches the requests, from the first one on until the issuer is dropped.
+#[derive(derive_more::Debug, derive_more::Display)]
+#[debug("CertManagerIssuer {{ settings: {:?}, .. }}", signing.settings)]
+#[display("{}", signing.name())]
 pub struct CertManagerIssuer {
     signing: Arc<Signing>,
     trust: Trust,
@@ -78,19 +80,5 @@ impl Issuer for CertManagerIssuer {
         let report = crate::check::check(&self.signing).await?;
         self.trust.can_be_read().await?;
         Ok(report)
-    }
-}
-
-impl fmt::Display for CertManagerIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.signing.name())
-    }
-}
-
-impl fmt::Debug for CertManagerIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertManagerIssuer")
-            .field("settings", &self.signing.settings)
-            .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,6 @@ mod cache;
 mod follow;
 mod object;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
@@ -14,13 +13,13 @@ use kube::api::{DeleteParams, Preconditions};
 use meshca_core::{
     Error, ErrorKind, Expect, Result, SecretKey, SecretStore, SecretValue, StoredSecret, Version,
 };
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::api::Api;
 use self::cache::{Known, lock};
 use self::follow::follow;
-use self::object::{Change, NewSecret, Object, TYPE};
+use self::object::{Object, TYPE, Written};
 use crate::error::{code, from_kube};
 use crate::rights::require;
 
@@ -69,10 +68,12 @@ const MAX_LABEL_LEN: usize = 63;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("KubeSecretStore {{ namespace: {:?}, .. }}", api.namespace)]
 pub struct KubeSecretStore {
     api: Api,
     known: Arc<Known>,
-    task: OnceLock<AbortHandle>,
+    task: OnceLock<JoinSet<()>>,
 }
 
 impl KubeSecretStore {
@@ -94,13 +95,17 @@ impl KubeSecretStore {
     ///
     /// [`ErrorKind::Denied`] with the verbs to add; else as the API server answers.
     pub async fn check(&self) -> Result<()> {
-        let (client, namespace) = (self.api.client(), self.api.namespace());
+        let Api {
+            client, namespace, ..
+        } = &self.api;
         require(client, namespace, ("", RESOURCE), &VERBS, "keep secrets").await
     }
 
     fn watched(&self) {
         self.task.get_or_init(|| {
-            tokio::spawn(follow(self.api.clone(), Arc::clone(&self.known))).abort_handle()
+            let mut task = JoinSet::new();
+            task.spawn(follow(self.api.clone(), Arc::clone(&self.known)));
+            task
         });
     }
 
@@ -144,22 +149,6 @@ impl KubeSecretStore {
     }
 }
 
-impl Drop for KubeSecretStore {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
-    }
-}
-
-impl fmt::Debug for KubeSecretStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KubeSecretStore")
-            .field("namespace", &self.api.namespace())
-            .finish_non_exhaustive()
-    }
-}
-
 #[async_trait]
 impl SecretStore for KubeSecretStore {
     async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>> {
@@ -187,11 +176,11 @@ impl SecretStore for KubeSecretStore {
         }
         let (written, doing, verb) = match &expect {
             Expect::Absent => {
-                let secret = NewSecret::new(key, value);
+                let secret = Written::new(key, value);
                 (self.api.create(&secret).await, "create a secret", "create")
             }
             Expect::Version(version) if is_version(version) => {
-                let change = Change::new(version, value);
+                let change = Written::change(version, value);
                 let written = self.api.change(key.name(), &change).await;
                 (written, "change a secret", "patch")
             }
@@ -275,10 +264,8 @@ fn stored(object: &Object, key: &SecretKey) -> Result<StoredSecret> {
 
 /// A number, as all that Kubernetes gives out. It answers anything else with an error that is none of a conflict.
 fn is_version(version: &Version) -> bool {
-    version
-        .as_str()
-        .parse::<u64>()
-        .is_ok_and(|number| number > 0)
+    let number = version.as_str().parse::<u64>();
+    number.is_ok_and(|number| number > 0)
 }
 
 /// Whether the API server itself says that there is no such secret: others on the way answer 404 as well.

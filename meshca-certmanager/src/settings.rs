@@ -20,6 +20,7 @@ pub const DEFAULT_MAX_PENDING: NonZeroUsize = NonZeroUsize::new(100).unwrap();
 /// | [`with_max_pending`](Self::with_max_pending) | 100 ([`DEFAULT_MAX_PENDING`]) | `the_defaults_of_the_settings` |
 /// | [`with_owner`](Self::with_owner) | nobody | `the_defaults_of_the_settings` |
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct CertManagerSettings {
     pub(crate) conf: CertManagerConf,
     pub(crate) trust_domain: TrustDomain,
@@ -75,7 +76,6 @@ impl CertManagerSettings {
 
     /// How long a request may wait for approval and signature. What waits longer stays there for as long again, and a call for
     /// the same request finds it; then it is deleted, at the next of the clean-ups that are a timeout (and at least a second) apart.
-    #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -86,7 +86,6 @@ impl CertManagerSettings {
     ///
     /// There may be more `CertificateRequest`s than that: one that is signed stays until its certificate was verified, and one that was given
     /// up as [`with_timeout`](Self::with_timeout) says. Where nobody approves, these are up to three times as many.
-    #[must_use]
     pub fn with_max_pending(mut self, max: NonZeroUsize) -> Self {
         self.max_pending = max;
         self
@@ -97,7 +96,6 @@ impl CertManagerSettings {
     ///
     /// What a process that was killed has left is cleaned up by the next one of the same instance. Where pods come and go under
     /// ever new names, no such one may come; with an owner, Kubernetes deletes what the pod left when it is gone.
-    #[must_use]
     pub fn with_owner(mut self, pod: impl Into<String>, uid: impl Into<String>) -> Self {
         self.owner = Some((pod.into(), uid.into()));
         self
@@ -126,7 +124,7 @@ mod tests {
     #[test]
     fn an_instance_is_the_value_of_a_label() {
         for sound in ["a", "A.b_c-9", &"x".repeat(63)] {
-            settings(sound).unwrap();
+            let _ = settings(sound).unwrap();
         }
         for broken in ["", "-a", "a.", "a b", "ä", "a/b", &"x".repeat(64)] {
             let error = settings(broken).unwrap_err();

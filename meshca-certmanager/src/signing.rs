@@ -15,7 +15,7 @@ use meshca_core::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempts::{Attempt, Attempts, Leftovers, Object, wanted};
@@ -46,15 +46,9 @@ pub(crate) struct Signing {
 /// What goes on in the background, from the first request on.
 struct Work {
     requests: Requests,
-    cleaning: AbortHandle,
+    _cleaning: JoinSet<()>,
     /// An answer may be verified outside of the runtime.
     runtime: Handle,
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        self.cleaning.abort();
-    }
 }
 
 /// What an issuer answered.
@@ -79,10 +73,11 @@ impl Signing {
     /// Must be called inside a tokio runtime.
     pub(crate) fn requests(self: &Arc<Self>) -> &Requests {
         let work = self.work.get_or_init(|| {
-            let cleaning = tokio::spawn(clean_up(Arc::downgrade(self), self.settings.timeout));
+            let mut cleaning = JoinSet::new();
+            cleaning.spawn(clean_up(Arc::downgrade(self), self.settings.timeout));
             Work {
                 requests: Requests::watch(self.api.clone(), &self.settings.namespace, self.name()),
-                cleaning: cleaning.abort_handle(),
+                _cleaning: cleaning,
                 runtime: Handle::current(),
             }
         });
@@ -209,29 +204,17 @@ impl Signing {
         // Once more for what is deleted between the two calls.
         for _ in 0..3 {
             match limited(self.api.create(&PostParams::default(), &object)).await {
-                Ok(created) => return Ok(created),
-                Err(error) if code(&error) == Some(409) => {
-                    match limited(self.api.get_opt(name)).await {
-                        Ok(Some(existing)) => return Ok(existing),
-                        Ok(None) => {}
-                        Err(error) => {
-                            return Err(from_kube(
-                                error,
-                                "read a certificate request",
-                                "get",
-                                RESOURCE,
-                            ));
-                        }
-                    }
+                Err(error) if code(&error) == Some(409) => {}
+                made => {
+                    let doing = "create a certificate request";
+                    return made.map_err(|error| from_kube(error, doing, "create", RESOURCE));
                 }
-                Err(error) => {
-                    return Err(from_kube(
-                        error,
-                        "create a certificate request",
-                        "create",
-                        RESOURCE,
-                    ));
-                }
+            }
+            let existing = limited(self.api.get_opt(name))
+                .await
+                .map_err(|error| from_kube(error, "read a certificate request", "get", RESOURCE))?;
+            if let Some(existing) = existing {
+                return Ok(existing);
             }
         }
         Err(Error::new(

@@ -11,7 +11,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use crate::crd::CertificateRequest;
 use crate::error::line;
@@ -27,13 +27,7 @@ pub(crate) struct Requests {
     namespace: String,
     waiting: Arc<Waiting>,
     trouble: Arc<Mutex<Option<String>>>,
-    task: AbortHandle,
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: JoinSet<()>,
 }
 
 impl Requests {
@@ -51,7 +45,8 @@ impl Requests {
         let told = Arc::clone(&waiting);
         let trouble = Arc::default();
         let noted = Arc::clone(&trouble);
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
                 note(&noted, event.as_ref().err());
@@ -73,7 +68,7 @@ impl Requests {
             namespace: namespace.to_owned(),
             waiting,
             trouble,
-            task: task.abort_handle(),
+            _task: task,
         }
     }
 

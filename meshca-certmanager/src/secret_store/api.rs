@@ -9,13 +9,13 @@ use kube::core::Request;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::object::{Change, NewSecret, Object, Page};
+use super::object::{Object, Page, Written};
 use crate::error::limited;
 
 #[derive(Clone)]
 pub(super) struct Api {
-    client: Client,
-    namespace: String,
+    pub(super) client: Client,
+    pub(super) namespace: String,
     request: Request,
 }
 
@@ -29,39 +29,26 @@ impl Api {
         }
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    pub(super) fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
     pub(super) async fn get(&self, name: &str) -> Result<Object, kube::Error> {
         let request = self.request.get(name, &GetParams::default());
-        self.call(request.map_err(kube::Error::BuildRequest)?).await
+        self.call(request).await
     }
 
     pub(super) async fn list(&self, parameters: &ListParams) -> Result<Page, kube::Error> {
         let request = self.request.list(parameters);
-        self.call(request.map_err(kube::Error::BuildRequest)?).await
+        self.call(request).await
     }
 
-    pub(super) async fn create(&self, secret: &NewSecret<'_>) -> Result<Object, kube::Error> {
+    pub(super) async fn create(&self, secret: &Written) -> Result<Object, kube::Error> {
         let body = serde_json::to_vec(secret).map_err(kube::Error::SerdeError)?;
         let request = self.request.create(&PostParams::default(), body);
-        self.call(request.map_err(kube::Error::BuildRequest)?).await
+        self.call(request).await
     }
 
-    pub(super) async fn change(
-        &self,
-        name: &str,
-        change: &Change<'_>,
-    ) -> Result<Object, kube::Error> {
-        let request = self
-            .request
-            .patch(name, &PatchParams::default(), &Patch::Merge(change));
-        self.call(request.map_err(kube::Error::BuildRequest)?).await
+    pub(super) async fn change(&self, name: &str, change: &Written) -> Result<Object, kube::Error> {
+        let change = Patch::Merge(change);
+        let request = self.request.patch(name, &PatchParams::default(), &change);
+        self.call(request).await
     }
 
     pub(super) async fn delete(
@@ -88,8 +75,9 @@ impl Api {
 
     async fn call<T: DeserializeOwned>(
         &self,
-        request: http::Request<Vec<u8>>,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, kube::Error> {
+        let request = request.map_err(kube::Error::BuildRequest)?;
         let text = Zeroizing::new(limited(self.client.request_text(request)).await?);
         // The library's own message shows what it did not expect.
         serde_json::from_str(&text).map_err(|_| {

@@ -31,28 +31,23 @@ pub(super) struct Cache {
 
 #[derive(Debug)]
 struct State {
-    at: ResourceVersion,
+    at: u64,
     /// Nothing: it was deleted. Kept until the next list, or else a late word of an older state would revive it.
     object: Option<Object>,
 }
 
-/// A `resourceVersion`: a decimal number that grows with each change of anything.
+/// A `resourceVersion` as the decimal number that it is, which grows with each change of anything.
 ///
 /// Kubernetes promises the order since 1.35 (KEP-5504); etcd, which is behind every API server before, has always had it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ResourceVersion(u64);
-
-impl ResourceVersion {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self)
-    }
+fn number(resource_version: &str) -> Option<u64> {
+    resource_version.parse().ok()
 }
 
 impl Cache {
     /// Takes note of a change. Of a state whose place in the order is unknown, only that there was one: it will have to be asked for.
     pub(super) fn apply(&mut self, object: Object) {
         let name = object.metadata.name.clone();
-        match ResourceVersion::parse(&object.metadata.resource_version) {
+        match number(&object.metadata.resource_version) {
             Some(at) => self.set(name, at, Some(object)),
             None => self.lose(&name),
         }
@@ -60,7 +55,7 @@ impl Cache {
 
     /// Takes note of a deletion; `at` as the watch has it, or as the last state was.
     pub(super) fn delete(&mut self, name: &str, at: &str) {
-        match ResourceVersion::parse(at) {
+        match number(at) {
             Some(at) => self.set(name.to_owned(), at, None),
             None => self.lose(name),
         }
@@ -68,7 +63,7 @@ impl Cache {
 
     /// Takes note of what was asked for, and so may well be no change. The watch never speaks of Secrets of another type.
     pub(super) fn read(&mut self, object: Object) {
-        let ordered = ResourceVersion::parse(&object.metadata.resource_version).is_some();
+        let ordered = number(&object.metadata.resource_version).is_some();
         if ordered && object.type_ == TYPE {
             self.apply(object);
         } else {
@@ -76,7 +71,7 @@ impl Cache {
         }
     }
 
-    fn set(&mut self, name: String, at: ResourceVersion, object: Option<Object>) {
+    fn set(&mut self, name: String, at: u64, object: Option<Object>) {
         // A deletion that we made ourselves has the number of the state that it ended.
         let newer = self.states.get(&name).is_none_or(|state| {
             at > state.at || at == state.at && object.is_none() && state.object.is_some()
@@ -106,7 +101,7 @@ impl Cache {
 
     /// Takes note of everything that there was at one time. What was heard of later stays.
     pub(super) fn replace(&mut self, objects: Vec<Object>, at: &str) {
-        let at = ResourceVersion::parse(at);
+        let at = number(at);
         let listed: HashSet<&str> = objects.iter().map(|it| it.metadata.name.as_str()).collect();
         let gone = self.states.extract_if(|name, state| {
             !listed.contains(name.as_str()) && at.is_none_or(|at| state.at <= at)

@@ -39,7 +39,7 @@ pub(super) async fn follow(api: Api, known: Arc<Known>) {
             // Once, and not every few seconds for as long as a right is missing.
             if error != said {
                 tracing::warn!(
-                    namespace = %api.namespace(),
+                    namespace = %api.namespace,
                     %error,
                     "secrets cannot be watched for now: they are listed again, or read one by one"
                 );

@@ -4,13 +4,13 @@
 //! whole secret into one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshca_core::{SecretKey, SecretValue, Version};
-use serde::de::{Error, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 /// The type of the secrets that a mesh's resources name, as Kuma has it.
@@ -78,24 +78,11 @@ struct Base64(SecretValue);
 
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-
-        impl Visitor<'_> for Text {
-            type Value = Base64;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("base64")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Base64, E> {
-                // The library's own message shows the offending bytes.
-                let bytes = STANDARD.decode(text);
-                let bytes = bytes.map_err(|_| E::custom("the value of a secret is not base64"))?;
-                Ok(Base64(SecretValue::new(bytes)))
-            }
-        }
-
-        deserializer.deserialize_str(Text)
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        // The library's own message shows the offending bytes.
+        let bytes = STANDARD.decode(text.as_bytes());
+        let bytes = bytes.map_err(|_| D::Error::custom("the value of a secret is not base64"))?;
+        Ok(Self(SecretValue::new(bytes)))
     }
 }
 
@@ -107,67 +94,35 @@ impl Serialize for Base64 {
     }
 }
 
-/// A secret that is created.
+/// What is sent to have a secret written.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct NewSecret<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    #[serde(rename = "type")]
-    type_: &'static str,
-    metadata: NewMeta<'a>,
+pub(super) struct Written {
+    #[serde(flatten)]
+    about: serde_json::Value,
     data: Data,
 }
 
-#[derive(Serialize)]
-struct NewMeta<'a> {
-    name: &'a str,
-    labels: BTreeMap<&'static str, &'a str>,
-}
-
-impl<'a> NewSecret<'a> {
-    pub(super) fn new(key: &'a SecretKey, value: SecretValue) -> Self {
-        Self {
-            api_version: "v1",
-            kind: "Secret",
-            type_: TYPE,
-            metadata: NewMeta {
-                name: key.name(),
-                labels: BTreeMap::from([(MESH_LABEL, key.mesh())]),
-            },
-            data: Data::from(value),
-        }
+impl Written {
+    /// A secret that is created.
+    pub(super) fn new(key: &SecretKey, value: SecretValue) -> Self {
+        let about = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": TYPE,
+            "metadata": {"name": key.name(), "labels": {MESH_LABEL: key.mesh()}},
+        });
+        Self::of(about, value)
     }
-}
 
-/// The merge patch that changes a secret if it is in this state.
-#[derive(Serialize)]
-pub(super) struct Change<'a> {
-    metadata: ChangeMeta<'a>,
-    data: Data,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ChangeMeta<'a> {
-    resource_version: &'a str,
-}
-
-impl<'a> Change<'a> {
-    pub(super) fn new(version: &'a Version, value: SecretValue) -> Self {
-        Self {
-            metadata: ChangeMeta {
-                resource_version: version.as_str(),
-            },
-            data: Data::from(value),
-        }
+    /// The merge patch that changes a secret if it is in this state.
+    pub(super) fn change(version: &Version, value: SecretValue) -> Self {
+        let about = json!({"metadata": {"resourceVersion": version.as_str()}});
+        Self::of(about, value)
     }
-}
 
-impl From<SecretValue> for Data {
-    fn from(value: SecretValue) -> Self {
-        Self {
-            value: Some(Base64(value)),
-        }
+    fn of(about: serde_json::Value, value: SecretValue) -> Self {
+        let value = Some(Base64(value));
+        let data = Data { value };
+        Self { about, data }
     }
 }
