@@ -12,7 +12,7 @@ use meshca_core::{Clock, Error, ErrorKind, Result, SignedChain, TrustBundle, Tru
 use tokio::time::{Instant, timeout};
 
 use crate::error::{from_sdk, present};
-use crate::facts::{Facts, chain, not_active, signing_algorithm};
+use crate::facts::{Facts, chain, not_active, retain, signing_algorithm};
 use crate::settings::AcmSettings;
 
 /// How long `caCert` is not read again.
@@ -61,7 +61,9 @@ impl Known {
 
     /// An earlier root stays: what it vouched for lives on, and so do peers that know no other. Until it has expired.
     fn learn(&mut self, facts: Arc<Facts>, roots: Option<TrustBundle>, now: SystemTime) {
-        let earlier = self.roots.take().and_then(|all| unexpired(all, now));
+        let unexpired = |root: &TrustRoot| root.validity().not_after() > now;
+        let earlier = self.roots.take();
+        let earlier = earlier.and_then(|all| retain(all, unexpired).ok().flatten());
         self.roots = match (roots, earlier) {
             (Some(roots), Some(earlier)) => Some(roots.union(&earlier).unwrap_or(roots)),
             (roots, earlier) => roots.or(earlier),
@@ -69,15 +71,6 @@ impl Known {
         self.facts = Some(facts);
         self.not_before = None;
     }
-}
-
-fn unexpired(bundle: TrustBundle, now: SystemTime) -> Option<TrustBundle> {
-    let mut kept = bundle.clone();
-    let ended = |root: &&TrustRoot| root.validity().not_after() <= now;
-    for root in bundle.roots().iter().filter(ended) {
-        kept = kept.without_root(root.der()).ok()?;
-    }
-    (!kept.is_empty()).then_some(kept)
 }
 
 impl Authority {

@@ -67,20 +67,13 @@ impl IssuerFactory for AcmFactory {
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         let conf: &AcmConf = config.settings()?;
         let mut settings = AcmSettings::new(conf.clone(), context.trust_domain().clone())?
-            .with_template(self.template)
-            .with_issue_rate(self.rates.issue)
-            .with_fetch_rate(self.rates.fetch)
             .with_lifetime(config.lifetime())
             .with_intermediates(config.mode() == ExtensionMode::Intermediate);
-        if let Some(fleet) = self.fleet {
-            settings = settings.with_fleet(fleet);
-        }
-        if let Some(endpoint) = &self.endpoint {
-            settings = settings.with_endpoint(endpoint);
-        }
-        if let Some(timeout) = config.request_timeout() {
-            settings = settings.with_timeout(timeout);
-        }
+        settings.template = self.template;
+        settings.rates = self.rates;
+        settings.fleet = self.fleet;
+        settings.endpoint.clone_from(&self.endpoint);
+        settings.timeout = config.request_timeout().unwrap_or(settings.timeout);
         let (account, region) = (settings.arn.account(), settings.arn.region());
         let paces = {
             let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);

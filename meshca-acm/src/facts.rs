@@ -61,16 +61,9 @@ impl Facts {
     /// The root that the CA leads to, by what it is and not by where it stands: a chain that was imported without its root ends in
     /// an intermediate.
     pub(crate) fn roots(&self, domain: &TrustDomain) -> Result<TrustBundle> {
-        let mut roots: Option<TrustBundle> = None;
-        for certificate in self.chain.certificates() {
-            let one = TrustBundle::new(domain.clone(), [certificate.clone()])?;
-            if one.roots().iter().all(TrustRoot::is_self_signed) {
-                roots = Some(match roots {
-                    Some(all) => all.union(&one)?,
-                    None => one,
-                });
-            }
-        }
+        let certificates = self.chain.certificates().iter().cloned();
+        let all = TrustBundle::new(domain.clone(), certificates)?;
+        let roots = retain(all, TrustRoot::is_self_signed)?;
         roots.ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidConfig,
@@ -97,6 +90,16 @@ impl Facts {
             _ => Ok(()),
         }
     }
+}
+
+/// Those of the roots that are to stay, if any are.
+pub(crate) fn retain(
+    bundle: TrustBundle,
+    stays: impl Fn(&TrustRoot) -> bool,
+) -> Result<Option<TrustBundle>> {
+    let mut others = bundle.roots().iter().filter(|root| !stays(root));
+    let kept = others.try_fold(bundle.clone(), |kept, other| kept.without_root(other.der()))?;
+    Ok((!kept.is_empty()).then_some(kept))
 }
 
 /// Certificates lead to a root that `caCert` does not have.

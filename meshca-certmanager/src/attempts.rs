@@ -7,15 +7,6 @@ use std::time::Duration;
 use meshca_core::RequestId;
 use tokio::time::Instant;
 
-/// How far one request has come.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Attempt {
-    /// How many objects before this one were of no use.
-    pub(crate) number: u32,
-    /// The object, once it is there.
-    pub(crate) object: Option<Object>,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Object {
     pub(crate) name: String,
@@ -30,7 +21,10 @@ pub(crate) struct Attempts(Mutex<HashMap<RequestId, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    attempt: Attempt,
+    /// How many objects before the present one were of no use.
+    number: u32,
+    /// The object, once it is there.
+    object: Option<Object>,
     /// The name of the last object that was asked for.
     expected: Option<String>,
     callers: usize,
@@ -87,7 +81,8 @@ impl Attempts {
     pub(crate) fn enter(self: &Arc<Self>, id: &RequestId) -> Caller {
         let mut entries = self.lock();
         let entry = entries.entry(id.clone()).or_insert_with(|| Entry {
-            attempt: Attempt::default(),
+            number: 0,
+            object: None,
             expected: None,
             callers: 0,
             idle_since: Instant::now(),
@@ -99,10 +94,9 @@ impl Attempts {
         }
     }
 
-    pub(crate) fn get(&self, id: &RequestId) -> Attempt {
-        let entries = self.lock();
-        let entry = entries.get(id);
-        entry.map(|entry| entry.attempt.clone()).unwrap_or_default()
+    /// How many objects of a request were of no use.
+    pub(crate) fn number(&self, id: &RequestId) -> u32 {
+        self.lock().get(id).map_or(0, |entry| entry.number)
     }
 
     /// An object of this name is about to be asked for: from its first moment on, it is wanted.
@@ -113,18 +107,18 @@ impl Attempts {
     }
 
     /// Notes how far a request has come. Nothing, if it is settled.
-    pub(crate) fn set(&self, id: &RequestId, attempt: Attempt) {
+    pub(crate) fn set(&self, id: &RequestId, number: u32, object: Option<Object>) {
         if let Some(entry) = self.lock().get_mut(id) {
-            entry.attempt = attempt;
+            (entry.number, entry.object) = (number, object);
         }
     }
 
     /// What was decided of this object is final, so the next try is another one. What is to be deleted, if nobody has been told before.
     pub(crate) fn useless(&self, id: &RequestId, uid: &str) -> Option<Object> {
         let mut entries = self.lock();
-        let attempt = &mut entries.get_mut(id)?.attempt;
-        let object = attempt.object.take_if(|object| object.uid == uid)?;
-        attempt.number += 1;
+        let entry = entries.get_mut(id)?;
+        let object = entry.object.take_if(|object| object.uid == uid)?;
+        entry.number += 1;
         Some(object)
     }
 
@@ -139,10 +133,10 @@ impl Attempts {
             return None;
         }
         if !refused {
-            return entries.remove(id)?.attempt.object;
+            return entries.remove(id)?.object;
         }
-        let object = entry.attempt.object.take()?;
-        entry.attempt.number += 1;
+        let object = entry.object.take()?;
+        entry.number += 1;
         entry.idle_since = Instant::now();
         Some(object)
     }
@@ -153,7 +147,7 @@ impl Attempts {
             .extract_if(|_, entry| {
                 entry.callers == 0 && now.duration_since(entry.idle_since) >= patience
             })
-            .filter_map(|(_, entry)| entry.attempt.object)
+            .filter_map(|(_, entry)| entry.object)
             .collect()
     }
 }
@@ -220,11 +214,7 @@ mod tests {
         let (attempts, id) = (Attempts::new(), id());
         let first = attempts.enter(&id);
         let second = attempts.enter(&id);
-        let attempt = Attempt {
-            number: 2,
-            object: Some(object("a")),
-        };
-        attempts.set(&id, attempt);
+        attempts.set(&id, 2, Some(object("a")));
         let abandoned = || attempts.abandoned(Instant::now(), MINUTE);
         drop(first);
         tokio::time::advance(2 * MINUTE).await;
@@ -234,14 +224,14 @@ mod tests {
         // Somebody comes back in time, and finds how far it was.
         tokio::time::advance(MINUTE / 2).await;
         let third = attempts.enter(&id);
-        assert_eq!(attempts.get(&id).number, 2);
+        assert_eq!(attempts.number(&id), 2);
         tokio::time::advance(2 * MINUTE).await;
         assert_eq!(abandoned(), []);
         drop(third);
         tokio::time::advance(MINUTE).await;
         assert_eq!(abandoned(), [object("a")]);
         assert_eq!(abandoned(), []);
-        assert_eq!(attempts.get(&id).number, 0);
+        assert_eq!(attempts.number(&id), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,12 +275,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_is_last_settles() {
         let (attempts, id) = (Attempts::new(), id());
-        let attempt = |number, name| Attempt {
-            number,
-            object: Some(object(name)),
-        };
         let first = attempts.enter(&id);
-        attempts.set(&id, attempt(0, "a"));
+        attempts.set(&id, 0, Some(object("a")));
         let second = attempts.enter(&id);
         drop(first);
         for refused in [false, true] {
@@ -299,19 +285,19 @@ mod tests {
         drop(second);
         assert_eq!(attempts.settle(&id, true), Some(object("a")));
         // It is stepped over for a while.
-        assert_eq!(attempts.get(&id).number, 1);
+        assert_eq!(attempts.number(&id), 1);
         assert_eq!(attempts.settle(&id, true), None);
-        assert_eq!(attempts.get(&id).number, 1);
+        assert_eq!(attempts.number(&id), 1);
         tokio::time::advance(MINUTE).await;
         assert_eq!(attempts.abandoned(Instant::now(), MINUTE), []);
-        assert_eq!(attempts.get(&id).number, 0);
+        assert_eq!(attempts.number(&id), 0);
 
         // One that comes late with the end of an object that is known to be of no use.
         let _callers = (attempts.enter(&id), attempts.enter(&id));
-        attempts.set(&id, attempt(0, "a"));
+        attempts.set(&id, 0, Some(object("a")));
         assert_eq!(attempts.useless(&id, &object("a").uid), Some(object("a")));
-        attempts.set(&id, attempt(1, "b"));
+        attempts.set(&id, 1, Some(object("b")));
         assert_eq!(attempts.useless(&id, &object("a").uid), None);
-        assert_eq!(attempts.get(&id).object, Some(object("b")));
+        assert_eq!(attempts.lock()[&id].object, Some(object("b")));
     }
 }

@@ -69,13 +69,9 @@ impl IssuerFactory for CertManagerFactory {
             &self.namespace,
             &self.instance,
         )?;
-        settings = settings.with_max_pending(self.max_pending);
-        if let Some((pod, uid)) = &self.owner {
-            settings = settings.with_owner(pod, uid);
-        }
-        if let Some(timeout) = config.request_timeout() {
-            settings = settings.with_timeout(timeout);
-        }
+        settings.max_pending = self.max_pending;
+        settings.owner.clone_from(&self.owner);
+        settings.timeout = config.request_timeout().unwrap_or(settings.timeout);
         let (client, clock) = (self.client.clone(), Arc::clone(context.clock()));
         let issuer = CertManagerIssuer::new(settings, client, context.sources()?, clock);
         Ok(Arc::new(issuer).into())

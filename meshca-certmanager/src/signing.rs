@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::attempts::{Attempt, Attempts, Leftovers, Object, wanted};
+use crate::attempts::{Attempts, Leftovers, Object, wanted};
 use crate::conditions::{Progress, Wait, progress};
 use crate::crd::{self, ObjectReference, Spec};
 use crate::error::{code, from_kube, limited};
@@ -130,7 +130,7 @@ impl Signing {
     /// The object of this request: the one that is outstanding, or a new one. What is of no use is stepped over.
     async fn submit(&self, request: &CertificateRequest) -> Result<crd::CertificateRequest> {
         let (spec, id) = (self.spec(request)?, request.id());
-        let first = self.attempts.get(id).number;
+        let first = self.attempts.number(id);
         let next = first.saturating_add(MAX_STEPS);
         for number in first..next {
             let name = object_name(id, number);
@@ -146,18 +146,10 @@ impl Signing {
                 self.delete(&mine).await;
                 continue;
             }
-            let attempt = Attempt {
-                number,
-                object: Some(mine),
-            };
-            self.attempts.set(id, attempt);
+            self.attempts.set(id, number, Some(mine));
             return Ok(object);
         }
-        let attempt = Attempt {
-            number: next,
-            object: None,
-        };
-        self.attempts.set(id, attempt);
+        self.attempts.set(id, next, None);
         Err(Error::new(
             ErrorKind::Conflict,
             format!(
@@ -263,40 +255,38 @@ impl Signing {
                     last = progress(now.status.as_ref());
                 }
                 return match last {
-                    Progress::Pending(_) => Err(self.late(last, name, requests.trouble())),
+                    Progress::Pending(wait) => Err(self.late(wait, name, requests.trouble())),
                     decided => Ok(decided),
                 };
             }
         }
     }
 
-    fn late(&self, last: Progress, name: &str, trouble: Option<String>) -> Error {
+    fn late(&self, wait: Wait, name: &str, trouble: Option<String>) -> Error {
         let seconds = self.settings.timeout.as_secs_f32();
-        let why = match &last {
-            Progress::Pending(Wait::Approval) => {
+        let why = match wait {
+            Wait::Approval => {
                 "nobody approved it: is cert-manager's approver running, or does a policy have to allow this issuer?".to_owned()
             }
-            Progress::Pending(Wait::Issuer(said)) if !said.is_empty() => {
+            // cert-manager waits for the issuer to appear, and says `Referenced "Issuer" not found`.
+            Wait::Issuer(said) if said.contains("not found") => {
+                let issuer = &self.settings.conf.issuer;
+                return Error::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "there is no {} `{}`, or what it needs: create it, or correct `issuerRef` (cert-manager: {said})",
+                        issuer.kind(),
+                        issuer.name
+                    ),
+                )
+                .with_context("request", name)
+                .with_retry(Retry::Backoff);
+            }
+            Wait::Issuer(said) if !said.is_empty() => {
                 format!("it was approved, and the issuer says `{said}`")
             }
-            _ => "it was approved, and the issuer did nothing: is its controller running?".to_owned(),
+            Wait::Issuer(_) => "it was approved, and the issuer did nothing: is its controller running?".to_owned(),
         };
-        // cert-manager waits for the issuer to appear, and says `Referenced "Issuer" not found`.
-        if let Progress::Pending(Wait::Issuer(said)) = &last
-            && said.contains("not found")
-        {
-            let issuer = &self.settings.conf.issuer;
-            return Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "there is no {} `{}`, or what it needs: create it, or correct `issuerRef` (cert-manager: {said})",
-                    issuer.kind(),
-                    issuer.name
-                ),
-            )
-            .with_context("request", name)
-            .with_retry(Retry::Backoff);
-        }
         let error = Error::new(
             ErrorKind::Timeout,
             format!("the certificate request was not decided within {seconds} s: {why}"),

@@ -97,19 +97,16 @@ impl Trust {
             return;
         };
         for certificate in named.certificates() {
-            let Ok(one) = TrustBundle::new(domain.clone(), [certificate.clone()]) else {
-                continue;
-            };
             // It may be the highest intermediate, which nobody should take for a root.
-            if !one.roots().iter().all(|root| root.is_self_signed()) {
-                continue;
+            let is_root = |one: &TrustBundle| one.roots().iter().all(|it| it.is_self_signed());
+            let one = TrustBundle::new(domain.clone(), [certificate.clone()]).ok();
+            if let Some(one) = one.filter(is_root) {
+                let mut heard = self.heard();
+                *heard = Some(match heard.take() {
+                    Some(bundle) => bundle.union(&one).unwrap_or(bundle),
+                    None => one,
+                });
             }
-            let mut heard = self.heard();
-            let all = match heard.take() {
-                Some(bundle) => bundle.union(&one).unwrap_or(bundle),
-                None => one,
-            };
-            *heard = Some(all);
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use url::{Host, Url};
 
 use crate::api::{AuthInfo, Envelope};
+use crate::error::misconfigured;
 use crate::refusal::Refusal;
 use crate::tls::Material;
 use crate::token::{Lease, Token};
@@ -74,11 +75,8 @@ impl VaultClient {
             base,
             namespace,
             server_name: server_name.map_err(|error| {
-                Error::new(
-                    ErrorKind::InvalidConfig,
-                    "`tls.serverName` is neither a DNS name nor an IP address",
-                )
-                .with_source(error)
+                misconfigured("`tls.serverName` is neither a DNS name nor an IP address")
+                    .with_source(error)
             })?,
             conf,
             sources,
@@ -278,10 +276,9 @@ fn unreadable(call: &Call, why: &str) -> Error {
 
 fn base(address: &str) -> Result<Url> {
     let wrong = |what: &str| {
-        Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!("the address {what}: it must be one such as `https://vault.example:8200`"),
-        ))
+        Err(misconfigured(format!(
+            "the address {what}: it must be one such as `https://vault.example:8200`"
+        )))
     };
     match Url::parse(address) {
         Err(_) => wrong("is no URL"),
@@ -303,8 +300,7 @@ fn namespace(name: &str) -> Result<HeaderValue> {
     let value = HeaderValue::from_str(name.trim_matches('/'));
     match value {
         Ok(value) if graphic && !value.is_empty() => Ok(value),
-        _ => Err(Error::new(
-            ErrorKind::InvalidConfig,
+        _ => Err(misconfigured(
             "`namespace` must be a path of plain segments, such as `teams/mesh`",
         )),
     }

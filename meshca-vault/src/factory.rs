@@ -40,9 +40,7 @@ impl IssuerFactory for VaultFactory {
             .with_lifetime(config.lifetime())
             .with_tag_uris(config.has_tag_uris())
             .with_intermediates(config.mode() == ExtensionMode::Intermediate);
-        if let Some(timeout) = config.request_timeout() {
-            settings = settings.with_request_timeout(timeout);
-        }
+        settings.request_timeout = config.request_timeout().unwrap_or(settings.request_timeout);
         let issuer = VaultIssuer::new(settings, context.sources()?, Arc::clone(context.clock()))?;
         Ok(Arc::new(issuer).into())
     }

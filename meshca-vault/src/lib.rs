@@ -94,6 +94,7 @@ mod api;
 mod auth;
 mod check;
 mod client;
+mod error;
 mod factory;
 mod issuer;
 mod refusal;

@@ -13,6 +13,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use crate::error::misconfigured;
+
 /// What the settings name, as it is now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Material {
@@ -40,11 +42,8 @@ impl Material {
             }
             Some(roots) => builder.with_root_certificates(root_store(roots)?),
             None => builder.with_platform_verifier().map_err(|error| {
-                Error::new(
-                    ErrorKind::InvalidConfig,
-                    "the CAs of this system cannot be read: set `tls.caCert`",
-                )
-                .with_source(error)
+                misconfigured("the CAs of this system cannot be read: set `tls.caCert`")
+                    .with_source(error)
             })?,
         };
         let mut config = match &self.client {
@@ -52,14 +51,10 @@ impl Material {
             Some((certificate, key)) => {
                 let chain = certificates(certificate, "auth.tls.clientCert")?;
                 let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| {
-                    Error::new(
-                        ErrorKind::InvalidConfig,
-                        "`auth.tls.clientKey` holds no private key in PEM",
-                    )
+                    misconfigured("`auth.tls.clientKey` holds no private key in PEM")
                 })?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
-                    Error::new(
-                        ErrorKind::InvalidConfig,
+                    misconfigured(
                         "`auth.tls.clientKey` is not the key of `auth.tls.clientCert`, or of no known type",
                     )
                     .with_source(error)
@@ -84,11 +79,8 @@ fn root_store(pem: &SecretValue) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem, "tls.caCert")? {
         roots.add(certificate).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "`tls.caCert` holds a certificate that cannot be a root",
-            )
-            .with_source(error)
+            misconfigured("`tls.caCert` holds a certificate that cannot be a root")
+                .with_source(error)
         })?;
     }
     Ok(roots)
@@ -96,10 +88,9 @@ fn root_store(pem: &SecretValue) -> Result<RootCertStore> {
 
 fn certificates(pem: &SecretValue, setting: &str) -> Result<Vec<CertificateDer<'static>>> {
     let broken = |what: &str| {
-        Error::new(
-            ErrorKind::InvalidConfig,
-            format!("`{setting}` {what}: it must be one or more certificates in PEM"),
-        )
+        misconfigured(format!(
+            "`{setting}` {what}: it must be one or more certificates in PEM"
+        ))
     };
     let certificates = CertificateDer::pem_slice_iter(pem.expose())
         .collect::<Result<Vec<_>, _>>()

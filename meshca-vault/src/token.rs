@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use meshca_core::{Error, ErrorKind, Result};
+use meshca_core::Result;
 use zeroize::Zeroizing;
+
+use crate::error::misconfigured;
 
 /// A token, in the form in which every request carries it.
 ///
@@ -18,16 +20,20 @@ impl Token {
     /// A token from wherever it is kept; white space around it is not part of it.
     pub(crate) fn new(text: &[u8]) -> Result<Self> {
         let token = text.trim_ascii();
-        let unusable = |what: &'static str| Error::new(ErrorKind::InvalidConfig, what);
         if token.is_empty() {
-            return Err(unusable("the token is empty"));
+            return Err(misconfigured("the token is empty"));
         }
         if !token.iter().all(u8::is_ascii_graphic) {
-            return Err(unusable(
+            return Err(misconfigured(
                 "the token holds characters that none has, such as a line break: it must be the token and nothing else",
             ));
         }
-        header(token).map(Self)
+        // Nobody prints it, and its memory is wiped with its last copy.
+        let wiped = Bytes::from_owner(Zeroizing::new(token.to_vec()));
+        let mut token = HeaderValue::from_maybe_shared(wiped)
+            .map_err(|error| misconfigured("no header can carry the token").with_source(error))?;
+        token.set_sensitive(true);
+        Ok(Self(token))
     }
 
     pub(crate) fn header(&self) -> HeaderValue {
@@ -48,18 +54,10 @@ pub(crate) struct Lease {
     pub(crate) renewable: bool,
 }
 
-/// A header that nobody prints and whose memory is wiped with its last copy.
-fn header(value: &[u8]) -> Result<HeaderValue> {
-    let wiped = Bytes::from_owner(Zeroizing::new(value.to_vec()));
-    let mut value = HeaderValue::from_maybe_shared(wiped).map_err(|error| {
-        Error::new(ErrorKind::InvalidConfig, "no header can carry the token").with_source(error)
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
 #[cfg(test)]
 mod tests {
+    use meshca_core::ErrorKind;
+
     use super::*;
 
     #[test]

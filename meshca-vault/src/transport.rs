@@ -15,6 +15,7 @@ use rustls_pki_types::ServerName;
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::error::misconfigured;
 use crate::token::Token;
 
 /// Larger answers are refused: a chain has a few KiB, the list of a mount's issuers a few more.
@@ -154,7 +155,7 @@ impl Transport {
     fn url(&self, call: &Call) -> Result<Url> {
         let mut url = self.base.clone();
         url.path_segments_mut()
-            .map_err(|()| Error::new(ErrorKind::InvalidConfig, "the address cannot have a path"))?
+            .map_err(|()| misconfigured("the address cannot have a path"))?
             .pop_if_empty()
             .push("v1")
             .extend(call.path.split('/'));
@@ -181,10 +182,7 @@ impl Transport {
         }
         let request = request
             .body(Full::new(call.body.clone()))
-            .map_err(|error| {
-                Error::new(ErrorKind::InvalidConfig, "no such request can be made")
-                    .with_source(error)
-            })?;
+            .map_err(|error| misconfigured("no such request can be made").with_source(error))?;
         debug_assert!(!request.headers().contains_key(HOST));
         let (number, pool) = self.pool().clone();
         match tokio::time::timeout(self.timeout, exchange(&pool, request, url)).await {

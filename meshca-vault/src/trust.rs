@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
-use meshca_core::{Error, ErrorKind, Result, Retry, SignedChain, TrustBundle, TrustDomain};
+use meshca_core::{Error, Result, Retry, SignedChain, TrustBundle, TrustDomain};
 use serde::de::DeserializeOwned;
 use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
 
 use crate::api::{self, IssuerInfo, Keys};
 use crate::client::{Failure, Told, VaultClient};
+use crate::error::misconfigured;
 use crate::session::Sessions;
 use crate::transport::Call;
 
@@ -138,7 +139,7 @@ impl Trust {
                 "the PKI engine at `{mount}` holds the intermediate CA `{first}` and not the root that it leads to: import the root's certificate with `vault write {mount}/issuers/import/cert pem_bundle=@root.pem`"
             ),
         };
-        Error::new(ErrorKind::InvalidConfig, message).with_retry(Retry::Backoff)
+        misconfigured(message).with_retry(Retry::Backoff)
     }
 }
 

@@ -220,14 +220,14 @@ impl fmt::Display for Report {
                 _ => "holds",
             };
             writeln!(f, "  {word:<9} {name}")?;
-            for failure in &outcome.failures {
-                writeln!(f, "            FAILED: {failure}")?;
-            }
-            for declared in &outcome.declared {
-                writeln!(f, "            declared: {declared}")?;
-            }
-            for proved in &outcome.proved {
-                writeln!(f, "            {proved}")?;
+            for (mark, lines) in [
+                ("FAILED: ", &outcome.failures),
+                ("declared: ", &outcome.declared),
+                ("", &outcome.proved),
+            ] {
+                for line in lines {
+                    writeln!(f, "            {mark}{line}")?;
+                }
             }
         }
         let failed = self

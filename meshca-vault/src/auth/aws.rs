@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use zeroize::Zeroize;
 
+use crate::error::misconfigured;
 use crate::tls::Material;
 
 /// The global endpoint, which is Vault's default, and the region that its signatures are for.
@@ -72,8 +73,7 @@ impl Signer {
         );
         if let Some(id) = &auth.iam_server_id_header {
             let id = HeaderValue::from_str(id).map_err(|error| {
-                Error::new(
-                    ErrorKind::InvalidConfig,
+                misconfigured(
                     "`auth.aws.iamServerIdHeader` holds characters that no header can carry",
                 )
                 .with_source(error)
@@ -110,12 +110,7 @@ impl Signer {
         if let Some(key) = &self.access_key {
             let text = |secret: &SecretValue| {
                 let text = secret.expose_str().map(|text| text.trim().to_owned());
-                text.ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::InvalidConfig,
-                        "the AWS secret access key is no text",
-                    )
-                })
+                text.ok_or_else(|| misconfigured("the AWS secret access key is no text"))
             };
             return Ok(Credential {
                 access_key_id: key.id.clone(),

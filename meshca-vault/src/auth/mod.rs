@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{self, TokenInfo};
 use crate::client::{Failure, VaultClient, ttl};
+use crate::error::misconfigured;
 use crate::refusal::Refusal;
 use crate::session::{Authority, Grant, Known};
 use crate::token::{Lease, Token};
@@ -232,10 +233,9 @@ impl Login {
 fn text<'s>(secret: &'s SecretValue, what: &str) -> Result<&'s str> {
     match secret.expose_str().map(str::trim) {
         Some(text) if !text.is_empty() && !text.contains(char::is_control) => Ok(text),
-        _ => Err(Error::new(
-            ErrorKind::InvalidConfig,
-            format!("{what} is empty, not text, or more than one line"),
-        )),
+        _ => Err(misconfigured(format!(
+            "{what} is empty, not text, or more than one line"
+        ))),
     }
 }
 
