@@ -1,6 +1,6 @@
 //! The issuer: what cert-manager signs, as the contract has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use kube::Client;
@@ -12,7 +12,6 @@ use meshca_core::{
 
 use crate::settings::CertManagerSettings;
 use crate::signing::Signing;
-use crate::trust::Trust;
 
 /// An issuer that has cert-manager sign.
 ///
@@ -21,8 +20,12 @@ use crate::trust::Trust;
 #[debug("CertManagerIssuer {{ settings: {:?}, .. }}", signing.settings)]
 #[display("{}", signing.name())]
 pub struct CertManagerIssuer {
-    signing: Arc<Signing>,
-    trust: Trust,
+    pub(crate) signing: Arc<Signing>,
+    pub(crate) sources: SourceReader,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The roots that answers have named. Not a cache: an issuer names its CA in answers only, and
+    /// there is nothing else to ask.
+    pub(crate) heard: Mutex<Option<TrustBundle>>,
 }
 
 impl CertManagerIssuer {
@@ -35,9 +38,12 @@ impl CertManagerIssuer {
         sources: SourceReader,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let signing = Arc::new(Signing::new(settings, client));
-        let trust = Trust::new(Arc::clone(&signing), sources, clock);
-        Self { signing, trust }
+        Self {
+            signing: Arc::new(Signing::new(settings, client)),
+            sources,
+            clock,
+            heard: Mutex::default(),
+        }
     }
 }
 
@@ -56,7 +62,7 @@ impl Issuer for CertManagerIssuer {
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         request.require_trust_domain(&self.signing.settings.trust_domain)?;
         let answer = self.signing.sign(request).await?;
-        self.trust.learn(&answer);
+        self.learn(&answer);
         let (signing, id) = (Arc::clone(&self.signing), request.id().clone());
         match answer.chain() {
             Ok(chain) => {
@@ -73,12 +79,12 @@ impl Issuer for CertManagerIssuer {
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust.bundle().await
+        self.bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {
         let report = crate::check::check(&self.signing).await?;
-        self.trust.can_be_read().await?;
+        self.can_be_read().await?;
         Ok(report)
     }
 }

@@ -49,14 +49,10 @@ impl CertManagerSettings {
         instance: impl Into<String>,
     ) -> Result<Self> {
         let instance = instance.into();
-        let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-        let bytes = || instance.bytes();
-        if instance.len() > 63
-            || !bytes().all(sound)
-            || !edge(bytes().next())
-            || !edge(bytes().next_back())
-        {
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        let sound = |c: char| edge(c) || matches!(c, '-' | '_' | '.');
+        let edges = instance.starts_with(edge) && instance.ends_with(edge);
+        if instance.len() > 63 || !edges || !instance.chars().all(sound) {
             return Err(Error::new(
                 ErrorKind::InvalidConfig,
                 "the instance must be fit for a label: 1 to 63 letters, digits, `-`, `_` and `.`, with a letter or a digit at both ends",

@@ -1,37 +1,19 @@
 //! The roots that peers must hold.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meshca_core::resource::DataSource;
-use meshca_core::secret::SourceReader;
 use meshca_core::{
-    CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, KeyType, PrivateKey, Result,
-    Retry, SpiffeId, TrustBundle,
+    CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey, Result, Retry,
+    SpiffeId, TrustBundle,
 };
 
-use crate::signing::{Answer, Signing, certificates};
+use crate::issuer::CertManagerIssuer;
+use crate::signing::{Answer, certificates};
 
 /// The roots of `caCert`; where that is not set, the roots that issuers name in `status.ca`.
-pub(crate) struct Trust {
-    signing: Arc<Signing>,
-    sources: SourceReader,
-    clock: Arc<dyn Clock>,
-    /// The roots that answers have named. Not a cache: an issuer names its CA in answers only, and
-    /// there is nothing else to ask.
-    heard: Mutex<Option<TrustBundle>>,
-}
-
-impl Trust {
-    pub(crate) fn new(signing: Arc<Signing>, sources: SourceReader, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            signing,
-            sources,
-            clock,
-            heard: Mutex::default(),
-        }
-    }
-
+impl CertManagerIssuer {
     fn heard(&self) -> MutexGuard<'_, Option<TrustBundle>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -67,20 +67,21 @@ pub(crate) struct Signed {
 impl Signed {
     /// Everything in it that is a certificate, once, as one PEM text.
     pub(crate) fn pem(&self) -> String {
-        let chain = self.ca_chain.iter().flatten();
-        let mut parts: Vec<&str> = Vec::new();
         // The issuing CA is in the chain as well, but for some versions and forks.
-        for part in [&self.certificate, &self.issuing_ca]
-            .into_iter()
-            .chain(chain)
-        {
-            let part = part.trim();
-            if !part.is_empty() && !parts.contains(&part) {
-                parts.push(part);
-            }
-        }
-        parts.join("\n")
+        let signers = [&self.certificate, &self.issuing_ca].into_iter();
+        pem(signers.chain(self.ca_chain.iter().flatten()))
     }
+}
+
+/// The parts that are not empty, each once, as one text.
+fn pem<'a>(parts: impl Iterator<Item = &'a String>) -> String {
+    let mut once: Vec<&str> = Vec::new();
+    for part in parts.map(|part| part.trim()) {
+        if !part.is_empty() && !once.contains(&part) {
+            once.push(part);
+        }
+    }
+    once.join("\n")
 }
 
 /// The answer to `LIST issuers`.
@@ -113,10 +114,7 @@ impl IssuerInfo {
             Some(Chain::Text(text)) => std::slice::from_ref(text),
             Some(Chain::List(list)) => list,
         };
-        let parts = std::iter::once(&self.certificate).chain(chain);
-        let parts = parts.map(|part| part.trim());
-        let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
-        parts.join("\n")
+        pem(std::iter::once(&self.certificate).chain(chain))
     }
 }
 

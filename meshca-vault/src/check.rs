@@ -26,7 +26,7 @@ pub(crate) async fn check(issuer: &VaultIssuer) -> Result<CheckReport> {
         report.warnings.extend(role(issuer).await?);
     }
     let now = issuer.clock.now();
-    for root in issuer.trust.bundle().await?.roots() {
+    for root in issuer.bundle().await?.roots() {
         let left = root.validity().remaining(now);
         if left < ROOT_NEARLY_OVER {
             report = report.with_warning(format!(

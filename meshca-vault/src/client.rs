@@ -20,18 +20,12 @@ use crate::token::{Lease, Token};
 use crate::transport::{Answer, Call, Transport};
 
 /// Why there is no answer to work with.
-#[derive(Debug)]
+#[derive(Debug, derive_more::From)]
 pub(crate) enum Failure {
     /// Nothing sound came back.
     Error(Error),
     /// Vault, or a proxy, said no.
     Refused(Refusal),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
 }
 
 impl Failure {

@@ -11,7 +11,6 @@ use crate::client::{Failure, Told, VaultClient};
 use crate::session::Sessions;
 use crate::settings::VaultSettings;
 use crate::transport::Call;
-use crate::trust::{Trust, without_ca};
 
 /// An issuer that has a role of Vault's PKI engine sign.
 ///
@@ -23,8 +22,7 @@ use crate::trust::{Trust, without_ca};
 pub struct VaultIssuer {
     pub(crate) settings: VaultSettings,
     pub(crate) client: Arc<VaultClient>,
-    pub(crate) sessions: Arc<Sessions>,
-    pub(crate) trust: Trust,
+    pub(crate) sessions: Sessions,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -59,17 +57,11 @@ impl VaultIssuer {
             aws,
         };
         let name = name(&client);
-        let sessions = Arc::new(Sessions::start(Arc::new(login), name));
-        let trust = Trust::new(
-            settings.trust_domain.clone(),
-            Arc::clone(&client),
-            Arc::clone(&sessions),
-        );
+        let sessions = Sessions::start(Arc::new(login), name);
         Ok(Self {
             settings,
             client,
             sessions,
-            trust,
             clock,
         })
     }
@@ -145,4 +137,11 @@ fn name(client: &VaultClient) -> String {
         Some(issuer) => format!("vault at {address} (role {role} of {mount}, issuer {issuer})"),
         None => format!("vault at {address} (role {role} of {mount})"),
     }
+}
+
+/// The words for a mount that is empty.
+pub(crate) fn without_ca(mount: &str) -> String {
+    format!(
+        "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
+    )
 }

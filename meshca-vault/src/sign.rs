@@ -140,7 +140,7 @@ impl Issuer for VaultIssuer {
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
-        self.trust.bundle().await
+        self.bundle().await
     }
 
     async fn check(&self) -> Result<CheckReport> {

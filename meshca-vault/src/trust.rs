@@ -1,43 +1,22 @@
 //! The roots of a mount.
 
-use std::sync::Arc;
-
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
-use meshca_core::{Error, Result, Retry, SignedChain, TrustBundle, TrustDomain};
+use meshca_core::{Error, Result, Retry, SignedChain, TrustBundle};
 use serde::de::DeserializeOwned;
 use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
 
 use crate::api::{self, IssuerInfo, Keys};
-use crate::client::{Failure, Told, VaultClient};
+use crate::client::{Failure, Told};
 use crate::error::misconfigured;
-use crate::session::Sessions;
+use crate::issuer::{VaultIssuer, without_ca};
 use crate::transport::Call;
 
 /// How many issuers of a mount are read at the same time.
 const AT_ONCE: usize = 8;
 
-/// Finds the roots that the mount's issuers lead to.
-pub(crate) struct Trust {
-    trust_domain: TrustDomain,
-    client: Arc<VaultClient>,
-    sessions: Arc<Sessions>,
-}
-
-impl Trust {
-    pub(crate) fn new(
-        trust_domain: TrustDomain,
-        client: Arc<VaultClient>,
-        sessions: Arc<Sessions>,
-    ) -> Self {
-        Self {
-            trust_domain,
-            client,
-            sessions,
-        }
-    }
-
-    /// Asks Vault for the roots.
+impl VaultIssuer {
+    /// Asks Vault for the roots that the issuers of the mount lead to.
     pub(crate) async fn bundle(&self) -> Result<TrustBundle> {
         let mount = self.client.conf().mount();
         if let Some(texts) = self.issuers(mount).await? {
@@ -46,13 +25,13 @@ impl Trust {
         // Vault before 1.11, or a policy that hides the list.
         let call = api::get(format!("{mount}/cert/ca_chain"));
         let told: Told<IssuerInfo> = self
-            .ask(&call)
+            .ask_openly(&call)
             .await
             .map_err(|failure| failure.into_error(&format!("give the CA of `{mount}`")))?;
         let mut texts = vec![told.data.pem()];
         if let Some(issuer) = &self.client.conf().issuer {
             let call = api::get(format!("{mount}/issuer/{issuer}/json"));
-            let told: Told<IssuerInfo> = self.ask(&call).await.map_err(|failure| {
+            let told: Told<IssuerInfo> = self.ask_openly(&call).await.map_err(|failure| {
                 failure.into_error(&format!("give the issuer `{issuer}` of `{mount}`"))
             })?;
             texts.push(told.data.pem());
@@ -65,7 +44,7 @@ impl Trust {
         let list = api::call(&ListIssuersRequest {
             mount: mount.to_owned(),
         })?;
-        let keys = match self.ask::<Keys>(&list).await {
+        let keys = match self.ask_openly::<Keys>(&list).await {
             Ok(told) => told.data.keys,
             Err(Failure::Refused(refusal)) if matches!(refusal.status.as_u16(), 403..=405) => {
                 return Ok(None);
@@ -80,7 +59,7 @@ impl Trust {
                     mount: mount.to_owned(),
                     issuer,
                 })?;
-                match self.ask::<IssuerInfo>(&call).await {
+                match self.ask_openly::<IssuerInfo>(&call).await {
                     Ok(told) => Ok(Some(told.data.pem())),
                     // Deleted since it was listed.
                     Err(Failure::Refused(refusal)) if refusal.status == StatusCode::NOT_FOUND => {
@@ -99,22 +78,22 @@ impl Trust {
     }
 
     /// These paths are open to everyone, unless a proxy or a custom policy says otherwise: no login for trust alone.
-    async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<Told<T>, Failure> {
+    async fn ask_openly<T: DeserializeOwned>(&self, call: &Call) -> Result<Told<T>, Failure> {
         match self.client.ask(call, None).await {
             Err(Failure::Refused(refusal)) if matches!(refusal.status.as_u16(), 401 | 403) => {
-                self.sessions.ask(&self.client, call).await
+                self.ask(call).await
             }
             outcome => outcome,
         }
     }
 
     fn roots(&self, texts: &[String]) -> Result<TrustBundle> {
-        let mut roots = TrustBundle::new(self.trust_domain.clone(), [])?;
+        let mut roots = TrustBundle::new(self.settings.trust_domain.clone(), [])?;
         let mut others = Vec::new();
         for text in texts.iter().filter(|text| !text.is_empty()) {
             for certificate in SignedChain::from_pem(text)?.certificates() {
                 // One that cannot be a root is no reason to do without the others.
-                match TrustBundle::new(self.trust_domain.clone(), [certificate.clone()]) {
+                match TrustBundle::new(self.settings.trust_domain.clone(), [certificate.clone()]) {
                     Ok(one) => match one.roots() {
                         [root] if root.is_self_signed() => roots = roots.union(&one)?,
                         rest => others.extend(rest.iter().map(|it| it.subject())),
@@ -141,11 +120,4 @@ impl Trust {
         };
         misconfigured(message).with_retry(Retry::Backoff)
     }
-}
-
-/// The words for a mount that is empty.
-pub(crate) fn without_ca(mount: &str) -> String {
-    format!(
-        "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
-    )
 }

@@ -22,15 +22,6 @@ use x509_cert::{Certificate, TbsCertificate};
 use super::subject::Faults;
 use crate::pki::{self, Key};
 
-/// What is asked of a lifetime.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Lifetime {
-    /// As requested, within this much.
-    Requested(Duration),
-    /// Whatever the CA decided.
-    Any,
-}
-
 /// What an answer is held against.
 #[derive(Debug)]
 pub(super) struct Expected<'a> {
@@ -39,7 +30,8 @@ pub(super) struct Expected<'a> {
     pub(super) key: Option<&'a PrivateKey>,
     pub(super) bundle: &'a TrustBundle,
     pub(super) now: SystemTime,
-    pub(super) lifetime: Lifetime,
+    /// How far the lifetime may be from the requested one; `None` if the CA decides.
+    pub(super) tolerance: Option<Duration>,
     /// The longest that the issuer says it gives.
     pub(super) max_lifetime: Option<Duration>,
     pub(super) any_order: bool,
@@ -315,7 +307,7 @@ fn check_lifetime(leaf: &Read, expected: &Expected<'_>, faults: &mut Faults) {
         ));
     }
     let granted = not_after.duration_since(now).unwrap_or_default();
-    if let Lifetime::Requested(tolerance) = expected.lifetime {
+    if let Some(tolerance) = expected.tolerance {
         let requested = expected.request.spec().lifetime();
         // Counted from the request by some CAs and from signing by others; both are right.
         let earliest = expected

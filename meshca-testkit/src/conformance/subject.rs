@@ -8,7 +8,7 @@ use meshca_core::{
     PrivateKey, Profile, Result, SignedChain, SpiffeId, TrustBundle, TrustDomain,
 };
 
-use super::judge::{self, Expected, Lifetime, Verdict};
+use super::judge::{self, Expected, Verdict};
 
 /// How long one call to the issuer may take unless told otherwise: 30 seconds.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
@@ -349,11 +349,8 @@ impl<'a> Subject<'a> {
                 key,
                 bundle,
                 now: self.clock.now(),
-                lifetime: if capabilities.lifetime_honoured() && workload {
-                    Lifetime::Requested(Duration::from_secs(60).min(requested / 10))
-                } else {
-                    Lifetime::Any
-                },
+                tolerance: (capabilities.lifetime_honoured() && workload)
+                    .then(|| Duration::from_secs(60).min(requested / 10)),
                 max_lifetime: capabilities.max_lifetime().filter(|_| workload),
                 any_order: self.any_order,
                 clock_ahead: self.clock_ahead,
