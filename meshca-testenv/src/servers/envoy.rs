@@ -9,7 +9,7 @@ use reqwest::{Client, Method, Url};
 use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
-use super::{Missing, Result, ask, client, granted, program, text, within};
+use super::{Missing, Result, ask, client, granted, program, text};
 
 /// How long its admin interface may take for an answer. It has none while it is [paused](Envoy::pause).
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -222,17 +222,25 @@ impl Envoy {
     async fn until(
         &self,
         otherwise: &str,
-        time: Duration,
+        within: Duration,
         mut done: impl AsyncFnMut() -> Result<bool>,
     ) -> Result<()> {
         let leash = self.leash()?;
-        let done = async || match done().await {
-            Err(error) if refused(&*error) => Err(format!("{error}; {}", leash.complaint()).into()),
-            outcome => Ok(outcome.unwrap_or(false)),
+        let waiting = async {
+            loop {
+                match done().await {
+                    Ok(true) => return Ok(()),
+                    Err(error) if refused(&*error) => {
+                        return Err(format!("{error}; {}", leash.complaint()).into());
+                    }
+                    Ok(false) | Err(_) => {}
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         };
-        match within(time, done).await? {
-            true => Ok(()),
-            false => Err(format!("it {otherwise} in {time:?}; {}", leash.complaint()).into()),
+        match tokio::time::timeout(within, waiting).await {
+            Ok(waited) => waited,
+            Err(_) => Err(format!("it {otherwise} in {within:?}; {}", leash.complaint()).into()),
         }
     }
 

@@ -42,11 +42,11 @@ pub(super) struct Leash {
 impl Leash {
     /// Starts a program whose output goes to a file in this folder, after what is there, and waits until it is up, which `ready` tells;
     /// an error, with what it said, if it ends before or takes too long.
-    pub(super) async fn start(
+    pub(super) async fn start<F: Future<Output = bool>>(
         name: &'static str,
         command: &Command,
         folder: &Folder,
-        mut ready: impl AsyncFnMut() -> bool,
+        mut ready: impl FnMut() -> F,
     ) -> Result<Self> {
         let log = folder.file(&format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
@@ -67,24 +67,25 @@ impl Leash {
             log,
             pid,
         };
-        let up = async || {
-            if ready().await {
-                return Ok(true);
-            }
-            match leash.shell.try_wait()? {
-                Some(_) => Err(format!("it ended; {}", leash.complaint()).into()),
-                None => Ok(false),
-            }
+        let up_or_ended = || {
+            let (ended, ready) = (leash.shell.try_wait(), ready());
+            async move { Ok(ready.await || ended?.is_some()) }
         };
-        match within(STARTUP, up).await? {
-            true => Ok(leash),
-            false => Err(format!("it does not answer; {}", leash.complaint()).into()),
-        }
+        let in_time = within(STARTUP, up_or_ended).await?;
+        let why = match leash.shell.try_wait()? {
+            None if in_time => return Ok(leash),
+            None => "does not answer",
+            Some(_) => "ended",
+        };
+        Err(format!("it {why}; {}", leash.complaint()).into())
     }
 
     /// Waits until it has ended by itself.
     pub(super) async fn ended(&mut self) -> Result<()> {
-        let ended = async || Ok(self.shell.try_wait()?.is_some());
+        let ended = || {
+            let ended = self.shell.try_wait();
+            async { Ok(ended?.is_some()) }
+        };
         match within(OBEDIENCE, ended).await? {
             true => Ok(()),
             false => Err(format!("it does not end; {}", self.complaint()).into()),

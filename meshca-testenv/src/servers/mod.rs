@@ -123,7 +123,10 @@ fn program(variable: &'static str) -> Result<PathBuf, Missing> {
 }
 
 /// Asks again and again, for this long at most, and returns whether it came true.
-async fn within(time: Duration, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<bool> {
+async fn within<F: Future<Output = Result<bool>>>(
+    time: Duration,
+    mut done: impl FnMut() -> F,
+) -> Result<bool> {
     let waiting = async {
         while !done().await? {
             sleep(Duration::from_millis(10)).await;

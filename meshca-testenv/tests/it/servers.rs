@@ -5,6 +5,29 @@
 use serde_json::json;
 
 use meshca_testenv::needs;
+use meshca_testenv::servers::{Aws, AwsCaOptions, CertManager, Envoy, Kube, Moto, Vault};
+
+/// What starts a server, or waits for one, may do so in a task. It is not run.
+#[expect(dead_code, reason = "that it compiles is the test")]
+fn servers_are_for_any_thread(
+    vault: &mut Vault,
+    kube: &mut Kube,
+    certmanager: &mut CertManager,
+    aws: &Aws,
+    envoy: &mut Envoy,
+) {
+    fn sends(_: impl Send) {}
+    sends((Vault::start(), vault.restart()));
+    sends(vault.unseal());
+    sends((Kube::start(), CertManager::start(kube)));
+    sends(certmanager.restart(kube));
+    sends(kube.restart_apiserver());
+    sends((Moto::start(), Aws::start()));
+    sends(aws.create_ca(&AwsCaOptions::new()));
+    sends((envoy.restart(), Envoy::start(&json!({}))));
+    sends(envoy.pause());
+    sends(envoy.quit());
+}
 
 mod vault {
     use std::net::SocketAddr;
