@@ -50,7 +50,7 @@ pub(crate) fn provider(
     Ok(provided(Chain::new(region), Chain::first))
 }
 
-/// What gives credentials, each time anew.
+/// A provider that asks this source each time.
 fn provided<T, F>(source: T, provide: fn(Arc<T>) -> F) -> SharedCredentialsProvider
 where
     T: Send + Sync + 'static,

@@ -23,7 +23,7 @@ pub(crate) const IN_PROGRESS: &str = "RequestInProgressException";
 pub(crate) const NOT_FOUND: &str = "ResourceNotFoundException";
 /// A refused CA may sign more at any time, and nobody tells us: its quota was raised.
 const QUOTA_PAUSE: Duration = Duration::from_secs(600);
-/// In place of what AWS says of a signature that is of another time.
+/// The message for a signature of another time.
 const WRONG_CLOCK: &str = "the clock of the control plane is wrong: AWS accepts five minutes";
 /// As much of what a server says as an operator may want to read; it may be a page of HTML.
 const LONGEST: usize = 500;

@@ -92,7 +92,7 @@ impl Facts {
     }
 }
 
-/// Those of the roots that are to stay, if any are.
+/// Returns the roots that are to stay, if any are.
 pub(crate) fn retain(
     bundle: TrustBundle,
     stays: impl Fn(&TrustRoot) -> bool,

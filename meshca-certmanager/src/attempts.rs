@@ -21,7 +21,7 @@ pub(crate) struct Attempts(Mutex<HashMap<RequestId, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    /// How many objects before the present one were of no use.
+    /// The number of objects before the present one that were of no use.
     number: u32,
     /// The object, once it is there.
     object: Option<Object>,
@@ -94,7 +94,7 @@ impl Attempts {
         }
     }
 
-    /// How many objects of a request were of no use.
+    /// Returns the number of objects of a request that were of no use.
     pub(crate) fn number(&self, id: &RequestId) -> u32 {
         self.lock().get(id).map_or(0, |entry| entry.number)
     }

@@ -48,7 +48,7 @@ impl Listener {
         })
     }
 
-    /// How many connections it accepted so far.
+    /// Returns the number of connections accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }

@@ -366,7 +366,7 @@ fn named(common_name: Option<&str>) -> DistinguishedName {
     name
 }
 
-/// What is the same in every workload's certificate.
+/// The parts that every workload's certificate shares.
 pub(crate) fn workload_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

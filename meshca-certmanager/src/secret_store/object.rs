@@ -94,7 +94,7 @@ impl Serialize for Base64 {
     }
 }
 
-/// What is sent to have a secret written.
+/// The body of a request that writes a secret.
 #[derive(Serialize)]
 pub(super) struct Written {
     #[serde(flatten)]

@@ -122,7 +122,7 @@ fn program(variable: &'static str) -> Result<PathBuf, Missing> {
     file.ok_or(Missing { variable, path })
 }
 
-/// Asks again and again, for this long at most, and returns whether it came true.
+/// Asks repeatedly, for this long at most, and returns whether the answer became yes.
 async fn within<F: Future<Output = Result<bool>>>(
     time: Duration,
     mut done: impl FnMut() -> F,
@@ -136,7 +136,7 @@ async fn within<F: Future<Output = Result<bool>>>(
     timeout(time, waiting).await.unwrap_or(Ok(false))
 }
 
-/// Asks what listens here, and does not wait for ever.
+/// A client for servers on this machine: without a proxy, and with half a minute for an answer.
 fn client() -> ClientBuilder {
     Client::builder()
         .no_proxy()
@@ -174,7 +174,7 @@ async fn ask_json(request: RequestBuilder, body: Option<&Value>) -> Result<(u16,
     Ok((status, answer))
 }
 
-/// The body of an answer that says yes.
+/// The body of a successful answer; an error that says what was asked for otherwise.
 fn granted<T: fmt::Display>(what: impl fmt::Display, answer: (u16, T)) -> Result<T> {
     match answer {
         (200..=299, body) => Ok(body),

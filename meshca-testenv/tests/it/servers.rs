@@ -7,7 +7,7 @@ use serde_json::json;
 use meshca_testenv::needs;
 use meshca_testenv::servers::{Aws, AwsCaOptions, CertManager, Envoy, Kube, Moto, Vault};
 
-/// What starts a server, or waits for one, may do so in a task. It is not run.
+/// A task may start a server, or wait for one. This is compiled and not run.
 #[expect(dead_code, reason = "that it compiles is the test")]
 fn servers_are_for_any_thread(
     vault: &mut Vault,

@@ -213,22 +213,20 @@ pub async fn lifetime(subject: &Subject<'_>) -> Outcome {
 /// DNS names, further URIs, common names: signed where declared; refused early, as
 /// [`ErrorKind::Unsupported`], where not.
 pub async fn further_names(subject: &Subject<'_>) -> Outcome {
-    Outcome::of(async |outcome| {
-        let able = subject.issuer.capabilities();
-        let spec = subject.spec();
-        let dns_name = spec.clone().with_dns_name(&subject.dns_name);
-        let uri = spec.clone().with_uri(&subject.uri);
-        let common_name = spec.with_common_name(&subject.common_name);
-        for (what, able, spec) in [
-            ("DNS names", able.dns_names(), dns_name),
-            ("URIs beside the SPIFFE ID", able.extra_uris(), uri),
-            ("common names", able.common_name(), common_name),
-        ] {
-            signed_or_declared(subject, outcome, what, able, spec).await?;
-        }
-        Ok(())
-    })
-    .await
+    let mut outcome = Outcome::default();
+    let able = subject.issuer.capabilities();
+    let spec = subject.spec();
+    let dns_name = spec.clone().with_dns_name(&subject.dns_name);
+    let uri = spec.clone().with_uri(&subject.uri);
+    let common_name = spec.with_common_name(&subject.common_name);
+    for (what, able, spec) in [
+        ("DNS names", able.dns_names(), dns_name),
+        ("URIs beside the SPIFFE ID", able.extra_uris(), uri),
+        ("common names", able.common_name(), common_name),
+    ] {
+        signed_or_declared(subject, &mut outcome, what, able, spec).await;
+    }
+    outcome
 }
 
 /// Intermediates are signed where declared, and able to sign; refused early where not.
@@ -237,7 +235,8 @@ pub async fn intermediates(subject: &Subject<'_>) -> Outcome {
         let spec = CertificateSpec::intermediate(subject.trust_domain(), "testkit intermediate")?;
         let able = subject.issuer.capabilities().intermediates();
         let spec = subject.with_policy(spec.with_lifetime(subject.granted_lifetime()));
-        signed_or_declared(subject, outcome, "intermediates", able, spec).await
+        signed_or_declared(subject, outcome, "intermediates", able, spec).await;
+        Ok(())
     })
     .await
 }
@@ -248,12 +247,18 @@ async fn signed_or_declared(
     what: &str,
     able: bool,
     spec: CertificateSpec,
-) -> Result<(), Faults> {
-    let key = PrivateKey::generate(spec.key_type())?;
-    let request = CertificateRequest::for_key(spec, &key, subject.clock.now())?;
+) {
+    let made = PrivateKey::generate(spec.key_type()).and_then(|key| {
+        let request = CertificateRequest::for_key(spec, &key, subject.clock.now())?;
+        Ok((request, key))
+    });
+    let (request, key) = match made {
+        Ok(made) => made,
+        Err(error) => return outcome.fail_all(what, error.into()),
+    };
     if able {
         outcome.expect(what, subject.signed(&request, Some(&key)).await);
-        return Ok(());
+        return;
     }
     outcome.declare(format!("not supported: {what}"));
     match subject.issuer.capabilities().require(&request) {
@@ -264,7 +269,6 @@ async fn signed_or_declared(
         )),
         Ok(()) => outcome.fail(format!("{what}: declared as not supported, and yet issued")),
     }
-    Ok(())
 }
 
 /// An ID of another trust domain is refused by the issuer itself, and not as something to try again.
@@ -327,37 +331,43 @@ pub async fn malformed_csr(subject: &Subject<'_>) -> Outcome {
 /// Every refusal has the kind and the retry advice of the contract: of the foreign trust domain, and of
 /// whatever the subject [says](Subject::with_refusal) that the CA refuses.
 pub async fn errors_classified(subject: &Subject<'_>) -> Outcome {
-    Outcome::of(async |outcome| {
-        if subject.refusals.is_empty() {
-            outcome.declare("no refusals of the CA's own policy were given to try");
+    let mut outcome = Outcome::default();
+    if subject.refusals.is_empty() {
+        outcome.declare("no refusals of the CA's own policy were given to try");
+    }
+    let foreign = subject.foreign_id.iter();
+    let foreign = foreign.map(|id| (subject.spec_for(id.clone()), None));
+    let given = subject.refusals.iter();
+    let given = given.map(|(spec, kind)| (spec.clone(), Some(*kind)));
+    for (spec, kind) in foreign.chain(given) {
+        let what = spec.spiffe_id().to_string();
+        match refused(subject, spec, kind).await {
+            Ok(kind) => outcome.prove(format!("{what}: `{kind}`")),
+            Err(faults) => outcome.fail_all(&what, faults),
         }
-        let foreign = subject.foreign_id.iter();
-        let foreign = foreign.map(|id| (subject.spec_for(id.clone()), None));
-        let given = subject.refusals.iter();
-        let given = given.map(|(spec, kind)| (spec.clone(), Some(*kind)));
-        for (spec, kind) in foreign.chain(given) {
-            let what = spec.spiffe_id().to_string();
-            let request = subject.new_request(spec)?;
-            let error = match subject.sign(&request).await? {
-                Ok(_) => {
-                    outcome.fail(format!("{what}: signed where it must be refused"));
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let found = error.kind().as_str();
-            match (kind, classified(&error)) {
-                (Some(kind), _) if error.kind() != kind => outcome.fail(format!(
-                    "{what}: refused as `{found}` where `{}` was expected: {error}",
-                    kind.as_str()
-                )),
-                (_, Ok(())) => outcome.prove(format!("{what}: `{found}`")),
-                (_, Err(why)) => outcome.fail(format!("{what}: {why}")),
-            }
-        }
-        Ok(())
-    })
-    .await
+    }
+    outcome
+}
+
+/// The kind of error by which something is refused that must be.
+async fn refused(
+    subject: &Subject<'_>,
+    spec: CertificateSpec,
+    kind: Option<ErrorKind>,
+) -> Result<&'static str, Faults> {
+    let request = subject.new_request(spec)?;
+    let Err(error) = subject.sign(&request).await? else {
+        return Err("signed where it must be refused".into());
+    };
+    let found = error.kind().as_str();
+    match kind.filter(|kind| error.kind() != *kind) {
+        Some(kind) => Err(format!(
+            "refused as `{found}` where `{}` was expected: {error}",
+            kind.as_str()
+        ))?,
+        None => classified(&error)?,
+    }
+    Ok(found)
 }
 
 /// Whether an error is a refusal for good, as the contract wants it.

@@ -30,7 +30,7 @@ pub(super) struct Expected<'a> {
     pub(super) key: Option<&'a PrivateKey>,
     pub(super) bundle: &'a TrustBundle,
     pub(super) now: SystemTime,
-    /// How far the lifetime may be from the requested one; `None` if the CA decides.
+    /// The most by which the lifetime may differ from the requested one; `None` if the CA decides.
     pub(super) tolerance: Option<Duration>,
     /// The longest that the issuer says it gives.
     pub(super) max_lifetime: Option<Duration>,

@@ -267,7 +267,7 @@ impl<'a> Subject<'a> {
         self.within("sign", self.issuer.sign(request)).await
     }
 
-    /// What `sign` must answer.
+    /// The answer of `sign`, which must succeed.
     pub(super) async fn chain(&self, request: &CertificateRequest) -> Result<SignedChain, Faults> {
         self.call("sign", self.issuer.sign(request)).await
     }
@@ -360,7 +360,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What is wrong, in words.
+/// Descriptions of what is wrong.
 #[derive(Debug, Default)]
 pub(super) struct Faults(pub(super) Vec<String>);
 
