@@ -1,6 +1,6 @@
 //! Certificate signing requests (PKCS#10, RFC 2986).
 
-use std::fmt;
+use std::fmt::Display;
 
 use der::asn1::ObjectIdentifier;
 use der::oid::AssociatedOid;
@@ -17,7 +17,8 @@ use crate::{Error, ErrorKind, Result, pem, x509};
 /// It proves that whoever made it holds the private key, and nothing else: the names in it are
 /// wishes. Which identity a certificate gets is said by the
 /// [`CertificateRequest`](crate::CertificateRequest), never read from here.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
+#[debug("Csr(key {})", x509::fingerprint(public_key))]
 pub struct Csr {
     der: CertificateSigningRequestDer<'static>,
     public_key: SubjectPublicKeyInfoDer<'static>,
@@ -32,22 +33,17 @@ impl Csr {
     /// type or size that cannot be verified (RSA below 2048 bits among them).
     pub fn from_der(der: impl Into<Vec<u8>>) -> Result<Self> {
         let der = der.into();
-        let refused = |why: String| {
-            Error::new(
-                ErrorKind::InvalidRequest,
-                format!("the CSR is refused: {why}"),
-            )
+        let refused = |why: &dyn Display| {
+            let message = format!("the CSR is refused: {why}");
+            Error::new(ErrorKind::InvalidRequest, message)
         };
-        let request = CertReq::from_der(&der)
-            .map_err(|error| refused(format!("it is malformed: {error}")))?;
-        let encode = |error| refused(format!("it is malformed: {error}"));
-        let public_key: SubjectPublicKeyInfoDer<'static> =
-            request.info.public_key.to_der().map_err(encode)?.into();
-        let message = request.info.to_der().map_err(encode)?;
-        let algorithm = request.algorithm.to_der().map_err(encode)?;
+        let malformed = |error| refused(&format_args!("it is malformed: {error}"));
+        let request = CertReq::from_der(&der).map_err(malformed)?;
+        let public_key = request.info.public_key.to_der().map_err(malformed)?.into();
+        let message = request.info.to_der().map_err(malformed)?;
+        let algorithm = request.algorithm.to_der().map_err(malformed)?;
         let signature = request.signature.as_bytes().unwrap_or_default();
-        x509::verify(&public_key, &algorithm, &message, signature)
-            .map_err(|why| refused(why.to_owned()))?;
+        x509::verify(&public_key, &algorithm, &message, signature).map_err(|why| refused(&why))?;
         Ok(Self {
             der: der.into(),
             public_key,
@@ -97,25 +93,18 @@ impl Csr {
             common_names.push(text.value().into_owned());
         }
         let (mut uris, mut dns_names) = (Vec::new(), Vec::new());
-        for attribute in request.info.attributes.iter() {
-            if attribute.oid != ExtensionReq::OID {
-                continue;
-            }
-            for value in attribute.values.iter() {
-                let extensions = value.decode_as::<ExtensionReq>().ok()?.0;
-                let named = extensions
-                    .iter()
-                    .filter(|one| one.extn_id == SubjectAltName::OID);
-                for extension in named {
-                    let names = SubjectAltName::from_der(extension.extn_value.as_bytes()).ok()?;
-                    for name in names.0 {
-                        match name {
-                            GeneralName::UniformResourceIdentifier(uri) => {
-                                uris.push(uri.to_string())
-                            }
-                            GeneralName::DnsName(name) => dns_names.push(name.to_string()),
-                            _ => return None,
-                        }
+        let attributes = request.info.attributes.iter();
+        let requests = attributes.filter(|one| one.oid == ExtensionReq::OID);
+        for value in requests.flat_map(|one| one.values.iter()) {
+            let extensions = value.decode_as::<ExtensionReq>().ok()?.0;
+            let named = extensions.iter();
+            for extension in named.filter(|one| one.extn_id == SubjectAltName::OID) {
+                let names = SubjectAltName::from_der(extension.extn_value.as_bytes()).ok()?;
+                for name in names.0 {
+                    match name {
+                        GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.to_string()),
+                        GeneralName::DnsName(name) => dns_names.push(name.to_string()),
+                        _ => return None,
                     }
                 }
             }
@@ -126,11 +115,5 @@ impl Csr {
     /// The public key that it proves possession of.
     pub fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
         &self.public_key
-    }
-}
-
-impl fmt::Debug for Csr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Csr(key {})", x509::fingerprint(&self.public_key))
     }
 }

@@ -252,14 +252,8 @@ const KEY_IDENTIFIER: usize = 20;
 
 /// Which key a certificate is for: a short hash of it (RFC 7093 §2, method 1).
 fn key_identifier(public_key: &SubjectPublicKeyInfoDer<'_>) -> [u8; KEY_IDENTIFIER] {
-    let mut identifier = [0; KEY_IDENTIFIER];
-    for (to, from) in identifier
-        .iter_mut()
-        .zip(digest(&SHA256, public_key).as_ref())
-    {
-        *to = *from;
-    }
-    identifier
+    let hash = digest(&SHA256, public_key);
+    hash.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// How a key of this type signs certificates (RFC 5758 §3.2, RFC 8410 §3, RFC 4055 §5).
@@ -277,13 +271,10 @@ fn signature_algorithm(key_type: KeyType) -> der::Result<Vec<u8>> {
 }
 
 fn time(time: SystemTime) -> Result<Time> {
-    let calendar = DateTime::try_from(time).map_err(|_| {
-        Error::new(
-            ErrorKind::InvalidRequest,
-            "the lifetime ends after the year 9999, which X.509 cannot express",
-        )
-    })?;
-    Ok(Time::from(calendar))
+    let message = "the lifetime ends after the year 9999, which X.509 cannot express";
+    DateTime::try_from(time)
+        .map(Time::from)
+        .map_err(|_| Error::new(ErrorKind::InvalidRequest, message))
 }
 
 fn internal(error: der::Error) -> Error {

@@ -28,10 +28,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     "the CA refused to sign: grant `update` on `pki/sign/mesh-dp` (backend: vault-ca)"
 /// );
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Error(Arc<Inner>);
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,
@@ -96,10 +96,8 @@ impl Error {
 
     /// Where it happened, in the order in which it was added.
     pub fn context(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0
-            .context
-            .iter()
-            .map(|(name, value)| (*name, value.as_str()))
+        let context = self.0.context.iter();
+        context.map(|(name, value)| (*name, value.as_str()))
     }
 
     fn inner(&mut self) -> &mut Inner {
@@ -120,24 +118,9 @@ impl fmt::Display for Error {
     }
 }
 
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("message", &self.0.message)
-            .field("context", &self.0.context)
-            .field("retry", &self.0.retry)
-            .field("source", &self.0.source)
-            .finish()
-    }
-}
-
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0
-            .source
-            .as_deref()
-            .map(|source| source as &(dyn std::error::Error + 'static))
+        Some(self.0.source.as_deref()?)
     }
 }
 

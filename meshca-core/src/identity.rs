@@ -1,13 +1,12 @@
 //! A workload's certificate together with its key.
 
-use std::fmt;
-
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use spiffe::SpiffeId;
 
 use crate::{Error, ErrorKind, IssuedCertificate, PrivateKey, Result, SecretValue};
 
 /// What a workload needs to prove who it is: a verified certificate and the key that it is for.
+#[derive(Debug)]
 pub struct Identity {
     certificate: IssuedCertificate,
     key: PrivateKey,
@@ -21,11 +20,9 @@ impl Identity {
     /// [`ErrorKind::InvalidRequest`] if the certificate is for another key.
     pub fn new(certificate: IssuedCertificate, key: PrivateKey) -> Result<Self> {
         if certificate.public_key() != key.public_key() {
-            return Err(Error::new(
-                ErrorKind::InvalidRequest,
-                "the certificate is for another key",
-            )
-            .with_context("spiffe id", certificate.spiffe_id()));
+            let message = "the certificate is for another key";
+            return Err(Error::new(ErrorKind::InvalidRequest, message)
+                .with_context("spiffe id", certificate.spiffe_id()));
         }
         Ok(Self { certificate, key })
     }
@@ -79,26 +76,11 @@ impl Identity {
     /// [`ErrorKind::Internal`] if that crate refuses what we verified.
     #[cfg(feature = "svid")]
     pub fn to_x509_svid(&self) -> Result<spiffe::X509Svid> {
-        let chain: Vec<u8> = self
-            .certificate
-            .chain()
-            .iter()
-            .flat_map(|certificate| certificate.iter().copied())
-            .collect();
-        spiffe::X509Svid::parse_from_der(&chain, self.key.expose_pkcs8()?.expose()).map_err(
-            |error| {
-                Error::new(ErrorKind::Internal, "the spiffe crate refuses the SVID")
-                    .with_source(error)
-            },
-        )
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("certificate", &self.certificate)
-            .field("key", &self.key)
-            .finish()
+        let chain = self.certificate.chain().iter();
+        let chain = chain.map(AsRef::as_ref).collect::<Vec<&[u8]>>().concat();
+        let svid = spiffe::X509Svid::parse_from_der(&chain, self.key.expose_pkcs8()?.expose());
+        svid.map_err(|error| {
+            Error::new(ErrorKind::Internal, "the spiffe crate refuses the SVID").with_source(error)
+        })
     }
 }

@@ -5,8 +5,6 @@
 //! the blocks is therefore an error with its line. (RFC 7468 §2 allows explanatory text outside
 //! the blocks and lets parsers refuse it.)
 
-use std::fmt;
-
 use rustls_pki_types::pem::{self, SectionKind};
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
@@ -14,28 +12,17 @@ use rustls_pki_types::{
 use zeroize::{Zeroize, Zeroizing};
 
 /// What is wrong with a PEM text, and in which line (counted from 1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display, derive_more::Error)]
+#[display("line {line}: {message}")]
 pub(crate) struct PemError {
     pub(crate) line: usize,
     pub(crate) message: String,
 }
 
-impl PemError {
-    fn new(line: usize, message: impl Into<String>) -> Self {
-        Self {
-            line,
-            message: message.into(),
-        }
-    }
+fn fail<T>(line: usize, message: impl Into<String>) -> Result<T, PemError> {
+    let message = message.into();
+    Err(PemError { line, message })
 }
-
-impl fmt::Display for PemError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.message)
-    }
-}
-
-impl std::error::Error for PemError {}
 
 /// The largest text that is looked at: a thousand certificates, or far more than any key or CSR.
 const MAX_TEXT: usize = 1 << 20;
@@ -66,10 +53,10 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
     if text.len() > MAX_TEXT {
         let size = text.len() >> 10;
         let most = MAX_TEXT >> 10;
-        return Err(PemError::new(
+        return fail(
             1,
             format!("the text has {size} KiB; at most {most} KiB are read"),
-        ));
+        );
     }
     let mut found = Vec::new();
     // Some tools write the byte order mark of their platform.
@@ -81,24 +68,21 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
         let end = start + full.len();
         // The decoder ends a line there, and would find blocks that we do not.
         if line.contains('\r') {
-            return Err(PemError::new(
-                number,
-                "a carriage return within a line; lines end with a line feed, or with both",
-            ));
+            let message =
+                "a carriage return within a line; lines end with a line feed, or with both";
+            return fail(number, message);
         }
         if line.starts_with("-----BEGIN ") {
             if let Some((begun, ..)) = open {
-                return Err(PemError::new(
-                    number,
-                    format!("a new block begins before the one of line {begun} ends"),
-                ));
+                let message = format!("a new block begins before the one of line {begun} ends");
+                return fail(number, message);
             }
             if found.len() == limit {
                 let message = match limit {
                     1 => "only one block was expected".to_owned(),
                     _ => format!("more than {limit} blocks"),
                 };
-                return Err(PemError::new(number, message));
+                return fail(number, message);
             }
             open = Some((number, label(number, line)?, start));
         } else if let Some((begun, label, from)) = open {
@@ -106,10 +90,9 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
                 // The decoder does not look at what follows: the next block, where files were put
                 // together without a line feed between them.
                 if closing.strip_suffix("-----") != Some(label) {
-                    return Err(PemError::new(
-                        number,
-                        format!("expected `-----END {label}-----` and nothing else in the line"),
-                    ));
+                    let message =
+                        format!("expected `-----END {label}-----` and nothing else in the line");
+                    return fail(number, message);
                 }
                 let text = text.get(from..end).unwrap_or_default();
                 found.push(Block {
@@ -120,18 +103,16 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
                 open = None;
             }
         } else if !line.is_empty() {
-            return Err(PemError::new(
-                number,
-                "text outside a PEM block; only `-----BEGIN …` may stand here",
-            ));
+            let message = "text outside a PEM block; only `-----BEGIN …` may stand here";
+            return fail(number, message);
         }
         start = end;
     }
     match open {
-        Some((line, label, _)) => Err(PemError::new(
+        Some((line, label, _)) => fail(
             line,
             format!("the {label} block that begins here has no end"),
-        )),
+        ),
         None => Ok(found),
     }
 }
@@ -139,34 +120,28 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
 fn label(number: usize, line: &str) -> Result<&'static str, PemError> {
     let label = line
         .strip_prefix("-----BEGIN ")
-        .and_then(|rest| rest.strip_suffix("-----"))
-        .filter(|label| !label.contains("-----"))
-        .ok_or_else(|| {
-            PemError::new(
-                number,
-                "the BEGIN line is damaged; were the line breaks of the PEM text lost?",
-            )
-        })?;
-    LABELS
-        .into_iter()
-        .find(|known| *known == label)
-        .ok_or_else(|| PemError::new(number, "a block of a kind that is not known here"))
+        .and_then(|rest| rest.strip_suffix("-----"));
+    let Some(label) = label.filter(|label| !label.contains("-----")) else {
+        let message = "the BEGIN line is damaged; were the line breaks of the PEM text lost?";
+        return fail(number, message);
+    };
+    match LABELS.into_iter().find(|known| *known == label) {
+        Some(known) => Ok(known),
+        None => fail(number, "a block of a kind that is not known here"),
+    }
 }
 
 impl Block<'_> {
     fn decode(&self) -> Result<(SectionKind, Vec<u8>), PemError> {
+        let (line, label, mut text) = (self.line, self.label, self.text);
         let broken = |why: &str| {
-            PemError::new(
-                self.line,
-                format!(
-                    "the {} block that begins here is damaged ({why})",
-                    self.label
-                ),
+            fail(
+                line,
+                format!("the {label} block that begins here is damaged ({why})"),
             )
         };
         // YAML indents; only then is a copy needed, of a size that never grows.
         let mut trimmed = Zeroizing::new(String::new());
-        let mut text = self.text;
         if text.lines().any(|line| line.trim() != line) {
             trimmed.reserve_exact(text.len() + 1);
             for line in text.lines() {
@@ -177,16 +152,18 @@ impl Block<'_> {
         }
         match pem::from_buf(&mut text.as_bytes()) {
             Ok(Some(section)) => Ok(section),
-            Ok(None) => Err(PemError::new(
-                self.line,
-                format!("a {} block has no place here", self.label),
-            )),
-            Err(pem::Error::Base64Decode(_)) => Err(broken("not base64")),
-            Err(pem::Error::MissingSectionEnd { .. }) => {
-                Err(broken("its END line is of another kind"))
-            }
-            Err(_) => Err(broken("not PEM")),
+            Ok(None) => fail(line, format!("a {label} block has no place here")),
+            Err(pem::Error::Base64Decode(_)) => broken("not base64"),
+            Err(pem::Error::MissingSectionEnd { .. }) => broken("its END line is of another kind"),
+            Err(_) => broken("not PEM"),
         }
+    }
+
+    /// Refuses what was decoded, which may be a key.
+    fn refuse<T>(&self, mut decoded: Vec<u8>, expected: &str) -> Result<T, PemError> {
+        decoded.zeroize();
+        let message = format!("expected a {expected}, found a {}", self.label);
+        fail(self.line, message)
     }
 }
 
@@ -199,13 +176,7 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'sta
         .iter()
         .map(|block| match block.decode()? {
             (SectionKind::Certificate, der) => Ok((block.line, CertificateDer::from(der))),
-            (_, mut other) => {
-                other.zeroize();
-                Err(PemError::new(
-                    block.line,
-                    format!("expected a CERTIFICATE, found a {}", block.label),
-                ))
-            }
+            (_, other) => block.refuse(other, "CERTIFICATE"),
         })
         .collect()
 }
@@ -218,25 +189,16 @@ pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError
     let blocks = blocks(text, 2)?;
     let mut keys = blocks.iter().filter(|block| block.label != "EC PARAMETERS");
     let Some(block) = keys.next() else {
-        return Err(PemError::new(1, "no PRIVATE KEY block in it"));
+        return fail(1, "no PRIVATE KEY block in it");
     };
     if let Some(second) = keys.next() {
-        return Err(PemError::new(
-            second.line,
-            "only one block was expected, the private key",
-        ));
+        return fail(second.line, "only one block was expected, the private key");
     }
     match block.decode()? {
         (SectionKind::PrivateKey, der) => Ok(PrivatePkcs8KeyDer::from(der).into()),
         (SectionKind::EcPrivateKey, der) => Ok(PrivateSec1KeyDer::from(der).into()),
         (SectionKind::RsaPrivateKey, der) => Ok(PrivatePkcs1KeyDer::from(der).into()),
-        (_, mut other) => {
-            other.zeroize();
-            Err(PemError::new(
-                block.line,
-                format!("expected a PRIVATE KEY, found a {}", block.label),
-            ))
-        }
+        (_, other) => block.refuse(other, "PRIVATE KEY"),
     }
 }
 
@@ -244,17 +206,11 @@ pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError
 pub(crate) fn csr(text: &str) -> Result<Vec<u8>, PemError> {
     let blocks = blocks(text, 1)?;
     let Some(block) = blocks.first() else {
-        return Err(PemError::new(1, "no CERTIFICATE REQUEST block in it"));
+        return fail(1, "no CERTIFICATE REQUEST block in it");
     };
     match block.decode()? {
         (SectionKind::Csr, der) => Ok(der),
-        (_, mut other) => {
-            other.zeroize();
-            Err(PemError::new(
-                block.line,
-                format!("expected a CERTIFICATE REQUEST, found a {}", block.label),
-            ))
-        }
+        (_, other) => block.refuse(other, "CERTIFICATE REQUEST"),
     }
 }
 

@@ -204,8 +204,8 @@ impl CertificateSpec {
 
     fn validate(&self) -> Result<()> {
         let refuse = |why: &'static str, value: &str| {
-            Err(Error::new(ErrorKind::InvalidRequest, why)
-                .with_context("value", value.escape_debug()))
+            let error = Error::new(ErrorKind::InvalidRequest, why);
+            Err(error.with_context("value", value.escape_debug()))
         };
         if self.0.profile == Profile::Workload && self.0.spiffe_id.path().is_empty() {
             return refuse(
@@ -220,17 +220,13 @@ impl CertificateSpec {
             );
         }
         for uri in &self.0.uris {
-            let scheme = uri.split_once(':').map(|(scheme, _)| scheme);
-            match scheme {
-                Some(scheme) if scheme.eq_ignore_ascii_case("spiffe") => {
-                    return refuse(
-                        "a certificate has exactly one SPIFFE ID (SPIFFE X.509-SVID §2)",
-                        uri,
-                    );
-                }
-                Some(scheme)
-                    if !scheme.is_empty() && uri.bytes().all(|byte| byte.is_ascii_graphic()) => {}
-                _ => return refuse("not a URI in ASCII characters", uri),
+            let scheme = uri.split_once(':').map_or("", |(scheme, _)| scheme);
+            if scheme.eq_ignore_ascii_case("spiffe") {
+                let why = "a certificate has exactly one SPIFFE ID (SPIFFE X.509-SVID §2)";
+                return refuse(why, uri);
+            }
+            if scheme.is_empty() || !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return refuse("not a URI in ASCII characters", uri);
             }
         }
         for name in &self.0.dns_names {
@@ -247,18 +243,15 @@ impl CertificateSpec {
                 return refuse("not a DNS name", name);
             }
         }
-        match &self.0.common_name {
-            Some(name)
-                if name.is_empty()
-                    || name.chars().count() > 64
-                    || name.chars().any(char::is_control) =>
-            {
-                refuse(
-                    "a common name has 1 to 64 printable characters (RFC 5280 appendix A.1)",
-                    name,
-                )
-            }
-            _ => Ok(()),
+        let printable = |name: &&String| {
+            (1..=64).contains(&name.chars().count()) && !name.chars().any(char::is_control)
+        };
+        match self.0.common_name.as_ref().filter(|name| !printable(name)) {
+            Some(name) => refuse(
+                "a common name has 1 to 64 printable characters (RFC 5280 appendix A.1)",
+                name,
+            ),
+            None => Ok(()),
         }
     }
 }
@@ -268,19 +261,13 @@ impl CertificateSpec {
 /// 32 hexadecimal digits, short enough for AWS' idempotency token and fit for the name of a
 /// Kubernetes object. The time of the request is no part of it, so that a restarted control
 /// plane that repeats a workload's CSR finds what it had asked for before.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display)]
 pub struct RequestId(String);
 
 impl RequestId {
     /// The digits.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -317,14 +304,8 @@ impl CertificateRequest {
     /// [`ErrorKind::InvalidRequest`] if the spec contradicts itself: a second SPIFFE ID, a name
     /// that is none, a workload without a path.
     pub fn for_key(spec: CertificateSpec, key: &PrivateKey, now: SystemTime) -> Result<Self> {
-        Self::new(
-            spec,
-            RequestKey::Held {
-                key: Arc::clone(key.material()),
-                csr: OnceLock::new(),
-            },
-            now,
-        )
+        let (key, csr) = (Arc::clone(key.material()), OnceLock::new());
+        Self::new(spec, RequestKey::Held { key, csr }, now)
     }
 
     /// A request for the key of a CSR that somebody else made, a proxy for example. The CSR proves
@@ -336,10 +317,8 @@ impl CertificateRequest {
     /// with a throwaway leaf that only the holder of its key can sign.
     pub fn for_csr(spec: CertificateSpec, csr: Csr, now: SystemTime) -> Result<Self> {
         if spec.profile() != Profile::Workload {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "an intermediate is requested for a key held here, not for a CSR",
-            ));
+            let message = "an intermediate is requested for a key held here, not for a CSR";
+            return Err(Error::new(ErrorKind::Unsupported, message));
         }
         Self::new(spec, RequestKey::Proved(csr), now)
     }
@@ -347,10 +326,8 @@ impl CertificateRequest {
     fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
         spec.validate()?;
         if now.checked_add(spec.lifetime()).is_none() {
-            return Err(Error::new(
-                ErrorKind::InvalidRequest,
-                "the lifetime ends beyond all time",
-            ));
+            let message = "the lifetime ends beyond all time";
+            return Err(Error::new(ErrorKind::InvalidRequest, message));
         }
         Ok(Self(Arc::new(Inner {
             spec,
@@ -367,9 +344,8 @@ impl CertificateRequest {
 
     /// The name of this request.
     pub fn id(&self) -> &RequestId {
-        self.0
-            .id
-            .get_or_init(|| request_id(&self.0.spec, self.public_key()))
+        let Inner { id, spec, .. } = &*self.0;
+        id.get_or_init(|| request_id(spec, self.public_key()))
     }
 
     /// Whether it is this very request, and not only an equal one.
@@ -393,11 +369,8 @@ impl CertificateRequest {
         if requested == trust_domain {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::Denied,
-            format!("this issuer signs for the trust domain `{trust_domain}` only"),
-        )
-        .with_context("asked for", requested))
+        let message = format!("this issuer signs for the trust domain `{trust_domain}` only");
+        Err(Error::new(ErrorKind::Denied, message).with_context("asked for", requested))
     }
 
     /// When it was made.
@@ -408,12 +381,9 @@ impl CertificateRequest {
     /// The end of the lifetime asked for, as a point in time that stays the same however often
     /// the request is tried. Whole seconds.
     pub fn not_after(&self) -> SystemTime {
-        let end = self
-            .0
-            .created
-            .checked_add(self.0.spec.lifetime())
-            .unwrap_or(self.0.created);
-        crate::time::whole_seconds(end)
+        let created = self.0.created;
+        let end = created.checked_add(self.0.spec.lifetime());
+        crate::time::whole_seconds(end.unwrap_or(created))
     }
 
     /// The key that the certificate must be for.

@@ -17,6 +17,8 @@ pub use name::NameTemplate;
 pub use path::PathTemplate;
 pub use trust_domain::{TrustDomainInputs, TrustDomainTemplate};
 
+use serde::Serialize;
+
 use super::workload::{NAMESPACE_LABEL, SERVICE_ACCOUNT_LABEL, WORKLOAD_LABEL};
 use shape::Shape;
 
@@ -24,9 +26,13 @@ use shape::Shape;
 const MAX_REPLACED: usize = 8192;
 
 /// A parsed template: what all kinds of template share.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, derive_more::Debug, derive_more::Display, Serialize)]
+#[debug("{source:?}")]
+#[display("{source}")]
+#[serde(transparent)]
 struct Template {
     source: Box<str>,
+    #[serde(skip_serializing)]
     pieces: Vec<Piece>,
 }
 
@@ -58,10 +64,7 @@ enum Piece {
 impl Piece {
     /// A piece that is nothing but a field: what the default templates are made of.
     fn field(field: Field) -> Self {
-        Self::Value(Value {
-            source: Source::Field(field),
-            replacements: Vec::new(),
-        })
+        Self::Value(Value::of(Source::Field(field)))
     }
 }
 
@@ -73,6 +76,15 @@ impl Piece {
 struct Value {
     source: Source,
     replacements: Vec<Replacement>,
+}
+
+impl Value {
+    fn of(source: Source) -> Self {
+        Self {
+            source,
+            replacements: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -156,12 +168,15 @@ impl Function {
         }
     }
 
-    fn usage(self) -> &'static str {
+    fn arguments(self) -> &'static str {
         match self {
-            Self::Label => "`label \"key\"`",
-            Self::Tag => "`tag \"key\"`",
-            Self::Replace => "`replace \"old\" \"new\" value`",
+            Self::Label | Self::Tag => "\"key\"",
+            Self::Replace => "\"old\" \"new\" value",
         }
+    }
+
+    fn usage(self) -> String {
+        format!("`{} {}`", self.name(), self.arguments())
     }
 }
 
@@ -176,28 +191,24 @@ struct Dialect {
 }
 
 impl Dialect {
+    /// The names that a template of this kind may use, and how they are used.
+    fn names(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let fields = self.fields.iter();
+        let fields = fields.map(|field| (field.name(), format!("`.{}`", field.name())));
+        let functions = self.functions.iter();
+        fields.chain(functions.map(|function| (function.name(), function.usage())))
+    }
+
     /// All that a template of this kind may use, for a message.
-    fn menu(&self) -> String {
-        let mut names: Vec<String> = self
-            .fields
-            .iter()
-            .map(|field| format!("`.{}`", field.name()))
-            .collect();
-        names.extend(
-            self.functions
-                .iter()
-                .map(|function| function.usage().to_owned()),
-        );
+    fn may_use(&self) -> String {
+        let mut names: Vec<_> = self.names().map(|(_, usage)| usage).collect();
         let last = names.pop().unwrap_or_default();
-        if names.is_empty() {
-            last
-        } else {
-            format!("{} and {last}", names.join(", "))
-        }
+        let names = names.join(", ");
+        format!("a {} may use {names} and {last}", self.name)
     }
 }
 
-/// The conversions that every kind of template has: all of them go through `parse` and `as_str`.
+/// The conversions that every kind of template has by way of `parse` and `as_str`.
 macro_rules! template_text {
     ($name:ident, $example:literal) => {
         impl $name {
@@ -212,24 +223,6 @@ macro_rules! template_text {
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 Self::parse(text)
-            }
-        }
-
-        impl ::std::fmt::Display for $name {
-            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl ::std::fmt::Debug for $name {
-            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                f.debug_tuple(stringify!($name)).field(&self.as_str()).finish()
-            }
-        }
-
-        impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
             }
         }
 

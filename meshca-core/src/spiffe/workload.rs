@@ -1,5 +1,4 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::str::FromStr;
 
 use super::shown::Shown;
@@ -12,7 +11,8 @@ pub(crate) const WORKLOAD_LABEL: &str = "kuma.io/workload";
 /// Where proxies run, which decides the [default path](super::PathTemplate::default_for).
 ///
 /// The names are those of the label `kuma.io/env`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, derive_more::Display)]
+#[display("{}", self.as_str())]
 #[non_exhaustive]
 pub enum Environment {
     /// On Kubernetes: a workload has a namespace and a service account.
@@ -31,12 +31,6 @@ impl Environment {
     }
 }
 
-impl fmt::Display for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl FromStr for Environment {
     type Err = Error;
 
@@ -44,13 +38,12 @@ impl FromStr for Environment {
         match text {
             "kubernetes" => Ok(Self::Kubernetes),
             "universal" => Ok(Self::Universal),
-            other => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "`{}` is not an environment: write `kubernetes` or `universal`",
-                    Shown(other)
-                ),
-            )),
+            other => {
+                let other = Shown(other);
+                let message =
+                    format!("`{other}` is not an environment: write `kubernetes` or `universal`");
+                Err(Error::new(ErrorKind::InvalidConfig, message))
+            }
         }
     }
 }
@@ -113,16 +106,13 @@ impl Workload {
             let at = next + (pair.len() - pair.trim_ascii_start().len());
             next += pair.len() + 1;
             let wrong = |message: String| {
-                Err(Error::new(
-                    ErrorKind::InvalidRequest,
-                    format!("labels, byte {at}: {message}"),
-                ))
+                let message = format!("labels, byte {at}: {message}");
+                Err(Error::new(ErrorKind::InvalidRequest, message))
             };
             let pair = pair.trim_ascii();
             if pair.is_empty() {
-                return wrong(
-                    "a label is missing before or after a comma: write `key=value`".to_owned(),
-                );
+                let message = "a label is missing before or after a comma: write `key=value`";
+                return wrong(message.to_owned());
             }
             let Some((key, value)) = pair.split_once('=') else {
                 return wrong(format!("`{}` has no value: write `key=value`", Shown(pair)));
@@ -134,11 +124,8 @@ impl Workload {
             if value.contains('=') {
                 return wrong(format!("`{}` has more than one `=`", Shown(pair)));
             }
-            if workload
-                .labels
-                .insert(key.to_owned(), value.to_owned())
-                .is_some()
-            {
+            let before = workload.labels.insert(key.to_owned(), value.to_owned());
+            if before.is_some() {
                 return wrong(format!("label `{}` is given twice", Shown(key)));
             }
         }
@@ -181,12 +168,11 @@ impl Workload {
 /// Collects labels; of a key that comes twice, the last value stays.
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Workload {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
-        let labels = labels
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect();
+        let labels = labels.into_iter();
         Self {
-            labels,
+            labels: labels
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
             tags: BTreeMap::new(),
         }
     }

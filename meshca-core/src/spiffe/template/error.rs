@@ -1,11 +1,10 @@
-use std::fmt;
 use std::ops::Range;
 
 use crate::{Error, ErrorKind};
 
 /// Why a text is not a template of the wanted kind, and where.
 ///
-/// [`Display`](fmt::Display) names the kind of template, the place and what to do. As a
+/// [`Display`](std::fmt::Display) names the kind of template, the place and what to do. As a
 /// [`crate::Error`] it is of the kind [`InvalidConfig`](ErrorKind::InvalidConfig).
 ///
 /// ```
@@ -20,7 +19,8 @@ use crate::{Error, ErrorKind};
 ///      `replace \"old\" \"new\" value`"
 /// );
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{}, byte {}: {}", _0.template, _0.offset.start, _0.message)]
 pub struct TemplateError(Box<Inner>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,26 +53,6 @@ impl TemplateError {
     /// file.
     pub fn message(&self) -> &str {
         &self.0.message
-    }
-}
-
-impl fmt::Display for TemplateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, byte {}: {}",
-            self.0.template, self.0.offset.start, self.0.message
-        )
-    }
-}
-
-impl fmt::Debug for TemplateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TemplateError")
-            .field("template", &self.0.template)
-            .field("offset", &self.0.offset)
-            .field("message", &self.0.message)
-            .finish()
     }
 }
 

@@ -8,6 +8,8 @@ use crate::spiffe::shown::shown;
 /// The white space of Go's template language; nothing else separates arguments or is trimmed.
 pub(super) const SPACES: [char; 4] = [' ', '\t', '\r', '\n'];
 
+const UNSPACED_TRIM: &str = "the `-` of ` -}}` must have white space before it";
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token<'a> {
     /// `}}` or ` -}}`; the latter trims what follows.
@@ -127,10 +129,9 @@ impl<'a> Lexer<'a> {
         }
         self.word_end()?;
         if self.pos == start + 1 {
+            let may_use = self.dialect.may_use();
             let message = format!(
-                "`.` alone, everything the template is given, is not supported here: a {} may use {}",
-                self.dialect.name,
-                self.dialect.menu()
+                "`.` alone, everything the template is given, is not supported here: {may_use}"
             );
             return Err(self.error(start..self.pos, message));
         }
@@ -143,16 +144,13 @@ impl<'a> Lexer<'a> {
         match self.peek() {
             None | Some('.' | ',' | '|' | ':' | ')' | '(') => Ok(()),
             Some(next) if SPACES.contains(&next) || self.rest().starts_with("}}") => Ok(()),
-            Some('-') if self.rest().starts_with("-}}") => Err(self.error(
-                self.pos..self.pos + 1,
-                "the `-` of ` -}}` must have white space before it",
-            )),
+            Some('-') if self.rest().starts_with("-}}") => {
+                Err(self.error(self.pos..self.pos + 1, UNSPACED_TRIM))
+            }
             Some(next) => {
                 let span = self.pos..self.pos + next.len_utf8();
-                Err(self.error(
-                    span,
-                    format!("`{}` cannot follow a name directly", shown(next)),
-                ))
+                let message = format!("`{}` cannot follow a name directly", shown(next));
+                Err(self.error(span, message))
             }
         }
     }
@@ -169,13 +167,10 @@ impl<'a> Lexer<'a> {
                 Some(other) => bytes.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Token::Text(text)),
-            Err(_) => Err(self.error(
-                start..self.pos,
-                "the escapes of this string do not make valid UTF-8",
-            )),
-        }
+        let message = "the escapes of this string do not make valid UTF-8";
+        String::from_utf8(bytes)
+            .map(Token::Text)
+            .map_err(|_| self.error(start..self.pos, message))
     }
 
     /// One escape of an interpreted string, as Go's `strconv.Unquote` reads it: the backslash has
@@ -200,13 +195,16 @@ impl<'a> Lexer<'a> {
             'v' => 0x0b,
             '\\' => b'\\',
             '"' => b'"',
-            'x' => {
-                let value = self.digits(16, 2, 0);
-                return self.push_byte(value, at, bytes);
-            }
-            '0'..='7' => {
-                let value = self.digits(8, 2, escape.to_digit(8).unwrap_or_default());
-                return self.push_byte(value, at, bytes);
+            'x' | '0'..='7' => {
+                let value = match escape.to_digit(8) {
+                    Some(first) => self.digits(8, 2, first),
+                    None => self.digits(16, 2, 0),
+                };
+                let Some(byte) = value.and_then(|value| u8::try_from(value).ok()) else {
+                    let message = "this escape is not a byte: write `\\x` and two hexadecimal digits, or three octal digits up to `\\377`";
+                    return Err(self.error(at..self.pos, message));
+                };
+                byte
             }
             'u' | 'U' => {
                 let value = self.digits(16, if escape == 'u' { 4 } else { 8 }, 0);
@@ -226,22 +224,6 @@ impl<'a> Lexer<'a> {
         };
         bytes.push(byte);
         Ok(())
-    }
-
-    fn push_byte(
-        &self,
-        value: Option<u32>,
-        at: usize,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), TemplateError> {
-        match value.and_then(|value| u8::try_from(value).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                Ok(())
-            }
-            None => Err(self
-                .error(at..self.pos, "this escape is not a byte: write `\\x` and two hexadecimal digits, or three octal digits up to `\\377`")),
-        }
     }
 
     /// Exactly `count` more digits on top of `value`.
@@ -271,23 +253,21 @@ impl<'a> Lexer<'a> {
     fn unsupported(&self, first: char, start: usize) -> TemplateError {
         let span = start..self.pos;
         let message = match first {
-            '-' if self.text(start..self.source.len()).starts_with("-}}") => {
-                "the `-` of ` -}}` must have white space before it".to_owned()
-            }
-            '-' if start == self.open + 2 => {
-                "the `-` of `{{- ` must be followed by white space".to_owned()
-            }
-            '+' | '-' => "numbers are not supported here".to_owned(),
-            first if first.is_numeric() => "numbers are not supported here".to_owned(),
-            '$' | ':' | '=' | ',' => "variables are not supported here".to_owned(),
+            '-' if self.text(start..self.source.len()).starts_with("-}}") => UNSPACED_TRIM,
+            '-' if start == self.open + 2 => "the `-` of `{{- ` must be followed by white space",
+            '+' | '-' => "numbers are not supported here",
+            first if first.is_numeric() => "numbers are not supported here",
+            '$' | ':' | '=' | ',' => "variables are not supported here",
             '\'' => {
                 "character constants are not supported here: a string is written in double quotes"
-                    .to_owned()
             }
             '/' if self.text(start..self.source.len()).starts_with("/*") => {
-                "a comment must start directly after `{{` or `{{- `".to_owned()
+                "a comment must start directly after `{{` or `{{- `"
             }
-            other => format!("`{}` is not expected here", shown(other)),
+            other => {
+                let message = format!("`{}` is not expected here", shown(other));
+                return self.error(span, message);
+            }
         };
         self.error(span, message)
     }

@@ -1,3 +1,5 @@
+use serde::Serialize;
+
 use super::render::Values;
 use super::shape::Shape;
 use super::{Dialect, Function, Source, Template, TemplateError, template_text};
@@ -31,7 +33,8 @@ static DIALECT: Dialect = Dialect {
 /// assert_eq!(template.render(&workload)?, "backend-shop-svc-80.mesh");
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, derive_more::Display, Serialize)]
+#[serde(transparent)]
 pub struct NameTemplate(Template);
 
 impl NameTemplate {

@@ -55,7 +55,8 @@ pub(super) fn parse(dialect: &'static Dialect, source: &str) -> Result<Vec<Part>
                 lexer: Lexer::new(dialect, source, open, body),
                 peeked: None,
             };
-            let (expression, trim, end) = parser.action(open)?;
+            let (expression, (token, span)) = parser.pipeline(open, 0)?;
+            let (trim, end) = (token == Token::End { trim: true }, span.end);
             let piece = match expression {
                 Expression::Constant(text) => Piece::Literal(text),
                 Expression::Value(value) => Piece::Value(value),
@@ -142,11 +143,6 @@ impl<'a> Parser<'a> {
         self.lexer.error(span, message)
     }
 
-    fn action(&mut self, open: usize) -> Result<(Expression, bool, usize), TemplateError> {
-        let (expression, (end, span)) = self.pipeline(open, 0)?;
-        Ok((expression, end == Token::End { trim: true }, span.end))
-    }
-
     /// Commands separated by `|`, up to the end of the action or of the parentheses.
     ///
     /// Like Go, it lets a `|` with nothing after it pass.
@@ -163,7 +159,8 @@ impl<'a> Parser<'a> {
                     return match value {
                         Some(value) => Ok((value, token)),
                         None => {
-                            let message = format!("nothing in here: {}", self.may_use());
+                            let message =
+                                format!("nothing in here: {}", self.lexer.dialect.may_use());
                             Err(self.error(open..span.end, message))
                         }
                     };
@@ -185,21 +182,20 @@ impl<'a> Parser<'a> {
         let (head, head_span) = self.operand(first, depth)?;
         let mut arguments = Vec::new();
         loop {
+            let next = self.next()?;
             // Go wants white space between operands.
-            match self.next()? {
-                (Token::Space, _) => {}
+            let (token, spaced) = match next.0 {
+                Token::Space => (self.next_non_space()?, true),
+                _ => (next, false),
+            };
+            match token {
                 (Token::Pipe, _) => break,
                 end @ (Token::End { .. } | Token::RightParen, _) => {
                     self.peeked = Some(end);
                     break;
                 }
-                (_, at) => return Err(self.error(at, "white space is missing before this")),
-            }
-            match self.next_non_space()? {
-                (Token::Pipe, _) => break,
-                end @ (Token::End { .. } | Token::RightParen, _) => {
-                    self.peeked = Some(end);
-                    break;
+                (_, at) if !spaced => {
+                    return Err(self.error(at, "white space is missing before this"));
                 }
                 token => {
                     let (operand, at) = self.operand(token, depth)?;
@@ -242,7 +238,13 @@ impl<'a> Parser<'a> {
         let operand = match token {
             Token::Text(text) => Operand::Expression(Expression::Constant(text)),
             Token::Field(name) => {
-                Operand::Expression(Expression::Value(self.field(name, span.clone())?))
+                let mut fields = self.lexer.dialect.fields.iter();
+                match fields.find(|field| field.name() == name) {
+                    Some(field) => {
+                        Operand::Expression(Expression::Value(Value::of(Source::Field(*field))))
+                    }
+                    None => return Err(self.unknown("variable", &format!(".{name}"), span)),
+                }
             }
             Token::Name(name) => Operand::Function(self.function(name, span.clone())?),
             Token::LeftParen if depth == MAX_DEPTH => {
@@ -274,42 +276,26 @@ impl<'a> Parser<'a> {
         arguments: Vec<(Expression, Range<usize>)>,
         span: Range<usize>,
     ) -> Result<Expression, TemplateError> {
-        let count = arguments.len();
-        let mut arguments = arguments.into_iter();
+        let (count, name) = (arguments.len(), function.name());
         let expression = match function {
             Function::Label | Function::Tag => {
-                let (Some((key, at)), None) = (arguments.next(), arguments.next()) else {
+                let Ok([(key, at)]) = <[_; 1]>::try_from(arguments) else {
                     return Err(self.arity(function, count, span));
                 };
                 let Expression::Constant(key) = key else {
-                    let message = format!(
-                        "the key of `{}` must be a string in quotes",
-                        function.name()
-                    );
+                    let message = format!("the key of `{name}` must be a string in quotes");
                     return Err(self.error(at, message));
                 };
                 if key.is_empty() {
-                    return Err(
-                        self.error(at, format!("the key of `{}` is empty", function.name()))
-                    );
+                    return Err(self.error(at, format!("the key of `{name}` is empty")));
                 }
-                let source = if function == Function::Label {
-                    Source::Label(key)
-                } else {
-                    Source::Tag(key)
-                };
-                Expression::Value(Value {
-                    source,
-                    replacements: Vec::new(),
-                })
+                Expression::Value(Value::of(match function {
+                    Function::Label => Source::Label(key),
+                    _ => Source::Tag(key),
+                }))
             }
             Function::Replace => {
-                let (Some(old), Some(new), Some((value, at)), None) = (
-                    arguments.next(),
-                    arguments.next(),
-                    arguments.next(),
-                    arguments.next(),
-                ) else {
+                let Ok([old, new, (value, at)]) = <[_; 3]>::try_from(arguments) else {
                     return Err(self.arity(function, count, span));
                 };
                 let constant = |(argument, at)| match argument {
@@ -346,101 +332,51 @@ impl<'a> Parser<'a> {
             Function::Label | Function::Tag => "1 argument",
             Function::Replace => "3 arguments, the last of which may come through `|`",
         };
-        let message = format!(
-            "`{}` takes {wanted}, not {count}: {}",
-            function.name(),
-            function.usage()
-        );
+        let (name, usage) = (function.name(), function.usage());
+        let message = format!("`{name}` takes {wanted}, not {count}: {usage}");
         self.error(span, message)
     }
 
-    fn field(&self, name: &str, span: Range<usize>) -> Result<Value, TemplateError> {
-        match self
-            .lexer
-            .dialect
-            .fields
-            .iter()
-            .find(|field| field.name() == name)
-        {
-            Some(field) => Ok(Value {
-                source: Source::Field(*field),
-                replacements: Vec::new(),
-            }),
-            None => Err(self.unknown("variable", &format!(".{name}"), span)),
-        }
-    }
-
     fn function(&self, name: &str, span: Range<usize>) -> Result<Function, TemplateError> {
-        if let Some(function) = self
-            .lexer
-            .dialect
-            .functions
-            .iter()
-            .find(|function| function.name() == name)
-        {
+        let mut functions = self.lexer.dialect.functions.iter();
+        if let Some(function) = functions.find(|function| function.name() == name) {
             return Ok(*function);
         }
         if KEYWORDS.contains(&name) || ["nil", "true", "false"].contains(&name) {
-            let message = format!("`{name}` is not supported here: {}", self.may_use());
+            let message = format!(
+                "`{name}` is not supported here: {}",
+                self.lexer.dialect.may_use()
+            );
             return Err(self.error(span, message));
         }
         Err(self.unknown("function", name, span))
     }
 
     fn unknown(&self, what: &str, name: &str, span: Range<usize>) -> TemplateError {
+        let mut may_use = self.lexer.dialect.may_use();
         let suggestion = match self.suggest(name) {
-            Some(suggestion) => format!("; did you mean {suggestion}? "),
+            Some(suggestion) => {
+                // What follows is a sentence of its own.
+                may_use.replace_range(..1, "A");
+                format!("; did you mean {suggestion}? ")
+            }
             None => ": ".to_owned(),
         };
-        let mut may_use = self.may_use();
-        if suggestion.ends_with("? ")
-            && let Some(first) = may_use.get_mut(..1)
-        {
-            first.make_ascii_uppercase();
-        }
         // Names are bounded by nothing but the size of the template.
         let name: String = name.chars().take(64).collect();
-        self.error(
-            span,
-            format!("unknown {what} `{name}`{suggestion}{may_use}"),
-        )
-    }
-
-    fn may_use(&self) -> String {
-        format!(
-            "a {} may use {}",
-            self.lexer.dialect.name,
-            self.lexer.dialect.menu()
-        )
+        let message = format!("unknown {what} `{name}`{suggestion}{may_use}");
+        self.error(span, message)
     }
 
     /// The nearest name that this template may use, dot or not, whatever the case.
     fn suggest(&self, name: &str) -> Option<String> {
         let plain = |name: &str| name.replace(['.', '_'], "").to_lowercase();
         let wanted = plain(name.get(..64).unwrap_or(name));
-        let fields = self
-            .lexer
-            .dialect
-            .fields
-            .iter()
-            .map(|field| (field.name(), format!("`.{}`", field.name())));
-        let functions = self
-            .lexer
-            .dialect
-            .functions
-            .iter()
-            .map(|function| (function.name(), function.usage().to_owned()));
-        fields
-            .chain(functions)
-            .map(|(name, shown)| {
-                (
-                    strsim::damerau_levenshtein(&plain(name), &wanted),
-                    name.len(),
-                    shown,
-                )
-            })
-            .filter(|(distance, length, _)| *distance <= (length / 3).max(1))
-            .min_by_key(|(distance, ..)| *distance)
-            .map(|(.., shown)| shown)
+        let names = self.lexer.dialect.names().filter_map(|(name, usage)| {
+            let distance = strsim::damerau_levenshtein(&plain(name), &wanted);
+            (distance <= (name.len() / 3).max(1)).then_some((distance, usage))
+        });
+        let nearest = names.min_by_key(|(distance, _)| *distance)?;
+        Some(nearest.1)
     }
 }

@@ -1,4 +1,5 @@
 use ::spiffe::{SpiffeId, TrustDomain};
+use serde::Serialize;
 
 use super::render::Values;
 use super::shape::{MAX_SPIFFE_ID, Shape};
@@ -46,7 +47,8 @@ const INLINE_SEGMENTS: usize = 16;
 /// );
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, derive_more::Display, Serialize)]
+#[serde(transparent)]
 pub struct PathTemplate(Template);
 
 impl PathTemplate {
@@ -147,13 +149,11 @@ impl PathTemplate {
     /// (SPIFFE-ID §2.2), or if the whole SPIFFE ID is longer than 2048 bytes (§2.3). The message
     /// names the label.
     pub fn render_path(&self, trust_domain: &TrustDomain, workload: &Workload) -> Result<String> {
-        let path = self.0.render(
-            Shape::Path,
-            &PathValues {
-                trust_domain,
-                workload,
-            },
-        )?;
+        let values = PathValues {
+            trust_domain,
+            workload,
+        };
+        let path = self.0.render(Shape::Path, &values)?;
         check_length(trust_domain, &path)?;
         Ok(path)
     }
@@ -188,12 +188,10 @@ impl Values for PathValues<'_> {
 fn check_length(trust_domain: &TrustDomain, path: &str) -> Result<()> {
     let length = "spiffe://".len() + trust_domain.as_str().len() + path.len();
     if length > MAX_SPIFFE_ID {
-        return Err(Error::new(
-            ErrorKind::InvalidRequest,
-            format!(
-                "the SPIFFE ID is {length} bytes long and may have {MAX_SPIFFE_ID}: shorten a label"
-            ),
-        ));
+        let message = format!(
+            "the SPIFFE ID is {length} bytes long and may have {MAX_SPIFFE_ID}: shorten a label"
+        );
+        return Err(Error::new(ErrorKind::InvalidRequest, message));
     }
     Ok(())
 }
@@ -205,8 +203,6 @@ fn missing(source: &Source, key: &str) -> Error {
         _ => "which the path template uses".to_owned(),
     };
     let key = Shown(key);
-    Error::new(
-        ErrorKind::InvalidRequest,
-        format!("the proxy has no label `{key}`, {used}: add the label"),
-    )
+    let message = format!("the proxy has no label `{key}`, {used}: add the label");
+    Error::new(ErrorKind::InvalidRequest, message)
 }

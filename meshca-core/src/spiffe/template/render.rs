@@ -94,14 +94,9 @@ impl Value {
 
 #[cold]
 fn refused_whole(shape: Shape, text: &str, reason: &str) -> Error {
-    let what = shape.result();
-    Error::new(
-        ErrorKind::InvalidRequest,
-        format!(
-            "the template gives `{}`, which is no {what}: {reason}",
-            Shown(text)
-        ),
-    )
+    let (text, what) = (Shown(text), shape.result());
+    let message = format!("the template gives `{text}`, which is no {what}: {reason}");
+    Error::new(ErrorKind::InvalidRequest, message)
 }
 
 /// How a message names where a value came from: the thing to change, so the label rather than the

@@ -94,18 +94,18 @@ impl Shape {
             let refused = value.chars().find(|character| !self.allows(*character));
             return Err(self.refusal(refused.unwrap_or_default()));
         }
-        if value.len() > self.max_length() {
-            let (length, max) = (value.len(), self.max_length());
+        let (length, max) = (value.len(), self.max_length());
+        if length > max {
+            let what = self.result();
             return Err(format!(
-                "{length} bytes are too long: a {} has at most {max}",
-                self.result()
+                "{length} bytes are too long: a {what} has at most {max}"
             ));
         }
         match value {
-            "" | "." | ".." => Err(format!(
-                "this would change the shape of the {}",
-                self.result()
-            )),
+            "" | "." | ".." => {
+                let what = self.result();
+                Err(format!("this would change the shape of the {what}"))
+            }
             _ => Ok(()),
         }
     }
@@ -113,11 +113,11 @@ impl Shape {
     /// Whether `text` is a whole result. The checks of values and literals leave little to find
     /// here, but an identity is not the place to rely on that.
     pub(super) fn check_whole(self, text: &str) -> Result<(), String> {
-        if text.len() > self.max_length() {
-            let (length, max) = (text.len(), self.max_length());
+        let (length, max) = (text.len(), self.max_length());
+        if length > max {
+            let what = self.result();
             return Err(format!(
-                "it is {length} bytes long, and a {} has at most {max}",
-                self.result()
+                "it is {length} bytes long, and a {what} has at most {max}"
             ));
         }
         match self {
@@ -130,16 +130,12 @@ impl Shape {
                     .split('/')
                     .try_for_each(|segment| self.check_value(segment))
             }
-            Self::CommonName => text.split('.').try_for_each(|label| {
-                if label.len() > MAX_DNS_LABEL {
-                    return Err(format!(
-                        "a part between dots has at most {MAX_DNS_LABEL} characters"
-                    ));
-                }
-                if label.is_empty() {
-                    return Err("a part between dots is empty".to_owned());
-                }
-                self.check_value(label)
+            Self::CommonName => text.split('.').try_for_each(|label| match label.len() {
+                0 => Err("a part between dots is empty".to_owned()),
+                1..=MAX_DNS_LABEL => self.check_value(label),
+                _ => Err(format!(
+                    "a part between dots has at most {MAX_DNS_LABEL} characters"
+                )),
             }),
         }
     }
@@ -169,20 +165,15 @@ pub(super) fn check_literals(
         };
         length += text.len();
         if length > shape.max_length() {
-            let max = shape.max_length();
-            return error(
-                part.span.clone(),
-                format!(
-                    "this is too long: a {} has at most {max} bytes",
-                    shape.result()
-                ),
-            );
+            let (what, max) = (shape.result(), shape.max_length());
+            let message = format!("this is too long: a {what} has at most {max} bytes");
+            return error(part.span.clone(), message);
         }
         for (index, character) in text.char_indices() {
-            let at = if part.verbatim {
-                part.span.start + index..part.span.start + index + character.len_utf8()
-            } else {
-                part.span.clone()
+            let start = part.span.start + index;
+            let at = match part.verbatim {
+                true => start..start + character.len_utf8(),
+                false => part.span.clone(),
             };
             if Some(character) == shape.separator() {
                 if let Err((span, message)) = segment.close(shape, at.clone()) {
@@ -204,10 +195,9 @@ pub(super) fn check_literals(
         );
         return error(source.len()..source.len(), message);
     }
-    match segment.finish(shape) {
-        Ok(()) => Ok(()),
-        Err((span, message)) => error(span, message),
-    }
+    segment
+        .finish(shape)
+        .or_else(|(span, message)| error(span, message))
 }
 
 /// What lies between two separators, while it is read.
@@ -270,20 +260,21 @@ impl Segment {
         if self.dynamic {
             return Ok(());
         }
-        match (shape, self.text.as_str()) {
-            (Shape::Path, "") => Err((
-                at.clone(),
+        let (at, message) = match (shape, self.text.as_str()) {
+            (Shape::Path, "") => (
+                at,
                 format!("{empty}: a path has no empty segments and no `/` at its end"),
-            )),
-            (_, "") => Err((
-                at.clone(),
+            ),
+            (_, "") => (
+                at,
                 format!("{empty}: a {} has no empty parts", shape.result()),
-            )),
-            (Shape::Path, dots @ ("." | "..")) => Err((
-                self.span.clone(),
+            ),
+            (Shape::Path, dots @ ("." | "..")) => (
+                &self.span,
                 format!("`{dots}` cannot be a segment of a path"),
-            )),
-            _ => Ok(()),
-        }
+            ),
+            _ => return Ok(()),
+        };
+        Err((at.clone(), message))
     }
 }

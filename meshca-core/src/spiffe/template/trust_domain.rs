@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use ::spiffe::TrustDomain;
+use serde::Serialize;
 
 use super::render::Values;
 use super::shape::Shape;
@@ -27,7 +28,8 @@ static DIALECT: Dialect = Dialect {
 /// assert_eq!(trust_domain.as_str(), "prod.eu-1.mesh.local");
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, derive_more::Display, Serialize)]
+#[serde(transparent)]
 pub struct TrustDomainTemplate(Template);
 
 impl TrustDomainTemplate {
@@ -54,11 +56,8 @@ impl TrustDomainTemplate {
     pub fn render(&self, inputs: &TrustDomainInputs<'_>) -> Result<TrustDomain> {
         let name = self.0.render(Shape::TrustDomain, inputs)?;
         TrustDomain::new(&name).map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidRequest,
-                format!("`{}` is not a trust domain", Shown(&name)),
-            )
-            .with_source(error)
+            let message = format!("`{}` is not a trust domain", Shown(&name));
+            Error::new(ErrorKind::InvalidRequest, message).with_source(error)
         })
     }
 }
@@ -113,13 +112,13 @@ impl Values for TrustDomainInputs<'_> {
             Source::Field(Field::Zone) => Ok(self.zone),
             Source::Label(key) => match self.labels.and_then(|labels| labels.get(key)) {
                 Some(value) => Ok(value),
-                None => Err(Error::new(
-                    ErrorKind::InvalidRequest,
-                    format!(
-                        "the MeshIdentity has no label `{key}`, which its trust domain template uses: add the label",
-                        key = Shown(key)
-                    ),
-                )),
+                None => {
+                    let key = Shown(key);
+                    let message = format!(
+                        "the MeshIdentity has no label `{key}`, which its trust domain template uses: add the label"
+                    );
+                    Err(Error::new(ErrorKind::InvalidRequest, message))
+                }
             },
             Source::Field(_) | Source::Tag(_) => Err(Error::new(
                 ErrorKind::Internal,
