@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::declare::{Mapping as _, mapping, one_of, tagged};
 use super::decode::Cursor;
-use super::field::{Choice, Codec, described, group, required, spelt};
+use super::field::{Choice, Codec, Described, Group, required, spelt};
 use super::values;
 use crate::SecretValue;
 
@@ -43,13 +43,16 @@ tagged! {
     #[non_exhaustive]
     pub enum SecureDataSource refuses "does not go with this `type`, which takes `{own}`: keep one of them" {
         /// `type: File`: an absolute path without `..` on the control plane's host.
-        File(PathBuf) = "File" with required("file", group(required("path", described(absolute_path, || json!({ "pattern": "^/" }))))),
+        File(PathBuf) = "File" with required("file", Group(required("path", Described(absolute_path, || json!({ "pattern": "^/" }))))),
         /// `type: Secret`: the name of a secret of the mesh.
-        Secret(String) = "Secret" with required("secretRef", spelt(secret_ref, |name| SecretRef::to(name))),
+        Secret(String) = "Secret" with required("secretRef", spelt(secret_ref, |name| SecretRef {
+            kind: (),
+            name: name.clone(),
+        })),
         /// `type: EnvVar`: the name of an environment variable of the control plane.
-        EnvVar(String) = "EnvVar" with required("envVar", group(required("name", variable))),
+        EnvVar(String) = "EnvVar" with required("envVar", Group(required("name", variable))),
         /// `type: InsecureInline`: the text itself.
-        InsecureInline(SecretValue) = "InsecureInline" with required("insecureInline", group(required("value", InlineText))),
+        InsecureInline(SecretValue) = "InsecureInline" with required("insecureInline", Group(required("value", InlineText))),
     }
 }
 
@@ -58,15 +61,6 @@ mapping! {
     struct SecretRef {
         kind: () = required("kind", Choice(&[("Secret", ())])),
         name: String = required("name", values::non_empty),
-    }
-}
-
-impl SecretRef {
-    fn to(name: &str) -> Self {
-        Self {
-            kind: (),
-            name: name.to_owned(),
-        }
     }
 }
 

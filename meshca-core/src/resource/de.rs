@@ -8,7 +8,6 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 
 use super::document::MAX_DEPTH;
 use super::node::{Entry, Node, Value};
-use super::violation::Location;
 use super::words::Clip;
 
 impl<'de> Deserialize<'de> for Node<'static> {
@@ -116,11 +115,7 @@ impl<'de> Visitor<'de> for Level {
                     Clip(&key)
                 )));
             }
-            entries.push(Entry {
-                key: Cow::Owned(key),
-                key_at: Location::NONE,
-                value,
-            });
+            entries.push(Entry::unlocated(key, value));
         }
         Ok(Node::unlocated(Value::Map(entries)))
     }

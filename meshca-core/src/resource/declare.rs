@@ -161,23 +161,14 @@ macro_rules! words {
         }
     ) => {
         $(#[doc = $doc])*
-        #[derive($($derive),*)]
+        #[derive($($derive,)* ::serde::Serialize)]
         $(#[$meta])*
         $vis enum $name {
-            $($(#[doc = $variant_doc])* $(#[$default])? $variant,)*
+            $($(#[doc = $variant_doc])* $(#[$default])? #[serde(rename = $word)] $variant,)*
         }
 
         impl $crate::resource::declare::Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),*];
-        }
-
-        impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(
-                &self,
-                serializer: S,
-            ) -> ::std::result::Result<S::Ok, S::Error> {
-                serializer.serialize_str($crate::resource::declare::Words::word(*self))
-            }
         }
 
         $crate::resource::declare::json_schema! {
@@ -224,7 +215,7 @@ macro_rules! one_of {
                 match self {
                     $(Self::$variant(content) => {
                         let field = $crate::resource::field::required($field, $codec);
-                        $crate::resource::field::group(field).write(content, serializer)
+                        $crate::resource::field::Group(field).write(content, serializer)
                     })*
                 }
             }

@@ -108,19 +108,14 @@ impl<'o> Context<'o> {
     }
 }
 
-/// A value in a document, and the place where a violation of it is reported.
-#[derive(Clone, Copy)]
+/// A value in a document, and the place where a violation of it is reported. `Debug` prints the path only: the value may
+/// be a secret.
+#[derive(Clone, Copy, derive_more::Debug)]
+#[debug("Cursor({path})")]
 pub struct Cursor<'c> {
     pub(crate) node: &'c Node<'c>,
     pub(super) path: &'c Path<'c>,
     pub(crate) context: &'c Context<'c>,
-}
-
-/// Prints the path only: the value may be a secret.
-impl fmt::Debug for Cursor<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cursor({})", self.path)
-    }
 }
 
 impl<'c> Cursor<'c> {
@@ -197,19 +192,12 @@ impl<'c> Cursor<'c> {
         let Value::Seq(nodes) = &self.node.value else {
             return self.expected("a list");
         };
-        let mut items = Some(Vec::with_capacity(nodes.len()));
+        let mut items = Vec::with_capacity(nodes.len());
         for (index, node) in nodes.iter().enumerate() {
             let path = self.path.index(index);
-            match read(Cursor::new(node, &path, self.context)) {
-                Some(item) => {
-                    if let Some(items) = &mut items {
-                        items.push(item);
-                    }
-                }
-                None => items = None,
-            }
+            items.extend(read(Cursor::new(node, &path, self.context)));
         }
-        items
+        (items.len() == nodes.len()).then_some(items)
     }
 
     /// Judges the value at the end of a path of fields. A list on the way stands for all of its
@@ -241,32 +229,26 @@ impl<'c> Cursor<'c> {
             return Some(*value);
         }
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        match self.context.nearest(text, &names) {
-            Some(name) => self.error(format_args!(
-                "unknown value `{}`, did you mean `{name}`?",
-                Clip(text)
-            )),
-            None => self.error(format_args!(
-                "unknown value `{}`: it is {}",
-                Clip(text),
-                OneOf(&names)
-            )),
+        self.none_of(&names, format_args!("unknown value `{}`", Clip(text)))
+    }
+
+    /// Refuses a text that is none of these names, with the one that was probably meant.
+    pub(crate) fn none_of<T>(self, names: &[&str], message: impl fmt::Display) -> Option<T> {
+        match self.context.nearest(self.text()?, names) {
+            Some(meant) => self.error(format_args!("{message}, did you mean `{meant}`?")),
+            None => self.error(format_args!("{message}: it is {}", OneOf(names))),
         }
     }
 }
 
 /// A mapping whose fields are asked for by name. A field that no reader asked for is unknown, which is an error.
+#[derive(derive_more::Debug)]
+#[debug("Fields({})", cursor.path)]
 pub struct Fields<'c> {
     pub(crate) cursor: Cursor<'c>,
     entries: &'c [Entry<'c>],
     known: Vec<&'static str>,
     missing: RefCell<Vec<Missing>>,
-}
-
-impl fmt::Debug for Fields<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fields({})", self.cursor.path)
-    }
 }
 
 /// An error about something that is not there. It is held back until it is known which fields nobody
@@ -308,11 +290,11 @@ impl<'c> Fields<'c> {
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
-        if !self.has(name) {
-            self.know(&[name]);
-            return self.missing(name, "must be set");
+        self.know(&[name]);
+        match self.has(name) {
+            true => self.child(name, read),
+            false => self.missing(name, "must be set"),
         }
-        self.opt(name, read)
     }
 
     /// Fields that are read elsewhere or not judged.
@@ -396,6 +378,7 @@ impl<'c> Fields<'c> {
         at: Location,
         message: impl fmt::Display,
     ) -> Option<T> {
+        let context = self.cursor.context;
         let mut path = self.cursor.path.to_string();
         if let Some(field) = field {
             if !path.is_empty() {
@@ -403,19 +386,17 @@ impl<'c> Fields<'c> {
             }
             path.push_str(field);
         }
-        if !self.may_be_misspelt(names) {
-            self.cursor
-                .context
-                .record(Severity::Error, path, at, message);
-            return None;
+        if self.may_be_misspelt(names) {
+            self.missing.borrow_mut().push(Missing {
+                names: names.to_vec(),
+                lenient: context.is_lenient(),
+                path,
+                at,
+                message: message.to_string(),
+            });
+        } else {
+            context.record(Severity::Error, path, at, message);
         }
-        self.missing.borrow_mut().push(Missing {
-            names: names.to_vec(),
-            lenient: self.cursor.context.is_lenient(),
-            path,
-            at,
-            message: message.to_string(),
-        });
         None
     }
 
@@ -431,13 +412,10 @@ impl<'c> Fields<'c> {
 
     /// Reports what is missing, unless it is there under one of these misspelt names.
     fn report_missing(&self, misspelt: &[&str]) {
+        let context = self.cursor.context;
         for missing in self.missing.take() {
-            let explained = missing
-                .names
-                .iter()
-                .any(|name| misspelt.contains(&first(name)));
-            if !explained {
-                let context = self.cursor.context;
+            let mut names = missing.names.iter();
+            if !names.any(|name| misspelt.contains(&first(name))) {
                 context.leniently(missing.lenient, || {
                     context.record(Severity::Error, missing.path, missing.at, missing.message);
                 });
@@ -445,14 +423,15 @@ impl<'c> Fields<'c> {
         }
     }
 
-    /// Records an error at a field's key; the field counts as known.
+    /// Records an error at a field's key, if the field is there; it counts as known.
     pub(crate) fn refuse<T>(
         &mut self,
         name: &'static str,
         message: impl fmt::Display,
     ) -> Option<T> {
-        self.know(&[name]);
-        if let Some(entry) = self.entries.iter().find(|entry| entry.key == name) {
+        let mut given = self.entries.iter().filter(|entry| !entry.value.is_null());
+        if let Some(entry) = given.find(|entry| entry.key == name) {
+            self.know(&[name]);
             self.refuse_entry(entry, message);
         }
         None
@@ -465,25 +444,27 @@ impl<'c> Fields<'c> {
             .record(Severity::Error, path, entry.key_at, message);
     }
 
+    fn refuse_misspelt(&self, entry: &Entry<'_>, meant: &str) {
+        self.refuse_entry(
+            entry,
+            format_args!("unknown field, did you mean `{meant}`?"),
+        );
+    }
+
     /// Requires exactly one of these fields; `None` after a violation. Read each of them with [`opt`](Self::opt) in any case.
     pub fn exactly_one(&mut self, names: &[&'static str]) -> Option<()> {
         self.know(names);
-        let given: Vec<_> = names
-            .iter()
-            .copied()
-            .filter(|name| self.has(name))
-            .collect();
-        match given.as_slice() {
+        let given = names.iter().copied().filter(|name| self.has(name));
+        let all = List(names);
+        let rule = format_args!("exactly one of {all} must be set");
+        match given.collect::<Vec<_>>().as_slice() {
             [_] => Some(()),
-            [] => self.missing_any(
-                names,
-                format_args!("exactly one of {} must be set", List(names)),
-            ),
-            several => self.cursor.error(format_args!(
-                "exactly one of {} must be set, here are {}",
-                List(names),
-                List(several)
-            )),
+            [] => self.missing_any(names, rule),
+            several => {
+                let several = List(several);
+                self.cursor
+                    .error(format_args!("{rule}, here are {several}"))
+            }
         }
     }
 
@@ -525,15 +506,11 @@ impl<'c> Fields<'c> {
         self.report_missing(&misspelt);
         for (entry, meant) in unknown {
             match meant {
-                Some(name) => {
-                    self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"))
-                }
+                Some(name) => self.refuse_misspelt(entry, name),
                 None if self.known.len() > MAX_LISTED => self.refuse_entry(entry, "unknown field"),
                 None => {
-                    self.refuse_entry(
-                        entry,
-                        format_args!("unknown field: here can be {}", List(&self.known)),
-                    );
+                    let known = List(&self.known);
+                    self.refuse_entry(entry, format_args!("unknown field: here can be {known}"));
                 }
             }
         }
@@ -560,7 +537,7 @@ impl<'c> Fields<'c> {
                         || strsim::osa_distance(&entry.key, name) == 1)
             });
             if let Some(name) = close {
-                self.refuse_entry(entry, format_args!("unknown field, did you mean `{name}`?"));
+                self.refuse_misspelt(entry, name);
             }
             close.is_none()
         }))

@@ -117,10 +117,8 @@ pub(super) fn tighten(schema: &mut Json) {
         let first = description.split("\n\n").next().unwrap_or_default();
         *description = without_links(first).replace('\n', " ");
     }
-    let required: Vec<_> = match schema.get("required") {
-        Some(Json::Array(names)) => names.clone(),
-        _ => Vec::new(),
-    };
+    let required = schema.get("required").and_then(Json::as_array).cloned();
+    let required = required.unwrap_or_default();
     if let Some(Json::Object(properties)) = schema.get_mut("properties") {
         for (name, property) in properties.iter_mut() {
             tighten(property);
@@ -149,18 +147,12 @@ pub(super) fn allow_null(schema: &mut Json) {
     let Json::Object(fields) = schema else {
         return;
     };
-    match fields.get_mut("type") {
-        Some(Json::Array(_)) => return,
-        Some(Json::String(name)) => {
-            let name = name.clone();
-            if !fields.contains_key("enum") && !fields.contains_key("const") {
-                fields.insert("type".into(), json!([name, "null"]));
-                return;
-            }
-        }
-        _ => {}
+    if fields.is_empty() || matches!(fields.get("type"), Some(Json::Array(_))) {
+        return;
     }
-    if fields.is_empty() {
+    let constant = fields.contains_key("enum") || fields.contains_key("const");
+    if !constant && let Some(name @ Json::String(_)) = fields.get_mut("type") {
+        *name = json!([name, "null"]);
         return;
     }
     if let Some(Json::Array(schemas)) = fields.get_mut("anyOf") {
@@ -170,11 +162,9 @@ pub(super) fn allow_null(schema: &mut Json) {
         return;
     }
     let description = fields.remove("description");
-    let mut wrapped = json!({ "anyOf": [fields, absent] });
-    if let (Some(description), Json::Object(wrapped)) = (description, &mut wrapped) {
-        wrapped.insert("description".into(), description);
-    }
-    *schema = wrapped;
+    let mut wrapped = Map::from_iter([("anyOf".into(), json!([fields, absent]))]);
+    wrapped.extend(description.map(|it| ("description".into(), it)));
+    *schema = wrapped.into();
 }
 
 /// Rustdoc's links mean nothing in a schema: their texts remain.
@@ -183,26 +173,15 @@ fn without_links(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('[') {
         plain.push_str(before);
-        let link = after.split_once(']').and_then(|(label, after)| {
-            let target = after
-                .strip_prefix('(')
-                .and_then(|after| after.split_once(')'));
-            match target {
-                Some((_, after)) => Some((label, after)),
-                None if label.starts_with('`') => Some((label, after)),
-                None => None,
-            }
-        });
-        match link {
-            Some((label, after)) => {
-                plain.push_str(label);
-                rest = after;
-            }
-            None => {
-                plain.push('[');
-                rest = after;
-            }
-        }
+        let (label, behind) = after.split_once(']').unwrap_or_default();
+        let target = behind.strip_prefix('(').and_then(|it| it.split_once(')'));
+        let (shown, next) = match target {
+            Some((_, behind)) => (label, behind),
+            None if label.starts_with('`') => (label, behind),
+            None => ("[", after),
+        };
+        plain.push_str(shown);
+        rest = next;
     }
     plain.push_str(rest);
     plain

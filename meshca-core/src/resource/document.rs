@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::mem;
 
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, StructureStyle, Tag};
 
@@ -29,34 +28,6 @@ const SMALL_MAPPING: usize = 16;
 /// Reads every document of the input. What is wrong with the text goes into the report; the
 /// documents before the first syntax error are returned all the same.
 pub(crate) fn read<'a>(text: &'a [u8], report: &mut Report) -> Vec<Node<'a>> {
-    let mut fail = |at, message| {
-        report.push(Violation::new(Severity::Error, String::new(), at, message));
-        Vec::new()
-    };
-    if text.len() > MAX_INPUT {
-        let size = text.len() >> 20;
-        return fail(
-            Location::START,
-            format!(
-                "the input has {size} MiB, more than the {} MiB that are read",
-                MAX_INPUT >> 20
-            ),
-        );
-    }
-    let text = match std::str::from_utf8(text) {
-        Ok(text) => text,
-        Err(error) => {
-            let valid = text.get(..error.valid_up_to()).unwrap_or_default();
-            let at = end_of(&String::from_utf8_lossy(valid));
-            return fail(at, "this is not text: YAML and JSON are UTF-8".to_owned());
-        }
-    };
-    if let Some(index) = text.find('\0') {
-        return fail(
-            end_of(text.get(..index).unwrap_or_default()),
-            "this is not text: it contains a NUL byte".to_owned(),
-        );
-    }
     let mut builder = Builder {
         report,
         documents: Vec::new(),
@@ -65,12 +36,31 @@ pub(crate) fn read<'a>(text: &'a [u8], report: &mut Report) -> Vec<Node<'a>> {
         nodes: 0,
         copies: 0,
     };
-    if let Err((at, message)) = builder.read(text) {
-        builder
-            .report
-            .push(Violation::new(Severity::Error, String::new(), at, message));
+    if let Err((at, message)) = checked(text).and_then(|text| builder.read(text)) {
+        builder.report.fail(at, message);
     }
     builder.documents
+}
+
+fn checked(input: &[u8]) -> Result<&str, Failure> {
+    let limit = MAX_INPUT >> 20;
+    if input.len() > MAX_INPUT {
+        let size = input.len() >> 20;
+        let message = format!("the input has {size} MiB, more than the {limit} MiB that are read");
+        return Err((Location::START, message));
+    }
+    let text = std::str::from_utf8(input).map_err(|error| {
+        let valid = input.get(..error.valid_up_to()).unwrap_or_default();
+        let at = end_of(&String::from_utf8_lossy(valid));
+        (at, "this is not text: YAML and JSON are UTF-8".to_owned())
+    })?;
+    match text.split_once('\0') {
+        Some((before, _)) => {
+            let message = "this is not text: it contains a NUL byte";
+            Err((end_of(before), message.to_owned()))
+        }
+        None => Ok(text),
+    }
 }
 
 /// The place right after the text.
@@ -96,11 +86,26 @@ struct Open<'a> {
 
 enum Content<'a> {
     Seq(Vec<Node<'a>>),
-    Map {
-        entries: Vec<Entry<'a>>,
-        key: Option<Key<'a>>,
-        merges: Vec<Node<'a>>,
-    },
+    Map(OpenMap<'a>),
+}
+
+#[derive(Default)]
+struct OpenMap<'a> {
+    entries: Vec<Entry<'a>>,
+    key: Option<Key<'a>>,
+    merges: Vec<Node<'a>>,
+}
+
+/// Finds the place of the next key, if one is expected.
+fn key_slot<'o, 'a>(open: &'o mut [Open<'a>]) -> Option<&'o mut Option<Key<'a>>> {
+    match &mut open.last_mut()?.content {
+        Content::Map(map) if map.key.is_none() => Some(&mut map.key),
+        _ => None,
+    }
+}
+
+fn not_a_name(at: Location) -> Failure {
+    (at, "a field name must be a string".to_owned())
 }
 
 fn field(name: Cow<'_, str>, at: Location) -> Result<Key<'_>, Failure> {
@@ -154,16 +159,8 @@ impl<'a> Builder<'a, '_> {
                 }
                 Event::MappingStart(style, anchor, tag) => {
                     check_tag(tag.as_deref(), "map", at)?;
-                    self.start(
-                        at,
-                        anchor,
-                        (style == StructureStyle::Flow).then_some('{'),
-                        Content::Map {
-                            entries: Vec::new(),
-                            key: None,
-                            merges: Vec::new(),
-                        },
-                    )?;
+                    let bracket = (style == StructureStyle::Flow).then_some('{');
+                    self.start(at, anchor, bracket, Content::Map(OpenMap::default()))?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => self.end()?,
                 Event::Alias(anchor) => self.alias(anchor, at)?,
@@ -197,12 +194,8 @@ impl<'a> Builder<'a, '_> {
             | ErrorKind::PlainScalarStartsWithDashFlowIndicator => true,
             _ => false,
         };
-        let opened = self
-            .open
-            .iter()
-            .rev()
-            .find_map(|open| open.bracket.map(|bracket| (bracket, open.at)));
-        match (unclosed, opened) {
+        let mut open = self.open.iter().rev();
+        match (unclosed, open.find_map(|it| Some((it.bracket?, it.at)))) {
             (true, Some((bracket, at))) => format!(
                 "syntax error: {kind}, or the `{bracket}` in line {}, column {} was not closed",
                 at.line(),
@@ -234,8 +227,8 @@ impl<'a> Builder<'a, '_> {
         if self.open.len() >= MAX_DEPTH {
             return Err((at, too_deep()));
         }
-        if self.expects_key() {
-            return Err((at, "a field name must be a string".to_owned()));
+        if key_slot(&mut self.open).is_some() {
+            return Err(not_a_name(at));
         }
         self.open.push(Open {
             at,
@@ -244,16 +237,6 @@ impl<'a> Builder<'a, '_> {
             content,
         });
         Ok(())
-    }
-
-    fn expects_key(&self) -> bool {
-        matches!(
-            self.open.last(),
-            Some(Open {
-                content: Content::Map { key: None, .. },
-                ..
-            })
-        )
     }
 
     fn scalar(
@@ -266,28 +249,14 @@ impl<'a> Builder<'a, '_> {
     ) -> Result<(), Failure> {
         self.count(at)?;
         let plain = style == ScalarStyle::Plain;
-        if let Some(Open {
-            content: Content::Map {
-                key: key @ None, ..
-            },
-            ..
-        }) = self.open.last_mut()
-        {
+        if let Some(key) = key_slot(&mut self.open) {
             check_tag(tag, "str", at)?;
             // A `<<` in quotes is an ordinary field name.
             let merge = plain && text == "<<";
             if anchor != 0 {
                 let weight = text_weight(&text);
-                self.anchors.insert(
-                    anchor,
-                    (
-                        Node {
-                            value: Value::Str(text.clone()),
-                            at,
-                        },
-                        weight,
-                    ),
-                );
+                let value = Value::Str(text.clone());
+                self.anchors.insert(anchor, (Node { value, at }, weight));
             }
             *key = Some(if merge { Key::Merge } else { field(text, at)? });
             return Ok(());
@@ -308,24 +277,13 @@ impl<'a> Builder<'a, '_> {
         if self.open.len() + node.depth() > MAX_DEPTH {
             return Err((at, too_deep()));
         }
-        let node = Node {
-            value: node.value.clone(),
-            at,
-        };
-        match self.open.last_mut() {
-            Some(Open {
-                content: Content::Map {
-                    key: key @ None, ..
-                },
-                ..
-            }) => match node.value {
-                Value::Str(text) => {
-                    *key = Some(field(text, at)?);
-                    Ok(())
-                }
-                _ => Err((at, "a field name must be a string".to_owned())),
-            },
-            _ => self.add(node, 0),
+        match (key_slot(&mut self.open), node.value.clone()) {
+            (None, value) => self.add(Node { value, at }, 0),
+            (Some(key), Value::Str(text)) => {
+                *key = Some(field(text, at)?);
+                Ok(())
+            }
+            (Some(_), _) => Err(not_a_name(at)),
         }
     }
 
@@ -341,16 +299,12 @@ impl<'a> Builder<'a, '_> {
         };
         let value = match content {
             Content::Seq(items) => Value::Seq(items),
-            Content::Map {
-                mut entries,
-                merges,
-                ..
-            } => {
-                self.drop_duplicates(&mut entries);
-                if !merges.is_empty() {
-                    merge(&mut entries, merges)?;
+            Content::Map(mut map) => {
+                self.drop_duplicates(&mut map.entries);
+                if !map.merges.is_empty() {
+                    merge(&mut map.entries, map.merges)?;
                 }
-                Value::Map(entries)
+                Value::Map(map.entries)
             }
         };
         self.add(Node { value, at }, anchor)
@@ -370,61 +324,42 @@ impl<'a> Builder<'a, '_> {
                 }
             }
             Some(Content::Seq(items)) => items.push(node),
-            Some(Content::Map {
-                entries,
-                key,
-                merges,
-            }) => match mem::take(key) {
-                Some(Key::Merge) => merges.push(node),
-                Some(Key::Field(key, key_at)) => entries.push(Entry {
+            Some(Content::Map(map)) => match map.key.take() {
+                Some(Key::Merge) => map.merges.push(node),
+                Some(Key::Field(key, key_at)) => map.entries.push(Entry {
                     key,
                     key_at,
                     value: node,
                 }),
-                None => return Err((node.at, "a field name must be a string".to_owned())),
+                None => return Err(not_a_name(node.at)),
             },
         }
         Ok(())
     }
 
     fn drop_duplicates(&mut self, entries: &mut Vec<Entry<'a>>) {
-        let mut duplicates = Vec::new();
-        if entries.len() <= SMALL_MAPPING {
-            for (index, entry) in entries.iter().enumerate() {
-                if entries
-                    .iter()
-                    .take(index)
-                    .any(|earlier| earlier.key == entry.key)
-                {
-                    duplicates.push(index);
-                }
+        let unique = match entries.len() {
+            0..=SMALL_MAPPING => entries.iter().enumerate().all(|(index, entry)| {
+                let mut earlier = entries.iter().take(index);
+                earlier.all(|it| it.key != entry.key)
+            }),
+            many => {
+                let mut seen = HashSet::<&str>::with_capacity(many);
+                entries.iter().all(|entry| seen.insert(&entry.key))
             }
-        } else {
-            let mut seen = HashSet::with_capacity(entries.len());
-            for (index, entry) in entries.iter().enumerate() {
-                if !seen.insert(entry.key.as_ref()) {
-                    duplicates.push(index);
-                }
-            }
-        }
-        if duplicates.is_empty() {
+        };
+        if unique {
             return;
         }
         let path = self.path();
-        let mut index = 0;
-        let mut duplicates = duplicates.into_iter().peekable();
-        entries.retain(|entry| {
-            let duplicate = duplicates.next_if_eq(&index).is_some();
-            index += 1;
-            if duplicate {
-                self.report.push_with(Severity::Error, || {
-                    let path = child(path.clone(), &entry.key);
-                    let message = "this field is given twice: keep one of them";
-                    Violation::new(Severity::Error, path, entry.key_at, message.to_owned())
-                });
-            }
-            !duplicate
-        });
+        let mut seen = HashSet::new();
+        for entry in entries.extract_if(.., |entry| !seen.insert(entry.key.clone())) {
+            self.report.push_with(Severity::Error, || {
+                let path = child(path.clone(), &entry.key);
+                let message = "this field is given twice: keep one of them";
+                Violation::new(Severity::Error, path, entry.key_at, message.to_owned())
+            });
+        }
     }
 
     /// The path of the mapping that has just been closed.
@@ -433,11 +368,11 @@ impl<'a> Builder<'a, '_> {
         for open in &self.open {
             match &open.content {
                 Content::Seq(items) => path.push_str(&format!("[{}]", items.len())),
-                Content::Map {
-                    key: Some(Key::Field(key, _)),
-                    ..
-                } => path = child(path, key),
-                Content::Map { .. } => {}
+                Content::Map(map) => {
+                    if let Some(Key::Field(key, _)) = &map.key {
+                        path = child(path, key);
+                    }
+                }
             }
         }
         path
@@ -449,17 +384,14 @@ fn merge<'a>(entries: &mut Vec<Entry<'a>>, merges: Vec<Node<'a>>) -> Result<(), 
     let mut seen: HashSet<Cow<'a, str>> = entries.iter().map(|entry| entry.key.clone()).collect();
     let mut add = |node: Node<'a>| match node.value {
         Value::Map(merged) => {
-            entries.extend(
-                merged
-                    .into_iter()
-                    .filter(|entry| seen.insert(entry.key.clone())),
-            );
+            let merged = merged.into_iter();
+            entries.extend(merged.filter(|entry| seen.insert(entry.key.clone())));
             Ok(())
         }
-        _ => Err((
-            node.at,
-            "`<<` merges a mapping or a list of mappings".to_owned(),
-        )),
+        _ => {
+            let message = "`<<` merges a mapping or a list of mappings";
+            Err((node.at, message.to_owned()))
+        }
     };
     for node in merges {
         match node.value {
@@ -484,13 +416,13 @@ fn too_deep() -> String {
 /// To be asked before copies are made.
 fn count_copies(copies: &mut usize, weight: usize, at: Location) -> Result<(), Failure> {
     *copies = copies.saturating_add(weight);
-    if *copies > MAX_COPIES {
-        return Err((
-            at,
-            format!("anchors and aliases repeat more than {MAX_COPIES} values"),
-        ));
+    match *copies > MAX_COPIES {
+        true => {
+            let message = format!("anchors and aliases repeat more than {MAX_COPIES} values");
+            Err((at, message))
+        }
+        false => Ok(()),
     }
-    Ok(())
 }
 
 fn location(marker: &Marker) -> Location {

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_json::json;
 
 use super::decode::{Clip, Cursor};
-use super::field::{Codec, try_spelt};
+use super::field::{Codec, Described, try_spelt};
 use super::node::Value;
 
 /// A day has 24 hours and a year 365 days, as in the product.
@@ -42,20 +42,15 @@ fn split_digits(text: &str) -> (&str, &str) {
 
 /// One whole number and one unit.
 pub(crate) fn parse_mesh(text: &str) -> Result<Duration, &'static str> {
+    const SHAPE: &str = "a duration here is one whole number and one unit of ms, s, m, h, d, w or y, such as `24h` or `30d`";
     let (digits, unit) = split_digits(text);
-    let unit = MESH_UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, millis)| *millis);
-    let (false, Some(unit)) = (digits.is_empty(), unit) else {
-        return Err(
-            "a duration here is one whole number and one unit of ms, s, m, h, d, w or y, such as `24h` or `30d`",
-        );
+    let unit = MESH_UNITS.iter().find(|(name, _)| *name == unit);
+    let Some((_, millis)) = unit.filter(|_| !digits.is_empty()) else {
+        return Err(SHAPE);
     };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
+    let number = digits.parse::<u64>().ok();
+    number
+        .and_then(|number| number.checked_mul(*millis))
         .map(Duration::from_millis)
         .filter(|duration| *duration <= MAX)
         .ok_or(TOO_LONG)
@@ -172,41 +167,39 @@ fn go(at: Cursor<'_>) -> Option<Duration> {
     read(at, parse_go)
 }
 
-/// A lifetime: a certificate of no duration has expired when it is made.
-fn positive(at: Cursor<'_>, duration: Duration) -> Option<Duration> {
-    if duration.is_zero() {
-        return at.error("must be longer than 0: such a certificate has expired before it is used");
+fn positive(at: Cursor<'_>, duration: Duration, why_not_zero: &str) -> Option<Duration> {
+    match duration.is_zero() {
+        true => at.error(why_not_zero),
+        false => Some(duration),
     }
-    Some(duration)
 }
+
+const EXPIRED: &str = "must be longer than 0: such a certificate has expired before it is used";
 
 /// A lifetime in a `Mesh`.
 pub(crate) fn mesh_lifetime() -> impl Codec<Value = Duration> {
-    in_mesh(|at| mesh(at).and_then(|duration| positive(at, duration)))
+    in_mesh(|at| positive(at, mesh(at)?, EXPIRED))
 }
 
 /// A time limit of the control plane in a `Mesh`.
 pub(crate) fn mesh_timeout() -> impl Codec<Value = Duration> {
-    in_mesh(|at| {
-        let timeout = mesh(at)?;
-        match timeout.is_zero() {
-            true => at.error("must be positive: nothing is answered in no time"),
-            false => Some(timeout),
-        }
-    })
+    const UNANSWERED: &str = "must be positive: nothing is answered in no time";
+    in_mesh(|at| positive(at, mesh(at)?, UNANSWERED))
 }
 
 fn in_mesh(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duration> {
-    try_spelt(read, |duration| {
-        format_mesh(*duration)
-            .map(MeshDuration)
-            .ok_or(INEXPRESSIBLE)
+    let codec = try_spelt(read, |duration| format_mesh(*duration).ok_or(INEXPRESSIBLE));
+    Described(codec, || {
+        json!({
+            "description": "One whole number and one unit: `24h`, `30d`",
+            "pattern": "^[0-9]+(ms|s|m|h|d|w|y)$",
+        })
     })
 }
 
 /// A lifetime in a `MeshIdentity`.
 pub(crate) fn go_lifetime() -> impl Codec<Value = Duration> {
-    in_go(|at| go(at).and_then(|duration| positive(at, duration)))
+    in_go(|at| positive(at, go(at)?, EXPIRED))
 }
 
 /// Any duration in a `MeshIdentity`.
@@ -215,38 +208,16 @@ pub(crate) fn go_duration() -> impl Codec<Value = Duration> {
 }
 
 fn in_go(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Duration> {
-    try_spelt(read, |duration| {
-        format_go(*duration).map(GoDuration).ok_or(INEXPRESSIBLE)
+    let codec = try_spelt(read, |duration| format_go(*duration).ok_or(INEXPRESSIBLE));
+    Described(codec, || {
+        json!({
+            "description": "A duration as Go writes it: `24h`, `1h30m`",
+            "pattern": "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$",
+        })
     })
 }
 
 const INEXPRESSIBLE: &str = "a duration that this field cannot express: too long or too fine";
-
-/// The text that [`mesh`] reads.
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(
-        transparent,
-        description = "One whole number and one unit: `24h`, `30d`",
-        extend("pattern" = "^[0-9]+(ms|s|m|h|d|w|y)$")
-    )
-)]
-pub(crate) struct MeshDuration(String);
-
-/// The text that [`go`] reads.
-#[derive(Serialize)]
-#[cfg_attr(
-    feature = "schema",
-    derive(schemars::JsonSchema),
-    schemars(
-        transparent,
-        description = "A duration as Go writes it: `24h`, `1h30m`",
-        extend("pattern" = "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(h|m|s|ms|us|\u{b5}s|\u{3bc}s|ns))+)$")
-    )
-)]
-pub(crate) struct GoDuration(String);
 
 #[cfg(test)]
 mod tests {

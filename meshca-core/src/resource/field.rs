@@ -2,8 +2,6 @@
 //!
 //! The macros of [`declare`](super::declare) make types of them.
 
-use std::marker::PhantomData;
-
 #[cfg(feature = "schema")]
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::ser::{Error as _, SerializeMap};
@@ -30,7 +28,7 @@ use without_schema::JsonSchema;
 pub(crate) trait Codec {
     type Value;
 
-    /// Returns `None` after it has recorded a violation, and for a [`group`] whose field is absent.
+    /// Returns `None` after it has recorded a violation, and for a [`Group`] whose field is absent.
     fn read(&self, at: Cursor<'_>) -> Option<Self::Value>;
 
     fn write<S: Serializer>(&self, value: &Self::Value, serializer: S) -> Result<S::Ok, S::Error>;
@@ -66,11 +64,7 @@ impl<C: Codec> Serialize for Written<'_, C> {
 }
 
 /// A list.
-pub(crate) struct Each<C>(C);
-
-pub(crate) fn each<C: Codec>(codec: C) -> Each<C> {
-    Each(codec)
-}
+pub(crate) struct Each<C>(pub(crate) C);
 
 impl<C: Codec> Codec for Each<C> {
     type Value = Vec<C::Value>;
@@ -90,13 +84,9 @@ impl<C: Codec> Codec for Each<C> {
 }
 
 /// A mapping of one field, which stands for the value of that field.
-pub(crate) struct Group<C, P>(Field<C, P>);
+pub(crate) struct Group<C: Codec, H>(pub(crate) Field<C, H>);
 
-pub(crate) fn group<C, P>(field: Field<C, P>) -> Group<C, P> {
-    Group(field)
-}
-
-impl<C: Codec, P: Presence<C::Value>> Codec for Group<C, P> {
+impl<C: Codec, H> Codec for Group<C, H> {
     type Value = C::Value;
 
     fn read(&self, at: Cursor<'_>) -> Option<Self::Value> {
@@ -132,12 +122,8 @@ impl<T: Copy + PartialEq> Codec for Choice<T> {
 
     #[cfg(feature = "schema")]
     fn schema(&self, _: &mut SchemaGenerator) -> Schema {
-        let words: Vec<_> = self
-            .0
-            .iter()
-            .map(|(word, _)| (*word, [].as_slice()))
-            .collect();
-        super::describe::words(&[], &words)
+        let words = self.0.iter().map(|(word, _)| (*word, [].as_slice()));
+        super::describe::words(&[], &words.collect::<Vec<_>>())
     }
 }
 
@@ -186,166 +172,108 @@ impl<T, S: Serialize + JsonSchema, W: Fn(&T) -> Result<S, &'static str>> Codec f
 }
 
 /// A codec whose schema says more than the type does, such as a pattern.
-pub(crate) struct Described<C> {
-    codec: C,
+pub(crate) struct Described<C>(
+    pub(crate) C,
     #[cfg_attr(
         not(feature = "schema"),
         allow(dead_code, reason = "only the schema needs it")
     )]
-    keywords: fn() -> Json,
-}
-
-pub(crate) fn described<C: Codec>(codec: C, keywords: fn() -> Json) -> Described<C> {
-    Described { codec, keywords }
-}
+    pub(crate) fn() -> Json,
+);
 
 impl<C: Codec> Codec for Described<C> {
     type Value = C::Value;
 
     fn read(&self, at: Cursor<'_>) -> Option<Self::Value> {
-        self.codec.read(at)
+        self.0.read(at)
     }
 
     fn write<S: Serializer>(&self, value: &Self::Value, serializer: S) -> Result<S::Ok, S::Error> {
-        self.codec.write(value, serializer)
+        self.0.write(value, serializer)
     }
 
     #[cfg(feature = "schema")]
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        let mut schema = self.codec.schema(generator);
-        if let (Some(schema), Json::Object(keywords)) = (schema.as_object_mut(), (self.keywords)())
-        {
+        let mut schema = self.0.schema(generator);
+        if let (Some(schema), Json::Object(keywords)) = (schema.as_object_mut(), (self.1)()) {
             schema.extend(keywords);
         }
         schema
     }
 }
 
-/// A field of a mapping: its name, its codec, and whether it may be absent.
-pub(crate) struct Field<C, P> {
+/// A field of a mapping: its name, its codec, and what the struct holds (`H`), also if the field is absent.
+pub(crate) struct Field<C: Codec, H> {
     pub(super) name: &'static str,
     codec: C,
-    /// The reason why the field must be there, for the message.
-    reason: Option<&'static str>,
-    presence: PhantomData<P>,
-}
-
-/// The presence of a field: it says what the struct holds if the field is absent.
-pub(crate) trait Presence<T> {
-    type Held;
-    const REQUIRED: bool;
-
+    /// The message where the field is absent and must be there.
+    missing: Option<&'static str>,
     /// Makes what the struct holds of what was read, if that is possible.
-    fn hold(content: Option<T>) -> Option<Self::Held>;
-
+    hold: fn(Option<C::Value>) -> Option<H>,
     /// Returns what is written, unless the field stays absent.
-    fn written(held: &Self::Held) -> Option<&T>;
+    written: fn(&H) -> Option<&C::Value>,
 }
 
 /// The field must be there.
-pub(crate) enum Required {}
-
-impl<T> Presence<T> for Required {
-    type Held = T;
-    const REQUIRED: bool = true;
-
-    fn hold(content: Option<T>) -> Option<T> {
-        content
-    }
-
-    fn written(held: &T) -> Option<&T> {
-        Some(held)
+pub(crate) fn required<C: Codec>(name: &'static str, codec: C) -> Field<C, C::Value> {
+    Field {
+        name,
+        codec,
+        missing: Some("must be set"),
+        hold: |content| content,
+        written: |held| Some(held),
     }
 }
 
 /// The field may be absent.
-pub(crate) enum Optional {}
-
-impl<T> Presence<T> for Optional {
-    type Held = Option<T>;
-    const REQUIRED: bool = false;
-
-    fn hold(content: Option<T>) -> Option<Option<T>> {
-        Some(content)
-    }
-
-    fn written(held: &Option<T>) -> Option<&T> {
-        held.as_ref()
+pub(crate) fn optional<C: Codec>(name: &'static str, codec: C) -> Field<C, Option<C::Value>> {
+    Field {
+        name,
+        codec,
+        missing: None,
+        hold: Some,
+        written: Option::as_ref,
     }
 }
 
 /// The absence of the field means the default, which is not written either.
-pub(crate) enum Defaulted {}
-
-impl<T: Default + PartialEq> Presence<T> for Defaulted {
-    type Held = T;
-    const REQUIRED: bool = false;
-
-    fn hold(content: Option<T>) -> Option<T> {
-        Some(content.unwrap_or_default())
-    }
-
-    fn written(held: &T) -> Option<&T> {
-        (*held != T::default()).then_some(held)
+pub(crate) fn defaulted<C: Codec>(name: &'static str, codec: C) -> Field<C, C::Value>
+where
+    C::Value: Default + PartialEq,
+{
+    Field {
+        missing: None,
+        hold: |content| Some(content.unwrap_or_default()),
+        written: |held| (*held != C::Value::default()).then_some(held),
+        ..required(name, codec)
     }
 }
 
-pub(crate) fn required<C>(name: &'static str, codec: C) -> Field<C, Required> {
-    Field::new(name, codec)
-}
-
-pub(crate) fn optional<C>(name: &'static str, codec: C) -> Field<C, Optional> {
-    Field::new(name, codec)
-}
-
-pub(crate) fn defaulted<C>(name: &'static str, codec: C) -> Field<C, Defaulted> {
-    Field::new(name, codec)
-}
-
-impl<C, P> Field<C, P> {
-    fn new(name: &'static str, codec: C) -> Self {
-        Self {
-            name,
-            codec,
-            reason: None,
-            presence: PhantomData,
-        }
-    }
-}
-
-impl<C> Field<C, Required> {
-    /// The same, with the reason in the message where the field is missing.
-    pub(crate) fn because(mut self, reason: &'static str) -> Self {
-        self.reason = Some(reason);
+impl<C: Codec, H> Field<C, H> {
+    /// The same with another message where the field is missing.
+    pub(crate) fn or_say(mut self, message: &'static str) -> Self {
+        self.missing = Some(message);
         self
     }
-}
 
-impl<C: Codec, P: Presence<C::Value>> Field<C, P> {
     /// Reads what the document says. `None` if that is wrong or absent.
     pub(crate) fn content(&self, f: &mut Fields<'_>) -> Option<C::Value> {
-        let read = |at: Cursor<'_>| self.codec.read(at);
-        match self.reason {
-            Some(reason) if !f.has(self.name) => {
+        match self.missing {
+            Some(message) if !f.has(self.name) => {
                 f.know(&[self.name]);
-                f.missing(self.name, format_args!("must be set: {reason}"))
+                f.missing(self.name, message)
             }
-            _ if P::REQUIRED => f.required(self.name, read),
-            _ => f.opt(self.name, read),
+            _ => f.opt(self.name, |at| self.codec.read(at)),
         }
     }
 
     /// Reads what the struct holds.
-    pub(crate) fn read(&self, f: &mut Fields<'_>) -> Option<P::Held> {
-        P::hold(self.content(f))
+    pub(crate) fn read(&self, f: &mut Fields<'_>) -> Option<H> {
+        (self.hold)(self.content(f))
     }
 
-    pub(crate) fn write<M: SerializeMap>(
-        &self,
-        held: &P::Held,
-        map: &mut M,
-    ) -> Result<(), M::Error> {
-        match P::written(held) {
+    pub(crate) fn write<M: SerializeMap>(&self, held: &H, map: &mut M) -> Result<(), M::Error> {
+        match (self.written)(held) {
             Some(content) => map.serialize_entry(self.name, &Written(&self.codec, content)),
             None => Ok(()),
         }
@@ -358,7 +286,8 @@ impl<C: Codec, P: Presence<C::Value>> Field<C, P> {
         doc: &[&str],
         generator: &mut SchemaGenerator,
     ) {
-        object.add(self.name, P::REQUIRED, doc, self.codec.schema(generator));
+        let content = self.codec.schema(generator);
+        object.add(self.name, self.missing.is_some(), doc, content);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::de::DeserializeOwned;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize as _, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::node::{Entry, Node};
@@ -23,7 +23,13 @@ use crate::{Error, ErrorKind, Result};
 /// assert_eq!(format!("{free_form:?}"), r#"FreeForm("url")"#);
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(transparent)
+)]
 pub struct FreeForm(Map<String, Json>);
 
 impl FreeForm {
@@ -49,15 +55,14 @@ impl FreeForm {
     pub fn from_serialize(value: &(impl Serialize + ?Sized)) -> Result<Self> {
         match serde_json::to_value(value) {
             Ok(Json::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "settings must be a mapping of names to values",
-            )),
-            Err(error) => Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "settings cannot be represented",
-            )
-            .with_source(error)),
+            Ok(_) => {
+                let message = "settings must be a mapping of names to values";
+                Err(Error::new(ErrorKind::InvalidConfig, message))
+            }
+            Err(error) => {
+                let message = "settings cannot be represented";
+                Err(Error::new(ErrorKind::InvalidConfig, message).with_source(error))
+            }
         }
     }
 
@@ -73,8 +78,8 @@ impl FreeForm {
             .map_err(|_| Error::new(ErrorKind::InvalidConfig, unfit))
     }
 
-    pub(crate) fn to_node(&self) -> Node<'static> {
-        Node::from(&self.0)
+    pub(crate) fn to_node(&self) -> serde_json::Result<Node<'static>> {
+        Node::deserialize(&self.0)
     }
 
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&String, &Json)> {
@@ -99,22 +104,5 @@ impl fmt::Debug for FreeForm {
             tuple.field(key);
         }
         tuple.finish()
-    }
-}
-
-impl Serialize for FreeForm {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for FreeForm {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "FreeForm".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "object", "additionalProperties": true })
     }
 }

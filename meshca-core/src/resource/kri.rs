@@ -1,6 +1,5 @@
 //! Names of resources that are unique across a whole deployment.
 
-use std::fmt;
 use std::str::FromStr;
 
 use super::decode::Clip;
@@ -21,7 +20,8 @@ use crate::{Error, ErrorKind};
 /// assert_eq!(kri.to_string(), "kri_mid_default_default_kuma-system_my-identity_");
 /// # Ok::<(), meshca_core::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display)]
+#[display("kri_{short}_{mesh}_{zone}_{namespace}_{name}_{section}")]
 pub struct Kri {
     short: String,
     mesh: String,
@@ -45,20 +45,16 @@ impl Kri {
         name: &str,
         section: &str,
     ) -> Result<Self, Error> {
+        let refuse = |message: String| Err(Error::new(ErrorKind::InvalidConfig, message));
         if short.is_empty() {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "a KRI needs the short name of a kind, such as `mid`",
-            ));
+            let message = "a KRI needs the short name of a kind, such as `mid`";
+            return refuse(message.to_owned());
         }
         let parts = [short, mesh, zone, namespace, name, section];
         if let Some(part) = parts.iter().find(|part| part.contains('_')) {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                format!(
-                    "`{}` cannot be part of a KRI: `_` separates its parts",
-                    Clip(part)
-                ),
+            let part = Clip(part);
+            return refuse(format!(
+                "`{part}` cannot be part of a KRI: `_` separates its parts"
             ));
         }
         let [short, mesh, zone, namespace, name, section] = parts.map(str::to_owned);
@@ -100,20 +96,6 @@ impl Kri {
     /// The part of the resource that is meant; empty for all of it.
     pub fn section(&self) -> &str {
         &self.section
-    }
-}
-
-impl fmt::Display for Kri {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            short,
-            mesh,
-            zone,
-            namespace,
-            name,
-            section,
-        } = self;
-        write!(f, "kri_{short}_{mesh}_{zone}_{namespace}_{name}_{section}")
     }
 }
 

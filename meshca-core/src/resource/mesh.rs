@@ -3,20 +3,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use super::any_settings::Dialect;
 use super::declare::{Mapping as _, json_schema, mapping};
-use super::decode::{Clip, Cursor, Fields, OneOf};
+use super::decode::{Clip, Cursor, Fields};
 #[cfg(feature = "schema")]
 use super::describe::Object;
 use super::duration;
-use super::field::{Choice, Foreign, defaulted, group, optional, required};
+use super::field::{Choice, Foreign, Group, defaulted, optional, required};
 use super::free_form::FreeForm;
 use super::labels;
-use super::metadata::{self, Form, Kind, Layout, Metadata, Scope, is_dns_label};
+use super::metadata::{self, Form, Kind, Metadata, Scope, is_dns_label};
 use super::node::Value;
-use super::provider::{self, BackendSettingsWire, Provider};
+use super::provider::{self, Provider};
 use super::values;
 use crate::spiffe::{SpiffeId, TrustDomain, Workload};
 use crate::{Error, ErrorKind, Result};
@@ -57,7 +58,44 @@ pub struct Mesh {
 impl Kind for Mesh {
     const NAME: &'static str = "Mesh";
     const SCOPE: Scope = Scope::Global;
-    const LAYOUT: Layout = Layout::FlatUniversal;
+    const FLAT_IN: &[Form] = &[Form::Universal];
+
+    fn read(f: &mut Fields<'_>, form: Form) -> Option<Self> {
+        let metadata = metadata::read(f, form, Self::SCOPE);
+        let mesh = metadata.as_ref().map_or("", |metadata| &metadata.name);
+        let status = f.opt("status", values::free_form).unwrap_or_default();
+        // Flat is the rule in Universal form, but documents with a `spec` exist.
+        let spec = if form == Form::Universal && !f.has("spec") {
+            content(f, mesh)
+        } else {
+            let spec = f.opt("spec", |at| {
+                let mut f = at.fields()?;
+                // In Universal form it would stand beside the field of the same name.
+                for field in ENVELOPE.iter().chain(&metadata::UNIVERSAL_META) {
+                    let message = "a Mesh has no such field in its `spec`: is it a field of the resource itself?";
+                    f.refuse::<()>(field, message);
+                }
+                content(&mut f, mesh)
+            });
+            f.finish();
+            spec
+        };
+        let (mtls, rest) = spec.map(|spec| (spec.mtls, spec.rest)).unwrap_or_default();
+        Some(Self {
+            metadata: metadata?,
+            mtls,
+            rest,
+            status,
+        })
+    }
+
+    fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
+        let spec = Spec {
+            mtls: self.mtls.clone(),
+            rest: self.rest.clone(),
+        };
+        metadata::write::<Self, _, _>(&self.metadata, &spec, &self.status, form, serializer)
+    }
 }
 
 impl Mesh {
@@ -139,24 +177,6 @@ impl Mesh {
         }
         SpiffeId::from_segments(self.trust_domain()?, &[service])
             .map_err(|error| unfit().with_source(error))
-    }
-
-    pub(super) fn write<S: Serializer>(
-        &self,
-        form: Form,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
-        let Self {
-            metadata,
-            mtls,
-            rest,
-            status,
-        } = self;
-        let spec = Spec {
-            mtls: mtls.clone(),
-            rest: rest.clone(),
-        };
-        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -286,7 +306,7 @@ mapping! {
         ///
         /// [`lifetime`](Self::lifetime) has the default.
         pub expiration: Option<Duration> =
-            optional("rotation", group(optional("expiration", duration::mesh_lifetime()))),
+            optional("rotation", Group(optional("expiration", duration::mesh_lifetime()))),
         /// How long to wait for the CA. No limit of the resource's own if absent.
         pub request_timeout: Option<Duration> = optional("requestTimeout", duration::mesh_timeout()),
     }
@@ -331,28 +351,19 @@ mapping! {
     }
 }
 
-#[derive(Serialize)]
-struct BackendWire<'w> {
-    name: &'w str,
-    #[serde(flatten)]
-    fields: BackendFields,
-    #[serde(flatten)]
-    settings: BackendSettingsWire<'w>,
-}
-
 impl Serialize for Backend {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        BackendWire {
-            name: &self.name,
-            fields: BackendFields {
-                type_name: self.provider.type_name_in(self.dialect).to_owned(),
-                mode: self.mode,
-                dp_cert: self.dp_cert,
-                root_chain: self.root_chain,
-            },
-            settings: self.provider.backend_settings(self.dialect),
-        }
-        .serialize(serializer)
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = BackendFields {
+            type_name: self.provider.type_name_in(self.dialect).to_owned(),
+            mode: self.mode,
+            dp_cert: self.dp_cert,
+            root_chain: self.root_chain,
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &self.name)?;
+        fields.write_fields(&mut map)?;
+        self.provider.write_in_backend(self.dialect, &mut map)?;
+        map.end()
     }
 }
 
@@ -368,50 +379,15 @@ json_schema! {
     }
 }
 
-/// Reads a `Mesh` whose `apiVersion` and `kind`, or `type`, have been read.
-pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<Mesh> {
-    let metadata = metadata::read(f, form, Mesh::SCOPE);
-    let mesh = metadata.as_ref().map_or("", |metadata| &metadata.name);
-    let status = f.opt("status", values::free_form).unwrap_or_default();
-    // Flat is the rule in Universal form, but documents with a `spec` exist.
-    let spec = if form == Form::Universal && !f.has("spec") {
-        content(f, mesh)
-    } else {
-        let spec = f.opt("spec", |at| {
-            let mut f = at.fields()?;
-            // In Universal form it would stand beside the field of the same name.
-            for field in ENVELOPE.iter().chain(&metadata::UNIVERSAL_META) {
-                if f.has(field) {
-                    f.refuse::<()>(
-                        field,
-                        format_args!("a Mesh has no such field in its `spec`: is it a field of the resource itself?"),
-                    );
-                }
-            }
-            content(&mut f, mesh)
-        });
-        f.finish();
-        spec
-    };
-    let (mtls, rest) = spec.map(|spec| (spec.mtls, spec.rest)).unwrap_or_default();
-    Some(Mesh {
-        metadata: metadata?,
-        mtls,
-        rest,
-        status,
-    })
-}
-
 fn content(f: &mut Fields<'_>, mesh: &str) -> Option<Spec> {
     let limit = 255_usize.saturating_sub(mesh.len() + ".ca-builtin-cert-".len());
-    f.cursor.visit(&["mtls", "backends", "name"], &|at| match &at.node.value {
-        Value::Str(name) if name.len() > limit => {
+    f.cursor.visit(&["mtls", "backends", "name"], &|at| {
+        if matches!(&at.node.value, Value::Str(name) if name.len() > limit) {
             at.error::<()>(format_args!(
                 "is too long: the CA's secret `<mesh>.ca-builtin-cert-<backend>` may have 255 characters, \
                  so here are at most {limit}"
             ));
         }
-        _ => {}
     });
     Spec::read_fields(f)
 }
@@ -431,20 +407,13 @@ fn mtls(at: Cursor<'_>) -> Option<Mtls> {
         if names.contains(name) {
             return Some(name.to_owned());
         }
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
         let name = Clip(name);
-        match (at.context.nearest(name.0, &names), names.as_slice()) {
-            (Some(meant), _) => at.error(format_args!(
-                "no backend is called `{name}`, did you mean `{meant}`?"
-            )),
-            (None, []) => at.error(format_args!(
-                "no backend is called `{name}`: there are none in `backends`"
-            )),
-            (None, names) => at.error(format_args!(
-                "no backend is called `{name}`: it is {}",
-                OneOf(names)
-            )),
+        let message = format_args!("no backend is called `{name}`");
+        if names.is_empty() {
+            return at.error(format_args!("{message}: there are none in `backends`"));
         }
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        at.none_of(&names, message)
     });
     f.finish();
     Some(Mtls {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Serialize, Serializer};
 
 use super::any_settings::Dialect;
@@ -9,12 +10,13 @@ use super::datasource::{self, SecureDataSource};
 use super::declare::{Mapping as _, Words as _, json_schema, mapping, tagged, words};
 use super::decode::{Cursor, Fields};
 use super::duration;
-use super::field::{defaulted, group, optional, required, spelt};
+use super::field::{Group, defaulted, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::labels;
 use super::mesh::DEFAULT_EXPIRATION;
 use super::metadata::{self, Form, Kind, Metadata, Scope};
-use super::provider::{self, Provider, SettingsWire};
+use super::node::{Entry, Node, Value};
+use super::provider::{self, Provider};
 use super::selector::Selector;
 use super::template;
 use super::values;
@@ -45,6 +47,34 @@ pub struct MeshIdentity {
 impl Kind for MeshIdentity {
     const NAME: &'static str = "MeshIdentity";
     const SCOPE: Scope = Scope::System;
+
+    fn read(f: &mut Fields<'_>, form: Form) -> Option<Self> {
+        let metadata = metadata::read(f, form, Self::SCOPE);
+        let spec = f.required("spec", Spec::read);
+        let status = f.opt("status", values::free_form).unwrap_or_default();
+        f.finish();
+        let spec = spec?;
+        Some(Self {
+            metadata: metadata?,
+            selector: spec.selector,
+            trust_domain: spec.spiffe_id.trust_domain,
+            path: spec.spiffe_id.path,
+            provider: spec.provider,
+            status,
+        })
+    }
+
+    fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
+        let spec = Spec {
+            selector: self.selector.clone(),
+            spiffe_id: SpiffeIdTemplates {
+                trust_domain: self.trust_domain.clone(),
+                path: self.path.clone(),
+            },
+            provider: self.provider.clone(),
+        };
+        metadata::write::<Self, _, _>(&self.metadata, &spec, &self.status, form, serializer)
+    }
 }
 
 impl MeshIdentity {
@@ -108,30 +138,6 @@ impl MeshIdentity {
             Some(template) => template.render(trust_domain, workload),
             None => PathTemplate::default_for(environment).render(trust_domain, workload),
         }
-    }
-
-    pub(super) fn write<S: Serializer>(
-        &self,
-        form: Form,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let Self {
-            metadata,
-            selector,
-            trust_domain,
-            path,
-            provider,
-            status,
-        } = self;
-        let spec = Spec {
-            selector: selector.clone(),
-            spiffe_id: SpiffeIdTemplates {
-                trust_domain: trust_domain.clone(),
-                path: path.clone(),
-            },
-            provider: provider.clone(),
-        };
-        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -198,14 +204,13 @@ impl Bundled {
 
     /// A CA that somebody else signed.
     pub fn intermediate(certificate: SecureDataSource, private_key: SecureDataSource) -> Self {
+        let ca = BundledCa::Provided {
+            certificate,
+            private_key,
+        };
         Self {
-            mesh_trust_creation: MeshTrustCreation::default(),
             insecure_allow_self_signed: false,
-            ca: BundledCa::Provided {
-                certificate,
-                private_key,
-            },
-            expiry: None,
+            ..Self::self_signed(ca)
         }
     }
 
@@ -252,7 +257,7 @@ mapping! {
     #[non_exhaustive]
     pub struct Spire {
         /// `agent.timeout`: how long the proxy waits for the agent.
-        pub agent_timeout: Option<Duration> = optional("agent", group(optional("timeout", duration::go_duration()))),
+        pub agent_timeout: Option<Duration> = optional("agent", Group(optional("timeout", duration::go_duration()))),
     }
 }
 
@@ -291,36 +296,24 @@ words! {
     }
 }
 
-impl ExtensionMode {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 mapping! {
     /// A CA in the control plane.
     #[derive(Clone)]
     struct BundledFields as "Bundled" {
         mesh_trust_creation: MeshTrustCreation = defaulted("meshTrustCreation", MeshTrustCreation::read),
         allow_self_signed: Option<bool> = optional("insecureAllowSelfSigned", values::boolean),
-        autogenerate: Option<bool> = optional("autogenerate", spelt(autogenerate, Autogenerate::of)),
+        autogenerate: Option<bool> = optional("autogenerate", spelt(autogenerate, |on| Autogenerate {
+            enabled: on.then_some(true),
+        })),
         ca: Option<BundledCaFields> = optional("ca", BundledCaFields::read),
         expiry: Option<Duration> =
-            optional("certificateParameters", group(optional("expiry", duration::go_lifetime()))),
+            optional("certificateParameters", Group(optional("expiry", duration::go_lifetime()))),
     }
 }
 
 mapping! {
     struct Autogenerate {
         enabled: Option<bool> = optional("enabled", values::boolean),
-    }
-}
-
-impl Autogenerate {
-    fn of(&enabled: &bool) -> Self {
-        Self {
-            enabled: enabled.then_some(true),
-        }
     }
 }
 
@@ -354,30 +347,22 @@ impl BundledFields {
     }
 }
 
-#[derive(Serialize)]
-struct ExtensionWire<'w> {
-    name: &'w str,
-    config: ConfigWire<'w>,
-}
-
-#[derive(Serialize)]
-struct ConfigWire<'w> {
-    #[serde(skip_serializing_if = "ExtensionMode::is_default")]
-    mode: ExtensionMode,
-    #[serde(flatten)]
-    settings: SettingsWire<'w>,
-}
-
 impl Serialize for Extension {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ExtensionWire {
-            name: self.provider.type_name_in(self.dialect),
-            config: ConfigWire {
-                mode: self.mode,
-                settings: self.provider.written(self.dialect),
-            },
+        let mut config = self
+            .provider
+            .written(self.dialect)
+            .map_err(S::Error::custom)?;
+        if self.mode != ExtensionMode::default()
+            && let Value::Map(fields) = &mut config.value
+        {
+            let mode = Node::unlocated(Value::Str(self.mode.word().into()));
+            fields.insert(0, Entry::unlocated("mode", mode));
         }
-        .serialize(serializer)
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", self.provider.type_name_in(self.dialect))?;
+        map.serialize_entry("config", &config)?;
+        map.end()
     }
 }
 
@@ -396,23 +381,6 @@ json_schema! {
         },
         "required": ["name"],
         "additionalProperties": false,
-    })
-}
-
-/// Reads a `MeshIdentity` whose `apiVersion` and `kind`, or `type`, have been read.
-pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshIdentity> {
-    let metadata = metadata::read(f, form, MeshIdentity::SCOPE);
-    let spec = f.required("spec", Spec::read);
-    let status = f.opt("status", values::free_form).unwrap_or_default();
-    f.finish();
-    let spec = spec?;
-    Some(MeshIdentity {
-        metadata: metadata?,
-        selector: spec.selector,
-        trust_domain: spec.spiffe_id.trust_domain,
-        path: spec.spiffe_id.path,
-        provider: spec.provider,
-        status,
     })
 }
 
@@ -468,12 +436,8 @@ fn settled(f: &Fields<'_>, field: &str, value: Option<bool>) -> Option<bool> {
 fn extension(at: Cursor<'_>) -> Option<Extension> {
     let mut f = at.fields()?;
     let name = f.required("name", provider::extension_name);
-    let Some(name) = name else {
-        f.know(&["config"]);
-        f.finish();
-        return None;
-    };
-    let config = match f.has("config") {
+    f.know(&["config"]);
+    let extension = name.and_then(|name| match f.has("config") {
         true => f.opt("config", |at| {
             let mut f = at.fields()?;
             let mode = f.opt("mode", ExtensionMode::read);
@@ -485,8 +449,7 @@ fn extension(at: Cursor<'_>) -> Option<Extension> {
             })
         }),
         false => provider::extension_without_settings(&f, &name).map(Extension::new),
-    };
-    f.know(&["config"]);
+    });
     f.finish();
-    config
+    extension
 }

@@ -6,7 +6,7 @@ use serde::Serializer;
 
 use super::declare::{Mapping as _, Words as _, mapping, words};
 use super::decode::{Cursor, Fields};
-use super::field::{Choice, defaulted, each, group, optional, required, spelt};
+use super::field::{Choice, Each, Group, defaulted, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::mesh::Mode;
 use super::metadata::{self, Form, Kind, Metadata, Scope};
@@ -31,6 +31,30 @@ pub struct MeshTls {
 impl Kind for MeshTls {
     const NAME: &'static str = "MeshTLS";
     const SCOPE: Scope = Scope::Mesh;
+
+    fn read(f: &mut Fields<'_>, form: Form) -> Option<Self> {
+        let metadata = metadata::read(f, form, Self::SCOPE);
+        let spec = f.required("spec", spec);
+        let status = f.opt("status", values::free_form).unwrap_or_default();
+        f.finish();
+        let (target, rules, written_as_from) = spec?;
+        Some(Self {
+            metadata: metadata?,
+            target,
+            rules,
+            written_as_from,
+            status,
+        })
+    }
+
+    fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
+        let spec = Spec {
+            target_ref: Some(self.target.clone()),
+            rules: (!self.written_as_from).then(|| self.rules.clone()),
+            from: self.written_as_from.then(|| self.rules.clone()),
+        };
+        metadata::write::<Self, _, _>(&self.metadata, &spec, &self.status, form, serializer)
+    }
 }
 
 impl MeshTls {
@@ -43,26 +67,6 @@ impl MeshTls {
             written_as_from: false,
             status: FreeForm::default(),
         }
-    }
-
-    pub(super) fn write<S: Serializer>(
-        &self,
-        form: Form,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let Self {
-            metadata,
-            target,
-            rules,
-            written_as_from,
-            status,
-        } = self;
-        let spec = Spec {
-            target_ref: Some(target.clone()),
-            rules: (!written_as_from).then(|| rules.clone()),
-            from: written_as_from.then(|| rules.clone()),
-        };
-        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -107,7 +111,7 @@ mapping! {
         /// Which versions of TLS; only for the whole mesh.
         pub tls_version: Option<TlsVersions> = optional("tlsVersion", versions),
         /// Which ciphers, for TLS up to 1.2; only for the whole mesh. Empty: the proxy's own.
-        pub tls_ciphers: Vec<TlsCipher> = defaulted("tlsCiphers", each(TlsCipher::read)),
+        pub tls_ciphers: Vec<TlsCipher> = defaulted("tlsCiphers", Each(TlsCipher::read)),
     }
 }
 
@@ -192,46 +196,24 @@ mapping! {
     #[derive(Clone)]
     pub(super) struct Spec {
         target_ref: Option<TargetRef> = optional("targetRef", target),
-        rules: Option<Vec<TlsRule>> = optional("rules", each(group(required("default", TlsRule::read)))),
-        from: Option<Vec<TlsRule>> = optional("from", each(spelt(from, From::to))),
+        rules: Option<Vec<TlsRule>> = optional("rules", Each(Group(required("default", TlsRule::read)))),
+        from: Option<Vec<TlsRule>> = optional("from", Each(spelt(from, |rule| From {
+            target_ref: (),
+            default: rule.clone(),
+        }))),
     }
 }
 
 mapping! {
     #[derive(Clone)]
     struct From {
-        target_ref: () = required("targetRef", group(required("kind", Choice(&[("Mesh", ())])))),
+        target_ref: () = required("targetRef", Group(required("kind", Choice(&[("Mesh", ())])))),
         default: TlsRule = required("default", TlsRule::read),
-    }
-}
-
-impl From {
-    fn to(rule: &TlsRule) -> Self {
-        Self {
-            target_ref: (),
-            default: rule.clone(),
-        }
     }
 }
 
 fn from(at: Cursor<'_>) -> Option<TlsRule> {
     From::read(at).map(|from| from.default)
-}
-
-/// Reads a `MeshTLS` whose `apiVersion` and `kind`, or `type`, have been read.
-pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTls> {
-    let metadata = metadata::read(f, form, MeshTls::SCOPE);
-    let spec = f.required("spec", spec);
-    let status = f.opt("status", values::free_form).unwrap_or_default();
-    f.finish();
-    let (target, rules, written_as_from) = spec?;
-    Some(MeshTls {
-        metadata: metadata?,
-        target,
-        rules,
-        written_as_from,
-        status,
-    })
 }
 
 /// Reads the target, the rules, and whether they are written as `from`.
@@ -268,17 +250,16 @@ fn spec(at: Cursor<'_>) -> Option<(TargetRef, Vec<TlsRule>, bool)> {
 }
 
 fn target(at: Cursor<'_>) -> Option<TargetRef> {
-    let mut f = at.fields()?;
     if !at.node.says("kind", "Mesh") {
-        let target = TargetRef::read_fields(&mut f);
-        f.finish();
-        return target;
+        return TargetRef::read(at);
     }
+    let mut f = at.fields()?;
     f.know(&["kind"]);
     for name in ["name", "namespace", "labels", "sectionName"] {
-        if f.has(name) {
-            f.refuse::<()>(name, "does not go with kind `Mesh`, which is all of it: remove it or target a `Dataplane`");
-        }
+        f.refuse::<()>(
+            name,
+            "does not go with kind `Mesh`, which is all of it: remove it or target a `Dataplane`",
+        );
     }
     f.finish();
     Some(TargetRef::default())
@@ -290,12 +271,10 @@ fn refuse_tls_settings(at: Cursor<'_>) {
         return;
     };
     for name in ["tlsVersion", "tlsCiphers"] {
-        if rule.has(name) {
-            rule.refuse::<()>(
-                name,
-                "can only be set for the whole mesh: use a `targetRef` of kind `Mesh`",
-            );
-        }
+        rule.refuse::<()>(
+            name,
+            "can only be set for the whole mesh: use a `targetRef` of kind `Mesh`",
+        );
     }
 }
 
@@ -310,15 +289,11 @@ fn oldest(at: Cursor<'_>) -> Option<TlsVersion> {
 fn versions(at: Cursor<'_>) -> Option<TlsVersions> {
     let versions = TlsVersions::read(at)?;
     match (versions.min, versions.max) {
-        (Some(TlsVersion::Auto), _) | (_, Some(TlsVersion::Auto)) => {}
-        (Some(min), Some(max)) if min > max => {
-            return at.error(format_args!(
-                "`min` is {} and above `max`, which is {}",
-                min.as_str(),
-                max.as_str()
-            ));
-        }
-        _ => {}
+        (Some(min), Some(max)) if min > max && max != TlsVersion::Auto => at.error(format_args!(
+            "`min` is {} and above `max`, which is {}",
+            min.as_str(),
+            max.as_str()
+        )),
+        _ => Some(versions),
     }
-    Some(versions)
 }

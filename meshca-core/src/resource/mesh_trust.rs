@@ -6,12 +6,12 @@ use x509_cert::Certificate;
 
 use super::declare::{Mapping as _, mapping, tagged};
 use super::decode::{Cursor, Fields};
-use super::field::{Codec, group, optional, required, spelt};
+use super::field::{Codec, Group, optional, required, spelt};
 use super::free_form::FreeForm;
 use super::kri::Kri;
 use super::metadata::{self, Form, Kind, Metadata, Scope};
 use crate::spiffe::TrustDomain;
-use crate::{Error, ErrorKind, Result, TrustBundle, pem};
+use crate::{Error, ErrorKind, Result, TrustBundle, TrustRoot, pem};
 
 /// The longest trust domain, in characters: the product's limit, two below that of SPIFFE.
 const MAX_TRUST_DOMAIN: usize = 253;
@@ -35,6 +35,42 @@ pub struct MeshTrust {
 impl Kind for MeshTrust {
     const NAME: &'static str = "MeshTrust";
     const SCOPE: Scope = Scope::System;
+
+    fn read(f: &mut Fields<'_>, form: Form) -> Option<Self> {
+        let metadata = metadata::read(f, form, Self::SCOPE);
+        let spec = f.required("spec", Spec::read);
+        let status = f.opt("status", |at| {
+            let mut f = at.fields()?;
+            let origin = optional("origin", origin()).content(&mut f);
+            Some((origin, f.remaining()))
+        });
+        f.finish();
+        let (origin, status) = status.unwrap_or_default();
+        let spec = spec?;
+        Some(Self {
+            metadata: metadata?,
+            trust_domain: spec.trust_domain,
+            ca_bundles: spec.ca_bundles,
+            origin: origin.or(spec.origin),
+            status,
+        })
+    }
+
+    fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
+        let spec = Spec {
+            trust_domain: self.trust_domain.clone(),
+            ca_bundles: self.ca_bundles.clone(),
+            origin: None,
+        };
+        let status = match &self.origin {
+            Some(origin) => {
+                let origin = serde_json::json!({ "kri": origin.to_string() });
+                &self.status.with("origin", origin)
+            }
+            None => &self.status,
+        };
+        metadata::write::<Self, _, _>(&self.metadata, &spec, status, form, serializer)
+    }
 }
 
 impl MeshTrust {
@@ -72,26 +108,22 @@ impl MeshTrust {
     pub fn from_trust_bundle(metadata: Metadata, bundle: &TrustBundle) -> Result<Self> {
         let trust_domain = bundle.trust_domain().clone();
         let refuse = |message: String| {
-            Err(Error::new(ErrorKind::InvalidConfig, message)
-                .with_context("trust domain", &trust_domain))
+            let error = Error::new(ErrorKind::InvalidConfig, message);
+            Err(error.with_context("trust domain", &trust_domain))
         };
         if bundle.is_empty() {
-            return refuse(
-                "a MeshTrust needs at least one root, and the bundle has none".to_owned(),
-            );
+            let message = "a MeshTrust needs at least one root, and the bundle has none";
+            return refuse(message.to_owned());
         }
         if trust_domain.as_ref().len() > MAX_TRUST_DOMAIN {
             return refuse(format!(
                 "the trust domain of a MeshTrust must not be longer than {MAX_TRUST_DOMAIN} characters"
             ));
         }
+        let pem = |root: &TrustRoot| CaBundle::Pem(pem::encode("CERTIFICATE", root.der()));
         Ok(Self {
             metadata,
-            ca_bundles: bundle
-                .roots()
-                .iter()
-                .map(|root| CaBundle::Pem(pem::encode("CERTIFICATE", root.der())))
-                .collect(),
+            ca_bundles: bundle.roots().iter().map(pem).collect(),
             trust_domain,
             origin: None,
             status: FreeForm::default(),
@@ -107,42 +139,15 @@ impl MeshTrust {
     pub fn to_trust_bundle(&self) -> Result<TrustBundle> {
         let mut all = TrustBundle::new(self.trust_domain.clone(), [])?;
         for (index, CaBundle::Pem(text)) in self.ca_bundles.iter().enumerate() {
-            let bundle =
-                TrustBundle::from_pem(self.trust_domain.clone(), text).map_err(|error| {
-                    error
-                        .with_context("field", format!("caBundles[{index}].pem.value"))
-                        .with_context("MeshTrust", &self.metadata.name)
-                })?;
+            let bundle = TrustBundle::from_pem(self.trust_domain.clone(), text);
+            let bundle = bundle.map_err(|error| {
+                error
+                    .with_context("field", format!("caBundles[{index}].pem.value"))
+                    .with_context("MeshTrust", &self.metadata.name)
+            })?;
             all = all.union(&bundle)?;
         }
         Ok(all)
-    }
-
-    pub(super) fn write<S: Serializer>(
-        &self,
-        form: Form,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error> {
-        let Self {
-            metadata,
-            trust_domain,
-            ca_bundles,
-            origin,
-            status,
-        } = self;
-        let spec = Spec {
-            trust_domain: trust_domain.clone(),
-            ca_bundles: ca_bundles.clone(),
-            origin: None,
-        };
-        let status = match origin {
-            Some(origin) => {
-                let origin = serde_json::json!({ "kri": origin.to_string() });
-                &status.with("origin", origin)
-            }
-            None => status,
-        };
-        metadata::write::<Self, _, _>(metadata, &spec, status, form, serializer)
     }
 }
 
@@ -152,7 +157,7 @@ tagged! {
     #[non_exhaustive]
     pub enum CaBundle refuses "does not go with this `type`" {
         /// `type: Pem`: one or more `CERTIFICATE` blocks (RFC 7468) and nothing else.
-        Pem(String) = "Pem" with required("pem", group(required("value", certificates))),
+        Pem(String) = "Pem" with required("pem", Group(required("value", certificates))),
     }
 }
 
@@ -164,27 +169,6 @@ mapping! {
         // Older versions kept it here.
         origin: Option<Kri> = optional("origin", origin()),
     }
-}
-
-/// Reads a `MeshTrust` whose `apiVersion` and `kind`, or `type`, have been read.
-pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<MeshTrust> {
-    let metadata = metadata::read(f, form, MeshTrust::SCOPE);
-    let spec = f.required("spec", Spec::read);
-    let status = f.opt("status", |at| {
-        let mut f = at.fields()?;
-        let origin = optional("origin", origin()).content(&mut f);
-        Some((origin, f.remaining()))
-    });
-    f.finish();
-    let (origin, status) = status.unwrap_or_default();
-    let spec = spec?;
-    Some(MeshTrust {
-        metadata: metadata?,
-        trust_domain: spec.trust_domain,
-        ca_bundles: spec.ca_bundles,
-        origin: origin.or(spec.origin),
-        status,
-    })
 }
 
 fn bundles(at: Cursor<'_>) -> Option<Vec<CaBundle>> {
@@ -214,7 +198,7 @@ fn trust_domain(at: Cursor<'_>) -> Option<TrustDomain> {
 
 /// `kri`, in the mapping `origin`.
 fn origin() -> impl Codec<Value = Kri> {
-    group(optional("kri", spelt(kri, ToString::to_string)))
+    Group(optional("kri", spelt(kri, ToString::to_string)))
 }
 
 fn kri(at: Cursor<'_>) -> Option<Kri> {

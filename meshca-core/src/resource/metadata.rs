@@ -1,7 +1,6 @@
 //! The envelope of a resource: its form, name, mesh, labels.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
@@ -51,7 +50,7 @@ pub enum Form {
 /// What a resource is called, which mesh it belongs to, and how it is written down.
 ///
 /// `Debug` prints only the names of annotations: `kubectl` keeps a copy of the whole resource in one.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, derive_more::Debug)]
 #[non_exhaustive]
 pub struct Metadata {
     /// The form that it was read in and is written in.
@@ -67,6 +66,7 @@ pub struct Metadata {
     /// The labels, apart from `kuma.io/mesh`; [`label`](Self::label) knows that one too.
     pub labels: BTreeMap<String, String>,
     /// The Kubernetes annotations. They have no place in Universal form.
+    #[debug("{:?}", annotations.keys())]
     pub annotations: BTreeMap<String, String>,
     /// What the server keeps about it (`uid`, `resourceVersion`, `creationTime`, …), written back in the
     /// form that it was read in.
@@ -135,29 +135,6 @@ impl Metadata {
             (labels::MESH, Some(mesh)) => Some(mesh),
             _ => self.labels.get(name).map(String::as_str),
         }
-    }
-}
-
-impl fmt::Debug for Metadata {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            form,
-            name,
-            mesh,
-            namespace,
-            labels,
-            annotations,
-            rest,
-        } = self;
-        f.debug_struct("Metadata")
-            .field("form", form)
-            .field("name", name)
-            .field("mesh", mesh)
-            .field("namespace", namespace)
-            .field("labels", labels)
-            .field("annotations", &annotations.keys())
-            .field("rest", rest)
-            .finish()
     }
 }
 
@@ -242,7 +219,7 @@ fn kubernetes(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
 fn universal(f: &mut Fields<'_>, scope: Scope) -> Option<Metadata> {
     let (name, mesh, labels, rest) = UniversalMeta::read_parts(f);
     let (mut mesh, mut labels) = (mesh?, labels?);
-    if scope == Scope::Global && f.has("mesh") {
+    if scope == Scope::Global {
         f.refuse::<()>("mesh", "a Mesh is in no mesh: remove this field");
     }
     if scope != Scope::Global
@@ -314,11 +291,8 @@ fn name(at: Cursor<'_>, underscores: bool) -> Option<String> {
 
 /// A DNS subdomain (RFC 1123); Universal names may contain `_` as well.
 fn is_resource_name(name: &str, underscores: bool) -> bool {
-    is_name(
-        name,
-        |byte| matches!(byte, b'-' | b'.') || (underscores && byte == b'_'),
-        253,
-    )
+    let others = if underscores { "-._" } else { "-." };
+    is_name(name, others, 253)
 }
 
 fn not_a_name(name: &str) -> String {
@@ -330,45 +304,30 @@ fn not_a_name(name: &str) -> String {
 
 /// A DNS label (RFC 1123, section 2.1).
 pub(crate) fn is_dns_label(name: &str) -> bool {
-    is_name(name, |byte| byte == b'-', 63)
+    is_name(name, "-", 63)
 }
 
-fn is_name(name: &str, inner: impl Fn(u8) -> bool, limit: usize) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = name.as_bytes();
-    bytes.len() <= limit
-        && bytes.first().copied().is_some_and(plain)
-        && bytes.last().copied().is_some_and(plain)
-        && bytes.iter().all(|byte| plain(*byte) || inner(*byte))
+/// Letters, digits and these others, which are neither first nor last.
+fn is_name(name: &str, others: &str, limit: usize) -> bool {
+    let plain = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit();
+    name.len() <= limit
+        && name.starts_with(plain)
+        && name.ends_with(plain)
+        && name.chars().all(|it| plain(it) || others.contains(it))
 }
 
-/// The place of the content.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// In `spec`.
-    Spec,
-    /// In `spec`, but in Universal form beside the name.
-    FlatUniversal,
-    /// Beside the name.
-    Flat,
-}
-
-impl Layout {
-    pub(crate) fn is_flat(self, form: Form) -> bool {
-        match self {
-            Self::Spec => false,
-            Self::FlatUniversal => form == Form::Universal,
-            Self::Flat => true,
-        }
-    }
-}
-
-/// The properties that all documents of a kind have in common.
-pub(crate) trait Kind {
+/// A kind of resource: the properties that all its documents have in common, and how they are read and written.
+pub(crate) trait Kind: Sized {
     const NAME: &'static str;
     const API_VERSION: &'static str = API_VERSION;
     const SCOPE: Scope;
-    const LAYOUT: Layout = Layout::Spec;
+    /// The forms in which the content is beside the name, and not in `spec`.
+    const FLAT_IN: &[Form] = &[];
+
+    /// Reads a resource whose `apiVersion` and `kind`, or `type`, have been read.
+    fn read(f: &mut Fields<'_>, form: Form) -> Option<Self>;
+
+    fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error>;
 }
 
 /// Writes a resource of this kind.
@@ -413,7 +372,7 @@ pub(crate) fn write<K: Kind, S: Mapping + Serialize, Z: Serializer>(
             beside.write_fields(&mut map)?;
         }
     }
-    match K::LAYOUT.is_flat(form) {
+    match K::FLAT_IN.contains(&form) {
         true => spec.write_fields(&mut map)?,
         false => map.serialize_entry("spec", spec)?,
     }

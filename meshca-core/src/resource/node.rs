@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::violation::Location;
 
@@ -33,6 +33,16 @@ pub(crate) struct Entry<'a> {
     pub(crate) key: Cow<'a, str>,
     pub(crate) key_at: Location,
     pub(crate) value: Node<'a>,
+}
+
+impl<'a> Entry<'a> {
+    pub(crate) fn unlocated(key: impl Into<Cow<'a, str>>, value: Node<'a>) -> Self {
+        Self {
+            key: key.into(),
+            key_at: Location::NONE,
+            value,
+        }
+    }
 }
 
 impl<'a> Node<'a> {
@@ -84,21 +94,8 @@ impl<'a> Node<'a> {
     }
 
     pub(crate) fn to_json(&self) -> Json {
-        match &self.value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::from(*value),
-            Value::Int(value) => Json::from(*value),
-            Value::UInt(value) => Json::from(*value),
-            Value::Float(value) => Json::from(*value),
-            Value::Str(value) => Json::from(value.as_ref()),
-            Value::Seq(items) => items.iter().map(Node::to_json).collect(),
-            Value::Map(entries) => Json::Object(
-                entries
-                    .iter()
-                    .map(|entry| (entry.key.as_ref().to_owned(), entry.value.to_json()))
-                    .collect(),
-            ),
-        }
+        // It cannot fail: keys are texts.
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     /// What an alias to this value adds to the count of values: texts weigh by their length, since
@@ -148,33 +145,4 @@ impl Serialize for Node<'_> {
 
 pub(super) fn text_weight(text: &str) -> usize {
     1 + text.len() / 32
-}
-
-impl From<&Json> for Node<'static> {
-    fn from(json: &Json) -> Self {
-        let value = match json {
-            Json::Null => Value::Null,
-            Json::Bool(value) => Value::Bool(*value),
-            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-                (Some(value), _) => Value::Int(value),
-                (None, Some(value)) => Value::UInt(value),
-                (None, None) => Value::Float(number.as_f64().unwrap_or_default()),
-            },
-            Json::String(text) => Value::Str(Cow::Owned(text.clone())),
-            Json::Array(items) => Value::Seq(items.iter().map(Node::from).collect()),
-            Json::Object(fields) => return Node::from(fields),
-        };
-        Self::unlocated(value)
-    }
-}
-
-impl From<&Map<String, Json>> for Node<'static> {
-    fn from(fields: &Map<String, Json>) -> Self {
-        let entry = |(key, value): (&String, _)| Entry {
-            key: Cow::Owned(key.clone()),
-            key_at: Location::NONE,
-            value: Node::from(value),
-        };
-        Self::unlocated(Value::Map(fields.iter().map(entry).collect()))
-    }
 }

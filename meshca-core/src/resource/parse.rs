@@ -6,27 +6,17 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::decode::{Clip, Context, Cursor, Fields, OneOf, SettingsType};
-use super::document::{self};
+use super::document;
 use super::metadata::Kind;
-use super::node::{Node, Value};
+use super::node::Node;
 use super::path::Path;
 use super::provider::OURS;
-use super::violation::{Report, Severity, Violation};
+use super::violation::Report;
 use super::{Form, Location, Mesh, MeshIdentity, MeshTls, MeshTrust, Metadata, SecretResource};
-use super::{mesh, mesh_identity, mesh_tls, mesh_trust, secret};
 use crate::{Error, ErrorKind, Result};
 
-/// The kinds, as documents spell them.
-const KINDS: [&str; 5] = [
-    Mesh::NAME,
-    MeshIdentity::NAME,
-    MeshTls::NAME,
-    MeshTrust::NAME,
-    SecretResource::NAME,
-];
-
 /// A resource of any of the kinds that a certificate authority has to know.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, derive_more::From)]
 #[allow(
     clippy::large_enum_variant,
     reason = "few exist at a time, and matching on them should stay plain"
@@ -53,39 +43,6 @@ impl Resource {
     /// All violations at once, with warnings among them, if at least one is an error.
     pub fn parse(text: impl AsRef<[u8]>) -> std::result::Result<Documents, Report> {
         ParseOptions::new().parse(text)
-    }
-
-    /// The kind, as documents spell it: `MeshTLS`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Mesh(_) => Mesh::NAME,
-            Self::MeshIdentity(_) => MeshIdentity::NAME,
-            Self::MeshTrust(_) => MeshTrust::NAME,
-            Self::MeshTls(_) => MeshTls::NAME,
-            Self::Secret(_) => SecretResource::NAME,
-        }
-    }
-
-    /// The envelope.
-    pub fn metadata(&self) -> &Metadata {
-        match self {
-            Self::Mesh(resource) => &resource.metadata,
-            Self::MeshIdentity(resource) => &resource.metadata,
-            Self::MeshTrust(resource) => &resource.metadata,
-            Self::MeshTls(resource) => &resource.metadata,
-            Self::Secret(resource) => &resource.metadata,
-        }
-    }
-
-    /// The envelope, to change it.
-    pub fn metadata_mut(&mut self) -> &mut Metadata {
-        match self {
-            Self::Mesh(resource) => &mut resource.metadata,
-            Self::MeshIdentity(resource) => &mut resource.metadata,
-            Self::MeshTrust(resource) => &mut resource.metadata,
-            Self::MeshTls(resource) => &mut resource.metadata,
-            Self::Secret(resource) => &mut resource.metadata,
-        }
     }
 
     /// Checks a resource that was built in code by the rules that hold for documents, with the default [`ParseOptions`].
@@ -190,67 +147,80 @@ fn cannot_write(resource: &Resource, error: impl fmt::Display) -> Error {
 
 struct InForm<'w>(&'w Resource, Form);
 
-impl Serialize for InForm<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self(resource, form) = *self;
-        match resource {
-            Resource::Mesh(resource) => resource.write(form, serializer),
-            Resource::MeshIdentity(resource) => resource.write(form, serializer),
-            Resource::MeshTrust(resource) => resource.write(form, serializer),
-            Resource::MeshTls(resource) => resource.write(form, serializer),
-            Resource::Secret(resource) => resource.write(form, serializer),
-        }
-    }
-}
-
 impl Serialize for Resource {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         InForm(self, self.metadata().form).serialize(serializer)
     }
 }
 
 /// Reads one resource, without places; the error is the whole report.
 impl<'de> Deserialize<'de> for Resource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let node = Node::deserialize(deserializer)?;
         let context = Context::new(Report::default(), None, OURS);
-        let mut resources = Vec::new();
-        read(
-            Cursor::new(&node, &Path::ROOT, &context),
-            false,
-            &mut resources,
-        );
+        let resource = read_all([&node], &context, false).pop();
         let report = context.into_report();
-        match resources.pop() {
+        match resource {
             Some(resource) if !report.has_errors() => Ok(resource),
             _ => Err(D::Error::custom(report)),
         }
     }
 }
 
-/// What every kind has by way of [`Resource`].
-macro_rules! kind {
-    ($type:ident, $variant:ident) => {
-        impl From<$type> for Resource {
-            fn from(resource: $type) -> Self {
-                Self::$variant(resource)
+/// What depends on the kind, from one list of them.
+macro_rules! kinds {
+    ($($variant:ident($type:ident),)*) => {
+        /// The kinds, as documents spell them.
+        const KINDS: &[&str] = &[$($type::NAME),*];
+
+        impl Resource {
+            /// The kind, as documents spell it: `MeshTLS`.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $type::NAME,)*
+                }
+            }
+
+            /// The envelope.
+            pub fn metadata(&self) -> &Metadata {
+                match self {
+                    $(Self::$variant(resource) => &resource.metadata,)*
+                }
+            }
+
+            /// The envelope, to change it.
+            pub fn metadata_mut(&mut self) -> &mut Metadata {
+                match self {
+                    $(Self::$variant(resource) => &mut resource.metadata,)*
+                }
+            }
+
+            /// Reads the fields that remain once the kind is known.
+            fn read(kind: &str, f: &mut Fields<'_>, form: Form) -> Option<Self> {
+                match kind {
+                    $($type::NAME => content::<$type>(f, form).map(Self::$variant),)*
+                    _ => None,
+                }
             }
         }
 
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(
-                &self,
-                serializer: S,
-            ) -> std::result::Result<S::Ok, S::Error> {
+        impl Serialize for InForm<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self.0 {
+                    $(Resource::$variant(resource) => resource.write(self.1, serializer),)*
+                }
+            }
+        }
+
+        $(impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 self.write(self.metadata.form, serializer)
             }
         }
 
         /// Reads one resource of this kind, without places; the error is the whole report.
         impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(
-                deserializer: D,
-            ) -> std::result::Result<Self, D::Error> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 match Resource::deserialize(deserializer)? {
                     Resource::$variant(resource) => Ok(resource),
                     other => Err(D::Error::custom(format_args!(
@@ -260,15 +230,17 @@ macro_rules! kind {
                     ))),
                 }
             }
-        }
+        })*
     };
 }
 
-kind!(Mesh, Mesh);
-kind!(MeshIdentity, MeshIdentity);
-kind!(MeshTrust, MeshTrust);
-kind!(MeshTls, MeshTls);
-kind!(SecretResource, Secret);
+kinds! {
+    Mesh(Mesh),
+    MeshIdentity(MeshIdentity),
+    MeshTls(MeshTls),
+    MeshTrust(MeshTrust),
+    Secret(SecretResource),
+}
 
 /// How to read a text.
 ///
@@ -344,28 +316,15 @@ impl ParseOptions {
     /// The report, if there is an error in it; a report of warnings is what is returned otherwise.
     pub fn validate(&self, resource: &Resource) -> std::result::Result<Report, Report> {
         let mut report = Report::default();
-        match serde_json::to_value(resource) {
-            Ok(json) => {
+        match serde_json::to_value(resource).and_then(Node::deserialize) {
+            Ok(node) => {
                 let context = self.context(report);
-                read(
-                    Cursor::new(&Node::from(&json), &Path::ROOT, &context),
-                    false,
-                    &mut Vec::new(),
-                );
+                read_all([&node], &context, false);
                 report = context.into_report();
             }
-            Err(error) => report.push(Violation::new(
-                Severity::Error,
-                String::new(),
-                Location::NONE,
-                format!("cannot be written: {error}"),
-            )),
+            Err(error) => report.fail(Location::NONE, format!("cannot be written: {error}")),
         }
-        if report.has_errors() {
-            Err(report)
-        } else {
-            Ok(report)
-        }
+        report.without_errors()
     }
 
     /// Reads every resource of a YAML or JSON text.
@@ -378,32 +337,16 @@ impl ParseOptions {
         let mut report = Report::new(self.source.clone());
         let nodes = document::read(text.as_ref(), &mut report);
         if nodes.is_empty() && !report.has_errors() {
-            report.push(Violation::new(
-                Severity::Error,
-                String::new(),
-                Location::START,
-                "there is no resource in it".to_owned(),
-            ));
+            report.fail(Location::START, "there is no resource in it".to_owned());
         }
         let context = self.context(report);
-        let mut resources = Vec::with_capacity(nodes.len());
-        for node in &nodes {
-            read(
-                Cursor::new(node, &Path::ROOT, &context),
-                true,
-                &mut resources,
-            );
-        }
+        let resources = read_all(&nodes, &context, true);
         let mut report = context.into_report();
         report.sort();
-        if report.has_errors() {
-            Err(report)
-        } else {
-            Ok(Documents {
-                resources,
-                warnings: report,
-            })
-        }
+        Ok(Documents {
+            resources,
+            warnings: report.without_errors()?,
+        })
     }
 }
 
@@ -454,59 +397,51 @@ impl<'d> IntoIterator for &'d Documents {
     }
 }
 
-/// Reads one document, which may be a list of resources.
-fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) {
-    let Value::Map(_) = at.node.value else {
-        at.error::<()>(format_args!(
-            "expected a resource, found {}",
-            at.node.describe()
-        ));
-        return;
+/// Reads documents, each of which may be a list of resources where `lists` says so.
+fn read_all<'n, 'a: 'n>(
+    nodes: impl IntoIterator<Item = &'n Node<'a>>,
+    context: &Context<'_>,
+    lists: bool,
+) -> Vec<Resource> {
+    let mut resources = Vec::new();
+    for node in nodes {
+        read(
+            Cursor::new(node, &Path::Root, context),
+            lists,
+            &mut resources,
+        );
+    }
+    resources
+}
+
+fn read(at: Cursor<'_>, lists: bool, resources: &mut Vec<Resource>) -> Option<()> {
+    let Some(mut f) = at.as_mapping() else {
+        return at.expected("a resource");
     };
-    let Some(mut f) = at.fields() else { return };
     let (form, field) = if f.has("kind") || f.has("apiVersion") {
         (Form::Kubernetes, "kind")
     } else if f.has("type") {
         (Form::Universal, "type")
     } else {
-        at.error::<()>("this is no resource: it has neither `apiVersion` and `kind` nor `type`");
-        return;
+        return at.error("this is no resource: it has neither `apiVersion` and `kind` nor `type`");
     };
     if lists && form == Form::Kubernetes && at.node.says("kind", "List") {
         f.know(&["kind", "metadata"]);
         f.required("apiVersion", |at| api_version(at, "v1"));
-        f.required("items", |at| {
-            at.list(|at| {
-                read(at, false, resources);
-                Some(())
-            })
-        });
+        f.required("items", |at| at.list(|at| read(at, false, resources)));
         f.finish();
-        return;
+    } else {
+        let kind = f.required(field, kind)?;
+        resources.push(Resource::read(kind, &mut f, form)?);
     }
-    let Some(kind) = f.required(field, kind) else {
-        return;
-    };
-    resources.extend(match kind {
-        Mesh::NAME => content(&mut f, form, mesh::read).map(Resource::Mesh),
-        MeshIdentity::NAME => {
-            content(&mut f, form, mesh_identity::read).map(Resource::MeshIdentity)
-        }
-        MeshTls::NAME => content(&mut f, form, mesh_tls::read).map(Resource::MeshTls),
-        MeshTrust::NAME => content(&mut f, form, mesh_trust::read).map(Resource::MeshTrust),
-        _ => content(&mut f, form, secret::read).map(Resource::Secret),
-    });
+    Some(())
 }
 
-fn content<K: Kind>(
-    f: &mut Fields<'_>,
-    form: Form,
-    read: fn(&mut Fields<'_>, Form) -> Option<K>,
-) -> Option<K> {
+fn content<K: Kind>(f: &mut Fields<'_>, form: Form) -> Option<K> {
     if form == Form::Kubernetes {
         f.required("apiVersion", |at| api_version(at, K::API_VERSION));
     }
-    read(f, form)
+    K::read(f, form)
 }
 
 fn kind(at: Cursor<'_>) -> Option<&'static str> {
@@ -514,7 +449,7 @@ fn kind(at: Cursor<'_>) -> Option<&'static str> {
     if let Some(kind) = KINDS.iter().find(|kind| **kind == text) {
         return Some(kind);
     }
-    match at.context.nearest(text, &KINDS) {
+    match at.context.nearest(text, KINDS) {
         Some(meant) => at.error(format_args!(
             "unknown kind `{}`, did you mean `{meant}`?",
             Clip(text)
@@ -522,7 +457,7 @@ fn kind(at: Cursor<'_>) -> Option<&'static str> {
         None => at.error(format_args!(
             "the kind `{}` is not read here: it is {}",
             Clip(text),
-            OneOf(&KINDS)
+            OneOf(KINDS)
         )),
     }
 }

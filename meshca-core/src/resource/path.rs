@@ -8,51 +8,31 @@ use super::words::Clip;
 
 /// The way from the top of a document to a value.
 #[derive(Clone, Copy)]
-pub(crate) struct Path<'c> {
-    parent: Option<&'c Path<'c>>,
-    segment: Segment<'c>,
-}
-
-#[derive(Clone, Copy)]
-enum Segment<'c> {
+pub(crate) enum Path<'c> {
     Root,
-    Field(&'c str),
-    Index(usize),
-}
-
-impl Path<'_> {
-    pub(crate) const ROOT: Path<'static> = Path {
-        parent: None,
-        segment: Segment::Root,
-    };
+    Field(&'c Path<'c>, &'c str),
+    Index(&'c Path<'c>, usize),
 }
 
 impl<'c> Path<'c> {
     pub(crate) fn field(&'c self, name: &'c str) -> Self {
-        Self {
-            parent: Some(self),
-            segment: Segment::Field(name),
-        }
+        Self::Field(self, name)
     }
 
     pub(crate) fn index(&'c self, index: usize) -> Self {
-        Self {
-            parent: Some(self),
-            segment: Segment::Index(index),
-        }
+        Self::Index(self, index)
     }
 }
 
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nested = self.parent.is_some_and(|parent| parent.parent.is_some());
-        if let Some(parent) = self.parent {
-            parent.fmt(f)?;
-        }
-        match self.segment {
-            Segment::Root => Ok(()),
-            Segment::Index(index) => write!(f, "[{index}]"),
-            Segment::Field(name) => write_field(f, name, nested),
+        match self {
+            Self::Root => Ok(()),
+            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
+            Self::Field(parent, name) => {
+                parent.fmt(f)?;
+                write_field(f, name, !matches!(parent, Self::Root))
+            }
         }
     }
 }

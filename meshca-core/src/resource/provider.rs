@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::ser::{Error as _, SerializeMap as _};
-use serde::{Serialize, Serializer};
+use serde::ser::{Error as _, SerializeMap};
 
 use super::any_settings::{AnySettings, Conf, Dialect, Model, Spelling};
 use super::decode::{Clip, Context, Cursor, Fields, SettingsType};
@@ -13,7 +12,7 @@ use super::node::{Node, Value};
 use super::path::Path;
 use super::settings::Settings;
 use super::values;
-use super::violation::Report;
+use super::violation::{Location, Report};
 
 mod acm;
 mod builtin;
@@ -102,7 +101,12 @@ impl Provider {
         let context = Context::new(Report::default(), None, types);
         match (&self.conf, find(&context, &self.type_name, model)) {
             (Conf::Free(conf), Some(kind)) => {
-                let conf = read_alone(kind, &conf.to_node(), field)?;
+                let node = conf.to_node().map_err(|error| {
+                    let mut report = Report::default();
+                    report.fail(Location::NONE, error.to_string());
+                    report
+                })?;
+                let conf = read_alone(kind, &node, field)?;
                 Ok(Self::read(Some(kind), &self.type_name, conf))
             }
             _ => Ok(self.clone()),
@@ -133,53 +137,25 @@ impl Provider {
     }
 
     /// The settings as the dialect spells them.
-    pub(crate) fn written(&self, dialect: Dialect) -> SettingsWire<'_> {
-        SettingsWire {
-            provider: self,
-            dialect,
+    pub(crate) fn written(&self, dialect: Dialect) -> serde_json::Result<Node<'static>> {
+        match &self.conf {
+            Conf::Typed(settings) => settings.written(dialect),
+            Conf::Free(fields) => fields.to_node(),
         }
     }
 
-    pub(crate) fn backend_settings(&self, dialect: Dialect) -> BackendSettingsWire<'_> {
-        BackendSettingsWire(self.written(dialect))
-    }
-}
-
-/// Settings, to be written.
-pub(crate) struct SettingsWire<'w> {
-    provider: &'w Provider,
-    dialect: Dialect,
-}
-
-impl SettingsWire<'_> {
-    fn content(&self) -> serde_json::Result<Node<'static>> {
-        match &self.provider.conf {
-            Conf::Typed(settings) => settings.written(self.dialect),
-            Conf::Free(fields) => Ok(fields.to_node()),
+    /// Writes the field of a backend that holds its settings, if there are any.
+    pub(crate) fn write_in_backend<M: SerializeMap>(
+        &self,
+        dialect: Dialect,
+        map: &mut M,
+    ) -> Result<(), M::Error> {
+        let content = self.written(dialect).map_err(M::Error::custom)?;
+        let block = self.spelling.block.filter(|_| dialect.block);
+        match &content.value {
+            Value::Map(fields) if fields.is_empty() => Ok(()),
+            _ => map.serialize_entry(block.unwrap_or("conf"), &content),
         }
-    }
-}
-
-impl Serialize for SettingsWire<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let content = self.content().map_err(S::Error::custom)?;
-        content.serialize(serializer)
-    }
-}
-
-/// The field of a backend that holds its settings, if there are any.
-pub(crate) struct BackendSettingsWire<'w>(SettingsWire<'w>);
-
-impl Serialize for BackendSettingsWire<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let SettingsWire { provider, dialect } = self.0;
-        let content = self.0.content().map_err(S::Error::custom)?;
-        let field = provider.spelling.block.filter(|_| dialect.block);
-        let mut map = serializer.serialize_map(None)?;
-        if !matches!(&content.value, Value::Map(fields) if fields.is_empty()) {
-            map.serialize_entry(field.unwrap_or("conf"), &content)?;
-        }
-        map.end()
     }
 }
 
@@ -248,7 +224,7 @@ fn settings(kind: Option<&SettingsType>, f: &mut Fields<'_>) -> Option<Conf> {
 /// Reads settings outside of their document. The report names the field that holds them.
 fn read_alone(kind: &SettingsType, node: &Node<'_>, field: &str) -> Result<Conf, Report> {
     let context = Context::new(Report::default(), None, &[]);
-    let path = Path::ROOT.field(field);
+    let path = Path::Root.field(field);
     let conf = Cursor::new(node, &path, &context)
         .fields()
         .and_then(|mut f| settings(Some(kind), &mut f));

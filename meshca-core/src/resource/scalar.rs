@@ -85,37 +85,17 @@ fn resolve_number(text: &str, at: Location) -> Result<Option<Value<'static>>, Fa
                 .map(|value| i64::try_from(value).map_or(Value::UInt(value), Value::Int)));
         }
     }
-    if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        if let Ok(value) = text.parse::<i64>() {
-            return Ok(Some(Value::Int(value)));
-        }
-        if let Ok(value) = text.parse::<u64>() {
-            return Ok(Some(Value::UInt(value)));
-        }
-    } else if !is_float(unsigned) {
-        return Ok(None);
+    if let Ok(value) = text.parse::<i64>() {
+        return Ok(Some(Value::Int(value)));
     }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(Some(Value::Float(value))),
-        Ok(_) => Err(not_finite()),
-        Err(_) => Ok(None),
+    if let Ok(value) = text.parse::<u64>() {
+        return Ok(Some(Value::UInt(value)));
     }
-}
-
-/// `( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`
-fn is_float(unsigned: &str) -> bool {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (
-            mantissa,
-            Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent)),
-        ),
-        None => (unsigned, None),
-    };
-    let mantissa = match mantissa.split_once('.') {
-        Some(("", fraction)) => !fraction.is_empty() && digits(fraction),
-        Some((whole, fraction)) => digits(whole) && digits(fraction),
-        None => !mantissa.is_empty() && digits(mantissa),
-    };
-    mantissa && exponent.is_none_or(|exponent| !exponent.is_empty() && digits(exponent))
+    // Rust's grammar of floats is that of YAML, and has words such as `inf` besides.
+    let words = unsigned.starts_with(|first: char| first.is_ascii_alphabetic());
+    match text.parse::<f64>().ok().filter(|_| !words) {
+        Some(value) if value.is_finite() => Ok(Some(Value::Float(value))),
+        Some(_) => Err(not_finite()),
+        None => Ok(None),
+    }
 }

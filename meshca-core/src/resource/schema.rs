@@ -44,7 +44,7 @@ fn document<K: Kind, S: Mapping + JsonSchema>(form: Form, types: &[SettingsType]
             }
         }
     }
-    let flat = K::LAYOUT.is_flat(form);
+    let flat = K::FLAT_IN.contains(&form);
     if flat {
         let mut content = Object::new(&[]);
         S::describe_fields(&mut content, &mut generator);

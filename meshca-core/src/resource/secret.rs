@@ -6,9 +6,9 @@ use serde_json::json;
 use super::datasource::{InlineText, base64};
 use super::declare::{Mapping as _, mapping};
 use super::decode::{Clip, Cursor, Fields};
-use super::field::{described, group, optional, required, spelt};
+use super::field::{Described, Group, optional, required, spelt};
 use super::free_form::FreeForm;
-use super::metadata::{self, Form, Kind, Layout, Metadata, Scope};
+use super::metadata::{self, Form, Kind, Metadata, Scope};
 use super::values;
 use crate::SecretValue;
 
@@ -30,20 +30,25 @@ impl Kind for SecretResource {
     const NAME: &'static str = "Secret";
     const API_VERSION: &'static str = "v1";
     const SCOPE: Scope = Scope::Mesh;
-    const LAYOUT: Layout = Layout::Flat;
-}
+    const FLAT_IN: &[Form] = &[Form::Kubernetes, Form::Universal];
 
-impl SecretResource {
-    /// A secret of that name.
-    pub fn new(metadata: Metadata, data: SecretValue) -> Self {
-        Self { metadata, data }
+    fn read(f: &mut Fields<'_>, form: Form) -> Option<Self> {
+        let metadata = metadata::read(f, form, Self::SCOPE);
+        let data = match form {
+            Form::Kubernetes => on_kubernetes(f),
+            Form::Universal if f.has("spec") => {
+                f.required("spec", Universal::read).map(|it| it.data)
+            }
+            Form::Universal => Universal::read_fields(f).map(|it| it.data),
+        };
+        f.finish();
+        Some(Self {
+            metadata: metadata?,
+            data: data?,
+        })
     }
 
-    pub(super) fn write<S: Serializer>(
-        &self,
-        form: Form,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    fn write<S: Serializer>(&self, form: Form, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { metadata, data } = self;
         let (none, data) = (FreeForm::default(), data.clone());
         match form {
@@ -64,37 +69,29 @@ impl SecretResource {
     }
 }
 
+impl SecretResource {
+    /// A secret of that name.
+    pub fn new(metadata: Metadata, data: SecretValue) -> Self {
+        Self { metadata, data }
+    }
+}
+
 mapping! {
     pub(super) struct OnKubernetes {
-        secret_type: () = required("type", described(
+        secret_type: () = required("type", Described(
             spelt(secret_type, |()| KUBERNETES_TYPE),
             || json!({ "const": KUBERNETES_TYPE }),
         )),
         immutable: Option<bool> = optional("immutable", values::boolean),
-        data: Option<SecretValue> = optional("data", group(required("value", base64()))),
-        string_data: Option<SecretValue> = optional("stringData", group(required("value", InlineText))),
+        data: Option<SecretValue> = optional("data", Group(required("value", base64()))),
+        string_data: Option<SecretValue> = optional("stringData", Group(required("value", InlineText))),
     }
 }
 
 mapping! {
     pub(super) struct Universal {
-        data: SecretValue = required("data", described(base64(), || json!({ "contentEncoding": "base64" }))),
+        data: SecretValue = required("data", Described(base64(), || json!({ "contentEncoding": "base64" }))),
     }
-}
-
-/// Reads a `Secret` whose `apiVersion` and `kind`, or `type`, have been read.
-pub(super) fn read(f: &mut Fields<'_>, form: Form) -> Option<SecretResource> {
-    let metadata = metadata::read(f, form, SecretResource::SCOPE);
-    let data = match form {
-        Form::Kubernetes => on_kubernetes(f),
-        Form::Universal if f.has("spec") => f.required("spec", Universal::read).map(|it| it.data),
-        Form::Universal => Universal::read_fields(f).map(|it| it.data),
-    };
-    f.finish();
-    Some(SecretResource {
-        metadata: metadata?,
-        data: data?,
-    })
 }
 
 fn on_kubernetes(f: &mut Fields<'_>) -> Option<SecretValue> {

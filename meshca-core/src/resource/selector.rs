@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::declare::mapping;
-use super::field::{group, optional, required};
+use super::field::{Group, optional, required};
 use super::values;
 
 mapping! {
@@ -21,9 +21,9 @@ mapping! {
     /// ```
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     pub struct Selector {
-        match_labels: Option<BTreeMap<String, String>> = optional("dataplane", group(
+        match_labels: Option<BTreeMap<String, String>> = optional("dataplane", Group(
             // Whether its absence means all or nothing differs between readers.
-            required("matchLabels", values::string_map).because("`matchLabels: {}` selects every Dataplane"),
+            required("matchLabels", values::string_map).or_say("must be set: `matchLabels: {}` selects every Dataplane"),
         )),
     }
 }

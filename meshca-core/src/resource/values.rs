@@ -18,48 +18,43 @@ pub fn non_empty(at: Cursor<'_>) -> Option<String> {
 pub fn boolean(at: Cursor<'_>) -> Option<bool> {
     match at.node.value {
         Value::Bool(value) => Some(value),
-        Value::Str(ref text) => match text.as_ref() {
-            "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => at.error(format_args!(
-                "expected true or false, and `{text}` is a string: write `true`"
-            )),
-            "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => at.error(format_args!(
-                "expected true or false, and `{text}` is a string: write `false`"
-            )),
-            _ => at.error("expected true or false, without quotes, found a string"),
-        },
+        Value::Str(ref text) => {
+            let meant = match text.to_ascii_lowercase().as_str() {
+                "yes" | "on" | "y" => true,
+                "no" | "off" | "n" => false,
+                _ => return at.error("expected true or false, without quotes, found a string"),
+            };
+            at.error(format_args!(
+                "expected true or false, and `{text}` is a string: write `{meant}`"
+            ))
+        }
         _ => at.expected("true or false"),
     }
 }
 
 /// Reads a whole number, from 0 on.
 pub fn integer(at: Cursor<'_>) -> Option<u32> {
-    match at.node.value {
-        Value::Int(value) => match u32::try_from(value) {
-            Ok(value) => Some(value),
-            Err(_) => at.error(format_args!("must be between 0 and {}", u32::MAX)),
-        },
-        Value::UInt(_) => at.error(format_args!("must be between 0 and {}", u32::MAX)),
-        _ => at.expected("a whole number"),
-    }
+    let value = match at.node.value {
+        Value::Int(value) => u32::try_from(value).ok(),
+        Value::UInt(_) => None,
+        _ => return at.expected("a whole number"),
+    };
+    value.or_else(|| at.error(format_args!("must be between 0 and {}", u32::MAX)))
 }
 
 pub(crate) fn string_map(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
     let Value::Map(entries) = &at.node.value else {
         return at.expected("a mapping");
     };
-    let mut map = Some(BTreeMap::new());
+    let mut map = BTreeMap::new();
     for Entry { key, value, .. } in entries {
         let path = at.path.field(key);
-        match Cursor::new(value, &path, at.context).text() {
-            Some(text) => {
-                if let Some(map) = &mut map {
-                    map.insert(key.to_string(), text.to_owned());
-                }
-            }
-            None => map = None,
+        if let Some(text) = Cursor::new(value, &path, at.context).text() {
+            map.insert(key.to_string(), text.to_owned());
         }
     }
-    map
+    // A mapping has each key once.
+    (map.len() == entries.len()).then_some(map)
 }
 
 pub(crate) fn free_form(at: Cursor<'_>) -> Option<FreeForm> {

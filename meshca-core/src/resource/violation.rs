@@ -129,8 +129,11 @@ impl Report {
         }
     }
 
-    pub(crate) fn push(&mut self, violation: Violation) {
-        self.push_with(violation.severity, || violation);
+    /// Adds an error about the input as a whole.
+    pub(crate) fn fail(&mut self, at: Location, message: String) {
+        self.push_with(Severity::Error, || {
+            Violation::new(Severity::Error, String::new(), at, message)
+        });
     }
 
     /// Composes the violation only if it is kept.
@@ -162,21 +165,30 @@ impl Report {
 
     /// Those that make the document unusable.
     pub fn errors(&self) -> impl Iterator<Item = &Violation> {
-        self.violations
-            .iter()
-            .filter(|violation| violation.severity == Severity::Error)
+        self.of(Severity::Error)
     }
 
     /// Those that do not.
     pub fn warnings(&self) -> impl Iterator<Item = &Violation> {
-        self.violations
-            .iter()
-            .filter(|violation| violation.severity == Severity::Warning)
+        self.of(Severity::Warning)
+    }
+
+    fn of(&self, severity: Severity) -> impl Iterator<Item = &Violation> {
+        let violations = self.violations.iter();
+        violations.filter(move |violation| violation.severity == severity)
     }
 
     /// Whether there is at least one error.
     pub fn has_errors(&self) -> bool {
         self.errors > 0
+    }
+
+    /// Returns the report of warnings, or that of errors as the error.
+    pub(crate) fn without_errors(self) -> Result<Self, Self> {
+        match self.has_errors() {
+            true => Err(self),
+            false => Ok(self),
+        }
     }
 
     /// Whether there is nothing to say.
@@ -187,27 +199,22 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
-        let mut line = |f: &mut fmt::Formatter<'_>, text: &dyn fmt::Display, located: bool| {
-            if !std::mem::take(&mut first) {
-                f.write_str("\n")?;
-            }
-            match &self.source {
-                Some(source) if located => write!(f, "{source}:{text}"),
-                Some(source) => write!(f, "{source}: {text}"),
-                None => write!(f, "{text}"),
-            }
+        let line = |text: &dyn fmt::Display, located: bool| match &self.source {
+            Some(source) if located => format!("{source}:{text}"),
+            Some(source) => format!("{source}: {text}"),
+            None => text.to_string(),
         };
-        for violation in &self.violations {
-            line(f, violation, violation.location.is_some())?;
-        }
+        let violations = self.violations.iter();
+        let mut lines: Vec<_> = violations
+            .map(|it| line(it, it.location.is_some()))
+            .collect();
         for (count, what) in [(self.errors, "violation"), (self.warnings, "warning")] {
             if let Some(more @ 1..) = count.checked_sub(LIMIT) {
                 let plural = if more == 1 { "" } else { "s" };
-                line(f, &format_args!("and {more} more {what}{plural}"), false)?;
+                lines.push(line(&format_args!("and {more} more {what}{plural}"), false));
             }
         }
-        Ok(())
+        f.write_str(&lines.join("\n"))
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping, mapping};
 use super::super::decode::Clip;
-use super::super::field::{described, group, optional, required};
+use super::super::field::{Described, Group, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
@@ -17,7 +17,7 @@ mapping! {
     #[non_exhaustive]
     pub struct AcmConf as "AcmSettings" {
         /// The CA: `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`. The region is in it.
-        pub arn: String = required("arn", described(arn, || json!({
+        pub arn: String = required("arn", Described(arn, || json!({
             "pattern": "^arn:[0-9A-Za-z-]+:acm-pca:[0-9A-Za-z-]+:[0-9A-Za-z-]+:certificate-authority/[0-9A-Za-z-]+$",
         }))),
         /// A template for the certificate's common name. No common name if absent.
@@ -26,7 +26,7 @@ mapping! {
         pub ca_cert: Option<DataSource> = optional("caCert", settings::public),
         /// How to log in; the SDK's default chain if absent.
         pub credentials: Option<AwsCredentials> =
-            optional("auth", group(optional("awsCredentials", AwsCredentials::read))),
+            optional("auth", Group(optional("awsCredentials", AwsCredentials::read))),
     }
 }
 
@@ -89,24 +89,16 @@ impl Settings for AcmConf {
 /// The ARN of a CA (AWS Private CA API, `CreateCertificateAuthority`).
 fn arn(at: Cursor<'_>) -> Option<String> {
     let text = settings::non_empty(at)?;
-    let parts: Vec<_> = text.split(':').collect();
-    let ["arn", partition, "acm-pca", region, account, resource] = parts.as_slice() else {
-        return not_an_arn(at, &text);
+    let Some([region, account, id]) = parts(&text) else {
+        return at.error(format_args!(
+            "`{}` is not the ARN of a CA: that is `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`",
+            Clip(&text)
+        ));
     };
-    let Some(id) = resource.strip_prefix("certificate-authority/") else {
-        return not_an_arn(at, &text);
-    };
-    let sound = |part: &&str| {
-        let mut bytes = part.bytes();
-        !part.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    if ![*partition, *region, *account, id].iter().all(sound) {
-        return not_an_arn(at, &text);
-    }
     let doubt = if !account.bytes().all(|byte| byte.is_ascii_digit()) || account.len() != 12 {
-        Some(("account", *account, "12 digits"))
+        Some(("account", account, "12 digits"))
     } else if !region.contains('-') || !region.bytes().any(|byte| byte.is_ascii_digit()) {
-        Some(("region", *region, "a name such as `eu-central-1`"))
+        Some(("region", region, "a name such as `eu-central-1`"))
     } else if !is_uuid(id) {
         Some(("certificate-authority ID", id, "a UUID"))
     } else {
@@ -121,11 +113,20 @@ fn arn(at: Cursor<'_>) -> Option<String> {
     Some(text)
 }
 
-fn not_an_arn(at: Cursor<'_>, text: &str) -> Option<String> {
-    at.error(format_args!(
-        "`{}` is not the ARN of a CA: that is `arn:aws:acm-pca:<region>:<account>:certificate-authority/<id>`",
-        Clip(text)
-    ))
+/// The region, the account and the ID.
+fn parts(arn: &str) -> Option<[&str; 3]> {
+    let sound = |part: &&str| {
+        let mut bytes = part.bytes();
+        !part.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let (owner, id) = arn.split_once(":certificate-authority/")?;
+    match *owner.split(':').collect::<Vec<_>>() {
+        ["arn", partition, "acm-pca", region, account] => [partition, region, account, id]
+            .iter()
+            .all(sound)
+            .then_some([region, account, id]),
+        _ => None,
+    }
 }
 
 fn is_uuid(text: &str) -> bool {

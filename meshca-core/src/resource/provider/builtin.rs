@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping, mapping};
 use super::super::duration;
-use super::super::field::{defaulted, described, optional, required};
+use super::super::field::{Described, defaulted, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Dialect, Fields, Settings, Spelling};
@@ -26,7 +26,7 @@ mapping! {
     pub struct BuiltinConf as "BuiltinCaCert" {
         /// `caCert.RSAbits`: the size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
         pub rsa_bits: Option<u32> =
-            optional("RSAbits", described(rsa_bits, || json!({ "enum": [2048, 3072, 4096] }))),
+            optional("RSAbits", Described(rsa_bits, || json!({ "enum": [2048, 3072, 4096] }))),
         /// `caCert.expiration`: the lifetime of the root. Absent: 10 years.
         pub expiration: Option<Duration> = optional("expiration", duration::mesh_lifetime()),
     }

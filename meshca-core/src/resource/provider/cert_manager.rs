@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping as _, mapping};
-use super::super::field::{defaulted, each, optional, required};
+use super::super::field::{Each, defaulted, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Dialect, Fields, Model, Settings, Spelling};
@@ -88,7 +88,7 @@ mapping! {
         issuer_group: Option<String> = optional("issuerGroup", settings::non_empty),
         ca_cert: Option<DataSource> = optional("caCert", settings::public),
         common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
-        dns_names: Vec<NameTemplate> = defaulted("dnsNames", each(settings::name_template)),
+        dns_names: Vec<NameTemplate> = defaulted("dnsNames", Each(settings::name_template)),
     }
 }
 
@@ -131,11 +131,8 @@ impl Settings for CertManagerConf {
         let fields = SettingsFields::read_fields(f)?;
         if !f.has("issuerName") {
             for (field, inside) in [("issuerKind", "kind"), ("issuerGroup", "group")] {
-                if f.has(field) {
-                    let message =
-                        format_args!("goes with `issuerName`: write `issuerRef.{inside}`");
-                    f.refuse::<()>(field, message);
-                }
+                let message = format_args!("goes with `issuerName`: write `issuerRef.{inside}`");
+                f.refuse::<()>(field, message);
             }
         }
         let (kind, group) = (fields.issuer_kind, fields.issuer_group);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping, Words as _, mapping, one_of, words};
-use super::super::field::{Codec as _, defaulted, described, optional, required};
+use super::super::field::{Codec as _, Described, defaulted, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Dialect, Fields, Settings};
@@ -22,7 +22,7 @@ mapping! {
     #[non_exhaustive]
     pub struct VaultConf as "VaultFromCp" {
         /// The server: `https://vault.example:8200`.
-        pub address: String = required("address", described(address, || json!({ "pattern": "^https?://" }))),
+        pub address: String = required("address", Described(address, || json!({ "pattern": "^https?://" }))),
         /// A Vault agent to ask instead of the server.
         pub agent_address: Option<String> = optional("agentAddress", address_of_agent),
         /// The Vault namespace.
