@@ -1,20 +1,20 @@
 //! The names of CAs.
 
-use std::fmt;
-
 use meshca_core::resource::MeshIdentity;
 
 /// A CA that the resources of a mesh name: by the name of the resource, since its roots may be
 /// known only once it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, derive_more::Display, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(
     clippy::exhaustive_enums,
     reason = "who stores these names must not overlook a third model"
 )]
 pub enum BackendKey {
     /// A backend of `Mesh.mtls`, by its name.
+    #[display("the backend `{_0}`")]
     Classic(String),
     /// The provider of a MeshIdentity, by the identity's name.
+    #[display("the MeshIdentity `{_0}`")]
     Modern(String),
 }
 
@@ -25,14 +25,5 @@ impl BackendKey {
 
     pub(crate) fn of(identity: &MeshIdentity) -> Self {
         Self::Modern(identity.metadata.name.clone())
-    }
-}
-
-impl fmt::Display for BackendKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Classic(name) => write!(f, "the backend `{name}`"),
-            Self::Modern(name) => write!(f, "the MeshIdentity `{name}`"),
-        }
     }
 }

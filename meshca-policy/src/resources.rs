@@ -94,38 +94,30 @@ impl MeshResources {
     ///
     /// Those of [`from_resources`](Self::from_resources).
     pub fn validate(&self) -> Result<()> {
-        let kinds: [(&str, Vec<&Metadata>); 3] = [
-            (
-                "MeshIdentity",
-                self.identities.iter().map(|it| &it.metadata).collect(),
-            ),
-            (
-                "MeshTrust",
-                self.trusts.iter().map(|it| &it.metadata).collect(),
-            ),
-            ("MeshTLS", self.tls.iter().map(|it| &it.metadata).collect()),
-        ];
-        for (kind, all) in kinds {
-            let mut seen = BTreeSet::new();
-            for metadata in all {
-                let refuse = |why: String| {
-                    Err(Error::new(ErrorKind::InvalidConfig, why)
-                        .with_context(kind, &metadata.name))
-                };
-                if metadata.mesh() != self.name() {
-                    return refuse(format!(
-                        "it belongs to the mesh `{}`, and these are the resources of `{}`",
-                        metadata.mesh(),
-                        self.name()
-                    ));
-                }
-                // A MeshIdentity lives in the namespace of the control plane, and names a CA's
-                // secrets and a MeshTrust: there is one.
-                let namespace = metadata.namespace.as_deref();
-                let namespace = namespace.filter(|_| kind != "MeshIdentity");
-                if !seen.insert((namespace, metadata.name.as_str())) {
-                    return refuse("there are two of this name".to_owned());
-                }
+        self.check("MeshIdentity", &self.identities, |it| &it.metadata)?;
+        self.check("MeshTrust", &self.trusts, |it| &it.metadata)?;
+        self.check("MeshTLS", &self.tls, |it| &it.metadata)
+    }
+
+    fn check<T>(&self, kind: &'static str, all: &[T], of: fn(&T) -> &Metadata) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for metadata in all.iter().map(of) {
+            let refuse = |why: String| {
+                Err(Error::new(ErrorKind::InvalidConfig, why).with_context(kind, &metadata.name))
+            };
+            if metadata.mesh() != self.name() {
+                return refuse(format!(
+                    "it belongs to the mesh `{}`, and these are the resources of `{}`",
+                    metadata.mesh(),
+                    self.name()
+                ));
+            }
+            // A MeshIdentity lives in the namespace of the control plane, and names a CA's
+            // secrets and a MeshTrust: there is one.
+            let namespace = metadata.namespace.as_deref();
+            let namespace = namespace.filter(|_| kind != "MeshIdentity");
+            if !seen.insert((namespace, metadata.name.as_str())) {
+                return refuse("there are two of this name".to_owned());
             }
         }
         Ok(())

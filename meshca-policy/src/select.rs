@@ -5,6 +5,7 @@
 //! MeshIdentity without a provider announces a SPIFFE ID and issues nothing. It takes no part in
 //! the contest: that is what makes it a safe first step of a change of the trust domain.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,10 +93,7 @@ impl IdentityRules {
                 })
             })
             .collect();
-        rules.sort_by(|a, b| {
-            let name = |rule: &Rule| rule.identity.metadata.name.clone();
-            b.labels.cmp(&a.labels).then_with(|| name(a).cmp(&name(b)))
-        });
+        rules.sort_by_cached_key(|it| (Reverse(it.labels), it.identity.metadata.name.clone()));
         Self {
             rules,
             mesh: resources.mesh.clone(),
@@ -236,12 +234,7 @@ impl Selection {
 
     /// The SPIFFE ID that it gets, if any.
     pub fn spiffe_id(&self) -> Option<&SpiffeId> {
-        match &self.assigned {
-            Assigned::Modern { spiffe_id, .. } | Assigned::Classic { spiffe_id, .. } => {
-                Some(spiffe_id)
-            }
-            Assigned::Waiting { .. } | Assigned::Nothing(_) => None,
-        }
+        self.assigned.spiffe_id()
     }
 }
 
@@ -288,6 +281,14 @@ impl Assigned {
             Self::Classic { backend, .. } => Some(BackendKey::classic(backend)),
             Self::Waiting { issuer, .. } => Some(issuer.clone()),
             Self::Nothing(_) => None,
+        }
+    }
+
+    /// The SPIFFE ID that is given now, if any.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Modern { spiffe_id, .. } | Self::Classic { spiffe_id, .. } => Some(spiffe_id),
+            Self::Waiting { .. } | Self::Nothing(_) => None,
         }
     }
 }

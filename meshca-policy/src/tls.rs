@@ -124,25 +124,18 @@ impl<T> Decided<T> {
 }
 
 /// Who decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, derive_more::Display, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decider {
     /// Nobody.
+    #[display("by default")]
     Default,
     /// The mesh's enabled classic backend.
+    #[display("by the backend `{_0}` of the mesh")]
     Backend(String),
     /// A MeshTLS, by its name; with its namespace before it if it has one: `kuma-system/strict`.
+    #[display("by the MeshTLS `{_0}`")]
     MeshTls(String),
-}
-
-impl fmt::Display for Decider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("by default"),
-            Self::Backend(name) => write!(f, "by the backend `{name}` of the mesh"),
-            Self::MeshTls(name) => write!(f, "by the MeshTLS `{name}`"),
-        }
-    }
 }
 
 /// What applies to a proxy's TLS. `Display` explains it to an operator.

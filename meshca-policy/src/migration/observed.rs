@@ -2,8 +2,8 @@
 
 use std::cell::LazyCell;
 use std::collections::BTreeSet;
-use std::fmt;
 
+use derive_more::Display;
 use meshca_core::resource::Mode;
 use meshca_core::spiffe::Environment;
 
@@ -86,27 +86,51 @@ impl ObservedProxy {
 }
 
 /// What must be so before the next step. Everything but [`Ready`](Self::Ready) is asked of every
-/// proxy that runs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// proxy that runs. `Display` says what is waited for, and why.
+#[derive(Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Requirement {
     /// The CA can be reached and signs, and a MeshTrust has its roots.
+    #[display("the CA of {_0} is ready")]
     Ready(BackendKey),
     /// Each proxy accepts the SPIFFE IDs of this CA.
+    #[display("every proxy accepts {}", accepted(_0))]
     Accepts(BackendKey),
     /// Each proxy holds the roots of this CA.
+    #[display(
+        "every proxy holds the roots of {_0}, because one without them would refuse the first peer that has a new certificate"
+    )]
     Trusts(BackendKey),
     /// The inbounds of each proxy are as strict as the resources say.
+    #[display(
+        "every proxy has been told how strict it is, because what told it so far may go next"
+    )]
     Mode,
     /// Each proxy serves a certificate of the CA that the resources give it.
+    #[display(
+        "every proxy serves the certificate that it is given now, because what it had before may stop being believed next"
+    )]
     Holds,
     /// No proxy holds the roots of this CA any more: it has become worthless to whoever has its
     /// key.
+    #[display(
+        "no proxy holds the roots of {_0} any more, because only then its key is worth nothing"
+    )]
     Forgets(BackendKey),
 }
 
+fn accepted(issuer: &BackendKey) -> String {
+    match issuer {
+        BackendKey::Classic(_) => "the classic SPIFFE IDs, because some peers show them".to_owned(),
+        BackendKey::Modern(_) => {
+            format!("the SPIFFE IDs of {issuer}, because some peers will show them before others")
+        }
+    }
+}
+
 /// What a [`Plan`](super::Plan) waits for. `Display` is a line for the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
+#[display("{}{what}", self.who())]
 #[non_exhaustive]
 pub struct Waiting {
     /// The name of the proxy; `None` if it is a CA that is waited for.
@@ -117,12 +141,12 @@ pub struct Waiting {
     pub what: String,
 }
 
-impl fmt::Display for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Waiting {
+    fn who(&self) -> String {
         match (&self.proxy, &self.requirement) {
-            (Some(proxy), _) => write!(f, "the proxy `{proxy}`: {}", self.what),
-            (None, Requirement::Ready(issuer)) => write!(f, "{issuer}: {}", self.what),
-            (None, _) => f.write_str(&self.what),
+            (Some(proxy), _) => format!("the proxy `{proxy}`: "),
+            (None, Requirement::Ready(issuer)) => format!("{issuer}: "),
+            (None, _) => String::new(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Why a mesh cannot be moved, and what to do first.
 
-use std::fmt;
+use derive_more::{Display, Error};
 
 /// One reason why there is no plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
+#[display("{resource}: {why}. First: {first}.")]
 #[non_exhaustive]
 pub struct Obstacle {
     /// What kind of reason.
@@ -14,12 +15,6 @@ pub struct Obstacle {
     pub why: String,
     /// What to do first.
     pub first: String,
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}. First: {}.", self.resource, self.why, self.first)
-    }
 }
 
 /// Why a mesh cannot be moved.
@@ -50,8 +45,14 @@ pub enum ObstacleKind {
 }
 
 /// All reasons why there is no plan. `Display` has one line for each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obstacles(pub(super) Vec<Obstacle>);
+#[derive(Clone, Debug, Display, Error, PartialEq, Eq)]
+#[display("{}", lines(_0))]
+pub struct Obstacles(#[error(not(source))] pub(super) Vec<Obstacle>);
+
+fn lines(obstacles: &[Obstacle]) -> String {
+    let lines: Vec<_> = obstacles.iter().map(Obstacle::to_string).collect();
+    lines.join("\n")
+}
 
 impl Obstacles {
     /// The reasons, at least one.
@@ -68,17 +69,3 @@ impl<'o> IntoIterator for &'o Obstacles {
         self.iter()
     }
 }
-
-impl fmt::Display for Obstacles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, obstacle) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{obstacle}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Obstacles {}

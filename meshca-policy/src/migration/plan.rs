@@ -385,25 +385,23 @@ enum Found<'a> {
 }
 
 fn find<'a>(resources: &'a MeshResources, key: &Key<'_>) -> Option<Found<'a>> {
+    let MeshResources {
+        identities,
+        trusts,
+        tls,
+        ..
+    } = resources;
     match key.kind {
         "Mesh" => Some(Found::Mesh(&resources.mesh)),
-        "MeshIdentity" => resources
-            .identities
-            .iter()
-            .find(|it| key.is(&it.metadata))
-            .map(Found::Identity),
-        "MeshTrust" => resources
-            .trusts
-            .iter()
-            .find(|it| key.is(&it.metadata))
-            .map(Found::Trust),
-        "MeshTLS" => resources
-            .tls
-            .iter()
-            .find(|it| key.is(&it.metadata))
-            .map(Found::Tls),
+        "MeshIdentity" => named(identities, key, |it| &it.metadata).map(Found::Identity),
+        "MeshTrust" => named(trusts, key, |it| &it.metadata).map(Found::Trust),
+        "MeshTLS" => named(tls, key, |it| &it.metadata).map(Found::Tls),
         _ => None,
     }
+}
+
+fn named<'a, T>(all: &'a [T], key: &Key<'_>, metadata: fn(&T) -> &Metadata) -> Option<&'a T> {
+    all.iter().find(|it| key.is(metadata(it)))
 }
 
 /// Annotations, labels and what the server keeps belong to others.

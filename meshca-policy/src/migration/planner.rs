@@ -105,31 +105,43 @@ impl<'a> Planner<'a> {
         self.states.last().unwrap_or(self.from)
     }
 
-    fn step(&mut self, step: Step) {
-        let mut after = self.now().clone();
-        for change in &step.changes {
-            change.apply_to(&mut after);
-        }
-        match self.steps.last_mut() {
+    fn step(
+        &mut self,
+        title: &str,
+        why: &str,
+        changes: Vec<Change>,
+        gate: Vec<Requirement>,
+        afterwards: Option<&str>,
+    ) {
+        let afterwards = afterwards.map(str::to_owned);
+        let (title, why) = match self.steps.last_mut() {
             // Nothing to apply: what is to be waited for is waited for with the step before.
-            Some(last) if step.changes.is_empty() => {
-                let new = step.gate.into_iter();
+            Some(last) if changes.is_empty() => {
+                let new = gate.into_iter();
                 let new: Vec<_> = new.filter(|it| !last.gate.contains(it)).collect();
                 last.gate.extend(new);
-                last.afterwards.extend(step.afterwards);
+                last.afterwards.extend(afterwards);
+                return;
             }
-            _ if step.changes.is_empty() && step.gate.is_empty() => {}
-            _ => {
-                let mut step = step;
-                if step.changes.is_empty() {
-                    "Look first".clone_into(&mut step.title);
-                    "the resources are as they should be, the proxies may not be there yet"
-                        .clone_into(&mut step.why);
-                }
-                self.steps.push(step);
-                self.states.push(after);
-            }
+            None if changes.is_empty() && gate.is_empty() => return,
+            None if changes.is_empty() => (
+                "Look first",
+                "the resources are as they should be, the proxies may not be there yet",
+            ),
+            _ => (title, why),
+        };
+        let mut after = self.now().clone();
+        for change in &changes {
+            change.apply_to(&mut after);
         }
+        self.states.push(after);
+        self.steps.push(Step {
+            title: title.to_owned(),
+            why: why.to_owned(),
+            changes,
+            gate,
+            afterwards: afterwards.into_iter().collect(),
+        });
     }
 
     // Who issues.
@@ -213,38 +225,28 @@ impl<'a> Planner<'a> {
             gate.push(Requirement::Accepts(BackendKey::of(identity)));
         }
         for identity in &self.to.identities {
-            match (named(self.from, &identity.metadata), &identity.provider) {
-                (None, None) => changes.push(Change::put(
-                    identity.clone(),
-                    "announces a SPIFFE ID and issues nothing",
-                )),
-                (None, Some(_)) => {
-                    let idle = identity.clone().with_selector(Selector::none());
-                    changes.push(Change::put(
-                        idle,
-                        "selects nobody yet: its CA is set up, or asked whether it would sign",
-                    ));
-                }
-                (Some(now), Some(_)) if now.provider.is_none() => {
-                    let idle = identity.clone().with_selector(Selector::none());
-                    changes.push(Change::put(
-                        idle,
-                        "gets its provider, and selects nobody yet: its CA is set up, or asked whether it would sign",
-                    ));
-                }
-                _ => {}
-            }
+            let idle = || identity.clone().with_selector(Selector::none());
+            let (put, why) = match (named(self.from, &identity.metadata), &identity.provider) {
+                (None, None) => (identity.clone(), "announces a SPIFFE ID and issues nothing"),
+                (None, Some(_)) => (
+                    idle(),
+                    "selects nobody yet: its CA is set up, or asked whether it would sign",
+                ),
+                (Some(now), Some(_)) if now.provider.is_none() => (
+                    idle(),
+                    "gets its provider, and selects nobody yet: its CA is set up, or asked whether it would sign",
+                ),
+                _ => continue,
+            };
+            changes.push(Change::put(put, why));
         }
-        self.step(Step {
-            title: "Assign identity".to_owned(),
-            why: "a CA that cannot sign, and a SPIFFE ID that peers do not know, are found out before anyone depends on them"
-                .to_owned(),
+        self.step(
+            "Assign identity",
+            "a CA that cannot sign, and a SPIFFE ID that peers do not know, are found out before anyone depends on them",
             changes,
             gate,
-            afterwards: vec![
-                "nobody's certificate has changed; everyone would accept the new SPIFFE IDs".to_owned(),
-            ],
-        });
+            Some("nobody's certificate has changed; everyone would accept the new SPIFFE IDs"),
+        );
     }
 
     /// `Mesh.mtls` with the CAs of both ends; leaves still come from where they come from.
@@ -306,13 +308,13 @@ impl<'a> Planner<'a> {
             all.extend(gate.into_iter().filter(|it| !before.gate.contains(it)));
             gate = all;
         }
-        self.step(Step {
-            title: "Add trusted CA".to_owned(),
-            why: "a certificate must not be handed out before every peer can verify it".to_owned(),
+        self.step(
+            "Add trusted CA",
+            "a certificate must not be handed out before every peer can verify it",
             changes,
             gate,
-            afterwards: vec!["every proxy believes the old and the new CA".to_owned()],
-        });
+            Some("every proxy believes the old and the new CA"),
+        );
     }
 
     fn enforce_tls(&mut self) {
@@ -334,13 +336,8 @@ impl<'a> Planner<'a> {
 
     fn tls_step(&mut self, title: &str, why: &str, changes: Vec<Change>, afterwards: &str) {
         if !changes.is_empty() {
-            self.step(Step {
-                title: title.to_owned(),
-                why: why.to_owned(),
-                changes,
-                gate: vec![Requirement::Mode],
-                afterwards: vec![afterwards.to_owned()],
-            });
+            let gate = vec![Requirement::Mode];
+            self.step(title, why, changes, gate, Some(afterwards));
         }
     }
 
@@ -359,15 +356,13 @@ impl<'a> Planner<'a> {
             .map(|it| Change::put(it, "selects a few for a start"))
             .collect();
         if !changes.is_empty() {
-            self.step(Step {
-                title: "Try it on a few".to_owned(),
-                why: "what nobody has thought of hurts a few only".to_owned(),
+            self.step(
+                "Try it on a few",
+                "what nobody has thought of hurts a few only",
                 changes,
-                gate: vec![Requirement::Holds],
-                afterwards: vec![
-                    "these have their new certificates and speak with all others".to_owned(),
-                ],
-            });
+                vec![Requirement::Holds],
+                Some("these have their new certificates and speak with all others"),
+            );
         }
     }
 
@@ -394,15 +389,13 @@ impl<'a> Planner<'a> {
             mtls.enabled_backend = Some(enabled);
             changes.push(Change::put(with_mtls(&now.mesh, Some(mtls)), &why));
         }
-        self.step(Step {
-            title: "Rotate".to_owned(),
-            why: "every proxy knows how to verify what is issued now, so certificates can be replaced in any order".to_owned(),
+        self.step(
+            "Rotate",
+            "every proxy knows how to verify what is issued now, so certificates can be replaced in any order",
             changes,
-            gate: vec![Requirement::Holds],
-            afterwards: vec![
-                "every proxy serves a certificate of the new CA; the old one is still believed".to_owned(),
-            ],
-        });
+            vec![Requirement::Holds],
+            Some("every proxy serves a certificate of the new CA; the old one is still believed"),
+        );
     }
 
     fn tighten(&mut self) {
@@ -426,7 +419,6 @@ impl<'a> Planner<'a> {
         let now = self.now();
         let mut changes = Vec::new();
         let mut gate = vec![Requirement::Holds, Requirement::Mode];
-        let mut afterwards = Vec::new();
         if !plan::same_mtls(&now.mesh, &self.to.mesh) {
             let why = match self.to.mesh.mtls {
                 None => "the mesh does not need a CA of its own any more",
@@ -480,20 +472,16 @@ impl<'a> Planner<'a> {
                 gate.push(Requirement::Forgets(BackendKey::classic(&backend.name)));
             }
         }
-        afterwards.push(
-            "only the new CA is believed: whoever has the old one's key has gained nothing"
-                .to_owned(),
-        );
-        if changes.is_empty() {
-            afterwards.clear();
-        }
-        self.step(Step {
-            title: "Clean up".to_owned(),
-            why: "a root that nobody needs is a root that can be stolen".to_owned(),
+        let afterwards =
+            "only the new CA is believed: whoever has the old one's key has gained nothing";
+        let afterwards = Some(afterwards).filter(|_| !changes.is_empty());
+        self.step(
+            "Clean up",
+            "a root that nobody needs is a root that can be stolen",
             changes,
             gate,
             afterwards,
-        });
+        );
     }
 }
 

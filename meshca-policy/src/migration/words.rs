@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::observed::Requirement;
-use super::plan::{Action, Change, Plan};
+use super::plan::{Action, Change, Key, Plan};
 use crate::BackendKey;
 use crate::MeshResources;
 
@@ -23,44 +23,19 @@ fn issuers(resources: &MeshResources) -> String {
     }
 }
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = self.action.key();
-        let verb = match self.action {
-            Action::Put(_) => "apply",
-            Action::Delete { .. } => "delete",
-        };
-        write!(f, "{verb} the {} `{}`: {}", key.kind, key.name, self.why)
+impl Action {
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Put(_) => "apply",
+            Self::Delete { .. } => "delete",
+        }
     }
 }
 
-/// What is waited for, and why.
-impl fmt::Display for Requirement {
+impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ready(issuer) => write!(f, "the CA of {issuer} is ready"),
-            Self::Accepts(BackendKey::Classic(_)) => f.write_str(
-                "every proxy accepts the classic SPIFFE IDs, because some peers show them",
-            ),
-            Self::Accepts(issuer) => write!(
-                f,
-                "every proxy accepts the SPIFFE IDs of {issuer}, because some peers will show them before others"
-            ),
-            Self::Trusts(issuer) => write!(
-                f,
-                "every proxy holds the roots of {issuer}, because one without them would refuse the first peer that has a new certificate"
-            ),
-            Self::Mode => f.write_str(
-                "every proxy has been told how strict it is, because what told it so far may go next",
-            ),
-            Self::Holds => f.write_str(
-                "every proxy serves the certificate that it is given now, because what it had before may stop being believed next",
-            ),
-            Self::Forgets(issuer) => write!(
-                f,
-                "no proxy holds the roots of {issuer} any more, because only then its key is worth nothing"
-            ),
-        }
+        let (verb, Key { kind, name, .. }) = (self.action.verb(), self.action.key());
+        write!(f, "{verb} the {kind} `{name}`: {}", self.why)
     }
 }
 
@@ -123,40 +98,22 @@ impl Plan {
                 step.title
             ));
             for change in &step.changes {
-                let key = change.action.key();
-                let verb = match change.action {
-                    Action::Put(_) => "apply",
-                    Action::Delete { .. } => "delete",
-                };
-                line(format_args!(
-                    "Operator->>CP: {verb} {} {}",
-                    key.kind, key.name
-                ));
+                let (verb, Key { kind, name, .. }) = (change.action.verb(), change.action.key());
+                line(format_args!("Operator->>CP: {verb} {kind} {name}"));
             }
             for requirement in self.news(index) {
-                match requirement {
+                let (what, of) = match requirement {
                     Requirement::Ready(issuer) => {
                         line(format_args!("CP->>CP: CA of {} is ready", plain(issuer)));
+                        continue;
                     }
-                    Requirement::Accepts(issuer) => line(format_args!(
-                        "Proxies-->>CP: all accept the IDs of {}",
-                        plain(issuer)
-                    )),
-                    Requirement::Trusts(issuer) => line(format_args!(
-                        "Proxies-->>CP: all hold the roots of {}",
-                        plain(issuer)
-                    )),
-                    Requirement::Mode => {
-                        line(format_args!("Proxies-->>CP: all are as strict as told"));
-                    }
-                    Requirement::Holds => {
-                        line(format_args!("Proxies-->>CP: all serve their certificate"));
-                    }
-                    Requirement::Forgets(issuer) => line(format_args!(
-                        "Proxies-->>CP: none holds the roots of {}",
-                        plain(issuer)
-                    )),
-                }
+                    Requirement::Accepts(issuer) => ("all accept the IDs of ", plain(issuer)),
+                    Requirement::Trusts(issuer) => ("all hold the roots of ", plain(issuer)),
+                    Requirement::Mode => ("all are as strict as told", ""),
+                    Requirement::Holds => ("all serve their certificate", ""),
+                    Requirement::Forgets(issuer) => ("none holds the roots of ", plain(issuer)),
+                };
+                line(format_args!("Proxies-->>CP: {what}{of}"));
             }
             for fact in &step.afterwards {
                 line(format_args!("Note over Proxies: {fact}"));
