@@ -109,18 +109,6 @@
 //! caller, and is recorded and counted as cancelled.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-/// Displays a wrapper as the issuer in it, so that logs and errors name the CA.
-#[allow(unused_macros, reason = "without features there is no wrapper")]
-macro_rules! displayed_as_inner {
-    ($wrapper:ident) => {
-        impl<I: Issuer> std::fmt::Display for $wrapper<I> {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                std::fmt::Display::fmt(&self.inner, f)
-            }
-        }
-    };
-}
-
 #[cfg(feature = "audit")]
 mod audit;
 #[cfg(feature = "breaker")]

@@ -36,7 +36,8 @@ pub const OPERATIONS_IN_FLIGHT: &str = "meshca_issuer_operations_in_flight";
 ///
 /// The outermost one measures what callers see; one next to the issuer, what the CA does. Give the two
 /// different labels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{inner}")]
 pub struct Metered<I> {
     inner: I,
     issuer: Arc<str>,
@@ -109,8 +110,6 @@ impl Drop for Running {
         histogram!(OPERATION_DURATION, labels()).record(began.elapsed());
     }
 }
-
-displayed_as_inner!(Metered);
 
 #[async_trait]
 #[deny(

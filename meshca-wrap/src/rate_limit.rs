@@ -76,7 +76,8 @@ impl Rate {
 /// to come back; the CA is not asked.
 ///
 /// Clones share their limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{inner}")]
 pub struct RateLimited<I> {
     inner: I,
     max_wait: Duration,
@@ -122,8 +123,6 @@ impl<I: Issuer> RateLimited<I> {
         self
     }
 }
-
-displayed_as_inner!(RateLimited);
 
 #[async_trait]
 #[deny(

@@ -110,7 +110,8 @@ impl Default for RetryPolicy {
 /// Every attempt has the same [`CertificateRequest`], so that a CA which knows the request's ID signs once.
 /// `sign` and `trust_bundle` are tried again. `check` is not, since its caller wants to
 /// know the present state. When it gives up, the last error has the context `attempts`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{inner}")]
 pub struct Retrying<I> {
     inner: I,
     policy: RetryPolicy,
@@ -161,8 +162,6 @@ impl<I: Issuer> Retrying<I> {
         })
     }
 }
-
-displayed_as_inner!(Retrying);
 
 #[async_trait]
 #[deny(

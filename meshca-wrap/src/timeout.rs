@@ -15,7 +15,8 @@ use meshca_core::{
 /// [`Timeout`](ErrorKind::Timeout) that names the operation and the limit. Whether the CA has carried out what it was
 /// asked for is unknown then; trying the same request again is safe, because it has the same
 /// [ID](CertificateRequest::id).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{inner}")]
 pub struct TimeLimited<I> {
     inner: I,
     sign: Duration,
@@ -72,8 +73,6 @@ async fn within<T>(
         .with_context("limit", format_args!("{limit:?}"))),
     }
 }
-
-displayed_as_inner!(TimeLimited);
 
 #[async_trait]
 #[deny(

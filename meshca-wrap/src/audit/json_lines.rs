@@ -1,6 +1,5 @@
 //! A file of JSON lines that is whole whenever its writer dies.
 
-use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -66,10 +65,13 @@ pub enum Repair {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(derive_more::Debug)]
 pub struct JsonLinesSink {
     path: PathBuf,
     sync: SyncPolicy,
+    #[debug(skip)]
     repaired: Option<Repair>,
+    #[debug(skip)]
     file: Mutex<Appender>,
 }
 
@@ -139,15 +141,6 @@ impl AuditSink for JsonLinesSink {
         line(record)
             .and_then(|line| self.append(line))
             .map_err(|error| failure("the audit record cannot be written", &self.path, error))
-    }
-}
-
-impl fmt::Debug for JsonLinesSink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JsonLinesSink")
-            .field("path", &self.path)
-            .field("sync", &self.sync)
-            .finish_non_exhaustive()
     }
 }
 

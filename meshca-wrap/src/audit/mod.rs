@@ -67,7 +67,8 @@ pub enum OnLostRecord {
 ///
 /// No secret can be in a record: requests have none, and an error's message names settings, not their values.
 /// The sources of an error, which may be anybody's, are left out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{inner}")]
 pub struct Audited<I> {
     inner: I,
     sink: Arc<dyn AuditSink>,
@@ -135,8 +136,6 @@ impl<I: Issuer> Drop for Call<'_, I> {
         }
     }
 }
-
-displayed_as_inner!(Audited);
 
 #[async_trait]
 #[deny(

@@ -1,5 +1,6 @@
 //! What a record says.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use der::{Decode as _, Encode as _};
@@ -219,12 +220,10 @@ fn name(name: &GeneralName) -> String {
         GeneralName::Rfc822Name(name) => format!("email:{name}"),
         GeneralName::IpAddress(address) => {
             let bytes = address.as_bytes();
-            let address = <[u8; 4]>::try_from(bytes)
-                .map(std::net::IpAddr::from)
-                .or_else(|_| <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from));
-            match address {
-                Ok(address) => format!("IP:{address}"),
-                Err(_) => format!("IP:{}", hex(bytes)),
+            match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
+                (Ok(v4), _) => format!("IP:{}", Ipv4Addr::from(v4)),
+                (_, Ok(v6)) => format!("IP:{}", Ipv6Addr::from(v6)),
+                _ => format!("IP:{}", hex(bytes)),
             }
         }
         _ => "other".to_owned(),

@@ -13,7 +13,7 @@ use meshca_core::{
 };
 use tokio::time::Instant;
 
-use self::state::{Breaking, Decision, Outcome, Rules, Shown, Ticket};
+use self::state::{Breaking, Outcome, Rules, Ticket};
 use super::rfc3339;
 
 /// Stops asking a CA that fails for one identity after the other, and tries it from time to time.
@@ -41,7 +41,8 @@ use super::rfc3339;
 ///   next; one that has no answer for as long as the breaker stays open does as well.
 ///
 /// Clones share their state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{inner}")]
 pub struct Breaker<I> {
     inner: I,
     shared: Arc<Shared>,
@@ -116,11 +117,7 @@ impl<I: Issuer> Breaker<I> {
 
     /// What it is doing now: for health and metrics.
     pub fn state(&self) -> BreakerState {
-        match self.shared.state().breaking.shown(self.shared.now()) {
-            Shown::Closed => BreakerState::Closed,
-            Shown::Open => BreakerState::Open,
-            Shown::HalfOpen => BreakerState::HalfOpen,
-        }
+        self.shared.state().breaking.shown(self.shared.now())
     }
 }
 
@@ -147,10 +144,8 @@ impl Shared {
 
     fn ask(&self) -> Result<Ticket> {
         let mut state = self.state();
-        match state.breaking.ask(self.now()) {
-            Decision::Ask(ticket) => Ok(ticket),
-            Decision::Refuse(wait) => Err(state.refusal(wait)),
-        }
+        let asked = state.breaking.ask(self.now());
+        asked.map_err(|wait| state.refusal(wait))
     }
 
     fn report(&self, ticket: Ticket, id: &SpiffeId, outcome: Outcome, error: Option<&Error>) {
@@ -221,8 +216,6 @@ impl Drop for Asked<'_> {
         }
     }
 }
-
-displayed_as_inner!(Breaker);
 
 #[async_trait]
 #[deny(

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
+use super::BreakerState;
+
 /// When the breaker opens, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -26,20 +28,9 @@ pub(super) enum Outcome {
     Neutral,
 }
 
-/// Whether to ask.
+/// Shows which question a report belongs to: the number of a probe, if it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    /// Ask, and [report](Breaking::report) what became of it.
-    Ask(Ticket),
-    /// Do not, and come back after this time.
-    Refuse(Duration),
-}
-
-/// Shows which question a report belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
-    probe: Option<u64>,
-}
+pub(super) struct Ticket(Option<u64>);
 
 #[derive(Clone, Debug)]
 enum Phase<K> {
@@ -62,14 +53,6 @@ pub(super) struct Breaking<K> {
     probes: u64,
 }
 
-/// What to show to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
-    Closed,
-    Open,
-    HalfOpen,
-}
-
 impl<K: Eq + Hash> Breaking<K> {
     pub(super) fn new(rules: Rules) -> Self {
         Self {
@@ -85,22 +68,22 @@ impl<K: Eq + Hash> Breaking<K> {
         self.rules
     }
 
-    pub(super) fn shown(&self, now: Duration) -> Shown {
+    pub(super) fn shown(&self, now: Duration) -> BreakerState {
         match self.phase {
-            Phase::Closed { .. } => Shown::Closed,
-            Phase::Open { until } if now < until => Shown::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => Shown::HalfOpen,
+            Phase::Closed { .. } => BreakerState::Closed,
+            Phase::Open { until } if now < until => BreakerState::Open,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
-    /// May the CA be asked now?
-    pub(super) fn ask(&mut self, now: Duration) -> Decision {
+    /// May the CA be asked now? If so, [report](Self::report) what became of it; else come back after this time.
+    pub(super) fn ask(&mut self, now: Duration) -> Result<Ticket, Duration> {
         match self.phase {
-            Phase::Closed { .. } => return Decision::Ask(Ticket { probe: None }),
-            Phase::Open { until } if now < until => return Decision::Refuse(until - now),
+            Phase::Closed { .. } => return Ok(Ticket(None)),
+            Phase::Open { until } if now < until => return Err(until - now),
             // One that neither returned nor was dropped must not keep the breaker open for ever.
             Phase::HalfOpen { probe: Some(probe) } if now < probe.until => {
-                return Decision::Refuse(probe.until - now);
+                return Err(probe.until - now);
             }
             Phase::Open { .. } | Phase::HalfOpen { .. } => {}
         }
@@ -111,9 +94,7 @@ impl<K: Eq + Hash> Breaking<K> {
                 until: now.saturating_add(self.rules.open_for),
             }),
         };
-        Decision::Ask(Ticket {
-            probe: Some(self.probes),
-        })
+        Ok(Ticket(Some(self.probes)))
     }
 
     /// What became of what was asked. Returns whether this opened or closed it.
@@ -148,7 +129,7 @@ impl<K: Eq + Hash> Breaking<K> {
             }
             (Phase::HalfOpen { probe }, outcome) => {
                 // What was asked before it opened, or a probe that was given up, decides nothing any more.
-                if ticket.probe.is_none() || ticket.probe != probe.map(|probe| probe.number) {
+                if ticket.0.is_none() || ticket.0 != probe.map(|probe| probe.number) {
                     return false;
                 }
                 *probe = None;
@@ -187,11 +168,11 @@ mod tests {
     /// Asks and reports at once.
     fn go(breaking: &mut Breaking<u8>, key: u8, outcome: Outcome, secs: u64) -> bool {
         match breaking.ask(at(secs)) {
-            Decision::Ask(ticket) => {
+            Ok(ticket) => {
                 breaking.report(ticket, key, outcome, at(secs));
                 true
             }
-            Decision::Refuse(_) => false,
+            Err(_) => false,
         }
     }
 
@@ -257,12 +238,12 @@ mod tests {
                 assert!(go(&mut breaking, key, outcome, secs), "{what}");
                 last = secs;
             }
-            assert_eq!(breaking.shown(at(last)) == Shown::Open, open, "{what}");
             assert_eq!(
-                matches!(breaking.ask(at(last)), Decision::Refuse(_)),
+                breaking.shown(at(last)) == BreakerState::Open,
                 open,
                 "{what}"
             );
+            assert_eq!(matches!(breaking.ask(at(last)), Err(_)), open, "{what}");
         }
     }
 
@@ -276,22 +257,22 @@ mod tests {
 
     fn probe(breaking: &mut Breaking<u8>, secs: u64) -> Ticket {
         match breaking.ask(at(secs)) {
-            Decision::Ask(ticket) => ticket,
-            Decision::Refuse(wait) => unreachable!("refused for {wait:?}"),
+            Ok(ticket) => ticket,
+            Err(wait) => unreachable!("refused for {wait:?}"),
         }
     }
 
     #[test]
     fn one_probe_at_a_time_decides() {
         let mut breaking = opened();
-        assert_eq!(breaking.ask(at(29)), Decision::Refuse(at(1)));
+        assert_eq!(breaking.ask(at(29)), Err(at(1)));
         let first = probe(&mut breaking, 30);
-        assert_eq!(breaking.shown(at(30)), Shown::HalfOpen);
-        assert_eq!(breaking.ask(at(31)), Decision::Refuse(at(29)));
+        assert_eq!(breaking.shown(at(30)), BreakerState::HalfOpen);
+        assert_eq!(breaking.ask(at(31)), Err(at(29)));
 
         // It fails: closed to all for another while.
         breaking.report(first, 1, Outcome::Failed, at(32));
-        assert_eq!(breaking.ask(at(33)), Decision::Refuse(at(29)));
+        assert_eq!(breaking.ask(at(33)), Err(at(29)));
 
         // It says nothing: the next one tries.
         let second = probe(&mut breaking, 62);
@@ -299,13 +280,13 @@ mod tests {
         let third = probe(&mut breaking, 63);
 
         // It never comes back: after a while the next one tries, and the late answer opens nothing.
-        assert_eq!(breaking.ask(at(92)), Decision::Refuse(at(1)));
+        assert_eq!(breaking.ask(at(92)), Err(at(1)));
         let fourth = probe(&mut breaking, 93);
         breaking.report(third, 1, Outcome::Failed, at(94));
-        assert_eq!(breaking.shown(at(94)), Shown::HalfOpen);
+        assert_eq!(breaking.shown(at(94)), BreakerState::HalfOpen);
 
         assert!(breaking.report(fourth, 1, Outcome::Passed, at(95)));
-        assert_eq!(breaking.shown(at(95)), Shown::Closed);
+        assert_eq!(breaking.shown(at(95)), BreakerState::Closed);
         assert!(go(&mut breaking, 1, Outcome::Failed, 95));
         assert!(
             go(&mut breaking, 2, Outcome::Failed, 95),
@@ -352,8 +333,8 @@ mod tests {
                 match event {
                     Event::Wait(secs) => now += at(secs),
                     Event::Ask => match breaking.ask(now) {
-                        Decision::Ask(ticket) => {
-                            if breaking.shown(now) != Shown::Closed {
+                        Ok(ticket) => {
+                            if breaking.shown(now) != BreakerState::Closed {
                                 let alive = probes.iter().filter(|(ticket, since)| {
                                     open_questions.contains(ticket) && now - *since < RULES.open_for
                                 });
@@ -362,11 +343,11 @@ mod tests {
                             }
                             open_questions.push(ticket);
                         }
-                        Decision::Refuse(wait) => {
+                        Err(wait) => {
                             prop_assert!(wait > Duration::ZERO && wait <= RULES.open_for);
-                            prop_assert!(breaking.shown(now) != Shown::Closed);
+                            prop_assert!(breaking.shown(now) != BreakerState::Closed);
                             let mut later = breaking.clone();
-                            prop_assert!(matches!(later.ask(now + wait), Decision::Ask(_)));
+                            prop_assert!(matches!(later.ask(now + wait), Ok(_)));
                         }
                     },
                     Event::Answer(which, key, outcome) => {
@@ -380,13 +361,13 @@ mod tests {
                         match outcome {
                             Outcome::Passed => {
                                 failed.clear();
-                                prop_assert_eq!(after, Shown::Closed);
-                                prop_assert_eq!(changed, before != Shown::Closed);
+                                prop_assert_eq!(after, BreakerState::Closed);
+                                prop_assert_eq!(changed, before != BreakerState::Closed);
                             }
                             Outcome::Failed => failed.push((key, now)),
                             Outcome::Neutral => prop_assert_eq!(after, before),
                         }
-                        if before == Shown::Closed {
+                        if before == BreakerState::Closed {
                             let mut recent: Vec<_> = failed
                                 .iter()
                                 .filter(|(_, at)| now - *at < RULES.window)
@@ -395,7 +376,7 @@ mod tests {
                             recent.sort_unstable();
                             recent.dedup();
                             let opens = outcome == Outcome::Failed && recent.len() >= RULES.threshold;
-                            prop_assert_eq!(after == Shown::Open, opens);
+                            prop_assert_eq!(after == BreakerState::Open, opens);
                         }
                     }
                 }
