@@ -7,10 +7,12 @@ use serde_json::Value;
 
 use crate::process::{self, Result};
 
-/// `cargo` in the workspace's root, with the toolchain this task was started with.
-pub(crate) fn cargo() -> Command {
+/// `cargo` in the workspace's root, with the toolchain this task was started with, and these arguments between spaces.
+pub(crate) fn cargo(arguments: &str) -> Command {
     let mut command = Command::new("cargo");
-    command.current_dir(root());
+    command
+        .current_dir(root())
+        .args(arguments.split_whitespace());
     command
 }
 
@@ -38,22 +40,14 @@ impl Tree {
         }
     }
 
-    fn cargo(&self) -> Command {
-        let mut command = cargo();
+    fn cargo(&self, arguments: &str) -> Command {
+        let mut command = cargo(arguments);
         command.current_dir(&self.root);
         if let Some(target) = &self.target {
             command.env("CARGO_TARGET_DIR", target);
         }
         command
     }
-}
-
-/// `cargo +toolchain` in the workspace's root. Needs rustup.
-pub(crate) fn cargo_of(toolchain: &str) -> Command {
-    let mut command = cargo();
-    // The outer cargo leaves its own path here, and the inner one would hand it on.
-    command.env_remove("CARGO").arg(format!("+{toolchain}"));
-    command
 }
 
 /// The workspace's root: where this crate's directory is.
@@ -101,13 +95,7 @@ impl Package {
 }
 
 fn metadata() -> Result<Value> {
-    let text = process::output(cargo().args([
-        "metadata",
-        "--format-version",
-        "1",
-        "--no-deps",
-        "--locked",
-    ]))?;
+    let text = process::output(&mut cargo("metadata --format-version 1 --no-deps --locked"))?;
     serde_json::from_str(&text)
         .map_err(|error| format!("cannot read the answer of `cargo metadata`: {error}"))
 }
@@ -138,11 +126,7 @@ fn package(value: &Value) -> Result<Package> {
         published: value
             .get("publish")
             .is_none_or(|to| to.as_array().is_none_or(|to| !to.is_empty())),
-        links: value
-            .get("dependencies")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
+        links: list(value.get("dependencies"))
             .filter(|dependency| dependency.get("kind").is_some_and(Value::is_null))
             .filter_map(|dependency| {
                 let rename = dependency.get("rename").filter(|name| name.is_string());
@@ -160,15 +144,14 @@ fn docs_features(package: &Value) -> Vec<String> {
     if docs.get("all-features").and_then(Value::as_bool) == Some(true) {
         return vec!["--all-features".to_owned()];
     }
-    let features = docs
-        .get("features")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    features
+    list(docs.get("features"))
         .filter_map(Value::as_str)
         .flat_map(|name| ["--features".to_owned(), name.to_owned()])
         .collect()
+}
+
+fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+    value.and_then(Value::as_array).into_iter().flatten()
 }
 
 /// The directory that cargo builds into.
@@ -188,8 +171,8 @@ pub(crate) fn bench_executable(
     features: &[&str],
     quickly: bool,
 ) -> Result<PathBuf> {
-    let mut command = tree.cargo();
-    command.args(["build", "--locked", "--bench", name]);
+    let mut command = tree.cargo(BUILD);
+    command.args(["--bench", name]);
     if quickly {
         command.args(["--workspace", "--all-features"]);
     } else {
@@ -197,18 +180,23 @@ pub(crate) fn bench_executable(
             .args(["--package", "meshca", "--profile", "bench"])
             .args(["--features", &features.join(",")]);
     }
-    let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
-    executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
+    built(&mut command, name)
 }
 
 /// Builds an example of a member, and returns its program.
 pub(crate) fn example_executable(package: &str, name: &str) -> Result<PathBuf> {
-    let mut command = cargo();
-    command
-        .args(["build", "--locked", "--package", package])
-        .args(["--example", name]);
-    let text = process::output(command.args(["--message-format", "json-render-diagnostics"]))?;
-    executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(&command)))
+    built(
+        cargo(BUILD).args(["--package", package, "--example", name]),
+        name,
+    )
+}
+
+/// Builds, and says in JSON where programs are.
+const BUILD: &str = "build --locked --message-format json-render-diagnostics";
+
+fn built(command: &mut Command, name: &str) -> Result<PathBuf> {
+    let text = process::output(command)?;
+    executable(&text, name).ok_or_else(|| format!("`{}` built no program", process::line(command)))
 }
 
 /// The program of this target in the messages of a build.

@@ -90,13 +90,12 @@ impl Target {
 
 /// `cargo-fuzz` of the version that we pin, with the nightly that we pin.
 fn cargo_fuzz() -> Result<Command> {
-    let mut command = tools::FUZZ.command()?;
+    let mut command = tools::FUZZ.command("fuzz")?;
     command
         .current_dir(cargo::root().join("fuzz"))
         .env("RUSTUP_TOOLCHAIN", tools::NIGHTLY)
         // The outer cargo leaves its own path here, and it is another one.
-        .env_remove("CARGO")
-        .arg("fuzz");
+        .env_remove("CARGO");
     Ok(command)
 }
 

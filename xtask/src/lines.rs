@@ -5,7 +5,7 @@ mod scan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use self::scan::Scanned;
 use crate::cargo;
@@ -114,18 +114,11 @@ struct Tree {
 
 impl Tree {
     fn at(commit: Option<&str>) -> Result<Self> {
-        let mut list = git();
-        match commit {
-            Some(commit) => list.args(["ls-tree", "-r", "-z", "--name-only", commit]),
-            None => list.args([
-                "ls-files",
-                "-z",
-                "--cached",
-                "--others",
-                "--exclude-standard",
-            ]),
+        let mut list = match commit {
+            Some(_) => process::git("ls-tree -r -z --name-only"),
+            None => process::git("ls-files -z --cached --others --exclude-standard"),
         };
-        let files = process::output(&mut list)?;
+        let files = process::output(list.args(commit))?;
         Ok(Self {
             commit: commit.map(str::to_owned),
             files: files.split_terminator('\0').map(PathBuf::from).collect(),
@@ -134,23 +127,14 @@ impl Tree {
 
     fn read(&self, file: &Path) -> Result<String> {
         match &self.commit {
-            Some(commit) => process::output(
-                git()
-                    .arg("show")
-                    .arg(format!("{commit}:{}", file.display())),
-            ),
+            Some(commit) => {
+                let what = format!("{commit}:{}", file.display());
+                process::output(process::git("show").arg(what))
+            }
             None => fs::read_to_string(cargo::root().join(file))
                 .map_err(|error| format!("cannot read {}: {error}", file.display())),
         }
     }
-}
-
-fn git() -> Command {
-    let mut git = Command::new("git");
-    // In CI another user may own the clone; reading it is harmless all the same.
-    git.current_dir(cargo::root())
-        .args(["-c", "safe.directory=*"]);
-    git
 }
 
 /// The folders of the workspace's members, the root's own package first.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -72,8 +71,8 @@ struct Missing {
     install: &'static str,
 }
 
-/// The kinds of target a name filter can be about; doc tests have no module names.
-const UNIT_AND_INTEGRATION: [&str; 3] = ["--lib", "--bins", "--tests"];
+/// Lists the tests that a name filter can be about; doc tests have no module names.
+const LIST: &str = "test --workspace --all-features --lib --bins --tests -- --list --format terse";
 
 /// What tests need, as far as it is here.
 #[derive(Default)]
@@ -157,18 +156,11 @@ pub(crate) fn run() -> Result<ExitCode> {
     for folder in [&reports, &counters] {
         let _ = fs::remove_dir_all(folder);
     }
-    let mut command = cargo();
+    let mut command = cargo("test --workspace --all-features --no-fail-fast --");
     command
         .envs(servers)
         .env("MESHCA_CONFORMANCE_REPORTS", &reports)
         .env("MESHCA_COUNTERS", &counters);
-    command.args([
-        "test",
-        "--workspace",
-        "--all-features",
-        "--no-fail-fast",
-        "--",
-    ]);
     if std::io::stdout().is_terminal() {
         // What passes through a pipe loses its colours unless asked to keep them.
         command.arg("--color=always");
@@ -264,11 +256,7 @@ fn exit_code(code: Option<i32>) -> ExitCode {
 
 /// The names of all tests but doc tests.
 fn test_names() -> Result<Vec<String>> {
-    let mut command = cargo();
-    command
-        .args(["test", "--workspace", "--all-features"])
-        .args(UNIT_AND_INTEGRATION);
-    let list = process::output(command.args(["--", "--list", "--format", "terse"]))?;
+    let list = process::output(&mut cargo(LIST))?;
     Ok(list
         .lines()
         .filter_map(|line| line.strip_suffix(": test"))
@@ -295,14 +283,6 @@ struct Counts {
     ignored: u64,
 }
 
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.ignored += other.ignored;
-    }
-}
-
 /// Shows the output as it comes and adds up the result lines in it.
 fn relay(mut from: impl BufRead, to: &mut impl Write) -> std::io::Result<Counts> {
     let mut total = Counts::default();
@@ -311,7 +291,9 @@ fn relay(mut from: impl BufRead, to: &mut impl Write) -> std::io::Result<Counts>
         to.write_all(&line)?;
         to.flush()?;
         if let Some(counts) = result_line(&String::from_utf8_lossy(&line)) {
-            total += counts;
+            total.passed += counts.passed;
+            total.failed += counts.failed;
+            total.ignored += counts.ignored;
         }
         line.clear();
     }

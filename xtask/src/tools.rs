@@ -55,11 +55,13 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    /// The program itself, so that no other version on `PATH` is taken instead.
-    pub(crate) fn command(self) -> Result<Command> {
+    /// The program itself, so that no other version on `PATH` is taken instead, with these arguments between spaces.
+    pub(crate) fn command(self, arguments: &str) -> Result<Command> {
         let program = self.find().ok_or_else(|| self.missing())?;
         let mut command = Command::new(program);
-        command.current_dir(cargo::root());
+        command
+            .current_dir(cargo::root())
+            .args(arguments.split_whitespace());
         Ok(command)
     }
 
@@ -121,12 +123,7 @@ fn has_toolchain(list: &str, toolchain: &str) -> bool {
 
 /// Installs what is missing; leaves alone what is there.
 pub(crate) fn install() -> Result<ExitCode> {
-    for component in ["rustfmt", "clippy"] {
-        let subcommand = if component == "rustfmt" {
-            "fmt"
-        } else {
-            component
-        };
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         if process::probe("cargo", &[subcommand, "--version"]).is_some() {
             println!("{component}: there");
         } else {
@@ -140,14 +137,8 @@ pub(crate) fn install() -> Result<ExitCode> {
             continue;
         }
         println!("Rust {toolchain}: installing it");
-        process::run(Command::new("rustup").args([
-            "toolchain",
-            "install",
-            toolchain,
-            "--profile",
-            "minimal",
-            "--no-self-update",
-        ]))?;
+        let install = format!("toolchain install {toolchain} --profile minimal --no-self-update");
+        process::run(Command::new("rustup").args(install.split_whitespace()))?;
     }
     for tool in ALL {
         let Tool { name, version, .. } = tool;
@@ -157,17 +148,10 @@ pub(crate) fn install() -> Result<ExitCode> {
         }
         let directory = directory()?;
         println!("{name} {version}: building it in {}", directory.display());
+        let install = format!("install --locked --quiet {name} --version {version} --root");
         process::run(
             Command::new("cargo")
-                .args([
-                    "install",
-                    "--locked",
-                    "--quiet",
-                    name,
-                    "--version",
-                    version,
-                    "--root",
-                ])
+                .args(install.split_whitespace())
                 .arg(&directory)
                 // A quick build: the tools ask for whole-program optimisation, which takes minutes, and
                 // then run for a second.
@@ -222,7 +206,7 @@ mod tests {
             version: "1.2.3",
             ask: &["--version"],
         };
-        let message = tool.command().unwrap_err();
+        let message = tool.command("").unwrap_err();
         assert!(
             message.contains("cargo install --locked cargo-nothing --version 1.2.3"),
             "{message}"

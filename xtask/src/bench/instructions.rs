@@ -25,7 +25,7 @@ pub(super) fn run(benches: &[Bench]) -> Result<ExitCode> {
         "valgrind not found, which counts the instructions: install it with `apt-get install valgrind` or \
          `dnf install valgrind`; it runs on Linux",
     )?;
-    let runner = PathBuf::from(tools::GUNGRAUN_RUNNER.command()?.get_program());
+    let runner = PathBuf::from(tools::GUNGRAUN_RUNNER.command("")?.get_program());
     println!("building meshca's side");
     let executable = cargo::bench_executable(&cargo::Tree::here(), "instructions", &[], false)?;
     println!("counting, which takes a minute");

@@ -52,27 +52,18 @@ pub(super) fn start(
     documents: &Path,
     tree: &Tree,
 ) -> Result<Running, Missing> {
-    match program {
+    let command = match program {
         Program::Ours => {
             println!("building meshca's side");
-            let executable = cargo::bench_executable(tree, "speed", &[], smoke)?;
-            let mut running = Running::start(Command::new(executable))?;
-            if let Some(directory) = documents.parent() {
-                fs::create_dir_all(directory)
-                    .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
-            }
-            running.ask(&format!("documents {}", documents.display()))?;
-            Ok(running)
+            Command::new(cargo::bench_executable(tree, "speed", &[], smoke)?)
         }
         Program::ControlPlane => {
-            let executable = build_peer("control-plane", target)?;
-            let mut command = on_one_core(executable);
-            command.arg(documents);
-            Ok(Running::start(command)?)
+            let mut command = Command::new(build_peer("control-plane", target)?);
+            // Go would otherwise collect its garbage on a second core.
+            command.env("GOMAXPROCS", "1").arg(documents);
+            command
         }
-        Program::StepCa => Ok(Running::start(Command::new(build_peer(
-            "step-ca", target,
-        )?))?),
+        Program::StepCa => Command::new(build_peer("step-ca", target)?),
         Program::Manager => {
             println!("building the manager");
             let executable = cargo::bench_executable(tree, "manager", &["identity"], smoke)?;
@@ -82,27 +73,32 @@ pub(super) fn start(
                 true => ["500", "200"],
                 false => ["1000000", "100000"],
             });
-            Ok(Running::start(command)?)
+            command
         }
-        Program::Xds => Ok(Running::start(xds(tree, smoke, "tcp")?)?),
-        Program::XdsUnix => Ok(Running::start(xds(tree, smoke, "unix")?)?),
+        Program::Xds => xds(tree, smoke, "tcp")?,
+        Program::XdsUnix => xds(tree, smoke, "unix")?,
         Program::Providers => {
             let mut variables = Vec::new();
             for variable in SERVERS {
-                variables.push((variable, servers::obtain(variable).map_err(Missing)?));
+                variables.push((variable, servers::obtain(variable)?));
             }
             println!("building the providers");
             let features = ["acm", "certmanager", "vault"];
-            let mut command = Command::new(cargo::bench_executable(
-                tree,
-                "providers",
-                &features,
-                smoke,
-            )?);
+            let executable = cargo::bench_executable(tree, "providers", &features, smoke)?;
+            let mut command = Command::new(executable);
             command.envs(variables);
-            Ok(Running::start(command)?)
+            command
         }
+    };
+    let mut running = Running::start(command)?;
+    if program == Program::Ours {
+        if let Some(directory) = documents.parent() {
+            fs::create_dir_all(directory)
+                .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+        }
+        running.ask(&format!("documents {}", documents.display()))?;
     }
+    Ok(running)
 }
 
 fn xds(tree: &Tree, smoke: bool, transport: &str) -> Result<Command> {
@@ -115,13 +111,6 @@ fn xds(tree: &Tree, smoke: bool, transport: &str) -> Result<Command> {
     });
     command.arg(transport);
     Ok(command)
-}
-
-/// A Go program, which would otherwise collect its garbage on a second core.
-fn on_one_core(executable: PathBuf) -> Command {
-    let mut command = Command::new(executable);
-    command.env("GOMAXPROCS", "1");
-    command
 }
 
 /// The Go command: on `PATH`, or where Go's own installer puts it.

@@ -151,7 +151,7 @@ mod tests {
     use crate::bench::plan;
 
     fn template() -> Bench {
-        plan::chosen(&["template".to_owned()]).unwrap()[0]
+        plan::chosen(&["template".to_owned()]).unwrap().remove(0)
     }
 
     #[test]

@@ -5,27 +5,18 @@ use crate::process::{self, Result};
 use crate::tools;
 
 pub(super) fn holds() -> Result<LeftOut> {
-    process::run(
-        tools::DENY
-            .command()?
-            .args(["check", "bans", "licenses", "sources"]),
-    )?;
+    process::run(&mut tools::DENY.command("check bans licenses sources")?)?;
 
     // Fetching is a step of its own, because `check advisories` fails alike when the database cannot
     // be reached and when it knows of a problem; only the first may be left out.
-    let mut fetch = tools::DENY.command()?;
+    let mut fetch = tools::DENY.command("fetch db")?;
     // Git would otherwise ask the terminal for a password where a proxy wants one.
-    fetch.env("GIT_TERMINAL_PROMPT", "0").args(["fetch", "db"]);
-    if let Err(failure) = process::run(&mut fetch) {
+    if let Err(failure) = process::run(fetch.env("GIT_TERMINAL_PROMPT", "0")) {
         return Ok(vec![format!(
             "advisories were NOT checked: the RustSec database could not be fetched ({failure}; see \
              above); whether a dependency has a known vulnerability or was withdrawn is unknown"
         )]);
     }
-    process::run(
-        tools::DENY
-            .command()?
-            .args(["--offline", "check", "advisories"]),
-    )?;
+    process::run(&mut tools::DENY.command("--offline check advisories")?)?;
     Ok(Vec::new())
 }

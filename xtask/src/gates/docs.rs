@@ -5,13 +5,8 @@ use crate::cargo::cargo;
 use crate::process::{self, Result};
 
 pub(super) fn holds() -> Result<LeftOut> {
-    process::run(cargo().env("RUSTDOCFLAGS", "-D warnings").args([
-        "doc",
-        "--locked",
-        "--workspace",
-        "--all-features",
-        "--no-deps",
-        "--document-private-items",
-    ]))?;
+    let mut doc =
+        cargo("doc --locked --workspace --all-features --no-deps --document-private-items");
+    process::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Vec::new())
 }

@@ -9,19 +9,7 @@ pub(super) fn holds() -> Result<LeftOut> {
     // denying warnings for rustc would build every dependency again. cargo-hack's `--no-dev-deps`
     // is not needed (the resolver keeps their features apart when no test is built), and it would
     // rewrite the manifests for as long as it runs.
-    process::run(tools::HACK.command()?.args([
-        "hack",
-        "clippy",
-        "--locked",
-        "--workspace",
-        "--exclude",
-        "xtask",
-        "--feature-powerset",
-        "--depth",
-        "2",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+    let hack = "hack clippy --locked --workspace --exclude xtask --feature-powerset --depth 2 -- -D warnings";
+    process::run(&mut tools::HACK.command(hack)?)?;
     Ok(Vec::new())
 }

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::LeftOut;
+use super::{LeftOut, unless};
 use crate::cargo::{self, Package, cargo};
 use crate::process::{self, Result};
 use crate::tools;
@@ -20,15 +20,8 @@ pub(super) fn holds() -> Result<LeftOut> {
         .filter(|package| package.published)
         .collect();
     let target = cargo::target_directory()?;
-    let mut pack = cargo();
     // Without the lock file, which names the siblings as a registry has them.
-    pack.args([
-        "package",
-        "--quiet",
-        "--no-verify",
-        "--allow-dirty",
-        "--exclude-lockfile",
-    ]);
+    let mut pack = cargo("package --quiet --no-verify --allow-dirty --exclude-lockfile");
     for package in &packages {
         pack.args(["--package", &package.name]);
     }
@@ -77,11 +70,7 @@ pub(super) fn holds() -> Result<LeftOut> {
             }
         }
     }
-    if problems.is_empty() {
-        Ok(Vec::new())
-    } else {
-        Err(problems.join("\n"))
-    }
+    unless(&problems)
 }
 
 /// An empty folder that cargo reaches no configuration of the repository from, the same one each time

@@ -1,7 +1,7 @@
 //! Which types of other crates appear in the public API: each is a promise to follow that crate's
 //! major versions. The allow-list, with its reasons, is in each crate's `Cargo.toml`.
 
-use super::LeftOut;
+use super::{LeftOut, unless};
 use crate::cargo;
 use crate::process::{self, Result};
 use crate::tools;
@@ -14,11 +14,11 @@ pub(super) fn holds() -> Result<LeftOut> {
         .filter(|package| package.published)
     {
         println!("  {}", package.name);
-        let mut command = tools::EXTERNAL_TYPES.command()?;
+        let check = "check-external-types --all-features --manifest-path";
+        let mut command = tools::EXTERNAL_TYPES.command(check)?;
         command
             .env("RUSTUP_TOOLCHAIN", tools::NIGHTLY)
             .env_remove("CARGO")
-            .args(["check-external-types", "--all-features", "--manifest-path"])
             .arg(&package.manifest);
         if let Err(failure) = process::run(&mut command) {
             failures.push(format!(
@@ -28,9 +28,5 @@ pub(super) fn holds() -> Result<LeftOut> {
             ));
         }
     }
-    if failures.is_empty() {
-        Ok(Vec::new())
-    } else {
-        Err(failures.join("\n"))
-    }
+    unless(&failures)
 }

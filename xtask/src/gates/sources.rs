@@ -2,9 +2,8 @@
 //! lints do not reach. (That every `#[allow]` has a reason is a lint.)
 
 use std::fs;
-use std::process::Command;
 
-use super::LeftOut;
+use super::{LeftOut, unless};
 use crate::cargo;
 use crate::process::{self, Result};
 
@@ -24,9 +23,7 @@ const PERSONAL: &[&str] = &[
 
 pub(super) fn holds() -> Result<LeftOut> {
     let mut problems = Vec::new();
-    // In CI another user may own the clone; listing its files is harmless all the same.
-    let list = ["-c", "safe.directory=*", "ls-files", "-z"];
-    let files = process::output(Command::new("git").current_dir(cargo::root()).args(list))?;
+    let files = process::output(&mut process::git("ls-files -z"))?;
     for name in files.split_terminator('\0') {
         // Listed, but deleted in the working tree, or a link to a directory: nothing to read.
         let Ok(bytes) = fs::read(cargo::root().join(name)) else {
@@ -51,11 +48,7 @@ pub(super) fn holds() -> Result<LeftOut> {
             ));
         }
     }
-    if problems.is_empty() {
-        Ok(Vec::new())
-    } else {
-        Err(problems.join("\n"))
-    }
+    unless(&problems)
 }
 
 /// The beginning of an absolute path below a personal directory. Within a longer path or URL the
