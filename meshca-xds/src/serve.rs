@@ -2,18 +2,17 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use futures_util::{Stream, StreamExt, stream};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep, timeout};
@@ -37,20 +36,16 @@ impl SdsServer {
     pub async fn serve_unix(&self, listener: UnixListener, shutdown: impl Future<Output = ()>) {
         let accept = async move |listener: &UnixListener| Ok(listener.accept().await?.0);
         let incoming = self.incoming(listener, accept);
-        self.serve(incoming, shutdown).await;
+        self.serve(incoming, Connected::connect_info, shutdown)
+            .await;
     }
 
     /// Serves over TCP **without encryption**, as [`serve_unix`](Self::serve_unix) does: private keys go over it. It is for loopback, and for
     /// networks that encrypt by themselves; else use [`serve_tls`](Self::serve_tls).
     pub async fn serve_tcp(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let accept = async move |listener: &TcpListener| {
-            let (stream, _) = listener.accept().await?;
-            // It fails for a client that is gone already.
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
-        };
-        let incoming = self.incoming(listener, accept);
-        self.serve(incoming, shutdown).await;
+        let incoming = self.incoming(listener, accept_tcp);
+        self.serve(incoming, Connected::connect_info, shutdown)
+            .await;
     }
 
     /// Serves over TLS, as [`serve_unix`](Self::serve_unix) does. What a client must show is in the configuration: with
@@ -67,19 +62,13 @@ impl SdsServer {
 
         let acceptor = tokio_rustls::TlsAcceptor::from(tls);
         let limit = self.options().handshake;
-        let accept = async move |listener: &TcpListener| {
-            let (stream, _) = listener.accept().await?;
-            // It fails for a client that is gone already.
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
-        };
-        let mut accepted = Box::pin(self.incoming(listener, accept));
+        let mut accepted = Box::pin(self.incoming(listener, accept_tcp));
         // Whoever dawdles over a handshake keeps nobody else waiting.
         let (ready, incoming) = mpsc::channel(1);
         let handshakes = async move {
             let mut running = JoinSet::new();
             loop {
-                let guarded = tokio::select! {
+                let (io, permit) = tokio::select! {
                     next = accepted.next() => match next {
                         Some(guarded) => guarded,
                         None => break,
@@ -90,10 +79,9 @@ impl SdsServer {
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
-                    let Guarded { io, _permit } = guarded;
                     match timeout(limit, acceptor.accept(io)).await {
                         Ok(Ok(io)) => {
-                            let _ = ready.send(Guarded { io, _permit }).await;
+                            let _ = ready.send((io, permit)).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(target: "meshca_xds", %error, "a TLS handshake failed");
@@ -109,16 +97,28 @@ impl SdsServer {
             let next = incoming.recv().await?;
             Some((next, incoming))
         });
+        let info = |io: &tokio_rustls::server::TlsStream<TcpStream>| {
+            let (tcp, connection) = io.get_ref();
+            TlsClient {
+                tcp: tcp.connect_info(),
+                certificates: connection.peer_certificates().unwrap_or_default().into(),
+            }
+        };
         tokio::select! {
-            () = self.serve(incoming, shutdown) => {}
+            () = self.serve(incoming, info, shutdown) => {}
             () = async { handshakes.await; std::future::pending().await } => {}
         }
     }
 
-    async fn serve<S, I>(&self, incoming: S, shutdown: impl Future<Output = ()>)
-    where
-        S: Stream<Item = I>,
-        I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    /// Serves on these connections, of each of which `info` says what is known.
+    async fn serve<I, C>(
+        &self,
+        incoming: impl Stream<Item = Guarded<I>>,
+        info: impl Fn(&I) -> C,
+        shutdown: impl Future<Output = ()>,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        C: Clone + Send + Sync + 'static,
     {
         let options = self.options();
         // Without tonic's own server: the layers in it are made for each connection and stream, and nothing here needs them.
@@ -133,9 +133,9 @@ impl SdsServer {
         {
             let (mut incoming, mut shutdown) = (pin!(incoming), pin!(shutdown));
             loop {
-                let io = tokio::select! {
+                let (io, permit) = tokio::select! {
                     next = incoming.next() => match next {
-                        Some(io) => io,
+                        Some(guarded) => guarded,
                         None => break,
                     },
                     () = &mut shutdown => break,
@@ -143,7 +143,7 @@ impl SdsServer {
                 while tasks.try_join_next().is_some() {}
                 let admitted = Arc::new(AtomicBool::new(false));
                 let service = OfConnection {
-                    info: io.connect_info(),
+                    info: info(&io),
                     service: self.service(),
                     admission: Admission(Arc::clone(&admitted)),
                 };
@@ -151,6 +151,7 @@ impl SdsServer {
                 let connection = connections.watch(connection);
                 let patience = options.first_request.saturating_add(options.authentication);
                 tasks.spawn(async move {
+                    let _permit = permit;
                     let mut connection = pin!(connection);
                     let ended = match timeout(patience, &mut connection).await {
                         Ok(ended) => ended,
@@ -182,7 +183,7 @@ impl SdsServer {
         stream::unfold(
             (listener, accept, permits),
             async |(listener, accept, permits)| {
-                let _permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
                 let io = loop {
                     match accept(&listener).await {
                         Ok(io) => break io,
@@ -193,25 +194,9 @@ impl SdsServer {
                         }
                     }
                 };
-                Some((Guarded { io, _permit }, (listener, accept, permits)))
+                Some(((io, permit), (listener, accept, permits)))
             },
         )
-    }
-}
-
-#[cfg(feature = "tls")]
-type TlsIo = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
-
-#[cfg(feature = "tls")]
-impl Connected for Guarded<TlsIo> {
-    type ConnectInfo = TlsClient;
-
-    fn connect_info(&self) -> TlsClient {
-        let (tcp, connection) = self.io.get_ref();
-        TlsClient {
-            tcp: tcp.connect_info(),
-            certificates: connection.peer_certificates().unwrap_or_default().into(),
-        }
     }
 }
 
@@ -236,64 +221,12 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Inc
     }
 }
 
-/// A connection that counts.
-struct Guarded<I> {
-    io: I,
-    _permit: OwnedSemaphorePermit,
-}
+/// A connection, and its place among as many as there may be.
+type Guarded<I> = (I, OwnedSemaphorePermit);
 
-impl Connected for Guarded<tokio::net::TcpStream> {
-    type ConnectInfo = tonic::transport::server::TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
-    }
-}
-
-impl Connected for Guarded<tokio::net::UnixStream> {
-    type ConnectInfo = tonic::transport::server::UdsConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+async fn accept_tcp(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    // It fails for a client that is gone already.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
 }
