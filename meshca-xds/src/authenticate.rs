@@ -1,7 +1,5 @@
 //! Who is at the other end of a stream: for the embedder to find out.
 
-use std::fmt;
-
 use async_trait::async_trait;
 use envoy_types::pb::envoy::config::core::v3::Node;
 #[cfg(doc)]
@@ -85,10 +83,14 @@ impl Attested {
 }
 
 /// Who has opened a stream, and how.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, derive_more::Debug)]
 pub struct Caller<'a> {
+    #[debug("{:?}", node.id)]
     pub(crate) node: &'a Node,
+    /// Headers have tokens in them.
+    #[debug(skip)]
     pub(crate) metadata: &'a MetadataMap,
+    #[debug("{:?}", self.remote_address())]
     pub(crate) extensions: &'a Extensions,
 }
 
@@ -164,14 +166,4 @@ impl<'a> Caller<'a> {
 pub(crate) struct TlsClient {
     pub(crate) tcp: TcpConnectInfo,
     pub(crate) certificates: std::sync::Arc<[rustls_pki_types::CertificateDer<'static>]>,
-}
-
-impl fmt::Debug for Caller<'_> {
-    /// Headers have tokens in them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller")
-            .field("node", &self.node.id)
-            .field("address", &self.remote_address())
-            .finish_non_exhaustive()
-    }
 }

@@ -1,18 +1,19 @@
 //! What happens between the server and the proxies, for metrics, audit records and people.
 
-use std::fmt;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use meshca_core::Error;
 
 /// Is told what happens. Called where it happens, which waits: hand on what takes time.
-pub trait SdsObserver: fmt::Debug + Send + Sync + 'static {
+pub trait SdsObserver: Debug + Send + Sync + 'static {
     /// Something happened.
     fn observe(&self, event: &SdsEvent<'_>);
 }
 
 /// Which proxy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, derive_more::Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[display("`{name}` of the mesh `{mesh}`")]
 #[non_exhaustive]
 pub struct ProxyId {
     /// Its mesh.
@@ -21,17 +22,12 @@ pub struct ProxyId {
     pub name: Arc<str>,
 }
 
-impl fmt::Display for ProxyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` of the mesh `{}`", self.name, self.mesh)
-    }
-}
-
 /// What happened. `Display` is a line for a log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
 #[non_exhaustive]
 pub enum SdsEvent<'a> {
     /// A stream was refused before anything was answered.
+    #[display("a stream of a node that calls itself `{node}` is refused: {error}")]
     #[non_exhaustive]
     Refused {
         /// What its node called itself: a claim.
@@ -40,12 +36,14 @@ pub enum SdsEvent<'a> {
         error: &'a Error,
     },
     /// A proxy has opened a stream.
+    #[display("the proxy {proxy} has opened a stream")]
     #[non_exhaustive]
     Connected {
         /// The proxy.
         proxy: &'a ProxyId,
     },
     /// A proxy asks for what is not its own, or is not there. It gets nothing: a mistake in its listeners, or worse.
+    #[display("the proxy {proxy} asks for `{resource}`, which is not its own, and gets nothing")]
     #[non_exhaustive]
     NotItsOwn {
         /// The proxy.
@@ -54,6 +52,7 @@ pub enum SdsEvent<'a> {
         resource: &'a str,
     },
     /// Something was sent.
+    #[display("the proxy {proxy} was sent {secrets} secret{} ({nonce})", plural(*secrets))]
     #[non_exhaustive]
     Sent {
         /// The proxy.
@@ -64,6 +63,7 @@ pub enum SdsEvent<'a> {
         secrets: usize,
     },
     /// A proxy has taken into use what was sent.
+    #[display("the proxy {proxy} has taken into use {}", list(resources))]
     #[non_exhaustive]
     Acknowledged {
         /// The proxy.
@@ -72,6 +72,7 @@ pub enum SdsEvent<'a> {
         resources: &'a [Arc<str>],
     },
     /// A proxy refuses what was sent, and goes on with what it had. The same is not sent again.
+    #[display("the proxy {proxy} refuses {}: {message}", list(resources))]
     #[non_exhaustive]
     Rejected {
         /// The proxy.
@@ -82,6 +83,7 @@ pub enum SdsEvent<'a> {
         message: &'a str,
     },
     /// A stream was ended by the server.
+    #[display("a stream of the proxy {proxy} is ended: {why}")]
     #[non_exhaustive]
     Broken {
         /// The proxy.
@@ -90,6 +92,7 @@ pub enum SdsEvent<'a> {
         why: &'a str,
     },
     /// A stream has ended.
+    #[display("a stream of the proxy {proxy} has ended")]
     #[non_exhaustive]
     Disconnected {
         /// The proxy.
@@ -97,63 +100,12 @@ pub enum SdsEvent<'a> {
     },
 }
 
-impl fmt::Display for SdsEvent<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused { node, error } => {
-                write!(
-                    f,
-                    "a stream of a node that calls itself `{node}` is refused: {error}"
-                )
-            }
-            Self::Connected { proxy } => write!(f, "the proxy {proxy} has opened a stream"),
-            Self::NotItsOwn { proxy, resource } => write!(
-                f,
-                "the proxy {proxy} asks for `{resource}`, which is not its own, and gets nothing"
-            ),
-            Self::Sent {
-                proxy,
-                nonce,
-                secrets,
-            } => {
-                let plural = if *secrets == 1 { "" } else { "s" };
-                write!(
-                    f,
-                    "the proxy {proxy} was sent {secrets} secret{plural} ({nonce})"
-                )
-            }
-            Self::Acknowledged { proxy, resources } => {
-                write!(
-                    f,
-                    "the proxy {proxy} has taken into use {}",
-                    Names(resources)
-                )
-            }
-            Self::Rejected {
-                proxy,
-                resources,
-                message,
-            } => write!(
-                f,
-                "the proxy {proxy} refuses {}: {message}",
-                Names(resources)
-            ),
-            Self::Broken { proxy, why } => {
-                write!(f, "a stream of the proxy {proxy} is ended: {why}")
-            }
-            Self::Disconnected { proxy } => write!(f, "a stream of the proxy {proxy} has ended"),
-        }
-    }
+/// The names of secrets, one after the other.
+fn list(names: &[Arc<str>]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
 }
 
-struct Names<'a>(&'a [Arc<str>]);
-
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, name) in self.0.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}`{name}`")?;
-        }
-        Ok(())
-    }
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }

@@ -95,7 +95,7 @@ where
     B::Error: Into<StdError>,
 {
     let (head, body) = request.into_parts();
-    let most = shared.options().max_request;
+    let most = shared.options.max_request;
     let requests = Requests(PhantomData);
     let inbound: Streaming<P::Request> = Streaming::new_request(requests, body, None, Some(most));
     let metadata = MetadataMap::from_headers(head.headers);

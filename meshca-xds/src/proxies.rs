@@ -1,7 +1,6 @@
 //! The proxies that are connected, each with its streams, and how far each is.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -18,6 +17,8 @@ use crate::secrets::identity_version;
 use crate::stream::TrustState;
 
 /// All of them.
+#[derive(derive_more::Debug)]
+#[debug("{} proxies", self.count())]
 pub(crate) struct Proxies {
     manager: Manager,
     entries: Mutex<HashMap<ProxyId, Weak<Entry>>>,
@@ -171,17 +172,11 @@ impl State {
     fn news(&mut self) -> Option<Acknowledged> {
         // A proxy whose streams have only been sent their first trust has acknowledged nothing.
         // Once one stream has, the others hold it back: it may begin with what they were sent.
-        let mut taken = false;
+        let has_taken = |it: &Progress| matches!(it.trust, TrustState::At(_) | TrustState::Older);
+        let taken = self.counted().any(has_taken);
         let on_each = self.counted().filter_map(|stream| match stream.trust {
-            TrustState::At(version) => {
-                taken = true;
-                Some(Acknowledged::Version(version))
-            }
-            TrustState::Older => {
-                taken = true;
-                Some(Acknowledged::FromBefore)
-            }
-            TrustState::First(version) => Some(Acknowledged::Version(version)),
+            TrustState::At(version) | TrustState::First(version) => Some(version.into()),
+            TrustState::Older => Some(Acknowledged::FromBefore),
             TrustState::NotAsked | TrustState::Nothing => None,
         });
         let least = on_each.min()?;
@@ -284,13 +279,5 @@ impl Drop for Member {
             });
         }
         self.connected.acknowledge(&mut state);
-    }
-}
-
-impl fmt::Debug for Proxies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxies")
-            .field("count", &self.count())
-            .finish_non_exhaustive()
     }
 }

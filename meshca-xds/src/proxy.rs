@@ -1,7 +1,6 @@
 //! The secrets that one proxy may have, at one moment.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
@@ -17,6 +16,7 @@ use crate::secrets::{
     bundle_secret, identity_secret, identity_version, packed, packed_identity, trust_secret,
     trust_version,
 };
+use crate::stream::Secrets;
 
 /// What a proxy gets that asks for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +82,17 @@ pub enum Standing {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
 pub struct ProxySecrets {
+    #[debug("{:?}", mesh.name())]
     mesh: MeshView,
+    #[debug(skip)]
     workload: Arc<Workload>,
+    #[debug(skip)]
     identities: Arc<Identities>,
+    #[debug("{:?}", own.as_ref().map(|own| &own.identity))]
     own: Option<Own>,
+    #[debug("{:?}", trust.bundles)]
     trust: Arc<TrustSecrets>,
     trust_version: TrustVersion,
 }
@@ -196,27 +201,6 @@ impl ProxySecrets {
         self.trust_version
     }
 
-    /// Whether a name is one of the trust, and not of an identity.
-    pub(crate) fn is_trust(&self, name: &str) -> bool {
-        name == names::SYSTEM_TRUST_BUNDLE
-            || name == names::SPIRE_BUNDLE
-            || name == names::SPIRE_ALL_BUNDLES
-            || names::is_classic_trust(name, self.mesh.name())
-            || name
-                .strip_prefix("spiffe://")
-                .is_some_and(|rest| !rest.contains('/'))
-    }
-
-    /// The secret of this name as it is sent.
-    pub(crate) fn packed(&self, name: &str) -> Result<Option<Any>> {
-        Ok(match self.meaning(name) {
-            Meaning::Identity(own) => Some(packed_identity(name, &own.identity)?),
-            Meaning::Trust => Some(self.trust.packed(name)),
-            Meaning::Bundle(bundle) => Some(packed(&bundle_secret(name, bundle))),
-            Meaning::Pending | Meaning::Foreign => None,
-        })
-    }
-
     fn meaning(&self, name: &str) -> Meaning<'_> {
         let own = || {
             self.own
@@ -288,14 +272,36 @@ impl ProxySecrets {
     }
 }
 
-impl fmt::Debug for ProxySecrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxySecrets")
-            .field("mesh", &self.mesh.name())
-            .field("identity", &self.own.as_ref().map(|own| &own.identity))
-            .field("trust", &self.trust.bundles)
-            .field("trust_version", &self.trust_version)
-            .finish_non_exhaustive()
+impl Secrets for ProxySecrets {
+    fn standing(&self, name: &str) -> Standing {
+        self.standing(name)
+    }
+
+    fn version(&self, name: &str) -> Option<Arc<str>> {
+        self.version(name)
+    }
+
+    fn trust_version(&self) -> TrustVersion {
+        self.trust_version
+    }
+
+    fn is_trust(&self, name: &str) -> bool {
+        name == names::SYSTEM_TRUST_BUNDLE
+            || name == names::SPIRE_BUNDLE
+            || name == names::SPIRE_ALL_BUNDLES
+            || names::is_classic_trust(name, self.mesh.name())
+            || name
+                .strip_prefix("spiffe://")
+                .is_some_and(|rest| !rest.contains('/'))
+    }
+
+    fn packed(&self, name: &str) -> Result<Option<Any>> {
+        Ok(match self.meaning(name) {
+            Meaning::Identity(own) => Some(packed_identity(name, &own.identity)?),
+            Meaning::Trust => Some(self.trust.packed(name)),
+            Meaning::Bundle(bundle) => Some(packed(&bundle_secret(name, bundle))),
+            Meaning::Pending | Meaning::Foreign => None,
+        })
     }
 }
 

@@ -195,16 +195,9 @@ impl Digest {
 
     /// The first half, in hex: nobody finds another input for these 128 bits.
     pub(crate) fn end(self) -> String {
-        const DIGITS: [char; 16] = [
-            '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-        ];
         let digest = self.0.finish();
-        let mut version = String::with_capacity(32);
-        for byte in digest.as_ref().iter().take(16) {
-            let digits = [byte >> 4, byte & 0xf].map(|nibble| DIGITS.get(usize::from(nibble)));
-            version.extend(digits.into_iter().flatten());
-        }
-        version
+        let half = digest.as_ref().first_chunk().copied().unwrap_or_default();
+        format!("{:032x}", u128::from_be_bytes(half))
     }
 }
 

@@ -3,7 +3,6 @@
 //! Each stream is a loop of its own, without a channel: it sends when the connection can take it, and reads when there is something to read.
 //! So a proxy that is slow, stopped or gone holds up itself and nobody else.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,63 +26,48 @@ use crate::stream::{Bounds, Broken, Protocol, clip};
 /// Serves each proxy its own identity and the trust of its mesh, and tells the manager what each has taken into use. Clones are the same one.
 ///
 /// See the [crate] for a whole program, and for how to mount it in a server that is there already.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct SdsServer {
     pub(crate) shared: Arc<Shared>,
 }
 
+#[derive(derive_more::Debug)]
 pub(crate) struct Shared {
     proxies: Arc<Proxies>,
+    #[debug(skip)]
     authenticator: Arc<dyn Authenticator>,
+    #[debug(skip)]
     observer: Option<Arc<dyn SdsObserver>>,
-    options: SdsOptions,
+    pub(crate) options: SdsOptions,
+    #[debug(skip)]
     meshes: MeshCache,
 }
 
 /// The settings of an [`SdsServer`] that is to be: made by [`SdsServer::builder`].
 ///
-/// The server's state, such as which proxies have a stream, is made once, by [`build`](Self::build).
+/// The server's state, such as which proxies have a stream, is made once, with the builder.
+#[derive(Debug)]
 #[must_use = "no server exists before `build`"]
-pub struct SdsServerBuilder {
-    manager: Manager,
-    authenticator: Arc<dyn Authenticator>,
-    observer: Option<Arc<dyn SdsObserver>>,
-    options: SdsOptions,
-}
+pub struct SdsServerBuilder(Shared);
 
 impl SdsServerBuilder {
     /// Sets the limits.
-    pub fn with_options(self, options: SdsOptions) -> Self {
-        Self { options, ..self }
+    pub fn with_options(mut self, options: SdsOptions) -> Self {
+        self.0.options = options;
+        self
     }
 
     /// Sets the observer, which the server tells each event.
-    pub fn with_observer(self, observer: Arc<dyn SdsObserver>) -> Self {
-        Self {
-            observer: Some(observer),
-            ..self
-        }
+    pub fn with_observer(mut self, observer: Arc<dyn SdsObserver>) -> Self {
+        self.0.observer = Some(observer);
+        self
     }
 
     /// Makes the server.
     pub fn build(self) -> SdsServer {
         SdsServer {
-            shared: Arc::new(Shared {
-                proxies: Proxies::new(self.manager),
-                authenticator: self.authenticator,
-                observer: self.observer,
-                options: self.options,
-                meshes: MeshCache::default(),
-            }),
+            shared: Arc::new(self.0),
         }
-    }
-}
-
-impl fmt::Debug for SdsServerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SdsServerBuilder")
-            .field("options", &self.options)
-            .finish_non_exhaustive()
     }
 }
 
@@ -103,12 +87,13 @@ impl SdsServer {
 
     /// Begins a server for the proxies that the authenticator knows.
     pub fn builder(manager: Manager, authenticator: impl Authenticator) -> SdsServerBuilder {
-        SdsServerBuilder {
-            manager,
+        SdsServerBuilder(Shared {
+            proxies: Proxies::new(manager),
             authenticator: Arc::new(authenticator),
             observer: None,
             options: SdsOptions::default(),
-        }
+            meshes: MeshCache::default(),
+        })
     }
 
     pub(crate) fn options(&self) -> &SdsOptions {
@@ -144,20 +129,7 @@ impl SdsServer {
     }
 }
 
-impl fmt::Debug for SdsServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SdsServer")
-            .field("options", &self.shared.options)
-            .field("connected", &self.connected())
-            .finish_non_exhaustive()
-    }
-}
-
 impl Shared {
-    pub(crate) fn options(&self) -> &SdsOptions {
-        &self.options
-    }
-
     fn observe(&self, event: &SdsEvent<'_>) {
         match event {
             SdsEvent::Refused { .. }

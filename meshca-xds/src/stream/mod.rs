@@ -18,7 +18,7 @@ use meshca_core::Result;
 use meshca_identity::TrustVersion;
 use prost::Message;
 
-use crate::proxy::{ProxySecrets, Standing};
+use crate::proxy::Standing;
 use crate::secrets::SECRET_TYPE;
 
 /// The two protocols, state of the world and delta, as the loop of a stream needs them.
@@ -41,31 +41,11 @@ pub(crate) trait Protocol: Send + 'static {
 pub(crate) trait Secrets {
     fn standing(&self, name: &str) -> Standing;
     fn version(&self, name: &str) -> Option<Arc<str>>;
+    /// The secret of this name as it is sent.
     fn packed(&self, name: &str) -> Result<Option<Any>>;
+    /// Whether a name is one of the trust, and not of an identity.
     fn is_trust(&self, name: &str) -> bool;
     fn trust_version(&self) -> TrustVersion;
-}
-
-impl Secrets for ProxySecrets {
-    fn standing(&self, name: &str) -> Standing {
-        self.standing(name)
-    }
-
-    fn version(&self, name: &str) -> Option<Arc<str>> {
-        self.version(name)
-    }
-
-    fn packed(&self, name: &str) -> Result<Option<Any>> {
-        self.packed(name)
-    }
-
-    fn is_trust(&self, name: &str) -> bool {
-        self.is_trust(name)
-    }
-
-    fn trust_version(&self) -> TrustVersion {
-        self.trust_version()
-    }
 }
 
 /// What a client may ask for.
