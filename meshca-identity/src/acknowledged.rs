@@ -1,13 +1,14 @@
 //! Versions of a mesh's trust, and what proxies acknowledge of them.
 
-use std::fmt;
 use std::num::NonZeroU64;
+
+use derive_more::{Display, From};
 
 /// The version of the trust that a [`Manager`](crate::Manager) publishes for a mesh.
 ///
 /// It grows with each change of the trust, also across restarts of the control plane. Versions of
 /// different meshes cannot be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustVersion(NonZeroU64);
 
 impl TrustVersion {
@@ -36,43 +37,25 @@ impl Default for TrustVersion {
     }
 }
 
-impl fmt::Display for TrustVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// How much of its mesh's trust a proxy has acknowledged, the least first.
 ///
 /// A proxy that has acknowledged one of these trusts all roots for which less is enough.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Display, From, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Acknowledged {
     /// Nothing. The manager assumes that the proxy trusts no root yet, and does not wait for it.
     #[default]
+    #[display("nothing")]
     Nothing,
     /// Trust that a control plane published before this one started, in a version that this one
     /// does not know. The manager waits for the proxy before it signs under a root that was not
     /// in use then.
+    #[display("trust from before")]
     FromBefore,
     /// The trust of this version.
+    #[display("version {_0}")]
+    #[from]
     Version(TrustVersion),
-}
-
-impl From<TrustVersion> for Acknowledged {
-    fn from(version: TrustVersion) -> Self {
-        Self::Version(version)
-    }
-}
-
-impl fmt::Display for Acknowledged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("nothing"),
-            Self::FromBefore => f.write_str("trust from before"),
-            Self::Version(version) => write!(f, "version {version}"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -30,10 +30,11 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What happened. `Display` is a line for a log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_more::Display)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A workload has its first identity.
+    #[display("{mesh}/{workload} is {spiffe_id} (serial {serial})")]
     #[non_exhaustive]
     Issued {
         /// The mesh.
@@ -52,6 +53,10 @@ pub enum Event<'a> {
         took: Duration,
     },
     /// A workload has the next one.
+    #[display(
+        "{mesh}/{workload} is {spiffe_id} {} (serial {serial})",
+        since(before, spiffe_id)
+    )]
     #[non_exhaustive]
     Renewed {
         /// The mesh.
@@ -72,6 +77,7 @@ pub enum Event<'a> {
         took: Duration,
     },
     /// A CA did not give a workload what it was asked for. It is tried again.
+    #[display("{mesh}/{workload} gets nothing from {backend}: {error}")]
     #[non_exhaustive]
     Failing {
         /// The mesh.
@@ -85,6 +91,7 @@ pub enum Event<'a> {
     },
     /// A renewal failed for the first time, or there is none at three quarters of the lifetime, whatever the reason; what the workload holds is
     /// still valid.
+    #[display("{mesh}/{workload} cannot be renewed; what it holds is still valid")]
     #[non_exhaustive]
     Stale {
         /// The mesh.
@@ -93,6 +100,7 @@ pub enum Event<'a> {
         workload: &'a str,
     },
     /// What a workload holds has ended, and there is no other.
+    #[display("{mesh}/{workload} holds nothing that is valid")]
     #[non_exhaustive]
     Expired {
         /// The mesh.
@@ -101,6 +109,7 @@ pub enum Event<'a> {
         workload: &'a str,
     },
     /// A CA is ready.
+    #[display("{mesh}: {backend} is ready")]
     #[non_exhaustive]
     BackendReady {
         /// The mesh.
@@ -109,6 +118,7 @@ pub enum Event<'a> {
         backend: &'a BackendKey,
     },
     /// A CA cannot be set up, or its roots cannot be read. It is tried again, and this is said each time; what worked before goes on.
+    #[display("{mesh}: {backend} fails: {error}")]
     #[non_exhaustive]
     BackendFailing {
         /// The mesh.
@@ -119,6 +129,7 @@ pub enum Event<'a> {
         error: &'a Error,
     },
     /// A CA was taken a step further in its replacement.
+    #[display("{mesh}: {backend} {}", done(*step))]
     #[non_exhaustive]
     Rotated {
         /// The mesh.
@@ -129,6 +140,7 @@ pub enum Event<'a> {
         step: RotationStep,
     },
     /// The trust of a mesh is another one.
+    #[display("{mesh}: its trust is another one, version {version}")]
     #[non_exhaustive]
     TrustChanged {
         /// The mesh.
@@ -137,6 +149,7 @@ pub enum Event<'a> {
         version: TrustVersion,
     },
     /// A root that workloads trust ends soon, or has ended. Said once for each.
+    #[display("{mesh}: the root `{subject}` of {trust_domain} ends soon or has ended: replace it")]
     #[non_exhaustive]
     RootEnding {
         /// The mesh.
@@ -150,6 +163,9 @@ pub enum Event<'a> {
     },
     /// What proxies may hold could not be [stored](crate::manager#across-restarts). It is tried again, and this is said each time; a control
     /// plane that starts in the meantime knows less than this one.
+    #[display(
+        "{mesh}: what its proxies trust could not be stored for a control plane that comes after this one: {error}"
+    )]
     #[non_exhaustive]
     NotRecorded {
         /// The mesh.
@@ -158,6 +174,9 @@ pub enum Event<'a> {
         error: &'a Error,
     },
     /// Somebody decided not to wait for proxies that do not trust a root yet: connections to those will fail.
+    #[display(
+        "{mesh}: BREAK GLASS: new roots are used although proxies have not acknowledged them ({reason})"
+    )]
     #[non_exhaustive]
     BreakGlass {
         /// The mesh.
@@ -230,103 +249,19 @@ impl<'a> Event<'a> {
     }
 }
 
-impl fmt::Display for Event<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Issued {
-                mesh,
-                workload,
-                spiffe_id,
-                serial,
-                ..
-            } => {
-                write!(f, "{mesh}/{workload} is {spiffe_id} (serial {serial})")
-            }
-            Self::Renewed {
-                mesh,
-                workload,
-                before,
-                spiffe_id,
-                serial,
-                ..
-            } if before == spiffe_id => {
-                write!(
-                    f,
-                    "{mesh}/{workload} is {spiffe_id} again (serial {serial})"
-                )
-            }
-            Self::Renewed {
-                mesh,
-                workload,
-                before,
-                spiffe_id,
-                serial,
-                ..
-            } => {
-                write!(
-                    f,
-                    "{mesh}/{workload} is {spiffe_id} now, and was {before} (serial {serial})"
-                )
-            }
-            Self::Failing {
-                mesh,
-                workload,
-                backend,
-                error,
-            } => {
-                write!(f, "{mesh}/{workload} gets nothing from {backend}: {error}")
-            }
-            Self::Stale { mesh, workload } => {
-                write!(
-                    f,
-                    "{mesh}/{workload} cannot be renewed; what it holds is still valid"
-                )
-            }
-            Self::Expired { mesh, workload } => {
-                write!(f, "{mesh}/{workload} holds nothing that is valid")
-            }
-            Self::BackendReady { mesh, backend } => write!(f, "{mesh}: {backend} is ready"),
-            Self::BackendFailing {
-                mesh,
-                backend,
-                error,
-            } => {
-                write!(f, "{mesh}: {backend} fails: {error}")
-            }
-            Self::Rotated {
-                mesh,
-                backend,
-                step,
-            } => {
-                let what = match step {
-                    RotationStep::Prepare => "has its next CA prepared",
-                    RotationStep::Activate => "signs with its next CA",
-                    _ => "has forgotten its former CA",
-                };
-                write!(f, "{mesh}: {backend} {what}")
-            }
-            Self::TrustChanged { mesh, version } => {
-                write!(f, "{mesh}: its trust is another one, version {version}")
-            }
-            Self::RootEnding {
-                mesh,
-                trust_domain,
-                subject,
-                ..
-            } => {
-                write!(
-                    f,
-                    "{mesh}: the root `{subject}` of {trust_domain} ends soon or has ended: replace it"
-                )
-            }
-            Self::NotRecorded { mesh, error } => write!(
-                f,
-                "{mesh}: what its proxies trust could not be stored for a control plane that comes after this one: {error}"
-            ),
-            Self::BreakGlass { mesh, reason } => write!(
-                f,
-                "{mesh}: BREAK GLASS: new roots are used although proxies have not acknowledged them ({reason})"
-            ),
-        }
+/// What a step of a rotation has done, as the end of a sentence about a CA.
+fn done(step: RotationStep) -> &'static str {
+    match step {
+        RotationStep::Prepare => "has its next CA prepared",
+        RotationStep::Activate => "signs with its next CA",
+        _ => "has forgotten its former CA",
+    }
+}
+
+/// Who a workload is since its renewal, as the end of a sentence about the SPIFFE ID.
+fn since(before: &SpiffeId, now: &SpiffeId) -> String {
+    match before == now {
+        true => "again".to_owned(),
+        false => format!("now, and was {before}"),
     }
 }

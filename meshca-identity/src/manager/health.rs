@@ -1,11 +1,12 @@
 //! How a workload is doing.
 
-use std::fmt;
+use derive_more::Display;
 
 /// What a workload's identity is worth.
 ///
 /// An outage of a CA is a matter of readiness, never of liveness: restarting a control plane does not bring its CA back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Display, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[display("{}", self.as_str())]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Health {
@@ -38,12 +39,6 @@ impl Health {
             Self::Stale => "stale",
             Self::Expired => "expired",
         }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -1,7 +1,5 @@
 //! The status of a MeshIdentity, as the field writes it.
 
-use std::fmt;
-
 use meshca_core::resource::{IdentityProvider, MeshIdentity, MeshTrustCreation};
 use meshca_core::{Error, ErrorKind};
 
@@ -18,7 +16,8 @@ pub struct IdentityStatus {
 }
 
 /// One condition. Types and reasons are Kuma's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, derive_more::Display, PartialEq, Eq)]
+#[display("{kind}={} {reason}: {message}", self.status_str())]
 #[non_exhaustive]
 pub struct Condition {
     /// `SpiffeIDProvider`, `Provider`, `MeshTrustCreated` or `Ready`.
@@ -39,18 +38,6 @@ impl Condition {
             Some(false) => "False",
             None => "Unknown",
         }
-    }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind,
-            reason,
-            message,
-            ..
-        } = self;
-        write!(f, "{kind}={} {reason}: {message}", self.status_str())
     }
 }
 

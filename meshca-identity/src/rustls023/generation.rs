@@ -1,10 +1,9 @@
 //! Credentials as rustls uses them.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use meshca_core::{Error, ErrorKind, Result, SpiffeId, TrustDomain};
+use meshca_core::{Error, ErrorKind, Result, SpiffeId};
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
@@ -14,10 +13,13 @@ use rustls::sign::CertifiedKey;
 use crate::{Credentials, TrustBundles};
 
 /// One generation of [`Credentials`], read once.
+#[derive(derive_more::Debug)]
 pub(super) struct Generation {
+    #[debug("{spiffe_id}")]
     pub(super) spiffe_id: SpiffeId,
-    pub(super) trust_domain: TrustDomain,
+    #[debug(skip)]
     pub(super) trust: Arc<TrustBundles>,
+    #[debug(skip)]
     key: Arc<CertifiedKey>,
 }
 
@@ -34,7 +36,6 @@ impl Generation {
             .with_source(error)
         })?;
         Ok(Self {
-            trust_domain: spiffe_id.trust_domain().clone(),
             trust: Arc::clone(&credentials.trust),
             key: Arc::new(key),
             spiffe_id,
@@ -42,16 +43,9 @@ impl Generation {
     }
 }
 
-impl fmt::Debug for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Generation")
-            .field("spiffe_id", &self.spiffe_id.to_string())
-            .finish_non_exhaustive()
-    }
-}
-
 /// Shows the certificate of the current generation, to whomever asks.
-pub(super) struct Resolver(pub(super) Arc<ArcSwap<Generation>>);
+#[derive(derive_more::Debug)]
+pub(super) struct Resolver(#[debug("{}", _0.load().spiffe_id)] pub(super) Arc<ArcSwap<Generation>>);
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -70,12 +64,5 @@ impl ResolvesClientCert for Resolver {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.0.load().spiffe_id.to_string();
-        f.debug_tuple("Resolver").field(&id).finish()
     }
 }

@@ -1,7 +1,6 @@
 //! Who may be at the other end, and how that is proven.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -55,10 +54,14 @@ impl PeerPolicy {
 /// Proves who a peer is by its SPIFFE ID; for both ends of a connection. The [module](super) has the rules.
 ///
 /// It never looks at DNS names, IP addresses or common names, and not at the name that a client connects to either.
+#[derive(derive_more::Debug)]
 pub struct PeerVerifier {
+    #[debug("{:?}", generation.load())]
     pub(super) generation: Arc<ArcSwap<Generation>>,
     pub(super) peers: PeerPolicy,
+    #[debug(skip)]
     pub(super) clock: Arc<dyn Clock>,
+    #[debug(skip)]
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -69,7 +72,7 @@ impl PeerVerifier {
         let id = peer
             .prove(roots_of, self.algorithms.all, self.clock.now())
             .map_err(refused)?;
-        if !self.peers.allows(&id, &generation.trust_domain) {
+        if !self.peers.allows(&id, generation.spiffe_id.trust_domain()) {
             return Err(PeerRefusal::new(
                 PeerRule::NotAllowed,
                 format!("the peer is {id}, and the policy does not allow it"),
@@ -141,15 +144,6 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     signatures_by_algorithm!();
-}
-
-impl fmt::Debug for PeerVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerVerifier")
-            .field("peers", &self.peers)
-            .field("generation", &self.generation.load())
-            .finish_non_exhaustive()
-    }
 }
 
 /// Who is at the other end of an established connection, for authorization.

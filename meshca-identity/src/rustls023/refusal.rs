@@ -1,7 +1,6 @@
 //! Why a peer is refused, in words and as a name to count by.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -17,7 +16,8 @@ use rustls::{CertificateError, OtherError};
 /// assert_eq!(PeerRule::find(&error), Some(PeerRule::NoCertificate));
 /// assert_eq!(PeerRule::find(&rustls::Error::DecryptError), None);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, derive_more::Display, PartialEq, Eq, Hash)]
+#[display("{}", self.as_str())]
 #[non_exhaustive]
 pub enum PeerRule {
     /// It showed no certificate.
@@ -110,14 +110,9 @@ fn rustls_error<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e rustls::E
     None
 }
 
-impl fmt::Display for PeerRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// What stands in the [`OtherError`] of rustls.
-#[derive(Debug)]
+#[derive(Debug, derive_more::Display, derive_more::Error)]
+#[display("{message}")]
 pub(super) struct PeerRefusal {
     rule: PeerRule,
     message: String,
@@ -131,14 +126,6 @@ impl PeerRefusal {
         }
     }
 }
-
-impl fmt::Display for PeerRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl StdError for PeerRefusal {}
 
 impl From<PeerRefusal> for rustls::Error {
     fn from(refusal: PeerRefusal) -> Self {

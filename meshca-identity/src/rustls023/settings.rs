@@ -1,6 +1,5 @@
 //! From credentials to configurations.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -172,17 +171,13 @@ fn no_config(error: rustls::Error) -> Error {
 }
 
 /// Our clock as rustls reads it.
+#[derive(derive_more::Debug)]
+#[debug("{_0:?}")]
 struct ClockTime(Arc<dyn Clock>);
 
 impl TimeProvider for ClockTime {
     fn current_time(&self) -> Option<UnixTime> {
         let since = self.0.now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Some(UnixTime::since_unix_epoch(since))
-    }
-}
-
-impl fmt::Debug for ClockTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
