@@ -1,13 +1,11 @@
 //! The life of one CA under the manager: set up, looked at, rotated, and set up again when its
 //! settings change. Events in, effects out: nothing here waits, asks the time or calls a CA.
 //!
-//! | state | issuer | built | failed | other settings |
+//! | state | its issuer | built | failed | other settings |
 //! |---|---|---|---|---|
-//! | `New`: its settings were not tried | none | `Up` | `Down` | `New` |
-//! | `Down`: its settings failed | none | `Up` | `Down` | `New` |
-//! | `Up`: it works | signs | `Up` | `Fallback` | `Changing` |
-//! | `Changing`: its new settings were not tried | does not sign | `Up` | `Fallback` | `Changing` |
-//! | `Fallback`: its new settings failed | signs | `Up` | `Fallback` | `Changing` |
+//! | `New`: its settings were not tried | that of before, if any, does not sign | `Up` | `Down` | `New` |
+//! | `Down`: its settings failed | that of before, if any, signs | `Up` | `Down` | `New` |
+//! | `Up`: it works | signs | `Up` | `Down` | `New` |
 //!
 //! Beside its state a CA has at most one [`Task`] under way. The manager starts the task that a
 //! [tick](Ca::tick) returns, and reports how it ended. Whether every proxy trusts the next root
@@ -69,28 +67,22 @@ pub(crate) enum Effect<E> {
 
 /// Everything that a CA can be in, between tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum CaState<I, E> {
-    /// No attempt to set it up as the resources say now has ended, and there is no issuer of
-    /// before. Its build is due. The last error with the settings before these is shown until
-    /// there is news.
+enum CaState<E> {
+    /// No attempt to set it up as the resources say now has ended. Its build is due. An issuer of
+    /// before does not sign: what it would sign is not what is wanted. The last error with the
+    /// settings before these is shown until there is news.
     New(Option<E>),
-    /// It could not be set up, and there is no issuer of before.
+    /// It could not be set up as the resources say now, or with the key that it has now. An issuer
+    /// of before signs: what it signs is still accepted, and without it workloads would have
+    /// nothing.
     Down(Failure<E>),
-    /// It is set up as the resources say.
+    /// It is set up as the resources say, and has an issuer.
     Up {
-        serving: Serving<I>,
         /// When to set it up again because its key may have been replaced.
         reread_at: Option<Duration>,
         /// The error of the last look or rotation. The issuer signs all the same.
         fault: Option<E>,
     },
-    /// No attempt to set it up as the resources say now has ended. Its build is due. The issuer
-    /// of before does not sign: what it would sign is not what is wanted.
-    Changing(Serving<I>, Option<E>),
-    /// It could not be set up as the resources say now, or with the key that it has now. The
-    /// issuer of before signs: what it signs is still accepted, and without it workloads would
-    /// have nothing.
-    Fallback(Serving<I>, Failure<E>),
 }
 
 /// An issuer, and when it needs attention.
@@ -130,7 +122,9 @@ pub(crate) struct Ca<I, E> {
     epoch: u64,
     /// Whether its key is somebody else's, who may replace it without a change of the resources.
     rereads: bool,
-    state: CaState<I, E>,
+    state: CaState<E>,
+    /// The issuer as it was set up last, in any state.
+    serving: Option<Serving<I>>,
     job: Option<Job>,
 }
 
@@ -141,6 +135,7 @@ impl<I, E: Clone> Ca<I, E> {
             epoch,
             rereads,
             state: CaState::New(None),
+            serving: None,
             job: None,
         }
     }
@@ -152,23 +147,21 @@ impl<I, E: Clone> Ca<I, E> {
 
     /// The issuer as it was set up last, whether or not it may sign.
     pub(crate) fn issuer(&self) -> Option<&I> {
-        self.serving().map(|serving| &serving.issuer)
+        self.serving.as_ref().map(|serving| &serving.issuer)
     }
 
     /// The issuer that may sign, as far as its settings go.
     pub(crate) fn signer(&self) -> Option<&I> {
         self.issuer()
-            .filter(|_| !matches!(self.state, CaState::Changing(..)))
+            .filter(|_| !matches!(self.state, CaState::New(_)))
     }
 
     /// The last error, if it has not been overcome. An error of its settings hides those of an
     /// issuer of before.
     pub(crate) fn error(&self) -> Option<&E> {
         match &self.state {
-            CaState::New(fault) | CaState::Up { fault, .. } | CaState::Changing(_, fault) => {
-                fault.as_ref()
-            }
-            CaState::Down(failure) | CaState::Fallback(_, failure) => Some(&failure.error),
+            CaState::New(fault) | CaState::Up { fault, .. } => fault.as_ref(),
+            CaState::Down(failure) => Some(&failure.error),
         }
     }
 
@@ -183,9 +176,10 @@ impl<I, E: Clone> Ca<I, E> {
         if !self.is_idle() {
             return None;
         }
-        let look = self.serving().map(|serving| serving.look_at);
+        let serving = self.serving.as_ref();
+        let look = serving.map(|serving| serving.look_at);
         // Whether a step is due then, only the rotation itself knows.
-        let rotate = self.serving().map(|serving| serving.rotate_at);
+        let rotate = serving.map(|serving| serving.rotate_at);
         let rotate = rotate.filter(|at| *at > now);
         [self.build_at(), look, rotate].into_iter().flatten().min()
     }
@@ -193,17 +187,10 @@ impl<I, E: Clone> Ca<I, E> {
     /// The resources have other settings for it. The result of a task that is under way comes too
     /// late.
     pub(crate) fn change(&mut self, epoch: u64, rereads: bool) {
-        let fault = self.error().cloned();
-        let state = match self.take_serving() {
-            None => CaState::New(fault),
-            Some(former) => CaState::Changing(former, fault),
-        };
-        *self = Self {
-            epoch,
-            rereads,
-            state,
-            job: None,
-        };
+        self.state = CaState::New(self.error().cloned());
+        self.epoch = epoch;
+        self.rereads = rereads;
+        self.job = None;
     }
 
     /// Time has passed, or the gate gives another answer. `due` is the step that its rotation
@@ -222,7 +209,7 @@ impl<I, E: Clone> Ca<I, E> {
         }
         // Trust before use: the next CA signs only once every proxy trusts its root.
         let step = due.filter(|step| *step != RotationStep::Activate || trusted);
-        let task = match (self.build_at(), self.serving()) {
+        let task = match (self.build_at(), &self.serving) {
             (Some(at), _) if at <= now => Task::Build,
             (_, Some(serving)) => match step.filter(|_| serving.rotate_at <= now) {
                 Some(step) => Task::Rotate(step),
@@ -238,12 +225,10 @@ impl<I, E: Clone> Ca<I, E> {
     /// for each record too; then failures keep their backoff.
     pub(crate) fn secrets_changed(&mut self, told: bool, now: Duration) {
         self.look_now(now);
-        let again = told || (self.rereads && self.serving().is_some());
+        let again = told || (self.rereads && self.serving.is_some());
         match &mut self.state {
             CaState::Up { reread_at, .. } if self.rereads => *reread_at = Some(now),
-            CaState::Down(failure) | CaState::Fallback(_, failure) if again => {
-                failure.retry_at = now;
-            }
+            CaState::Down(failure) if again => failure.retry_at = now,
             _ => {}
         }
     }
@@ -253,7 +238,7 @@ impl<I, E: Clone> Ca<I, E> {
         if let Some(job) = &mut self.job {
             job.again = true;
         }
-        if let Some(serving) = self.serving_mut() {
+        if let Some(serving) = &mut self.serving {
             serving.look_at = now;
         }
     }
@@ -275,24 +260,20 @@ impl<I, E: Clone> Ca<I, E> {
         };
         let had_fault = self.error().is_some();
         let was_up = matches!(self.state, CaState::Up { .. });
-        let times = match &self.state {
-            CaState::Down(failure) | CaState::Fallback(_, failure) => failure.times,
-            _ => 0,
-        };
-        let former = self.take_serving();
         match result {
             Ok(issuer) => {
-                let first = former.is_none();
+                let first = self.serving.is_none();
+                let former = self.serving.take();
                 let (rotate_at, stepped) = former
                     .map(|former| (former.rotate_at, former.stepped))
                     .unwrap_or_default();
+                self.serving = Some(Serving {
+                    issuer,
+                    look_at: after(pace.look.max(pace.least)),
+                    rotate_at,
+                    stepped,
+                });
                 self.state = CaState::Up {
-                    serving: Serving {
-                        issuer,
-                        look_at: after(pace.look.max(pace.least)),
-                        rotate_at,
-                        stepped,
-                    },
                     reread_at: self.rereads.then(|| after(pace.reread)),
                     fault: None,
                 };
@@ -306,16 +287,15 @@ impl<I, E: Clone> Ca<I, E> {
                 effects.into_iter().flatten().collect()
             }
             Err(error) => {
-                let times = times.saturating_add(1);
-                let failure = Failure {
+                let times = match &self.state {
+                    CaState::Down(failure) => failure.times.saturating_add(1),
+                    _ => 1,
+                };
+                self.state = CaState::Down(Failure {
                     error: error.clone(),
                     times,
                     retry_at: after(pace.backoff.after(times)),
-                };
-                self.state = match former {
-                    Some(former) => CaState::Fallback(former, failure),
-                    None => CaState::Down(failure),
-                };
+                });
                 let mut effects = vec![Effect::Failing(error), Effect::Publish];
                 // Workloads that it would have won may get another CA.
                 effects.extend((!had_fault).then_some(Effect::Review));
@@ -338,7 +318,7 @@ impl<I, E: Clone> Ca<I, E> {
         };
         let mut effects = Vec::new();
         let done = result.is_ok();
-        if let Some(serving) = self.serving_mut() {
+        if let Some(serving) = &mut self.serving {
             if let Task::Rotate(step) = job.task {
                 effects.extend(done.then_some(Effect::Rotated(step)));
                 let times = match serving.stepped {
@@ -387,37 +367,9 @@ impl<I, E: Clone> Ca<I, E> {
     /// When it is to be set up; `None` if it is, and nobody else replaces its key.
     fn build_at(&self) -> Option<Duration> {
         match &self.state {
-            CaState::New(_) | CaState::Changing(..) => Some(Duration::ZERO),
-            CaState::Down(failure) | CaState::Fallback(_, failure) => Some(failure.retry_at),
+            CaState::New(_) => Some(Duration::ZERO),
+            CaState::Down(failure) => Some(failure.retry_at),
             CaState::Up { reread_at, .. } => *reread_at,
-        }
-    }
-
-    fn serving(&self) -> Option<&Serving<I>> {
-        match &self.state {
-            CaState::New(_) | CaState::Down(_) => None,
-            CaState::Up { serving, .. }
-            | CaState::Changing(serving, _)
-            | CaState::Fallback(serving, _) => Some(serving),
-        }
-    }
-
-    fn serving_mut(&mut self) -> Option<&mut Serving<I>> {
-        match &mut self.state {
-            CaState::New(_) | CaState::Down(_) => None,
-            CaState::Up { serving, .. }
-            | CaState::Changing(serving, _)
-            | CaState::Fallback(serving, _) => Some(serving),
-        }
-    }
-
-    /// Takes the issuer out. The caller sets the state that follows.
-    fn take_serving(&mut self) -> Option<Serving<I>> {
-        match std::mem::replace(&mut self.state, CaState::New(None)) {
-            CaState::New(_) | CaState::Down(_) => None,
-            CaState::Up { serving, .. }
-            | CaState::Changing(serving, _)
-            | CaState::Fallback(serving, _) => Some(serving),
         }
     }
 }

@@ -214,7 +214,7 @@ impl Life {
                 }
             }
             (Without::PauseOfRotation, Event::Asked { .. }) => {
-                if let Some(serving) = ca.serving_mut() {
+                if let Some(serving) = &mut ca.serving {
                     serving.rotate_at = NOW;
                 }
             }
@@ -224,12 +224,12 @@ impl Life {
                 }
             }
             (Without::FormerIssuer, Event::Built { .. }) => {
-                if let CaState::Fallback(_, failure) = &ca.state {
-                    ca.state = CaState::Down(failure.clone());
+                if let CaState::Down(_) = &ca.state {
+                    ca.serving = None;
                 }
             }
             (Without::NextLook, Event::Asked { .. }) => {
-                if let Some(serving) = ca.serving_mut() {
+                if let Some(serving) = &mut ca.serving {
                     serving.look_at = Duration::MAX;
                 }
             }
@@ -265,10 +265,10 @@ impl World {
     /// Numbers that make no difference any more are all the same.
     fn canonical(mut self) -> Self {
         self.ca.epoch = EPOCH;
-        if let CaState::Down(failure) | CaState::Fallback(_, failure) = &mut self.ca.state {
+        if let CaState::Down(failure) = &mut self.ca.state {
             failure.times = failure.times.min(2);
         }
-        if let Some(serving) = self.ca.serving_mut() {
+        if let Some(serving) = &mut self.ca.serving {
             serving.stepped = serving.stepped.map(|(step, times)| (step, times.min(2)));
         }
         self
@@ -278,13 +278,11 @@ impl World {
         let mut after = self.clone();
         let pass = |at: &mut Duration| *at = at.saturating_sub(UNIT);
         match &mut after.ca.state {
-            CaState::Down(failure) | CaState::Fallback(_, failure) => {
-                pass(&mut failure.retry_at);
-            }
+            CaState::Down(failure) => pass(&mut failure.retry_at),
             CaState::Up { reread_at, .. } => reread_at.iter_mut().for_each(pass),
-            CaState::New(_) | CaState::Changing(..) => {}
+            CaState::New(_) => {}
         }
-        if let Some(serving) = after.ca.serving_mut() {
+        if let Some(serving) = &mut after.ca.serving {
             pass(&mut serving.look_at);
             pass(&mut serving.rotate_at);
         }
@@ -293,12 +291,12 @@ impl World {
     }
 
     fn kind(&self) -> (&'static str, &'static str) {
-        let state = match &self.ca.state {
-            CaState::New(_) => "new",
-            CaState::Down(_) => "down",
-            CaState::Up { .. } => "up",
-            CaState::Changing(..) => "changing",
-            CaState::Fallback(..) => "fallback",
+        let state = match (&self.ca.state, &self.ca.serving) {
+            (CaState::New(_), None) => "new",
+            (CaState::Down(_), None) => "down",
+            (CaState::Up { .. }, _) => "up",
+            (CaState::New(_), Some(_)) => "changing",
+            (CaState::Down(_), Some(_)) => "fallback",
         };
         let job = match self.ca.job.map(|job| job.task) {
             None => "idle",
@@ -332,10 +330,10 @@ impl Model for Life {
             return Some(broken.to_owned());
         }
         let built_now = match &ca.state {
-            CaState::Up { serving, .. } => Some(serving.issuer),
-            CaState::Changing(former, _) => Some(!former.issuer),
+            CaState::Up { .. } => Some(ca.issuer() == Some(&true)),
+            CaState::New(_) => ca.issuer().map(|former| !former),
             // Its key may be what could not be read again.
-            CaState::Fallback(..) | CaState::New(_) | CaState::Down(_) => None,
+            CaState::Down(_) => None,
         };
         if built_now == Some(false) {
             return Some("a state has the issuer of another one".to_owned());
@@ -357,7 +355,8 @@ impl Model for Life {
             return Some("a change of secrets is not looked at".to_owned());
         }
         let starts = |due| self.tick(world, due, false).running.is_some();
-        let rotates = ca.signer().is_some() && ca.serving().is_some_and(|it| it.rotate_at <= NOW);
+        let rotates =
+            ca.signer().is_some() && ca.serving.as_ref().is_some_and(|it| it.rotate_at <= NOW);
         rule(
             starts(None) != (wake <= NOW),
             "it is woken for nothing, or not for what is due",
@@ -398,7 +397,7 @@ impl Model for Life {
                 before.owed = false;
                 before.just_ended[..2].fill(false);
                 let mut after = self.after(&before, Event::Changed { rereads });
-                if let Some(serving) = after.ca.serving_mut() {
+                if let Some(serving) = &mut after.ca.serving {
                     serving.issuer = false;
                 }
                 add("settings change", String::new(), after);
