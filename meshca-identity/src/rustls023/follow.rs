@@ -1,17 +1,19 @@
 //! Following an identity through its renewals.
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use meshca_core::{Error, ErrorKind, Result};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::generation::Generation;
 use super::settings::Settings;
 use crate::Credentials;
 
 type Source = watch::Receiver<Option<Credentials>>;
+type Errors = watch::Sender<Option<Error>>;
 
 /// Configurations that follow an identity: new ones for each generation of [`Credentials`].
 ///
@@ -111,14 +113,15 @@ impl Settings {
                 client.closed().await;
                 server.closed().await;
             };
-            let work = each(source, &errors, |credentials| {
+            let renew = |credentials: &_| {
                 let generation = self.generation(credentials)?;
                 let (new_client, new_server) =
                     (self.client(&generation)?, self.server(&generation)?);
                 client.send_replace(new_client);
                 server.send_replace(new_server);
-                Ok(ControlFlow::Continue(()))
-            });
+                Ok(())
+            };
+            let work = each(source, &errors, |credentials| Some(renew(credentials)));
             tokio::select! {
                 () = unwatched => {}
                 () = work => {}
@@ -139,31 +142,34 @@ impl Settings {
     /// As [`follow`](Self::follow).
     pub async fn follow_in_place(self, mut source: Source) -> Result<LiveConfigs> {
         let runtime = runtime()?;
-        let current = self.generation(&first(&mut source).await?)?;
-        let (client, server) = (self.client(&current)?, self.server(&current)?);
-        let (errors, last_error) = watch::channel(None);
+        let (configs, current, errors) = self.live(&first(&mut source).await?)?;
         runtime.spawn(async move {
-            // The configurations own it: when the last of them goes, there is nothing left to keep up.
-            let weak = Arc::downgrade(&current);
-            drop(current);
             each(source, &errors, |credentials| {
-                let Some(current) = weak.upgrade() else {
-                    return Ok(ControlFlow::Break(()));
-                };
-                current.store(Arc::new(self.read(credentials)?));
-                Ok(ControlFlow::Continue(()))
+                let current = current.upgrade()?;
+                let read = self.read(credentials);
+                Some(read.map(|read| current.store(Arc::new(read))))
             })
             .await;
         });
-        Ok(LiveConfigs {
-            client,
-            server,
-            last_error,
-        })
+        Ok(configs)
     }
-}
 
-impl Settings {
+    /// Makes configurations that last. They alone own what they show and believe: when the last of them goes, there is nothing
+    /// left to keep up.
+    fn live(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<(LiveConfigs, Weak<ArcSwap<Generation>>, Errors)> {
+        let current = self.generation(credentials)?;
+        let (errors, last_error) = watch::channel(None);
+        let configs = LiveConfigs {
+            client: self.client(&current)?,
+            server: self.server(&current)?,
+            last_error,
+        };
+        Ok((configs, Arc::downgrade(&current), errors))
+    }
+
     /// Follows a workload of a [`Manager`](crate::Manager), which stays connected for as long as somebody holds one of the
     /// configurations, and [acknowledges](crate::Handle::acknowledge) its trust as soon as peers are judged by it.
     ///
@@ -184,18 +190,14 @@ impl Settings {
                 break (version, credentials);
             }
         };
-        let current = self.generation(&credentials)?;
-        let (client, server) = (self.client(&current)?, self.server(&current)?);
+        let (configs, current, errors) = self.live(&credentials)?;
         workload.acknowledge(version);
-        let (errors, last_error) = watch::channel(None);
         runtime.spawn(async move {
-            let weak = Arc::downgrade(&current);
-            drop(current);
             let mut identity = credentials.identity;
             loop {
                 // Nobody tells of the last configuration that goes, so it is looked for.
                 let changed = tokio::time::timeout(UNUSED, workload.changed()).await;
-                let Some(current) = weak.upgrade() else {
+                let Some(current) = current.upgrade() else {
                     return;
                 };
                 match changed {
@@ -207,24 +209,14 @@ impl Settings {
                 // Who is given nothing any more shows what it has until that ends, and judges its peers as everybody does.
                 identity = workload.identity().unwrap_or(identity);
                 let credentials = Credentials::new(Arc::clone(&identity), workload.trust());
-                match self.read(&credentials) {
-                    Ok(read) => {
-                        current.store(Arc::new(read));
-                        workload.acknowledge(version);
-                        errors.send_replace(None);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "TLS configurations stay with the generation before");
-                        errors.send_replace(Some(error));
-                    }
-                }
+                let read = self.read(&credentials).map(|read| {
+                    current.store(Arc::new(read));
+                    workload.acknowledge(version);
+                });
+                followed(&credentials, read, &errors);
             }
         });
-        Ok(LiveConfigs {
-            client,
-            server,
-            last_error,
-        })
+        Ok(configs)
     }
 }
 
@@ -254,29 +246,35 @@ async fn first(source: &mut Source) -> Result<Credentials> {
         })
 }
 
-/// Uses all further credentials, until the source ends or nobody wants more.
+/// Uses all further credentials, until the source ends or `apply` returns `None` because nobody wants more.
 async fn each(
     mut source: Source,
-    errors: &watch::Sender<Option<Error>>,
-    apply: impl Fn(&Credentials) -> Result<ControlFlow<()>>,
+    errors: &Errors,
+    apply: impl Fn(&Credentials) -> Option<Result<()>>,
 ) {
     // `first` has left the version that it saw as seen.
     while source.changed().await.is_ok() {
         let Some(credentials) = source.borrow_and_update().clone() else {
             continue;
         };
-        let certificate = credentials.identity.certificate();
-        let spiffe_id = certificate.spiffe_id();
-        match apply(&credentials) {
-            Ok(ControlFlow::Break(())) => return,
-            Ok(ControlFlow::Continue(())) => {
-                tracing::debug!(%spiffe_id, serial = certificate.serial(), validity = %certificate.validity(), "TLS configurations follow a new generation");
-                errors.send_replace(None);
-            }
-            Err(error) => {
-                tracing::warn!(%spiffe_id, serial = certificate.serial(), %error, "TLS configurations stay with the generation before");
-                errors.send_replace(Some(error));
-            }
+        let Some(result) = apply(&credentials) else {
+            return;
+        };
+        followed(&credentials, result, errors);
+    }
+}
+
+/// Reports whether these credentials could be used.
+fn followed(credentials: &Credentials, result: Result<()>, errors: &Errors) {
+    let certificate = credentials.identity.certificate();
+    let (spiffe_id, serial) = (certificate.spiffe_id(), certificate.serial());
+    match &result {
+        Ok(()) => {
+            tracing::debug!(%spiffe_id, serial, validity = %certificate.validity(), "TLS configurations follow a new generation");
+        }
+        Err(error) => {
+            tracing::warn!(%spiffe_id, serial, %error, "TLS configurations stay with the generation before");
         }
     }
+    errors.send_replace(result.err());
 }
