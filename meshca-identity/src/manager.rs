@@ -65,17 +65,16 @@ mod signal;
 mod status;
 mod workloads;
 
-use std::fmt;
 use std::sync::Arc;
 
 use meshca_core::registry::BackendRegistry;
 use meshca_core::spiffe::Workload;
 use meshca_core::{Clock, Result, SecretStore};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::MeshResources;
 use crate::migration::Observed;
-use shared::{Command, Shared, ended};
+use shared::{Command, Shared};
 
 pub use driver::{Driver, DriverTask};
 pub use event::{Event, Observer};
@@ -86,8 +85,9 @@ pub use options::ManagerOptions;
 pub use status::{Condition, IdentityStatus};
 
 /// The handle to a [`Driver`]; clones are the same one. See the [module](self).
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
 pub struct Manager {
+    #[debug(skip)]
     shared: Arc<Shared>,
 }
 
@@ -121,11 +121,10 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
         resources.validate()?;
-        self.ask(|reply| Command::Apply {
-            resources: Box::new(resources),
-            reply,
-        })
-        .await?
+        let resources = Box::new(resources);
+        self.shared
+            .request(|reply| Command::Apply { resources, reply })
+            .await?
     }
 
     /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new.
@@ -136,7 +135,8 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn remove_mesh(&self, name: impl Into<String>) -> Result<()> {
         let name = name.into();
-        self.ask(|reply| Command::RemoveMesh { name, reply })
+        self.shared
+            .request(|reply| Command::RemoveMesh { name, reply })
             .await?
     }
 
@@ -152,18 +152,10 @@ impl Manager {
         name: impl Into<Arc<str>>,
         workload: impl Into<Arc<Workload>>,
     ) -> Result<Handle> {
-        let mesh = self.shared.mesh(mesh);
-        let connected = self.ask(|reply| Command::Connect {
-            mesh,
-            name: name.into(),
-            workload: workload.into(),
-            reply: Some(reply),
-        });
-        let (connection, seen) = connected.await?;
-        Ok(Handle {
-            connection: Arc::new(connection),
-            seen,
-        })
+        let (mesh, name, workload) = (self.shared.mesh(mesh), name.into(), workload.into());
+        self.shared
+            .ask(move |engine| engine.connect(mesh, name, workload))
+            .await
     }
 
     /// A workload is expected: its identity is made when nothing more urgent is to be done, and kept for the time of
@@ -174,17 +166,14 @@ impl Manager {
         name: impl Into<Arc<str>>,
         workload: impl Into<Arc<Workload>>,
     ) {
-        self.shared.send(Command::Connect {
-            mesh: self.shared.mesh(mesh),
-            name: name.into(),
-            workload: workload.into(),
-            reply: None,
-        });
+        let (mesh, name, workload) = (self.shared.mesh(mesh), name.into(), workload.into());
+        self.shared
+            .run(move |engine| engine.prefetch(&mesh, name, workload));
     }
 
     /// Secrets have changed: CAs are looked at again now, and those that could not be set up are tried again.
     pub fn secrets_changed(&self) {
-        self.shared.send(Command::SecretsChanged);
+        self.shared.run(|engine| engine.secrets_changed(true));
     }
 
     /// What holds for all workloads of a mesh. It need not be there yet, and may go and come back.
@@ -205,7 +194,7 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn gate(&self, mesh: impl Into<String>) -> Result<TrustGate> {
         let mesh = mesh.into();
-        self.ask(|reply| Command::Gate { mesh, reply }).await?
+        self.shared.ask(move |engine| engine.gate(&mesh)).await?
     }
 
     /// For the day everything has expired: new roots of this mesh are used at once, without
@@ -225,12 +214,9 @@ impl Manager {
         reason: impl Into<String>,
     ) -> Result<()> {
         let (mesh, reason) = (mesh.into(), reason.into());
-        self.ask(|reply| Command::BreakGlass {
-            mesh,
-            reason,
-            reply,
-        })
-        .await?
+        self.shared
+            .ask(move |engine| engine.break_glass(&mesh, &reason))
+            .await?
     }
 
     /// What a [`Plan`](crate::migration::Plan) asks for before its next step, as far as it is
@@ -254,7 +240,9 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn observe(&self, mesh: impl Into<String>) -> Result<Observed> {
         let mesh = mesh.into();
-        self.ask(|reply| Command::Observe { mesh, reply }).await?
+        self.shared
+            .ask(move |engine| engine.observed(&mesh))
+            .await?
     }
 
     /// How many workloads are in which state.
@@ -263,18 +251,6 @@ impl Manager {
     ///
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn stats(&self) -> Result<Stats> {
-        self.ask(|reply| Command::Stats { reply }).await
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.shared.send(command(reply));
-        answer.await.map_err(|_| ended())
-    }
-}
-
-impl fmt::Debug for Manager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Manager").finish_non_exhaustive()
+        self.shared.ask(|engine| engine.stats()).await
     }
 }

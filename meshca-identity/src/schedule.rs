@@ -334,12 +334,11 @@ impl Scheduler {
                 self.arm(index, at, timer);
                 continue;
             }
+            let generation = entry.generation;
+            let ticket = Ticket { index, generation };
             match (entry.timer.take(), entry.held) {
                 (Some((_, Timer::Late)), Some(held)) => {
-                    actions.push(Action::Late(Ticket {
-                        index,
-                        generation: entry.generation,
-                    }));
+                    actions.push(Action::Late(ticket));
                     self.arm(index, held.not_after, Timer::Expire);
                 }
                 (Some((at, Timer::Renew)), Some(held)) => {
@@ -349,10 +348,7 @@ impl Scheduler {
                         self.due.push((minute(held.not_after), index, ended));
                     }
                 }
-                (Some((_, Timer::Expire)), _) => actions.push(Action::Expired(Ticket {
-                    index,
-                    generation: entry.generation,
-                })),
+                (Some((_, Timer::Expire)), _) => actions.push(Action::Expired(ticket)),
                 _ => {}
             }
         }
@@ -423,11 +419,8 @@ impl Scheduler {
 
     /// A clock that was set back makes certificates that are not valid yet.
     fn watch_the_clock(&mut self, wall: SystemTime) {
-        let went_back = self
-            .wall
-            .is_some_and(|before| wall.checked_add(SET_BACK).is_some_and(|it| it < before));
-        self.wall = Some(wall);
-        if !went_back {
+        let is_before = |time| wall.checked_add(SET_BACK).is_some_and(|it| it < time);
+        if !self.wall.replace(wall).is_some_and(is_before) {
             return;
         }
         for index in 0..self.entries.len() as u32 {
@@ -436,14 +429,10 @@ impl Scheduler {
             };
             if entry.phase == Phase::Resting
                 && entry.timer.is_some_and(|(_, timer)| timer == Timer::Renew)
-                && entry.held.is_some_and(|held| {
-                    wall.checked_add(SET_BACK)
-                        .is_some_and(|it| it < held.issued_at)
-                })
+                && let Some(held) = entry.held
+                && is_before(held.issued_at)
             {
-                if let Some(held) = entry.held {
-                    self.arm(index, held.not_after, Timer::Expire);
-                }
+                self.arm(index, held.not_after, Timer::Expire);
                 self.enqueue(index, Priority::First);
             }
         }

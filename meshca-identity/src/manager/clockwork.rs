@@ -1,16 +1,21 @@
 //! Time, and tasks that take time.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use meshca_core::{Clock, Error, SecretStore};
+use meshca_core::{Clock, Result, SecretStore};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::job::{Done, Report};
+use super::engine::Engine;
+use super::job::panicked;
 use super::setup::guarded;
+use super::shared::Work;
 use crate::schedule::Now;
 
 /// See the [module](self).
@@ -19,7 +24,7 @@ pub(super) struct Clockwork {
     started: Instant,
     /// Tasks end with the driver.
     jobs: JoinSet<()>,
-    reports: UnboundedSender<Done>,
+    reports: UnboundedSender<Work>,
     /// The longest time between two ticks: what nobody tells of (a clock that was set, a step of
     /// a rotation) is found by looking.
     pub(super) period: Duration,
@@ -35,7 +40,7 @@ impl Clockwork {
         clock: Arc<dyn Clock>,
         period: Duration,
         store: &dyn SecretStore,
-        reports: UnboundedSender<Done>,
+        reports: UnboundedSender<Work>,
     ) -> Self {
         Self {
             clock,
@@ -85,18 +90,27 @@ impl Clockwork {
         while self.jobs.try_join_next().is_some() {}
     }
 
-    /// Starts a task, and has it reported how it ended, also if it panics.
-    pub(super) fn start(
+    /// Starts a task, and hands its result to the engine. The driver would wait for ever for one that does not report, so
+    /// a panic is a result as well.
+    pub(super) fn start<T: Send + 'static>(
         &mut self,
-        work: impl Future<Output = Done> + Send + 'static,
-        panicked: impl FnOnce(Error) -> Done,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        then: impl FnOnce(&mut Engine, Result<T>) + Send + 'static,
     ) {
-        let report = Report::new(self.reports.clone(), panicked);
-        self.jobs.spawn(async move { report.done(work.await) });
+        self.start_reporting(|reports| async move {
+            let mut work = pin!(work);
+            let guarded = poll_fn(|context| {
+                let poll = AssertUnwindSafe(|| work.as_mut().poll(context));
+                catch_unwind(poll).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+            });
+            let result = guarded.await;
+            // Unless the driver has ended.
+            let _ = reports.send(Box::new(|engine: &mut Engine| then(engine, result)));
+        });
     }
 
     /// Starts a task that reports by itself.
-    pub(super) fn start_reporting<F>(&mut self, work: impl FnOnce(UnboundedSender<Done>) -> F)
+    pub(super) fn start_reporting<F>(&mut self, work: impl FnOnce(UnboundedSender<Work>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

@@ -20,12 +20,11 @@ use super::event::Event;
 use super::gate::TrustGate;
 use super::health::Stats;
 use super::ids::MeshId;
-use super::job::Done;
 use super::lanes::Lanes;
 use super::meshes::Meshes;
 use super::outbox::Outbox;
 use super::setup::Setup;
-use super::shared::{Command, Connection};
+use super::shared::{Command, Work};
 use super::workloads::Workloads;
 use crate::record::Record;
 use crate::schedule::{Action, Now, Scheduler};
@@ -44,7 +43,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(mut setup: Setup, reports: UnboundedSender<Done>) -> Self {
+    pub(super) fn new(mut setup: Setup, reports: UnboundedSender<Work>) -> Self {
         let options = &mut setup.options;
         options.schedule = options.schedule.clone().bounded();
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -128,7 +127,10 @@ impl Engine {
         let ids: Vec<MeshId> = self.meshes.iter().map(|(id, _)| id).collect();
         for id in ids {
             self.look_after(id);
-            self.publish_if_due(id, now);
+            // Roots that nothing needs any more are retired.
+            if self.put_trust_together(id, now) {
+                self.publish(id, now);
+            }
             self.warn_of_roots(id, now);
             self.expect_back(id, now);
             self.store_record(id, now);
@@ -142,7 +144,7 @@ impl Engine {
         let about = match &command {
             Command::Apply { resources, .. } => Some(resources.name()),
             Command::RemoveMesh { name, .. } => Some(name.as_str()),
-            _ => None,
+            Command::Run(_) => None,
         };
         if let Some(waiting) = about.and_then(|mesh| self.meshes.reading.get_mut(mesh)) {
             return waiting.push(command);
@@ -158,69 +160,7 @@ impl Engine {
             Command::RemoveMesh { name, reply } => {
                 let _ = reply.send(self.remove_mesh(&name));
             }
-            Command::Connect {
-                mesh,
-                name,
-                workload,
-                reply,
-            } => {
-                let id = self.mesh_of(&mesh);
-                let seen = mesh.signal.count();
-                let (ticket, cell) = self.connect(id, name, workload, reply.is_some());
-                if let Some(reply) = reply {
-                    let seen = [cell.signal.count(), seen];
-                    let connection = Connection {
-                        shared: Arc::clone(&self.setup.shared),
-                        cell,
-                        mesh,
-                        ticket,
-                    };
-                    // A caller that has given up drops it, here or in the channel, and is
-                    // disconnected by that.
-                    let _ = reply.send((connection, seen));
-                }
-            }
-            Command::Disconnect { ticket } => self.disconnect(ticket),
-            Command::Update { ticket, workload } => self.update(ticket, workload),
-            Command::Acknowledge {
-                ticket,
-                acknowledged,
-            } => self.acknowledge(ticket, acknowledged),
-            Command::Explain { ticket, reply } => {
-                let _ = reply.send(self.explain(ticket));
-            }
-            Command::SecretsChanged => self.secrets_changed(true),
-            Command::Gate { mesh, reply } => {
-                let _ = reply.send(self.gate(&mesh));
-            }
-            Command::Observe { mesh, reply } => {
-                let _ = reply.send(self.observed(&mesh));
-            }
-            Command::BreakGlass {
-                mesh,
-                reason,
-                reply,
-            } => {
-                let _ = reply.send(self.break_glass(&mesh, &reason));
-            }
-            Command::Stats { reply } => {
-                let _ = reply.send(self.stats());
-            }
-        }
-    }
-
-    pub(super) fn done(&mut self, done: Done) {
-        match done {
-            Done::Issued { ca, answers } => self.answered(&ca, answers),
-            Done::Deferred { ca, orders } => self.not_together(&ca, orders),
-            Done::Built { ca, result } => self.built(&ca, result),
-            Done::Asked { ca, result } => self.asked(&ca, result),
-            Done::Recorded {
-                mesh,
-                record,
-                result,
-            } => self.recorded(mesh, &record, result),
-            Done::Read { mesh, result } => self.read(&mesh, result),
+            Command::Run(work) => work(self),
         }
     }
 
@@ -285,10 +225,7 @@ impl Engine {
         mesh.rules = None;
         mesh.resources = None;
         mesh.effective = None;
-        let origins = mesh.ledger.origins().filter(|it| it.is_resource()).cloned();
-        for origin in origins.collect::<Vec<_>>() {
-            mesh.ledger.unset(&origin);
-        }
+        mesh.ledger.unset_resources();
         let keys: Vec<BackendKey> = mesh.backends.keys().cloned().collect();
         self.review_mesh(id);
         for key in keys {
@@ -313,13 +250,7 @@ impl Engine {
         }
     }
 
-    /// Retires roots that nothing needs any more.
-    fn publish_if_due(&mut self, id: MeshId, now: Now) {
-        if self.put_trust_together(id, now) {
-            self.publish(id, now);
-        }
-    }
-
+    /// Puts the trust of a mesh together, and says whether it is another one.
     fn put_trust_together(&mut self, id: MeshId, now: Now) -> bool {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return false;
@@ -383,7 +314,7 @@ impl Engine {
         }
     }
 
-    fn gate(&self, name: &str) -> Result<TrustGate> {
+    pub(super) fn gate(&self, name: &str) -> Result<TrustGate> {
         let (id, mesh) = self.meshes.find(name)?;
         let (_, version) = mesh.ledger.published();
         let (connected, lagging) = self.workloads.lagging(id, version);
@@ -395,7 +326,7 @@ impl Engine {
         })
     }
 
-    fn break_glass(&mut self, name: &str, reason: &str) -> Result<()> {
+    pub(super) fn break_glass(&mut self, name: &str, reason: &str) -> Result<()> {
         let (id, _) = self.meshes.find(name)?;
         tracing::error!(
             mesh = name,
@@ -413,7 +344,7 @@ impl Engine {
         Ok(())
     }
 
-    fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
         let mut stats = self.workloads.stats();
         stats.in_flight = self.scheduler.in_flight();
         let meshes = self.meshes.iter();

@@ -87,10 +87,7 @@ impl Mesh {
         };
         match (backend.life.issuer(), backend.life.error()) {
             (None, Some(error)) => Err(error.to_string()),
-            _ => match self.untrusted(backend) {
-                Some(error) => Err(error.to_string()),
-                None => Ok(()),
-            },
+            _ => (self.untrusted(backend)).map_or(Ok(()), |error| Err(error.to_string())),
         }
     }
 
@@ -194,7 +191,7 @@ impl Mesh {
             changed = true;
         }
         if changed {
-            self.cell.announce();
+            self.cell.signal.announce();
         }
         trust_changed
     }
@@ -265,10 +262,7 @@ impl Mesh {
             .filter(|(key, _)| wanted.contains_key(key))
             .filter_map(|(key, metadata)| Some((key, metadata.kri("mid", zone)?)))
             .collect();
-        let gone = self.ledger.origins().filter(|it| it.is_resource()).cloned();
-        for origin in gone.collect::<Vec<_>>() {
-            self.ledger.unset(&origin);
-        }
+        self.ledger.unset_resources();
         let mut before = Vec::new();
         for (trust, bundle) in resources.trusts.iter().zip(bundles) {
             let ours = own
