@@ -36,7 +36,13 @@ impl TrustBundles {
     ///
     /// Those of [`TrustBundle::union`].
     pub fn add(&mut self, bundle: &TrustBundle) -> Result<()> {
-        unite(&mut self.0, bundle.trust_domain().clone(), bundle)
+        let domain = bundle.trust_domain();
+        let all = match self.0.get(domain) {
+            Some(known) => known.union(bundle)?,
+            None => bundle.clone(),
+        };
+        self.0.insert(domain.clone(), all);
+        Ok(())
     }
 
     /// The roots of a trust domain.
@@ -69,18 +75,4 @@ impl fmt::Debug for TrustBundles {
             }))
             .finish()
     }
-}
-
-/// Adds the roots of a bundle to those that are known under this key.
-pub(crate) fn unite<K: Ord>(
-    all: &mut BTreeMap<K, TrustBundle>,
-    key: K,
-    bundle: &TrustBundle,
-) -> Result<()> {
-    let both = match all.get(&key) {
-        Some(known) => known.union(bundle)?,
-        None => bundle.clone(),
-    };
-    all.insert(key, both);
-    Ok(())
 }

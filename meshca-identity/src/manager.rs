@@ -65,16 +65,17 @@ mod signal;
 mod status;
 mod workloads;
 
+use std::fmt;
 use std::sync::Arc;
 
 use meshca_core::registry::BackendRegistry;
 use meshca_core::spiffe::Workload;
 use meshca_core::{Clock, Result, SecretStore};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::MeshResources;
 use crate::migration::Observed;
-use shared::{Command, Shared};
+use shared::{Command, Shared, ended};
 
 pub use driver::{Driver, DriverTask};
 pub use event::{Event, Observer};
@@ -85,9 +86,8 @@ pub use options::ManagerOptions;
 pub use status::{Condition, IdentityStatus};
 
 /// The handle to a [`Driver`]; clones are the same one. See the [module](self).
-#[derive(Clone, derive_more::Debug)]
+#[derive(Clone)]
 pub struct Manager {
-    #[debug(skip)]
     shared: Arc<Shared>,
 }
 
@@ -121,10 +121,11 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn apply(&self, resources: MeshResources) -> Result<()> {
         resources.validate()?;
-        let resources = Box::new(resources);
-        self.shared
-            .request(|reply| Command::Apply { resources, reply })
-            .await?
+        self.ask(|reply| Command::Apply {
+            resources: Box::new(resources),
+            reply,
+        })
+        .await?
     }
 
     /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new.
@@ -135,8 +136,7 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn remove_mesh(&self, name: impl Into<String>) -> Result<()> {
         let name = name.into();
-        self.shared
-            .request(|reply| Command::RemoveMesh { name, reply })
+        self.ask(|reply| Command::RemoveMesh { name, reply })
             .await?
     }
 
@@ -152,10 +152,18 @@ impl Manager {
         name: impl Into<Arc<str>>,
         workload: impl Into<Arc<Workload>>,
     ) -> Result<Handle> {
-        let (mesh, name, workload) = (self.shared.mesh(mesh), name.into(), workload.into());
-        self.shared
-            .ask(move |engine| engine.connect(mesh, name, workload))
-            .await
+        let mesh = self.shared.mesh(mesh);
+        let connected = self.ask(|reply| Command::Connect {
+            mesh,
+            name: name.into(),
+            workload: workload.into(),
+            reply: Some(reply),
+        });
+        let (connection, seen) = connected.await?;
+        Ok(Handle {
+            connection: Arc::new(connection),
+            seen,
+        })
     }
 
     /// A workload is expected: its identity is made when nothing more urgent is to be done, and kept for the time of
@@ -166,14 +174,17 @@ impl Manager {
         name: impl Into<Arc<str>>,
         workload: impl Into<Arc<Workload>>,
     ) {
-        let (mesh, name, workload) = (self.shared.mesh(mesh), name.into(), workload.into());
-        self.shared
-            .run(move |engine| engine.prefetch(&mesh, name, workload));
+        self.shared.send(Command::Connect {
+            mesh: self.shared.mesh(mesh),
+            name: name.into(),
+            workload: workload.into(),
+            reply: None,
+        });
     }
 
     /// Secrets have changed: CAs are looked at again now, and those that could not be set up are tried again.
     pub fn secrets_changed(&self) {
-        self.shared.run(|engine| engine.secrets_changed(true));
+        self.shared.send(Command::SecretsChanged);
     }
 
     /// What holds for all workloads of a mesh. It need not be there yet, and may go and come back.
@@ -194,7 +205,7 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn gate(&self, mesh: impl Into<String>) -> Result<TrustGate> {
         let mesh = mesh.into();
-        self.shared.ask(move |engine| engine.gate(&mesh)).await?
+        self.ask(|reply| Command::Gate { mesh, reply }).await?
     }
 
     /// For the day everything has expired: new roots of this mesh are used at once, without
@@ -214,9 +225,12 @@ impl Manager {
         reason: impl Into<String>,
     ) -> Result<()> {
         let (mesh, reason) = (mesh.into(), reason.into());
-        self.shared
-            .ask(move |engine| engine.break_glass(&mesh, &reason))
-            .await?
+        self.ask(|reply| Command::BreakGlass {
+            mesh,
+            reason,
+            reply,
+        })
+        .await?
     }
 
     /// What a [`Plan`](crate::migration::Plan) asks for before its next step, as far as it is
@@ -240,9 +254,7 @@ impl Manager {
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn observe(&self, mesh: impl Into<String>) -> Result<Observed> {
         let mesh = mesh.into();
-        self.shared
-            .ask(move |engine| engine.observed(&mesh))
-            .await?
+        self.ask(|reply| Command::Observe { mesh, reply }).await?
     }
 
     /// How many workloads are in which state.
@@ -251,6 +263,18 @@ impl Manager {
     ///
     /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
     pub async fn stats(&self) -> Result<Stats> {
-        self.shared.ask(|engine| engine.stats()).await
+        self.ask(|reply| Command::Stats { reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(command(reply));
+        answer.await.map_err(|_| ended())
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").finish_non_exhaustive()
     }
 }

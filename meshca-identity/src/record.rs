@@ -157,10 +157,11 @@ impl Record {
             let Some(key) = key(mesh) else {
                 return Ok(Self::default());
             };
-            match store.get(&key).await? {
-                Some(stored) => Self::read_from(&key, &stored.value),
-                None => Ok(Self::default()),
-            }
+            let stored = store.get(&key).await?;
+            stored.map_or_else(
+                || Ok(Self::default()),
+                |it| Self::read_from(&key, &it.value),
+            )
         };
         let outcome = within(read).await;
         outcome.map_err(|error| {
@@ -241,19 +242,21 @@ impl Record {
         }
         for used in document.used {
             let bundle = bundle(&used.trust_domain, &used.root)?;
-            let [root] = bundle.roots() else {
+            let [_] = bundle.roots() else {
                 return Err(damaged("more than one root".to_owned()));
             };
             let until = time(used.until);
             let until = until.ok_or_else(|| damaged("a time beyond all time".to_owned()))?;
-            let root = (bundle.trust_domain().clone(), root.fingerprint().to_owned());
+            let roots: Vec<_> = roots_of(&bundle).collect();
             let used = Used {
                 backend: used.backend,
                 bundle,
                 until,
                 signed: used.signed,
             };
-            record.used.insert(root, used);
+            record
+                .used
+                .extend(roots.into_iter().map(|root| (root, used.clone())));
         }
         Ok(record)
     }

@@ -334,11 +334,12 @@ impl Scheduler {
                 self.arm(index, at, timer);
                 continue;
             }
-            let generation = entry.generation;
-            let ticket = Ticket { index, generation };
             match (entry.timer.take(), entry.held) {
                 (Some((_, Timer::Late)), Some(held)) => {
-                    actions.push(Action::Late(ticket));
+                    actions.push(Action::Late(Ticket {
+                        index,
+                        generation: entry.generation,
+                    }));
                     self.arm(index, held.not_after, Timer::Expire);
                 }
                 (Some((at, Timer::Renew)), Some(held)) => {
@@ -348,7 +349,10 @@ impl Scheduler {
                         self.due.push((minute(held.not_after), index, ended));
                     }
                 }
-                (Some((_, Timer::Expire)), _) => actions.push(Action::Expired(ticket)),
+                (Some((_, Timer::Expire)), _) => actions.push(Action::Expired(Ticket {
+                    index,
+                    generation: entry.generation,
+                })),
                 _ => {}
             }
         }
@@ -419,8 +423,11 @@ impl Scheduler {
 
     /// A clock that was set back makes certificates that are not valid yet.
     fn watch_the_clock(&mut self, wall: SystemTime) {
-        let is_before = |time| wall.checked_add(SET_BACK).is_some_and(|it| it < time);
-        if !self.wall.replace(wall).is_some_and(is_before) {
+        let went_back = self
+            .wall
+            .is_some_and(|before| wall.checked_add(SET_BACK).is_some_and(|it| it < before));
+        self.wall = Some(wall);
+        if !went_back {
             return;
         }
         for index in 0..self.entries.len() as u32 {
@@ -429,10 +436,14 @@ impl Scheduler {
             };
             if entry.phase == Phase::Resting
                 && entry.timer.is_some_and(|(_, timer)| timer == Timer::Renew)
-                && let Some(held) = entry.held
-                && is_before(held.issued_at)
+                && entry.held.is_some_and(|held| {
+                    wall.checked_add(SET_BACK)
+                        .is_some_and(|it| it < held.issued_at)
+                })
             {
-                self.arm(index, held.not_after, Timer::Expire);
+                if let Some(held) = entry.held {
+                    self.arm(index, held.not_after, Timer::Expire);
+                }
                 self.enqueue(index, Priority::First);
             }
         }

@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
-use crate::bundles::unite;
 use crate::record::{Record, RootId, Said, Used, roots_of};
 use crate::{Acknowledged, BackendKey, TrustBundles, TrustVersion};
 
@@ -31,6 +30,10 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
+    pub(crate) fn is_resource(&self) -> bool {
+        self.backend().is_none()
+    }
+
     fn backend(&self) -> Option<&BackendKey> {
         match self {
             Self::Backend(key) => Some(key),
@@ -112,11 +115,9 @@ impl TrustLedger {
         self.stale |= self.sources.remove(origin).is_some();
     }
 
-    /// Forgets all MeshTrusts.
-    pub(crate) fn unset_resources(&mut self) {
-        let before = self.sources.len();
-        self.sources.retain(|origin, _| origin.backend().is_some());
-        self.stale |= self.sources.len() < before;
+    /// All origins.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.sources.keys()
     }
 
     /// Records a certificate under this root. The caller hands it out only once the root [is
@@ -376,25 +377,31 @@ impl TrustLedger {
     /// The content of MeshTrusts, for each CA and each trust domain: its roots, and those of
     /// before that certificates need.
     pub(crate) fn by_backend(&self) -> Result<BTreeMap<(BackendKey, TrustDomain), TrustBundle>> {
-        let mut all = BTreeMap::new();
+        let mut all: BTreeMap<(BackendKey, TrustDomain), TrustBundle> = BTreeMap::new();
         for (key, bundle) in self.of_backends() {
             let id = (key.clone(), bundle.trust_domain().clone());
-            unite(&mut all, id, bundle)?;
+            let both = match all.get(&id) {
+                Some(known) => known.union(bundle)?,
+                None => bundle.clone(),
+            };
+            all.insert(id, both);
         }
         Ok(all)
     }
 
     /// Roots that end before this time, with when they end.
     pub(crate) fn ending_before(&self, time: SystemTime) -> Vec<(TrustDomain, TrustRoot)> {
-        let published = self.published.iter();
-        let roots = published.flat_map(|bundle| {
-            let domain = bundle.trust_domain();
-            bundle.roots().iter().map(move |root| (domain, root))
-        });
-        let ending = roots.filter(|(_, root)| root.validity().not_after() < time);
-        ending
-            .map(|(domain, root)| (domain.clone(), root.clone()))
-            .collect()
+        let of = |bundle: &TrustBundle| {
+            let domain = bundle.trust_domain().clone();
+            let ending = bundle
+                .roots()
+                .iter()
+                .filter(|root| root.validity().not_after() < time);
+            ending
+                .map(|root| (domain.clone(), root.clone()))
+                .collect::<Vec<_>>()
+        };
+        self.published.iter().flat_map(of).collect()
     }
 }
 

@@ -100,27 +100,20 @@ pub(super) fn wanted(
     zone: &str,
 ) -> (BTreeMap<BackendKey, Wanted>, Vec<(BackendKey, Error)>) {
     let (mut wanted, mut wrong) = (BTreeMap::new(), Vec::new());
-    let mut want = |key, wish, config, trust_domain, distributed| match trust_domain {
-        Ok(trust_domain) => {
-            // The settings as the CA's factory reads them. If it cannot, building the CA reports why.
-            let config = registry.resolve(&config).unwrap_or(config);
-            let new = Wanted {
-                wish,
-                config,
-                trust_domain,
-                distributed,
-            };
-            wanted.insert(key, new);
-        }
-        Err(error) => wrong.push((key, error)),
-    };
     for backend in resources.mesh.mtls.iter().flat_map(|mtls| &mtls.backends) {
         let key = BackendKey::Classic(backend.name.clone());
-        let (wish, config) = (
-            Wish::Classic(backend.clone()),
-            BackendConfig::classic(backend),
-        );
-        want(key, wish, config, resources.mesh.trust_domain(), true);
+        match resources.mesh.trust_domain() {
+            Ok(trust_domain) => {
+                let new = Wanted {
+                    wish: Wish::Classic(backend.clone()),
+                    config: resolved(registry, BackendConfig::classic(backend)),
+                    trust_domain,
+                    distributed: true,
+                };
+                wanted.insert(key, new);
+            }
+            Err(error) => wrong.push((key, error)),
+        }
     }
     for identity in &resources.identities {
         let key = BackendKey::Modern(identity.metadata.name.clone());
@@ -128,19 +121,31 @@ pub(super) fn wanted(
         else {
             continue;
         };
-        let distributed = match provider {
-            IdentityProvider::Bundled(bundled) => {
-                bundled.mesh_trust_creation == MeshTrustCreation::Enabled
+        match identity.trust_domain_in(zone) {
+            Ok(trust_domain) => {
+                let distributed = match provider {
+                    IdentityProvider::Bundled(bundled) => {
+                        bundled.mesh_trust_creation == MeshTrustCreation::Enabled
+                    }
+                    _ => true,
+                };
+                let new = Wanted {
+                    wish: Wish::Modern(provider.clone()),
+                    config: resolved(registry, config),
+                    trust_domain,
+                    distributed,
+                };
+                wanted.insert(key, new);
             }
-            _ => true,
-        };
-        let (wish, domain) = (
-            Wish::Modern(provider.clone()),
-            identity.trust_domain_in(zone),
-        );
-        want(key, wish, config, domain, distributed);
+            Err(error) => wrong.push((key, error)),
+        }
     }
     (wanted, wrong)
+}
+
+/// The settings as the CA's factory reads them. If it cannot, building the CA reports why.
+fn resolved(registry: &BackendRegistry, config: BackendConfig) -> BackendConfig {
+    registry.resolve(&config).unwrap_or(config)
 }
 
 /// Returns the error of certificates under this root, which are not handed out.

@@ -20,7 +20,6 @@ pub(crate) struct WorkloadCell {
     error: ArcSwapOption<Error>,
     health: AtomicU8,
     assignment: AtomicU8,
-    /// Tells all who wait that something of this is new.
     pub(crate) signal: Signal,
 }
 
@@ -90,10 +89,15 @@ impl WorkloadCell {
     pub(crate) fn set_assignment(&self, assignment: Assignment) -> bool {
         self.assignment.swap(assignment as u8, Ordering::AcqRel) != assignment as u8
     }
+
+    /// Tells all who wait that something of this is new.
+    pub(crate) fn announce(&self) {
+        self.signal.announce();
+    }
 }
 
 /// Of one mesh.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MeshCell {
     pub(crate) name: String,
     pub(crate) trust: ArcSwap<PublishedTrust>,
@@ -113,7 +117,11 @@ impl MeshCell {
     pub(crate) fn new(name: String) -> Self {
         Self {
             name,
-            ..Self::default()
+            trust: ArcSwap::default(),
+            trusts: ArcSwap::default(),
+            statuses: ArcSwap::default(),
+            resources: ArcSwapOption::default(),
+            signal: Signal::default(),
         }
     }
 
@@ -125,7 +133,7 @@ impl MeshCell {
     pub(crate) fn set_resources(&self, resources: &MeshResources) {
         if self.resources.load().as_deref() != Some(resources) {
             self.resources.store(Some(Arc::new(resources.clone())));
-            self.signal.announce();
+            self.announce();
         }
     }
 
@@ -140,6 +148,10 @@ impl MeshCell {
         self.trusts.store(Arc::default());
         self.statuses.store(Arc::default());
         self.resources.store(None);
+        self.announce();
+    }
+
+    pub(crate) fn announce(&self) {
         self.signal.announce();
     }
 }

@@ -1,21 +1,16 @@
 //! Time, and tasks that take time.
 
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use meshca_core::{Clock, Result, SecretStore};
+use meshca_core::{Clock, Error, SecretStore};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::engine::Engine;
-use super::job::panicked;
+use super::job::{Done, Report};
 use super::setup::guarded;
-use super::shared::Work;
 use crate::schedule::Now;
 
 /// See the [module](self).
@@ -24,7 +19,7 @@ pub(super) struct Clockwork {
     started: Instant,
     /// Tasks end with the driver.
     jobs: JoinSet<()>,
-    reports: UnboundedSender<Work>,
+    reports: UnboundedSender<Done>,
     /// The longest time between two ticks: what nobody tells of (a clock that was set, a step of
     /// a rotation) is found by looking.
     pub(super) period: Duration,
@@ -40,7 +35,7 @@ impl Clockwork {
         clock: Arc<dyn Clock>,
         period: Duration,
         store: &dyn SecretStore,
-        reports: UnboundedSender<Work>,
+        reports: UnboundedSender<Done>,
     ) -> Self {
         Self {
             clock,
@@ -90,27 +85,18 @@ impl Clockwork {
         while self.jobs.try_join_next().is_some() {}
     }
 
-    /// Starts a task, and hands its result to the engine. The driver would wait for ever for one that does not report, so
-    /// a panic is a result as well.
-    pub(super) fn start<T: Send + 'static>(
+    /// Starts a task, and has it reported how it ended, also if it panics.
+    pub(super) fn start(
         &mut self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-        then: impl FnOnce(&mut Engine, Result<T>) + Send + 'static,
+        work: impl Future<Output = Done> + Send + 'static,
+        panicked: impl FnOnce(Error) -> Done,
     ) {
-        self.start_reporting(|reports| async move {
-            let mut work = pin!(work);
-            let guarded = poll_fn(|context| {
-                let poll = AssertUnwindSafe(|| work.as_mut().poll(context));
-                catch_unwind(poll).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-            });
-            let result = guarded.await;
-            // Unless the driver has ended.
-            let _ = reports.send(Box::new(|engine: &mut Engine| then(engine, result)));
-        });
+        let report = Report::new(self.reports.clone(), panicked);
+        self.jobs.spawn(async move { report.done(work.await) });
     }
 
     /// Starts a task that reports by itself.
-    pub(super) fn start_reporting<F>(&mut self, work: impl FnOnce(UnboundedSender<Work>) -> F)
+    pub(super) fn start_reporting<F>(&mut self, work: impl FnOnce(UnboundedSender<Done>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

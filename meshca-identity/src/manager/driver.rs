@@ -15,7 +15,7 @@ use super::engine::Engine;
 use super::event::Observer;
 use super::options::ManagerOptions;
 use super::setup::Setup;
-use super::shared::{Command, Shared, Work};
+use super::shared::{Command, Shared};
 
 /// How many commands are taken before time is looked at again.
 const AT_ONCE: usize = 256;
@@ -83,18 +83,25 @@ impl Driver {
         let _close = Close(Arc::clone(&setup.shared));
         let (reports, mut done) = mpsc::unbounded_channel();
         let mut engine = Engine::new(setup, reports);
-        let (mut results, mut requests) = (Vec::new(), Vec::new());
         tokio::pin!(shutdown);
         loop {
             let wake = Instant::now() + engine.turn();
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                1.. = done.recv_many(&mut results, AT_ONCE) => {
-                    results.drain(..).for_each(|work: Work| work(&mut engine));
+                Some(first) = done.recv() => {
+                    engine.done(first);
+                    for _ in 1..AT_ONCE {
+                        let Ok(next) = done.try_recv() else { break };
+                        engine.done(next);
+                    }
                 }
-                1.. = commands.recv_many(&mut requests, AT_ONCE) => {
-                    requests.drain(..).for_each(|command| engine.command(command));
+                Some(first) = commands.recv() => {
+                    engine.command(first);
+                    for _ in 1..AT_ONCE {
+                        let Ok(next) = commands.try_recv() else { break };
+                        engine.command(next);
+                    }
                 }
                 () = sleep_until(wake) => {}
             }
@@ -111,7 +118,7 @@ impl Driver {
                     break;
                 }
                 let Some(next) = done.recv().await else { break };
-                next(&mut engine);
+                engine.done(next);
             }
         };
         let _ = timeout(GRACE, rest).await;

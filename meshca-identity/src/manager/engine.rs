@@ -20,11 +20,12 @@ use super::event::Event;
 use super::gate::TrustGate;
 use super::health::Stats;
 use super::ids::MeshId;
+use super::job::Done;
 use super::lanes::Lanes;
 use super::meshes::Meshes;
 use super::outbox::Outbox;
 use super::setup::Setup;
-use super::shared::{Command, Work};
+use super::shared::{Command, Connection};
 use super::workloads::Workloads;
 use crate::record::Record;
 use crate::schedule::{Action, Now, Scheduler};
@@ -43,7 +44,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(mut setup: Setup, reports: UnboundedSender<Work>) -> Self {
+    pub(super) fn new(mut setup: Setup, reports: UnboundedSender<Done>) -> Self {
         let options = &mut setup.options;
         options.schedule = options.schedule.clone().bounded();
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -127,10 +128,7 @@ impl Engine {
         let ids: Vec<MeshId> = self.meshes.iter().map(|(id, _)| id).collect();
         for id in ids {
             self.look_after(id);
-            // Roots that nothing needs any more are retired.
-            if self.put_trust_together(id, now) {
-                self.publish(id, now);
-            }
+            self.publish_if_due(id, now);
             self.warn_of_roots(id, now);
             self.expect_back(id, now);
             self.store_record(id, now);
@@ -144,7 +142,7 @@ impl Engine {
         let about = match &command {
             Command::Apply { resources, .. } => Some(resources.name()),
             Command::RemoveMesh { name, .. } => Some(name.as_str()),
-            Command::Run(_) => None,
+            _ => None,
         };
         if let Some(waiting) = about.and_then(|mesh| self.meshes.reading.get_mut(mesh)) {
             return waiting.push(command);
@@ -160,7 +158,69 @@ impl Engine {
             Command::RemoveMesh { name, reply } => {
                 let _ = reply.send(self.remove_mesh(&name));
             }
-            Command::Run(work) => work(self),
+            Command::Connect {
+                mesh,
+                name,
+                workload,
+                reply,
+            } => {
+                let id = self.mesh_of(&mesh);
+                let seen = mesh.signal.count();
+                let (ticket, cell) = self.connect(id, name, workload, reply.is_some());
+                if let Some(reply) = reply {
+                    let seen = [cell.signal.count(), seen];
+                    let connection = Connection {
+                        shared: Arc::clone(&self.setup.shared),
+                        cell,
+                        mesh,
+                        ticket,
+                    };
+                    // A caller that has given up drops it, here or in the channel, and is
+                    // disconnected by that.
+                    let _ = reply.send((connection, seen));
+                }
+            }
+            Command::Disconnect { ticket } => self.disconnect(ticket),
+            Command::Update { ticket, workload } => self.update(ticket, workload),
+            Command::Acknowledge {
+                ticket,
+                acknowledged,
+            } => self.acknowledge(ticket, acknowledged),
+            Command::Explain { ticket, reply } => {
+                let _ = reply.send(self.explain(ticket));
+            }
+            Command::SecretsChanged => self.secrets_changed(true),
+            Command::Gate { mesh, reply } => {
+                let _ = reply.send(self.gate(&mesh));
+            }
+            Command::Observe { mesh, reply } => {
+                let _ = reply.send(self.observed(&mesh));
+            }
+            Command::BreakGlass {
+                mesh,
+                reason,
+                reply,
+            } => {
+                let _ = reply.send(self.break_glass(&mesh, &reason));
+            }
+            Command::Stats { reply } => {
+                let _ = reply.send(self.stats());
+            }
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        match done {
+            Done::Issued { ca, answers } => self.answered(&ca, answers),
+            Done::Deferred { ca, orders } => self.not_together(&ca, orders),
+            Done::Built { ca, result } => self.built(&ca, result),
+            Done::Asked { ca, result } => self.asked(&ca, result),
+            Done::Recorded {
+                mesh,
+                record,
+                result,
+            } => self.recorded(mesh, &record, result),
+            Done::Read { mesh, result } => self.read(&mesh, result),
         }
     }
 
@@ -225,7 +285,10 @@ impl Engine {
         mesh.rules = None;
         mesh.resources = None;
         mesh.effective = None;
-        mesh.ledger.unset_resources();
+        let origins = mesh.ledger.origins().filter(|it| it.is_resource()).cloned();
+        for origin in origins.collect::<Vec<_>>() {
+            mesh.ledger.unset(&origin);
+        }
         let keys: Vec<BackendKey> = mesh.backends.keys().cloned().collect();
         self.review_mesh(id);
         for key in keys {
@@ -250,7 +313,13 @@ impl Engine {
         }
     }
 
-    /// Puts the trust of a mesh together, and says whether it is another one.
+    /// Retires roots that nothing needs any more.
+    fn publish_if_due(&mut self, id: MeshId, now: Now) {
+        if self.put_trust_together(id, now) {
+            self.publish(id, now);
+        }
+    }
+
     fn put_trust_together(&mut self, id: MeshId, now: Now) -> bool {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return false;
@@ -314,7 +383,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn gate(&self, name: &str) -> Result<TrustGate> {
+    fn gate(&self, name: &str) -> Result<TrustGate> {
         let (id, mesh) = self.meshes.find(name)?;
         let (_, version) = mesh.ledger.published();
         let (connected, lagging) = self.workloads.lagging(id, version);
@@ -326,7 +395,7 @@ impl Engine {
         })
     }
 
-    pub(super) fn break_glass(&mut self, name: &str, reason: &str) -> Result<()> {
+    fn break_glass(&mut self, name: &str, reason: &str) -> Result<()> {
         let (id, _) = self.meshes.find(name)?;
         tracing::error!(
             mesh = name,
@@ -344,7 +413,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    fn stats(&self) -> Stats {
         let mut stats = self.workloads.stats();
         stats.in_flight = self.scheduler.in_flight();
         let meshes = self.meshes.iter();

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use meshca_core::resource::MeshTrust;
 use meshca_core::spiffe::Workload;
 use meshca_core::{Error, ErrorKind, Identity, Result, TrustDomain};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::cell::{MeshCell, WorkloadCell};
 use super::health::{Assignment, Health};
-use super::shared::{Connection, Shared, ended};
+use super::shared::{Command, Connection, Shared, ended};
 use super::signal::news;
 use super::status::IdentityStatus;
 use crate::select::Selection;
@@ -166,9 +166,10 @@ impl Handle {
 
     /// The workload has other labels or tags now. If that makes it someone else, it gets another identity.
     pub fn update(&self, workload: Workload) {
-        let (ticket, workload) = (self.connection.ticket, Arc::new(workload));
-        let shared = &self.connection.shared;
-        shared.run(move |engine| engine.update(ticket, workload));
+        self.connection.shared.send(Command::Update {
+            ticket: self.connection.ticket,
+            workload: Arc::new(workload),
+        });
     }
 
     /// Records that the proxy now uses trust of this [version](Self::trust_version).
@@ -184,9 +185,10 @@ impl Handle {
     /// [forgotten](super::ManagerOptions::linger). The manager ignores versions that it has not
     /// published, and less than what was acknowledged before.
     pub fn acknowledge(&self, acknowledged: impl Into<Acknowledged>) {
-        let (ticket, acknowledged) = (self.connection.ticket, acknowledged.into());
-        let shared = &self.connection.shared;
-        shared.run(move |engine| engine.acknowledge(ticket, acknowledged));
+        self.connection.shared.send(Command::Acknowledge {
+            ticket: self.connection.ticket,
+            acknowledged: acknowledged.into(),
+        });
     }
 
     /// What was selected for it, and why.
@@ -195,9 +197,12 @@ impl Handle {
     ///
     /// [`ErrorKind::Unavailable`] when the driver has ended; [`ErrorKind::NotFound`] if the resources of the mesh were not applied.
     pub async fn selection(&self) -> Result<Selection> {
+        let (reply, answer) = oneshot::channel();
         let ticket = self.connection.ticket;
-        let shared = &self.connection.shared;
-        shared.ask(move |engine| engine.explain(ticket)).await?
+        self.connection
+            .shared
+            .send(Command::Explain { ticket, reply });
+        answer.await.map_err(|_| ended())?
     }
 
     /// The mesh that it is in.
@@ -236,8 +241,10 @@ async fn changed(
     mesh: &MeshCell,
     seen: &mut [u64; 2],
 ) -> Result<()> {
-    let news = news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await;
-    news.then_some(()).ok_or_else(ended)
+    match news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await {
+        true => Ok(()),
+        false => Err(ended()),
+    }
 }
 
 impl fmt::Debug for Handle {
@@ -319,7 +326,10 @@ impl MeshView {
         let mut seen = [self.seen, 0];
         let news = news(&self.cell.signal, None, &mut seen, &self.shared.closed).await;
         [self.seen, _] = seen;
-        news.then_some(()).ok_or_else(ended)
+        match news {
+            true => Ok(()),
+            false => Err(ended()),
+        }
     }
 }
 

@@ -14,10 +14,8 @@ use meshca_core::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
-use super::engine::Engine;
-use super::ids::CaRef;
+use super::ids::{CaRef, MeshId};
 use super::setup::Layer;
-use super::shared::Work;
 use crate::record::Record;
 use crate::schedule::Ticket;
 
@@ -66,6 +64,40 @@ pub(super) struct Answer {
     pub(super) result: Result<Arc<Identity>>,
 }
 
+/// How a job ended.
+pub(super) enum Done {
+    Issued {
+        ca: CaRef,
+        answers: Vec<Answer>,
+    },
+    /// Not asked for yet, and not by this job.
+    Deferred {
+        ca: CaRef,
+        orders: Vec<Order>,
+    },
+    Built {
+        ca: CaRef,
+        result: Result<(LiveCa, Roots)>,
+    },
+    /// A look or a step of its rotation.
+    Asked {
+        ca: CaRef,
+        result: Result<Roots>,
+    },
+    Recorded {
+        mesh: MeshId,
+        /// What was to be stored.
+        record: Record,
+        /// What is stored: others may have stored something as well.
+        result: Result<Record>,
+    },
+    /// What is stored of a mesh that is new here.
+    Read {
+        mesh: String,
+        result: Result<Record>,
+    },
+}
+
 /// The roots of a CA.
 pub(super) struct Roots {
     pub(super) bundle: TrustBundle,
@@ -92,6 +124,36 @@ impl Before {
     }
 }
 
+/// Reports how a job ended when it is dropped. The driver would wait for ever for a job without a
+/// report.
+pub(super) struct Report {
+    to: UnboundedSender<Done>,
+    done: Option<Done>,
+}
+
+impl Report {
+    /// Until it is told better, it reports a panic.
+    pub(super) fn new(to: UnboundedSender<Done>, unless: impl FnOnce(Error) -> Done) -> Self {
+        Self {
+            to,
+            done: Some(unless(panicked())),
+        }
+    }
+
+    pub(super) fn done(mut self, done: Done) {
+        self.done = Some(done);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            // The driver has ended.
+            let _ = self.to.send(done);
+        }
+    }
+}
+
 /// Has certificates of one CA issued, one after the other.
 ///
 /// Those that a CA in this process signs take less time than waking the driver for each, so it hears of them together; of what takes
@@ -101,7 +163,7 @@ pub(super) async fn issue(
     batch: Batch,
     clock: Arc<dyn Clock>,
     limit: Duration,
-    to: UnboundedSender<Work>,
+    to: UnboundedSender<Done>,
 ) {
     let mut spent = batch.spent;
     let mut began = Instant::now();
@@ -154,7 +216,7 @@ pub(super) async fn issue(
 
 /// Reports what has been answered; when it is dropped, by a panic, also what has not, and gives back what was not begun.
 struct Answers {
-    to: UnboundedSender<Work>,
+    to: UnboundedSender<Done>,
     ca: CaRef,
     running: Option<(Ticket, u64)>,
     waiting: VecDeque<Order>,
@@ -166,18 +228,14 @@ impl Answers {
         if !self.answers.is_empty() {
             let (ca, answers) = (self.ca.clone(), std::mem::take(&mut self.answers));
             // Unless the driver has ended.
-            let _ = self.to.send(Box::new(move |engine: &mut Engine| {
-                engine.answered(&ca, answers);
-            }));
+            let _ = self.to.send(Done::Issued { ca, answers });
         }
     }
 
     fn defer(&mut self) {
         if !self.waiting.is_empty() {
             let (ca, orders) = (self.ca.clone(), std::mem::take(&mut self.waiting).into());
-            let _ = self.to.send(Box::new(move |engine: &mut Engine| {
-                engine.not_together(&ca, orders);
-            }));
+            let _ = self.to.send(Done::Deferred { ca, orders });
         }
     }
 }
@@ -197,8 +255,7 @@ impl Drop for Answers {
     }
 }
 
-/// Returns the error of work that has panicked.
-pub(super) fn panicked() -> Error {
+fn panicked() -> Error {
     Error::new(
         ErrorKind::Internal,
         "an issuer or a secret store panicked: this is a bug in it",

@@ -87,7 +87,10 @@ impl Mesh {
         };
         match (backend.life.issuer(), backend.life.error()) {
             (None, Some(error)) => Err(error.to_string()),
-            _ => (self.untrusted(backend)).map_or(Ok(()), |error| Err(error.to_string())),
+            _ => match self.untrusted(backend) {
+                Some(error) => Err(error.to_string()),
+                None => Ok(()),
+            },
         }
     }
 
@@ -191,7 +194,7 @@ impl Mesh {
             changed = true;
         }
         if changed {
-            self.cell.signal.announce();
+            self.cell.announce();
         }
         trust_changed
     }
@@ -262,7 +265,10 @@ impl Mesh {
             .filter(|(key, _)| wanted.contains_key(key))
             .filter_map(|(key, metadata)| Some((key, metadata.kri("mid", zone)?)))
             .collect();
-        self.ledger.unset_resources();
+        let gone = self.ledger.origins().filter(|it| it.is_resource()).cloned();
+        for origin in gone.collect::<Vec<_>>() {
+            self.ledger.unset(&origin);
+        }
         let mut before = Vec::new();
         for (trust, bundle) in resources.trusts.iter().zip(bundles) {
             let ours = own

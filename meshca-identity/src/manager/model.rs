@@ -166,7 +166,7 @@ fn hand_out(cell: &WorkloadCell, identity: &Arc<Identity>, by: &Arc<BackendKey>)
     cell.prepare_issuer(by);
     cell.set_identity(Some(Arc::clone(identity)));
     cell.set_issuer(by);
-    cell.signal.announce();
+    cell.announce();
 }
 
 #[test]

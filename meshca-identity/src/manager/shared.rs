@@ -4,15 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use meshca_core::spiffe::Workload;
 use meshca_core::{Clock, Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cell::{MeshCell, WorkloadCell};
-use super::engine::Engine;
+use super::gate::TrustGate;
+use super::health::Stats;
 use super::options::ManagerOptions;
 use super::primitives::{AtomicBool, Ordering};
-use crate::MeshResources;
+use crate::migration::Observed;
 use crate::schedule::Ticket;
+use crate::select::Selection;
+use crate::{Acknowledged, MeshResources};
 
 /// Everything that handles and the driver share.
 pub(crate) struct Shared {
@@ -44,37 +48,8 @@ impl Shared {
     }
 
     /// Sends the driver a command. One that has ended needs none.
-    fn send(&self, command: Command) {
+    pub(super) fn send(&self, command: Command) {
         let _ = self.commands.send(command);
-    }
-
-    /// Has the driver do something.
-    pub(super) fn run(&self, work: impl FnOnce(&mut Engine) + Send + 'static) {
-        self.send(Command::Run(Box::new(work)));
-    }
-
-    /// Sends the driver a command, and waits for its reply.
-    pub(super) async fn request<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.send(command(reply));
-        answer.await.map_err(|_| ended())
-    }
-
-    /// Has the driver do something, and waits for the result. If the caller has given up, the result is dropped, here or
-    /// in the channel.
-    pub(super) async fn ask<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
-    ) -> Result<T> {
-        self.request(|reply| {
-            Command::Run(Box::new(|engine: &mut Engine| {
-                drop(reply.send(work(engine)));
-            }))
-        })
-        .await
     }
 
     pub(super) fn mesh(&self, name: &str) -> Arc<MeshCell> {
@@ -98,7 +73,7 @@ impl Shared {
 }
 
 /// A request to the driver.
-pub(super) enum Command {
+pub(crate) enum Command {
     Apply {
         resources: Box<MeshResources>,
         reply: oneshot::Sender<Result<()>>,
@@ -107,12 +82,46 @@ pub(super) enum Command {
         name: String,
         reply: oneshot::Sender<Result<()>>,
     },
-    /// Anything else: it need not wait for the record of a mesh to be read.
-    Run(Work),
+    Connect {
+        mesh: Arc<MeshCell>,
+        name: Arc<str>,
+        workload: Arc<Workload>,
+        /// `None` if it is only expected.
+        reply: Option<oneshot::Sender<(Connection, [u64; 2])>>,
+    },
+    Disconnect {
+        ticket: Ticket,
+    },
+    Update {
+        ticket: Ticket,
+        workload: Arc<Workload>,
+    },
+    Acknowledge {
+        ticket: Ticket,
+        acknowledged: Acknowledged,
+    },
+    Explain {
+        ticket: Ticket,
+        reply: oneshot::Sender<Result<Selection>>,
+    },
+    SecretsChanged,
+    Gate {
+        mesh: String,
+        reply: oneshot::Sender<Result<TrustGate>>,
+    },
+    Observe {
+        mesh: String,
+        reply: oneshot::Sender<Result<Observed>>,
+    },
+    BreakGlass {
+        mesh: String,
+        reason: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Stats {
+        reply: oneshot::Sender<Stats>,
+    },
 }
-
-/// Work on what the driver owns.
-pub(super) type Work = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// The error of requests that no driver is left to answer.
 pub(super) fn ended() -> Error {
@@ -133,7 +142,8 @@ pub(super) struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let ticket = self.ticket;
-        self.shared.run(move |engine| engine.disconnect(ticket));
+        self.shared.send(Command::Disconnect {
+            ticket: self.ticket,
+        });
     }
 }

@@ -13,7 +13,7 @@ use crate::ca::{Effect, Pace, Task};
 use crate::manager::backend::{Backend, Wanted};
 use crate::manager::event::Event;
 use crate::manager::ids::{CaRef, MeshId};
-use crate::manager::job::{self, Before, LiveCa, Roots};
+use crate::manager::job::{self, Before, Done, LiveCa, Roots};
 use crate::manager::mesh::Mesh;
 use crate::manager::options::ManagerOptions;
 use crate::trust::Origin;
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     /// Has all CAs looked at again, since secrets may have changed.
-    pub(in crate::manager) fn secrets_changed(&mut self, told: bool) {
+    pub(super) fn secrets_changed(&mut self, told: bool) {
         let up = self.clockwork.now().up;
         for mesh in self.meshes.iter_mut() {
             for backend in mesh.backends.values_mut() {
@@ -160,7 +160,7 @@ impl Engine {
         self.wake_for(ca, up);
     }
 
-    fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
+    pub(super) fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
         let up = self.clockwork.now().up;
         let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
@@ -171,7 +171,7 @@ impl Engine {
         self.carry_out(ca, effects, roots);
     }
 
-    fn asked(&mut self, ca: &CaRef, result: Result<Roots>) {
+    pub(super) fn asked(&mut self, ca: &CaRef, result: Result<Roots>) {
         let up = self.clockwork.now().up;
         let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
@@ -232,6 +232,7 @@ impl Engine {
             mesh: mesh.cell.name.clone(),
             secrets: Arc::clone(&self.setup.secrets),
         };
+        let panicked = ca.clone();
         match (task, backend.life.issuer().cloned()) {
             (Task::Build, _) => {
                 let context = BuildContext::new(
@@ -244,19 +245,27 @@ impl Engine {
                 let registry = Arc::clone(&self.setup.registry);
                 let config = backend.wanted.config.clone();
                 let layers = self.setup.layers.clone();
-                let build = job::build(registry, config, context, layers, before, LIMIT);
-                self.clockwork
-                    .start(build, move |engine, result| engine.built(&ca, result));
+                let build = async move {
+                    let result = job::build(registry, config, context, layers, before, LIMIT).await;
+                    Done::Built { ca, result }
+                };
+                self.clockwork.start(build, |error| Done::Built {
+                    ca: panicked,
+                    result: Err(error),
+                });
             }
             (_, Some(live)) => {
                 let ask = async move {
-                    match task {
+                    let result = match task {
                         Task::Rotate(step) => job::rotate(live, step, before, LIMIT).await,
                         _ => job::look(live, before, LIMIT).await,
-                    }
+                    };
+                    Done::Asked { ca, result }
                 };
-                self.clockwork
-                    .start(ask, move |engine, result| engine.asked(&ca, result));
+                self.clockwork.start(ask, |error| Done::Asked {
+                    ca: panicked,
+                    result: Err(error),
+                });
             }
             // Without an issuer there is nothing to ask.
             (_, None) => {}

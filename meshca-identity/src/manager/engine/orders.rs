@@ -75,9 +75,11 @@ impl Engine {
     /// Has the certificates of this turn asked for: each for itself, or several by one task where their CA is quicker than a task.
     pub(super) fn start_orders(&mut self) {
         for (lane, orders) in std::mem::take(&mut self.outbox.orders) {
-            let ca = self.meshes.of_lane(&self.lanes, lane);
-            let with_issuer = ca.and_then(|(ca, it)| Some((ca, it, it.life.issuer()?)));
-            let Some((ca, backend, live)) = with_issuer else {
+            let Some((ca, backend)) = self.meshes.of_lane(&self.lanes, lane) else {
+                self.discard(orders);
+                continue;
+            };
+            let Some(live) = backend.life.issuer() else {
                 self.discard(orders);
                 continue;
             };
@@ -112,7 +114,7 @@ impl Engine {
 
     /// One of those that were asked for together takes longer than all of them should: the others are asked for by themselves, within the
     /// limit for what takes its time.
-    pub(in crate::manager) fn not_together(&mut self, ca: &CaRef, orders: Vec<Order>) {
+    pub(super) fn not_together(&mut self, ca: &CaRef, orders: Vec<Order>) {
         if let Some(backend) = self.meshes.current(ca) {
             backend.takes = None;
             let lane = backend.lane;
@@ -122,7 +124,7 @@ impl Engine {
     }
 
     /// What a CA has answered to some of those that it was asked for.
-    pub(in crate::manager) fn answered(&mut self, ca: &CaRef, answers: Vec<Answer>) {
+    pub(super) fn answered(&mut self, ca: &CaRef, answers: Vec<Answer>) {
         if let Some(backend) = self.meshes.current(ca) {
             // Of those that succeeded: a CA that refuses is quick, and says nothing about how long one takes. The one in the middle, as one that
             // something else kept from the processor says nothing either; and the average of the last few of these.
@@ -304,13 +306,16 @@ impl Engine {
         }
         tracked.from = tracked.lane;
         tracked.under = under;
+        let Some(tracked) = self.workloads.get(ticket) else {
+            return;
+        };
         let cell = &tracked.cell;
         cell.prepare_issuer(&ca.key);
         let before = cell.set_identity(Some(Arc::clone(&identity)));
         cell.set_issuer(&ca.key);
         cell.set_error(None);
         cell.set_health(Health::Fresh);
-        cell.signal.announce();
+        cell.announce();
         let Some(mesh) = self.meshes.get(ca.mesh) else {
             return;
         };
@@ -353,30 +358,25 @@ impl Engine {
             // It says something about the CA, and nothing about what is wanted now.
             return self.settle_for_what_is_held(ticket);
         }
-        let (cell, backend) = (&tracked.cell, &*ca.key);
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         cell.set_error(Some(error.clone()));
-        let valid = cell.identity().is_some_and(|it| is_valid(&it, now.wall));
-        let stale = valid && cell.set_health(Health::Stale);
-        cell.signal.announce();
-        self.observe(tracked, |mesh, workload| Event::Failing {
+        let stale = match cell.identity() {
+            Some(identity) if is_valid(&identity, now.wall) => cell.set_health(Health::Stale),
+            _ => false,
+        };
+        cell.announce();
+        let Some(mesh) = self.meshes.cell(ca.mesh) else {
+            return;
+        };
+        let (mesh, workload) = (mesh.name.as_str(), &*name);
+        self.setup.observe(&Event::Failing {
             mesh,
             workload,
-            backend,
+            backend: &ca.key,
             error,
         });
         if stale {
-            self.observe(tracked, |mesh, workload| Event::Stale { mesh, workload });
-        }
-    }
-
-    /// Tells observers of something about a workload, by the names of its mesh and itself.
-    fn observe<'a>(
-        &'a self,
-        tracked: &'a Tracked,
-        event: impl FnOnce(&'a str, &'a str) -> Event<'a>,
-    ) {
-        if let Some(mesh) = self.meshes.get(tracked.mesh) {
-            self.setup.observe(&event(&mesh.cell.name, &tracked.name));
+            self.setup.observe(&Event::Stale { mesh, workload });
         }
     }
 
@@ -385,10 +385,11 @@ impl Engine {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
-        let cell = &tracked.cell;
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
         if cell.health() != Health::Fresh {
             return;
         }
+        let mesh = self.meshes.cell(tracked.mesh);
         cell.set_health(Health::Stale);
         if cell.error().is_none() {
             cell.set_error(Some(Error::new(
@@ -396,17 +397,29 @@ impl Engine {
                 "its renewal waits: its CA is left alone after failures, or proxies have not acknowledged a new root (see `Manager::gate`)",
             )));
         }
-        cell.signal.announce();
-        self.observe(tracked, |mesh, workload| Event::Stale { mesh, workload });
+        cell.announce();
+        if let Some(mesh) = mesh {
+            self.setup.observe(&Event::Stale {
+                mesh: &mesh.name,
+                workload: &name,
+            });
+        }
     }
 
     pub(super) fn expired(&mut self, ticket: Ticket) {
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };
-        if tracked.cell.set_health(Health::Expired) {
-            tracked.cell.signal.announce();
-            self.observe(tracked, |mesh, workload| Event::Expired { mesh, workload });
+        let (cell, name) = (Arc::clone(&tracked.cell), Arc::clone(&tracked.name));
+        let mesh = self.meshes.cell(tracked.mesh);
+        if cell.set_health(Health::Expired) {
+            cell.announce();
+            if let Some(mesh) = mesh {
+                self.setup.observe(&Event::Expired {
+                    mesh: &mesh.name,
+                    workload: &name,
+                });
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use meshca_core::Result;
 use super::Engine;
 use crate::manager::event::Event;
 use crate::manager::ids::MeshId;
+use crate::manager::job::Done;
 use crate::manager::shared::Command;
 use crate::record::Record;
 use crate::schedule::Now;
@@ -36,14 +37,19 @@ impl Engine {
     /// Has the record of a mesh read before its first resources are in force. Commands about it
     /// wait until then.
     pub(super) fn read_record(&mut self, mesh: String, first: Command) {
-        let (secrets, name) = (Arc::clone(&self.setup.secrets), mesh.clone());
+        let (secrets, unread) = (Arc::clone(&self.setup.secrets), mesh.clone());
         self.meshes.reading.insert(mesh.clone(), vec![first]);
-        let read = async move { Record::read(&*secrets, &name).await };
-        self.clockwork
-            .start(read, move |engine, record| engine.read(&mesh, record));
+        let read = async move {
+            let result = Record::read(&*secrets, &mesh).await;
+            Done::Read { mesh, result }
+        };
+        self.clockwork.start(read, |error| Done::Read {
+            mesh: unread,
+            result: Err(error),
+        });
     }
 
-    fn read(&mut self, mesh: &str, result: Result<Record>) {
+    pub(super) fn read(&mut self, mesh: &str, result: Result<Record>) {
         let mut result = Some(result);
         for command in self.meshes.reading.remove(mesh).unwrap_or_default() {
             match (command, result.take()) {
@@ -92,14 +98,23 @@ impl Engine {
         recorded.busy = true;
         let record = record.ahead(&recorded.stored, now.wall);
         let (name, secrets) = (mesh.cell.name.clone(), Arc::clone(&self.setup.secrets));
-        let ours = record.clone();
-        let write = async move { record.write(&*secrets, &name, &gone, now.wall).await };
-        self.clockwork.start(write, move |engine, stored| {
-            engine.recorded(id, &ours, stored);
+        let unwritten = record.clone();
+        let write = async move {
+            let result = record.write(&*secrets, &name, &gone, now.wall).await;
+            Done::Recorded {
+                mesh: id,
+                record,
+                result,
+            }
+        };
+        self.clockwork.start(write, move |error| Done::Recorded {
+            mesh: id,
+            record: unwritten,
+            result: Err(error),
         });
     }
 
-    fn recorded(&mut self, id: MeshId, ours: &Record, result: Result<Record>) {
+    pub(super) fn recorded(&mut self, id: MeshId, ours: &Record, result: Result<Record>) {
         let now = self.clockwork.now();
         let Some(mesh) = self.meshes.get_mut(id) else {
             return;

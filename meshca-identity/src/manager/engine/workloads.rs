@@ -9,11 +9,9 @@ use meshca_core::{CertificateSpec, Error, ErrorKind, Result};
 
 use super::Engine;
 use crate::Acknowledged;
-use crate::manager::cell::{MeshCell, WorkloadCell};
-use crate::manager::handle::Handle;
+use crate::manager::cell::WorkloadCell;
 use crate::manager::health::{Assignment, Health};
 use crate::manager::ids::{CaRef, MeshId, number};
-use crate::manager::shared::Connection;
 use crate::manager::workloads::{Tracked, Want, held};
 use crate::migration::{Observed, ObservedProxy};
 use crate::schedule::{LaneId, Priority, Ticket};
@@ -33,44 +31,13 @@ pub(super) enum Target {
 }
 
 impl Engine {
-    /// Connects a workload. A caller that has given up drops the handle, and is disconnected by that.
-    pub(in crate::manager) fn connect(
+    pub(super) fn connect(
         &mut self,
-        mesh: Arc<MeshCell>,
-        name: Arc<str>,
-        workload: Arc<Workload>,
-    ) -> Handle {
-        let of_mesh = mesh.signal.count();
-        let (ticket, cell) = self.track(&mesh, name, workload, true);
-        Handle {
-            seen: [cell.signal.count(), of_mesh],
-            connection: Arc::new(Connection {
-                shared: Arc::clone(&self.setup.shared),
-                cell,
-                mesh,
-                ticket,
-            }),
-        }
-    }
-
-    /// Has the identity of a workload made before the workload connects.
-    pub(in crate::manager) fn prefetch(
-        &mut self,
-        mesh: &Arc<MeshCell>,
-        name: Arc<str>,
-        workload: Arc<Workload>,
-    ) {
-        self.track(mesh, name, workload, false);
-    }
-
-    fn track(
-        &mut self,
-        mesh: &Arc<MeshCell>,
+        mesh: MeshId,
         name: Arc<str>,
         workload: Arc<Workload>,
         handle: bool,
     ) -> (Ticket, Arc<WorkloadCell>) {
-        let mesh = self.mesh_of(mesh);
         let up = self.clockwork.now().up;
         let known = self.workloads.named(mesh, &name);
         let ticket = match known {
@@ -126,19 +93,33 @@ impl Engine {
     /// Whether what is held under a name was issued to somebody that this workload is not, by the resources as they are now: that they
     /// have changed since makes nobody another one.
     fn is_somebody_else(&self, ticket: Ticket, workload: &Workload) -> bool {
-        let tracked = self.workloads.get(ticket);
-        let held_for = tracked.and_then(|it| Some((it.mesh, it.held_for.as_deref()?)));
-        let Some((mesh, before)) = held_for.filter(|(_, before)| *before != workload) else {
+        let Some(tracked) = self.workloads.get(ticket) else {
             return false;
         };
-        let Some(rules) = self.meshes.get(mesh).and_then(|it| it.rules.as_ref()) else {
-            return true;
+        let Some(before) = &tracked.held_for else {
+            return false;
         };
-        let who = |workload| rules.assign(workload, |_| Ok(())).spiffe_id().cloned();
-        who(before).is_none_or(|before| who(workload) != Some(before))
+        if **before == *workload {
+            return false;
+        }
+        let rules = self
+            .meshes
+            .get(tracked.mesh)
+            .and_then(|it| it.rules.as_ref());
+        let Some(rules) = rules else { return true };
+        let who = |workload: &Workload| match rules.assign(workload, |_| Ok(())) {
+            Assigned::Modern { spiffe_id, .. } | Assigned::Classic { spiffe_id, .. } => {
+                Some(spiffe_id)
+            }
+            _ => None,
+        };
+        match (who(before), who(workload)) {
+            (Some(before), Some(now)) => before != now,
+            _ => true,
+        }
     }
 
-    pub(in crate::manager) fn disconnect(&mut self, ticket: Ticket) {
+    pub(super) fn disconnect(&mut self, ticket: Ticket) {
         let up = self.clockwork.now().up;
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
@@ -162,7 +143,7 @@ impl Engine {
         self.forget_mesh_if_empty(tracked.mesh);
     }
 
-    pub(in crate::manager) fn update(&mut self, ticket: Ticket, workload: Arc<Workload>) {
+    pub(super) fn update(&mut self, ticket: Ticket, workload: Arc<Workload>) {
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
@@ -172,7 +153,7 @@ impl Engine {
         }
     }
 
-    pub(in crate::manager) fn acknowledge(&mut self, ticket: Ticket, acknowledged: Acknowledged) {
+    pub(super) fn acknowledge(&mut self, ticket: Ticket, acknowledged: Acknowledged) {
         let Some(tracked) = self.workloads.get_mut(ticket) else {
             return;
         };
@@ -198,7 +179,7 @@ impl Engine {
         }
     }
 
-    pub(in crate::manager) fn explain(&self, ticket: Ticket) -> Result<Selection> {
+    pub(super) fn explain(&self, ticket: Ticket) -> Result<Selection> {
         let found = self.workloads.get(ticket).and_then(|tracked| {
             let mesh = self.meshes.get(tracked.mesh)?;
             let rules = mesh.rules.as_ref()?;
@@ -208,7 +189,7 @@ impl Engine {
     }
 
     /// What a plan for moving the mesh wants to know.
-    pub(in crate::manager) fn observed(&self, name: &str) -> Result<Observed> {
+    pub(super) fn observed(&self, name: &str) -> Result<Observed> {
         let (id, mesh) = self.meshes.find(name)?;
         let resources = mesh.resources.clone().ok_or_else(not_applied)?;
         let mut observed = Observed::new(resources);
@@ -243,9 +224,13 @@ impl Engine {
                 left
             });
             proxy.trusts.extend(left.iter().map(|key| (*key).clone()));
-            let held = tracked.cell.identity();
-            let by = held.and_then(|_| self.lanes.owner(tracked.from));
-            proxy.holds = by.map(|(_, key)| (**key).clone());
+            proxy.holds = match tracked.cell.identity() {
+                Some(_) => self
+                    .lanes
+                    .owner(tracked.from)
+                    .map(|(_, key)| (**key).clone()),
+                None => None,
+            };
             proxy.mode = TlsPolicy::mode_of(&observed.resources, &proxy.proxy).value;
             observed.proxies.push(proxy);
         }
@@ -346,7 +331,7 @@ impl Engine {
                     None => self.scheduler.reissue(ticket, lane, Priority::First),
                 }
                 if news {
-                    cell.signal.announce();
+                    cell.announce();
                 }
             }
             Target::Wait(why) => {
@@ -355,7 +340,7 @@ impl Engine {
                 self.scheduler.rest(ticket, idle, false);
                 cell.set_error(Some(Error::new(ErrorKind::InvalidConfig, why)));
                 if cell.set_assignment(Assignment::Waiting) {
-                    cell.signal.announce();
+                    cell.announce();
                 }
             }
             Target::Agent => self.take_away(ticket, Assignment::Agent),
@@ -380,7 +365,7 @@ impl Engine {
         cell.set_error(None);
         let healthy = cell.set_health(Health::Pending);
         if cell.set_assignment(assignment) || before.is_some() || healthy {
-            cell.signal.announce();
+            cell.announce();
         }
     }
 
