@@ -130,6 +130,7 @@ mod proxy;
 pub mod secrets;
 mod serve;
 pub mod server;
+mod standing;
 mod stream;
 
 /// An xDS server that is there already: how to mount the service, what to refer to, and one push as a picture.
@@ -143,5 +144,6 @@ pub use authenticate::{Attested, Authenticator, Caller};
 pub use event::{ProxyId, SdsEvent, SdsObserver};
 pub use grpc::SdsService;
 pub use options::SdsOptions;
-pub use proxy::{ProxySecrets, Standing};
+pub use proxy::ProxySecrets;
 pub use server::{SdsServer, SdsServerBuilder};
+pub use standing::Standing;

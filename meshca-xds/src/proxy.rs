@@ -16,19 +16,8 @@ use crate::secrets::{
     bundle_secret, identity_secret, identity_version, packed, packed_identity, trust_secret,
     trust_version,
 };
+use crate::standing::Standing;
 use crate::stream::Secrets;
-
-/// What a proxy gets that asks for a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Standing {
-    /// The secret is there.
-    Ready,
-    /// It is the proxy's, and not there yet: it is issued, or there is no trust yet.
-    Pending,
-    /// It is not this proxy's, or nothing is called so.
-    Foreign,
-}
 
 /// The secrets that one proxy may have, by the [names] that it may use for them: its own identity and the trust of its mesh,
 /// and nothing else.

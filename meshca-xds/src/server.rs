@@ -20,7 +20,8 @@ use crate::event::{SdsEvent, SdsObserver};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
 use crate::proxies::{Member, Progress, Proxies};
-use crate::proxy::{MeshCache, ProxySecrets, Standing};
+use crate::proxy::{MeshCache, ProxySecrets};
+use crate::standing::Standing;
 use crate::stream::{Bounds, Broken, Protocol, clip};
 
 /// Serves each proxy its own identity and the trust of its mesh, and tells the manager what each has taken into use. Clones are the same one.

@@ -57,6 +57,16 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
+/// `git` in the workspace's root, with these arguments between spaces.
+pub(crate) fn git(arguments: &str) -> Command {
+    let mut git = Command::new("git");
+    // In CI another user may own the clone; reading it is harmless all the same.
+    git.current_dir(root())
+        .args(["-c", "safe.directory=*"])
+        .args(arguments.split_whitespace());
+    git
+}
+
 /// A member of the workspace.
 #[derive(Debug, Default)]
 pub(crate) struct Package {

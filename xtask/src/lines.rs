@@ -115,8 +115,8 @@ struct Tree {
 impl Tree {
     fn at(commit: Option<&str>) -> Result<Self> {
         let mut list = match commit {
-            Some(_) => process::git("ls-tree -r -z --name-only"),
-            None => process::git("ls-files -z --cached --others --exclude-standard"),
+            Some(_) => cargo::git("ls-tree -r -z --name-only"),
+            None => cargo::git("ls-files -z --cached --others --exclude-standard"),
         };
         let files = process::output(list.args(commit))?;
         Ok(Self {
@@ -129,7 +129,7 @@ impl Tree {
         match &self.commit {
             Some(commit) => {
                 let what = format!("{commit}:{}", file.display());
-                process::output(process::git("show").arg(what))
+                process::output(cargo::git("show").arg(what))
             }
             None => fs::read_to_string(cargo::root().join(file))
                 .map_err(|error| format!("cannot read {}: {error}", file.display())),

@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::cargo;
-
 /// What a task says when it cannot go on: what is wrong and what to do next.
 pub(crate) type Result<T, E = String> = std::result::Result<T, E>;
 
@@ -33,16 +31,6 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     }
     String::from_utf8(output.stdout)
         .map_err(|_| format!("`{}` printed something that is not UTF-8", line(command)))
-}
-
-/// `git` in the workspace's root, with these arguments between spaces.
-pub(crate) fn git(arguments: &str) -> Command {
-    let mut git = Command::new("git");
-    // In CI another user may own the clone; reading it is harmless all the same.
-    git.current_dir(cargo::root())
-        .args(["-c", "safe.directory=*"])
-        .args(arguments.split_whitespace());
-    git
 }
 
 /// What a command prints about itself, or `None` if it cannot be run or complains.

@@ -7,7 +7,7 @@ use meshca_core::{
     SpiffeId,
 };
 
-use super::subject::{Faults, told};
+use super::faults::{Faults, told};
 use super::{Outcome, Subject};
 
 /// Its `Display` names it in one line, as logs need it; and neither that nor its `Debug` shows key material.

@@ -19,7 +19,7 @@ use x509_cert::ext::pkix::{
 };
 use x509_cert::{Certificate, TbsCertificate};
 
-use super::subject::Faults;
+use super::faults::Faults;
 use crate::pki::{self, Key};
 
 /// What an answer is held against.

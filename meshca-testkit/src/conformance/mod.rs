@@ -35,6 +35,7 @@
 //! a CA that bills each one.
 
 mod checks;
+mod faults;
 mod judge;
 mod stress;
 mod subject;
@@ -45,7 +46,7 @@ use std::path::Path;
 use meshca_core::Error;
 
 use self::checks::refusal;
-use self::subject::Faults;
+use self::faults::Faults;
 pub use checks::{
     checks_itself, errors_classified, foreign_trust_domain, further_names, intermediates,
     key_of_a_csr, key_types, lifetime, malformed_csr, names_itself, passes_core, publishes_trust,

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use meshca_core::{
-    CertificateRequest, CertificateSpec, Clock, Error, ErrorKind, Issuer, KeyType, LifetimePolicy,
+    CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, LifetimePolicy,
     PrivateKey, Profile, Result, SignedChain, SpiffeId, TrustBundle, TrustDomain,
 };
 
+use super::faults::{Faults, told};
 use super::judge::{self, Expected, Verdict};
 
 /// How long one call to the issuer may take unless told otherwise: 30 seconds.
@@ -360,48 +361,9 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Descriptions of what is wrong.
-#[derive(Debug, Default)]
-pub(super) struct Faults(pub(super) Vec<String>);
-
-impl Faults {
-    pub(super) fn push(&mut self, fault: impl Into<String>) {
-        self.0.push(fault.into());
-    }
-}
-
-impl From<String> for Faults {
-    fn from(fault: String) -> Self {
-        Self(vec![fault])
-    }
-}
-
-impl From<&str> for Faults {
-    fn from(fault: &str) -> Self {
-        fault.to_owned().into()
-    }
-}
-
-impl From<Error> for Faults {
-    fn from(error: Error) -> Self {
-        told(&error).into()
-    }
-}
-
 /// A sound answer.
 #[derive(Debug)]
 pub(super) struct Signed {
     pub(super) chain: SignedChain,
     pub(super) verdict: Verdict,
-}
-
-/// An error with its kind, since that is what callers act on.
-pub(super) fn told(error: &Error) -> String {
-    let mut text = format!("{error} [{}, {:?}]", error.kind().as_str(), error.retry());
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

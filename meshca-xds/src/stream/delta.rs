@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use meshca_core::Result;
 
 use super::{Bounds, Broken, Heard, Protocol, Secrets, Sent, Subscriptions, check_type};
-use crate::proxy::Standing;
 use crate::secrets::{Digest, SECRET_TYPE};
+use crate::standing::Standing;
 
 /// One stream.
 #[derive(Debug)]

@@ -18,8 +18,8 @@ use meshca_core::Result;
 use meshca_identity::TrustVersion;
 use prost::Message;
 
-use crate::proxy::Standing;
 use crate::secrets::SECRET_TYPE;
+use crate::standing::Standing;
 
 /// The two protocols, state of the world and delta, as the loop of a stream needs them.
 pub(crate) trait Protocol: Send + 'static {

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::delta::Delta;
 use super::sotw::Sotw;
 use super::{Bounds, Broken, Heard, Protocol, Secrets, TrustState, clip};
-use crate::proxy::Standing;
+use crate::standing::Standing;
 
 const BOUNDS: Bounds = Bounds { names: 8, name: 16 };
 /// Two of an identity, two of trust.

@@ -97,7 +97,7 @@ pub(super) fn run(benches: &[Bench], commit: &str, rounds: u32, turn: Duration) 
 /// The files of a commit, in a folder of the target directory, with a target directory of its own.
 fn checkout(commit: &str, target: &Path) -> Result<Tree> {
     let folder = target.join("since");
-    let mut git = process::git("rev-parse --verify --end-of-options");
+    let mut git = cargo::git("rev-parse --verify --end-of-options");
     // By its hash: a branch, or `HEAD~5`, is another commit tomorrow.
     let hash = process::output(git.arg(format!("{commit}^{{commit}}")))?;
     let root = folder.join(hash.trim());
@@ -105,7 +105,7 @@ fn checkout(commit: &str, target: &Path) -> Result<Tree> {
         println!("unpacking {commit}");
         fs::create_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))?;
         let archive = folder.join("tree.tar");
-        let mut git = process::git("archive --format tar --output");
+        let mut git = cargo::git("archive --format tar --output");
         git.arg(&archive).arg(hash.trim());
         let mut tar = Command::new("tar");
         tar.arg("-xf").arg(&archive).arg("-C").arg(&root);

@@ -23,7 +23,7 @@ const PERSONAL: &[&str] = &[
 
 pub(super) fn holds() -> Result<LeftOut> {
     let mut problems = Vec::new();
-    let files = process::output(&mut process::git("ls-files -z"))?;
+    let files = process::output(&mut cargo::git("ls-files -z"))?;
     for name in files.split_terminator('\0') {
         // Listed, but deleted in the working tree, or a link to a directory: nothing to read.
         let Ok(bytes) = fs::read(cargo::root().join(name)) else {
