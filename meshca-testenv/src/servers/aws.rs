@@ -69,7 +69,7 @@ impl AwsCaOptions {
     }
 }
 
-/// A running moto whose AWS Private CA keeps the promises of AWS's documentation; the rest is as in [`Moto`](super::Moto).
+/// A running moto whose AWS Private CA keeps the promises of AWS's documentation; the rest is as in [`Moto`].
 ///
 /// It can be told to be slow, throttled, broken or used up, and counts what it is asked.
 #[derive(Debug)]
