@@ -4,6 +4,7 @@ use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use meshca_core::resource::IssuerRef;
 use meshca_core::{CheckReport, Error, ErrorKind, Result};
+use serde::Deserialize as _;
 
 use crate::crd::{Condition, GROUP};
 use crate::error::{code, from_kube, limited, line};
@@ -75,10 +76,13 @@ async fn issuer(signing: &Signing) -> Result<Option<String>> {
             ));
         }
     };
-    let conditions = object.data.pointer("/status/conditions").cloned();
-    let conditions = conditions.map(serde_json::from_value::<Vec<Condition>>);
-    let mut conditions = conditions.into_iter().flatten().flatten();
-    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    let conditions = object.data.pointer("/status/conditions");
+    let conditions = conditions.and_then(|list| list.as_array()).into_iter();
+    // One by one: another controller's condition that cannot be read must not hide this one.
+    let ready = conditions
+        .flatten()
+        .filter_map(|condition| Condition::deserialize(condition).ok())
+        .find(|condition| condition.type_ == "Ready");
     match ready {
         Some(ready) if ready.status == "True" => Ok(None),
         Some(ready) => Err(Error::new(

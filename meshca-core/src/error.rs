@@ -28,10 +28,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     "the CA refused to sign: grant `update` on `pki/sign/mesh-dp` (backend: vault-ca)"
 /// );
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("{_0:?}")]
 pub struct Error(Arc<Inner>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Error({kind:?}, {message:?}, {context:?}, {retry:?}, {source:?})")]
 struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,

@@ -28,6 +28,7 @@ use std::time::SystemTime;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use spiffe::{SpiffeId, TrustDomain};
 use webpki::EndEntityCert;
+use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::TrustBundle;
 use crate::time::{at, rfc3339};
@@ -187,17 +188,22 @@ fn read<'a>(leaf: &'a CertificateDer<'a>) -> Result<Parsed<'a>, Refusal> {
 /// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI of any kind makes
 /// it void: one reader would take the first for the peer's name and another the second.
 fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
-    let uris = leaf.uris().map_err(|error| {
+    let names = leaf.subject_alt_names().map_err(|error| {
         Refusal::SpiffeId(format!(
             "the subject alternative names of the peer's certificate are damaged: {error}"
         ))
     })?;
-    let only = match uris.as_slice() {
-        [] => Err("the peer's certificate has no URI name, so no SPIFFE ID".to_owned()),
-        [uri] => parse_spiffe_id(uri),
-        several => Err(format!(
+    // Borrowed: this is done for each handshake.
+    let mut uris = names.iter().filter_map(|name| match name {
+        GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
+        _ => None,
+    });
+    let only = match (uris.next(), uris.count()) {
+        (None, _) => Err("the peer's certificate has no URI name, so no SPIFFE ID".to_owned()),
+        (Some(uri), 0) => parse_spiffe_id(uri),
+        (Some(_), more) => Err(format!(
             "the peer's certificate has {} URI names, where an X.509-SVID has one (X.509-SVID §2)",
-            several.len()
+            more.saturating_add(1)
         )),
     };
     only.map_err(Refusal::SpiffeId)

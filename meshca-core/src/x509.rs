@@ -271,6 +271,7 @@ impl<'a> Parsed<'a> {
         Ok(names.map(|names| names.0).unwrap_or_default())
     }
 
+    #[cfg(feature = "builtin")]
     pub(crate) fn uris(&self) -> Result<Vec<String>, der::Error> {
         let uri = |name| match name {
             GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str().to_owned()),

@@ -32,8 +32,8 @@ impl<T> Envelope<'_, T> {
 
 /// What a login or a renewal gives. The token is borrowed from the answer, whose memory is wiped.
 #[derive(Deserialize, derive_more::Debug)]
+#[debug("AuthInfo({lease_duration} s, renewable: {renewable})")]
 pub(crate) struct AuthInfo<'a> {
-    #[debug(skip)]
     #[serde(borrow)]
     pub(crate) client_token: Cow<'a, str>,
     #[serde(default)]

@@ -84,13 +84,11 @@ impl Attested {
 
 /// Who has opened a stream, and how.
 #[derive(Clone, Copy, derive_more::Debug)]
+// Headers have tokens in them.
+#[debug("Caller({:?} from {:?})", node.id, self.remote_address())]
 pub struct Caller<'a> {
-    #[debug("{:?}", node.id)]
     pub(crate) node: &'a Node,
-    /// Headers have tokens in them.
-    #[debug(skip)]
     pub(crate) metadata: &'a MetadataMap,
-    #[debug("{:?}", self.remote_address())]
     pub(crate) extensions: &'a Extensions,
 }
 

@@ -166,7 +166,7 @@ impl DelegatedIssuer {
         let (mut state, _) = store.secrets.read::<State>().await?;
         if state.active.is_none() {
             let obtained = obtain(&store, &upstream, &*clock, &state).await?;
-            let update = store.secrets.update(|state: &State| match &state.active {
+            let update = store.update(|state| match &state.active {
                 Some(_) => Ok(None),
                 None => obtained.announce(state, |state| {
                     state.active = Some(obtained.intermediate.clone());
@@ -191,9 +191,9 @@ impl DelegatedIssuer {
     ///
     /// Those of the store. What was loaded before stays in use.
     pub async fn reload(&self) -> Result<()> {
-        let now = self.clock.now();
+        let (now, read) = (self.clock.now(), self.current.begin_read());
         let (state, _) = self.store.secrets.read().await?;
-        self.follow(state, now).await.map(drop)
+        self.follow(state, read, now).await.map(drop)
     }
 
     /// Asks the upstream for its roots, and stores them for all replicas: so a rotation of the
@@ -204,17 +204,18 @@ impl DelegatedIssuer {
     /// Those of the upstream and of the store. What was loaded before stays in use.
     pub async fn follow_upstream(&self) -> Result<TrustBundle> {
         let roots = as_pem(&roots_of(&self.store.settings, &self.upstream).await?);
-        let update = self.store.secrets.update(|state: &State| {
-            let mut changed = state.successor();
+        let read = self.current.begin_read();
+        let update = self.store.update(|state| {
+            let mut changed = state.clone();
             Ok(changed.set_upstream_roots(&roots).then_some(changed))
         });
-        self.follow(update.await?, self.clock.now()).await
+        self.follow(update.await?, read, self.clock.now()).await
     }
 
     /// Takes a state into use, unless a newer one is.
-    async fn follow(&self, state: State, now: SystemTime) -> Result<TrustBundle> {
+    async fn follow(&self, state: State, read: u64, now: SystemTime) -> Result<TrustBundle> {
         let known = self.snapshot();
-        let age = (state.revision, self.current.begin_read());
+        let age = (state.revision, read);
         let snapshot = self.store.snapshot(state, Some(&known), now).await?;
         self.current.replace(age, snapshot);
         Ok(self.snapshot().bundle.clone())
@@ -244,12 +245,13 @@ impl DelegatedIssuer {
     }
 
     async fn prepare(&self) -> Result<TrustBundle> {
+        let read = self.current.begin_read();
         let (mut state, _) = self.store.secrets.read::<State>().await?;
         state.signing()?;
         if state.usable_next(self.clock.now()).is_none() {
             let obtained = obtain(&self.store, &self.upstream, &*self.clock, &state).await?;
             let now = self.clock.now();
-            let update = self.store.secrets.update(|state: &State| {
+            let update = self.store.update(|state| {
                 if state.usable_next(now).is_some() {
                     return Ok(None);
                 }
@@ -264,7 +266,7 @@ impl DelegatedIssuer {
             });
             state = update.await?;
         }
-        self.follow(state, self.clock.now()).await
+        self.follow(state, read, self.clock.now()).await
     }
 
     /// Has the next intermediate sign from now on. The old root stays in the bundle until the old intermediate has ended.
@@ -283,19 +285,22 @@ impl DelegatedIssuer {
         // A key that is missing is noticed while the old one still signs.
         self.store.authority(&next.intermediate).await?;
         let number = next.intermediate.number;
-        let update = self.store.secrets.update(|state: &State| {
+        let read = self.current.begin_read();
+        let update = self.store.update(|state| {
             if state.active.iter().any(|active| active.number == number) {
                 return Ok(None);
             }
             if activatable(state, now)?.intermediate.number != number {
                 return Err(overtaken("has prepared another intermediate"));
             }
-            let mut changed = state.successor();
+            let mut changed = state.clone();
             changed.retiring.extend(changed.active.take());
             changed.active = changed.next.take().map(|next| next.intermediate);
             Ok(Some(changed))
         });
-        self.follow(update.await?, self.clock.now()).await.map(drop)
+        self.follow(update.await?, read, self.clock.now())
+            .await
+            .map(drop)
     }
 
     /// Takes intermediates that have ended out of the state, and deletes their keys.
@@ -304,10 +309,10 @@ impl DelegatedIssuer {
     ///
     /// Those of the store.
     pub async fn retire(&self) -> Result<()> {
-        let now = self.clock.now();
+        let (now, read) = (self.clock.now(), self.current.begin_read());
         let mut gone = Vec::new();
-        let update = self.store.secrets.update(|state: &State| {
-            let mut changed = state.successor();
+        let update = self.store.update(|state| {
+            let mut changed = state.clone();
             let over = changed.retiring.extract_if(.., |one| one.is_over(now));
             gone = over.collect();
             Ok((!gone.is_empty()).then_some(changed))
@@ -317,7 +322,7 @@ impl DelegatedIssuer {
         for retired in gone {
             self.store.delete_key(retired.number).await?;
         }
-        self.follow(state, now).await.map(drop)
+        self.follow(state, read, now).await.map(drop)
     }
 
     fn snapshot(&self) -> Arc<Snapshot<State>> {
@@ -374,7 +379,7 @@ impl Obtained {
         if state.last >= number {
             return Err(overtaken("gave up this intermediate or replaced it"));
         }
-        let mut changed = state.successor();
+        let mut changed = state.clone();
         changed.last = number;
         changed.set_upstream_roots(&self.upstream_roots);
         place(&mut changed);

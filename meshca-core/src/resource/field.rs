@@ -249,13 +249,15 @@ where
     }
 }
 
-impl<C: Codec, H> Field<C, H> {
+impl<C: Codec> Field<C, C::Value> {
     /// The same with another message where the field is missing.
     pub(crate) fn or_say(mut self, message: &'static str) -> Self {
         self.missing = Some(message);
         self
     }
+}
 
+impl<C: Codec, H> Field<C, H> {
     /// Reads what the document says. `None` if that is wrong or absent.
     pub(crate) fn content(&self, f: &mut Fields<'_>) -> Option<C::Value> {
         match self.missing {

@@ -353,9 +353,14 @@ impl Serialize for Extension {
             .provider
             .written(self.dialect)
             .map_err(S::Error::custom)?;
-        if self.mode != ExtensionMode::default()
-            && let Value::Map(fields) = &mut config.value
-        {
+        if self.mode != ExtensionMode::default() {
+            // Settings without a field may be written as nothing at all.
+            if let Value::Null = config.value {
+                config.value = Value::Map(Vec::new());
+            }
+            let Value::Map(fields) = &mut config.value else {
+                return Err(S::Error::custom("the settings of a CA must be a mapping"));
+            };
             let mode = Node::unlocated(Value::Str(self.mode.word().into()));
             fields.insert(0, Entry::unlocated("mode", mode));
         }

@@ -289,6 +289,7 @@ fn oldest(at: Cursor<'_>) -> Option<TlsVersion> {
 fn versions(at: Cursor<'_>) -> Option<TlsVersions> {
     let versions = TlsVersions::read(at)?;
     match (versions.min, versions.max) {
+        // `Auto` sorts first, and means no bound on either side.
         (Some(min), Some(max)) if min > max && max != TlsVersion::Auto => at.error(format_args!(
             "`min` is {} and above `max`, which is {}",
             min.as_str(),

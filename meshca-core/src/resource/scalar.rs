@@ -91,7 +91,7 @@ fn resolve_number(text: &str, at: Location) -> Result<Option<Value<'static>>, Fa
     if let Ok(value) = text.parse::<u64>() {
         return Ok(Some(Value::UInt(value)));
     }
-    // Rust's grammar of floats is that of YAML, and has words such as `inf` besides.
+    // YAML's `( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )?`. Rust reads the same, and words such as `inf` besides.
     let words = unsigned.starts_with(|first: char| first.is_ascii_alphabetic());
     match text.parse::<f64>().ok().filter(|_| !words) {
         Some(value) if value.is_finite() => Ok(Some(Value::Float(value))),

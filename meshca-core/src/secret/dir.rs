@@ -65,9 +65,9 @@ const VERSION_KEY_LEN: usize = 32;
 /// # }
 /// ```
 #[derive(derive_more::Debug)]
+#[debug("DirSecretStore({root:?})")]
 pub struct DirSecretStore {
     root: PathBuf,
-    #[debug(skip)]
     version_key: hmac::Key,
 }
 

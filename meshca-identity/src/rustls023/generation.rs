@@ -14,12 +14,10 @@ use crate::{Credentials, TrustBundles};
 
 /// One generation of [`Credentials`], read once.
 #[derive(derive_more::Debug)]
+#[debug("Generation({spiffe_id})")]
 pub(super) struct Generation {
-    #[debug("{spiffe_id}")]
     pub(super) spiffe_id: SpiffeId,
-    #[debug(skip)]
     pub(super) trust: Arc<TrustBundles>,
-    #[debug(skip)]
     key: Arc<CertifiedKey>,
 }
 

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
 use super::port::Port;
-use super::{Missing, Result, ask_json, granted, program, text, tls};
+use super::tls::tls;
+use super::{Missing, Result, ask_json, granted, program, text};
 
 /// A running API server: RBAC, service accounts with real tokens, no controllers.
 #[derive(Debug)]

@@ -54,6 +54,12 @@ impl Leash {
         let mut shell = Command::new("sh");
         shell.args(["-c", SCRIPT, "sh"]).arg(&pid);
         shell.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
         let mut shell = shell
             .stdin(Stdio::piped())
             .stdout(file.try_clone()?)

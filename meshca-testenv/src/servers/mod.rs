@@ -43,17 +43,16 @@ mod kube;
 mod leash;
 mod moto;
 mod port;
+mod tls;
 mod vault;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder};
+use reqwest::{Client, ClientBuilder, RequestBuilder};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
-
-use self::leash::Folder;
 
 pub use aws::{Aws, AwsCaOptions};
 pub use certmanager::{CertManager, CertManagerOptions};
@@ -141,17 +140,6 @@ fn client() -> ClientBuilder {
     Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(30))
-}
-
-/// Makes a certificate for `127.0.0.1` and `localhost`, in `tls.pem` and `tls.key`. Returns it, and a client that trusts only it.
-fn tls(folder: &Folder) -> Result<(String, Client)> {
-    let made =
-        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
-    let pem = made.cert.pem();
-    std::fs::write(folder.file("tls.pem"), &pem)?;
-    std::fs::write(folder.file("tls.key"), made.signing_key.serialize_pem())?;
-    let client = client().tls_certs_only([Certificate::from_pem(pem.as_bytes())?]);
-    Ok((pem, client.build()?))
 }
 
 /// Makes a request, and returns the status and the body.

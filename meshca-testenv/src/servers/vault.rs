@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::leash::{Folder, Leash};
 use super::port::Port;
-use super::{Missing, Result, STARTUP, ask_json, granted, program, text, tls, within};
+use super::tls::tls;
+use super::{Missing, Result, STARTUP, ask_json, granted, program, text, within};
 
 /// What a [`Vault`] is started with.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +173,11 @@ impl Vault {
         let config = self.folder.file("vault.json");
         let mut command = Command::new(&self.program);
         command.args(["server", &format!("-config={}", config.display())]);
-        let ready = async || self.health().await.is_ok();
+        // Whatever it says of itself: until it is initialized and unsealed, that is an error status.
+        let ready = async || {
+            let health = self.health().await;
+            health.is_ok_and(|(_, health)| health.get("version").is_some())
+        };
         self.leash = Some(Leash::start("vault", &command, &self.folder, ready).await?);
         Ok(())
     }

@@ -49,10 +49,14 @@ pub async fn cancellation(subject: &Subject<'_>) -> Outcome {
         for polls in 0..MAX_AWAIT_POINTS {
             let request = subject.new_request(subject.spec())?;
             let cut = dropped_after(polls, subject.issuer.sign(&request));
-            match subject.within("sign", cut).await? {
+            match subject.within("sign", cut).await {
                 // It answered before it could be dropped: there are no further await points.
-                Some(_) => break,
-                None => dropped += 1,
+                Ok(Some(_)) => break,
+                Ok(None) => dropped += 1,
+                Err(late) => {
+                    outcome.fail_all("dropped", late);
+                    break;
+                }
             }
             let what = format!(
                 "after `sign` was dropped having been polled {polls} times, the same request"

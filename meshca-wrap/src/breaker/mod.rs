@@ -13,6 +13,7 @@ use meshca_core::{
 };
 use tokio::time::Instant;
 
+pub use self::state::BreakerState;
 use self::state::{Breaking, Outcome, Rules, Ticket};
 use super::rfc3339;
 
@@ -46,18 +47,6 @@ use super::rfc3339;
 pub struct Breaker<I> {
     inner: I,
     shared: Arc<Shared>,
-}
-
-/// What a [`Breaker`] is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BreakerState {
-    /// Everything is passed on.
-    Closed,
-    /// Nothing is.
-    Open,
-    /// The next call, or the one under way, decides.
-    HalfOpen,
 }
 
 #[derive(Debug)]

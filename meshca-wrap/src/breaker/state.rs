@@ -4,7 +4,17 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-use super::BreakerState;
+/// What a [`Breaker`](super::Breaker) is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// Everything is passed on.
+    Closed,
+    /// Nothing is.
+    Open,
+    /// The next call, or the one under way, decides.
+    HalfOpen,
+}
 
 /// When the breaker opens, and for how long.
 #[derive(Clone, Copy, Debug)]

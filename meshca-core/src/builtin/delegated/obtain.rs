@@ -160,10 +160,10 @@ fn judge(
 
 /// Never uses this number again, unless somebody else announced it meanwhile.
 async fn give_up(store: &DelegatedStore, number: u32) -> Result<()> {
-    let update = store.secrets.update(|state: &State| {
+    let update = store.update(|state| {
         Ok((state.last < number).then(|| State {
             last: number,
-            ..state.successor()
+            ..state.clone()
         }))
     });
     let state = update.await?;

@@ -112,14 +112,6 @@ impl Intermediate {
 }
 
 impl State {
-    /// A copy to change.
-    pub(super) fn successor(&self) -> Self {
-        Self {
-            revision: self.revision.saturating_add(1),
-            ..self.clone()
-        }
-    }
-
     /// Returns the step that is due. It depends on the stored state, the settings and the time only.
     ///
     /// The numbers are SPIRE's. Where longer leaves are configured, the next intermediate signs
@@ -199,7 +191,8 @@ impl State {
         let kept = known.iter().filter(|root| roots.contains(root));
         let new = roots.iter().filter(|root| !known.contains(root));
         let merged = kept.chain(new).cloned().collect();
-        std::mem::replace(&mut self.upstream_roots, merged) != self.upstream_roots
+        let before = std::mem::replace(&mut self.upstream_roots, merged);
+        before != self.upstream_roots
     }
 
     fn intermediates(&self) -> impl Iterator<Item = &Intermediate> {
@@ -220,7 +213,7 @@ impl State {
         let living = self.intermediates().filter(|one| !one.is_over(now));
         let living = living.map(|one| &one.root);
         let roots: String = self.upstream_roots.iter().chain(living).cloned().collect();
-        let roots = certificates(&roots, "the state of the delegated CA")?;
+        let roots = certificates(&roots, "the roots in the state of the delegated CA")?;
         TrustBundle::new(
             settings.trust_domain.clone(),
             roots.into_iter().map(|(_, root)| root),
@@ -252,6 +245,21 @@ impl DelegatedStore {
             form: STATE,
         };
         Self { secrets, settings }
+    }
+
+    /// Changes the state, as [`Secrets::update`] does. Each change has a revision of its own.
+    pub(super) async fn update(
+        &self,
+        mut change: impl FnMut(&State) -> Result<Option<State>> + Send,
+    ) -> Result<State> {
+        let update = self.secrets.update(|state: &State| {
+            let revision = state.revision.saturating_add(1);
+            Ok(change(state)?.map(|changed| State {
+                revision,
+                ..changed
+            }))
+        });
+        update.await
     }
 
     /// Loads what this state says. A CA that is known already is not read again.

@@ -107,16 +107,8 @@ impl Engine {
             .get(tracked.mesh)
             .and_then(|it| it.rules.as_ref());
         let Some(rules) = rules else { return true };
-        let who = |workload: &Workload| match rules.assign(workload, |_| Ok(())) {
-            Assigned::Modern { spiffe_id, .. } | Assigned::Classic { spiffe_id, .. } => {
-                Some(spiffe_id)
-            }
-            _ => None,
-        };
-        match (who(before), who(workload)) {
-            (Some(before), Some(now)) => before != now,
-            _ => true,
-        }
+        let who = |workload| rules.assign(workload, |_| Ok(())).spiffe_id().cloned();
+        who(before).is_none_or(|before| who(workload) != Some(before))
     }
 
     pub(super) fn disconnect(&mut self, ticket: Ticket) {
