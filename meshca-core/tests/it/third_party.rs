@@ -9,9 +9,9 @@ use meshca_core::registry::{
 };
 use meshca_core::resource::settings::{self, Cursor, Fields, Model, Settings, SettingsType};
 use meshca_core::resource::{
-    AcmConf, Backend, BuiltinConf, CertManagerConf, DataSource, Documents, Extension, FreeForm,
-    IdentityProvider, IssuerRef, Mesh, MeshIdentity, Metadata, Mtls, ParseOptions, ProvidedConf,
-    Provider, Report, Resource, VaultConf,
+    AcmConf, Backend, BuiltinConf, CertManagerConf, DataSource, Documents, Extension,
+    ExtensionMode, FreeForm, IdentityProvider, IssuerRef, Mesh, MeshIdentity, Metadata, Mtls,
+    ParseOptions, ProvidedConf, Provider, Report, Resource, VaultConf,
 };
 use meshca_core::spiffe::{NameTemplate, Workload};
 use meshca_core::{
@@ -628,4 +628,32 @@ fn a_provider_that_is_built_in_code_has_its_policy() {
     let id = SpiffeId::new("spiffe://default/web").unwrap();
     let spec = config.certificate_spec(id, &Workload::new()).unwrap();
     assert_eq!(spec.lifetime_policy(), LifetimePolicy::AcceptIssuer);
+}
+
+/// Settings that need no field.
+#[derive(Debug, PartialEq, Serialize)]
+struct NoSettings;
+
+impl Settings for NoSettings {
+    const TYPE: &'static str = "in-house";
+
+    fn read(_: &mut Fields<'_>) -> Option<Self> {
+        Some(Self)
+    }
+}
+
+#[test]
+fn settings_without_a_field_keep_their_mode_when_they_are_written() {
+    let mut extension = Extension::new(Provider::new(NoSettings));
+    extension.mode = ExtensionMode::Intermediate;
+    let identity = MeshIdentity::new(Metadata::universal("a").with_mesh("default"))
+        .with_provider(IdentityProvider::Extension(extension));
+    let text = Resource::from(identity.clone()).to_yaml().unwrap();
+    let types = [SettingsType::of::<NoSettings>()];
+    let documents = ParseOptions::new().settings(types).parse(&text).unwrap();
+    assert_eq!(
+        documents.iter().next(),
+        Some(&Resource::from(identity)),
+        "{text}"
+    );
 }
