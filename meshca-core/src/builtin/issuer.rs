@@ -186,7 +186,7 @@ impl BuiltinIssuer {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidRequest`] if nothing is prepared; [`ErrorKind::Unavailable`] with
-    /// [`Retry::After`] if it is too early; else as [`prepare_next`](Self::prepare_next).
+    /// [`Retry::After`](crate::Retry::After) if it is too early; else as [`prepare_next`](Self::prepare_next).
     pub async fn activate_next(&self) -> Result<()> {
         let store = self.store()?;
         let (mut rotation, expect) = store.secrets.read::<Rotation>().await?;
