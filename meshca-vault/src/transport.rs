@@ -47,7 +47,7 @@ impl Call {
     }
 }
 
-/// What came back, whatever the status. Its `Debug` does not show what is in it.
+/// An answer, whatever its status. `Debug` does not print its content.
 #[derive(derive_more::Debug)]
 #[debug("Answer({status}, {} bytes)", body.len())]
 pub(crate) struct Answer {

@@ -19,7 +19,7 @@ pub(super) const KNOWN_FOR: Duration = RELOAD_INTERVAL.saturating_sub(MAX_STORE_
 /// How long the store is not asked again, whatever came of it.
 const ASK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was true when the store was read last. Replaced as a whole, never changed.
+/// The CA as the last read of the store found it. A later read replaces all of it.
 #[derive(Debug)]
 pub(super) struct Snapshot<S> {
     pub(super) state: S,
@@ -97,7 +97,7 @@ impl<S> Followed<S> {
         snapshot
     }
 
-    /// Whether to read the store again: what was loaded is old, or the store says that something changed.
+    /// Decides whether to read the store again: the snapshot is old, or the store has another revision.
     fn is_due(&self, now: SystemTime, loaded_at: SystemTime, revision: Option<u64>) -> bool {
         // A clock that was set back says nothing about how long ago it was.
         let within =

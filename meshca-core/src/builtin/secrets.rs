@@ -1,4 +1,4 @@
-//! What a CA keeps in a store that replicas share: its state, and keys.
+//! The state and the keys that a CA keeps in a store which replicas share.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     SecretStoreExt as _, SecretValue, Version, pem,
 };
 
-/// How often a change is tried again that others were faster with.
+/// The number of attempts at a change when other replicas change the state first.
 const ATTEMPTS: usize = 16;
 
 /// The secrets of a CA. One of them is its state, which says what signs and what is trusted.
@@ -71,7 +71,7 @@ impl Secrets {
         Ok(found.value)
     }
 
-    /// The key that is in the store, so that all who race, and whoever comes after a crash, use the same.
+    /// Returns the stored key, and makes it if there is none. Replicas that race, and a process after a crash, use the same key.
     pub(super) async fn key_or_create(
         &self,
         name: &SecretKey,

@@ -167,7 +167,7 @@ impl<'de> Deserialize<'de> for Resource {
     }
 }
 
-/// What depends on the kind, from one list of them.
+/// Everything that depends on the kind of a resource, from one list of kinds.
 macro_rules! kinds {
     ($($variant:ident($type:ident),)*) => {
         /// The kinds, as documents spell them.

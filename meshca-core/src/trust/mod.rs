@@ -33,7 +33,7 @@ pub struct TrustBundle {
     #[debug("{trust_domain}")]
     trust_domain: TrustDomain,
     roots: Arc<[TrustRoot]>,
-    /// What webpki reads in the roots.
+    /// The trust anchors that webpki reads in the roots.
     #[debug(skip)]
     anchors: Arc<[TrustAnchor<'static>]>,
     sequence: Option<u64>,

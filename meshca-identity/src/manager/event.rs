@@ -249,7 +249,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// What a step of a rotation has done, as the end of a sentence about a CA.
+/// The effect of a step of a rotation, as the end of a sentence about a CA.
 fn done(step: RotationStep) -> &'static str {
     match step {
         RotationStep::Prepare => "has its next CA prepared",
@@ -258,7 +258,7 @@ fn done(step: RotationStep) -> &'static str {
     }
 }
 
-/// Who a workload is since its renewal, as the end of a sentence about the SPIFFE ID.
+/// Compares the SPIFFE ID with the one before the renewal, as the end of a sentence about it.
 fn since(before: &SpiffeId, now: &SpiffeId) -> String {
     match before == now {
         true => "again".to_owned(),

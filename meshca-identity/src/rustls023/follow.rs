@@ -246,7 +246,7 @@ async fn first(source: &mut Source) -> Result<Credentials> {
         })
 }
 
-/// Uses all further credentials, until the source ends or `apply` returns `None` because nobody wants more.
+/// Uses all further credentials, until the source ends or `apply` returns `None` because no configuration is left that uses them.
 async fn each(
     mut source: Source,
     errors: &Errors,

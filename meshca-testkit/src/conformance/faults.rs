@@ -1,4 +1,4 @@
-//! What the checks find wrong, in words.
+//! Descriptions of the faults that the checks find.
 
 use meshca_core::Error;
 

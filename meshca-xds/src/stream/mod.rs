@@ -43,7 +43,7 @@ pub(crate) trait Secrets {
     fn version(&self, name: &str) -> Option<Arc<str>>;
     /// The secret of this name as it is sent.
     fn packed(&self, name: &str) -> Result<Option<Any>>;
-    /// Whether a name is one of the trust, and not of an identity.
+    /// Tells a name of the trust from a name of an identity.
     fn is_trust(&self, name: &str) -> bool;
     fn trust_version(&self) -> TrustVersion;
 }
