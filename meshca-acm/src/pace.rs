@@ -45,7 +45,11 @@ impl Pace {
 
     pub(crate) async fn turn(&self) {
         let mut rate = self.rate.lock().await;
-        sleep(rate.wait(0, self.begun.elapsed())).await;
+        let wait = rate.wait(0, self.begun.elapsed());
+        // A sleep of nothing lasts until the next millisecond.
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
         rate.take(self.begun.elapsed());
     }
 }
@@ -53,8 +57,19 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::task::{Context, Waker};
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_within_the_rate_does_not_wait() {
+        let pace = Pace::new(NonZeroU32::new(25).unwrap());
+        for _ in 0..5 {
+            let turn = std::pin::pin!(pace.turn());
+            let now = turn.poll(&mut Context::from_waker(Waker::noop()));
+            assert!(now.is_ready());
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_thousand_go_one_after_the_other() {

@@ -200,7 +200,10 @@ impl Turnstile {
         if entered.elapsed().saturating_add(wait) > max_wait {
             return Err(refuse(wait));
         }
-        tokio::time::sleep(wait).await;
+        // A sleep of nothing lasts until the next millisecond.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         self.state().take(self.begun.elapsed());
         drop((turn, place));
         Ok(())
@@ -225,6 +228,8 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
     use crate::testing::{OPERATIONS, Recorder, call, request};
 
@@ -313,6 +318,16 @@ mod tests {
             assert_eq!(results, expected, "{rate:?}, {max_wait}");
             let asked = expected.iter().filter(|result| result.is_ok()).count();
             assert_eq!(issuer.inner.calls().len(), asked, "{rate:?}, {max_wait}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_within_the_limit_does_not_wait() {
+        let issuer = RateLimited::new(Recorder::new());
+        for operation in OPERATIONS {
+            let call = std::pin::pin!(call(&issuer, operation));
+            let now = call.poll(&mut Context::from_waker(Waker::noop()));
+            assert!(now.is_ready(), "{operation}");
         }
     }
 
