@@ -279,7 +279,15 @@ impl<'c> Fields<'c> {
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
-        let node = self.peek(name)?;
+        self.read_child(name, self.peek(name)?, read)
+    }
+
+    fn read_child<T>(
+        &self,
+        name: &'static str,
+        node: &Node<'_>,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
         let path = self.cursor.path.field(name);
         read(Cursor::new(node, &path, self.cursor.context))
     }
@@ -290,10 +298,20 @@ impl<'c> Fields<'c> {
         name: &'static str,
         read: impl FnOnce(Cursor<'_>) -> Option<T>,
     ) -> Option<T> {
+        self.demanded(name, "must be set", read)
+    }
+
+    /// The same with a message of its own where the field is not there.
+    pub(super) fn demanded<T>(
+        &mut self,
+        name: &'static str,
+        message: &'static str,
+        read: impl FnOnce(Cursor<'_>) -> Option<T>,
+    ) -> Option<T> {
         self.know(&[name]);
-        match self.has(name) {
-            true => self.child(name, read),
-            false => self.missing(name, "must be set"),
+        match self.peek(name) {
+            Some(node) => self.read_child(name, node, read),
+            None => self.missing(name, message),
         }
     }
 

@@ -260,12 +260,10 @@ impl<C: Codec> Field<C, C::Value> {
 impl<C: Codec, H> Field<C, H> {
     /// Reads what the document says. `None` if that is wrong or absent.
     pub(crate) fn content(&self, f: &mut Fields<'_>) -> Option<C::Value> {
+        let read = |at: Cursor<'_>| self.codec.read(at);
         match self.missing {
-            Some(message) if !f.has(self.name) => {
-                f.know(&[self.name]);
-                f.missing(self.name, message)
-            }
-            _ => f.opt(self.name, |at| self.codec.read(at)),
+            Some(message) => f.demanded(self.name, message, read),
+            None => f.opt(self.name, read),
         }
     }
 
