@@ -57,7 +57,7 @@ impl SignedChain {
         }
     }
 
-    /// The same from PEM, where nothing but certificates may stand.
+    /// The same from PEM. Text around the blocks is skipped (RFC 7468 §2); other blocks than certificates are refused.
     ///
     /// # Errors
     ///

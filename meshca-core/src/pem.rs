@@ -1,9 +1,12 @@
-//! Strict PEM: only blocks, nothing between them.
+//! PEM, read as strictly as its content wants it.
 //!
-//! Lenient readers skip what they do not understand, and so accept a file in which the second of
-//! two certificates has a damaged header: it silently becomes a file with one. What stands between
-//! the blocks is therefore an error with its line. (RFC 7468 §2 allows explanatory text outside
-//! the blocks and lets parsers refuse it.)
+//! Certificates come from tools that explain them: `openssl x509 -text` and `openssl s_client -showcerts`
+//! write text before and between the blocks, and people write comments. That text is skipped, as RFC 7468
+//! §2 wants it. But lenient readers also skip what they do not understand, and so accept a file in which
+//! the second of two certificates has a damaged header: it silently becomes a file with one. So a line
+//! with five dashes that is no marker of a block is an error with its line, and so is a line of base64.
+//!
+//! Beside a key or a CSR no text may stand: what does may be the key.
 
 use rustls_pki_types::pem::{self, SectionKind};
 use rustls_pki_types::{
@@ -48,8 +51,23 @@ const LABELS: [&str; 9] = [
     "X509 CRL",
 ];
 
+/// What may stand outside the blocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outside {
+    Nothing,
+    Explanations,
+}
+
+/// Whether a line can be no part of a block that lost its marker.
+fn is_explanation(line: &str) -> bool {
+    // The lines of a body have 64 characters (RFC 7468 §2) or 76 (RFC 2045 §6.8), but for the last.
+    const LEAST: usize = 60;
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    !line.contains("-----") && !(line.len() >= LEAST && line.bytes().all(base64))
+}
+
 /// Finds the blocks, at most `limit` of them. Nothing is copied: a copy of a key would have to be wiped.
-fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
+fn blocks(text: &str, limit: usize, outside: Outside) -> Result<Vec<Block<'_>>, PemError> {
     if text.len() > MAX_TEXT {
         let size = text.len() >> 10;
         let most = MAX_TEXT >> 10;
@@ -102,8 +120,11 @@ fn blocks(text: &str, limit: usize) -> Result<Vec<Block<'_>>, PemError> {
                 });
                 open = None;
             }
-        } else if !line.is_empty() {
+        } else if outside == Outside::Nothing && !line.is_empty() {
             let message = "text outside a PEM block; only `-----BEGIN …` may stand here";
+            return fail(number, message);
+        } else if !is_explanation(line) {
+            let message = "this is part of a PEM block whose `-----BEGIN …` is missing or damaged";
             return fail(number, message);
         }
         start = end;
@@ -170,9 +191,9 @@ impl Block<'_> {
 /// How many certificates one text may hold.
 const MAX_CERTIFICATES: usize = 1000;
 
-/// All certificates of a text that holds nothing else, with the line each begins in.
+/// All certificates of a text, with the line each begins in. Explanations around them are skipped; other blocks are not.
 pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'static>)>, PemError> {
-    blocks(text, MAX_CERTIFICATES)?
+    blocks(text, MAX_CERTIFICATES, Outside::Explanations)?
         .iter()
         .map(|block| match block.decode()? {
             (SectionKind::Certificate, der) => Ok((block.line, CertificateDer::from(der))),
@@ -186,7 +207,7 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'sta
 /// The `EC PARAMETERS` block that `openssl ecparam -genkey` writes before the key is skipped: the
 /// key repeats it.
 pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError> {
-    let blocks = blocks(text, 2)?;
+    let blocks = blocks(text, 2, Outside::Nothing)?;
     let mut keys = blocks.iter().filter(|block| block.label != "EC PARAMETERS");
     let Some(block) = keys.next() else {
         return fail(1, "no PRIVATE KEY block in it");
@@ -204,7 +225,7 @@ pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError
 
 /// The one certificate signing request of a text that holds nothing else.
 pub(crate) fn csr(text: &str) -> Result<Vec<u8>, PemError> {
-    let blocks = blocks(text, 1)?;
+    let blocks = blocks(text, 1, Outside::Nothing)?;
     let Some(block) = blocks.first() else {
         return fail(1, "no CERTIFICATE REQUEST block in it");
     };
@@ -258,8 +279,16 @@ mod tests {
         let good = encode("CERTIFICATE", b"not read any deeper here");
         let cases = [
             (
-                format!("{good}junk\n{good}"),
-                "line 4: text outside a PEM block; only `-----BEGIN …` may stand here",
+                good.replace("-----BEGIN CERTIFICATE-----", "----BEGIN CERTIFICATE-----"),
+                "line 1: this is part of a PEM block whose `-----BEGIN …` is missing or damaged",
+            ),
+            (
+                good.replace("-----BEGIN CERTIFICATE-----", "BEGIN CERTIFICATE"),
+                "line 3: this is part of a PEM block whose `-----BEGIN …` is missing or damaged",
+            ),
+            (
+                format!("{good}{}\n{good}", "QUJD".repeat(16)),
+                "line 4: this is part of a PEM block whose `-----BEGIN …` is missing or damaged",
             ),
             (
                 format!("\n\n-----BEGIN CERTIFICATE-----\nAAAA\n{good}"),
@@ -296,6 +325,20 @@ mod tests {
         assert_eq!(
             certificates(&format!("{good}\r\n \n{good}")).unwrap().len(),
             2
+        );
+        let explained = format!(
+            "# Corporate Root\nCertificate:\n    Data:\n        Version: 3 (0x2)\n{good}---\n 1 s:CN=ca\n   v:NotBefore: Jan  1 00:00:00 2026 GMT\n{good}\nVerify return code: 0 (ok)\n---\n"
+        );
+        let lines = certificates(&explained).unwrap();
+        assert_eq!(Vec::from_iter(lines.iter().map(|(line, _)| *line)), [5, 11]);
+        assert_eq!(
+            csr(&format!(
+                "a comment\n{}",
+                encode("CERTIFICATE REQUEST", b"x")
+            ))
+            .unwrap_err()
+            .to_string(),
+            "line 1: text outside a PEM block; only `-----BEGIN …` may stand here"
         );
         let windows = good.replace('\n', "\r\n  ");
         assert_eq!(certificates(&windows).unwrap().len(), 1);

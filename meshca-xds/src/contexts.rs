@@ -3,6 +3,9 @@
 //!
 //! Secrets say who a proxy is and which roots it believes. What it *accepts* is said here: an inbound takes every workload of the trust
 //! domains that it believes (what they may do is for policies), an outbound takes exactly the SPIFFE IDs of the service that it calls.
+//!
+//! The groups of the key exchange are left to Envoy, whose default is post-quantum first: Envoy 1.40 agrees on X25519MLKEM768 with another
+//! Envoy, with rustls and with Go.
 
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,

@@ -13,13 +13,15 @@ import (
 // question has a kind and what that kind needs.
 type question struct {
 	Ask string `json:"ask"`
-	// Text is a SPIFFE ID, the name of a trust domain, or a bundle in the SPIFFE format.
+	// Text is a SPIFFE ID, the name of a trust domain, a bundle in the SPIFFE format, or an address.
 	Text        string `json:"text"`
 	TrustDomain string `json:"trust_domain"`
 	// Chain, Key and Roots are PEM.
 	Chain string `json:"chain"`
 	Key   string `json:"key"`
 	Roots string `json:"roots"`
+	// Server says which end of TLS to be.
+	Server bool `json:"server"`
 	// Template is what text/template is to render.
 	Template *templateQuestion `json:"template"`
 }
@@ -36,6 +38,8 @@ func answer(q question) (any, error) {
 		return readCertificate(q)
 	case "bundle":
 		return readBundle(q)
+	case "handshake":
+		return shakeHands(q)
 	case "template":
 		return q.Template.render()
 	default:

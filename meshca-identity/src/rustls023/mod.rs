@@ -66,6 +66,14 @@
 //! a configuration, so [`TlsConfigs`] would be safe on that side; a server restores what the client showed the first time. With mutual TLS in a
 //! mesh, connections are few and long, and a full handshake costs less than a millisecond.
 //!
+//! # Key exchange
+//!
+//! Groups are offered and taken in this order: X25519MLKEM768, X25519, P-256, P-384, and then whatever else the crypto provider has.
+//! The first one is a hybrid of an elliptic curve and ML-KEM (draft-ietf-tls-ecdhe-mlkem): traffic that somebody records today cannot
+//! be read by a quantum computer of tomorrow. It needs TLS 1.3. Envoy 1.40 and Go 1.24 have
+//! it first by default, so that both agree on it with us. A provider without ML-KEM, such as that of `ring`, keeps its own order;
+//! [`Settings::is_post_quantum`] says so, and so does a warning in the log.
+//!
 //! # The private key
 //!
 //! The key that an [`Identity`](meshca_core::Identity) holds is wiped when its last holder goes. rustls parses it from a copy that it takes for

@@ -5,9 +5,18 @@ use std::sync::Arc;
 use meshca_core::resource::{TlsCipher, TlsVersion};
 use meshca_core::{Error, ErrorKind, Result};
 use rustls::crypto::CryptoProvider;
-use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use crate::tls::TlsPolicy;
+
+/// The groups for the key exchange, best first. The hybrid (draft-ietf-tls-ecdhe-mlkem) keeps what is recorded today
+/// from a quantum computer of tomorrow; the others are what peers have that lack it.
+const GROUPS: [NamedGroup; 4] = [
+    NamedGroup::X25519MLKEM768,
+    NamedGroup::X25519,
+    NamedGroup::secp256r1,
+    NamedGroup::secp384r1,
+];
 
 /// Versions, and a provider that offers no other suites.
 #[derive(Clone, Debug)]
@@ -17,12 +26,31 @@ pub(super) struct Protocol {
 }
 
 impl Protocol {
-    /// All that the provider and rustls can do.
+    /// All that the provider and rustls can do, with the [hybrid group first](GROUPS) where the provider has it.
     pub(super) fn of_provider(provider: Arc<CryptoProvider>) -> Self {
-        Self {
+        let mut protocol = Self {
             versions: vec![&version::TLS13, &version::TLS12],
             provider,
+        };
+        if protocol.is_post_quantum() {
+            // A client sends its share for the first group that it offers, so the order decides what is agreed on.
+            let place = |group: NamedGroup| GROUPS.iter().position(|it| *it == group);
+            let provider = Arc::make_mut(&mut protocol.provider);
+            provider
+                .kx_groups
+                .sort_by_key(|group| place(group.name()).unwrap_or(GROUPS.len()));
+        } else {
+            tracing::warn!(
+                "the crypto provider has no X25519MLKEM768: what is recorded of connections today can be read by a quantum computer of tomorrow"
+            );
         }
+        protocol
+    }
+
+    /// Whether the provider has the hybrid group.
+    pub(super) fn is_post_quantum(&self) -> bool {
+        let mut groups = self.provider.kx_groups.iter();
+        groups.any(|group| group.name() == NamedGroup::X25519MLKEM768)
     }
 
     pub(super) fn restricted(&self, policy: &TlsPolicy) -> Result<Self> {

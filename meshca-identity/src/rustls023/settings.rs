@@ -44,6 +44,8 @@ pub struct Settings {
 impl Settings {
     /// TLS 1.2 and 1.3 with all that the provider offers. It also says which signatures count; the default of the process, if
     /// there is one, is not looked at.
+    ///
+    /// The key exchange is [post-quantum first](super#key-exchange), in whatever order the provider has its groups.
     pub fn new(peers: PeerPolicy, provider: Arc<CryptoProvider>, clock: Arc<dyn Clock>) -> Self {
         Self {
             peers,
@@ -65,6 +67,11 @@ impl Settings {
     pub fn with_tls_policy(mut self, policy: &TlsPolicy) -> Result<Self> {
         self.protocol = self.protocol.restricted(policy)?;
         Ok(self)
+    }
+
+    /// Whether the key exchange is [post-quantum first](super#key-exchange): false where the provider has no X25519MLKEM768.
+    pub fn is_post_quantum(&self) -> bool {
+        self.protocol.is_post_quantum()
     }
 
     /// The same with application protocols (RFC 7301), best first: `h2`, `http/1.1`.

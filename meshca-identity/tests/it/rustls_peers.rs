@@ -1,11 +1,12 @@
 //! Who is let in and who is not, over real sockets, at both ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::*;
 use meshca_core::{CertificateSpec, Clock};
 use meshca_identity::TrustBundles;
-use meshca_identity::rustls023::{PeerPolicy, PeerRule};
+use meshca_identity::rustls023::{PeerPolicy, PeerRule, Settings};
 use meshca_testkit::FakeClock;
 use meshca_testkit::pki::{TestCa, TestCaOptions};
 use proptest::prelude::*;
@@ -13,8 +14,9 @@ use rcgen::{
     CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -45,6 +47,77 @@ async fn both_ends_see_who_the_other_is() {
         assert_eq!(client.kind, HandshakeKind::Full);
         assert_eq!(client.alpn.as_deref(), Some(&b"h2"[..]));
         talk(&mut client.stream, &mut server.stream).await;
+    }
+}
+
+/// Whatever the provider has, in whatever order, the hybrid group comes first; a provider without it keeps its order.
+#[tokio::test]
+async fn the_key_exchange_is_post_quantum_where_the_provider_is() {
+    use NamedGroup::{X25519, X25519MLKEM768, secp256r1, secp384r1};
+
+    let (clock, root) = (FakeClock::new(), ca("root"));
+    let ours = own(&root, "spiffe://example.org/ours");
+    let peer = shown(
+        &root,
+        workload("spiffe://example.org/peer"),
+        FakeClock::start(),
+    );
+    let groups = provider().kx_groups.clone();
+    for (has, post_quantum, offered, with_stock, in_tls12) in [
+        (
+            vec![secp384r1, X25519, X25519MLKEM768, secp256r1],
+            true,
+            vec![X25519MLKEM768, X25519, secp256r1, secp384r1],
+            X25519MLKEM768,
+            X25519,
+        ),
+        (
+            vec![secp256r1, X25519MLKEM768],
+            true,
+            vec![X25519MLKEM768, secp256r1],
+            X25519MLKEM768,
+            secp256r1,
+        ),
+        (
+            vec![secp384r1, X25519, secp256r1],
+            false,
+            vec![secp384r1, X25519, secp256r1],
+            secp384r1,
+            secp384r1,
+        ),
+    ] {
+        let find = |name: &NamedGroup| groups.iter().find(|group| group.name() == *name);
+        let kx_groups = has.iter().filter_map(find).copied().collect();
+        let provider = Arc::new(CryptoProvider {
+            kx_groups,
+            ..(*provider()).clone()
+        });
+        let settings = Settings::new(PeerPolicy::SameDomain, provider, Arc::new(clock.clone()));
+        assert_eq!(settings.is_post_quantum(), post_quantum, "{has:?}");
+        let (client, server) = (
+            settings.client_config(&ours).unwrap(),
+            settings.server_config(&ours).unwrap(),
+        );
+        let names = |provider: &CryptoProvider| -> Vec<_> {
+            provider.kx_groups.iter().map(|it| it.name()).collect()
+        };
+        assert_eq!(names(client.crypto_provider()), offered, "{has:?}");
+        assert_eq!(names(server.crypto_provider()), offered, "{has:?}");
+        for (version, expected) in [(&TLS13, with_stock), (&TLS12, in_tls12)] {
+            let stock = stock_server(peer.clone(), &[version]);
+            let (client, server) = shake(&client, &stock).await.both();
+            assert_eq!(
+                (client.group, server.group),
+                (expected, expected),
+                "{has:?}"
+            );
+        }
+        let (client, server) = shake(&client, &server).await.both();
+        assert_eq!(
+            (client.group, server.group),
+            (with_stock, with_stock),
+            "{has:?}"
+        );
     }
 }
 

@@ -22,6 +22,7 @@
 //! | [`errors_classified`] | each refusal has the kind and the retry advice of the contract |
 //! | [`repeated_request`] | the same request can be made again |
 //! | [`cancellation`] | a call dropped at any await point leaves the next one with the same request sound |
+//! | [`quirks`] | core takes what CAs do that is odd and sound, and refuses what is wrong, in this issuer's answers |
 //! | [`concurrency`] | 64 requests at once, each answered with its own certificate and serial number |
 //! | [`rotation`] | a new root is in the bundle before a leaf under it; old leaves stay valid |
 //!
@@ -37,6 +38,7 @@
 mod checks;
 mod faults;
 mod judge;
+mod quirks;
 mod stress;
 mod subject;
 
@@ -52,6 +54,7 @@ pub use checks::{
     key_of_a_csr, key_types, lifetime, malformed_csr, names_itself, passes_core, publishes_trust,
     requested_id,
 };
+pub use quirks::quirks;
 pub use stress::{cancellation, concurrency, repeated_request, rotation};
 pub use subject::{DEFAULT_DEADLINE, Rotation, Subject};
 
@@ -264,6 +267,7 @@ pub async fn run_all(subject: &Subject<'_>) -> Report {
         ("errors_classified", errors_classified(subject).await),
         ("repeated_request", repeated_request(subject).await),
         ("cancellation", cancellation(subject).await),
+        ("quirks", quirks(subject).await),
         ("concurrency", concurrency(subject).await),
         ("rotation", rotation(subject).await),
     ];

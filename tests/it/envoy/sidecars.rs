@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshca::resource::Mode;
 use meshca::{BackendRegistry, TrustDomain};
 use meshca_testenv::servers::{Envoy, Port};
+use rustls::NamedGroup;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -64,6 +65,8 @@ async fn shown(world: &World, server: &Sidecar) -> String {
     let name = ServerName::try_from("mesh.invalid").unwrap();
     let connected = TlsConnector::from(tls.client()).connect(name, tcp).await;
     let connection = connected.unwrap();
+    let group = connection.get_ref().1.negotiated_key_exchange_group();
+    assert_eq!(group.unwrap().name(), NamedGroup::X25519MLKEM768);
     serial_of(&connection.get_ref().1.peer_certificates().unwrap()[0])
 }
 
@@ -124,9 +127,19 @@ pub(crate) async fn speak_with_each_other(
     assert!(rest.ends_with("\r\n0\r\n\r\n"), "it was cut off");
     let stats = client.envoy.read().await;
     let stats = stats
-        .stats(r"^cluster\.s-0\.(ssl\.(fail|handshake)|upstream_cx_destroy_local_with)")
+        .stats(
+            r"^cluster\.(s-0|sds)\.(ssl\.(fail|handshake|curves)|upstream_cx_destroy_local_with)",
+        )
         .await;
     let stats = stats.unwrap();
+    // Between two Envoys, and between an Envoy and our server.
+    for (name, handshakes) in stats
+        .iter()
+        .filter(|(name, _)| name.ends_with(".ssl.handshake"))
+    {
+        let group = name.replace(".handshake", ".curves.X25519MLKEM768");
+        assert_eq!(stats.get(&group).unwrap_or(&0), handshakes, "{stats:?}");
+    }
     assert!(stats["cluster.s-0.ssl.handshake"] >= 7, "{stats:?}");
     assert_eq!(stats["cluster.s-0.ssl.fail_verify_error"], 0, "{stats:?}");
     assert_eq!(world.control.refusals(), [""; 0]);

@@ -2,6 +2,8 @@
 
 mod spiffe;
 mod templates;
+#[cfg(feature = "rustls")]
+mod tls;
 mod x509;
 
 use std::io::Write;

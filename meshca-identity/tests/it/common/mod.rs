@@ -18,7 +18,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CipherSuite, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
-    HandshakeKind, ProtocolVersion, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -236,6 +237,7 @@ pub(crate) struct End<S> {
     pub(crate) kind: HandshakeKind,
     pub(crate) version: ProtocolVersion,
     pub(crate) suite: CipherSuite,
+    pub(crate) group: NamedGroup,
     pub(crate) alpn: Option<Vec<u8>>,
     pub(crate) stream: S,
 }
@@ -248,6 +250,7 @@ impl<S> End<S> {
             kind: state.handshake_kind().unwrap(),
             version: state.protocol_version().unwrap(),
             suite: state.negotiated_cipher_suite().unwrap().suite(),
+            group: state.negotiated_key_exchange_group().unwrap().name(),
             alpn: state.alpn_protocol().map(<[u8]>::to_vec),
             stream,
         }
