@@ -193,7 +193,11 @@ const MAX_CERTIFICATES: usize = 1000;
 
 /// All certificates of a text, with the line each begins in. Explanations around them are skipped; other blocks are not.
 pub(crate) fn certificates(text: &str) -> Result<Vec<(usize, CertificateDer<'static>)>, PemError> {
-    blocks(text, MAX_CERTIFICATES, Outside::Explanations)?
+    let blocks = blocks(text, MAX_CERTIFICATES, Outside::Explanations)?;
+    if blocks.is_empty() && !text.trim().is_empty() {
+        return fail(1, "no `-----BEGIN CERTIFICATE-----` in it");
+    }
+    blocks
         .iter()
         .map(|block| match block.decode()? {
             (SectionKind::Certificate, der) => Ok((block.line, CertificateDer::from(der))),

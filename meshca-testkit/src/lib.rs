@@ -94,7 +94,7 @@
 //!   declared  intermediates
 //!             declared: not supported: intermediates
 //!   …
-//!   all 17 checks hold
+//!   all 18 checks hold
 //! ```
 //!
 //! A CA whose certificates live by the real time is tested with

@@ -344,7 +344,7 @@ async fn halves_of_two_cas_are_noticed() {
         (
             Some("junk".into()),
             Some(key.clone()),
-            "cannot be read: line 1: text outside a PEM block",
+            "cannot be read: line 1: no `-----BEGIN CERTIFICATE-----` in it",
         ),
         (None, Some("junk".into()), "not a PEM private key: line 1"),
     ];
@@ -464,8 +464,8 @@ async fn provided_cas_are_checked() {
             "begins only at 2026-01-01T01:00:00Z",
         ),
         (
-            (full.clone() + "junk\n" + &root.pem(), key(&intermediate)),
-            "text outside a PEM block",
+            (full.clone() + "-----BEGIN\n" + &root.pem(), key(&intermediate)),
+            "the BEGIN line is damaged",
         ),
     ];
     let provided = |(certificates, key): (String, Vec<u8>)| {

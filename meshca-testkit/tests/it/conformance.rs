@@ -249,7 +249,7 @@ async fn what_is_declared_is_reported_and_not_a_failure() {
         "  declared: its chains come in no particular order\n",
         "  it warns: it is modest\n",
         "  a CSR that names somebody else: refused (no)\n",
-        "  all 17 checks hold",
+        "  all 18 checks hold",
     ] {
         assert!(text.contains(line), "`{line}` is missing in\n{text}");
     }
