@@ -246,11 +246,11 @@ impl Authority {
         }
     }
 
-    /// The same, by what is known of the CA already; `caCert` is read anew.
-    pub(crate) async fn bundle_by(&self, facts: &Facts) -> Result<TrustBundle> {
+    /// The roots of `caCert`, read anew; `None` where it is not set.
+    pub(crate) async fn pinned_roots(&self) -> Result<Option<TrustBundle>> {
         match &self.settings.conf.ca_cert {
-            Some(source) => self.pinned(source, true).await,
-            None => self.roots(facts),
+            Some(source) => self.pinned(source, true).await.map(Some),
+            None => Ok(None),
         }
     }
 

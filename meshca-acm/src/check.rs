@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use aws_sdk_acmpca::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_acmpca::primitives::Blob;
-use aws_sdk_acmpca::types::{Validity, ValidityPeriodType};
+use aws_sdk_acmpca::types::{SigningAlgorithm, Validity, ValidityPeriodType};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use meshca_core::{CheckReport, Error, ErrorKind, Profile, Result};
+use meshca_core::issuer::Findings;
+use meshca_core::{Error, ErrorKind, Profile, Result, TrustBundle};
 
 use crate::arn::CaArn;
 use crate::authority::Authority;
 use crate::error::from_sdk;
 use crate::facts::{Facts, not_pinned};
+use crate::settings::Template;
 
 /// How many certificates a CA signs in its life, unless AWS has raised it ("AWS Private CA endpoints and quotas").
 const LIFETIME_QUOTA: f64 = 1_000_000.0;
@@ -20,51 +22,92 @@ const LIFETIME_QUOTA: f64 = 1_000_000.0;
 const SOON: Duration = Duration::from_secs(365 * 24 * 3600);
 /// So is a CA that lives no longer.
 const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest certificate of a CA for short-lived ones.
+const SHORT_LIVED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The part of its life after which a certificate is renewed.
 const RENEWED_AFTER: f64 = 0.55;
 
-pub(crate) async fn check(authority: &Arc<Authority>) -> Result<CheckReport> {
-    let facts = authority.refresh().await?;
-    facts.require_active()?;
-    let bundle = authority.bundle_by(&facts).await?;
+/// Looks at everything, also where something is wrong: an operator wants to hear of it together.
+pub(crate) async fn check(authority: &Arc<Authority>) -> Findings {
+    let mut found = Findings::new();
     let settings = &authority.settings;
     let profile = match settings.intermediates {
         true => Profile::Intermediate { path_len: 0 },
         false => Profile::Workload,
     };
-    let template = facts.template(profile, settings)?;
-    may_issue(authority, &facts, &template).await?;
-    may_fetch(authority).await?;
-
-    // Where the chain goes up to a root, that is the only one that certificates can lead to.
-    if let Ok(roots) = facts.roots(&settings.trust_domain)
-        && !roots.roots().iter().any(|root| bundle.contains(root.der()))
-        && let Some(root) = roots.roots().first()
-    {
-        return Err(not_pinned(root));
+    let described = authority.refresh().await;
+    // Where AWS cannot be asked, nothing is known of rights.
+    let asked = !described.as_ref().is_err_and(|error| {
+        use ErrorKind::{RateLimited, Timeout, Unauthenticated, Unavailable};
+        matches!(
+            error.kind(),
+            RateLimited | Timeout | Unauthenticated | Unavailable
+        )
+    });
+    let facts = found.take(described);
+    let pinned = found.take(authority.pinned_roots().await).flatten();
+    // Without facts, what may be asked for is tried with what most CAs take.
+    let algorithm = facts.as_ref().map(|facts| facts.signing_algorithm.clone());
+    let algorithm = algorithm.unwrap_or(SigningAlgorithm::Sha256Withecdsa);
+    let template = match &facts {
+        Some(facts) => found.take(facts.template(profile, settings)),
+        None => Some(settings.arn.template(settings.template.name())),
+    };
+    if asked {
+        if let Some(template) = template {
+            found.take(may_issue(authority, algorithm, &template).await);
+        }
+        found.take(may_fetch(authority).await);
     }
+    if let Some(facts) = facts {
+        judge(&mut found, authority, &facts, pinned.as_ref());
+    }
+    if !settings.intermediates {
+        if let Some(warning) = burn(settings.fleet, settings.lifetime) {
+            found.warn(warning);
+        }
+        if settings.template == Template::EndEntityClientAuth {
+            found.warn(
+                "the template `EndEntityClientAuthCertificate/V1` gives certificates of clients, and verification refuses what is not for servers as well: use `EndEntity`",
+            );
+        }
+    }
+    found
+}
 
-    let mut report = CheckReport::new();
+/// What is known of the CA and does not fit.
+fn judge(found: &mut Findings, authority: &Authority, facts: &Facts, pinned: Option<&TrustBundle>) {
+    let settings = &authority.settings;
+    found.take(facts.require_active());
+    let roots = facts.roots(&settings.trust_domain);
+    match (&roots, pinned) {
+        // Where the chain goes up to a root, that is the only one that certificates can lead to.
+        (Ok(roots), Some(pinned)) => {
+            if !roots.roots().iter().any(|root| pinned.contains(root.der()))
+                && let Some(root) = roots.roots().first()
+            {
+                found.problem(not_pinned(root));
+            }
+        }
+        (Err(_), Some(_)) | (Ok(_), None) => {}
+        (Err(error), None) => found.problem(error.clone()),
+    }
+    let now = authority.clock.now();
     if let Some(end) = facts.not_after
-        && let Ok(left) = end.duration_since(authority.clock.now())
+        && let Ok(left) = end.duration_since(now)
         && left < NEARLY_OVER
     {
-        report = report.with_warning(format!(
-            "the CA ends in {} days: renew it",
+        found.warn(format!(
+            "the CA ends in {} days: renew it (`aws acm-pca get-certificate-authority-csr`, have that signed, `import-certificate-authority-certificate`)",
             left.as_secs() / (24 * 3600)
         ));
     }
-    if !settings.intermediates {
-        if facts.short_lived && settings.lifetime > Duration::from_secs(7 * 24 * 3600) {
-            report = report.with_warning(
-                "the CA is for short-lived certificates: they live for seven days at most, and not as long as is asked for",
-            );
-        }
-        if let Some(warning) = burn(settings.fleet, settings.lifetime) {
-            report = report.with_warning(warning);
-        }
+    if facts.short_lived && !settings.intermediates && settings.lifetime > SHORT_LIVED {
+        found.warn(
+            "the CA is for short-lived certificates: they live for seven days at most, and not as long as is asked for",
+        );
     }
-    Ok(report)
+    found.judge_authorities(&facts.chain);
 }
 
 /// When the CA's quota is used up, if that is soon.
@@ -89,7 +132,11 @@ fn burn(fleet: Option<u64>, lifetime: Duration) -> Option<String> {
 }
 
 /// Asks for a certificate with a CSR that is none. Who may issue is told so; who may not is told that first.
-async fn may_issue(authority: &Authority, facts: &Facts, template: &str) -> Result<()> {
+async fn may_issue(
+    authority: &Authority,
+    algorithm: SigningAlgorithm,
+    template: &str,
+) -> Result<()> {
     let arn = &authority.settings.arn;
     let validity = Validity::builder()
         .r#type(ValidityPeriodType::Days)
@@ -101,7 +148,7 @@ async fn may_issue(authority: &Authority, facts: &Facts, template: &str) -> Resu
         .issue_certificate()
         .certificate_authority_arn(arn.as_str())
         .csr(Blob::new("no CSR: a check of permissions"))
-        .signing_algorithm(facts.signing_algorithm.clone())
+        .signing_algorithm(algorithm)
         .template_arn(template)
         .validity(validity)
         .send()
@@ -110,6 +157,8 @@ async fn may_issue(authority: &Authority, facts: &Facts, template: &str) -> Resu
         "MalformedCSRException",
         "InvalidArgsException",
         "ValidationException",
+        // Of a CA that is not active, which is seen elsewhere.
+        "InvalidStateException",
     ];
     match done_unless(answer, &refusals, "IssueCertificate", arn)? {
         None => Ok(()),

@@ -13,12 +13,16 @@ use aws_credential_types::Credentials;
 use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::region::Region;
 use meshca_core::resource::{AwsCredentials, DataSource};
-use meshca_core::secret::{LocalSources, SourceReader};
+use meshca_core::secret::SourceReader;
 use meshca_core::{Clock, Error, ErrorKind, SecretValue};
 
+use crate::client::http_client;
 use crate::error::in_words;
+use crate::role::assume;
+use crate::settings::AcmSettings;
 
 /// The metadata service of EC2.
 const INSTANCE: &str = "instance (EC2)";
@@ -26,14 +30,30 @@ const INSTANCE: &str = "instance (EC2)";
 /// How long an access key is used before it is read again, so that a replaced one is noticed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The access key of the settings; without one, what the control plane has of its own.
+/// The ID of a temporary key begins with this ("IAM identifiers", IAM's user guide).
+const TEMPORARY: &str = "ASIA";
+
+/// The access key of the settings; without one, what the control plane has of its own. Where the settings have a role, as that.
 pub(crate) fn provider(
-    credentials: Option<&AwsCredentials>,
+    settings: &AcmSettings,
     sources: &SourceReader,
-    region: &str,
+    http: &SharedHttpClient,
     clock: &Arc<dyn Clock>,
 ) -> meshca_core::Result<SharedCredentialsProvider> {
-    if let Some(keys) = credentials {
+    let own = without_role(settings, sources, http, clock)?;
+    Ok(match &settings.role {
+        Some(role) => assume(role, settings, own, http.clone(), clock),
+        None => own,
+    })
+}
+
+fn without_role(
+    settings: &AcmSettings,
+    sources: &SourceReader,
+    http: &SharedHttpClient,
+    clock: &Arc<dyn Clock>,
+) -> meshca_core::Result<SharedCredentialsProvider> {
+    if let Some(keys) = &settings.conf.credentials {
         let key = AccessKey {
             keys: keys.clone(),
             sources: sources.clone(),
@@ -41,17 +61,18 @@ pub(crate) fn provider(
         };
         return Ok(provided(key, AccessKey::read));
     }
-    if sources.local_sources() == LocalSources::Refused {
+    if !sources.local_sources().lend_identity() {
         return Err(Error::new(
             ErrorKind::Denied,
             "this control plane does not act under its own AWS identity for a resource: set `auth.awsCredentials`",
         ));
     }
-    Ok(provided(Chain::new(region), Chain::first))
+    let chain = Chain::new(settings.arn.region(), http)?;
+    Ok(provided(chain, Chain::first))
 }
 
 /// A provider that asks this source each time.
-fn provided<T, F>(source: T, provide: fn(Arc<T>) -> F) -> SharedCredentialsProvider
+pub(crate) fn provided<T, F>(source: T, provide: fn(Arc<T>) -> F) -> SharedCredentialsProvider
 where
     T: Send + Sync + 'static,
     F: Future<Output = Result> + Send + 'static,
@@ -86,9 +107,20 @@ impl AccessKey {
         let (id, secret) = (&self.keys.access_key, &self.keys.access_key_secret);
         let id = part(id, "auth.awsCredentials.accessKey").await?;
         let secret = part(secret, "auth.awsCredentials.accessKeySecret").await?;
+        let token = match &self.keys.session_token {
+            Some(token) => Some(part(token, "auth.awsCredentials.sessionToken").await?),
+            // AWS would say that it does not know the key.
+            None if id.starts_with(TEMPORARY) => {
+                return Err(CredentialsError::invalid_configuration(Error::new(
+                    ErrorKind::InvalidConfig,
+                    "the access key is a temporary one (`ASIA…`), which AWS takes with its session token only: set `auth.awsCredentials.sessionToken`",
+                )));
+            }
+            None => None,
+        };
         let expires = self.clock.now().checked_add(RELOAD_INTERVAL);
-        // It takes ownership of both, and wipes them.
-        let credentials = Credentials::new(id, secret, None, expires, "awsCredentials");
+        // It takes ownership of them, and wipes them.
+        let credentials = Credentials::new(id, secret, token, expires, "awsCredentials");
         Ok(credentials)
     }
 }
@@ -98,15 +130,18 @@ impl AccessKey {
 struct Chain(Vec<(&'static str, Arc<dyn ProvideCredentials>)>);
 
 impl Chain {
-    fn new(region: &str) -> Self {
+    /// `http` reaches AWS. Metadata services are on this machine, so no proxy leads to them.
+    fn new(region: &str, http: &SharedHttpClient) -> meshca_core::Result<Self> {
         let region = Region::new(region.to_owned());
         let conf = ProviderConfig::default().with_region(Some(region));
+        let near = conf.clone().with_http_client(http_client(None)?);
+        let conf = conf.with_http_client(http.clone());
         let environment = EnvironmentVariableCredentialsProvider::new();
         let profile = ProfileFileCredentialsProvider::builder().configure(&conf);
         let token = WebIdentityTokenCredentialsProvider::builder().configure(&conf);
-        let container = EcsCredentialsProvider::builder().configure(&conf);
-        let instance = ImdsCredentialsProvider::builder().configure(&conf);
-        Self(vec![
+        let container = EcsCredentialsProvider::builder().configure(&near);
+        let instance = ImdsCredentialsProvider::builder().configure(&near);
+        Ok(Self(vec![
             ("environment", Arc::new(environment)),
             ("profile", Arc::new(profile.build())),
             ("web identity (EKS)", Arc::new(token.build())),
@@ -115,7 +150,7 @@ impl Chain {
                 Arc::new(container.build()),
             ),
             (INSTANCE, Arc::new(instance.build())),
-        ])
+        ]))
     }
 
     async fn first(self: Arc<Self>) -> Result {

@@ -1,6 +1,7 @@
 //! The issuer: what AWS signs, as the contract has it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use meshca_core::{
 use tokio::time::{Instant, sleep};
 
 use crate::authority::Authority;
-use crate::client::client;
+use crate::client::{client, http_client};
 use crate::credentials::provider;
 use crate::error::{IN_PROGRESS, NOT_FOUND, contradicts, from_sdk, present};
 use crate::facts::{Facts, chain};
@@ -43,6 +44,8 @@ pub struct AcmIssuer {
     authority: Arc<Authority>,
     paces: Arc<Paces>,
     orders: Arc<Orders>,
+    /// Whether a certificate was accepted since the last check.
+    proven: Arc<AtomicBool>,
 }
 
 /// Why a certificate was not fetched.
@@ -61,7 +64,7 @@ impl AcmIssuer {
     /// # Errors
     ///
     /// [`ErrorKind::Denied`] if the settings name no credentials, and `sources` may not read what is the control plane's own;
-    /// [`ErrorKind::InvalidConfig`] if the endpoint is no address.
+    /// [`ErrorKind::InvalidConfig`] if the endpoint or the proxy is no address, or settings do not go together.
     pub fn new(
         settings: AcmSettings,
         sources: SourceReader,
@@ -77,27 +80,15 @@ impl AcmIssuer {
         clock: Arc<dyn Clock>,
         paces: Arc<Paces>,
     ) -> Result<Self> {
-        if let Some(endpoint) = &settings.endpoint
-            && !endpoint.starts_with("https://")
-            && !endpoint.starts_with("http://")
-        {
-            return Err(Error::new(
-                ErrorKind::InvalidConfig,
-                "the endpoint must begin with `https://` or `http://`",
-            )
-            .with_context("endpoint", endpoint.escape_debug()));
-        }
-        let credentials = provider(
-            settings.conf.credentials.as_ref(),
-            &sources,
-            settings.arn.region(),
-            &clock,
-        )?;
-        let client = client(&settings, credentials, &clock);
+        settings.judge()?;
+        let http = http_client(settings.proxy.as_deref())?;
+        let credentials = provider(&settings, &sources, &http, &clock)?;
+        let client = client(&settings, credentials, http, &clock);
         Ok(Self {
             authority: Authority::new(settings, client, sources, clock),
             paces,
             orders: Arc::default(),
+            proven: Arc::default(),
         })
     }
 
@@ -333,8 +324,9 @@ impl Issuer for AcmIssuer {
             Some(note) => chain.with_note(note),
             None => chain,
         };
-        let orders = Arc::clone(&self.orders);
+        let (orders, proven) = (Arc::clone(&self.orders), Arc::clone(&self.proven));
         Ok(chain.with_receipt(move |outcome| {
+            proven.fetch_or(outcome.is_ok(), Ordering::Relaxed);
             // A certificate that may be good after all, once its root can be looked up, is not
             // bought again.
             if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
@@ -349,8 +341,12 @@ impl Issuer for AcmIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        let checked = crate::check::check(&self.authority).await;
-        checked.map_err(|error| error.with_context("issuer", self))
+        // What was signed before this check began says nothing about the next one.
+        let proven = self.proven.swap(false, Ordering::Relaxed);
+        let report = crate::check::check(&self.authority)
+            .await
+            .into_report(proven);
+        report.map_err(|error| error.with_context("issuer", self))
     }
 }
 

@@ -101,8 +101,10 @@
 //! - **Backdating.** AWS' certificates begin an hour ago. Lifetimes and renewals are reckoned from when they are issued.
 //! - **Trust.** The root of the CA's chain, recognised by what it is and not by where it stands; `caCert` pins it, and what would not lead to that is not
 //!   bought. It is looked at again every five minutes; an outage of AWS, or a CA that is disabled or expired, takes no trust away, and the root of a renewed chain joins the earlier one.
-//! - **Credentials** live in memory that is wiped, and appear in no error, log or `Debug`. No environment variable decides anything, but for
-//!   the credentials of a control plane that has been given none.
+//! - **Credentials** live in memory that is wiped, and appear in no error, log or `Debug`. A resource cannot send them anywhere: endpoints,
+//!   proxies and roles are options of the [factory](AcmFactory), of which a resource names one.
+//! - **The environment** decides nothing, proxies included, but for the credentials of a control plane that has been given none: these are
+//!   looked for in AWS' standard places.
 //!
 //! # The holder of the issuer drives its rotation
 //!
@@ -125,6 +127,7 @@
 //! | lifetimes, templates, idempotency, certificates in progress, CA states, quotas, throttling | moto with the plugin |
 //! | a certificate of another lifetime than was asked for is refused, or reported with [`AcceptIssuer`](meshca_core::LifetimePolicy::AcceptIssuer) | moto by itself |
 //! | errors of IAM, credentials and clocks | the same, answering as it is told |
+//! | proxies, endpoints, temporary keys, assumed roles | canned answers, and moto with the plugin behind a proxy |
 //! | everything at once | AWS, with `MESHCA_AWS_CA_ARN` set: `cargo test -p meshca-acm -- --ignored` |
 //!
 //! # Retrying
@@ -153,6 +156,7 @@ mod facts;
 mod issuer;
 mod orders;
 mod pace;
+mod role;
 mod settings;
 
 #[doc = include_str!("../GUIDE.md")]
@@ -160,6 +164,7 @@ pub mod guide {}
 
 pub use factory::{AcmFactory, factory};
 pub use issuer::AcmIssuer;
+pub use role::AssumedRole;
 pub use settings::{
     AcmSettings, DEFAULT_CA_REFRESH, DEFAULT_FETCH_RATE, DEFAULT_ISSUE_RATE, DEFAULT_TIMEOUT,
     Template,

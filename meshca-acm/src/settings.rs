@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use meshca_core::resource::AcmConf;
-use meshca_core::{DEFAULT_LIFETIME, Result, TrustDomain};
+use meshca_core::{DEFAULT_LIFETIME, Error, ErrorKind, Result, TrustDomain};
 
 use crate::arn::CaArn;
+use crate::role::AssumedRole;
 
 /// How many certificates are asked for per second, where the settings do not say: AWS' default quota of an account in a region
 /// ("AWS Private CA endpoints and quotas").
@@ -76,6 +77,8 @@ impl Template {
 /// | [`with_lifetime`](Self::with_lifetime) | 24 h ([`DEFAULT_LIFETIME`]) | `the_defaults_of_the_settings` |
 /// | [`with_fleet`](Self::with_fleet) | not known | `the_defaults_of_the_settings` |
 /// | [`with_endpoint`](Self::with_endpoint) | AWS' own | `the_defaults_of_the_settings` |
+/// | [`with_proxy`](Self::with_proxy) | none, whatever the environment says | `the_defaults_of_the_settings`, `the_environment_names_no_proxy` |
+/// | [`with_role`](Self::with_role) | none | `the_defaults_of_the_settings` |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AcmSettings {
@@ -90,6 +93,8 @@ pub struct AcmSettings {
     pub(crate) fleet: Option<u64>,
     pub(crate) intermediates: bool,
     pub(crate) endpoint: Option<String>,
+    pub(crate) proxy: Option<String>,
+    pub(crate) role: Option<AssumedRole>,
 }
 
 /// Calls per second.
@@ -127,6 +132,8 @@ impl AcmSettings {
             fleet: None,
             intermediates: false,
             endpoint: None,
+            proxy: None,
+            role: None,
         })
     }
 
@@ -183,15 +190,125 @@ impl AcmSettings {
     }
 
     /// Calls another address than AWS' own for the region: a VPC endpoint, or a test server. It begins with `https://` or `http://`.
+    /// It does not go with `fips`: name the endpoint for FIPS then.
     pub fn with_endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
+    }
+
+    /// Reaches AWS (the CA, and STS for a role) through an HTTP proxy, `http://proxy.example:3128`. The connection through it is
+    /// encrypted by the endpoint's `https://`, and the proxy sees the name of the endpoint. The metadata services of EC2, ECS and EKS
+    /// are on this machine and asked directly.
+    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+
+    /// Assumes this role before the CA is called.
+    pub fn with_role(mut self, role: AssumedRole) -> Self {
+        self.role = Some(role);
+        self
+    }
+
+    /// Refuses what cannot work together, and names that nobody has resolved.
+    pub(crate) fn judge(&self) -> Result<()> {
+        let invalid = |setting: &'static str, why: String| {
+            Err(Error::new(ErrorKind::InvalidConfig, why).with_context("setting", setting))
+        };
+        if let Some(endpoint) = &self.endpoint {
+            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+                return invalid(
+                    "endpoint",
+                    format!(
+                        "the endpoint must begin with `https://` or `http://`, and is `{}`",
+                        endpoint.escape_debug()
+                    ),
+                );
+            }
+            if self.conf.fips {
+                return invalid(
+                    "fips",
+                    "`fips` chooses AWS' own endpoint, and another one is set: leave `fips` out, and have the endpoint be one for FIPS"
+                        .to_owned(),
+                );
+            }
+        }
+        for (setting, named, known) in [
+            ("endpoint", &self.conf.endpoint, self.endpoint.is_some()),
+            ("proxy", &self.conf.proxy, self.proxy.is_some()),
+            ("assumeRole", &self.conf.assume_role, self.role.is_some()),
+        ] {
+            if named.is_some() && !known {
+                return invalid(
+                    setting,
+                    "the resource names one of the control plane's options, which the factory resolves: set it here as well"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_go_together() {
+        type Change = fn(&mut AcmSettings);
+        let cases: [(Change, Option<&str>); 8] = [
+            (
+                |it| it.endpoint = Some("https://vpce.example".to_owned()),
+                None,
+            ),
+            (
+                |it| it.endpoint = Some("vpce.example".to_owned()),
+                Some("must begin with"),
+            ),
+            (|it| it.conf.fips = true, None),
+            (
+                |it| {
+                    it.conf.fips = true;
+                    it.endpoint = Some("https://vpce.example".to_owned());
+                },
+                Some("leave `fips` out"),
+            ),
+            (
+                |it| it.conf.endpoint = Some("vpce".to_owned()),
+                Some("which the factory resolves"),
+            ),
+            (
+                |it| it.conf.proxy = Some("egress".to_owned()),
+                Some("setting: proxy"),
+            ),
+            (
+                |it| it.conf.assume_role = Some("a".to_owned()),
+                Some("setting: assumeRole"),
+            ),
+            (
+                |it| {
+                    it.conf.proxy = Some("egress".to_owned());
+                    it.proxy = Some("http://proxy.example:3128".to_owned());
+                },
+                None,
+            ),
+        ];
+        for (number, (change, words)) in cases.into_iter().enumerate() {
+            let conf =
+                AcmConf::new("arn:aws:acm-pca:us-east-1:123456789012:certificate-authority/1");
+            let mut settings =
+                AcmSettings::new(conf, TrustDomain::new("default").unwrap()).unwrap();
+            change(&mut settings);
+            match (settings.judge(), words) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => {
+                    assert!(error.to_string().contains(words), "case {number}: {error}");
+                }
+                (result, _) => panic!("case {number}: {result:?}"),
+            }
+        }
+    }
 
     #[test]
     fn the_defaults_of_the_settings() {
@@ -204,6 +321,8 @@ mod tests {
         assert_eq!(settings.ca_refresh, Duration::from_secs(300));
         assert_eq!(settings.lifetime, Duration::from_secs(24 * 3600));
         assert_eq!((settings.fleet, &settings.endpoint), (None, &None));
+        assert_eq!((&settings.proxy, &settings.role), (&None, &None));
+        assert!(!settings.conf.fips);
         let settings = settings.with_ca_refresh(Duration::ZERO);
         assert_eq!(settings.ca_refresh, Duration::from_secs(1));
     }

@@ -1,81 +1,148 @@
 //! Tells an operator what is wrong before the first proxy asks.
 
+use std::time::{Duration, SystemTime};
+
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
-use meshca_core::resource::IssuerRef;
-use meshca_core::{CheckReport, Error, ErrorKind, Result};
+use meshca_core::issuer::Findings;
+use meshca_core::resource::{CertManagerConf, CertManagerUsage, IssuerRef};
+use meshca_core::{Error, ErrorKind, Retry};
 use serde::Deserialize as _;
 
 use crate::crd::{Condition, GROUP};
 use crate::error::{code, from_kube, limited, line};
+use crate::issuer::CertManagerIssuer;
 use crate::rights::require;
 use crate::signing::Signing;
+use crate::trust::hours;
 
 /// What the control plane does with requests.
 const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
+/// A CA that lives no longer is worth a word.
+const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The API group of the issuers of AWS Private CA.
+const AWS: &str = "awspca.cert-manager.io";
 
-pub(crate) async fn check(signing: &Signing) -> Result<CheckReport> {
-    let mut report = CheckReport::new();
+/// Looks at everything, also where something is wrong: an operator wants to hear of it together.
+pub(crate) async fn check(issuer: &CertManagerIssuer) -> Findings {
+    let mut found = Findings::new();
+    let signing = &*issuer.signing;
+    let (settings, now) = (&signing.settings, issuer.clock.now());
     let resource = (GROUP, "certificaterequests");
-    let namespace = &signing.settings.namespace;
     let purpose = "do what it has to";
-    require(&signing.client, namespace, resource, &VERBS, purpose).await?;
-    report.warnings.extend(issuer(signing).await?);
-    if signing.settings.conf.ca_cert.is_none() {
-        report = report.with_warning(
+    let may = require(
+        &signing.client,
+        &settings.namespace,
+        resource,
+        &VERBS,
+        purpose,
+    );
+    let (may, ()) = tokio::join!(may, look_at_issuer(signing, &mut found));
+    found.take(may);
+    match found.take(issuer.can_be_read().await) {
+        Some(Some(roots)) => {
+            let ends = roots.roots().iter().map(|root| root.validity().not_after());
+            // One of several may be the next root, or the former one.
+            judge_end(&mut found, "the last root of `caCert`", ends.max(), now);
+        }
+        Some(None) => found.warn(
             "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
+        ),
+        None => {}
+    }
+    judge_end(
+        &mut found,
+        "the CA of the issuer",
+        issuer.heard.ca_end(),
+        now,
+    );
+    judge_usages(&mut found, &settings.conf);
+    found
+}
+
+fn judge_end(found: &mut Findings, what: &str, end: Option<SystemTime>, now: SystemTime) {
+    let Some(end) = end else {
+        return;
+    };
+    match end.duration_since(now) {
+        Ok(left) if left >= NEARLY_OVER => {}
+        Ok(left) => found.warn(format!(
+            "{what} ends in {}, and no certificate lives longer: renew it",
+            hours(left)
+        )),
+        // Known from an answer, so that it may have been renewed since.
+        Err(_) => found.warn(format!(
+            "{what} has ended as far as is known here: renew it"
+        )),
+    }
+}
+
+fn judge_usages(found: &mut Findings, conf: &CertManagerConf) {
+    use CertManagerUsage::{ClientAuth, ServerAuth};
+    let usages = conf.usages();
+    let both = usages.contains(&ServerAuth) && usages.contains(&ClientAuth);
+    if conf.issuer.group() == AWS && !(both && usages.len() == 2) {
+        found.warn(
+            "the AWS Private CA issuer takes the template `EndEntityCertificate/V1` for exactly two usages, and for all others one that copies usages from the CSR, where there are none: set `usages: [server auth, client auth]`",
         );
     }
-    Ok(report)
 }
 
 /// Whether the issuer is there and ready; a warning where that cannot be seen.
-async fn issuer(signing: &Signing) -> Result<Option<String>> {
+async fn look_at_issuer(signing: &Signing, found: &mut Findings) {
     let wanted = &signing.settings.conf.issuer;
     let (kind, name, group) = (wanted.kind(), wanted.name.as_str(), wanted.group());
     if group != IssuerRef::DEFAULT_GROUP {
-        return Ok(Some(format!(
-            "whether the {kind} `{name}` of `{group}` is ready cannot be seen from here: external issuers differ"
-        )));
+        found.warn(format!(
+            "whether the {kind} `{name}` of `{group}` is ready cannot be seen from here, nor whether an approver covers it: external issuers differ"
+        ));
+        return;
     }
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
     let plural = resource.plural.clone();
-    let api: Api<DynamicObject> = match kind {
-        "ClusterIssuer" => Api::all_with(signing.client.clone(), &resource),
-        _ => Api::namespaced_with(
-            signing.client.clone(),
-            &signing.settings.namespace,
-            &resource,
-        ),
+    let namespace = &signing.settings.namespace;
+    let (api, place): (Api<DynamicObject>, _) = match kind {
+        "ClusterIssuer" => {
+            let all = Api::all_with(signing.client.clone(), &resource);
+            (all, String::new())
+        }
+        _ => {
+            let here = Api::namespaced_with(signing.client.clone(), namespace, &resource);
+            (here, format!(" -n {namespace}"))
+        }
     };
     let object = match limited(api.get(name)).await {
         Ok(object) => object,
         Err(error) if code(&error) == Some(403) => {
-            return Ok(Some(format!(
+            return found.warn(format!(
                 "whether the {kind} `{name}` is ready cannot be seen: to have that, add the verb `get` on `{plural}.{group}` to the control plane's role"
-            )));
+            ));
         }
         Err(error) if code(&error) == Some(404) => {
-            return Err(Error::new(
+            return found.problem(Error::new(
                 ErrorKind::NotFound,
                 format!(
-                    "there is no {kind} `{name}`{}: create it, correct `issuerRef`, or install cert-manager if its resources are missing",
-                    match kind {
-                        "ClusterIssuer" => String::new(),
-                        _ => format!(" in the namespace `{}`", signing.settings.namespace),
+                    "there is no {kind} `{name}`{}: create it, correct `issuerRef`, or install cert-manager if its resources are missing (see `kubectl get {plural}.{group}{place}`)",
+                    match place.is_empty() {
+                        true => String::new(),
+                        false => format!(" in the namespace `{namespace}`"),
                     }
                 ),
             ));
         }
         Err(error) => {
-            return Err(from_kube(
-                error,
-                "read the issuer",
-                "get",
-                &format!("{plural}.{group}"),
-            ));
+            // Not a fault of the issuer: the API server does not say.
+            let resource = format!("{plural}.{group}");
+            return found.problem(from_kube(error, "read the issuer", "get", &resource));
         }
     };
+    let acme = object.data.pointer("/spec/acme").is_some();
+    if acme {
+        found.problem(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("the {kind} `{name}` is an ACME issuer, and public CAs sign no SPIFFE IDs: name another one in `issuerRef`"),
+        ));
+    }
     let conditions = object.data.pointer("/status/conditions");
     let conditions = conditions.and_then(|list| list.as_array()).into_iter();
     // One by one: another controller's condition that cannot be read must not hide this one.
@@ -83,15 +150,15 @@ async fn issuer(signing: &Signing) -> Result<Option<String>> {
         .flatten()
         .filter_map(|condition| Condition::deserialize(condition).ok())
         .find(|condition| condition.type_ == "Ready");
-    match ready {
-        Some(ready) if ready.status == "True" => Ok(None),
-        Some(ready) => Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("the {kind} `{name}` is not ready: {}", line(&ready.message)),
-        )),
-        None => Err(Error::new(
-            ErrorKind::Unavailable,
-            format!("the {kind} `{name}` is not ready yet: is cert-manager's controller running?"),
-        )),
-    }
+    let why = match ready {
+        Some(ready) if ready.status == "True" => return,
+        Some(ready) => format!(
+            "the {kind} `{name}` is not ready: {} (see `kubectl describe {plural}.{group} {name}{place}`)",
+            line(&ready.message)
+        ),
+        None => format!(
+            "the {kind} `{name}` is not ready yet: is cert-manager's controller running (`kubectl -n cert-manager get pods`)?"
+        ),
+    };
+    found.problem(Error::new(ErrorKind::Unavailable, why).with_retry(Retry::Backoff));
 }

@@ -1,6 +1,8 @@
 //! The issuer: what cert-manager signs, as the contract has it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
@@ -12,6 +14,7 @@ use meshca_core::{
 
 use crate::settings::CertManagerSettings;
 use crate::signing::Signing;
+use crate::trust::{Heard, MARGIN, hours};
 
 /// An issuer that has cert-manager sign.
 ///
@@ -23,9 +26,17 @@ pub struct CertManagerIssuer {
     pub(crate) signing: Arc<Signing>,
     pub(crate) sources: SourceReader,
     pub(crate) clock: Arc<dyn Clock>,
-    /// The roots that answers have named. Not a cache: an issuer names its CA in answers only, and
-    /// there is nothing else to ask.
-    pub(crate) heard: Mutex<Option<TrustBundle>>,
+    pub(crate) heard: Arc<Heard>,
+    /// Whether a certificate was accepted since the last check.
+    proven: Arc<AtomicBool>,
+}
+
+/// An answer that was read, and is not verified.
+struct Answered {
+    uid: String,
+    chain: SignedChain,
+    /// How long the CA lives, if the certificate outlives it.
+    outlived: Option<Duration>,
 }
 
 impl CertManagerIssuer {
@@ -42,8 +53,37 @@ impl CertManagerIssuer {
             signing: Arc::new(Signing::new(settings, client)),
             sources,
             clock,
-            heard: Mutex::default(),
+            heard: Arc::default(),
+            proven: Arc::default(),
         }
+    }
+
+    /// Has the request signed, and takes note of what the answer says of the CA.
+    async fn answer(
+        &self,
+        request: &CertificateRequest,
+        cut: Option<Duration>,
+    ) -> Result<Answered> {
+        let answer = self.signing.sign(request, cut).await?;
+        self.learn(&answer);
+        let chain = match answer.chain() {
+            Ok(chain) => chain,
+            // It cannot be verified, and the next attempt must not find it.
+            Err(error) => {
+                if let Some(deleted) = self.signing.settle(request.id(), true) {
+                    deleted.await;
+                }
+                return Err(error);
+            }
+        };
+        let now = self.clock.now();
+        let outlived = self.heard.outlived(&chain, request, cut.is_some(), now);
+        Ok(Answered {
+            uid: answer.uid,
+            chain,
+            // A CA that has ended signs nothing that is of use.
+            outlived: outlived.and_then(|end| end.duration_since(now).ok()),
+        })
     }
 }
 
@@ -61,21 +101,43 @@ impl Issuer for CertManagerIssuer {
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         request.require_trust_domain(&self.signing.settings.trust_domain)?;
-        let answer = self.signing.sign(request).await?;
-        self.learn(&answer);
-        let (signing, id) = (Arc::clone(&self.signing), request.id().clone());
-        match answer.chain() {
-            Ok(chain) => {
-                Ok(chain.with_receipt(move |outcome| signing.settle(&id, outcome.is_err())))
-            }
-            // It cannot be verified, and the next attempt must not find it.
-            Err(error) => {
-                if let Some(deleted) = signing.settle(&id, true) {
-                    deleted.await;
-                }
-                Err(error)
+        let mut cut = self.heard.cut(request, self.clock.now());
+        let mut answered = self.answer(request, cut).await?;
+        if let Some(left) = answered.outlived {
+            // An issuer that signs past the end of its CA is asked for what is left. One that is
+            // asked for that already, and gives more, is not asked again.
+            let shorter = self.heard.cut(request, self.clock.now());
+            let less = |cut: Duration| shorter.is_some_and(|shorter| shorter + MARGIN < cut);
+            if cut.is_none_or(less) {
+                tracing::warn!(
+                    issuer = %self,
+                    left = %hours(left),
+                    "the CA ends before what it has signed, so shorter certificates are requested: renew the CA"
+                );
+                cut = shorter;
+                self.signing.step_over(request.id(), &answered.uid).await;
+                answered = self.answer(request, cut).await?;
             }
         }
+        let chain = match cut.and(self.heard.ca_end()) {
+            Some(end) => {
+                let left = end.duration_since(self.clock.now()).unwrap_or_default();
+                answered.chain.with_note(format!(
+                    "the CA of the issuer ends in {}, so the certificate ends with it: renew the CA",
+                    hours(left)
+                ))
+            }
+            None => answered.chain,
+        };
+        let (signing, id) = (Arc::clone(&self.signing), request.id().clone());
+        let (heard, proven) = (Arc::clone(&self.heard), Arc::clone(&self.proven));
+        Ok(chain.with_receipt(move |outcome| {
+            if let Ok(certificate) = outcome {
+                heard.accepted(certificate);
+                proven.store(true, Ordering::Relaxed);
+            }
+            signing.settle(&id, outcome.is_err())
+        }))
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
@@ -83,8 +145,8 @@ impl Issuer for CertManagerIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        let report = crate::check::check(&self.signing).await?;
-        self.can_be_read().await?;
-        Ok(report)
+        // What was signed before this check began says nothing about the next one.
+        let proven = self.proven.swap(false, Ordering::Relaxed);
+        crate::check::check(self).await.into_report(proven)
     }
 }

@@ -30,6 +30,8 @@ const RESOURCE: &str = "certificaterequests.cert-manager.io";
 const MAX_STEPS: u32 = 100;
 /// The shortest time between two clean-ups, however short the timeout is.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// The usages of the CA that `mode: Intermediate` has signed.
+const CA_USAGES: [&str; 3] = ["cert sign", "crl sign", "digital signature"];
 /// As good as for ever; beyond it, some clocks end.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
@@ -54,6 +56,8 @@ struct Work {
 /// What an issuer answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// The UID of the object that has it.
+    pub(crate) uid: String,
     pub(crate) certificate: Vec<u8>,
     pub(crate) ca: Option<Vec<u8>>,
 }
@@ -104,32 +108,36 @@ impl Signing {
         }
     }
 
-    fn spec(&self, request: &CertificateRequest) -> Result<Spec> {
+    fn spec(&self, request: &CertificateRequest, cut: Option<Duration>) -> Result<Spec> {
         let spec = request.spec();
-        let usages: &[&str] = match spec.profile() {
-            Profile::Workload => &[
-                "digital signature",
-                "key encipherment",
-                "server auth",
-                "client auth",
-            ],
-            _ => &["cert sign", "crl sign", "digital signature"],
+        let usages: Vec<String> = match spec.profile() {
+            Profile::Workload => {
+                let usages = self.settings.conf.usages().iter();
+                usages.map(|usage| usage.as_str().to_owned()).collect()
+            }
+            _ => CA_USAGES.map(str::to_owned).into(),
         };
         Ok(Spec {
             request: ByteString(request.named_csr()?.to_pem().into_bytes()),
             issuer_ref: self.issuer_ref(),
-            duration: match spec.lifetime_policy() {
-                LifetimePolicy::LeftToIssuer => None,
-                _ => Some(format!("{}s", spec.lifetime().as_secs())),
-            },
+            duration: match (cut, spec.lifetime_policy()) {
+                (Some(cut), _) => Some(cut),
+                (None, LifetimePolicy::LeftToIssuer) => None,
+                (None, _) => Some(spec.lifetime()),
+            }
+            .map(|duration| format!("{}s", duration.as_secs())),
             is_ca: spec.profile() != Profile::Workload,
-            usages: usages.iter().map(|&usage| usage.to_owned()).collect(),
+            usages,
         })
     }
 
     /// The object of this request: the one that is outstanding, or a new one. What is of no use is stepped over.
-    async fn submit(&self, request: &CertificateRequest) -> Result<crd::CertificateRequest> {
-        let (spec, id) = (self.spec(request)?, request.id());
+    async fn submit(
+        &self,
+        request: &CertificateRequest,
+        cut: Option<Duration>,
+    ) -> Result<crd::CertificateRequest> {
+        let (spec, id) = (self.spec(request, cut)?, request.id());
         let first = self.attempts.number(id);
         let next = first.saturating_add(MAX_STEPS);
         for number in first..next {
@@ -181,6 +189,7 @@ impl Signing {
             name: Some(name.to_owned()),
             namespace: Some(self.settings.namespace.clone()),
             labels: Some(labels),
+            annotations: Some(self.settings.conf.annotations.clone()).filter(|it| !it.is_empty()),
             owner_references: self.settings.owner.as_ref().map(|(pod, uid)| {
                 vec![OwnerReference {
                     api_version: "v1".to_owned(),
@@ -318,18 +327,30 @@ impl Signing {
         }
     }
 
-    /// Has one signed, without having it verified.
-    pub(crate) async fn sign(self: &Arc<Self>, request: &CertificateRequest) -> Result<Answer> {
+    /// Has one signed, without having it verified. `cut` is the lifetime to ask for instead of that
+    /// of the request. An answer that is there already may have another.
+    pub(crate) async fn sign(
+        self: &Arc<Self>,
+        request: &CertificateRequest,
+        cut: Option<Duration>,
+    ) -> Result<Answer> {
         // The watch before the object: no change is missed.
         self.requests();
         let _permit = self.pending.acquire().await.map_err(|error| {
             Error::new(ErrorKind::Internal, "the issuer is shut down").with_source(error)
         })?;
         let _caller = self.attempts.enter(request.id());
-        let object = self.submit(request).await?;
+        let object = self.submit(request, cut).await?;
         let name = object.metadata.name.clone().unwrap_or_default();
+        let uid = object.metadata.uid.clone().unwrap_or_default();
         let error = match self.decided(&object).await? {
-            Progress::Ready { certificate, ca } => return Ok(Answer { certificate, ca }),
+            Progress::Ready { certificate, ca } => {
+                return Ok(Answer {
+                    uid,
+                    certificate,
+                    ca,
+                });
+            }
             Progress::Denied(said) => Error::new(
                 ErrorKind::Denied,
                 format!(
@@ -349,11 +370,15 @@ impl Signing {
                 "a pending request was taken for a decided one",
             ),
         };
-        let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        if let Some(object) = self.attempts.useless(request.id(), uid) {
+        self.step_over(request.id(), &uid).await;
+        Err(error.with_context("request", name))
+    }
+
+    /// Has the next call for a request make another object. This one is deleted.
+    pub(crate) async fn step_over(&self, id: &RequestId, uid: &str) {
+        if let Some(object) = self.attempts.useless(id, uid) {
             self.delete(&object).await;
         }
-        Err(error.with_context("request", name))
     }
 
     /// Notes at once that a request is done with: its object is not needed any more, and a refused

@@ -1,39 +1,163 @@
-//! The roots that peers must hold.
+//! The roots that peers must hold, and how long the CA lives.
 
-use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use meshca_core::resource::DataSource;
+use meshca_core::verify::CLOCK_SKEW;
 use meshca_core::{
-    CertificateRequest, CertificateSpec, Error, ErrorKind, KeyType, PrivateKey, Result, Retry,
-    SpiffeId, TrustBundle,
+    CertificateRequest, CertificateSpec, Error, ErrorKind, IssuedCertificate, KeyType,
+    LifetimePolicy, PrivateKey, Result, Retry, SignedChain, SpiffeId, TrustBundle, TrustDomain,
+    TrustRoot,
 };
 
 use crate::issuer::CertManagerIssuer;
 use crate::signing::{Answer, certificates};
 
-/// The roots of `caCert`; where that is not set, the roots that issuers name in `status.ca`.
-impl CertManagerIssuer {
-    fn heard(&self) -> MutexGuard<'_, Option<TrustBundle>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+/// The shortest lifetime that is asked for. cert-manager has no minimum for a
+/// `CertificateRequest`, unlike for a `Certificate`. A shorter one ends while it is handed out.
+const SHORTEST: Duration = Duration::from_secs(60);
+/// How long before its CA a certificate is to end, at most: a CA issuer counts from the moment in
+/// which it signs.
+pub(crate) const MARGIN: Duration = Duration::from_secs(60);
+/// How long a root counts as named after an answer has named it and another one a different root:
+/// answers that were under way together may name either.
+const OVERLAP: Duration = Duration::from_secs(300);
+
+/// What answers have shown of the CA. Not a cache: an issuer names its CA in answers only, and
+/// there is nothing else to ask.
+#[derive(Debug, Default)]
+pub(crate) struct Heard(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The roots that the last answer named.
+    named: Option<TrustBundle>,
+    /// Roots, and how long each is needed whatever answers name: by its fingerprint.
+    needed: BTreeMap<String, (TrustRoot, SystemTime)>,
+    /// The roots of `caCert`, as they were read last.
+    pinned: Option<TrustBundle>,
+    /// When the first CA above the last certificate ends.
+    ca_end: Option<SystemTime>,
+    /// How long a certificate lives if the issuer decides.
+    own_choice: Option<Duration>,
+}
+
+impl Heard {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the roots that an answer names.
+    fn named(&self, roots: TrustBundle, now: SystemTime) {
+        let mut state = self.lock();
+        if state.named.as_ref() != Some(&roots) {
+            let until = now.checked_add(OVERLAP).unwrap_or(now);
+            let before = state.named.replace(roots);
+            for root in before.iter().flat_map(TrustBundle::roots) {
+                state.need(root, until);
+            }
+        }
+    }
+
+    /// Notes a certificate that was accepted: its root is needed until it has ended.
+    pub(crate) fn accepted(&self, certificate: &IssuedCertificate) {
+        let end = certificate.validity().not_after();
+        let until = end.checked_add(CLOCK_SKEW).unwrap_or(end);
+        self.lock().need(certificate.root(), until);
+    }
+
+    /// The roots that the last answer named, and those under which a certificate may be valid.
+    /// Without those that have expired; `None` if none is left.
+    fn roots(&self, domain: &TrustDomain, now: SystemTime) -> Result<Option<TrustBundle>> {
+        let mut state = self.lock();
+        state.needed.retain(|_, (_, until)| *until >= now);
+        let named = state.named.iter().flat_map(TrustBundle::roots);
+        let needed = state.needed.values().map(|(root, _)| root);
+        let valid = named
+            .chain(needed)
+            .filter(|root| root.validity().not_after() > now);
+        let all = TrustBundle::new(domain.clone(), valid.map(|root| root.der().clone()))?;
+        Ok(Some(all).filter(|all| !all.is_empty()))
+    }
+
+    /// When the first CA above the last certificate ends, as far as an answer has shown it.
+    pub(crate) fn ca_end(&self) -> Option<SystemTime> {
+        self.lock().ca_end
+    }
+
+    /// The lifetime to ask for if the CA does not live as long as the certificate would.
+    pub(crate) fn cut(&self, request: &CertificateRequest, now: SystemTime) -> Option<Duration> {
+        let state = self.lock();
+        let left = state.ca_end?.duration_since(now).unwrap_or_default();
+        let left = left.saturating_sub(MARGIN.min(left / 10));
+        let granted = match request.spec().lifetime_policy() {
+            LifetimePolicy::LeftToIssuer => state.own_choice?,
+            _ => request.spec().lifetime(),
+        };
+        // Also where nothing is left: the answer shows whether the CA was renewed.
+        (granted > left).then_some(left.max(SHORTEST))
+    }
+
+    /// Takes note of when the CA ends, and returns that end if the certificate outlives it.
+    /// `cut`: whether less than the request says was asked for.
+    pub(crate) fn outlived(
+        &self,
+        chain: &SignedChain,
+        request: &CertificateRequest,
+        cut: bool,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
+        let mut state = self.lock();
+        let ends = chain.ends(request, state.pinned.as_ref());
+        state.ca_end = ends.map(|ends| ends.issuers);
+        let ends = ends?;
+        if !cut && request.spec().lifetime_policy() == LifetimePolicy::LeftToIssuer {
+            state.own_choice = ends.certificate.duration_since(now).ok();
+        }
+        (ends.certificate > ends.issuers).then_some(ends.issuers)
+    }
+}
+
+/// A time that is left, for people.
+pub(crate) fn hours(left: Duration) -> String {
+    let minutes = left.as_secs() / 60;
+    match (minutes / (24 * 60), minutes / 60, minutes % 60) {
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, _, _) => format!("{days} days"),
+    }
+}
+
+impl State {
+    fn need(&mut self, root: &TrustRoot, until: SystemTime) {
+        let needed = self.needed.entry(root.fingerprint().to_owned());
+        let (_, end) = needed.or_insert_with(|| (root.clone(), until));
+        *end = until.max(*end);
+    }
+}
+
+/// The roots of `caCert`; where that is not set, the roots that issuers name in `status.ca`.
+impl CertManagerIssuer {
     pub(crate) async fn bundle(&self) -> Result<TrustBundle> {
         if let Some(source) = &self.signing.settings.conf.ca_cert {
-            return self.read(source).await;
+            let pinned = self.read(source).await?;
+            self.heard.lock().pinned = Some(pinned.clone());
+            return Ok(pinned);
         }
-        let heard = self.heard().clone();
-        match heard {
+        let domain = &self.signing.settings.trust_domain;
+        match self.heard.roots(domain, self.clock.now())? {
             Some(bundle) => Ok(bundle),
             None => self.ask().await,
         }
     }
 
     /// Whether `caCert` can be read. Which root the issuer leads to is seen with its first certificate only.
-    pub(crate) async fn can_be_read(&self) -> Result<()> {
+    pub(crate) async fn can_be_read(&self) -> Result<Option<TrustBundle>> {
         match &self.signing.settings.conf.ca_cert {
-            Some(source) => self.read(source).await.map(drop),
-            None => Ok(()),
+            Some(source) => self.read(source).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -53,19 +177,24 @@ impl CertManagerIssuer {
         })?;
         let key = PrivateKey::generate(KeyType::P256)?;
         let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600));
-        let request = CertificateRequest::for_key(spec, &key, self.clock.now())?;
-        let answer = self.signing.sign(&request).await;
+        let now = self.clock.now();
+        let request = CertificateRequest::for_key(spec, &key, now)?;
+        let answer = self.signing.sign(&request, None).await;
         // Whatever came of it: it is never asked for again.
         if let Some(deleted) = self.signing.settle(request.id(), false) {
             deleted.await;
         }
-        self.learn(&answer?);
-        self.heard().clone().ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "the issuer does not say in `status.ca` which root its certificates lead to: set `caCert` to that root",
-            )
-            .with_retry(Retry::Backoff)
+        let answer = answer?;
+        self.learn(&answer);
+        if let Ok(chain) = answer.chain() {
+            self.heard.outlived(&chain, &request, false, now);
+        }
+        self.heard.roots(domain, now)?.ok_or_else(|| {
+            let why = match self.heard.lock().named {
+                Some(_) => "the root that the issuer names in `status.ca` has expired: renew the CA of the issuer",
+                None => "the issuer does not say in `status.ca` which root its certificates lead to: set `caCert` to that root",
+            };
+            Error::new(ErrorKind::InvalidConfig, why).with_retry(Retry::Backoff)
         })
     }
 
@@ -78,17 +207,20 @@ impl CertManagerIssuer {
         let Some(named) = answer.ca.as_deref().and_then(|ca| certificates(ca).ok()) else {
             return;
         };
+        let mut roots: Option<TrustBundle> = None;
         for certificate in named.certificates() {
             // It may be the highest intermediate, which nobody should take for a root.
             let is_root = |one: &TrustBundle| one.roots().iter().all(|it| it.is_self_signed());
             let one = TrustBundle::new(domain.clone(), [certificate.clone()]).ok();
             if let Some(one) = one.filter(is_root) {
-                let mut heard = self.heard();
-                *heard = Some(match heard.take() {
-                    Some(bundle) => bundle.union(&one).unwrap_or(bundle),
+                roots = Some(match roots.take() {
+                    Some(roots) => roots.union(&one).unwrap_or(roots),
                     None => one,
                 });
             }
+        }
+        if let Some(roots) = roots {
+            self.heard.named(roots, self.clock.now());
         }
     }
 }

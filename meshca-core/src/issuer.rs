@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use crate::findings::Findings;
 pub use crate::flight::Flight;
 use crate::{
     CertificateRequest, Error, ErrorKind, KeyType, Profile, Result, SignedChain, TrustBundle,

@@ -126,6 +126,8 @@
 //! | mode of a backend | strict | `the_defaults_of_the_crate_page` |
 //! | time limit for fetching a CA's chain | 10 s | `the_defaults_of_the_crate_page` |
 //! | mount of Vault's PKI | `pki` | `the_defaults_of_the_crate_page` |
+//! | usages of a `CertificateRequest` | `digital signature`, `key encipherment`, `server auth`, `client auth` | `the_defaults_of_the_crate_page` |
+//! | local sources of resources | allowed | `the_defaults_of_the_crate_page` |
 //! | kind and group of a cert-manager issuer | `Issuer`, `cert-manager.io` | `the_defaults_of_the_crate_page` |
 //! | MeshTrust for the CA of a MeshIdentity | created | `the_defaults_of_the_crate_page` |
 //! | files and environment variables as data sources | allowed | `the_defaults_of_the_crate_page` |
@@ -135,9 +137,11 @@
 #[cfg(feature = "builtin")]
 pub mod builtin;
 pub mod certificate;
+mod choices;
 mod csr;
 mod encode;
 pub mod error;
+mod findings;
 mod flight;
 mod gcra;
 mod identity;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use spiffe::{SpiffeId, TrustDomain};
 
+pub use crate::choices::Choices;
 use crate::resource::settings::{Model, SettingsType};
 use crate::resource::{
     AnySettings, Backend, Bundled, BundledCa, Extension, ExtensionMode, IdentityProvider,

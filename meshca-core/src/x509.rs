@@ -229,7 +229,6 @@ impl<'a> Parsed<'a> {
         self.extension()
     }
 
-    #[cfg(feature = "builtin")]
     pub(crate) fn has_name_constraints(&self) -> bool {
         let mut extensions = self.tbs.extensions.iter().flatten();
         extensions.any(|one| one.id == x509_cert::ext::pkix::NameConstraints::OID)

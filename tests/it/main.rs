@@ -23,6 +23,8 @@ mod envoy_sds;
 mod examples;
 mod fuzz_seeds;
 #[cfg(all(feature = "acm", feature = "certmanager", feature = "vault"))]
+mod hostile;
+#[cfg(all(feature = "acm", feature = "certmanager", feature = "vault"))]
 mod issuers;
 #[cfg(feature = "identity")]
 mod migrate;

@@ -12,5 +12,7 @@ mod common;
 mod conformance;
 mod faults;
 mod once;
+mod proxies;
 mod resources;
+mod roles;
 mod trust;

@@ -167,7 +167,8 @@ pub use parse::{Documents, ParseOptions, Resource};
 pub(crate) use provider::OURS;
 pub use provider::{
     AcmConf, AppRoleAuth, AwsAuth, AwsAuthType, AwsCredentials, BuiltinConf, CertManagerConf,
-    IssuerRef, KubernetesAuth, ProvidedConf, Provider, TlsAuth, VaultAuth, VaultConf, VaultTls,
+    CertManagerUsage, IssuerRef, KubernetesAuth, ProvidedConf, Provider, TlsAuth, VaultAuth,
+    VaultConf, VaultTls,
 };
 pub use secret::SecretResource;
 pub use selector::Selector;

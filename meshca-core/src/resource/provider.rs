@@ -21,7 +21,7 @@ mod vault;
 
 pub use acm::{AcmConf, AwsCredentials};
 pub use builtin::{BuiltinConf, ProvidedConf};
-pub use cert_manager::{CertManagerConf, IssuerRef};
+pub use cert_manager::{CertManagerConf, CertManagerUsage, IssuerRef};
 pub use vault::{
     AppRoleAuth, AwsAuth, AwsAuthType, KubernetesAuth, TlsAuth, VaultAuth, VaultConf, VaultTls,
 };

@@ -82,7 +82,7 @@ use zeroize::Zeroizing;
 pub use self::dir::DirSecretStore;
 pub use self::form::StoredForm;
 pub use self::memory::MemorySecretStore;
-pub use self::source::{LocalSources, SourceReader, SourceRef};
+pub use self::source::{ListedSources, LocalSources, SourceReader, SourceRef};
 use crate::{Error, ErrorKind, Result, Retry};
 
 /// The largest secret that a store takes, in bytes: 1 MiB, as in Kubernetes.

@@ -1,4 +1,5 @@
-use std::path::{Component, Path};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::{SecretKey, SecretStore, SecretValue, file};
@@ -6,7 +7,7 @@ use crate::resource::{DataSource, SecureDataSource};
 use crate::{Error, ErrorKind, Result, TrustBundle, TrustDomain};
 
 /// Whether a resource may name files and environment variables of the control plane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LocalSources {
     /// Files and environment variables are read. The default, as everywhere in the field: who writes
@@ -15,6 +16,83 @@ pub enum LocalSources {
     Allowed,
     /// They are refused. For a hosted control plane, whose users would otherwise read its own files.
     Refused,
+    /// Those on a list are read, and all others refused. For a control plane whose operator mounts
+    /// some files for its users.
+    Listed(ListedSources),
+}
+
+impl LocalSources {
+    /// Returns `true` if the control plane may act under its own identity for a resource that
+    /// names no credentials: its AWS role, for instance.
+    pub fn lend_identity(&self) -> bool {
+        match self {
+            Self::Allowed => true,
+            Self::Refused => false,
+            Self::Listed(listed) => listed.0.identity,
+        }
+    }
+}
+
+/// The local sources that resources may name, for [`LocalSources::Listed`]. Empty until something
+/// is added.
+///
+/// ```
+/// use meshca_core::secret::{ListedSources, LocalSources};
+///
+/// let listed = ListedSources::new().with_folder("/etc/mesh/public").with_variable("MESH_VAULT_TOKEN");
+/// let local = LocalSources::Listed(listed);
+/// assert!(!local.lend_identity());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[must_use]
+pub struct ListedSources(Arc<Listed>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Listed {
+    folders: BTreeSet<PathBuf>,
+    variables: BTreeSet<String>,
+    identity: bool,
+}
+
+impl ListedSources {
+    /// Nothing: as [`LocalSources::Refused`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the files in this folder and in those below. Links in it are followed as long as they
+    /// lead to a file in it, as those do by which Kubernetes mounts secrets.
+    pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        Arc::make_mut(&mut self.0).folders.insert(folder.into());
+        self
+    }
+
+    /// Adds the environment variable of this name.
+    pub fn with_variable(mut self, name: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.0).variables.insert(name.into());
+        self
+    }
+
+    /// Lets resources without credentials have the control plane act under its own identity.
+    pub fn with_identity(mut self) -> Self {
+        Arc::make_mut(&mut self.0).identity = true;
+        self
+    }
+
+    /// Returns the file to open. `None` if it is not in a folder of the list.
+    fn file(&self, path: &Path) -> Option<PathBuf> {
+        let within = |path: &Path, folder: &Path| {
+            path.starts_with(folder) && path.components().all(|part| part != Component::ParentDir)
+        };
+        let mut folders = self.0.folders.iter();
+        let folder = folders.find(|folder| within(path, folder))?;
+        // Only now is the file looked at: there must be no way to find out what lies elsewhere.
+        match (path.canonicalize(), folder.canonicalize()) {
+            (Ok(real), Ok(folder)) => within(&real, &folder).then_some(real),
+            // It is not there, say: reading it gives the error.
+            _ => Some(path.to_owned()),
+        }
+    }
 }
 
 /// Where a secret comes from: what both kinds of data source have in common, borrowed from either.
@@ -119,7 +197,7 @@ impl SourceReader {
     /// Whether files and environment variables are read: what else belongs to the control plane, such as its own
     /// identity, is for those resources only that may read these.
     pub fn local_sources(&self) -> LocalSources {
-        self.local
+        self.local.clone()
     }
 
     /// Fetches the value that a data source names.
@@ -135,14 +213,26 @@ impl SourceReader {
     ///
     /// [`NotFound`](ErrorKind::NotFound) if there is no such secret, file or variable;
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) if a name or path breaks the rules, or the value is empty;
-    /// [`Denied`](ErrorKind::Denied) if local sources are refused, or the system refuses to open the file;
+    /// [`Denied`](ErrorKind::Denied) if the source is local and refused or not listed, or the system refuses to open the file;
     /// others as the store and the file system report.
     pub async fn read(&self, source: impl Into<SourceRef<'_>> + Send) -> Result<SecretValue> {
         let source = source.into();
         let value = match source {
             SourceRef::Secret(name) => self.secret(name).await,
-            SourceRef::File(path) => self.local(source).and_then(|()| read_file(path)),
-            SourceRef::EnvVar(name) => self.local(source).and_then(|()| read_env(name)),
+            SourceRef::File(path) => match &self.local {
+                LocalSources::Allowed => read_file(path),
+                LocalSources::Listed(listed) => match listed.file(path) {
+                    Some(path) => read_file(&path),
+                    None => Err(not_listed(source, "a file in a folder that it lists")),
+                },
+                LocalSources::Refused => Err(refused(source)),
+            },
+            SourceRef::EnvVar(name) => match &self.local {
+                LocalSources::Allowed => read_env(name),
+                LocalSources::Listed(listed) if listed.0.variables.contains(name) => read_env(name),
+                LocalSources::Listed(_) => Err(not_listed(source, "a variable that it lists")),
+                LocalSources::Refused => Err(refused(source)),
+            },
             SourceRef::Inline(value) => Ok(value.clone()),
         }?;
         if value.is_empty() {
@@ -188,18 +278,23 @@ impl SourceReader {
         })?;
         Ok(stored.value)
     }
+}
 
-    fn local(&self, source: SourceRef<'_>) -> Result<()> {
-        match self.local {
-            LocalSources::Allowed => Ok(()),
-            LocalSources::Refused => Err(Error::new(
-                ErrorKind::Denied,
-                "this control plane does not read its own files and environment variables for a resource: \
-                 store the value as a secret of the mesh, and name that",
-            )
-            .with_context("source", source)),
-        }
-    }
+fn refused(source: SourceRef<'_>) -> Error {
+    Error::new(
+        ErrorKind::Denied,
+        "this control plane does not read its own files and environment variables for a resource: \
+         store the value as a secret of the mesh, and name that",
+    )
+    .with_context("source", source)
+}
+
+fn not_listed(source: SourceRef<'_>, listed: &str) -> Error {
+    let why = format!(
+        "this control plane does not read this for a resource: store the value as a secret of the \
+         mesh and name that, or name {listed}"
+    );
+    Error::new(ErrorKind::Denied, why).with_context("source", source)
 }
 
 fn read_file(path: &Path) -> Result<SecretValue> {

@@ -22,12 +22,15 @@
 //! Not supported, because rustls-webpki refuses them: CAs with *URI* name constraints, and critical
 //! policy extensions (`certificatePolicies`, `policyConstraints`, `inhibitAnyPolicy`).
 
+mod ends;
 mod issued;
 pub(crate) mod path;
 
 use std::time::{Duration, SystemTime};
 
 use x509_cert::ext::pkix::name::GeneralName;
+
+pub use self::ends::ChainEnds;
 
 #[cfg(feature = "builtin")]
 use crate::certificate::Constructed;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::common::{DAY, HOUR, spiffe_id, start};
 use meshca_core::resource::{
-    Backend, BuiltinConf, IdentityProvider, IssuerRef, MeshTrustCreation, Mode, Provider, Resource,
-    VaultConf,
+    Backend, BuiltinConf, CertManagerConf, IdentityProvider, IssuerRef, MeshTrustCreation, Mode,
+    Provider, Resource, VaultConf,
 };
 use meshca_core::secret::{LocalSources, MAX_SECRET_SIZE};
 use meshca_core::verify::CLOCK_SKEW;
@@ -62,6 +62,20 @@ fn the_defaults_of_the_crate_page() {
     assert_eq!(
         (issuer.kind(), issuer.group()),
         ("Issuer", "cert-manager.io")
+    );
+    let usages = CertManagerConf::new(issuer)
+        .usages()
+        .iter()
+        .map(|it| it.as_str())
+        .collect::<Vec<_>>();
+    assert_eq!(
+        usages,
+        [
+            "digital signature",
+            "key encipherment",
+            "server auth",
+            "client auth"
+        ]
     );
     assert_eq!(LocalSources::default(), LocalSources::Allowed);
     assert_eq!(MAX_SECRET_SIZE, 1 << 20);

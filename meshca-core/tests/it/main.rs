@@ -14,6 +14,7 @@ mod common;
 mod defaults;
 #[cfg(feature = "builtin")]
 mod delegated;
+mod ends;
 #[cfg(all(feature = "builtin", unix))]
 mod golden;
 #[cfg(feature = "builtin")]

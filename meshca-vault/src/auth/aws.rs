@@ -119,7 +119,7 @@ impl Signer {
                 expires_in: None,
             });
         }
-        if self.local == LocalSources::Refused {
+        if !self.local.lend_identity() {
             return Err(Error::new(
                 ErrorKind::Denied,
                 "`auth.aws` would use the control plane's own AWS identity, which local sources are refused for: use another way to log in",

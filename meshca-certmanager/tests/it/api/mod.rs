@@ -1,5 +1,7 @@
 //! An API server in memory, for tests in which minutes pass: paused time jumps ahead while a socket is waited for.
 
+pub(crate) mod server;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;

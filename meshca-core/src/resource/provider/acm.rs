@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping, mapping};
 use super::super::decode::Clip;
-use super::super::field::{Described, Group, optional, required};
+use super::super::field::{Described, Group, defaulted, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
@@ -24,6 +24,15 @@ mapping! {
         pub common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
         /// The roots that the CA must chain to; what the CA says of itself if absent.
         pub ca_cert: Option<DataSource> = optional("caCert", settings::public),
+        /// Calls AWS' endpoints for FIPS 140 in the region.
+        pub fips: bool = defaulted("fips", settings::boolean),
+        /// The name of an endpoint to call instead of AWS' own: a VPC endpoint. What the name stands for is an option of the
+        /// control plane, as for the other names here.
+        pub endpoint: Option<String> = optional("endpoint", name),
+        /// The name of a proxy. Without it, the control plane's default; the environment does not count.
+        pub proxy: Option<String> = optional("proxy", name),
+        /// The name of a role to assume before the CA is called.
+        pub assume_role: Option<String> = optional("assumeRole", name),
         /// How to log in; the SDK's default chain if absent.
         pub credentials: Option<AwsCredentials> =
             optional("auth", Group(optional("awsCredentials", AwsCredentials::read))),
@@ -37,13 +46,17 @@ impl AcmConf {
             arn: arn.into(),
             common_name: None,
             ca_cert: None,
+            fips: false,
+            endpoint: None,
+            proxy: None,
+            assume_role: None,
             credentials: None,
         }
     }
 }
 
 mapping! {
-    /// `auth.awsCredentials`: a static access key.
+    /// `auth.awsCredentials`: an access key.
     #[derive(Clone, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub struct AwsCredentials {
@@ -51,15 +64,18 @@ mapping! {
         pub access_key: DataSource = required("accessKey", settings::public),
         /// The key.
         pub access_key_secret: DataSource = required("accessKeySecret", settings::secret),
+        /// The session token of a temporary key, whose ID begins with `ASIA`.
+        pub session_token: Option<DataSource> = optional("sessionToken", settings::secret),
     }
 }
 
 impl AwsCredentials {
-    /// Both are needed.
+    /// Both are needed. A temporary key needs the [session token](Self::session_token) as well.
     pub fn new(access_key: DataSource, access_key_secret: DataSource) -> Self {
         Self {
             access_key,
             access_key_secret,
+            session_token: None,
         }
     }
 }
@@ -83,6 +99,17 @@ impl Settings for AcmConf {
 
     fn common_name(&self) -> Option<&NameTemplate> {
         self.common_name.as_ref()
+    }
+}
+
+/// The name under which the control plane knows an address or a role. An address itself is a mistake.
+fn name(at: Cursor<'_>) -> Option<String> {
+    let name = settings::non_empty(at)?;
+    match name.contains("://") || name.starts_with("arn:") {
+        true => at.error(
+            "is the name of an address or role in the options of the control plane, and not the address or role itself",
+        ),
+        false => Some(name),
     }
 }
 

@@ -1,15 +1,18 @@
 //! Settings of cert-manager.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use super::super::datasource::DataSource;
-use super::super::declare::{Mapping as _, mapping};
-use super::super::field::{Each, defaulted, optional, required};
+use super::super::declare::{Mapping as _, Words as _, mapping, words};
+use super::super::field::{Described, Each, defaulted, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
-use super::super::settings::{self, Dialect, Fields, Model, Settings, Spelling};
+use super::super::settings::{self, Cursor, Dialect, Fields, Model, Settings, Spelling};
+use super::super::values;
 use crate::LifetimePolicy;
 use crate::spiffe::NameTemplate;
 
@@ -25,9 +28,23 @@ pub struct CertManagerConf {
     pub common_name: Option<NameTemplate>,
     /// Templates for DNS names beside the SPIFFE ID.
     pub dns_names: Vec<NameTemplate>,
+    /// The usages of workloads' certificates, as the `CertificateRequest` lists them. Empty for
+    /// [`DEFAULT_USAGES`](Self::DEFAULT_USAGES); see [`usages`](Self::usages).
+    pub usages: Vec<CertManagerUsage>,
+    /// Annotations of each `CertificateRequest`, for issuers that take a policy or a zone from
+    /// there.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl CertManagerConf {
+    /// The usages where the document does not say.
+    pub const DEFAULT_USAGES: [CertManagerUsage; 4] = [
+        CertManagerUsage::DigitalSignature,
+        CertManagerUsage::KeyEncipherment,
+        CertManagerUsage::ServerAuth,
+        CertManagerUsage::ClientAuth,
+    ];
+
     /// Only what is needed.
     pub fn new(issuer: IssuerRef) -> Self {
         Self {
@@ -35,7 +52,43 @@ impl CertManagerConf {
             ca_cert: None,
             common_name: None,
             dns_names: Vec::new(),
+            usages: Vec::new(),
+            annotations: BTreeMap::new(),
         }
+    }
+
+    /// The usages of workloads' certificates.
+    pub fn usages(&self) -> &[CertManagerUsage] {
+        match self.usages.as_slice() {
+            [] => &Self::DEFAULT_USAGES,
+            usages => usages,
+        }
+    }
+}
+
+words! {
+    /// A usage that a `CertificateRequest` may ask for (`KeyUsage` of cert-manager's API). Those of
+    /// CAs, and those that no proxy needs, are not among them.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum CertManagerUsage {
+        /// `digitalSignature`.
+        DigitalSignature = "digital signature",
+        /// `keyEncipherment`, for RSA keys in TLS 1.2.
+        KeyEncipherment = "key encipherment",
+        /// `keyAgreement`.
+        KeyAgreement = "key agreement",
+        /// The extended usage of servers.
+        ServerAuth = "server auth",
+        /// The extended usage of clients.
+        ClientAuth = "client auth",
+    }
+}
+
+impl CertManagerUsage {
+    /// The usage as cert-manager spells it.
+    pub fn as_str(self) -> &'static str {
+        self.word()
     }
 }
 
@@ -89,7 +142,64 @@ mapping! {
         ca_cert: Option<DataSource> = optional("caCert", settings::public),
         common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
         dns_names: Vec<NameTemplate> = defaulted("dnsNames", Each(settings::name_template)),
+        usages: Vec<CertManagerUsage> = defaulted("usages", Described(usages, || json!({ "minItems": 1 }))),
+        annotations: BTreeMap<String, String> = defaulted("annotations", annotations),
     }
+}
+
+/// A proxy is server and client, so a list without both is suspicious; the issuer may add them.
+fn usages(at: Cursor<'_>) -> Option<Vec<CertManagerUsage>> {
+    let usages = at.list(CertManagerUsage::read)?;
+    if usages.is_empty() {
+        return at.error("must name a usage, or be left out");
+    }
+    for needed in [CertManagerUsage::ServerAuth, CertManagerUsage::ClientAuth] {
+        if !usages.contains(&needed) {
+            at.warn(format_args!(
+                "without `{}`, most issuers sign what verification refuses: a proxy is server and client",
+                needed.as_str()
+            ));
+        }
+    }
+    Some(usages)
+}
+
+/// Annotations of Kubernetes objects. Those of cert-manager itself are refused: one of them names a
+/// Secret that an issuer reads.
+fn annotations(at: Cursor<'_>) -> Option<BTreeMap<String, String>> {
+    let annotations = values::string_map(at)?;
+    for name in annotations.keys() {
+        if let Some(why) = refused_annotation(name) {
+            return at.error(format_args!("`{}`: {why}", name.escape_debug()));
+        }
+    }
+    Some(annotations)
+}
+
+/// The rules of Kubernetes for the keys of annotations: a name, behind a DNS prefix or not.
+fn refused_annotation(key: &str) -> Option<&'static str> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    let within = |c: char| edge(c) || matches!(c, '-' | '_' | '.');
+    let sound = |text: &str, longest: usize| {
+        text.len() <= longest
+            && text.starts_with(edge)
+            && text.ends_with(edge)
+            && text.chars().all(within)
+    };
+    if !sound(name, 63) || !prefix.is_none_or(|prefix| sound(prefix, 253)) {
+        return Some(
+            "the key of an annotation is a name of up to 63 letters, digits, `-`, `_` and `.`, such as `example.com/policy`",
+        );
+    }
+    matches!(
+        prefix,
+        Some("cert-manager.io" | "acme.cert-manager.io" | "experimental.cert-manager.io")
+    )
+    .then_some("annotations of cert-manager itself are not for resources to set")
 }
 
 impl SettingsFields {
@@ -107,6 +217,8 @@ impl SettingsFields {
             ca_cert: conf.ca_cert.clone(),
             common_name: conf.common_name.clone(),
             dns_names: conf.dns_names.clone(),
+            usages: conf.usages.clone(),
+            annotations: conf.annotations.clone(),
         }
     }
 }
@@ -145,6 +257,8 @@ impl Settings for CertManagerConf {
             ca_cert: fields.ca_cert,
             common_name: fields.common_name,
             dns_names: fields.dns_names,
+            usages: fields.usages,
+            annotations: fields.annotations,
         })
     }
 

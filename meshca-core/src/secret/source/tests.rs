@@ -139,6 +139,88 @@ async fn local_sources_can_be_refused() {
     }
 }
 
+#[tokio::test]
+async fn what_is_listed_is_read_and_nothing_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let (listed, other) = (temp.path().join("listed"), temp.path().join("listed-not"));
+    for folder in [&listed, &other, &listed.join("below")] {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join("token"), "s.file").unwrap();
+    }
+    let local = ListedSources::new().with_folder(&listed).with_variable(SET);
+    let reader = reader().await;
+    let reader = reader.with_local_sources(LocalSources::Listed(local));
+    let (missing, below) = (listed.join("missing"), listed.join("below/token"));
+    for (path, expected) in [
+        (listed.join("token"), None),
+        (below, None),
+        (missing, Some(ErrorKind::NotFound)),
+        (other.join("token"), Some(ErrorKind::Denied)),
+        // The same answer where there is no such file.
+        (other.join("missing"), Some(ErrorKind::Denied)),
+        (listed.join("../listed-not/token"), Some(ErrorKind::Denied)),
+        (PathBuf::from("token"), Some(ErrorKind::Denied)),
+        (PathBuf::from("/"), Some(ErrorKind::Denied)),
+    ] {
+        let result = reader.read(SourceRef::File(&path)).await;
+        let kind = result.map(drop).map_err(|error| error.kind()).err();
+        assert_eq!(kind, expected, "{}", path.display());
+    }
+    reader.read(SourceRef::EnvVar(SET)).await.unwrap();
+    for refused in [UNSET, "HOME", "path", ""] {
+        let error = reader.read(SourceRef::EnvVar(refused)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{refused}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_leads_no_further_than_its_listed_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let (listed, other) = (temp.path().join("listed"), temp.path().join("other"));
+    for folder in [&listed, &other] {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join("token"), "s.file").unwrap();
+    }
+    let link = std::os::unix::fs::symlink::<&str, &Path>;
+    link("token", &listed.join("inside")).unwrap();
+    link("../other/token", &listed.join("outside")).unwrap();
+    link("../other", &listed.join("folder")).unwrap();
+    // The folder itself may be a link.
+    let mounted = temp.path().join("mounted");
+    link("listed", &mounted).unwrap();
+    let local = ListedSources::new()
+        .with_folder(&listed)
+        .with_folder(&mounted);
+    let reader = reader().await;
+    let reader = reader.with_local_sources(LocalSources::Listed(local));
+    for (path, read) in [
+        (listed.join("inside"), true),
+        (mounted.join("inside"), true),
+        (listed.join("outside"), false),
+        (listed.join("folder/token"), false),
+        (mounted.join("outside"), false),
+    ] {
+        let result = reader.read(SourceRef::File(&path)).await;
+        assert_eq!(result.is_ok(), read, "{}: {result:?}", path.display());
+    }
+}
+
+#[test]
+fn who_lends_the_identity_of_the_control_plane() {
+    for (local, lent) in [
+        (LocalSources::Allowed, true),
+        (LocalSources::Refused, false),
+        (LocalSources::Listed(ListedSources::new()), false),
+        (
+            LocalSources::Listed(ListedSources::new().with_identity()),
+            true,
+        ),
+    ] {
+        assert_eq!(local.lend_identity(), lent, "{local:?}");
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_may_be_mounted_as_kubernetes_does() {

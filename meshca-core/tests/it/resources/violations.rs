@@ -212,6 +212,47 @@ fn what_goes_with_issuer_name_is_refused_beside_issuer_ref() {
 }
 
 #[test]
+fn usages_and_annotations_of_cert_manager() {
+    let mesh = |conf: &str| {
+        format!(
+            "{{type: Mesh, name: a, mtls: {{backends: [{{name: a, type: certmanager, conf: {{issuerRef: {{name: a}}, {conf}}}}}]}}}}"
+        )
+    };
+    for (conf, words) in [
+        ("usages: [cert sign]", "`digital signature`"),
+        ("usages: []", "must name a usage, or be left out"),
+        (
+            "annotations: {cert-manager.io/private-key-secret-name: a}",
+            "annotations of cert-manager itself",
+        ),
+        (
+            "annotations: {a b: c}",
+            "the key of an annotation is a name",
+        ),
+        (
+            "annotations: {a/b/c: d}",
+            "the key of an annotation is a name",
+        ),
+        ("annotations: {'': d}", "the key of an annotation is a name"),
+        ("annotations: {a: [b]}", "expected a string"),
+    ] {
+        let report = refused(mesh(conf)).to_string();
+        assert!(report.contains(words), "{conf}: {report}");
+    }
+    let documents = Resource::parse(mesh("usages: [client auth, digital signature]")).unwrap();
+    let warnings = documents.warnings().to_string();
+    assert!(
+        warnings.contains("without `server auth`") && !warnings.contains("without `client auth`"),
+        "{warnings}"
+    );
+    let fine = "usages: [client auth, server auth], annotations: {venafi.cert-manager.io/custom-fields: '[]', a: b}";
+    assert_eq!(
+        Resource::parse(mesh(fine)).unwrap().warnings().to_string(),
+        ""
+    );
+}
+
+#[test]
 fn names_from_outside_cannot_forge_a_line() {
     let text = "type: Mesh\nname: a\nmtls:\n  \"x\\n1:1: forged\": 1\n  \"x\\n1:1: forged\": 2\n  backends: [{name: \"a\\nb\", type: \"c\\nd\"}]\n";
     let report = refused(text);

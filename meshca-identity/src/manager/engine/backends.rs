@@ -241,7 +241,7 @@ impl Engine {
                     Arc::clone(&self.setup.secrets),
                     Arc::clone(&self.setup.shared.clock),
                 )
-                .with_local_sources(self.setup.options.local_sources);
+                .with_local_sources(self.setup.options.local_sources.clone());
                 let registry = Arc::clone(&self.setup.registry);
                 let config = backend.wanted.config.clone();
                 let layers = self.setup.layers.clone();

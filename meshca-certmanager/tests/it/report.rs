@@ -1,0 +1,178 @@
+//! What `check` says of an issuer: everything at once.
+
+use std::sync::Arc;
+
+use meshca_core::resource::{CertManagerUsage, DataSource, IssuerRef};
+use meshca_core::{Clock, ErrorKind, Issuer};
+use meshca_testkit::pki::{TestCa, TestCaOptions};
+use meshca_testkit::samples::*;
+use serde_json::{Value, json};
+
+use crate::api::server::*;
+
+fn object(ready: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "mesh-ca"},
+        "spec": spec,
+        "status": {"conditions": [{"type": "Ready", "status": ready, "reason": "x", "message": "secret \"ca\" not found"}]},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_wrong_is_in_one_report() {
+    let server = Server::new();
+    *server.issuer.lock().unwrap() = Some(object("False", json!({"acme": {}})));
+    *server.denied.lock().unwrap() = vec!["watch", "delete"];
+    let mut conf = conf("mesh-ca");
+    conf.ca_cert = Some(DataSource::Secret("gone".to_owned()));
+    let issuer = server.issuer(settings_for(conf, "replica-1", MINUTE));
+    let error = issuer.check().await.unwrap_err();
+    let text = error.to_string();
+    for words in [
+        "4 problems",
+        "is an ACME issuer",
+        "is not ready: secret \"ca\" not found (see `kubectl describe issuers.cert-manager.io mesh-ca -n mesh-system`)",
+        "add the verbs `watch`, `delete`",
+        "setting: caCert",
+    ] {
+        assert!(text.contains(words), "`{words}` is missing in: {text}");
+    }
+    *server.issuer.lock().unwrap() = Some(Value::Null);
+    let text = issuer.check().await.unwrap_err().to_string();
+    assert!(text.contains("there is no Issuer `mesh-ca`"), "{text}");
+    assert!(text.contains("add the verbs"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_known_is_a_warning() {
+    let now = clock().now();
+    let ending = |days: u64| {
+        let end = now + std::time::Duration::from_secs(days * 24 * 3600);
+        let options = TestCaOptions::new("Example root", now).with_validity(now, end);
+        let root = TestCa::root_with(options).unwrap();
+        Some(DataSource::InlineString(root.pem().as_str().into()))
+    };
+    let external = || {
+        let mut issuer = IssuerRef::new("mesh-ca");
+        issuer.group = Some("awspca.cert-manager.io".to_owned());
+        issuer.kind = Some("AWSPCAClusterIssuer".to_owned());
+        issuer
+    };
+    let two = vec![CertManagerUsage::ServerAuth, CertManagerUsage::ClientAuth];
+    for (issuer, ca_cert, usages, expected) in [
+        (IssuerRef::new("mesh-ca"), ending(400), vec![], vec![]),
+        (
+            IssuerRef::new("mesh-ca"),
+            ending(9),
+            vec![],
+            vec!["ends in 8 days"],
+        ),
+        (
+            IssuerRef::new("mesh-ca"),
+            None,
+            vec![],
+            vec!["`caCert` is not set"],
+        ),
+        (
+            external(),
+            ending(400),
+            two,
+            vec!["cannot be seen from here"],
+        ),
+        (
+            external(),
+            ending(400),
+            vec![],
+            vec![
+                "cannot be seen from here",
+                "`usages: [server auth, client auth]`",
+            ],
+        ),
+    ] {
+        let server = Server::new();
+        *server.issuer.lock().unwrap() = Some(object("True", json!({"ca": {}})));
+        let mut conf = conf("mesh-ca");
+        (conf.issuer, conf.ca_cert, conf.usages) = (issuer, ca_cert, usages);
+        let issuer = server.issuer(settings_for(conf, "replica-1", MINUTE));
+        let warnings = issuer.check().await.unwrap().warnings;
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        for (warning, words) in warnings.iter().zip(&expected) {
+            assert!(
+                warning.contains(words),
+                "`{words}` is missing in: {warning}"
+            );
+        }
+    }
+}
+
+/// A cluster in which nobody may ask what he may do, say, or an issuer that is "not ready" and signs.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_outranks_a_check_that_fails() {
+    let server = Server::new();
+    *server.issuer.lock().unwrap() = Some(object("False", json!({"ca": {}})));
+    let issuer = server.issuer(settings(MINUTE));
+    let issuer = Arc::new(issuer);
+    issuer.check().await.unwrap_err();
+    let (request, root) = (request(), root());
+    let mut verdict = signed(&request, &root);
+    verdict["ca"] = json!(k8s_openapi::ByteString(root.pem().into_bytes()));
+    server.decide(verdict);
+    issuer.issue_for(&request, &*clock()).await.unwrap();
+    let warnings = issuer.check().await.unwrap().warnings;
+    assert!(
+        warnings[0].contains("a certificate was issued since the last one")
+            && warnings[0].contains("is not ready"),
+        "{warnings:?}"
+    );
+    // It is proven once.
+    let error = issuer.check().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+/// What a request has beside its CSR.
+#[tokio::test(start_paused = true)]
+async fn usages_and_annotations_of_requests() {
+    let server = Server::new();
+    server.decide(failed());
+    for (usages, expected) in [
+        (
+            vec![],
+            json!([
+                "digital signature",
+                "key encipherment",
+                "server auth",
+                "client auth"
+            ]),
+        ),
+        (
+            vec![CertManagerUsage::ClientAuth, CertManagerUsage::ServerAuth],
+            json!(["client auth", "server auth"]),
+        ),
+    ] {
+        let seen = Arc::new(std::sync::Mutex::new(Value::Null));
+        let sees = Arc::clone(&seen);
+        server.decide_by(move |object| {
+            *sees.lock().unwrap() = object.clone();
+            failed()
+        });
+        let mut conf = conf("mesh-ca");
+        let annotated = !usages.is_empty();
+        conf.usages = usages;
+        if annotated {
+            let policy = (
+                "firefly.venafi.com/policy-name".to_owned(),
+                "mesh".to_owned(),
+            );
+            conf.annotations.extend([policy]);
+        }
+        let issuer = server.issuer(settings_for(conf, "replica-1", MINUTE));
+        sign(&issuer, &request()).await.unwrap_err();
+        let object = seen.lock().unwrap().clone();
+        assert_eq!(object["spec"]["usages"], expected);
+        let annotations = match annotated {
+            true => json!({"firefly.venafi.com/policy-name": "mesh"}),
+            false => Value::Null,
+        };
+        assert_eq!(object["metadata"]["annotations"], annotations);
+    }
+}
