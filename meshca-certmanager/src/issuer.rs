@@ -104,17 +104,17 @@ impl Issuer for CertManagerIssuer {
         let mut cut = self.heard.cut(request, self.clock.now());
         let mut answered = self.answer(request, cut).await?;
         if let Some(left) = answered.outlived {
-            // An issuer that signs past the end of its CA is asked for what is left. One that is
-            // asked for that already, and gives more, is not asked again.
+            // An issuer that signs past the end of its CA is asked for what is left. One that was
+            // asked for no more than that, and gives more, is not asked again.
             let shorter = self.heard.cut(request, self.clock.now());
-            let less = |cut: Duration| shorter.is_some_and(|shorter| shorter + MARGIN < cut);
-            if cut.is_none_or(less) {
+            let less = |shorter: &Duration| cut.is_none_or(|cut| *shorter + MARGIN < cut);
+            if let Some(shorter) = shorter.filter(less) {
                 tracing::warn!(
                     issuer = %self,
                     left = %hours(left),
                     "the CA ends before what it has signed, so shorter certificates are requested: renew the CA"
                 );
-                cut = shorter;
+                cut = Some(shorter);
                 self.signing.step_over(request.id(), &answered.uid).await;
                 answered = self.answer(request, cut).await?;
             }

@@ -260,7 +260,7 @@ impl BuildContext {
     /// [`ErrorKind::InvalidConfig`] if the mesh has a name that no secret can have.
     pub fn sources(&self) -> Result<SourceReader> {
         let reader = SourceReader::new(Arc::clone(&self.secrets), &self.mesh)?;
-        Ok(reader.with_local_sources(self.local_sources))
+        Ok(reader.with_local_sources(self.local_sources.clone()))
     }
 }
 

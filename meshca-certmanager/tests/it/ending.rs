@@ -253,7 +253,7 @@ mod certmanager {
     mod kube {
         use std::time::Duration;
 
-        use meshca_core::Clock;
+        use meshca_core::{Clock, Issuer};
         use meshca_testenv::servers::{CertManager, Kube};
         use meshca_testkit::pki::{TestCa, TestCaOptions};
 

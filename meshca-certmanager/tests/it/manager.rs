@@ -62,7 +62,7 @@ impl World {
         let mut handles = Vec::new();
         for name in ["a", "b", "c"] {
             let workload = Workload::new().with_label("app", name);
-            let handle = manager.connect("default", name, workload).await.unwrap();
+            let mut handle = manager.connect("default", name, workload).await.unwrap();
             handle.ready().await.unwrap();
             handles.push(handle);
         }

@@ -182,13 +182,13 @@ async fn a_link_leads_no_further_than_its_listed_folder() {
         fs::create_dir(folder).unwrap();
         fs::write(folder.join("token"), "s.file").unwrap();
     }
-    let link = std::os::unix::fs::symlink::<&str, &Path>;
-    link("token", &listed.join("inside")).unwrap();
-    link("../other/token", &listed.join("outside")).unwrap();
-    link("../other", &listed.join("folder")).unwrap();
+    let link = |target: &str, path: PathBuf| std::os::unix::fs::symlink(target, path);
+    link("token", listed.join("inside")).unwrap();
+    link("../other/token", listed.join("outside")).unwrap();
+    link("../other", listed.join("folder")).unwrap();
     // The folder itself may be a link.
     let mounted = temp.path().join("mounted");
-    link("listed", &mounted).unwrap();
+    link("listed", mounted.clone()).unwrap();
     let local = ListedSources::new()
         .with_folder(&listed)
         .with_folder(&mounted);
