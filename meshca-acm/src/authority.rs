@@ -246,7 +246,7 @@ impl Authority {
         }
     }
 
-    /// The roots of `caCert`, read anew; `None` where it is not set.
+    /// Reads the roots of `caCert`; `None` where it is not set.
     pub(crate) async fn pinned_roots(&self) -> Result<Option<TrustBundle>> {
         match &self.settings.conf.ca_cert {
             Some(source) => self.pinned(source, true).await.map(Some),

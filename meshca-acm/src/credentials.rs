@@ -33,7 +33,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 /// The ID of a temporary key begins with this ("IAM identifiers", IAM's user guide).
 const TEMPORARY: &str = "ASIA";
 
-/// The access key of the settings; without one, what the control plane has of its own. Where the settings have a role, as that.
+/// The access key of the settings; without one, what the control plane has of its own. A role of the
+/// settings is assumed with either.
 pub(crate) fn provider(
     settings: &AcmSettings,
     sources: &SourceReader,

@@ -18,7 +18,8 @@ use crate::settings::{AcmSettings, Rates, Template};
 /// Builds issuers of the type `acmpca` (or `acm`). All that are for CAs of one account in one region share its rates, for so do
 /// their quotas at AWS.
 ///
-/// Resources choose among its endpoints, proxies and roles by `endpoint`, `proxy` and `assumeRole`, and cannot name others.
+/// Resources choose among its endpoints, proxies and roles by `endpoint`, `proxy` and `assumeRole`,
+/// and cannot name others.
 #[derive(Debug)]
 #[must_use]
 pub struct AcmFactory {
@@ -34,14 +35,20 @@ pub struct AcmFactory {
 
 /// For [`BackendRegistry::with`](meshca_core::BackendRegistry::with).
 pub fn factory() -> AcmFactory {
-    AcmFactory {
-        rates: Rates::default(),
-        template: Template::default(),
-        fleet: None,
-        endpoints: Choices::new("endpoint"),
-        proxies: Choices::new("proxy"),
-        roles: Choices::new("assumeRole"),
-        paces: Mutex::default(),
+    AcmFactory::default()
+}
+
+impl Default for AcmFactory {
+    fn default() -> Self {
+        Self {
+            rates: Rates::default(),
+            template: Template::default(),
+            fleet: None,
+            endpoints: Choices::new("endpoint"),
+            proxies: Choices::new("proxy"),
+            roles: Choices::new("assumeRole"),
+            paces: Mutex::default(),
+        }
     }
 }
 
@@ -88,8 +95,9 @@ impl AcmFactory {
         self
     }
 
-    /// Adds a role that resources may name: `assumeRole: <name>`. Every resource may name it, with the credentials that it has; those
-    /// of the control plane itself only where it [lends](meshca_core::secret::LocalSources::lend_identity) them.
+    /// Adds a role that resources may name: `assumeRole: <name>`. Every resource may name it, and it
+    /// is assumed with the credentials of the resource. Those of the control plane itself are used
+    /// only where it [lends](meshca_core::secret::LocalSources::lend_identity) them.
     pub fn with_named_role(mut self, name: impl Into<String>, role: AssumedRole) -> Self {
         self.roles = self.roles.with(name, role);
         self

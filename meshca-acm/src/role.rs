@@ -54,20 +54,22 @@ impl AssumedRole {
         self
     }
 
-    /// Sets the name of the session, by which CloudTrail tells control planes apart. 2 to 64 letters, digits and `=,.@-_`.
+    /// Sets the name of the session, by which CloudTrail tells control planes apart: 2 to 64
+    /// letters, digits and `=,.@-_`.
     pub fn with_session_name(mut self, name: impl Into<String>) -> Self {
         self.session_name = name.into();
         self
     }
 
-    /// Calls another address than AWS' own for STS in the CA's region: a VPC endpoint, or a test server.
+    /// Calls another address than AWS' own for STS in the CA's region: a VPC endpoint, or a test
+    /// server.
     pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Self {
         self.sts_endpoint = Some(url.into());
         self
     }
 }
 
-/// What assumes a role, once somebody asks.
+/// Assumes a role when credentials are first needed.
 struct Assuming {
     role: AssumedRole,
     config: SdkConfig,
@@ -120,7 +122,7 @@ impl Assuming {
         };
         let provider = self.provider.get_or_init(make).await;
         provider.provide_credentials().await.map_err(|error| {
-            // What is wrong with the credentials below is said by them.
+            // The provider of the credentials below has said what is wrong with them.
             if let CredentialsError::InvalidConfiguration(_) = error {
                 return error;
             }

@@ -196,9 +196,9 @@ impl AcmSettings {
         self
     }
 
-    /// Reaches AWS (the CA, and STS for a role) through an HTTP proxy, `http://proxy.example:3128`. The connection through it is
-    /// encrypted by the endpoint's `https://`, and the proxy sees the name of the endpoint. The metadata services of EC2, ECS and EKS
-    /// are on this machine and asked directly.
+    /// Reaches AWS (the CA, and STS for a role) through an HTTP proxy, `http://proxy.example:3128`.
+    /// The connection through it is encrypted by the endpoint's `https://`, and the proxy sees the
+    /// name of the endpoint. The metadata services of EC2, ECS and EKS are asked directly.
     pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
         self.proxy = Some(url.into());
         self
@@ -210,7 +210,7 @@ impl AcmSettings {
         self
     }
 
-    /// Refuses what cannot work together, and names that nobody has resolved.
+    /// Refuses what cannot work together, and names that no factory has resolved.
     pub(crate) fn judge(&self) -> Result<()> {
         let invalid = |setting: &'static str, why: String| {
             Err(Error::new(ErrorKind::InvalidConfig, why).with_context("setting", setting))

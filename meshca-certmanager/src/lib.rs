@@ -114,14 +114,16 @@
 //! `caCert` decides which roots certificates lead to; it is read again every half minute. A certificate that is refused because its root is unknown
 //! leads to one that `caCert` does not have.
 //!
-//! Without it, the root that an issuer names in `status.ca` is trusted (an intermediate is not); before the first certificate, one that
-//! is not used is asked for, to see it. Issuers that name none need `caCert`. A root that is not named any more leaves trust when the last
-//! certificate under it has ended, and one that has expired does at once.
+//! Without it, the root that an issuer names in `status.ca` is trusted (an intermediate is not). To
+//! see it, a certificate that is not used is requested before the first one. Issuers that name none
+//! need `caCert`. A root that is not named any more leaves trust when the last certificate under it
+//! has ended, and a root that has expired leaves at once.
 //!
 //! # A CA near its end
 //!
-//! CA issuers of cert-manager sign past the end of their CA. What outlives its CA is refused, so the issuer asks again for what is left, and
-//! remembers it. Each such certificate carries an [`Observation::IssuerNote`](meshca_core::Observation::IssuerNote).
+//! CA issuers of cert-manager sign past the end of their CA. Verification refuses what outlives its
+//! CA, so the issuer asks again for what is left, and remembers it. Each such certificate carries an
+//! [`Observation::IssuerNote`](meshca_core::Observation::IssuerNote).
 //!
 //! # Secrets
 //!

@@ -7,8 +7,8 @@ use crate::{Error, ErrorKind, Result};
 /// Values under names: the proxies, endpoints or roles of a control plane, of which a resource
 /// may name one.
 ///
-/// Whoever writes a resource must not decide where the credentials of the control plane go. So the
-/// addresses are options of a [factory](crate::IssuerFactory), and a resource has a name only.
+/// The author of a resource must not decide where the credentials of the control plane go. So the
+/// addresses are options of a [factory](crate::IssuerFactory), and a resource has only a name.
 ///
 /// ```
 /// use meshca_core::ErrorKind;

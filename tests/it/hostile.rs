@@ -105,7 +105,8 @@ fn registry(server: &str) -> BackendRegistry {
         .with(acm)
 }
 
-/// Does with a resource whatever a control plane does. Returns what its author is told.
+/// Takes a resource through all that a control plane does with it, and returns what its author
+/// reads.
 async fn serve(registry: &BackendRegistry, text: &str, local: LocalSources) -> String {
     let resource = Resource::parse(text).unwrap().into_iter().next().unwrap();
     let config = match &resource {

@@ -73,7 +73,7 @@ async fn each_endpoint_is_reached_by_the_proxy() {
         let mut conf = conf(ARN);
         conf.fips = fips;
         let mut settings = AcmSettings::new(conf, domain()).unwrap();
-        // One that leads nowhere, so that nobody is called.
+        // This one leads nowhere, so that AWS is not called.
         let nowhere = canned().await;
         settings = settings.with_proxy(nowhere.url());
         if let Some(endpoint) = endpoint {

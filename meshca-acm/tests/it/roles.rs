@@ -171,7 +171,7 @@ async fn build(factory: &AcmFactory, conf: &str, local: LocalSources) -> Result<
 
 const KEYS: &str = "auth: {awsCredentials: {accessKey: {inlineString: AKIAEXAMPLE}, accessKeySecret: {inlineString: key-value}}}";
 
-/// Whoever writes a resource chooses among what the control plane offers.
+/// The author of a resource chooses among what the control plane offers.
 #[tokio::test]
 async fn a_resource_names_what_the_factory_has() {
     let (chosen, default, sts) = (

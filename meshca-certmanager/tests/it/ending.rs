@@ -165,8 +165,8 @@ async fn until_the_ca_ends_there_is_a_certificate() {
     assert_eq!(world.server.names(), [] as [String; 0]);
 }
 
-/// What is known of the CA at first: nothing, for it is named by nobody but `caCert`, or it is said
-/// with the throwaway certificate.
+/// At first nothing is known of a CA that `caCert` alone names. The end of one that names itself is
+/// known from the throwaway certificate.
 #[tokio::test(start_paused = true)]
 async fn what_outlives_the_ca_is_requested_again_for_what_is_left() {
     for (silent, policy, thrown_away) in [
@@ -199,7 +199,7 @@ async fn what_outlives_the_ca_is_requested_again_for_what_is_left() {
                 "{policy:?}"
             );
         }
-        // Once it is renewed, certificates live as long as they should again. The first one shows it.
+        // The first certificate after a renewal shows it, and the next ones live as they should.
         if !silent {
             ca.renew(3650 * DAY);
             let _ = world.issue(&spec).await;
@@ -231,7 +231,7 @@ async fn an_issuer_that_gives_more_than_is_left_is_not_asked_on_and_on() {
     }
 }
 
-/// A CA that has ended and was renewed while nobody asked.
+/// A CA that ends, and is renewed while no certificate is requested.
 #[tokio::test(start_paused = true)]
 async fn a_ca_that_has_ended_is_asked_whether_it_was_renewed() {
     let clock = TokioClock::new();

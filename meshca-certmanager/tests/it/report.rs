@@ -105,7 +105,7 @@ async fn what_cannot_be_known_is_a_warning() {
     }
 }
 
-/// A cluster in which nobody may ask what he may do, say, or an issuer that is "not ready" and signs.
+/// An issuer that reports "not ready", and signs.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_outranks_a_check_that_fails() {
     let server = Server::new();

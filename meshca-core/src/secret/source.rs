@@ -213,7 +213,8 @@ impl SourceReader {
     ///
     /// [`NotFound`](ErrorKind::NotFound) if there is no such secret, file or variable;
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) if a name or path breaks the rules, or the value is empty;
-    /// [`Denied`](ErrorKind::Denied) if the source is local and refused or not listed, or the system refuses to open the file;
+    /// [`Denied`](ErrorKind::Denied) if the source is local and refused or not listed, or the system
+    /// refuses to open the file;
     /// others as the store and the file system report.
     pub async fn read(&self, source: impl Into<SourceRef<'_>> + Send) -> Result<SecretValue> {
         let source = source.into();

@@ -34,7 +34,7 @@ fn the_first_end_on_the_path_that_lasts_longest() {
             false,
             Some(10),
         ),
-        // The root is known, or nobody knows it.
+        // The root is known, or it is not.
         (vec![&leaf, &short.der], true, Some(10)),
         (vec![&leaf, &short.der], false, Some(10)),
         // Of two certificates of one CA, the better one counts.

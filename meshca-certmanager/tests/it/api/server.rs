@@ -1,4 +1,4 @@
-//! An API server in memory that keeps requests, and has them decided as it is told.
+//! An API server in memory that keeps requests. The test decides what becomes of them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 /// Makes of an object its status.
 type Verdict = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
 
-/// An API server, and whoever approves and signs.
+/// An API server, an approver and an issuer.
 #[derive(Default)]
 pub(crate) struct Server {
     pub(crate) objects: Mutex<BTreeMap<String, Value>>,
@@ -38,7 +38,7 @@ pub(crate) struct Server {
     pub(crate) deleted: Mutex<Vec<String>>,
     /// What becomes of each request at once.
     verdict: Mutex<Option<Verdict>>,
-    /// The issuer; without one, whoever reads it waits for ever.
+    /// The issuer. Without one, a call that reads it never ends.
     pub(crate) issuer: Mutex<Option<Value>>,
     /// The verbs that the control plane lacks.
     pub(crate) denied: Mutex<Vec<&'static str>>,

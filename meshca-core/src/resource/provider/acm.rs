@@ -26,10 +26,11 @@ mapping! {
         pub ca_cert: Option<DataSource> = optional("caCert", settings::public),
         /// Calls AWS' endpoints for FIPS 140 in the region.
         pub fips: bool = defaulted("fips", settings::boolean),
-        /// The name of an endpoint to call instead of AWS' own: a VPC endpoint. What the name stands for is an option of the
-        /// control plane, as for the other names here.
+        /// The name of an endpoint to call instead of AWS' own: a VPC endpoint. What the name stands
+        /// for is an option of the control plane, as for the other names here.
         pub endpoint: Option<String> = optional("endpoint", name),
-        /// The name of a proxy. Without it, the control plane's default; the environment does not count.
+        /// The name of a proxy. Without it, the control plane's default. The environment does not
+        /// count.
         pub proxy: Option<String> = optional("proxy", name),
         /// The name of a role to assume before the CA is called.
         pub assume_role: Option<String> = optional("assumeRole", name),
@@ -102,7 +103,8 @@ impl Settings for AcmConf {
     }
 }
 
-/// The name under which the control plane knows an address or a role. An address itself is a mistake.
+/// The name under which the control plane knows an address or a role. An address itself is a
+/// mistake.
 fn name(at: Cursor<'_>) -> Option<String> {
     let name = settings::non_empty(at)?;
     match name.contains("://") || name.starts_with("arn:") {
