@@ -13,6 +13,7 @@ mod conformance;
 mod faults;
 mod once;
 mod proxies;
+mod report;
 mod resources;
 mod roles;
 mod trust;
