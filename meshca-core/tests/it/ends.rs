@@ -19,12 +19,8 @@ fn the_first_end_on_the_path_that_lasts_longest() {
     let request = request(&PrivateKey::generate(KeyType::P256).unwrap());
     let leaf = short.leaf(&request, |_| {});
     // The same name and key, for longer; and another CA of the same name.
-    let renewed = Ca {
-        params: ending("issuing", 20),
-        key: rcgen::KeyPair::from_der(&short.key.serialize_der().try_into().unwrap()).unwrap(),
-        der: short.der.clone(),
-    };
-    let renewed = renewed.cross_signed_by(&root);
+    let renewed = ending("issuing", 20).signed_by(&short.key, &root.issuer());
+    let renewed = renewed.unwrap().der().clone();
     let other = Ca::root_with(ending("other", 1));
     let cases: [(Vec<&CertificateDer<'_>>, bool, Option<u32>); 9] = [
         (vec![&leaf, &short.der, &root.der], false, Some(10)),
