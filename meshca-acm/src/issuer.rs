@@ -44,7 +44,7 @@ pub struct AcmIssuer {
     authority: Arc<Authority>,
     paces: Arc<Paces>,
     orders: Arc<Orders>,
-    /// Whether a certificate was accepted since the last check.
+    /// Whether a certificate was accepted since the last check, and no request has failed after it.
     proven: Arc<AtomicBool>,
 }
 
@@ -292,23 +292,9 @@ fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Internal, "a request of AWS cannot be built").with_source(error)
 }
 
-#[async_trait]
-impl Issuer for AcmIssuer {
-    /// Without Ed25519, which AWS does not accept in CSRs.
-    fn capabilities(&self) -> Capabilities {
-        let keys = KeyType::ALL.into_iter();
-        Capabilities::new()
-            .with_lifetime_honoured(true)
-            .with_dns_names(true)
-            .with_extra_uris(true)
-            .with_common_name(true)
-            .with_intermediates(true)
-            .with_key_types(keys.filter(|key| *key != KeyType::Ed25519))
-            .with_trust_interval(self.authority.trust_interval())
-    }
-
-    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        request.require_trust_domain(&self.authority.settings.trust_domain)?;
+impl AcmIssuer {
+    /// Has a request of this trust domain signed.
+    async fn signed(&self, request: &CertificateRequest) -> Result<SignedChain> {
         let wish = Wish::of(request);
         let issued = self.issue(request, &wish).await?;
         let fetched = self.fetch(&issued.certificate).await;
@@ -334,6 +320,32 @@ impl Issuer for AcmIssuer {
             }
             None
         }))
+    }
+}
+
+#[async_trait]
+impl Issuer for AcmIssuer {
+    /// Without Ed25519, which AWS does not accept in CSRs.
+    fn capabilities(&self) -> Capabilities {
+        let keys = KeyType::ALL.into_iter();
+        Capabilities::new()
+            .with_lifetime_honoured(true)
+            .with_dns_names(true)
+            .with_extra_uris(true)
+            .with_common_name(true)
+            .with_intermediates(true)
+            .with_key_types(keys.filter(|key| *key != KeyType::Ed25519))
+            .with_trust_interval(self.authority.trust_interval())
+    }
+
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        request.require_trust_domain(&self.authority.settings.trust_domain)?;
+        let signed = self.signed(request).await;
+        if signed.is_err() {
+            // What was signed before proves nothing now.
+            self.proven.store(false, Ordering::Relaxed);
+        }
+        signed
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {

@@ -27,7 +27,7 @@ pub struct CertManagerIssuer {
     pub(crate) sources: SourceReader,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) heard: Arc<Heard>,
-    /// Whether a certificate was accepted since the last check.
+    /// Whether a certificate was accepted since the last check, and no request has failed after it.
     proven: Arc<AtomicBool>,
 }
 
@@ -87,20 +87,9 @@ impl CertManagerIssuer {
     }
 }
 
-#[async_trait]
-impl Issuer for CertManagerIssuer {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities::new()
-            .with_lifetime_honoured(true)
-            .with_dns_names(true)
-            .with_extra_uris(true)
-            .with_common_name(true)
-            .with_intermediates(true)
-            .with_key_types(KeyType::ALL)
-    }
-
-    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
-        request.require_trust_domain(&self.signing.settings.trust_domain)?;
+impl CertManagerIssuer {
+    /// Has a request of this trust domain signed.
+    async fn signed(&self, request: &CertificateRequest) -> Result<SignedChain> {
         let mut cut = self.heard.cut(request, self.clock.now());
         let mut answered = self.answer(request, cut).await?;
         if let Some(left) = answered.outlived {
@@ -138,6 +127,29 @@ impl Issuer for CertManagerIssuer {
             }
             signing.settle(&id, outcome.is_err())
         }))
+    }
+}
+
+#[async_trait]
+impl Issuer for CertManagerIssuer {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+            .with_lifetime_honoured(true)
+            .with_dns_names(true)
+            .with_extra_uris(true)
+            .with_common_name(true)
+            .with_intermediates(true)
+            .with_key_types(KeyType::ALL)
+    }
+
+    async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        request.require_trust_domain(&self.signing.settings.trust_domain)?;
+        let signed = self.signed(request).await;
+        if signed.is_err() {
+            // What was signed before proves nothing now.
+            self.proven.store(false, Ordering::Relaxed);
+        }
+        signed
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {

@@ -92,7 +92,8 @@ impl Findings {
     }
 
     /// Makes the report. With `proven`, a certificate of the issuer was accepted since its last
-    /// check. That outranks every problem found, so each becomes a warning.
+    /// check, and no request has failed after it. That outranks every problem found, so each
+    /// becomes a warning.
     ///
     /// # Errors
     ///
