@@ -64,6 +64,9 @@ fn keeps(
         "minLength" => value
             .as_str()
             .is_none_or(|text| text.chars().count() as u64 >= rule.as_u64().unwrap()),
+        "minItems" => value
+            .as_array()
+            .is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap()),
         "pattern" => value.as_str().is_none_or(|text| {
             regex::Regex::new(rule.as_str().unwrap())
                 .unwrap()
