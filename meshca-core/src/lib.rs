@@ -127,7 +127,10 @@
 //! | time limit for fetching a CA's chain | 10 s | `the_defaults_of_the_crate_page` |
 //! | mount of Vault's PKI | `pki` | `the_defaults_of_the_crate_page` |
 //! | usages of a `CertificateRequest` | `digital signature`, `key encipherment`, `server auth`, `client auth` | `the_defaults_of_the_crate_page` |
-//! | local sources of resources | allowed | `the_defaults_of_the_crate_page` |
+//! | roots that are trusted of that mount | those to which issuers lead that can sign; with a pinned `issuer`, those to which it leads | `of_a_shared_mount_those_that_sign_for_us` of `meshca-vault` |
+//! | mounts of Vault's auth methods | `approle`, `aws`, `cert`, `jwt`, `kubernetes` | `each_method_can_be_mounted_anywhere` of `meshca-vault` |
+//! | STS of Vault's AWS login | the global endpoint, `us-east-1` | `the_request_is_signed_for_the_region_and_made_out_to_the_endpoint` of `meshca-vault` |
+//! | proxy to Vault | none | `the_defaults_of_the_crate_page` |
 //! | kind and group of a cert-manager issuer | `Issuer`, `cert-manager.io` | `the_defaults_of_the_crate_page` |
 //! | MeshTrust for the CA of a MeshIdentity | created | `the_defaults_of_the_crate_page` |
 //! | files and environment variables as data sources | allowed | `the_defaults_of_the_crate_page` |

@@ -1,8 +1,9 @@
-//! Vault's answers, as far as we read them, and the requests that [`vaultrs`] knows.
+//! The server's answers, as far as we read them, and the requests that [`vaultrs`] knows.
 //!
 //! Every field that a version or a fork of Vault may leave out is optional.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::Method;
@@ -52,6 +53,9 @@ pub(crate) struct TokenInfo {
     pub(crate) expire_time: Option<String>,
     /// Seconds; such a token can be renewed for ever.
     pub(crate) period: Option<u64>,
+    /// How often it may still be used; 0 for as often as it likes.
+    pub(crate) num_uses: Option<u64>,
+    pub(crate) policies: Option<Vec<String>>,
 }
 
 /// The answer to `sign` and `sign-intermediate`.
@@ -87,7 +91,18 @@ fn pem<'a>(parts: impl Iterator<Item = &'a String>) -> String {
 /// The answer to `LIST issuers`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Keys {
+    /// The IDs of the issuers.
     pub(crate) keys: Vec<String>,
+    pub(crate) key_info: Option<BTreeMap<String, KeyInfo>>,
+}
+
+/// What the list says of one issuer.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct KeyInfo {
+    pub(crate) issuer_name: String,
+    /// Empty where the mount has no key for it; absent in Vault 1.11.
+    pub(crate) key_id: Option<String>,
 }
 
 /// The answer to `issuer/<ref>/json` and `cert/ca_chain`.
@@ -129,6 +144,21 @@ pub(crate) struct Role {
     pub(crate) server_flag: Option<bool>,
     pub(crate) client_flag: Option<bool>,
     pub(crate) key_type: Option<String>,
+    /// 0 for any size.
+    pub(crate) key_bits: Option<u64>,
+    pub(crate) key_usage: Option<Vec<String>>,
+    pub(crate) ext_key_usage: Option<Vec<String>>,
+    pub(crate) ext_key_usage_oids: Option<Vec<String>>,
+    pub(crate) allowed_domains: Option<Vec<String>>,
+    pub(crate) allow_any_name: bool,
+    pub(crate) allow_bare_domains: bool,
+    pub(crate) allow_subdomains: bool,
+    pub(crate) allow_glob_domains: bool,
+    pub(crate) cn_validations: Option<Vec<String>>,
+    /// The issuer that signs where the path names none.
+    pub(crate) issuer_ref: Option<String>,
+    /// The end of every certificate, whatever was asked for.
+    pub(crate) not_after: Option<String>,
     /// In seconds; 0 leaves it to the mount.
     pub(crate) max_ttl: u64,
     pub(crate) no_store: bool,
@@ -139,7 +169,7 @@ pub(crate) struct Role {
 /// crate's architecture notes.
 pub(crate) fn call(endpoint: &impl Endpoint) -> Result<Call> {
     let body = endpoint.body().map_err(|error| {
-        Error::new(ErrorKind::Internal, "a request to Vault cannot be written").with_source(error)
+        Error::new(ErrorKind::Internal, "a request cannot be written").with_source(error)
     })?;
     Ok(Call {
         method: endpoint.method().into(),

@@ -1,4 +1,4 @@
-//! A Vault that is called, and whose answers are read.
+//! A server that is called, and whose answers are read.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,25 +6,27 @@ use std::time::Duration;
 use http::HeaderValue;
 use meshca_core::resource::{VaultAuth, VaultConf};
 use meshca_core::secret::{SourceReader, SourceRef};
-use meshca_core::{Error, ErrorKind, Result, SecretValue};
+use meshca_core::{Error, ErrorKind, Result, SecretValue, TrustBundle, TrustDomain};
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use url::{Host, Url};
 
-use crate::api::{AuthInfo, Envelope};
+use crate::api::{self, AuthInfo, Envelope};
 use crate::error::misconfigured;
+use crate::product::Product;
 use crate::refusal::Refusal;
 use crate::tls::Material;
 use crate::token::{Lease, Token};
-use crate::transport::{Answer, Call, Transport};
+use crate::transport::{Answer, Call, Proxy, Transport};
 
 /// Why there is no answer to work with.
 #[derive(Debug, derive_more::From)]
 pub(crate) enum Failure {
     /// Nothing sound came back.
     Error(Error),
-    /// Vault, or a proxy, said no.
+    /// The server, or a proxy, said no.
     Refused(Refusal),
 }
 
@@ -38,35 +40,53 @@ impl Failure {
     }
 }
 
-/// An answer's data, and what Vault says beside it.
+/// An answer's data, and what the server says beside it.
 #[derive(Debug)]
 pub(crate) struct Told<T> {
     pub(crate) data: T,
     pub(crate) warnings: Vec<String>,
 }
 
-/// One Vault as the settings describe it. TLS is set up at the first call, and anew when its sources change.
+/// One server as the settings describe it. TLS is set up at the first call, and anew when its sources change.
 #[derive(derive_more::Debug)]
 #[debug("VaultClient {{ base: \"{base}\", namespace: {namespace:?}, .. }}")]
 pub(crate) struct VaultClient {
     base: Url,
+    proxy: Option<Proxy>,
     namespace: Option<HeaderValue>,
     server_name: Option<ServerName<'static>>,
     conf: VaultConf,
     sources: SourceReader,
     timeout: Duration,
     transport: Mutex<Option<(Material, Transport)>>,
+    product: Mutex<Shown>,
 }
+
+/// What the server has said of itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    product: Product,
+    /// When it was asked, if it was.
+    asked: Option<Instant>,
+}
+
+/// How long a server that did not say what it is is not asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long the question may take: an error waits for it.
+const ASK_FOR: Duration = Duration::from_secs(2);
 
 impl VaultClient {
     pub(crate) fn new(conf: VaultConf, sources: SourceReader, timeout: Duration) -> Result<Self> {
         let address = conf.agent_address.as_ref().unwrap_or(&conf.address);
         let base = base(address)?;
+        let proxy = conf.proxy.as_deref().map(Proxy::new).transpose()?;
         let namespace = conf.namespace.as_deref().map(namespace).transpose()?;
         let server_name = conf.tls.as_ref().and_then(|tls| tls.server_name.clone());
         let server_name = server_name.map(ServerName::try_from).transpose();
         Ok(Self {
             base,
+            proxy,
             namespace,
             server_name: server_name.map_err(|error| {
                 misconfigured("`tls.serverName` is neither a DNS name nor an IP address")
@@ -76,6 +96,7 @@ impl VaultClient {
             sources,
             timeout,
             transport: Mutex::default(),
+            product: Mutex::default(),
         })
     }
 
@@ -93,9 +114,26 @@ impl VaultClient {
         value.map_err(|error| error.with_context("setting", setting))
     }
 
+    /// Reads the roots that a setting names.
+    pub(crate) async fn read_roots(
+        &self,
+        source: impl Into<SourceRef<'_>> + Send,
+        trust_domain: &TrustDomain,
+        setting: &'static str,
+    ) -> Result<TrustBundle> {
+        let roots = self.sources.read_roots(source, trust_domain).await;
+        roots.map_err(|error| error.with_context("setting", setting))
+    }
+
     /// The address that is called, for messages.
     pub(crate) fn address(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// The proxy through which every connection goes, if there is one.
+    #[cfg(feature = "aws-auth")]
+    pub(crate) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// Whether others on the way can read along.
@@ -156,6 +194,7 @@ impl VaultClient {
         };
         Ok(Transport::new(
             self.base.clone(),
+            self.proxy.clone(),
             self.namespace.clone(),
             tls,
             self.server_name.clone(),
@@ -211,6 +250,40 @@ impl VaultClient {
         Ok((Token::new(client_token.as_bytes())?, lease))
     }
 
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.product.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The product as far as it is known, without a question.
+    pub(crate) fn known_product(&self) -> Product {
+        self.shown().product
+    }
+
+    /// Asks for the health of the server, which needs no login, and remembers what it is.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    pub(crate) async fn health(&self) -> Result<Answer> {
+        self.shown().asked = Some(Instant::now());
+        let answer = self.send(&api::get("sys/health"), None).await?;
+        let product = Product::of_health(&answer.body);
+        if product != Product::Unknown {
+            self.shown().product = product;
+        }
+        Ok(answer)
+    }
+
+    /// The product, for a message. The server is asked where that is not known yet.
+    async fn product(&self) -> Product {
+        let Shown { product, asked } = *self.shown();
+        if product == Product::Unknown && asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN) {
+            // Without an answer the message does without the name.
+            let _ = tokio::time::timeout(ASK_FOR, self.health()).await;
+        }
+        self.known_product()
+    }
+
     async fn success(
         &self,
         call: &Call,
@@ -222,7 +295,7 @@ impl VaultClient {
             return Ok(answer);
         }
         let secret = secret.or(token.map(Token::expose));
-        let refusal = Refusal::read(&answer, secret);
+        let refusal = Refusal::read(&answer, self.product().await, secret);
         match refusal.somebody_elses(self.address()) {
             Some(error) => Err(Failure::Error(error)),
             None => Err(Failure::Refused(refusal)),
@@ -241,7 +314,7 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a Answer, call: &Call) -> Result<Envel
         unreadable(
             call,
             &format!(
-                "it is not the JSON that Vault answers with ({:?} at line {}, column {})",
+                "it is not the JSON that was expected ({:?} at line {}, column {})",
                 error.classify(),
                 error.line(),
                 error.column()
@@ -260,10 +333,7 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a Answer, call: &Call) -> Result<Envel
 fn unreadable(call: &Call, why: &str) -> Error {
     Error::new(
         ErrorKind::BadResponse,
-        format!(
-            "Vault's answer to `{}` cannot be used: {why}",
-            call.describe()
-        ),
+        format!("the answer to `{}` cannot be used: {why}", call.describe()),
     )
     .with_retry(meshca_core::Retry::Backoff)
 }

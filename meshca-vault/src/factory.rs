@@ -28,6 +28,18 @@ pub fn factory() -> VaultFactory {
     VaultFactory
 }
 
+impl VaultFactory {
+    /// Returns every URL that the settings of a backend name, with the setting that names it: see
+    /// [`VaultConf::endpoints`]. A policy on who may point credentials where asks here.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](meshca_core::ErrorKind::InvalidConfig) if the backend is of another type.
+    pub fn endpoints<'c>(&self, config: &'c BackendConfig) -> Result<Vec<(&'static str, &'c str)>> {
+        Ok(config.settings::<VaultConf>()?.endpoints())
+    }
+}
+
 #[async_trait]
 impl IssuerFactory for VaultFactory {
     fn settings(&self) -> Vec<SettingsType> {

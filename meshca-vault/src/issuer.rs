@@ -1,8 +1,11 @@
-//! The issuer, the paths at which Vault signs, and the meaning of Vault's refusals.
+//! The issuer, the paths at which the server signs, and the meaning of its refusals.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
-use meshca_core::secret::SourceReader;
+use meshca_core::resource::VaultAuth;
+use meshca_core::secret::{SourceReader, SourceRef};
 use meshca_core::{Clock, Error, ErrorKind, Profile, Result, Retry};
 use serde::de::DeserializeOwned;
 
@@ -24,6 +27,10 @@ pub struct VaultIssuer {
     pub(crate) client: Arc<VaultClient>,
     pub(crate) sessions: Sessions,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Whether a certificate was signed, and verified, since the last check.
+    pub(crate) proven: Arc<AtomicBool>,
+    /// The roots that the log was told are not trusted, by fingerprint.
+    pub(crate) reported: Mutex<BTreeSet<String>>,
 }
 
 impl VaultIssuer {
@@ -31,7 +38,7 @@ impl VaultIssuer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`] for an address, a namespace or a server name that cannot be one;
+    /// [`ErrorKind::InvalidConfig`] for an address, a proxy, a namespace, a server name or an endpoint of STS that cannot be one;
     /// [`ErrorKind::Internal`] outside of a tokio runtime.
     pub fn new(
         settings: VaultSettings,
@@ -45,12 +52,19 @@ impl VaultIssuer {
             ));
         }
         #[cfg(feature = "aws-auth")]
-        let aws = crate::auth::aws::Signer {
-            access_key: settings.access_key.clone(),
-            local: sources.local_sources(),
-        };
+        let local = sources.local_sources();
         let client = VaultClient::new(settings.conf.clone(), sources, settings.request_timeout)?;
         let client = Arc::new(client);
+        #[cfg(feature = "aws-auth")]
+        if let VaultAuth::Aws(auth) = &settings.conf.auth {
+            crate::auth::aws::Sts::new(auth)?;
+        }
+        #[cfg(feature = "aws-auth")]
+        let aws = crate::auth::aws::Signer {
+            access_key: settings.access_key.clone(),
+            proxy: client.proxy().cloned(),
+            local,
+        };
         let login = Login {
             client: Arc::clone(&client),
             #[cfg(feature = "aws-auth")]
@@ -63,6 +77,8 @@ impl VaultIssuer {
             client,
             sessions,
             clock,
+            proven: Arc::default(),
+            reported: Mutex::default(),
         })
     }
 
@@ -92,29 +108,42 @@ impl VaultIssuer {
         let (mount, role) = (self.client.conf().mount(), &self.client.conf().role);
         let path = self.path_for(profile);
         let trust_domain = &self.settings.trust_domain;
+        let (product, command) = (refusal.product, refusal.product.command());
         let denied = |message: String| refusal.error(ErrorKind::Denied, &message);
         match refusal.status.as_u16() {
+            403 if refusal.is_unsettled() => denied(format!(
+                "{product} refused to sign, and does not say why: {} is dead (replace it), or a policy of it must grant `update` on `{path}`, unless `pki` or `role` is misspelt",
+                self.token_in_words()
+            )),
             403 => denied(format!(
-                "Vault refused to sign: a policy of the token must grant `update` on `{path}`, unless `pki` or `role` is misspelt, which Vault does not tell apart"
+                "{product} refused to sign: a policy of the token must grant `update` on `{path}`, unless `pki` or `role` is misspelt, which {product} does not tell apart. Add `path \"{path}\" {{ capabilities = [\"update\"] }}` to the policy, with `{command} policy write`"
             )),
             404 | 405 => refusal.error(
                 ErrorKind::NotFound,
                 &format!(
-                    "Vault has no PKI engine at `{mount}`: enable it with `vault secrets enable -path={mount} pki`, or set `pki` to where it is"
+                    "{product} has no PKI engine at `{mount}`: enable it with `{command} secrets enable -path={mount} pki`, or set `pki` to where it is"
                 ),
             ),
             400 if refusal.says("unknown role") => refusal.error(
                 ErrorKind::NotFound,
-                &format!("Vault has no role `{role}` in `{mount}`: create it with `vault write {mount}/roles/{role} …`"),
+                &format!("{product} has no role `{role}` in `{mount}`: create it with `{command} write {mount}/roles/{role} …`"),
             ),
-            // Vault calls it an internal error.
-            _ if refusal.says("no default issuer") => {
-                refusal.error(ErrorKind::InvalidConfig, &without_ca(mount)).with_retry(Retry::Backoff)
-            }
-            400 if refusal.says("unable to find PKI issuer") => refusal.error(
+            // The server calls it an internal error.
+            _ if refusal.says("no default issuer") => refusal
+                .error(ErrorKind::InvalidConfig, &self.without_ca())
+                .with_retry(Retry::Backoff),
+            _ if refusal.says("unable to find PKI issuer") => refusal.error(
                 ErrorKind::NotFound,
-                &format!("the PKI engine at `{mount}` has no such issuer: import its CA, or correct `issuer`"),
+                &format!(
+                    "the PKI engine at `{mount}` has no such issuer: import its CA, or correct `issuer` (`{command} list {mount}/issuers` shows them)"
+                ),
             ),
+            _ if refusal.says("unable to fetch corresponding key") => refusal
+                .error(
+                    ErrorKind::InvalidConfig,
+                    &format!("the issuer that is to sign has no key in `{mount}`: import its key, or set `issuer` to another"),
+                )
+                .with_retry(Retry::Backoff),
             400 if refusal.says("URI") => denied(format!(
                 "the role `{role}` does not allow these URIs: its `allowed_uri_sans` must hold `spiffe://{trust_domain}/*`{}",
                 if self.settings.tag_uris { " and `kuma://*`" } else { "" }
@@ -128,6 +157,25 @@ impl VaultIssuer {
             _ => refusal.into_error("sign"),
         }
     }
+
+    /// The token, for messages.
+    fn token_in_words(&self) -> String {
+        match &self.client.conf().auth {
+            VaultAuth::Token(source) => format!("the token in {}", SourceRef::from(source)),
+            _ => "the token".to_owned(),
+        }
+    }
+
+    /// The words for a mount that is empty.
+    pub(crate) fn without_ca(&self) -> String {
+        let (mount, command) = (
+            self.client.conf().mount(),
+            self.client.known_product().command(),
+        );
+        format!(
+            "the PKI engine at `{mount}` has no CA yet: make one with `{command} write {mount}/root/generate/internal …`, or import one"
+        )
+    }
 }
 
 fn name(client: &VaultClient) -> String {
@@ -137,11 +185,4 @@ fn name(client: &VaultClient) -> String {
         Some(issuer) => format!("vault at {address} (role {role} of {mount}, issuer {issuer})"),
         None => format!("vault at {address} (role {role} of {mount})"),
     }
-}
-
-/// The words for a mount that is empty.
-pub(crate) fn without_ca(mount: &str) -> String {
-    format!(
-        "the PKI engine at `{mount}` has no CA yet: make one with `vault write {mount}/root/generate/internal …`, or import one"
-    )
 }

@@ -1,4 +1,4 @@
-//! Workload certificates from HashiCorp Vault's PKI engine, as an issuer for [meshca](meshca_core).
+//! Workload certificates from the PKI engine of HashiCorp Vault or OpenBao, as an issuer for [meshca](meshca_core).
 //!
 //! The control plane makes a key and a CSR, logs in to Vault, has a role of the PKI engine sign, and hands out what comes
 //! back only after [core](meshca_core::verify) has verified it. The private key never leaves the process.
@@ -7,7 +7,7 @@
 //!   CertificateRequest ─► VaultIssuer ── token ──► POST <pki>/sign/<role> ─► SignedChain ─► verified by core
 //!                           │    ▲
 //!                           │    └─ Sessions: one token, one login at a time, renewed at two thirds of its life
-//!                           └─ TrustBundle: the roots of every issuer of the mount, asked for again every minute
+//!                           └─ TrustBundle: the roots that CAs lead to which sign for us, asked for again every minute
 //! ```
 //!
 //! # From a resource
@@ -55,23 +55,27 @@
 //!
 //! # What it takes care of
 //!
-//! - **Tokens.** Every way to log in that `VaultAuth` has: a token, a TLS certificate, Kubernetes, AppRole, AWS (IAM). A token
-//!   is renewed, or replaced, after about two thirds of its life. When Vault answers 403, `lookup-self` tells a dead token from
-//!   a policy that refuses: the first is replaced once, for all who wait, and the call repeated; the second is an
-//!   error that names the missing line of the policy. Failed logins are spaced from one second to thirty.
+//! - **Tokens.** Every way to log in that `VaultAuth` has: a token, a TLS certificate, Kubernetes, AppRole, JWT/OIDC, AWS (IAM). A
+//!   token is renewed, or replaced, after about two thirds of its life. After a 403, `lookup-self` tells a dead token from a policy
+//!   that refuses. Where it does not, as in OpenBao, another login does: only what a fresh token is refused as well is
+//!   a policy's refusal. A dead token is replaced once, for all who wait, and the call repeated. A policy's refusal is
+//!   an error that names the missing line of the policy. Failed logins are spaced from one second to thirty.
 //! - **Replaced credentials.** Tokens, secret IDs, certificates and CAs are read again from where the settings say, at the latest
 //!   after 30 s: no restart.
 //! - **Lifetimes.** Vault caps a lifetime silently at the role's `max_ttl`: its warning becomes an
 //!   [`Observation`](meshca_core::Observation). Where the CA itself ends earlier and Vault refuses, the lifetime that fits is asked for
 //!   once, and reported.
-//! - **Trust.** The roots of *all* issuers of the mount, so that one that is rotated inside Vault is trusted before it signs.
+//! - **Trust.** The roots to which issuers of the mount lead that have a key, so that one that is rotated inside Vault is trusted
+//!   before it signs. With a pinned `issuer`, the roots to which its chain leads, and what `alsoTrust` announces. With `caCert`,
+//!   exactly those. Other roots of the mount are reported, and not trusted.
+//! - **Proxies.** Through the one that the settings name.
 //! - **Secrets.** Tokens, secret IDs and bodies that carry them live in memory that is wiped, and appear in no error, log or `Debug`.
 //!   What a proxy in between answers is not repeated, since it may repeat what was sent.
 //!   (Buffers of the HTTP and TLS libraries are outside of this.)
 //!
 //! # What decides nothing
 //!
-//! No environment variable: not `VAULT_ADDR`, `VAULT_TOKEN`, `VAULT_SKIP_VERIFY`, and no proxy variable. Two things come from
+//! No environment variable: not `VAULT_ADDR`, `VAULT_TOKEN`, `VAULT_SKIP_VERIFY`, no proxy variable, no region of AWS. Two things come from
 //! the system, and only where the settings leave them open: without `tls.caCert`, the CAs that the system trusts; and for
 //! `auth.aws`, credentials from the places where AWS' own tools look.
 //!
@@ -92,12 +96,15 @@
 
 mod api;
 mod auth;
+mod ca;
 mod check;
 mod client;
 mod error;
 mod factory;
 mod issuer;
+mod product;
 mod refusal;
+mod role;
 mod session;
 mod settings;
 mod sign;

@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Failure, Told, VaultClient};
-use crate::refusal::Refusal;
 use crate::token::{Lease, Token};
 use crate::transport::Call;
 
@@ -70,24 +69,26 @@ pub(crate) struct Grant {
 pub(crate) enum Known {
     Alive(Lease),
     Dead,
-    /// It may not ask: dead, in the words of an old Vault, or without the right to look itself up.
+    /// The server refuses this question as well: the token is dead, or has no right to look itself up. OpenBao never says
+    /// which, and neither does a Vault before 1.10.
     Untold,
 }
 
 /// What a refused request is to do.
 #[derive(Clone, Debug)]
 pub(crate) enum Verdict {
-    /// The token was dead; here is another one. Try once more.
+    /// The token was dead, or may have been; here is another one. Try once more.
     Replaced(Arc<Token>),
     /// The token is alive, so it is a policy that refuses.
     Refused,
+    /// The server does not say which, and no other token can be had before so much time has passed.
+    Unsettled(Duration),
 }
 
 /// The token in use.
 #[derive(Debug)]
 struct Current {
     token: Arc<Token>,
-    since: Instant,
     /// When it is to be looked up, renewed or replaced; `None` for never.
     due: Option<Instant>,
     /// When it is dead; `None` for never, as far as we know.
@@ -103,7 +104,6 @@ impl Current {
     fn new(token: Token, lease: Option<Lease>) -> Self {
         let mut current = Self {
             token: Arc::new(token),
-            since: Instant::now(),
             due: Some(Instant::now()),
             ends: None,
             lease: None,
@@ -174,6 +174,8 @@ struct State {
     /// What Vault no longer takes: getting it once more is no login.
     dead: Option<Arc<Token>>,
     failed: Option<Failed>,
+    /// The last login whose only reason was a refusal that the server did not explain.
+    doubted: Option<Instant>,
 }
 
 /// The last login, if it failed.
@@ -250,14 +252,13 @@ impl Sessions {
         call: &Call,
     ) -> Result<Told<T>, Failure> {
         let token = self.token().await?;
-        let failure = match client.ask(call, Some(&token)).await {
-            Err(failure @ Failure::Refused(Refusal { status, .. })) if status.as_u16() == 403 => {
-                failure
-            }
+        let refusal = match client.ask(call, Some(&token)).await {
+            Err(Failure::Refused(refusal)) if refusal.status.as_u16() == 403 => refusal,
             outcome => return outcome,
         };
         match self.refused(&token).await? {
-            Verdict::Refused => Err(failure),
+            Verdict::Refused => Err(refusal.into()),
+            Verdict::Unsettled(wait) => Err(refusal.unsettled(wait).into()),
             // Refused again, it is the policy; there is no third try.
             Verdict::Replaced(token) => client.ask(call, Some(&token)).await,
         }
@@ -317,7 +318,7 @@ impl Inner {
         let granted = timeout(DEADLINE, self.grant()).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Timeout,
-                "logging in to Vault took too long: does the secret store, or AWS' metadata service, answer?",
+                "logging in took too long: does the secret store, or AWS' metadata service, answer?",
             ))
         });
         let granted = granted.map_err(|error| match (error.kind(), error.retry()) {
@@ -330,13 +331,13 @@ impl Inner {
         let mut state = self.state();
         match granted {
             Ok(Grant { token, lease }) => {
+                (state.dead, state.failed) = (None, None);
+                if let Some(current) = state.current.as_ref().filter(|it| *it.token == token) {
+                    return Ok(Arc::clone(&current.token));
+                }
                 let current = Current::new(token, lease);
                 let token = Arc::clone(&current.token);
-                *state = State {
-                    current: Some(current),
-                    dead: None,
-                    failed: None,
-                };
+                state.current = Some(current);
                 self.changed.notify_one();
                 Ok(token)
             }
@@ -365,16 +366,15 @@ impl Inner {
     }
 
     async fn judge(self: Arc<Self>, used: Arc<Token>) -> Result<Verdict> {
-        match self.authority.look_up(&used).await? {
-            Known::Alive(_) => return Ok(Verdict::Refused),
-            // A new one would be refused as well, if it is the policy; so that is not tried all the time.
-            Known::Untold if self.authority.only_given() || !self.is_old(&used) => {
-                return Ok(Verdict::Refused);
-            }
-            Known::Untold | Known::Dead => {}
+        let known = self.authority.look_up(&used).await?;
+        if let Known::Alive(_) = known {
+            return Ok(Verdict::Refused);
         }
         if let Some(newer) = self.newer_than(&used) {
             return Ok(Verdict::Replaced(newer));
+        }
+        if known == Known::Untold {
+            return self.doubt(&used).await;
         }
         {
             let mut state = self.state();
@@ -386,10 +386,24 @@ impl Inner {
         self.log_in().await.map(Verdict::Replaced)
     }
 
-    fn is_old(&self, token: &Arc<Token>) -> bool {
-        let state = self.state();
-        let current = state.current.as_ref();
-        current.is_none_or(|it| !Arc::ptr_eq(&it.token, token) || it.since.elapsed() > BACKOFF.1)
+    /// Decides by another token what the server does not say. If a policy refuses, the other one is refused as well, so
+    /// these logins are spaced. The token in use stays in use until there is another.
+    async fn doubt(self: &Arc<Self>, used: &Arc<Token>) -> Result<Verdict> {
+        {
+            let now = Instant::now();
+            let mut state = self.state();
+            let next = state.doubted.map(|last| last + BACKOFF.1);
+            if let Some(next) = next.filter(|next| now < *next) {
+                return Ok(Verdict::Unsettled(next - now));
+            }
+            state.doubted = Some(now);
+        }
+        let other = self.log_in().await?;
+        Ok(match *other == **used {
+            // A token that is given to us, and no other is there.
+            true => Verdict::Unsettled(BACKOFF.1),
+            false => Verdict::Replaced(other),
+        })
     }
 
     /// Forgets that a login failed: somebody wants to know how it is now.
@@ -420,7 +434,7 @@ impl Inner {
                 state.current = None;
             }
             Err(error) => {
-                tracing::warn!(issuer = %self.name, %error, "the credentials for Vault cannot be read; those in use stay in use");
+                tracing::warn!(issuer = %self.name, %error, "the credentials to log in with cannot be read; those in use stay in use");
             }
         }
     }
@@ -462,19 +476,19 @@ impl Inner {
             }),
             Chore::LogIn => return self.replace(&token).await,
             Chore::Warn => {
-                tracing::warn!(issuer = %self.name, "the Vault token cannot be renewed any more: replace it before it ends");
+                tracing::warn!(issuer = %self.name, "the token cannot be renewed any more: replace it before it ends");
                 return self.update(&token, |current| current.due = None);
             }
         };
         match done {
             Ok(Known::Alive(lease)) => self.update(&token, |current| {
                 if only_given && lease.ttl < current.longest.map(|longest| longest / 2) {
-                    tracing::warn!(issuer = %self.name, left = ?lease.ttl, "the Vault token nears its maximum lifetime: replace it before it ends");
+                    tracing::warn!(issuer = %self.name, left = ?lease.ttl, "the token nears its maximum lifetime: replace it before it ends");
                 }
                 current.extend(lease);
             }),
             Ok(Known::Untold) if chore == Chore::Renew => {
-                tracing::warn!(issuer = %self.name, "Vault does not renew the token: replace it before it ends, or grant `update` on `auth/token/renew-self`");
+                tracing::warn!(issuer = %self.name, "the token is not renewed: replace it before it ends, or grant `update` on `auth/token/renew-self`");
                 self.update(&token, Current::put_off);
             }
             // It may not ask, so nobody knows when it ends; the next request shows whether it is dead.
@@ -482,7 +496,7 @@ impl Inner {
             Ok(Known::Dead) if only_given => self.update(&token, |current| current.due = None),
             Ok(Known::Dead) => self.replace(&token).await,
             Err(error) => {
-                tracing::warn!(issuer = %self.name, %error, "the Vault token was not renewed yet");
+                tracing::warn!(issuer = %self.name, %error, "the token was not renewed yet");
                 self.update(&token, Current::put_off);
             }
         }
@@ -490,7 +504,7 @@ impl Inner {
 
     async fn replace(self: &Arc<Self>, token: &Arc<Token>) {
         if let Err(error) = self.log_in().await {
-            tracing::warn!(issuer = %self.name, %error, "no new Vault token yet");
+            tracing::warn!(issuer = %self.name, %error, "no new token yet");
             self.update(token, Current::put_off);
         }
     }

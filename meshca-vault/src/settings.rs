@@ -15,7 +15,8 @@ use meshca_core::{DEFAULT_LIFETIME, TrustDomain};
 /// | [`with_trust_refresh`](Self::with_trust_refresh) | 60 s ([`DEFAULT_TRUST_REFRESH`]) |
 /// | [`with_lifetime`](Self::with_lifetime) | 24 h ([`DEFAULT_LIFETIME`]) |
 ///
-/// The `VaultConf` has defaults of its own: the mount is `pki`, the auth methods are at their usual paths.
+/// The `VaultConf` has defaults of its own: the mount is `pki`, the auth methods are at their usual paths, there is no proxy, and
+/// the AWS login is for the global endpoint of STS.
 #[derive(Clone, derive_more::Debug)]
 #[debug(
     "VaultSettings {{ address: {:?}, mount: {:?}, role: {:?}, trust_domain: {trust_domain:?}, .. }}",
@@ -37,7 +38,7 @@ pub struct VaultSettings {
 /// How long Vault has for one answer, where the settings do not say.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After how long the roots of the mount are asked for again, where the settings do not say.
+/// After how long the roots are asked for again, where the settings do not say.
 pub const DEFAULT_TRUST_REFRESH: Duration = Duration::from_secs(60);
 
 impl VaultSettings {
@@ -62,7 +63,7 @@ impl VaultSettings {
         self
     }
 
-    /// After how long the roots of the mount are asked for again, so that a new one is known before it signs.
+    /// After how long the roots are asked for again, so that a new one is known before it signs.
     pub fn with_trust_refresh(mut self, interval: Duration) -> Self {
         self.trust_refresh = interval;
         self

@@ -1,5 +1,7 @@
 //! The issuer at work: a request, a token, a signature.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,7 +31,7 @@ impl VaultIssuer {
         if let Some(uri) = uris.iter().find(|uri| uri.contains(',')) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "Vault takes URIs as a list with commas, so none may hold a comma",
+                "Vault and OpenBao take URIs as a list with commas, so none may hold a comma",
             )
             .with_context("uri", uri.escape_debug()));
         }
@@ -70,10 +72,10 @@ impl VaultIssuer {
     }
 }
 
-/// The lifetime that fits, if Vault refuses because its CA ends before.
+/// The lifetime that fits, if the server refuses because its CA ends before.
 ///
 /// "cannot satisfy request, as TTL would result in notAfter of X that is beyond the expiration of the CA certificate at
-/// Y": both times are by Vault's clock, and ours is not needed.
+/// Y": both times are by the server's clock, and ours is not needed.
 fn fitting(failure: &Failure, lifetime: Duration) -> Option<Duration> {
     let Failure::Refused(refusal) = failure else {
         return None;
@@ -122,7 +124,7 @@ impl Issuer for VaultIssuer {
                     return Err(expired_ca(failure));
                 }
                 notes.push(format!(
-                    "Vault's CA ends before the lifetime that was asked for, so {} s were asked for instead: renew the CA",
+                    "the CA ends before the lifetime that was asked for, so {} s were asked for instead: renew the CA",
                     left.as_secs()
                 ));
                 self.ask(&self.call(request, left)?)
@@ -130,7 +132,13 @@ impl Issuer for VaultIssuer {
                     .map_err(|failure| self.refused(failure, profile))?
             }
         };
-        let chain = SignedChain::from_pem(&told.data.pem())?;
+        let proven = Arc::clone(&self.proven);
+        let chain = SignedChain::from_pem(&told.data.pem())?.with_receipt(move |verified| {
+            if verified.is_ok() {
+                proven.store(true, Ordering::Relaxed);
+            }
+            None
+        });
         for warning in told.warnings {
             if !notes.contains(&warning) {
                 notes.push(warning);
@@ -154,7 +162,7 @@ fn expired_ca(failure: Failure) -> Error {
         Failure::Error(error) => error,
         Failure::Refused(refusal) => refusal.error(
             ErrorKind::Unavailable,
-            "Vault's CA is at its end and signs nothing any more: renew it, or make another issuer the default",
+            "the CA is at its end and signs nothing any more: renew it, or make another issuer the default",
         ),
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{self, Client, connect::HttpConnector};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::{self, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use meshca_core::{Error, ErrorKind, Result, Retry};
 use rustls_pki_types::ServerName;
@@ -75,23 +77,18 @@ impl Answer {
     }
 }
 
-type Pool = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
-/// The connections to one Vault.
+/// What makes connections: to the server itself, or through a proxy.
+///
+/// Proxies come from the settings alone. Nothing here reads the environment.
 #[derive(Clone, Debug)]
-pub(crate) struct Transport {
-    connector: HttpsConnector<HttpConnector>,
-    /// The pool and its number, which tells whether somebody else replaced it already.
-    pool: Arc<Mutex<(u64, Pool)>>,
-    base: Url,
-    namespace: Option<HeaderValue>,
-    timeout: Duration,
+pub(crate) enum Connector {
+    Direct(HttpsConnector<HttpConnector>),
+    Proxied(HttpsConnector<Tunnel<HttpConnector>>),
 }
 
-impl Transport {
+impl Connector {
     pub(crate) fn new(
-        base: Url,
-        namespace: Option<HeaderValue>,
+        proxy: Option<&Proxy>,
         tls: rustls::ClientConfig,
         server_name: Option<ServerName<'static>>,
         timeout: Duration,
@@ -108,11 +105,95 @@ impl Transport {
             Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
             None => builder,
         };
-        let connector = builder.enable_http1().wrap_connector(tcp);
+        let builder = builder.enable_http1();
+        match proxy {
+            None => Self::Direct(builder.wrap_connector(tcp)),
+            Some(proxy) => Self::Proxied(builder.wrap_connector(Tunnel::new(proxy.0.clone(), tcp))),
+        }
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE);
+        match self {
+            Self::Direct(connector) => Pool::Direct(builder.build(connector.clone())),
+            Self::Proxied(connector) => Pool::Proxied(builder.build(connector.clone())),
+        }
+    }
+}
+
+/// Connections that are kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Pool {
+    Direct(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
+    Proxied(Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
+}
+
+impl Pool {
+    pub(crate) fn request(&self, request: Request<Full<Bytes>>) -> ResponseFuture {
+        match self {
+            Self::Direct(pool) => pool.request(request),
+            Self::Proxied(pool) => pool.request(request),
+        }
+    }
+}
+
+/// An HTTP proxy that makes a tunnel for each connection (`CONNECT`, RFC 9110 §9.3.6).
+#[derive(Clone, Debug, derive_more::Display)]
+#[display("{}", _0.authority().map_or("", |it| it.as_str()))]
+pub(crate) struct Proxy(Uri);
+
+impl Proxy {
+    /// From the setting `proxy`.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a plain `http://` URL of a host and a port.
+    pub(crate) fn new(setting: &str) -> Result<Self> {
+        let url = Url::parse(setting).ok().filter(|url| {
+            url.scheme() == "http"
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.path() == "/"
+                && url.query().is_none()
+        });
+        let uri = url.and_then(|url| url.as_str().parse().ok());
+        uri.map(Self).ok_or_else(|| {
+            misconfigured("`proxy` must be the URL of a host and a port, such as `http://proxy.example:3128`, without a user name or path")
+        })
+    }
+}
+
+/// The connections to one Vault.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    connector: Connector,
+    /// The pool and its number, which tells whether somebody else replaced it already.
+    pool: Arc<Mutex<(u64, Pool)>>,
+    base: Url,
+    proxy: Option<Proxy>,
+    namespace: Option<HeaderValue>,
+    timeout: Duration,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        base: Url,
+        proxy: Option<Proxy>,
+        namespace: Option<HeaderValue>,
+        tls: rustls::ClientConfig,
+        server_name: Option<ServerName<'static>>,
+        timeout: Duration,
+    ) -> Self {
+        let connector = Connector::new(proxy.as_ref(), tls, server_name, timeout);
         Self {
-            pool: Arc::new(Mutex::new((0, pool(&connector)))),
+            pool: Arc::new(Mutex::new((0, connector.pool()))),
             connector,
             base,
+            proxy,
             namespace,
             timeout,
         }
@@ -165,7 +246,7 @@ impl Transport {
     async fn attempt(&self, call: &Call, url: &Url, token: Option<&Token>) -> Result<Answer> {
         let mut request = Request::builder()
             .method(&call.method)
-            .uri(url.as_str())
+            .uri(self.uri(url)?)
             // An agent's listener may insist on it, as a guard against forged requests.
             .header("x-vault-request", "true");
         if !call.body.is_empty() {
@@ -185,7 +266,8 @@ impl Transport {
             .map_err(|error| misconfigured("no such request can be made").with_source(error))?;
         debug_assert!(!request.headers().contains_key(HOST));
         let (number, pool) = self.pool().clone();
-        match tokio::time::timeout(self.timeout, exchange(&pool, request, url)).await {
+        let exchange = self.exchange(&pool, request, url);
+        match tokio::time::timeout(self.timeout, exchange).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 self.replace(number);
@@ -201,6 +283,55 @@ impl Transport {
         }
     }
 
+    /// A proxy has to be told the port, also where it is the usual one of `http`.
+    fn uri(&self, url: &Url) -> Result<Uri> {
+        let wrong = || misconfigured("no such request can be made");
+        let uri: Uri = url.as_str().parse().map_err(|_| wrong())?;
+        if self.proxy.is_none() || url.port().is_some() || url.scheme() != "http" {
+            return Ok(uri);
+        }
+        let mut parts = uri.into_parts();
+        parts.authority = authority(url).parse().ok();
+        Uri::from_parts(parts).map_err(|_| wrong())
+    }
+
+    async fn exchange(
+        &self,
+        pool: &Pool,
+        request: Request<Full<Bytes>>,
+        url: &Url,
+    ) -> Result<Answer> {
+        let sent = pool.request(request).await;
+        let response = sent.map_err(|error| unreachable(error, url, self.proxy.as_ref()))?;
+        let (parts, body) = response.into_parts();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
+        let mut body = Limited::new(body, MAX_ANSWER);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => Error::new(
+                    ErrorKind::BadResponse,
+                    format!(
+                        "the answer of {} is larger than {MAX_ANSWER} bytes: is the address right?",
+                        authority(url)
+                    ),
+                ),
+                false => Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the answer of {} broke off", authority(url)),
+                )
+                .with_source(error),
+            })?;
+            if let Some(data) = frame.data_ref() {
+                grow(&mut bytes, data);
+            }
+        }
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: bytes,
+        })
+    }
+
     fn pool(&self) -> MutexGuard<'_, (u64, Pool)> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,50 +340,9 @@ impl Transport {
     fn replace(&self, number: u64) {
         let mut current = self.pool();
         if current.0 == number {
-            *current = (number.wrapping_add(1), pool(&self.connector));
+            *current = (number.wrapping_add(1), self.connector.pool());
         }
     }
-}
-
-fn pool(connector: &HttpsConnector<HttpConnector>) -> Pool {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .build(connector.clone())
-}
-
-async fn exchange(pool: &Pool, request: Request<Full<Bytes>>, url: &Url) -> Result<Answer> {
-    let response = pool
-        .request(request)
-        .await
-        .map_err(|error| unreachable(error, url))?;
-    let (parts, body) = response.into_parts();
-    let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
-    let mut body = Limited::new(body, MAX_ANSWER);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
-            true => Error::new(
-                ErrorKind::BadResponse,
-                format!(
-                    "the answer of {} is larger than {MAX_ANSWER} bytes: is that Vault?",
-                    authority(url)
-                ),
-            ),
-            false => Error::new(
-                ErrorKind::Unavailable,
-                format!("the answer of {} broke off", authority(url)),
-            )
-            .with_source(error),
-        })?;
-        if let Some(data) = frame.data_ref() {
-            grow(&mut bytes, data);
-        }
-    }
-    Ok(Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body: bytes,
-    })
 }
 
 /// Appends without leaving unwiped copies of what was there behind.
@@ -280,7 +370,7 @@ fn redirect(from: &Url, location: Option<&str>) -> Result<Url> {
         Err(Error::new(
             ErrorKind::Unavailable,
             format!(
-                "{} redirects {why}: set `api_addr` of the Vault nodes, or use the address of a load balancer",
+                "{} redirects {why}: set `api_addr` of the cluster's nodes, or use the address of a load balancer",
                 authority(from)
             ),
         )
@@ -299,23 +389,47 @@ fn redirect(from: &Url, location: Option<&str>) -> Result<Url> {
 }
 
 /// The words for a connection that failed.
-fn unreachable(error: legacy::Error, url: &Url) -> Error {
+fn unreachable(error: legacy::Error, url: &Url, proxy: Option<&Proxy>) -> Error {
     let host = authority(url);
     if let Some(tls) = find::<rustls::Error>(&error) {
         return distrust(tls, &host).with_source(error);
     }
-    let (what, next) = match (error.is_connect(), find::<std::io::Error>(&error)) {
-        (true, Some(io)) => (
+    let io = find::<std::io::Error>(&error);
+    let (what, next) = match (error.is_connect(), io, proxy) {
+        (true, Some(io), None) => (
             format!("cannot connect to {host}: {}", said(io)),
             "is it running, and the address right?",
         ),
-        (true, None) => (format!("cannot connect to {host}"), "is the address right?"),
-        (false, _) => (
+        (true, Some(io), Some(proxy)) => (
+            format!(
+                "cannot connect to {host} through the proxy {proxy}: {}",
+                said(io)
+            ),
+            "is the proxy running, and `proxy` right?",
+        ),
+        (true, None, Some(proxy)) => (
+            format!(
+                "the proxy {proxy} does not connect us to {host}: {}",
+                root_cause(&error)
+            ),
+            "does it allow `CONNECT` to that host and port without a login?",
+        ),
+        (true, None, None) => (format!("cannot connect to {host}"), "is the address right?"),
+        (false, ..) => (
             format!("the connection to {host} broke before the answer"),
             "whether it was carried out is unknown",
         ),
     };
     Error::new(ErrorKind::Unavailable, format!("{what} ({next})")).with_source(error)
+}
+
+/// The last error in the chain of causes, in its own words.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }
 
 /// What the system says, without the number.
@@ -344,7 +458,7 @@ fn distrust(error: &rustls::Error, host: &str) -> Error {
         ),
         Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => (
             ErrorKind::Unavailable,
-            format!("the certificate of {host} has expired: renew the one of the Vault listener"),
+            format!("the certificate of {host} has expired: renew the one of its listener"),
         ),
         Tls::InvalidCertificate(bad) => (
             ErrorKind::Unavailable,
@@ -401,6 +515,29 @@ fn find<'e, E: std::error::Error + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_is_a_host_and_a_port() {
+        for (setting, shown) in [
+            ("http://proxy.example:3128", "proxy.example:3128"),
+            ("http://proxy.example/", "proxy.example"),
+            ("http://[::1]:3128", "[::1]:3128"),
+        ] {
+            assert_eq!(Proxy::new(setting).unwrap().to_string(), shown);
+        }
+        for setting in [
+            "proxy.example:3128",
+            "https://proxy.example:3128",
+            "http://me:secret@proxy.example",
+            "http://proxy.example/path",
+            "http://proxy.example/?a",
+            "",
+        ] {
+            let error = Proxy::new(setting).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{setting}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
 
     #[test]
     fn a_redirect_is_followed_to_the_same_request_only() {

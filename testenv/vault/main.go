@@ -1,7 +1,7 @@
 // Vault is HashiCorp Vault's own server with the few backends that the tests use.
 //
 // It is the same code as the real binary, but compiles in half the time and is a quarter as large: it links the PKI
-// engine and the auth methods kubernetes, approle, cert and aws, and leaves out the other sixty plugins. It takes the
+// engine and the auth methods kubernetes, approle, cert, aws and jwt, and leaves out the other sixty plugins. It takes the
 // real binary's command line and configuration, as far as the tests use them, so that either can run:
 //
 //	vault server -config=FILE
@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	credjwt "github.com/hashicorp/vault-plugin-auth-jwt"
 	credkubernetes "github.com/hashicorp/vault-plugin-auth-kubernetes"
 	"github.com/hashicorp/vault/audit"
 	"github.com/hashicorp/vault/builtin/credential/approle"
@@ -45,6 +46,7 @@ var (
 		"approle":    approle.Factory,
 		"aws":        credaws.Factory,
 		"cert":       credcert.Factory,
+		"jwt":        credjwt.Factory,
 		"kubernetes": credkubernetes.Factory,
 	}
 )

@@ -166,9 +166,9 @@ pub use metadata::{DEFAULT_MESH, Form, Metadata};
 pub use parse::{Documents, ParseOptions, Resource};
 pub(crate) use provider::OURS;
 pub use provider::{
-    AcmConf, AppRoleAuth, AwsAuth, AwsAuthType, AwsCredentials, BuiltinConf, CertManagerConf,
-    CertManagerUsage, IssuerRef, KubernetesAuth, ProvidedConf, Provider, TlsAuth, VaultAuth,
-    VaultConf, VaultTls,
+    AcmConf, AlsoTrust, AppRoleAuth, AwsAuth, AwsAuthType, AwsCredentials, BuiltinConf,
+    CertManagerConf, CertManagerUsage, IssuerRef, JwtAuth, KubernetesAuth, ProvidedConf, Provider,
+    TlsAuth, VaultAuth, VaultConf, VaultTls,
 };
 pub use secret::SecretResource;
 pub use selector::Selector;

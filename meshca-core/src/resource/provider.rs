@@ -23,7 +23,8 @@ pub use acm::{AcmConf, AwsCredentials};
 pub use builtin::{BuiltinConf, ProvidedConf};
 pub use cert_manager::{CertManagerConf, CertManagerUsage, IssuerRef};
 pub use vault::{
-    AppRoleAuth, AwsAuth, AwsAuthType, KubernetesAuth, TlsAuth, VaultAuth, VaultConf, VaultTls,
+    AlsoTrust, AppRoleAuth, AwsAuth, AwsAuthType, JwtAuth, KubernetesAuth, TlsAuth, VaultAuth,
+    VaultConf, VaultTls,
 };
 
 /// The types that are known without a client. The last is looked up first.

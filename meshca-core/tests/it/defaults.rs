@@ -47,6 +47,7 @@ fn the_defaults_of_the_crate_page() {
                     panic!("{backends:?}")
                 };
                 assert_eq!(vault.mount(), "pki");
+                assert_eq!(vault.proxy, None);
             }
             Resource::MeshIdentity(identity) => {
                 let Some(IdentityProvider::Bundled(bundled)) = identity.provider else {

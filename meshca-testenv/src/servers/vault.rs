@@ -224,6 +224,15 @@ impl Vault {
         self.ask("POST", path, Some(body)).await
     }
 
+    /// Changes parts of what is at a path (JSON Merge Patch, RFC 7396), as `vault patch` does.
+    ///
+    /// # Errors
+    ///
+    /// Vault's own, with the path.
+    pub async fn patch(&self, path: &str, body: Value) -> Result<Value> {
+        self.ask("PATCH", path, Some(body)).await
+    }
+
     /// Lists a path.
     ///
     /// # Errors
@@ -261,7 +270,11 @@ impl Vault {
     ) -> Result<(u16, Value)> {
         let method = Method::from_bytes(method.as_bytes())?;
         let url = format!("{}/v1/{path}", self.url);
+        let merges = method == Method::PATCH;
         let mut request = self.client.request(method, url);
+        if merges {
+            request = request.header("content-type", "application/merge-patch+json");
+        }
         if !token.is_empty() {
             request = request.header("x-vault-token", token);
         }

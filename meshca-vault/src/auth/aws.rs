@@ -8,9 +8,6 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use meshca_core::resource::{AwsAuth, AwsAuthType};
 use meshca_core::secret::LocalSources;
 use meshca_core::{Error, ErrorKind, Result, Retry, SecretValue};
@@ -19,13 +16,95 @@ use reqsign_core::{Context, FileRead, HttpSend, OsEnv, ProvideCredential, SignRe
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use url::Url;
 use zeroize::Zeroize;
 
 use crate::error::misconfigured;
 use crate::tls::Material;
+use crate::transport::{Connector, Pool, Proxy};
 
 /// The global endpoint, which is Vault's default, and the region that its signatures are for.
 const STS: (&str, &str) = ("sts.amazonaws.com", "us-east-1");
+
+/// How regions begin that are not of the partition `aws`, and the suffix of the hosts there.
+const PARTITIONS: [(&str, &str); 6] = [
+    ("cn-", "amazonaws.com.cn"),
+    ("eusc-", "amazonaws.eu"),
+    ("us-iso-", "c2s.ic.gov"),
+    ("us-isob-", "sc2s.sgov.gov"),
+    ("us-isof-", "csp.hci.ic.gov"),
+    ("eu-isoe-", "cloud.adc-e.uk"),
+];
+
+/// What a request for STS is made out to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sts {
+    url: Url,
+    /// As the header has it.
+    host: String,
+    region: String,
+}
+
+impl Sts {
+    /// What the settings say. Nothing of it comes from the environment: Vault sends the request on to the endpoint that it is
+    /// configured with itself, and AWS compares the region in the signature with that.
+    ///
+    /// # Errors
+    ///
+    /// If the endpoint is not an `https://` host, or its name does not say its region and nothing else does.
+    pub(crate) fn new(auth: &AwsAuth) -> Result<Self> {
+        let region = auth.sts_region.as_deref();
+        let address = match (auth.sts_endpoint.as_deref(), region) {
+            (Some(endpoint), _) => endpoint.to_owned(),
+            (None, None) => format!("https://{}", STS.0),
+            (None, Some(region)) => {
+                let named = |(prefix, _): &&(&str, &str)| region.starts_with(prefix);
+                let suffix = PARTITIONS.iter().find(named).map(|(_, suffix)| *suffix);
+                let suffix = suffix.unwrap_or("amazonaws.com");
+                format!("https://sts.{region}.{suffix}")
+            }
+        };
+        let url = Url::parse(&address).ok().filter(|url| {
+            let plain = url.username().is_empty() && url.password().is_none();
+            url.scheme() == "https" && url.path() == "/" && url.query().is_none() && plain
+        });
+        let host = url.as_ref().and_then(Url::host_str).map(str::to_owned);
+        let (Some(url), Some(host)) = (url, host) else {
+            return Err(misconfigured(
+                "`auth.aws.stsEndpoint` must be the URL of a host, such as `https://sts.eu-central-1.amazonaws.com`",
+            ));
+        };
+        let region = match region {
+            Some(region) => region.to_owned(),
+            None => region_of(&host).ok_or_else(|| {
+                misconfigured(
+                    "the name of `auth.aws.stsEndpoint` does not say its region: set `auth.aws.stsRegion` to Vault's `sts_region`",
+                )
+            })?,
+        };
+        let host = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host,
+        };
+        Ok(Self { url, host, region })
+    }
+}
+
+/// The region in the name of an endpoint: `sts.REGION.…`, `sts-fips.REGION.…`, `vpce-….sts.REGION.vpce.…`.
+fn region_of(host: &str) -> Option<String> {
+    if host == STS.0 {
+        return Some(STS.1.to_owned());
+    }
+    let mut labels = host.split('.');
+    labels.find(|label| matches!(*label, "sts" | "sts-fips"))?;
+    let region = labels.next()?;
+    let sound = region.contains('-') && region.ends_with(|last: char| last.is_ascii_digit());
+    if !sound {
+        return None;
+    }
+    Some(region.to_owned())
+}
+
 const REQUEST: &str = "Action=GetCallerIdentity&Version=2011-06-15";
 const SERVER_ID: &str = "x-vault-aws-iam-server-id";
 
@@ -42,6 +121,8 @@ pub(crate) struct AccessKey {
 #[debug("Signer {{ access_key: {}, .. }}", access_key.is_some())]
 pub(crate) struct Signer {
     pub(crate) access_key: Option<AccessKey>,
+    /// For AWS' own services, where they give the identity by HTTPS.
+    pub(crate) proxy: Option<Proxy>,
     /// Whether the control plane's own identity may be used.
     pub(crate) local: LocalSources,
 }
@@ -65,9 +146,8 @@ impl Signer {
                 "`auth.aws.type: EC2` is not supported: use `IAM`, which works on EC2 as well",
             ));
         }
-        let (host, region) = STS;
-        let url = format!("https://{host}/");
-        let mut request = Request::post(&url).header(HOST, host).header(
+        let Sts { url, host, region } = Sts::new(auth)?;
+        let mut request = Request::post(url.as_str()).header(HOST, host).header(
             CONTENT_TYPE,
             "application/x-www-form-urlencoded; charset=utf-8",
         );
@@ -82,9 +162,9 @@ impl Signer {
         }
         let request = request.body(Bytes::from_static(REQUEST.as_bytes()));
         let (mut parts, body) = request.map_err(internal)?.into_parts();
-        let context = context()?;
+        let context = context(self.proxy.as_ref())?;
         let mut credential = self.credential(&context).await?;
-        let signed = RequestSigner::new("sts", region)
+        let signed = RequestSigner::new("sts", &region)
             .with_standard_session_token()
             .sign_request(&context, &mut parts, Some(&credential), None)
             .await;
@@ -100,7 +180,7 @@ impl Signer {
         Ok(Body {
             role: auth.role.clone(),
             iam_http_request_method: "POST",
-            iam_request_url: BASE64_STANDARD.encode(url),
+            iam_request_url: BASE64_STANDARD.encode(url.as_str()),
             iam_request_body: BASE64_STANDARD.encode(body),
             iam_request_headers: BASE64_STANDARD.encode(headers),
         })
@@ -146,10 +226,10 @@ fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 /// The places in which AWS credentials are by custom: environment, profile, web identity, ECS, EC2.
-fn context() -> Result<Context> {
+fn context(proxy: Option<&Proxy>) -> Result<Context> {
     Ok(Context::new()
         .with_file_read(Files)
-        .with_http_send(Metadata::new()?)
+        .with_http_send(Metadata::new(proxy)?)
         .with_env(OsEnv))
 }
 
@@ -166,21 +246,20 @@ impl FileRead for Files {
 
 /// Asks AWS' own services for credentials.
 #[derive(Debug)]
-struct Metadata(
-    Client<
-        hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>,
-        Full<Bytes>,
-    >,
-);
+struct Metadata {
+    /// For the metadata services, which are on this host or next to it and speak plain HTTP.
+    near: Pool,
+    /// For STS.
+    far: Pool,
+}
 
 impl Metadata {
-    fn new() -> Result<Self> {
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(Material::default().config()?)
-            .https_or_http()
-            .enable_http1()
-            .build();
-        Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
+    fn new(proxy: Option<&Proxy>) -> Result<Self> {
+        let pool = |proxy, tls| Connector::new(proxy, tls, None, ANSWER).pool();
+        Ok(Self {
+            near: pool(None, Material::no_config()?),
+            far: pool(proxy, Material::default().config()?),
+        })
     }
 }
 
@@ -199,7 +278,11 @@ impl HttpSend for Metadata {
             reqsign_core::Error::unexpected("no answer from AWS").with_source(Opaque(error))
         };
         // None of these takes long where it is there at all; where it is not, packets may just vanish.
-        let answer = tokio::time::timeout(ANSWER, self.0.request(request.map(Full::new)));
+        let pool = match request.uri().scheme_str() {
+            Some("https") => &self.far,
+            _ => &self.near,
+        };
+        let answer = tokio::time::timeout(ANSWER, pool.request(request.map(Full::new)));
         let response = answer.await.map_err(|late| failed(late.into()))?;
         let (parts, body) = response.map_err(|error| failed(error.into()))?.into_parts();
         let body = Limited::new(body, MAX_ANSWER)
@@ -213,3 +296,93 @@ impl HttpSend for Metadata {
 /// A boxed error as one of a type.
 #[derive(Debug, derive_more::Display, derive_more::Error)]
 struct Opaque(#[error(not(source))] Box<dyn std::error::Error + Send + Sync>);
+
+#[cfg(test)]
+mod tests {
+    use meshca_core::ErrorKind;
+
+    use super::*;
+
+    fn auth(region: Option<&str>, endpoint: Option<&str>) -> AwsAuth {
+        let mut auth = AwsAuth::new(AwsAuthType::Iam);
+        auth.sts_region = region.map(str::to_owned);
+        auth.sts_endpoint = endpoint.map(str::to_owned);
+        auth
+    }
+
+    #[test]
+    fn requests_are_made_out_to_the_region_of_the_settings() {
+        let vpc = "https://vpce-0a1b-c2d3.sts.eu-central-1.vpce.amazonaws.com";
+        for (region, endpoint, host, scope) in [
+            (None, None, "sts.amazonaws.com", "us-east-1"),
+            (
+                Some("eu-central-1"),
+                None,
+                "sts.eu-central-1.amazonaws.com",
+                "eu-central-1",
+            ),
+            (
+                Some("us-gov-west-1"),
+                None,
+                "sts.us-gov-west-1.amazonaws.com",
+                "us-gov-west-1",
+            ),
+            (
+                Some("cn-north-1"),
+                None,
+                "sts.cn-north-1.amazonaws.com.cn",
+                "cn-north-1",
+            ),
+            (
+                None,
+                Some("https://sts.eu-west-1.amazonaws.com/"),
+                "sts.eu-west-1.amazonaws.com",
+                "eu-west-1",
+            ),
+            (
+                None,
+                Some("https://sts-fips.us-east-2.amazonaws.com"),
+                "sts-fips.us-east-2.amazonaws.com",
+                "us-east-2",
+            ),
+            (
+                None,
+                Some("https://sts.amazonaws.com"),
+                "sts.amazonaws.com",
+                "us-east-1",
+            ),
+            (
+                None,
+                Some(vpc),
+                vpc.strip_prefix("https://").unwrap(),
+                "eu-central-1",
+            ),
+            (
+                Some("eu-central-1"),
+                Some("https://sts.corp.example:8443"),
+                "sts.corp.example:8443",
+                "eu-central-1",
+            ),
+        ] {
+            let sts = Sts::new(&auth(region, endpoint)).unwrap();
+            assert_eq!((sts.host.as_str(), sts.region.as_str()), (host, scope));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_says_no_region_is_refused() {
+        for endpoint in [
+            "https://sts.corp.example",
+            "https://sts.example",
+            "http://sts.eu-west-1.amazonaws.com",
+            "https://sts.eu-west-1.amazonaws.com/path",
+            "https://me:secret@sts.eu-west-1.amazonaws.com",
+            "sts.eu-west-1.amazonaws.com",
+        ] {
+            let error = Sts::new(&auth(None, Some(endpoint))).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{endpoint}");
+            assert!(error.to_string().contains("`auth.aws.sts"), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+}

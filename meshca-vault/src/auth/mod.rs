@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
-use meshca_core::resource::{AppRoleAuth, DataSource, KubernetesAuth, VaultAuth};
+use meshca_core::resource::{AppRoleAuth, DataSource, JwtAuth, KubernetesAuth, TlsAuth, VaultAuth};
 use meshca_core::secret::SourceRef;
 use meshca_core::{Error, ErrorKind, Result, Retry, SecretValue};
 use serde::Serialize;
@@ -29,7 +29,7 @@ use crate::transport::{Call, grow};
 pub(crate) const SERVICE_ACCOUNT_TOKEN: &str =
     "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// Logs in at a Vault in the way that the settings say.
+/// Logs in in the way that the settings say.
 pub(crate) struct Login {
     pub(crate) client: Arc<VaultClient>,
     #[cfg(feature = "aws-auth")]
@@ -41,14 +41,15 @@ impl Authority for Login {
     async fn log_in(&self) -> Result<Grant> {
         match &self.client.conf().auth {
             VaultAuth::Token(source) => self.given(source).await,
-            VaultAuth::Tls(_) => self.certificate().await,
+            VaultAuth::Tls(auth) => self.certificate(auth).await,
             VaultAuth::Kubernetes(auth) => self.kubernetes(auth).await,
             VaultAuth::AppRole(auth) => self.app_role(auth).await,
+            VaultAuth::Jwt(auth) => self.jwt(auth).await,
             #[cfg(feature = "aws-auth")]
             VaultAuth::Aws(auth) => self.aws(auth).await,
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
-                "this way to log in to Vault is not built in: turn on the feature `aws-auth` of `meshca-vault`, or use another one",
+                "this way to log in is not built in: turn on the feature `aws-auth` of `meshca-vault`, or use another one",
             )),
         }
     }
@@ -78,7 +79,8 @@ impl Authority for Login {
                 },
                 renewable: told.data.renewable,
             })),
-            // "2 errors occurred: * permission denied * invalid token"; without the second, a policy may be the reason.
+            // "2 errors occurred: * permission denied * invalid token" is Vault's. Without the second, the token is dead or a
+            // policy refuses, which is for another login to find out. These words only make it sooner and the error clearer.
             Err(Failure::Refused(refusal)) if refusal.status.as_u16() == 403 => {
                 Ok(match refusal.says("invalid token") {
                     true => Known::Dead,
@@ -104,12 +106,13 @@ impl Authority for Login {
     fn dead(&self) -> Error {
         let place = match &self.client.conf().auth {
             VaultAuth::Token(source) => SourceRef::from(source).to_string(),
-            _ => "what Vault gave".to_owned(),
+            _ => "what the login gave".to_owned(),
         };
         Error::new(
             ErrorKind::Unauthenticated,
             format!(
-                "Vault does not know the token in {place} (any more): put a new one there; it is read again without a restart"
+                "{} does not know the token in {place} (any more): put a new one there; it is read again without a restart",
+                self.client.known_product()
             ),
         )
         .with_retry(Retry::Backoff)
@@ -128,12 +131,15 @@ impl Login {
     }
 
     /// `auth.tls`: the connection says who we are.
-    async fn certificate(&self) -> Result<Grant> {
+    async fn certificate(&self, auth: &TlsAuth) -> Result<Grant> {
         // The certificate may have been renewed since the connection was set up.
         self.client.reload().await?;
-        let hint = "is the certificate, or the CA that issued it, registered there (`vault write auth/cert/certs/…`), and unexpired?";
+        let mount = auth.mount.as_deref().unwrap_or("cert");
+        let hint = format!(
+            "is the certificate, or the CA that issued it, registered there (`auth/{mount}/certs/…`), and unexpired?"
+        );
         let body = BTreeMap::<&str, &str>::new();
-        self.log_in_at("cert", "cert", &body, None, hint).await
+        self.log_in_at(mount, "cert", &body, None, &hint).await
     }
 
     /// `auth.kubernetes`: the API server vouches for our service account.
@@ -148,7 +154,7 @@ impl Login {
         let hint = format!(
             "is its config right (`kubernetes_host`, `token_reviewer_jwt`), and does its role `{role}` name this service account, its namespace and the token's audience?"
         );
-        let mount = auth.mount_path.as_deref().unwrap_or("kubernetes");
+        let mount = auth.mount.as_deref().unwrap_or("kubernetes");
         let body = BTreeMap::from([("role", role), ("jwt", jwt)]);
         self.log_in_at(mount, "kubernetes", &body, Some(jwt), &hint)
             .await
@@ -163,9 +169,26 @@ impl Login {
         let secret_id = text(&secret, "the secret ID")?;
         let body = BTreeMap::from([("role_id", auth.role_id.as_str()), ("secret_id", secret_id)]);
         let hint = "is `roleId` the role's, and is the secret ID one of it that is neither expired nor used up?";
-        let mount = auth.mount_path.as_deref().unwrap_or("approle");
+        let mount = auth.mount.as_deref().unwrap_or("approle");
         self.log_in_at(mount, "approle", &body, Some(secret_id), hint)
             .await
+    }
+
+    /// `auth.jwt`: an identity provider vouches for us.
+    async fn jwt(&self, auth: &JwtAuth) -> Result<Grant> {
+        // Each time: such tokens are short-lived, and something replaces them.
+        let token = self.client.read(&auth.token, "auth.jwt.token").await?;
+        let jwt = text(&token, "the JSON Web Token")?;
+        let mut body = BTreeMap::from([("jwt", jwt)]);
+        if let Some(role) = &auth.role {
+            body.insert("role", role);
+        }
+        let role = auth.role.as_deref().unwrap_or("(its default)");
+        let hint = format!(
+            "is the token unexpired and signed by the provider that its config names, and does its role `{role}` take these claims (`bound_audiences`, `bound_subject`, `bound_claims`, `user_claim`)?"
+        );
+        let mount = auth.mount.as_deref().unwrap_or("jwt");
+        self.log_in_at(mount, "jwt", &body, Some(jwt), &hint).await
     }
 
     /// `auth.aws`: AWS vouches for the signature under a request to it, which Vault sends on.
@@ -174,9 +197,10 @@ impl Login {
         let body = self.aws.login(auth).await?;
         let role = auth.role.as_deref().unwrap_or("(none set)");
         let hint = format!(
-            "is this principal bound to its role `{role}` (`bound_iam_principal_arn`), and `iamServerIdHeader` what its config asks for?"
+            "is this principal bound to its role `{role}` (`bound_iam_principal_arn`), are `iamServerIdHeader` and `stsRegion` what its config has (`iam_server_id_header_value`, `sts_region`)?"
         );
-        self.log_in_at("aws", "aws", &body, None, &hint).await
+        let mount = auth.mount.as_deref().unwrap_or("aws");
+        self.log_in_at(mount, "aws", &body, None, &hint).await
     }
 
     /// `secret`: what no message may repeat. `hint`: what to look at if the credentials are refused.
@@ -200,18 +224,22 @@ impl Login {
             }),
             Err(Failure::Error(error)) => Err(error.with_context("login", &call.path)),
             Err(Failure::Refused(refusal)) => Err(match refusal.status.as_u16() {
-                // Vault calls it an internal error: it names identities after the common name.
+                // The server calls it an internal error: it names identities after the common name.
                 500 if refusal.says("missing name in alias") => refusal
                     .error(
                         ErrorKind::Unauthenticated,
-                        "Vault needs a common name in our certificate, by which it names us: use another one for `auth.tls`",
+                        &format!(
+                            "{} needs a common name in our certificate, by which it names us: use another one for `auth.tls`",
+                            refusal.product
+                        ),
                     )
                     .with_retry(Retry::Backoff),
                 400 | 401 | 403 => refusal
                     .error(
                         ErrorKind::Unauthenticated,
                         &format!(
-                            "Vault refused the login at `auth/{mount}`: {hint} Is the auth method enabled there?"
+                            "{} refused the login at `auth/{mount}`: {hint} Is the auth method enabled there?",
+                            refusal.product
                         ),
                     )
                     // The credentials are read again each time, so a corrected one is found.
@@ -219,7 +247,9 @@ impl Login {
                 404 | 405 => refusal.error(
                     ErrorKind::NotFound,
                     &format!(
-                        "Vault has no auth method at `auth/{mount}`: enable it with `vault auth enable -path={mount} {kind}`, or set `mountPath`"
+                        "{} has no auth method at `auth/{mount}`: enable it with `{} auth enable -path={mount} {kind}`, or set `mount`",
+                        refusal.product,
+                        refusal.product.command()
                     ),
                 )
                 .with_retry(Retry::Backoff),

@@ -29,6 +29,7 @@ struct FakeState {
     renewed: VecDeque<Result<Option<Duration>>>,
     renewable: bool,
     down: bool,
+    no_logins: bool,
     /// Tokens may not look themselves up.
     untold: bool,
 }
@@ -62,7 +63,7 @@ impl Authority for Fake {
         tokio::time::sleep(Duration::from_millis(10)).await;
         self.set(|state| {
             state.logins += 1;
-            if state.down {
+            if state.down || state.no_logins {
                 return Err(down());
             }
             let (token, lease) = match &state.given {
@@ -424,6 +425,78 @@ async fn a_token_that_may_not_be_looked_up_is_no_reason_to_log_in_all_the_time()
     // A hundred seconds: not more than one in thirty.
     let logins = fake.set(|state| state.logins);
     assert!((2..=5).contains(&logins), "{logins}");
+}
+
+/// OpenBao does not say that a token is dead.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_may_be_dead_is_replaced_at_once_and_once() {
+    let fake = Fake::new(Some(HOUR), true);
+    fake.set(|state| state.untold = true);
+    let sessions = Arc::new(fake.sessions());
+    let first = sessions.token().await.unwrap();
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let (sessions, first) = (Arc::clone(&sessions), Arc::clone(&first));
+            tokio::spawn(async move { sessions.refused(&first).await.unwrap() })
+        })
+        .collect();
+    for task in tasks {
+        let Verdict::Replaced(token) = task.await.unwrap() else {
+            panic!("another one can be had")
+        };
+        assert_eq!(token.expose(), "token-2");
+    }
+    assert_eq!(fake.set(|state| state.logins), 2);
+
+    // The next one may be dead as well. That is found out, though not at once.
+    let second = sessions.token().await.unwrap();
+    let Verdict::Unsettled(pause) = sessions.refused(&second).await.unwrap() else {
+        panic!("the last login was a moment ago")
+    };
+    assert!(pause <= BACKOFF.1, "{pause:?}");
+    assert_eq!(sessions.token().await.unwrap(), second, "it may be good");
+    wait(pause).await;
+    let Verdict::Replaced(third) = sessions.refused(&second).await.unwrap() else {
+        panic!("another one can be had")
+    };
+    assert_eq!(third.expose(), "token-3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_given_token_that_may_be_dead_is_kept_until_there_is_another() {
+    let fake = Fake::new(None, false);
+    fake.set(|state| {
+        state.given = Some("one".to_owned());
+        state.untold = true;
+    });
+    let sessions = fake.sessions();
+    let token = sessions.token().await.unwrap();
+    for _ in 0..10 {
+        assert!(matches!(
+            sessions.refused(&token).await.unwrap(),
+            Verdict::Unsettled(pause) if pause <= BACKOFF.1
+        ));
+        assert!(Arc::ptr_eq(&sessions.token().await.unwrap(), &token));
+    }
+    // Read again because of a refusal, and not only when it is time to.
+    wait(BACKOFF.1 + Duration::from_secs(1)).await;
+    fake.set(|state| state.given = Some("two".to_owned()));
+    let Verdict::Replaced(other) = sessions.refused(&token).await.unwrap() else {
+        panic!("there is another one")
+    };
+    assert_eq!(other.expose(), "two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_fails_leaves_a_token_that_may_be_good() {
+    let fake = Fake::new(Some(HOUR), true);
+    fake.set(|state| state.untold = true);
+    let sessions = fake.sessions();
+    let token = sessions.token().await.unwrap();
+    fake.set(|state| state.no_logins = true);
+    let error = sessions.refused(&token).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(Arc::ptr_eq(&sessions.token().await.unwrap(), &token));
 }
 
 #[tokio::test(start_paused = true)]

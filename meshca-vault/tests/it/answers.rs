@@ -209,7 +209,7 @@ async fn broken_answers() {
         (
             CannedResponse::json(200, "garbage"),
             BadResponse,
-            "not the JSON that Vault answers with",
+            "not the JSON that was expected",
         ),
         (CannedResponse::json(200, "{}"), BadResponse, "no `data`"),
         (

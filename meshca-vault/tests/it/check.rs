@@ -148,6 +148,141 @@ mod vault {
         );
     }
 
+    /// The parameters of the command that a message shows.
+    fn parameters(text: &str) -> serde_json::Value {
+        let (_, command) = text.split_once("`vault patch pki/roles/mesh-dp ").unwrap();
+        let command = command.split('`').next().unwrap();
+        let parameter = |one: &str| {
+            let (name, value) = one.split_once('=').unwrap();
+            (name.to_owned(), json!(value.trim_matches('\'')))
+        };
+        command.split(' ').map(parameter).collect()
+    }
+
+    /// What a tutorial says, and nothing about SPIFFE.
+    #[tokio::test]
+    async fn of_everything_at_once_with_commands_that_repair_it() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let role = json!({
+            "allowed_domains": "mesh.example", "allow_subdomains": true, "max_ttl": "24h", "key_usage": "",
+            "client_flag": false,
+        });
+        vault.delete("pki/roles/mesh-dp").await.unwrap();
+        vault.write("pki/roles/mesh-dp", role).await.unwrap();
+        let policy = r#"path "pki/roles/mesh-dp" { capabilities = ["read"] }"#;
+        vault
+            .write("sys/policies/acl/mesh", json!({"policy": policy}))
+            .await
+            .unwrap();
+        let issuer = with_token(&vault).await;
+        let error = issuer.check().await.unwrap_err();
+        says(
+            &error,
+            ErrorKind::Denied,
+            &[
+                "2 things keep it from signing: (1) ",
+                "`path \"pki/sign/mesh-dp\" { capabilities = [\"update\"] }`",
+                "add `spiffe://example.org/*` to its `allowed_uri_sans`",
+                "set `require_cn=false`",
+                "lack the key usage `DigitalSignature`",
+                "set `client_flag=true`",
+                "set `key_type=any`",
+                // It will be regretted as well.
+                "`use_csr_sans=false`",
+                "`no_store=true`",
+                "has a maximum lifetime",
+            ],
+        );
+        let repair = parameters(&error.to_string());
+        vault.patch("pki/roles/mesh-dp", repair).await.unwrap();
+        vault
+            .write("sys/policies/acl/mesh", json!({"policy": POLICY}))
+            .await
+            .unwrap();
+        issuer.check().await.unwrap();
+        issuer.issue(&spec(), &*clock()).await.unwrap();
+        let kept = vault.read("pki/roles/mesh-dp").await.unwrap();
+        assert_eq!(kept["data"]["allowed_domains"], json!(["mesh.example"]));
+    }
+
+    #[tokio::test]
+    async fn of_what_a_signature_has_disproved() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let issuer = with_token(&vault).await;
+        issuer.issue(&spec(), &*clock()).await.unwrap();
+        let patch = json!({"client_flag": false});
+        vault.patch("pki/roles/mesh-dp", patch).await.unwrap();
+        let warnings = issuer.check().await.unwrap().warnings;
+        assert!(
+            warnings[0].contains("a certificate since the last check shows")
+                && warnings[0].contains("set `client_flag=true`"),
+            "{warnings:?}"
+        );
+        // What is signed but refused afterwards proves nothing.
+        issuer.issue(&spec(), &*clock()).await.unwrap_err();
+        issuer.check().await.unwrap_err();
+        // A server that is away is no conclusion.
+        let patch = json!({"client_flag": true});
+        vault.patch("pki/roles/mesh-dp", patch).await.unwrap();
+        issuer.issue(&spec(), &*clock()).await.unwrap();
+        vault.seal().await.unwrap();
+        issuer.check().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn of_a_ca_that_no_peer_will_take() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        mount(&vault, "pki").await;
+        roles(&vault).await;
+        let now = meshca_core::Clock::now(&*clock());
+        let root = meshca_testkit::pki::TestCa::root("Root", now).unwrap();
+        let day = std::time::Duration::from_secs(24 * 3600);
+        let ending = meshca_testkit::pki::TestCaOptions::new("Issuing CA", now)
+            .with_validity(now - day, now + day * 20)
+            .with_path_len(0);
+        let ending = root.intermediate_with(ending).unwrap();
+        let bundle = format!(
+            "{}{}{}",
+            ending.pem(),
+            root.pem(),
+            ending.key_pem().unwrap()
+        );
+        vault
+            .write("pki/config/ca", json!({"pem_bundle": bundle}))
+            .await
+            .unwrap();
+        let store =
+            secrets(&[("vault-token", &token(&vault, json!({"period": "1h"})).await)]).await;
+        let settings = |lifetime| settings(vault.address(), token_auth()).with_lifetime(lifetime);
+        let leaves = issuer(settings(day), &store);
+        let warnings = leaves.check().await.unwrap().warnings;
+        assert_eq!(warnings, ["the CA `CN=Issuing CA` ends in 19 days"]);
+        let warnings = issuer(settings(day * 30), &store)
+            .check()
+            .await
+            .unwrap()
+            .warnings;
+        assert!(
+            warnings[0].contains("ends in 479 h, and certificates for 720 h are asked for"),
+            "{warnings:?}"
+        );
+        let cas = issuer(settings(day).with_intermediates(true), &store);
+        says(
+            &cas.check().await.unwrap_err(),
+            ErrorKind::InvalidConfig,
+            &[
+                "the CA `CN=Issuing CA` cannot be used",
+                "may not have a CA below it",
+                "vault write pki/intermediate/generate/internal",
+            ],
+        );
+    }
+
     #[tokio::test]
     async fn of_intermediates() {
         needs!(Vault::program());
@@ -322,7 +457,10 @@ mod vault {
         says(
             &with(&http, None, &plain).check().await.unwrap_err(),
             ErrorKind::InvalidConfig,
-            &["is not Vault", "with `https://` where Vault speaks TLS"],
+            &[
+                "is neither Vault nor OpenBao",
+                "with `https://` where it speaks TLS",
+            ],
         );
 
         // A CA that is replaced in the store is picked up by an issuer that is there already.

@@ -7,8 +7,7 @@ mod vault {
     use async_trait::async_trait;
     use meshca_core::builtin::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
     use meshca_core::resource::{
-        AppRoleAuth, AwsAuth, AwsAuthType, DataSource, KubernetesAuth, TlsAuth, VaultAuth,
-        VaultConf, VaultTls,
+        AppRoleAuth, DataSource, KubernetesAuth, TlsAuth, VaultAuth, VaultConf, VaultTls,
     };
     use meshca_core::{
         CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, PrivateKey, Result,
@@ -353,7 +352,9 @@ mod vault {
         }
     }
 
+    #[cfg(feature = "aws-auth")]
     mod moto {
+        use meshca_core::resource::{AwsAuth, AwsAuthType};
         use meshca_testenv::servers::Moto;
 
         use super::*;
@@ -382,18 +383,21 @@ mod vault {
                 rest.split_once('<').unwrap().0.to_owned()
             };
             vault
-                .write("sys/auth/aws", json!({"type": "aws"}))
+                .write("sys/auth/aws-prod", json!({"type": "aws"}))
                 .await
                 .unwrap();
             let config = json!({
                 "sts_endpoint": moto.address(),
                 "iam_endpoint": moto.address(),
-                "sts_region": "us-east-1",
+                "sts_region": "eu-central-1",
                 "access_key": "vault",
                 "secret_key": "vault",
                 "iam_server_id_header_value": "vault.example.org",
             });
-            vault.write("auth/aws/config/client", config).await.unwrap();
+            vault
+                .write("auth/aws-prod/config/client", config)
+                .await
+                .unwrap();
             let role = json!({
                 "auth_type": "iam",
                 "bound_iam_principal_arn": "arn:aws:iam::123456789012:user/control-plane",
@@ -401,13 +405,15 @@ mod vault {
                 "token_policies": "mesh",
             });
             vault
-                .write("auth/aws/role/control-plane", role)
+                .write("auth/aws-prod/role/control-plane", role)
                 .await
                 .unwrap();
 
             let mut auth = AwsAuth::new(AwsAuthType::Iam);
             auth.role = Some("control-plane".to_owned());
             auth.iam_server_id_header = Some("vault.example.org".to_owned());
+            auth.mount = Some("aws-prod".to_owned());
+            auth.sts_region = Some("eu-central-1".to_owned());
             let log_in = |auth: &AwsAuth| {
                 settings(vault.address(), VaultAuth::Aws(auth.clone())).with_aws_access_key(
                     part("AccessKeyId"),

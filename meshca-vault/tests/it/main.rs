@@ -13,4 +13,8 @@ mod check;
 mod common;
 mod conformance;
 mod faults;
+mod logins;
+mod openbao;
+mod proxies;
 mod resources;
+mod trust;

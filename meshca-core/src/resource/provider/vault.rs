@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::super::datasource::DataSource;
 use super::super::declare::{Mapping, Words as _, mapping, one_of, words};
-use super::super::field::{Codec as _, Described, defaulted, optional, required};
+use super::super::field::{Codec as _, Described, Each, defaulted, optional, required, spelt};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Dialect, Fields, Settings};
+use crate::pem;
 use crate::spiffe::NameTemplate;
 
 mapping! {
@@ -25,6 +26,9 @@ mapping! {
         pub address: String = required("address", Described(address, || json!({ "pattern": "^https?://" }))),
         /// A Vault agent to ask instead of the server.
         pub agent_address: Option<String> = optional("agentAddress", address_of_agent),
+        /// The HTTP proxy through which every connection goes, by `CONNECT`: `http://proxy.example:3128`. There is no proxy if
+        /// absent, whatever the environment says.
+        pub proxy: Option<String> = optional("proxy", Described(proxy, || json!({ "pattern": "^http://" }))),
         /// The Vault namespace.
         pub namespace: Option<String> = optional("namespace", settings::non_empty),
         /// Where the PKI engine is mounted; `pki` if absent, see [`mount`](Self::mount).
@@ -32,7 +36,12 @@ mapping! {
         /// The role to sign under.
         pub role: String = required("role", segment),
         /// The issuer to sign with, by name or ID; the engine's default if absent.
+        /// Its chain alone is trusted then.
         pub issuer: Option<String> = optional("issuer", segment),
+        /// What is trusted beside the issuers that may sign, so that the next root is known before it signs.
+        pub also_trust: Vec<AlsoTrust> = defaulted("alsoTrust", Each(spelt(AlsoTrust::read, AlsoTrust::text))),
+        /// The roots, outright: the engine is not asked for them, and those that it has count for nothing.
+        pub ca_cert: Option<DataSource> = optional("caCert", settings::public),
         /// A template for the certificate's common name, such as `{{ tag "kuma.io/service" }}.mesh`. No
         /// common name if absent.
         pub common_name: Option<NameTemplate> = optional("commonName", settings::name_template),
@@ -52,10 +61,13 @@ impl VaultConf {
         Self {
             address: address.into(),
             agent_address: None,
+            proxy: None,
             namespace: None,
             pki: None,
             role: role.into(),
             issuer: None,
+            also_trust: Vec::new(),
+            ca_cert: None,
             common_name: None,
             tls: None,
             auth,
@@ -66,11 +78,87 @@ impl VaultConf {
     pub fn mount(&self) -> &str {
         self.pki.as_deref().unwrap_or(Self::DEFAULT_MOUNT)
     }
+
+    /// Returns every URL that the settings name, with the setting that names it: what credentials are sent to, what they
+    /// pass through, and what a signed request is made out to. A policy on who may point credentials where looks at these
+    /// and at nothing else.
+    ///
+    /// ```
+    /// use meshca_core::resource::{DataSource, VaultAuth, VaultConf};
+    ///
+    /// let token = VaultAuth::Token(DataSource::Secret("vault-token".to_owned()));
+    /// let mut conf = VaultConf::new("https://vault.example:8200", "mesh-dp", token);
+    /// conf.proxy = Some("http://proxy.example:3128".to_owned());
+    /// assert_eq!(
+    ///     conf.endpoints(),
+    ///     [("address", "https://vault.example:8200"), ("proxy", "http://proxy.example:3128")]
+    /// );
+    /// ```
+    pub fn endpoints(&self) -> Vec<(&'static str, &str)> {
+        let sts = match &self.auth {
+            VaultAuth::Aws(auth) => auth.sts_endpoint.as_deref(),
+            _ => None,
+        };
+        let named = [
+            ("address", Some(self.address.as_str())),
+            ("agentAddress", self.agent_address.as_deref()),
+            ("proxy", self.proxy.as_deref()),
+            ("auth.aws.stsEndpoint", sts),
+        ];
+        let given = |(setting, url): (_, Option<_>)| Some((setting, url?));
+        named.into_iter().filter_map(given).collect()
+    }
 }
 
 mapping! {
     struct VaultSettings {
-        from_cp: VaultConf = required("fromCp", <VaultConf as Mapping>::read),
+        from_cp: VaultConf = required("fromCp", from_cp),
+    }
+}
+
+/// Reads all settings, and judges those together that do not go together.
+fn from_cp(at: Cursor<'_>) -> Option<VaultConf> {
+    at.mapping(|f| {
+        let conf = VaultConf::read_fields(f);
+        if f.has("caCert") && f.has("alsoTrust") {
+            return f.refuse(
+                "alsoTrust",
+                "does not go with `caCert`, which names all roots: put this one there",
+            );
+        }
+        conf
+    })
+}
+
+/// A CA that is trusted beside those that sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AlsoTrust {
+    /// An issuer of the mount, by name or ID: the roots that its chain leads to.
+    Issuer(String),
+    /// Root certificates in PEM.
+    Pem(String),
+}
+
+impl AlsoTrust {
+    fn read(at: Cursor<'_>) -> Option<Self> {
+        let text = at.text()?;
+        if !text.contains("-----BEGIN ") {
+            return segment(at).map(Self::Issuer);
+        }
+        match pem::certificates(text) {
+            Ok(certificates) if certificates.is_empty() => at.error("holds no certificate"),
+            Ok(_) => Some(Self::Pem(text.to_owned())),
+            Err(error) => at.error(format_args!(
+                "must be the name of an issuer, or certificates in PEM: {error}"
+            )),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Issuer(text) | Self::Pem(text) => text.clone(),
+        }
     }
 }
 
@@ -128,6 +216,8 @@ one_of! {
         Kubernetes(KubernetesAuth) = ("kubernetes", KubernetesAuth::read),
         /// An AppRole.
         AppRole(AppRoleAuth) = ("appRole", AppRoleAuth::read),
+        /// A JSON Web Token of an identity provider, by Vault's `jwt` auth method (which is its `oidc` method as well).
+        Jwt(JwtAuth) = ("jwt", JwtAuth::read),
     }
 }
 
@@ -140,15 +230,18 @@ mapping! {
         pub client_key: DataSource = required("clientKey", settings::secret),
         /// The certificate.
         pub client_cert: DataSource = required("clientCert", settings::public),
+        /// Where the auth method is mounted; `cert` if absent.
+        pub mount: Option<String> = optional("mount", mount),
     }
 }
 
 impl TlsAuth {
-    /// Both are needed.
+    /// Both are needed. At the usual mount.
     pub fn new(client_key: DataSource, client_cert: DataSource) -> Self {
         Self {
             client_key,
             client_cert,
+            mount: None,
         }
     }
 }
@@ -164,16 +257,27 @@ mapping! {
         pub role: Option<String> = optional("role", settings::non_empty),
         /// The value of `X-Vault-AWS-IAM-Server-ID` that Vault insists on.
         pub iam_server_id_header: Option<String> = optional("iamServerIdHeader", settings::non_empty),
+        /// Where the auth method is mounted; `aws` if absent.
+        pub mount: Option<String> = optional("mount", mount),
+        /// The region of STS that the request is signed for: Vault's `sts_region`. If absent, that of `stsEndpoint`, or the
+        /// global endpoint.
+        pub sts_region: Option<String> = optional("stsRegion", region),
+        /// The endpoint of STS that the request is made out to, such as a VPC endpoint: Vault's `sts_endpoint`. If absent,
+        /// that of the region.
+        pub sts_endpoint: Option<String> = optional("stsEndpoint", Described(sts_endpoint, || json!({ "pattern": "^https://" }))),
     }
 }
 
 impl AwsAuth {
-    /// No role and no header.
+    /// No role and no header, the usual mount, and the global endpoint of STS.
     pub fn new(auth_type: AwsAuthType) -> Self {
         Self {
             auth_type,
             role: None,
             iam_server_id_header: None,
+            mount: None,
+            sts_region: None,
+            sts_endpoint: None,
         }
     }
 }
@@ -198,7 +302,7 @@ mapping! {
         /// The role to log in as.
         pub role: String = required("role", settings::non_empty),
         /// Where the auth method is mounted; `kubernetes` if absent.
-        pub mount_path: Option<String> = optional("mountPath", mount),
+        pub mount: Option<String> = optional("mount", mount),
         /// Where the service account's token is; the usual place in a pod if absent.
         pub service_account_token_path: Option<PathBuf> = optional("serviceAccountTokenPath", path),
     }
@@ -209,7 +313,7 @@ impl KubernetesAuth {
     pub fn new(role: impl Into<String>) -> Self {
         Self {
             role: role.into(),
-            mount_path: None,
+            mount: None,
             service_account_token_path: None,
         }
     }
@@ -225,7 +329,7 @@ mapping! {
         /// The secret ID.
         pub secret_id: DataSource = required("secretId", settings::secret),
         /// Where the auth method is mounted; `approle` if absent.
-        pub mount_path: Option<String> = optional("mountPath", mount),
+        pub mount: Option<String> = optional("mount", mount),
     }
 }
 
@@ -235,7 +339,32 @@ impl AppRoleAuth {
         Self {
             role_id: role_id.into(),
             secret_id,
-            mount_path: None,
+            mount: None,
+        }
+    }
+}
+
+mapping! {
+    /// Vault's `jwt` auth method, which takes tokens of OpenID Connect providers as well.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct JwtAuth {
+        /// The token that an identity provider gave the control plane. It is read again at each login.
+        pub token: DataSource = required("token", settings::secret),
+        /// The role to log in as; the `default_role` of the auth method if absent.
+        pub role: Option<String> = optional("role", settings::non_empty),
+        /// Where the auth method is mounted; `jwt` if absent.
+        pub mount: Option<String> = optional("mount", mount),
+    }
+}
+
+impl JwtAuth {
+    /// The default role at the usual mount.
+    pub fn new(token: DataSource) -> Self {
+        Self {
+            token,
+            role: None,
+            mount: None,
         }
     }
 }
@@ -272,6 +401,33 @@ fn address(at: Cursor<'_>) -> Option<String> {
 /// An agent usually runs on the same host, without TLS.
 fn address_of_agent(at: Cursor<'_>) -> Option<String> {
     url(at).map(|(address, _)| address)
+}
+
+/// What goes through a proxy is encrypted where the address says so; the connection to it is not.
+fn proxy(at: Cursor<'_>) -> Option<String> {
+    match url(at)? {
+        (_, true) => at.error(
+            "must start with `http://`: the connection to the proxy itself is plain, and what goes through it is encrypted by the address",
+        ),
+        (proxy, false) => Some(proxy),
+    }
+}
+
+fn sts_endpoint(at: Cursor<'_>) -> Option<String> {
+    match url(at)? {
+        (endpoint, true) => Some(endpoint),
+        _ => at.error("must start with `https://`"),
+    }
+}
+
+/// A region of AWS becomes part of a host's name and of a signature.
+fn region(at: Cursor<'_>) -> Option<String> {
+    let text = settings::non_empty(at)?;
+    let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    match text.bytes().all(sound) {
+        true => Some(text),
+        false => at.error("must be a region of AWS, such as `eu-central-1`"),
+    }
 }
 
 /// Part of a request's path.

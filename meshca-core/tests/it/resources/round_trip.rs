@@ -313,14 +313,29 @@ fn vault() -> BoxedStrategy<VaultConf> {
             (auth.role, auth.iam_server_id_header) = (role, header);
             VaultAuth::Aws(auth)
         }),
+        (
+            option::of(name()),
+            option::of("[a-z]{2}-[a-z]+-[1-9]"),
+            option::of(Just("https://sts.example".to_owned()))
+        )
+            .prop_map(|(mount, region, endpoint)| {
+                let mut auth = AwsAuth::new(AwsAuthType::Iam);
+                (auth.mount, auth.sts_region, auth.sts_endpoint) = (mount, region, endpoint);
+                VaultAuth::Aws(auth)
+            }),
+        (source(), option::of(text()), option::of(name())).prop_map(|(token, role, mount)| {
+            let mut auth = JwtAuth::new(token);
+            (auth.role, auth.mount) = (role, mount);
+            VaultAuth::Jwt(auth)
+        }),
         (text(), option::of(name()), option::of(text())).prop_map(|(role, mount, path)| {
             let mut auth = KubernetesAuth::new(role);
-            (auth.mount_path, auth.service_account_token_path) = (mount, path.map(Into::into));
+            (auth.mount, auth.service_account_token_path) = (mount, path.map(Into::into));
             VaultAuth::Kubernetes(auth)
         }),
         (text(), source(), option::of(name())).prop_map(|(role, secret, mount)| {
             let mut auth = AppRoleAuth::new(role, secret);
-            auth.mount_path = mount;
+            auth.mount = mount;
             VaultAuth::AppRole(auth)
         }),
     ];
@@ -336,9 +351,21 @@ fn vault() -> BoxedStrategy<VaultConf> {
         option::of(text()),
         option::of(common_name()),
     );
-    (name(), auth, option::of(tls), options, any::<bool>())
-        .prop_map(|(role, auth, tls, options, agent)| {
+    let trust = prop_oneof![
+        vec(name().prop_map(AlsoTrust::Issuer), 0..3).prop_map(|also| (also, None)),
+        Just((
+            vec![AlsoTrust::Pem(
+                include_str!("../../data/root.pem").to_owned()
+            )],
+            None
+        )),
+        source().prop_map(|roots| (Vec::new(), Some(roots))),
+    ];
+    (name(), auth, option::of(tls), options, trust, any::<bool>())
+        .prop_map(|(role, auth, tls, options, trust, agent)| {
             let mut vault = VaultConf::new("https://vault.example:8200", role, auth);
+            (vault.also_trust, vault.ca_cert) = trust;
+            vault.proxy = agent.then(|| "http://proxy.example:3128".to_owned());
             (vault.pki, vault.issuer, vault.namespace, vault.common_name) = options;
             vault.tls = tls;
             vault.agent_address = agent.then(|| "http://127.0.0.1:8100".to_owned());

@@ -128,9 +128,14 @@ fn what_only_deserves_a_warning_passes() {
             "",
         ),
         (
-            "appRole: {roleId: id, secretId: {file: /a}, mountPath: approle}",
+            "aws: {type: IAM, mount: aws-prod, stsRegion: eu-central-1, stsEndpoint: 'https://sts.eu-central-1.amazonaws.com'}",
             "",
         ),
+        (
+            "appRole: {roleId: id, secretId: {file: /a}, mount: teams/approle}",
+            "",
+        ),
+        ("jwt: {token: {file: /a}, role: r, mount: gitlab}", ""),
     ];
     for (auth, warning) in cases {
         let documents = all(format!(
@@ -145,6 +150,81 @@ fn what_only_deserves_a_warning_passes() {
         assert_eq!(documents.warnings().to_string(), warning, "{auth}");
         assert!(!documents.warnings().has_errors());
     }
+}
+
+#[test]
+fn settings_of_vault_that_cannot_be_used() {
+    let token = "auth: {token: {secret: t}}";
+    for (settings, refusal) in [
+        (
+            format!("proxy: 'https://proxy.example', {token}"),
+            "proxy: must start with `http://`",
+        ),
+        (
+            format!("proxy: 'http://me:secret@proxy.example', {token}"),
+            "proxy: must not hold a user name or password",
+        ),
+        (
+            format!("issuer: a, alsoTrust: [a/b], {token}"),
+            "alsoTrust[0]: must not contain `/`",
+        ),
+        (
+            format!("alsoTrust: [\"-----BEGIN CERTIFICATE-----\\nAAAA\"], {token}"),
+            "alsoTrust[0]: must be the name of an issuer, or certificates in PEM: line 1",
+        ),
+        (
+            format!("alsoTrust: [\"-----BEGIN PRIVATE KEY-----\\nAAAA\"], {token}"),
+            "alsoTrust[0]: must be the name of an issuer, or certificates in PEM: line 1",
+        ),
+        (
+            format!("caCert: {{secret: root}}, alsoTrust: [next], {token}"),
+            "alsoTrust: does not go with `caCert`",
+        ),
+        (
+            "auth: {aws: {type: IAM, stsRegion: EU Central}}".to_owned(),
+            "auth.aws.stsRegion: must be a region of AWS",
+        ),
+        (
+            "auth: {aws: {type: IAM, stsEndpoint: 'http://sts.example'}}".to_owned(),
+            "auth.aws.stsEndpoint: must start with `https://`",
+        ),
+        (
+            "auth: {jwt: {role: r}}".to_owned(),
+            "auth.jwt.token: must be set",
+        ),
+    ] {
+        let text = format!(
+            "{{type: Mesh, name: default, mtls: {{backends: [{{name: a, type: vault, dpCert: {{rotation: {{expiration: 1d}}}},
+             conf: {{fromCp: {{address: 'https://vault', role: r, {settings}}}}}}}]}}}}"
+        );
+        let report = Resource::parse(&text).unwrap_err().to_string();
+        let expected = format!("mtls.backends[0].conf.fromCp.{refusal}");
+        assert!(report.contains(&expected), "{settings}: {report}");
+        assert_eq!(report.lines().count(), 1, "{report}");
+        assert!(!report.contains("secret@"), "{report}");
+    }
+}
+
+#[test]
+fn the_endpoints_that_settings_of_vault_name() {
+    let text = "{type: Mesh, name: default, mtls: {backends: [{name: a, type: vault, dpCert: {rotation: {expiration: 1d}},
+        conf: {fromCp: {address: 'https://vault', agentAddress: 'http://agent', proxy: 'http://proxy', role: r,
+        auth: {aws: {type: IAM, stsEndpoint: 'https://sts'}}}}}]}}";
+    let documents = Resource::parse(text).unwrap();
+    let Some(Resource::Mesh(mesh)) = documents.into_iter().next() else {
+        panic!("a Mesh")
+    };
+    let backends = mesh.mtls.unwrap().backends;
+    let vault = backends[0].provider.settings::<VaultConf>().unwrap();
+    assert_eq!(
+        vault.endpoints(),
+        [
+            ("address", "https://vault"),
+            ("agentAddress", "http://agent"),
+            ("proxy", "http://proxy"),
+            ("auth.aws.stsEndpoint", "https://sts"),
+        ]
+    );
 }
 
 #[test]
