@@ -38,7 +38,9 @@ async fn each_method_can_be_mounted_anywhere() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     std::fs::write(&token, "a.b.c").unwrap();
-    let mut methods: Vec<(&str, Box<dyn Fn(Option<String>) -> VaultAuth>, Value)> = vec![
+    // A method at a mount, or at its usual one.
+    type At = Box<dyn Fn(Option<String>) -> VaultAuth>;
+    let mut methods: Vec<(&str, At, Value)> = vec![
         (
             "approle",
             Box::new(|mount| {
