@@ -63,7 +63,8 @@ fn is_explanation(line: &str) -> bool {
     // The lines of a body have 64 characters (RFC 7468 §2) or 76 (RFC 2045 §6.8), but for the last.
     const LEAST: usize = 60;
     let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
-    !line.contains("-----") && !(line.len() >= LEAST && line.bytes().all(base64))
+    let is_body = line.len() >= LEAST && line.bytes().all(base64);
+    !is_body && !line.contains("-----")
 }
 
 /// Finds the blocks, at most `limit` of them. Nothing is copied: a copy of a key would have to be wiped.

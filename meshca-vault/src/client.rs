@@ -17,6 +17,7 @@ use crate::api::{self, AuthInfo, Envelope};
 use crate::error::misconfigured;
 use crate::product::Product;
 use crate::refusal::Refusal;
+use crate::settings::VaultSettings;
 use crate::tls::Material;
 use crate::token::{Lease, Token};
 use crate::transport::{Answer, Call, Proxy, Transport};
@@ -77,10 +78,11 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 const ASK_FOR: Duration = Duration::from_secs(2);
 
 impl VaultClient {
-    pub(crate) fn new(conf: VaultConf, sources: SourceReader, timeout: Duration) -> Result<Self> {
+    pub(crate) fn new(settings: &VaultSettings, sources: SourceReader) -> Result<Self> {
+        let conf = settings.conf.clone();
         let address = conf.agent_address.as_ref().unwrap_or(&conf.address);
         let base = base(address)?;
-        let proxy = conf.proxy.as_deref().map(Proxy::new).transpose()?;
+        let proxy = settings.proxy.as_deref().map(Proxy::new).transpose()?;
         let namespace = conf.namespace.as_deref().map(namespace).transpose()?;
         let server_name = conf.tls.as_ref().and_then(|tls| tls.server_name.clone());
         let server_name = server_name.map(ServerName::try_from).transpose();
@@ -94,7 +96,7 @@ impl VaultClient {
             })?,
             conf,
             sources,
-            timeout,
+            timeout: settings.request_timeout,
             transport: Mutex::default(),
             product: Mutex::default(),
         })

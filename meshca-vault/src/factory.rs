@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use meshca_core::Result;
-use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
+use meshca_core::registry::{BackendConfig, BuildContext, BuiltIssuer, Choices, IssuerFactory};
+#[cfg(feature = "aws-auth")]
+use meshca_core::resource::VaultAuth;
 use meshca_core::resource::settings::SettingsType;
 use meshca_core::resource::{ExtensionMode, VaultConf};
 
@@ -12,9 +14,16 @@ use crate::issuer::VaultIssuer;
 use crate::settings::VaultSettings;
 
 /// Builds issuers of the type `vault`.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct VaultFactory;
+///
+/// Resources choose among its proxies and endpoints of STS by `proxy` and `auth.aws.stsEndpoint`, and
+/// cannot name others.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct VaultFactory {
+    proxies: Choices<String>,
+    #[cfg(feature = "aws-auth")]
+    sts_endpoints: Choices<String>,
+}
 
 /// For [`BackendRegistry::with`](meshca_core::BackendRegistry::with).
 ///
@@ -25,18 +34,48 @@ pub struct VaultFactory;
 /// assert_eq!(registry.types().collect::<Vec<_>>(), ["vault"]);
 /// ```
 pub fn factory() -> VaultFactory {
-    VaultFactory
+    VaultFactory::default()
+}
+
+impl Default for VaultFactory {
+    fn default() -> Self {
+        Self {
+            proxies: Choices::new("proxy"),
+            #[cfg(feature = "aws-auth")]
+            sts_endpoints: Choices::new("auth.aws.stsEndpoint"),
+        }
+    }
 }
 
 impl VaultFactory {
-    /// Returns every URL that the settings of a backend name, with the setting that names it: see
-    /// [`VaultConf::endpoints`]. A policy on who may point credentials where asks here.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidConfig`](meshca_core::ErrorKind::InvalidConfig) if the backend is of another type.
-    pub fn endpoints<'c>(&self, config: &'c BackendConfig) -> Result<Vec<(&'static str, &'c str)>> {
-        Ok(config.settings::<VaultConf>()?.endpoints())
+    /// See [`VaultSettings::with_proxy`]; for CAs of resources that name no proxy.
+    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxies = self.proxies.with_default(url.into());
+        self
+    }
+
+    /// Adds a proxy that resources may name: `proxy: <name>`.
+    pub fn with_named_proxy(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.proxies = self.proxies.with(name, url.into());
+        self
+    }
+
+    /// See [`VaultSettings::with_sts_endpoint`]; for CAs of resources that name no endpoint.
+    #[cfg(feature = "aws-auth")]
+    pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Self {
+        self.sts_endpoints = self.sts_endpoints.with_default(url.into());
+        self
+    }
+
+    /// Adds an endpoint of STS that resources may name: `auth.aws.stsEndpoint: <name>`.
+    #[cfg(feature = "aws-auth")]
+    pub fn with_named_sts_endpoint(
+        mut self,
+        name: impl Into<String>,
+        url: impl Into<String>,
+    ) -> Self {
+        self.sts_endpoints = self.sts_endpoints.with(name, url.into());
+        self
     }
 }
 
@@ -52,6 +91,12 @@ impl IssuerFactory for VaultFactory {
             .with_lifetime(config.lifetime())
             .with_tag_uris(config.has_tag_uris())
             .with_intermediates(config.mode() == ExtensionMode::Intermediate);
+        settings.proxy = self.proxies.choose(conf.proxy.as_deref())?.cloned();
+        #[cfg(feature = "aws-auth")]
+        if let VaultAuth::Aws(auth) = &conf.auth {
+            let chosen = self.sts_endpoints.choose(auth.sts_endpoint.as_deref())?;
+            settings.sts_endpoint = chosen.cloned();
+        }
         settings.request_timeout = config.request_timeout().unwrap_or(settings.request_timeout);
         let issuer = VaultIssuer::new(settings, context.sources()?, Arc::clone(context.clock()))?;
         Ok(Arc::new(issuer).into())

@@ -53,15 +53,16 @@ impl VaultIssuer {
         }
         #[cfg(feature = "aws-auth")]
         let local = sources.local_sources();
-        let client = VaultClient::new(settings.conf.clone(), sources, settings.request_timeout)?;
+        let client = VaultClient::new(&settings, sources)?;
         let client = Arc::new(client);
         #[cfg(feature = "aws-auth")]
         if let VaultAuth::Aws(auth) = &settings.conf.auth {
-            crate::auth::aws::Sts::new(auth)?;
+            crate::auth::aws::Sts::new(auth, settings.sts_endpoint.as_deref())?;
         }
         #[cfg(feature = "aws-auth")]
         let aws = crate::auth::aws::Signer {
             access_key: settings.access_key.clone(),
+            sts_endpoint: settings.sts_endpoint.clone(),
             proxy: client.proxy().cloned(),
             local,
         };

@@ -25,6 +25,9 @@ use meshca_core::{DEFAULT_LIFETIME, TrustDomain};
 #[must_use]
 pub struct VaultSettings {
     pub(crate) conf: VaultConf,
+    pub(crate) proxy: Option<String>,
+    #[cfg(feature = "aws-auth")]
+    pub(crate) sts_endpoint: Option<String>,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) request_timeout: Duration,
     pub(crate) trust_refresh: Duration,
@@ -46,6 +49,9 @@ impl VaultSettings {
     pub fn new(conf: VaultConf, trust_domain: TrustDomain) -> Self {
         Self {
             conf,
+            proxy: None,
+            #[cfg(feature = "aws-auth")]
+            sts_endpoint: None,
             trust_domain,
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             trust_refresh: DEFAULT_TRUST_REFRESH,
@@ -55,6 +61,23 @@ impl VaultSettings {
             #[cfg(feature = "aws-auth")]
             access_key: None,
         }
+    }
+
+    /// The HTTP proxy through which every connection goes, by `CONNECT`: `http://proxy.example:3128`. There is none by
+    /// default, whatever the environment says. The name that a resource chose counts for the
+    /// [factory](crate::VaultFactory) only.
+    pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+
+    /// For `auth.aws`: the endpoint of STS that the request is made out to, such as
+    /// `https://vpce-….sts.eu-central-1.vpce.amazonaws.com`: Vault's `sts_endpoint`. That of the region by default. The name
+    /// that a resource chose counts for the [factory](crate::VaultFactory) only.
+    #[cfg(feature = "aws-auth")]
+    pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Self {
+        self.sts_endpoint = Some(url.into());
+        self
     }
 
     /// How long Vault has for one answer, the time to connect included.

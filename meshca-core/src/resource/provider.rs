@@ -10,7 +10,7 @@ use super::decode::{Clip, Context, Cursor, Fields, SettingsType};
 use super::free_form::FreeForm;
 use super::node::{Node, Value};
 use super::path::Path;
-use super::settings::Settings;
+use super::settings::{self, Settings};
 use super::values;
 use super::violation::{Location, Report};
 
@@ -26,6 +26,18 @@ pub use vault::{
     AlsoTrust, AppRoleAuth, AwsAuth, AwsAuthType, JwtAuth, KubernetesAuth, TlsAuth, VaultAuth,
     VaultConf, VaultTls,
 };
+
+/// The name under which the control plane knows an address or a role. An address itself is a
+/// mistake.
+fn option_name(at: Cursor<'_>) -> Option<String> {
+    let name = settings::non_empty(at)?;
+    match name.contains("://") || name.starts_with("arn:") {
+        true => at.error(
+            "is the name of an address or role in the options of the control plane, and not the address or role itself",
+        ),
+        false => Some(name),
+    }
+}
 
 /// The types that are known without a client. The last is looked up first.
 pub(crate) const OURS: &[SettingsType] = &[

@@ -464,7 +464,10 @@ async fn provided_cas_are_checked() {
             "begins only at 2026-01-01T01:00:00Z",
         ),
         (
-            (full.clone() + "-----BEGIN\n" + &root.pem(), key(&intermediate)),
+            (
+                full.clone() + "-----BEGIN\n" + &root.pem(),
+                key(&intermediate),
+            ),
             "the BEGIN line is damaged",
         ),
     ];

@@ -143,7 +143,10 @@ fn pem_bundles_are_strict() {
     );
     for (text, message) in [
         (String::new(), "there is no certificate in it"),
-        ("hello".to_owned(), "line 1: no `-----BEGIN CERTIFICATE-----` in it"),
+        (
+            "hello".to_owned(),
+            "line 1: no `-----BEGIN CERTIFICATE-----` in it",
+        ),
         (
             root.pem() + "----- BEGIN CERTIFICATE-----\n" + &other.pem(),
             "this is part of a PEM block whose `-----BEGIN …` is missing or damaged",

@@ -52,9 +52,9 @@ impl Sts {
     /// # Errors
     ///
     /// If the endpoint is not an `https://` host, or its name does not say its region and nothing else does.
-    pub(crate) fn new(auth: &AwsAuth) -> Result<Self> {
+    pub(crate) fn new(auth: &AwsAuth, endpoint: Option<&str>) -> Result<Self> {
         let region = auth.sts_region.as_deref();
-        let address = match (auth.sts_endpoint.as_deref(), region) {
+        let address = match (endpoint, region) {
             (Some(endpoint), _) => endpoint.to_owned(),
             (None, None) => format!("https://{}", STS.0),
             (None, Some(region)) => {
@@ -121,6 +121,8 @@ pub(crate) struct AccessKey {
 #[debug("Signer {{ access_key: {}, .. }}", access_key.is_some())]
 pub(crate) struct Signer {
     pub(crate) access_key: Option<AccessKey>,
+    /// What the request is made out to, if not to the endpoint of the region.
+    pub(crate) sts_endpoint: Option<String>,
     /// For AWS' own services, where they give the identity by HTTPS.
     pub(crate) proxy: Option<Proxy>,
     /// Whether the control plane's own identity may be used.
@@ -146,7 +148,7 @@ impl Signer {
                 "`auth.aws.type: EC2` is not supported: use `IAM`, which works on EC2 as well",
             ));
         }
-        let Sts { url, host, region } = Sts::new(auth)?;
+        let Sts { url, host, region } = Sts::new(auth, self.sts_endpoint.as_deref())?;
         let mut request = Request::post(url.as_str()).header(HOST, host).header(
             CONTENT_TYPE,
             "application/x-www-form-urlencoded; charset=utf-8",
@@ -303,11 +305,10 @@ mod tests {
 
     use super::*;
 
-    fn auth(region: Option<&str>, endpoint: Option<&str>) -> AwsAuth {
+    fn sts(region: Option<&str>, endpoint: Option<&str>) -> Result<Sts> {
         let mut auth = AwsAuth::new(AwsAuthType::Iam);
         auth.sts_region = region.map(str::to_owned);
-        auth.sts_endpoint = endpoint.map(str::to_owned);
-        auth
+        Sts::new(&auth, endpoint)
     }
 
     #[test]
@@ -364,7 +365,7 @@ mod tests {
                 "eu-central-1",
             ),
         ] {
-            let sts = Sts::new(&auth(region, endpoint)).unwrap();
+            let sts = sts(region, endpoint).unwrap();
             assert_eq!((sts.host.as_str(), sts.region.as_str()), (host, scope));
         }
     }
@@ -379,7 +380,7 @@ mod tests {
             "https://me:secret@sts.eu-west-1.amazonaws.com",
             "sts.eu-west-1.amazonaws.com",
         ] {
-            let error = Sts::new(&auth(None, Some(endpoint))).unwrap_err();
+            let error = sts(None, Some(endpoint)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{endpoint}");
             assert!(error.to_string().contains("`auth.aws.sts"), "{error}");
             assert!(!error.to_string().contains("secret"), "{error}");

@@ -12,12 +12,25 @@ use crate::common::*;
 
 /// The path and the body of the login that these settings make.
 async fn login(auth: VaultAuth) -> (String, Value) {
+    login_by(auth, None).await
+}
+
+/// The same with another endpoint of STS.
+async fn login_by(auth: VaultAuth, sts_endpoint: Option<&str>) -> (String, Value) {
     let server = CannedServer::start().await.unwrap();
     let store = secrets(&[("secret", "hush"), ("jwt", "a.b.c\n")]).await;
     let conf = VaultConf::new(server.url(), ROLE, auth);
     let settings = VaultSettings::new(conf, domain());
     #[cfg(feature = "aws-auth")]
-    let settings = settings.with_aws_access_key("AKIAEXAMPLE", "hush".into(), None);
+    let settings = {
+        let settings = settings.with_aws_access_key("AKIAEXAMPLE", "hush".into(), None);
+        match sts_endpoint {
+            Some(url) => settings.with_sts_endpoint(url),
+            None => settings,
+        }
+    };
+    #[cfg(not(feature = "aws-auth"))]
+    assert_eq!(sts_endpoint, None);
     let issuer = issuer(settings, &store);
     let auth = json!({"auth": {"client_token": "t", "lease_duration": 60, "renewable": false}});
     server.answer(CannedResponse::json(200, auth.to_string()).for_path("/v1/auth/"));
@@ -174,8 +187,7 @@ mod aws {
             auth.role = Some("cp".to_owned());
             auth.mount = mount.map(str::to_owned);
             auth.sts_region = region.map(str::to_owned);
-            auth.sts_endpoint = endpoint.map(str::to_owned);
-            let (path, body) = login(VaultAuth::Aws(auth)).await;
+            let (path, body) = login_by(VaultAuth::Aws(auth), endpoint).await;
             assert_eq!(path, format!("/v1/auth/{}/login", mount.unwrap_or("aws")));
             assert_eq!(body["role"], "cp");
             assert_eq!(text(&body, "iam_request_url"), format!("https://{host}/"));
@@ -197,9 +209,10 @@ mod aws {
     #[tokio::test]
     async fn an_endpoint_without_a_region_is_refused_before_anything_is_sent() {
         let mut auth = AwsAuth::new(AwsAuthType::Iam);
-        auth.sts_endpoint = Some("https://sts.corp.example".to_owned());
+        auth.role = Some("cp".to_owned());
         let store = secrets(&[]).await;
-        let settings = settings("https://vault.example", VaultAuth::Aws(auth));
+        let settings = settings("https://vault.example", VaultAuth::Aws(auth))
+            .with_sts_endpoint("https://sts.corp.example");
         let error = meshca_vault::VaultIssuer::new(settings, sources(&store), clock()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use meshca_core::resource::VaultConf;
-use meshca_core::{ErrorKind, Issuer};
+use meshca_core::registry::{BackendConfig, BuildContext};
+use meshca_core::resource::{AwsAuth, AwsAuthType, Backend, Provider, VaultAuth, VaultConf};
+use meshca_core::{BackendRegistry, ErrorKind, Issuer};
 use meshca_testenv::http::{CannedResponse, CannedServer};
 use meshca_vault::VaultSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,9 +76,8 @@ async fn tunnel(
 
 async fn issuer_by(address: &str, proxy: &str) -> meshca_vault::VaultIssuer {
     let store = secrets(&[("vault-token", "hvs.token")]).await;
-    let mut conf = VaultConf::new(address, ROLE, token_auth());
-    conf.proxy = Some(proxy.to_owned());
-    bare(VaultSettings::new(conf, domain()), &store)
+    let conf = VaultConf::new(address, ROLE, token_auth());
+    bare(VaultSettings::new(conf, domain()).with_proxy(proxy), &store)
 }
 
 #[tokio::test]
@@ -104,6 +104,52 @@ async fn requests_go_through_the_proxy() {
         server.connections() <= proxy.asked().len(),
         "none is made beside the proxy"
     );
+}
+
+#[tokio::test]
+async fn a_resource_names_a_proxy_of_the_factory() {
+    let factory = || {
+        meshca_vault::factory()
+            .with_named_proxy("egress", "http://egress.example:3128")
+            .with_named_sts_endpoint("vpc", "https://sts.eu-central-1.example")
+    };
+    let build = async |factory: meshca_vault::VaultFactory, conf: VaultConf| {
+        let backend = Backend::new("ca", Provider::new(conf));
+        let registry = BackendRegistry::new().with(factory);
+        let store = secrets(&[("vault-token", "hvs.token")]).await;
+        let context = BuildContext::new("default", domain(), store, clock());
+        registry
+            .build(&BackendConfig::classic(&backend), &context)
+            .await
+            .map(drop)
+    };
+    let conf = |proxy: Option<&str>| {
+        let mut conf = VaultConf::new("https://vault.example", ROLE, token_auth());
+        conf.proxy = proxy.map(str::to_owned);
+        conf
+    };
+    build(factory(), conf(None)).await.unwrap();
+    build(factory(), conf(Some("egress"))).await.unwrap();
+    // Its default is looked at where a resource names none.
+    let broken = factory().with_proxy("nowhere");
+    build(broken.clone(), conf(Some("egress"))).await.unwrap();
+    let error = build(broken, conf(None)).await.unwrap_err();
+    assert!(error.to_string().contains("`proxy` must be"), "{error}");
+    let error = build(factory(), conf(Some("mine"))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("egress"), "{error}");
+
+    let mut sts = AwsAuth::new(AwsAuthType::Iam);
+    for (endpoint, sound) in [("vpc", true), ("https://evil.example", false)] {
+        sts.sts_endpoint = Some(endpoint.to_owned());
+        let auth = VaultAuth::Aws(sts.clone());
+        let built = build(
+            factory(),
+            VaultConf::new("https://vault.example", ROLE, auth),
+        )
+        .await;
+        assert_eq!(built.is_ok(), sound, "{endpoint}: {built:?}");
+    }
 }
 
 #[tokio::test]
@@ -145,9 +191,8 @@ async fn a_proxy_that_cannot_be_one_is_refused_at_once() {
         "http://me:pass@proxy.example",
         "proxy.example",
     ] {
-        let mut conf = VaultConf::new("https://vault.example", ROLE, token_auth());
-        conf.proxy = Some(proxy.to_owned());
-        let settings = VaultSettings::new(conf, domain());
+        let conf = VaultConf::new("https://vault.example", ROLE, token_auth());
+        let settings = VaultSettings::new(conf, domain()).with_proxy(proxy);
         let error = meshca_vault::VaultIssuer::new(settings, sources(&store), clock()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("`proxy` must be"), "{error}");
@@ -179,11 +224,13 @@ mod vault {
         let proxy = Proxy::start(vault.socket_addr(), "200 OK").await;
         // No such port: what is not proxied fails.
         let mut conf = VaultConf::new("https://localhost:1", ROLE, token_auth());
-        conf.proxy = Some(proxy.url());
         let mut tls = VaultTls::default();
         tls.ca_cert = Some(DataSource::Secret("vault-ca".to_owned()));
         conf.tls = Some(tls);
-        let issuer = issuer(VaultSettings::new(conf, domain()), &store);
+        let issuer = issuer(
+            VaultSettings::new(conf, domain()).with_proxy(proxy.url()),
+            &store,
+        );
         assert_eq!(issuer.check().await.unwrap().warnings, [""; 0]);
         issuer.issue(&spec(), &*clock()).await.unwrap();
         assert!(

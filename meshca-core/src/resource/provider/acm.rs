@@ -9,6 +9,7 @@ use super::super::field::{Described, Group, defaulted, optional, required};
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Fields, Settings, Spelling};
+use super::option_name;
 use crate::spiffe::NameTemplate;
 
 mapping! {
@@ -28,12 +29,12 @@ mapping! {
         pub fips: bool = defaulted("fips", settings::boolean),
         /// The name of an endpoint to call instead of AWS' own: a VPC endpoint. What the name stands
         /// for is an option of the control plane, as for the other names here.
-        pub endpoint: Option<String> = optional("endpoint", name),
+        pub endpoint: Option<String> = optional("endpoint", option_name),
         /// The name of a proxy. Without it, the control plane's default. The environment does not
         /// count.
-        pub proxy: Option<String> = optional("proxy", name),
+        pub proxy: Option<String> = optional("proxy", option_name),
         /// The name of a role to assume before the CA is called.
-        pub assume_role: Option<String> = optional("assumeRole", name),
+        pub assume_role: Option<String> = optional("assumeRole", option_name),
         /// How to log in; the SDK's default chain if absent.
         pub credentials: Option<AwsCredentials> =
             optional("auth", Group(optional("awsCredentials", AwsCredentials::read))),
@@ -100,18 +101,6 @@ impl Settings for AcmConf {
 
     fn common_name(&self) -> Option<&NameTemplate> {
         self.common_name.as_ref()
-    }
-}
-
-/// The name under which the control plane knows an address or a role. An address itself is a
-/// mistake.
-fn name(at: Cursor<'_>) -> Option<String> {
-    let name = settings::non_empty(at)?;
-    match name.contains("://") || name.starts_with("arn:") {
-        true => at.error(
-            "is the name of an address or role in the options of the control plane, and not the address or role itself",
-        ),
-        false => Some(name),
     }
 }
 

@@ -11,6 +11,7 @@ use super::super::field::{Codec as _, Described, Each, defaulted, optional, requ
 #[cfg(feature = "schema")]
 use super::super::free_form::FreeForm;
 use super::super::settings::{self, Cursor, Dialect, Fields, Settings};
+use super::option_name;
 use crate::pem;
 use crate::spiffe::NameTemplate;
 
@@ -26,9 +27,9 @@ mapping! {
         pub address: String = required("address", Described(address, || json!({ "pattern": "^https?://" }))),
         /// A Vault agent to ask instead of the server.
         pub agent_address: Option<String> = optional("agentAddress", address_of_agent),
-        /// The HTTP proxy through which every connection goes, by `CONNECT`: `http://proxy.example:3128`. There is no proxy if
-        /// absent, whatever the environment says.
-        pub proxy: Option<String> = optional("proxy", Described(proxy, || json!({ "pattern": "^http://" }))),
+        /// The name of a proxy among the options of the control plane, through which every connection goes. The one that is
+        /// its default if absent, or none, whatever the environment says.
+        pub proxy: Option<String> = optional("proxy", option_name),
         /// The Vault namespace.
         pub namespace: Option<String> = optional("namespace", settings::non_empty),
         /// Where the PKI engine is mounted; `pki` if absent, see [`mount`](Self::mount).
@@ -77,36 +78,6 @@ impl VaultConf {
     /// The mount of the PKI engine.
     pub fn mount(&self) -> &str {
         self.pki.as_deref().unwrap_or(Self::DEFAULT_MOUNT)
-    }
-
-    /// Returns every URL that the settings name, with the setting that names it: what credentials are sent to, what they
-    /// pass through, and what a signed request is made out to. A policy on who may point credentials where looks at these
-    /// and at nothing else.
-    ///
-    /// ```
-    /// use meshca_core::resource::{DataSource, VaultAuth, VaultConf};
-    ///
-    /// let token = VaultAuth::Token(DataSource::Secret("vault-token".to_owned()));
-    /// let mut conf = VaultConf::new("https://vault.example:8200", "mesh-dp", token);
-    /// conf.proxy = Some("http://proxy.example:3128".to_owned());
-    /// assert_eq!(
-    ///     conf.endpoints(),
-    ///     [("address", "https://vault.example:8200"), ("proxy", "http://proxy.example:3128")]
-    /// );
-    /// ```
-    pub fn endpoints(&self) -> Vec<(&'static str, &str)> {
-        let sts = match &self.auth {
-            VaultAuth::Aws(auth) => auth.sts_endpoint.as_deref(),
-            _ => None,
-        };
-        let named = [
-            ("address", Some(self.address.as_str())),
-            ("agentAddress", self.agent_address.as_deref()),
-            ("proxy", self.proxy.as_deref()),
-            ("auth.aws.stsEndpoint", sts),
-        ];
-        let given = |(setting, url): (_, Option<_>)| Some((setting, url?));
-        named.into_iter().filter_map(given).collect()
     }
 }
 
@@ -262,9 +233,9 @@ mapping! {
         /// The region of STS that the request is signed for: Vault's `sts_region`. If absent, that of `stsEndpoint`, or the
         /// global endpoint.
         pub sts_region: Option<String> = optional("stsRegion", region),
-        /// The endpoint of STS that the request is made out to, such as a VPC endpoint: Vault's `sts_endpoint`. If absent,
-        /// that of the region.
-        pub sts_endpoint: Option<String> = optional("stsEndpoint", Described(sts_endpoint, || json!({ "pattern": "^https://" }))),
+        /// The name of an endpoint of STS among the options of the control plane, which the request is made out to: Vault's
+        /// `sts_endpoint`, such as a VPC endpoint. If absent, its default one, or that of the region.
+        pub sts_endpoint: Option<String> = optional("stsEndpoint", option_name),
     }
 }
 
@@ -401,23 +372,6 @@ fn address(at: Cursor<'_>) -> Option<String> {
 /// An agent usually runs on the same host, without TLS.
 fn address_of_agent(at: Cursor<'_>) -> Option<String> {
     url(at).map(|(address, _)| address)
-}
-
-/// What goes through a proxy is encrypted where the address says so; the connection to it is not.
-fn proxy(at: Cursor<'_>) -> Option<String> {
-    match url(at)? {
-        (_, true) => at.error(
-            "must start with `http://`: the connection to the proxy itself is plain, and what goes through it is encrypted by the address",
-        ),
-        (proxy, false) => Some(proxy),
-    }
-}
-
-fn sts_endpoint(at: Cursor<'_>) -> Option<String> {
-    match url(at)? {
-        (endpoint, true) => Some(endpoint),
-        _ => at.error("must start with `https://`"),
-    }
 }
 
 /// A region of AWS becomes part of a host's name and of a signature.

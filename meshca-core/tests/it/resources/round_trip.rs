@@ -316,7 +316,7 @@ fn vault() -> BoxedStrategy<VaultConf> {
         (
             option::of(name()),
             option::of("[a-z]{2}-[a-z]+-[1-9]"),
-            option::of(Just("https://sts.example".to_owned()))
+            option::of(Just("vpc".to_owned()))
         )
             .prop_map(|(mount, region, endpoint)| {
                 let mut auth = AwsAuth::new(AwsAuthType::Iam);
@@ -365,7 +365,7 @@ fn vault() -> BoxedStrategy<VaultConf> {
         .prop_map(|(role, auth, tls, options, trust, agent)| {
             let mut vault = VaultConf::new("https://vault.example:8200", role, auth);
             (vault.also_trust, vault.ca_cert) = trust;
-            vault.proxy = agent.then(|| "http://proxy.example:3128".to_owned());
+            vault.proxy = agent.then(|| "egress".to_owned());
             (vault.pki, vault.issuer, vault.namespace, vault.common_name) = options;
             vault.tls = tls;
             vault.agent_address = agent.then(|| "http://127.0.0.1:8100".to_owned());
