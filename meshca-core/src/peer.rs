@@ -5,17 +5,18 @@
 //!
 //! | rule | source |
 //! |---|---|
-//! | exactly one URI name in the leaf, and that is a SPIFFE ID with a path, to the letter: nothing is made lower case | SPIFFE X.509-SVID §2, §3.1 |
-//! | the leaf is not a CA's, may not sign certificates or CRLs, and may sign handshakes if it lists key usages | SPIFFE X.509-SVID §4.3, §5.2 |
+//! | exactly one URI name in the leaf, and that is a SPIFFE ID with a path, to the letter: nothing is made lower case. Where [tags](Peer::allow_tags) are allowed, `kuma://` names may follow | SPIFFE X.509-SVID §2, §3.1 |
+//! | the leaf is not a CA's, may not sign certificates or CRLs, and lists the key usage `digitalSignature` | SPIFFE X.509-SVID §4.3, §5.2 |
 //! | the chain leads to a root of **the trust domain in the leaf's own SPIFFE ID**: a root of one domain never vouches for another | SPIFFE X.509-SVID §5.1 |
 //! | every certificate of the chain *and the root* is valid now | RFC 5280 §6.1.3; Envoy and Go look at the root as well |
 //! | every CA may sign certificates; path lengths, name constraints and extended key usages hold, those of the root as well | RFC 5280 §6.1.4 |
 //! | where a certificate lists purposes, they include what the peer does: a server's, a client's | RFC 5280 §4.2.1.12 |
+//! | a certificate that names the key of its issuer names the key that its issuer has | RFC 5280 §4.2.1.1; Envoy and OpenSSL demand it |
 //!
 //! The module [`verify`](crate::verify) uses the same prover of paths for certificates that a CA
 //! has issued. These must hold for longer and for more than one handshake, so there:
 //!
-//! - a certificate serves as client and as server, and lists both purposes;
+//! - a certificate serves as client and as server;
 //! - it ends no later than any CA above it;
 //! - a renewed root has the name and key of the one that it renews. If the bundle holds both, the
 //!   one that lasts longest must fit. For a peer, either may.
@@ -27,12 +28,11 @@ use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use spiffe::{SpiffeId, TrustDomain};
-use webpki::EndEntityCert;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::TrustBundle;
 use crate::time::{at, rfc3339};
-use crate::usages::check_workload;
+use crate::usages::{check_extensions, check_workload};
 use crate::verify::path::{NoPath, Prover, Purpose, in_words};
 use crate::x509::Parsed;
 
@@ -64,6 +64,7 @@ pub struct Peer<'a> {
     leaf: &'a CertificateDer<'a>,
     intermediates: &'a [CertificateDer<'a>],
     purpose: Purpose,
+    tags: bool,
 }
 
 impl<'a> Peer<'a> {
@@ -73,6 +74,7 @@ impl<'a> Peer<'a> {
             leaf,
             intermediates,
             purpose: Purpose::Client,
+            tags: false,
         }
     }
 
@@ -82,6 +84,18 @@ impl<'a> Peer<'a> {
             leaf,
             intermediates,
             purpose: Purpose::Server,
+            tags: false,
+        }
+    }
+
+    /// Accepts the certificates of the classic model, in which the tags of a Dataplane follow the
+    /// SPIFFE ID as further URI names (`kuma://…`). They are no X.509-SVIDs, but Envoy accepts them:
+    /// it takes the first URI name, and looks at no other.
+    #[must_use]
+    pub fn allow_tags(self, allow: bool) -> Self {
+        Self {
+            tags: allow,
+            ..self
         }
     }
 
@@ -102,9 +116,11 @@ impl<'a> Peer<'a> {
         at: SystemTime,
     ) -> Result<SpiffeId, Refusal> {
         let leaf = read(self.leaf)?;
-        let id = spiffe_id(&leaf)?;
+        let id = spiffe_id(&leaf, self.tags)?;
         check_workload(&leaf)
             .map_err(|why| Refusal::NotALeaf(format!("the peer's certificate {why}")))?;
+        check_extensions(&leaf)
+            .map_err(|why| Refusal::Encoding(format!("the peer's certificate {why}")))?;
         let domain = id.trust_domain();
         let bundle = roots_of(domain)
             .filter(|bundle| bundle.trust_domain() == domain && !bundle.is_empty())
@@ -114,21 +130,17 @@ impl<'a> Peer<'a> {
                 ))
             })?;
         // A certificate that cannot be read does no harm unless the path needs it.
-        let sent: Vec<Parsed<'_>> = self
-            .intermediates
-            .iter()
-            .filter_map(|der| Parsed::read(der).ok())
-            .collect();
+        let sent = self.intermediates.iter();
+        let mut sent: Vec<Parsed<'_>> = sent.filter_map(|der| Parsed::read(der).ok()).collect();
+        let held = bundle.intermediates();
+        sent.extend(held.filter_map(|der| Parsed::read(der).ok()));
         let prover = Prover {
             candidates: sent.iter().collect(),
             bundle,
             purpose: self.purpose,
             algorithms,
         };
-        let end_entity = EndEntityCert::try_from(self.leaf).map_err(|error| {
-            Refusal::Encoding(format!("the peer's certificate cannot be used: {error}"))
-        })?;
-        match prover.prove(&end_entity, at) {
+        match prover.prove(&leaf, at) {
             Ok(_) => Ok(id),
             Err(no_path) => Err(self.refusal(no_path, &id, &leaf, bundle, at)),
         }
@@ -136,7 +148,11 @@ impl<'a> Peer<'a> {
 
     fn refusal(
         &self,
-        NoPath { error, unfit }: NoPath,
+        NoPath {
+            error,
+            unfit,
+            unreadable,
+        }: NoPath,
         id: &SpiffeId,
         leaf: &Parsed<'_>,
         bundle: &TrustBundle,
@@ -149,6 +165,9 @@ impl<'a> Peer<'a> {
             ))
         };
         match error {
+            error if unreadable => {
+                Refusal::Encoding(format!("the peer's certificate cannot be used: {error}"))
+            }
             webpki::Error::CertExpired { time, not_after } => Refusal::Expired { time, not_after },
             webpki::Error::CertNotValidYet { time, not_before } => {
                 Refusal::NotYetValid { time, not_before }
@@ -171,13 +190,14 @@ impl<'a> Peer<'a> {
     }
 }
 
-/// Returns the SPIFFE ID that a peer's certificate claims, and proves nothing of it.
+/// Returns the SPIFFE ID that a peer's certificate claims, and proves nothing of it. Tags may
+/// [follow](Peer::allow_tags) the ID.
 ///
 /// # Errors
 ///
 /// [`Refusal::Encoding`] and [`Refusal::SpiffeId`].
 pub fn claimed_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Refusal> {
-    spiffe_id(&read(leaf)?)
+    spiffe_id(&read(leaf)?, true)
 }
 
 fn read<'a>(leaf: &'a CertificateDer<'a>) -> Result<Parsed<'a>, Refusal> {
@@ -185,9 +205,9 @@ fn read<'a>(leaf: &'a CertificateDer<'a>) -> Result<Parsed<'a>, Refusal> {
         .map_err(|why| Refusal::Encoding(format!("cannot read the peer's certificate: {why}")))
 }
 
-/// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI of any kind makes
-/// it void: one reader would take the first for the peer's name and another the second.
-fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
+/// Returns the one SPIFFE ID of a certificate (SPIFFE X.509-SVID §2). A second URI makes it void: one
+/// reader would take the first for the peer's name and another the second. A tag is nobody's name.
+fn spiffe_id(leaf: &Parsed<'_>, tags: bool) -> Result<SpiffeId, Refusal> {
     let names = leaf.subject_alt_names().map_err(|error| {
         Refusal::SpiffeId(format!(
             "the subject alternative names of the peer's certificate are damaged: {error}"
@@ -198,7 +218,11 @@ fn spiffe_id(leaf: &Parsed<'_>) -> Result<SpiffeId, Refusal> {
         GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str()),
         _ => None,
     });
-    let only = match (uris.next(), uris.count()) {
+    let first = uris.next();
+    let more = uris
+        .filter(|uri| !(tags && uri.starts_with("kuma://")))
+        .count();
+    let only = match (first, more) {
         (None, _) => Err("the peer's certificate has no URI name, so no SPIFFE ID".to_owned()),
         (Some(uri), 0) => parse_spiffe_id(uri),
         (Some(_), more) => Err(format!(

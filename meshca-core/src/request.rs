@@ -228,6 +228,10 @@ impl CertificateSpec {
             if scheme.is_empty() || !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return refuse("not a URI in ASCII characters", uri);
             }
+            if !uri.starts_with("kuma://") {
+                let why = "beside the SPIFFE ID, a certificate has no URIs but tags (`kuma://…`)";
+                return refuse(why, uri);
+            }
         }
         for name in &self.0.dns_names {
             let label = |label: &str| {

@@ -47,7 +47,6 @@ struct Signed<'a> {
 #[derive(Clone, Debug, DecodeValue)]
 struct Tbs<'a> {
     #[asn1(context_specific = "0", default = "Default::default")]
-    #[allow(dead_code, reason = "read because it has to be readable")]
     version: Version,
     serial: SerialNumber,
     algorithm: Tlv<'a>,
@@ -56,10 +55,8 @@ struct Tbs<'a> {
     subject: NameRef<'a>,
     public_key: Tlv<'a>,
     #[asn1(context_specific = "1", tag_mode = "IMPLICIT", optional = "true")]
-    #[allow(dead_code, reason = "read because it has to be readable")]
     issuer_unique_id: Option<BitStringRef<'a>>,
     #[asn1(context_specific = "2", tag_mode = "IMPLICIT", optional = "true")]
-    #[allow(dead_code, reason = "read because it has to be readable")]
     subject_unique_id: Option<BitStringRef<'a>>,
     #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
     extensions: Option<Vec<ExtensionRef<'a>>>,
@@ -75,12 +72,17 @@ impl FixedTag for Tbs<'_> {
 
 /// RFC 5280 §4.1.2.9.
 #[derive(Clone, Debug, DecodeValue)]
-struct ExtensionRef<'a> {
-    id: ObjectIdentifier,
+pub(crate) struct ExtensionRef<'a> {
+    pub(crate) id: ObjectIdentifier,
     #[asn1(default = "Default::default")]
-    #[allow(dead_code, reason = "read because it has to be readable")]
-    critical: bool,
+    pub(crate) critical: bool,
     value: &'a OctetStringRef,
+}
+
+impl<'a> ExtensionRef<'a> {
+    pub(crate) fn value(&self) -> &'a [u8] {
+        self.value.as_bytes()
+    }
 }
 
 impl FixedTag for ExtensionRef<'_> {
@@ -108,9 +110,60 @@ impl<'a> Decode<'a> for NameRef<'a> {
 
     fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
         let name = Self(reader.tlv_bytes()?);
-        name.for_each(|_, _| ())?;
-        Ok(name)
+        let mut readable = true;
+        name.for_each(|attribute, value| {
+            readable &= readable_oid(attribute.as_bytes()) && readable_text(value);
+        })?;
+        match readable {
+            true => Ok(name),
+            // Envoy would refuse the whole trust bundle for it, not only this certificate.
+            false => Err(Tag::Utf8String.value_error().into()),
+        }
     }
+}
+
+/// Whether the BoringSSL family reads a text in a name: a string of one of these types, of Unicode
+/// characters where the type has them. Latin-1 bytes in a `UTF8String` are how most offenders look.
+fn readable_text(value: AnyRef<'_>) -> bool {
+    let content = value.value();
+    match value.tag() {
+        Tag::Utf8String => {
+            std::str::from_utf8(content).is_ok_and(|text| text.chars().all(is_for_interchange))
+        }
+        Tag::BmpString => {
+            let (units, rest) = content.as_chunks::<2>();
+            let units = units.iter().map(|unit| u16::from_be_bytes(*unit));
+            // One unit is one character there: a surrogate is none.
+            rest.is_empty() && { units }
+                .all(|unit| char::from_u32(unit.into()).is_some_and(is_for_interchange))
+        }
+        Tag::PrintableString
+        | Tag::TeletexString
+        | Tag::Ia5String
+        | Tag::NumericString
+        | Tag::VisibleString
+        | Tag::BitString => true,
+        _ => false,
+    }
+}
+
+/// Whether it is not one of the noncharacters of Unicode (§23.7).
+fn is_for_interchange(character: char) -> bool {
+    let code = u32::from(character);
+    code & 0xfffe != 0xfffe && !(0xfdd0..=0xfdef).contains(&code)
+}
+
+/// Whether each number in the content of an OBJECT IDENTIFIER is as short as it can be, and complete
+/// (X.690 §8.19.2).
+fn readable_oid(content: &[u8]) -> bool {
+    let mut begins = true;
+    for byte in content {
+        if begins && *byte == 0x80 {
+            return false;
+        }
+        begins = byte & 0x80 == 0;
+    }
+    begins && !content.is_empty()
 }
 
 impl<'a> NameRef<'a> {
@@ -155,16 +208,38 @@ pub(crate) struct Parsed<'a> {
     tbs: Tbs<'a>,
 }
 
+fn unreadable_oid() -> String {
+    "not an X.509 certificate: it has a damaged object identifier".to_owned()
+}
+
 impl<'a> Parsed<'a> {
     /// Reads a certificate; the error says in a few words why it is none.
     pub(crate) fn read(der: &'a CertificateDer<'a>) -> Result<Self, String> {
         let unreadable = |error| format!("not an X.509 certificate: {error}");
         let signed = Signed::from_der(der).map_err(unreadable)?;
         let tbs = Tbs::from_der(signed.tbs.0).map_err(unreadable)?;
-        AlgorithmIdentifierRef::from_der(signed.algorithm.0).map_err(unreadable)?;
+        let algorithm = |tlv: Tlv<'a>| {
+            let read = AlgorithmIdentifierRef::from_der(tlv.0).map_err(unreadable)?;
+            match readable_oid(read.oid.as_bytes()) {
+                true => Ok(()),
+                false => Err(unreadable_oid()),
+            }
+        };
+        algorithm(signed.algorithm)?;
         // The same by rule (RFC 5280 §4.1.1.2), so the second is seldom read.
         if tbs.algorithm != signed.algorithm {
-            AlgorithmIdentifierRef::from_der(tbs.algorithm.0).map_err(unreadable)?;
+            algorithm(tbs.algorithm)?;
+        }
+        let extensions = || tbs.extensions.iter().flatten();
+        if !extensions().all(|one| readable_oid(one.id.as_bytes())) {
+            return Err(unreadable_oid());
+        }
+        // RFC 5280 §4.1.2.8 and §4.1.2.9.
+        let identified = tbs.issuer_unique_id.is_some() || tbs.subject_unique_id.is_some();
+        if tbs.version != Version::V3 && tbs.extensions.is_some()
+            || tbs.version == Version::V1 && identified
+        {
+            return Err("it has fields that its version does not allow".to_owned());
         }
         let validity = Validity::new(
             tbs.validity.not_before.to_system_time(),
@@ -172,6 +247,13 @@ impl<'a> Parsed<'a> {
         )
         .map_err(|error| error.to_string())?;
         let public_key = SubjectPublicKeyInfoRef::from_der(tbs.public_key.0).map_err(unreadable)?;
+        let curve = public_key.algorithm.parameters;
+        let curve = curve.filter(|curve| curve.tag() == Tag::ObjectIdentifier);
+        if !readable_oid(public_key.algorithm.oid.as_bytes())
+            || !curve.is_none_or(|curve| readable_oid(curve.value()))
+        {
+            return Err(unreadable_oid());
+        }
         // With another number of bits, one key would have several encodings.
         if public_key.subject_public_key.as_bytes().is_none() {
             return Err("its public key cannot be read: it does not end with a byte".to_owned());
@@ -210,18 +292,45 @@ impl<'a> Parsed<'a> {
         self.tbs.subject == self.tbs.issuer
     }
 
-    /// Whether its own key made its signature: what makes a root a root.
+    /// Whether it is a root: self-issued, and its own key made its signature. Nobody relies on that
+    /// signature (RFC 5280 §6.1), so one by an algorithm that is not verified here, such as SHA-1,
+    /// speaks for the root as well.
     pub(crate) fn is_self_signed(&self) -> bool {
-        self.is_self_issued() && self.is_signed_by(&self.public_key)
+        self.is_self_issued()
+            && !matches!(
+                self.signature_by(&self.public_key),
+                Err(BadSignature::Wrong)
+            )
     }
 
     /// Whether the holder of this key signed it. One signature verification.
+    #[cfg(feature = "builtin")]
     pub(crate) fn is_signed_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
-        let Some(signature) = self.signed.signature.as_bytes() else {
-            return false;
-        };
-        let (tbs, algorithm) = (self.signed.tbs.0, self.signed.algorithm.0);
-        verify(key, algorithm, tbs, signature).is_ok()
+        self.signature_by(key).is_ok()
+    }
+
+    fn signature_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> Result<(), BadSignature> {
+        let signature = self.signed.signature.as_bytes();
+        let signature = signature.ok_or(BadSignature::Wrong)?;
+        verify(key, self.signed.algorithm.0, self.tbs_der(), signature)
+    }
+
+    /// The part of it that is signed.
+    pub(crate) fn tbs_der(&self) -> &'a [u8] {
+        self.signed.tbs.0
+    }
+
+    pub(crate) fn extensions(&self) -> &[ExtensionRef<'a>] {
+        self.tbs.extensions.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it is of version 1 or 2, which had no extensions.
+    pub(crate) fn has_old_version(&self) -> bool {
+        self.tbs.version != Version::V3
+    }
+
+    pub(crate) fn serial_number(&self) -> &SerialNumber {
+        &self.tbs.serial
     }
 
     /// `None` where the extension is absent, which counts as "not a CA".
@@ -234,9 +343,12 @@ impl<'a> Parsed<'a> {
         extensions.any(|one| one.id == x509_cert::ext::pkix::NameConstraints::OID)
     }
 
-    #[cfg(feature = "builtin")]
+    /// Whether it may be a CA's. A root of version 1 could not say so (RFC 5280 §6.1.4 (k)).
     pub(crate) fn is_ca(&self) -> bool {
-        matches!(self.basic_constraints(), Ok(Some(constraints)) if constraints.ca)
+        match self.has_old_version() {
+            true => self.is_self_issued(),
+            false => matches!(self.basic_constraints(), Ok(Some(constraints)) if constraints.ca),
+        }
     }
 
     pub(crate) fn key_usage(&self) -> Result<Option<KeyUsage>, der::Error> {
@@ -301,7 +413,7 @@ impl<'a> Parsed<'a> {
         names
     }
 
-    fn extension<T>(&self) -> Result<Option<T>, der::Error>
+    pub(crate) fn extension<T>(&self) -> Result<Option<T>, der::Error>
     where
         T: Decode<'a, Error = der::Error> + AssociatedOid,
     {
@@ -335,16 +447,25 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     digits
 }
 
+/// Why a signature does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+pub(crate) enum BadSignature {
+    #[display("its signature does not verify")]
+    Wrong,
+    /// The algorithm or the kind of key is not known here, so nothing can be said of the signature.
+    #[display("its signature algorithm is not supported")]
+    Unknown,
+}
+
 /// Verifies a signature whose algorithm is given as a DER `AlgorithmIdentifier`.
 pub(crate) fn verify(
     key: &SubjectPublicKeyInfoDer<'_>,
     algorithm: &[u8],
     message: &[u8],
     signature: &[u8],
-) -> Result<(), &'static str> {
+) -> Result<(), BadSignature> {
     // pki-types keeps the content of the AlgorithmIdentifier sequence, without its header.
-    let content =
-        AnyRef::from_der(algorithm).map_err(|_| "its signature algorithm cannot be read")?;
+    let content = AnyRef::from_der(algorithm).map_err(|_| BadSignature::Unknown)?;
     verify_with(key, message, signature, |candidate| {
         candidate.signature_alg_id().as_ref() == content.value()
     })
@@ -356,7 +477,7 @@ pub(crate) fn verify_with_any_algorithm(
     key: &SubjectPublicKeyInfoDer<'_>,
     message: &[u8],
     signature: &[u8],
-) -> Result<(), &'static str> {
+) -> Result<(), BadSignature> {
     verify_with(key, message, signature, |_| true)
 }
 
@@ -365,9 +486,9 @@ fn verify_with(
     message: &[u8],
     signature: &[u8],
     fits: impl Fn(&dyn SignatureVerificationAlgorithm) -> bool,
-) -> Result<(), &'static str> {
-    let key = RawPublicKeyEntity::try_from(key).map_err(|_| "the public key cannot be read")?;
-    let mut refusal = "its signature algorithm is not supported";
+) -> Result<(), BadSignature> {
+    let key = RawPublicKeyEntity::try_from(key).map_err(|_| BadSignature::Unknown)?;
+    let mut refusal = BadSignature::Unknown;
     for candidate in webpki::ALL_VERIFICATION_ALGS
         .iter()
         .filter(|one| fits(**one))
@@ -376,7 +497,7 @@ fn verify_with(
             Ok(()) => return Ok(()),
             // The algorithm is for keys of another type.
             Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-            Err(_) => refusal = "its signature does not verify",
+            Err(_) => refusal = BadSignature::Wrong,
         }
     }
     Err(refusal)

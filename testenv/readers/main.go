@@ -36,6 +36,8 @@ func answer(q question) (any, error) {
 		return readSVID(q)
 	case "certificate":
 		return readCertificate(q)
+	case "peer":
+		return readPeer(q), nil
 	case "bundle":
 		return readBundle(q)
 	case "handshake":

@@ -28,6 +28,8 @@ mod hostile;
 mod issuers;
 #[cfg(feature = "identity")]
 mod migrate;
+#[cfg(feature = "rustls")]
+mod oracle;
 #[cfg(all(
     feature = "acm",
     feature = "certmanager",

@@ -407,7 +407,7 @@ fn linked<'a>(
     for (line, der) in certificates {
         let line = *line;
         let certificate = Parsed::read(der).map_err(|why| refuse(line, why))?;
-        check_ca(&certificate)
+        check_ca(&certificate, chain.is_empty())
             .and_then(|()| now.map_or(Ok(()), |now| check_time(certificate.validity, now)))
             .map_err(|why| refuse(line, format!("`{}` {why}", certificate.subject())))?;
         if let Some((_, below)) = chain.last()
@@ -432,8 +432,10 @@ fn linked<'a>(
     Ok(chain)
 }
 
-/// The field's rules for a provided CA: it is a CA, may sign certificates, and its key is for nothing else.
-fn check_ca(certificate: &Parsed<'_>) -> Result<(), String> {
+/// The field's rules for a provided CA, and for those above it: each is a CA and may sign certificates;
+/// the key of the provided one is for nothing else. Without the extension a key is for every use
+/// (RFC 5280 §4.2.1.3), as with the roots that `openssl req -x509` makes.
+fn check_ca(certificate: &Parsed<'_>, provided: bool) -> Result<(), String> {
     if !certificate.is_ca() {
         return Err("is not a CA (BasicConstraints cA is not set)".to_owned());
     }
@@ -444,11 +446,10 @@ fn check_ca(certificate: &Parsed<'_>) -> Result<(), String> {
         Some(usage) if !usage.key_cert_sign() => {
             "may not sign certificates (key usage `keyCertSign` is missing)"
         }
-        Some(usage) if usage.key_agreement() => {
+        Some(usage) if provided && usage.key_agreement() => {
             "has the key usage `keyAgreement`, which a CA must not have"
         }
-        Some(_) => return Ok(()),
-        None => "has no KeyUsage extension; a CA needs `keyCertSign` (RFC 5280 §4.2.1.3)",
+        _ => return Ok(()),
     };
     Err(why.to_owned())
 }

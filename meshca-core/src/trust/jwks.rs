@@ -75,7 +75,7 @@ pub(super) fn read(trust_domain: TrustDomain, json: &str) -> Result<TrustBundle>
             .map_err(|error| at(format!("`x5c` is not base64: {error}")))?;
         roots.push(TrustRoot::new(CertificateDer::from(der)).map_err(at)?);
     }
-    let mut bundle = TrustBundle::of(trust_domain, roots)?;
+    let mut bundle = TrustBundle::of(trust_domain, roots);
     bundle.sequence = set.spiffe_sequence;
     bundle.refresh_hint = set.spiffe_refresh_hint.map(Duration::from_secs);
     Ok(bundle)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use spiffe::TrustDomain;
 
+use crate::usages::{Authority, Purposes};
 use crate::x509::{self, Parsed};
 use crate::{Error, ErrorKind, Result, Validity, pem, usages};
 
@@ -33,9 +34,10 @@ pub struct TrustBundle {
     #[debug("{trust_domain}")]
     trust_domain: TrustDomain,
     roots: Arc<[TrustRoot]>,
-    /// The trust anchors that webpki reads in the roots.
+    /// What webpki needs of those roots in which a chain may end.
     #[debug(skip)]
     anchors: Arc<[TrustAnchor<'static>]>,
+    partial_chains: bool,
     sequence: Option<u64>,
     refresh_hint: Option<Duration>,
 }
@@ -56,8 +58,12 @@ struct RootInner {
     public_key: SubjectPublicKeyInfoDer<'static>,
     validity: Validity,
     fingerprint: String,
-    authority: Result<(), String>,
+    authority: Result<Purposes, String>,
     path_len: Option<u8>,
+    identifiers: Authority,
+    /// The name of its issuer, if a data plane does not let a chain end in it.
+    above: Option<(Vec<u8>, String)>,
+    anchor: TrustAnchor<'static>,
 }
 
 impl TrustBundle {
@@ -83,29 +89,23 @@ impl TrustBundle {
                 )
                 .with_context("trust domain", &trust_domain)
             })?;
-        Self::of(trust_domain, roots)
+        Ok(Self::of(trust_domain, roots))
     }
 
-    fn of(trust_domain: TrustDomain, roots: impl IntoIterator<Item = TrustRoot>) -> Result<Self> {
+    fn of(trust_domain: TrustDomain, roots: impl IntoIterator<Item = TrustRoot>) -> Self {
         let mut seen = BTreeSet::new();
         let roots: Vec<TrustRoot> = roots
             .into_iter()
             .filter(|root| seen.insert(root.0.fingerprint.clone()))
             .collect();
-        let anchor = |root: &TrustRoot| {
-            webpki::anchor_from_trusted_cert(root.der()).map(|anchor| anchor.to_owned())
-        };
-        let anchors = roots.iter().map(anchor).collect::<Result<_, _>>();
-        let anchors = anchors.map_err(|error| {
-            Error::new(ErrorKind::InvalidConfig, "not a usable trust anchor").with_source(error)
-        })?;
-        Ok(Self {
+        Self {
             trust_domain,
-            anchors,
+            anchors: anchors(&roots, false),
             roots: roots.into(),
+            partial_chains: false,
             sequence: None,
             refresh_hint: None,
-        })
+        }
     }
 
     /// Reads `CERTIFICATE` blocks; nothing else may stand in the text.
@@ -128,7 +128,7 @@ impl TrustBundle {
         let root =
             |(line, der)| TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}")));
         let roots: Vec<_> = certificates.into_iter().map(root).collect::<Result<_>>()?;
-        Self::of(trust_domain, roots)
+        Ok(Self::of(trust_domain, roots))
     }
 
     /// All roots as `CERTIFICATE` blocks.
@@ -216,11 +216,65 @@ impl TrustBundle {
 
     /// The same with other roots.
     fn replaced<'a>(&self, roots: impl Iterator<Item = &'a TrustRoot>) -> Result<Self> {
-        Ok(Self {
+        let replaced = Self {
             sequence: self.sequence,
             refresh_hint: self.refresh_hint,
-            ..Self::of(self.trust_domain.clone(), roots.cloned())?
+            ..Self::of(self.trust_domain.clone(), roots.cloned())
+        };
+        Ok(replaced.allow_partial_chains(self.partial_chains))
+    }
+
+    /// Lets chains end in an intermediate of this bundle. **No Envoy accepts that**, nor does OpenSSL
+    /// by default: it is for meshes in which rustls or Go verifies every peer.
+    ///
+    /// Without it, an intermediate in a bundle is good for nothing but the way to its root, which must
+    /// be in the bundle as well; [`dead_ends`](Self::dead_ends) says where it is not.
+    #[must_use]
+    pub fn allow_partial_chains(mut self, allow: bool) -> Self {
+        if self.partial_chains != allow {
+            self.partial_chains = allow;
+            self.anchors = anchors(&self.roots, allow);
+        }
+        self
+    }
+
+    /// Finds the certificates in this bundle in which no chain ends that Envoy accepts, each with the
+    /// reason and the way out of it, for people. Envoy ignores these certificates; it does not
+    /// refuse the bundle for them.
+    ///
+    /// An intermediate is one of them if its root is not in the bundle. So is a root whose own
+    /// extensions forbid it to vouch for workloads. Dates are not looked at.
+    pub fn dead_ends(&self) -> impl Iterator<Item = (&TrustRoot, String)> {
+        self.roots.iter().filter_map(|anchor| {
+            match anchor.authority() {
+                Err(why) => return Some((anchor, why.clone())),
+                Ok(it) if !(it.server && it.client) => return Some((anchor, anchor.restricted())),
+                Ok(_) => {}
+            }
+            let missing = self.missing_above(anchor)?;
+            let subject = anchor.subject();
+            Some((
+                anchor,
+                format!(
+                    "`{subject}` in the trust bundle is an intermediate, and Envoy accepts no chain that ends in one; add its root to the bundle, for which the certificate of `{missing}` is missing"
+                ),
+            ))
         })
+    }
+
+    /// Follows the names from an anchor upwards, and returns the name of what the bundle lacks.
+    fn missing_above(&self, anchor: &TrustRoot) -> Option<String> {
+        let mut last = anchor;
+        // A circle of names has no end either.
+        for _ in 0..=self.roots.len() {
+            let (issuer, shown) = last.0.above.as_ref()?;
+            let mut above = self.roots.iter().filter(|root| root.name() == issuer);
+            match above.next() {
+                Some(next) => last = above.find(|it| it.0.above.is_none()).unwrap_or(next),
+                None => return Some(shown.clone()),
+            }
+        }
+        last.0.above.as_ref().map(|(_, shown)| shown.clone())
     }
 
     /// The publisher's count of changes (`spiffe_sequence`), if it keeps one.
@@ -264,9 +318,30 @@ impl TrustBundle {
         Ok(bundle)
     }
 
+    /// In these a chain may end.
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
+
+    /// The roots that webpki knows by this anchor: a renewed one has the name and key of the old one.
+    pub(crate) fn roots_of(&self, anchor: &TrustAnchor<'_>) -> impl Iterator<Item = &TrustRoot> {
+        let ends = |root: &&TrustRoot| self.partial_chains || root.0.above.is_none();
+        let ends = self.roots.iter().filter(ends).zip(self.anchors.iter());
+        ends.filter_map(move |(root, its)| (its == anchor).then_some(root))
+    }
+
+    /// The certificates that are no end of a chain, and may be on the way to one.
+    pub(crate) fn intermediates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        let on_the_way = |root: &&TrustRoot| !self.partial_chains && root.0.above.is_some();
+        self.roots.iter().filter(on_the_way).map(TrustRoot::der)
+    }
+}
+
+fn anchors(roots: &[TrustRoot], partial_chains: bool) -> Arc<[TrustAnchor<'static>]> {
+    let ends = roots
+        .iter()
+        .filter(|root| partial_chains || root.0.above.is_none());
+    ends.map(|root| root.0.anchor.clone()).collect()
 }
 
 impl TrustRoot {
@@ -276,17 +351,26 @@ impl TrustRoot {
         let constraints = parsed.basic_constraints().map_err(|error| {
             format!("`{subject}` has a damaged BasicConstraints extension: {error}")
         })?;
-        let constraints = constraints
-            .filter(|constraints| constraints.ca)
-            .ok_or_else(|| format!("`{subject}` is not a CA (BasicConstraints cA is not set)"))?;
+        if !parsed.is_ca() {
+            return Err(format!(
+                "`{subject}` is not a CA (BasicConstraints cA is not set)"
+            ));
+        }
+        let anchor = webpki::anchor_from_trusted_cert(&der);
+        let anchor = anchor.map_err(|error| format!("`{subject}` cannot be used: {error}"))?;
+        let anchor = anchor.to_owned();
+        let issuer = || (parsed.issuer_name().der().to_owned(), parsed.issuer());
         Ok(Self(Arc::new(RootInner {
-            subject,
             name: parsed.subject_name().der().to_owned(),
             public_key: parsed.public_key.to_vec().into(),
             validity: parsed.validity,
             fingerprint: x509::fingerprint(&der),
             authority: usages::check_root(&parsed),
-            path_len: constraints.path_len_constraint,
+            path_len: constraints.and_then(|constraints| constraints.path_len_constraint),
+            identifiers: Authority::of(&parsed),
+            above: (!usages::ends_chains(&parsed)).then(issuer),
+            anchor,
+            subject,
             der,
         })))
     }
@@ -311,9 +395,15 @@ impl TrustRoot {
         &self.0.fingerprint
     }
 
-    /// Whether it is self-signed, as a root is; an intermediate may be a trust anchor as well.
+    /// Whether it is self-signed, as a root is. A signature by an algorithm that is not verified here,
+    /// such as SHA-1, counts as its own: nothing depends on it (RFC 5280 §6.1).
     pub fn is_self_signed(&self) -> bool {
         Parsed::read(&self.0.der).is_ok_and(|root| root.is_self_signed())
+    }
+
+    /// The features by which what it signed may name it.
+    pub(crate) fn identifiers(&self) -> &Authority {
+        &self.0.identifiers
     }
 
     /// Its subject in DER.
@@ -325,9 +415,17 @@ impl TrustRoot {
         &self.0.public_key
     }
 
-    /// Whether its usages allow it to vouch for mesh certificates, and why not.
-    pub(crate) fn authority(&self) -> &Result<(), String> {
+    /// What its extensions allow it to vouch for, or why that is nothing.
+    pub(crate) fn authority(&self) -> &Result<Purposes, String> {
         &self.0.authority
+    }
+
+    /// Says that its extended key usage leaves out a purpose.
+    pub(crate) fn restricted(&self) -> String {
+        format!(
+            "the root `{}` is restricted to other purposes than server and client authentication",
+            self.subject()
+        )
     }
 
     /// How many CAs may be below it.

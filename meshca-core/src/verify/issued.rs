@@ -3,7 +3,6 @@
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
-use webpki::EndEntityCert;
 
 use super::path::{NoPath, Path, Prover, Purpose, in_words, outdated};
 use super::{CLOCK_SKEW, Refusal, bad};
@@ -20,10 +19,10 @@ pub(super) fn prove<'a>(
     bundle: &'a TrustBundle,
     now: SystemTime,
 ) -> Result<Path<'a>, Refusal> {
-    let throwaway;
+    let (throwaway, parsed);
     let mut candidates = others.to_vec();
     let end_entity = match request.spec().profile() {
-        Profile::Workload => leaf.der,
+        Profile::Workload => leaf,
         Profile::Intermediate { .. } => {
             let key = request.held_key().ok_or_else(|| {
                 Error::new(
@@ -33,7 +32,9 @@ pub(super) fn prove<'a>(
             })?;
             candidates.insert(0, leaf);
             throwaway = sign_throwaway(leaf, key, request)?;
-            &throwaway
+            parsed =
+                Parsed::read(&throwaway).map_err(|why| Error::new(ErrorKind::Internal, why))?;
+            &parsed
         }
     };
     let prover = Prover {
@@ -44,12 +45,8 @@ pub(super) fn prove<'a>(
         },
         algorithms: webpki::ALL_VERIFICATION_ALGS,
     };
-    let end_entity = EndEntityCert::try_from(end_entity);
     let at = |moment| {
-        let path = match &end_entity {
-            Ok(end_entity) => prover.prove(end_entity, moment),
-            Err(error) => Err(error.clone().into()),
-        };
+        let path = prover.prove(end_entity, moment);
         path.map_err(|no_path| refusal(no_path, leaf, &prover, moment))
     };
     // What begins a moment from now is proven for that moment: the caller holds it back until then.
@@ -69,7 +66,7 @@ pub(super) fn prove<'a>(
 }
 
 fn refusal(no_path: NoPath, leaf: &Parsed<'_>, prover: &Prover<'_>, at: SystemTime) -> Refusal {
-    let NoPath { error, unfit } = no_path;
+    let NoPath { error, unfit, .. } = no_path;
     let (what, root_unknown) = match (&error, unfit) {
         (webpki::Error::UnknownIssuer, Some(unfit)) => (unfit.why, unfit.root_unknown),
         (webpki::Error::UnknownIssuer, None) => {
@@ -128,8 +125,14 @@ fn explain_unknown_issuer(
         .filter(|root| root.name() == expected.der())
         .peekable();
     let nobody = of_that_name.peek().is_none();
+    let dead_end = bundle.dead_ends().find_map(|(anchor, why)| {
+        let used = [subject.as_str(), issuer.as_str()].contains(&anchor.subject().as_str());
+        used.then_some(why)
+    });
     let why = if let Some(root) = of_that_name.find(|root| !root.validity().contains(at)) {
         outdated(root)
+    } else if let Some(why) = dead_end {
+        why
     } else if last.is_self_issued() {
         format!("the chain ends in `{subject}`, which is not in the trust bundle")
     } else if nobody {

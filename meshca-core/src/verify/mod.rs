@@ -1,33 +1,93 @@
-//! The rules that every certificate must satisfy before it is handed out.
+//! What is verified: the rules that every certificate must satisfy before it is handed out.
+//!
+//! Its peers decide. **What Envoy refuses is not called verified, and what is sound and Envoy accepts is
+//! not refused.** [`peer`](crate::peer) applies the same rules to the certificates of a handshake, at
+//! its moment and for one side.
+//!
+//! # Modern certificates
+//!
+//! Those of a MeshIdentity are X.509-SVIDs.
 //!
 //! | rule | source |
 //! |---|---|
-//! | at most [`MAX_CERTIFICATES`] certificates came back, each of them readable | bounded work |
+//! | at most [`MAX_CERTIFICATES`] certificates came back, each of them readable for BoringSSL: strings in names, object identifiers, fields of its version | bounded work; Envoy |
 //! | one of them is for the key of the request, and is the leaf; of several, the first that satisfies the rules, each standing for itself | RFC 2986 §1 |
-//! | its URI names are exactly those requested, among them the one SPIFFE ID; so are its DNS names; there are no others | SPIFFE X.509-SVID §2 |
+//! | it has exactly one URI name, the SPIFFE ID of the request; its DNS names are those of the request; there are no others | SPIFFE X.509-SVID §2 |
 //! | its common name is the one requested, if one was | |
-//! | a workload's: it is no CA (no BasicConstraints counts as none), may sign (`digitalSignature`), may not sign certificates or CRLs | SPIFFE X.509-SVID §4 |
-//! | a workload's: extended key usage names server **and** client authentication: a mesh proxy is both | RFC 5280 §4.2.1.12 |
+//! | a workload's: it is no CA (no BasicConstraints counts as none), lists the key usage `digitalSignature`, may not sign certificates or CRLs | SPIFFE X.509-SVID §4; Envoy takes a certificate without usages for a CA's |
+//! | a workload's: if it lists extended key usages, server **and** client authentication are among them: a mesh proxy is both | SPIFFE X.509-SVID §4.4, RFC 5280 §4.2.1.12 |
 //! | an intermediate's: it is a CA that may sign certificates, with a path length no larger than requested; proven by signing a throwaway leaf with its key | RFC 5280 §4.2.1.9 |
 //! | it has not ended, and begins at most [`CLOCK_SKEW`] from now | clocks differ |
 //! | it ends no later than requested, under [`LifetimePolicy::AtMostRequested`] | |
 //! | signatures, names, name constraints, path lengths, extended key usages and validity hold from the leaf to a root of the bundle | RFC 5280 §6, by rustls-webpki |
-//! | every CA on that path may sign certificates; the root's own dates, path length and extended key usage hold as well | RFC 5280 §6.1.4; Envoy, Go and OpenSSL look at them |
+//! | every CA on that path may sign certificates, if it lists key usages; a key identifier or serial number by which a certificate names its issuer is that issuer's; extensions that peers read are not damaged | RFC 5280 §6.1.4, §4.2.1.1; Envoy and OpenSSL |
+//! | no CA on that path demands certificate policies; what else they say of policies does not matter, even if it is critical | RFC 5280 §6.1.5 (g) |
 //! | it ends no later than any CA on that path; where there are several paths, one that fits is taken | a chain is as good as its weakest link |
+//!
+//! # Classic certificates
+//!
+//! Those of a backend of a Mesh follow the product. The rules are the same but for the URI names:
+//!
+//! | rule | source |
+//! |---|---|
+//! | the first URI name is the SPIFFE ID: Envoy looks at no other | Envoy's SPIFFE validator |
+//! | the others are the tags of the request (`kuma://…`), in any order | the product |
+//!
+//! # Trust anchors
+//!
+//! Of an anchor count its name, its key, its constraints and its dates, and that peers can read it.
+//!
+//! | rule | source |
+//! |---|---|
+//! | it is a CA: it says so, or is a root of version 1, which could not | RFC 5280 §6.1.4 (k); Envoy |
+//! | it is self-issued, or a path leads from it to an anchor that is. [Partial chains](TrustBundle::allow_partial_chains) can be allowed in meshes without Envoy | Envoy and OpenSSL; [`TrustBundle::dead_ends`] |
+//! | its dates, path length and extended key usage hold, and it may sign certificates if it lists key usages | Envoy, Go and OpenSSL look at them |
+//!
+//! Its own signature never counts: a root that signed itself with SHA-1 is a root.
+//!
+//! # Chains
 //!
 //! The chain is rebuilt from whatever came back – any order, repetitions, the root, strangers –
 //! and is delivered in order without the root. A chain that ends nowhere is "root unknown"; the last certificate is
 //! never taken for a root because it came last. What is unusual but sound becomes an [`Observation`].
 //!
-//! Not supported, because rustls-webpki refuses them: CAs with *URI* name constraints, and critical
-//! policy extensions (`certificatePolicies`, `policyConstraints`, `inhibitAnyPolicy`).
+//! # Differences
+//!
+//! The oracle of the facade crate (`tests/it/oracle`) compares these verdicts with those of Envoy 1.40,
+//! OpenSSL 3, Go's `crypto/x509` and go-spiffe, and holds its list of differences (`differences.rs`) to be exact.
+//! Their kinds are:
+//!
+//! | what | we | others | reason |
+//! |---|---|---|---|
+//! | extended key usages that leave out the peer's purpose, or list `any` in place of it | refuse | Envoy's SPIFFE validator checks none; Go and go-spiffe accept `any` | RFC 5280 §4.2.1.12; OpenSSL and rustls check them |
+//! | key usages of a leaf: none, or no `digitalSignature`, or those of a CA | refuse | Go accepts all of them, OpenSSL most | X.509-SVID §4.3; Envoy refuses them, or TLS does |
+//! | further URI names that are no tags; names that were not requested | refuse | all but go-spiffe accept them | one reader would take one name, another the other |
+//! | tags behind the SPIFFE ID | accept in the classic model | go-spiffe refuses them | the product's classic certificates are no X.509-SVIDs |
+//! | identifiers of the issuer's key or certificate that do not fit | refuse | Go and go-spiffe accept | Envoy and OpenSSL refuse them |
+//! | an intermediate as the only anchor | refuse by default | Go and go-spiffe accept | Envoy and OpenSSL refuse it |
+//! | the name of the issuer in other case or another type of string | refuse | Envoy and OpenSSL accept | rustls-webpki and Go compare bytes, so rustls peers would refuse it |
+//! | name constraints of URIs and directory names that the leaf satisfies | refuse | Envoy and OpenSSL accept | rustls-webpki knows neither |
+//! | path lengths of a root | refuse | Envoy ignores them | RFC 5937; Go and OpenSSL refuse them |
+//! | a leaf that outlives its issuer | refuse what a CA issues | all accept it until then | it would fail before it is renewed |
+//! | critical CRL distribution points, below the root | refuse | Go, go-spiffe and OpenSSL accept | Envoy refuses them |
+//! | SHA-1 in signatures below the root | refuse | | rustls-webpki knows none |
+//! | critical extensions that are unknown or about policies, in a root | accept | Go and OpenSSL refuse some | an anchor is a name and a key; Envoy ignores them |
+//! | damaged extensions and unusual strings (`UniversalString`) in an anchor | refuse the bundle | Envoy reads the bundle | no peer is proven by such an anchor, or not by all |
+//! | keys of a leaf that Envoy's handshake does not offer: Ed25519, P-521, and P-384 for servers with TLS 1.2 | accept | Envoy refuses the handshake | the key is the choice of the requester; the default, P-256, works everywhere |
+//! | the certificate type of Netscape | ignore | OpenSSL looks at it | obsolete |
+//! | negative serial numbers, empty name constraints, a critical authority key identifier | accept | Go refuses them | Envoy accepts them |
+//!
+//! Certificate policies: a CA that demands a policy in each certificate below it
+//! (`requireExplicitPolicy`) is not supported.
 
+mod critical;
 mod ends;
 mod issued;
 pub(crate) mod path;
 
 use std::time::{Duration, SystemTime};
 
+use x509_cert::ext::pkix::ExtendedKeyUsage;
 use x509_cert::ext::pkix::name::GeneralName;
 
 pub use self::ends::ChainEnds;
@@ -35,7 +95,7 @@ pub use self::ends::ChainEnds;
 #[cfg(feature = "builtin")]
 use crate::certificate::Constructed;
 use crate::time::{later, rfc3339};
-use crate::usages::check_workload;
+use crate::usages::{check_extensions, check_workload};
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 use crate::{
     CertificateRequest, Error, ErrorKind, IssuedCertificate, LifetimePolicy, Observation, Profile,
@@ -152,7 +212,10 @@ fn verify_signatures(
     bundle: &TrustBundle,
     now: SystemTime,
 ) -> Result<IssuedCertificate, Refusal> {
-    let sent = read_all(chain)?;
+    let mut sent = read_all(chain)?;
+    let count = sent.len();
+    let held = bundle.intermediates();
+    sent.extend(held.filter_map(|der| Parsed::read(der).ok()));
     let (mut leaves, mut others): (Vec<&Parsed<'_>>, Vec<&Parsed<'_>>) = Default::default();
     for certificate in &sent {
         let group = if certificate.public_key == *request.public_key() {
@@ -177,7 +240,6 @@ fn verify_signatures(
         }
     }
     Err(refused.unwrap_or_else(|| {
-        let count = sent.len();
         bad(format!(
             "none of the {count} certificates that the CA returned is for the key of the request"
         ))
@@ -277,6 +339,7 @@ fn check_names(
     // An intermediate may go without its trust domain's ID (SPIFFE X.509-SVID §3.2, §5).
     let optional = spec.profile() != Profile::Workload;
     compare_names("URI", &uris, &spec.all_uris().collect::<Vec<_>>(), optional)?;
+    check_first(&uris)?;
     compare_names("DNS name", &dns, spec.dns_names(), optional)?;
     let names = leaf.common_names();
     match spec.common_name() {
@@ -324,6 +387,17 @@ fn compare_names(
     }
 }
 
+/// Envoy takes the first URI for the name of the workload, and looks at no other.
+fn check_first(uris: &[&str]) -> Result<(), Error> {
+    match uris.first() {
+        Some(first) if !first.starts_with("spiffe://") => Err(bad(format!(
+            "the first URI of the certificate is `{}`, so Envoy does not find its SPIFFE ID; have the CA keep the order of the names in the CSR",
+            first.escape_debug()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn kind_of(name: &GeneralName) -> String {
     match name {
         GeneralName::Rfc822Name(mail) => {
@@ -351,10 +425,15 @@ fn check_purpose(
     };
     match request.spec().profile() {
         Profile::Workload => {
-            check_workload(leaf).map_err(|why| bad(format!("the certificate {why}")))?;
+            check_workload(leaf)
+                .and_then(|()| check_extensions(leaf))
+                .map_err(|why| bad(format!("the certificate {why}")))?;
             let extended = leaf.extended_key_usage();
             let extended = extended.map_err(damaged("ExtendedKeyUsage"))?;
-            let purposes = extended.map(|extended| extended.0).unwrap_or_default();
+            // Without the extension it is for any purpose (X.509-SVID §4.4, RFC 5280 §4.2.1.12).
+            let Some(ExtendedKeyUsage(purposes)) = extended else {
+                return Ok(());
+            };
             for (purpose, name) in [(SERVER_AUTH, "serverAuth"), (CLIENT_AUTH, "clientAuth")] {
                 if !purposes.contains(&purpose) {
                     return Err(bad(format!(

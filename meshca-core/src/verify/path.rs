@@ -8,14 +8,15 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::time::SystemTime;
 
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
     RequiredEkuNotFoundContext, VerifiedPath,
 };
 
+use super::critical::{OfOriginals, Uncritical};
 use crate::time::rfc3339;
-use crate::usages::check_ca;
+use crate::usages::{Authority, check_ca};
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 use crate::{TrustBundle, TrustRoot, Validity};
 
@@ -79,6 +80,8 @@ pub(crate) struct NoPath {
     pub(crate) error: webpki::Error,
     /// Why the last path that webpki would have taken was not good enough, if there was one.
     pub(crate) unfit: Option<Unfit>,
+    /// Whether it is the certificate itself that cannot be read.
+    pub(crate) unreadable: bool,
 }
 
 /// Why a path is not good enough, and whether newer roots might give a better one.
@@ -87,9 +90,14 @@ pub(crate) struct Unfit {
     pub(crate) root_unknown: bool,
 }
 
+/// Of a certificate that cannot be read.
 impl From<webpki::Error> for NoPath {
     fn from(error: webpki::Error) -> Self {
-        Self { error, unfit: None }
+        Self {
+            error,
+            unfit: None,
+            unreadable: true,
+        }
     }
 }
 
@@ -106,28 +114,77 @@ impl<'a> Prover<'a> {
     /// Finds a path from this certificate that holds at this time.
     pub(crate) fn prove(
         &self,
-        end_entity: &EndEntityCert<'_>,
+        end_entity: &Parsed<'_>,
         at: SystemTime,
     ) -> Result<Path<'a>, NoPath> {
         let candidates = self.candidates.iter();
-        let intermediates: Vec<CertificateDer<'_>> = candidates
-            .map(|candidate| CertificateDer::from(candidate.der.as_ref()))
-            .collect();
+        let mut copies: Vec<Uncritical<'_>> =
+            candidates.filter_map(|it| Uncritical::of(it)).collect();
+        copies.extend(Uncritical::of(end_entity));
+        if copies.is_empty() {
+            let candidates = self.candidates.iter().copied();
+            let shown = candidates.map(|it| (CertificateDer::from(it.der.as_ref()), it));
+            return self.prove_by(
+                end_entity,
+                end_entity.der,
+                &shown.unzip(),
+                self.algorithms,
+                at,
+            );
+        }
+        let shown = |certificate: &Parsed<'_>| {
+            let mut copies = copies.iter();
+            let copy = copies.find(|copy| copy.is_of(certificate));
+            copy.map_or(certificate.der.as_ref(), |copy| copy.der.as_ref())
+                .to_vec()
+                .into()
+        };
+        let algorithms = self.algorithms.iter().map(|algorithm| OfOriginals {
+            algorithm: *algorithm,
+            copies: &copies,
+        });
+        let algorithms: Vec<_> = algorithms.collect();
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            { algorithms.iter().map(|one| one as _) }.collect();
+        let candidates = self.candidates.iter().copied();
+        let candidates = candidates.map(|it| (shown(it), it)).unzip();
+        let leaf: CertificateDer<'static> = shown(end_entity);
+        self.prove_by(end_entity, &leaf, &candidates, &algorithms, at)
+    }
+
+    fn prove_by(
+        &self,
+        leaf: &Parsed<'_>,
+        shown: &CertificateDer<'_>,
+        (shown_candidates, candidates): &(Vec<CertificateDer<'_>>, Vec<&'a Parsed<'a>>),
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+        at: SystemTime,
+    ) -> Result<Path<'a>, NoPath> {
+        let end_entity = EndEntityCert::try_from(shown)?;
         let since = at.duration_since(SystemTime::UNIX_EPOCH);
         let time = UnixTime::since_unix_epoch(since.unwrap_or_default());
         let examined = RefCell::new(None);
+        let known = |der: CertificateDer<'_>| {
+            let place = shown_candidates.iter().position(|shown| *shown == der);
+            place.and_then(|place| candidates.get(place).copied())
+        };
         // An error here makes webpki look for another path; it takes the first that has none.
         let good_enough = |path: &VerifiedPath<'_>| {
-            let result = self.examine(path, at);
+            let used = path.intermediate_certificates();
+            let used: Option<Vec<_>> = used.map(|used| known(used.der())).collect();
+            let result = match used {
+                Some(used) => self.examine(leaf, used, path.anchor(), at),
+                None => Err("a CA in the chain cannot be read".to_owned().into()),
+            };
             let verdict = result.as_ref().map(drop);
             let verdict = verdict.map_err(|_| webpki::Error::UnknownIssuer);
             *examined.borrow_mut() = Some(result);
             verdict
         };
         let proven = end_entity.verify_for_usage(
-            self.algorithms,
+            algorithms,
             self.bundle.anchors(),
-            &intermediates,
+            shown_candidates,
             time,
             self.purpose,
             None,
@@ -139,30 +196,33 @@ impl<'a> Prover<'a> {
             (proven, examined) => Err(NoPath {
                 error: proven.err().unwrap_or(webpki::Error::UnknownIssuer),
                 unfit: examined.and_then(Result::err),
+                unreadable: false,
             }),
         }
     }
 
     /// Applies the rules that webpki leaves out, and Envoy, Go and OpenSSL apply: key usages of CAs,
-    /// and dates, path length and usages of the root. (RFC 5280 §6.1.4 takes only a name and a key of
-    /// a trust anchor. For them it is a certificate.)
-    fn examine(&self, path: &VerifiedPath<'_>, at: SystemTime) -> Result<Path<'a>, Unfit> {
-        let mut intermediates = Vec::new();
-        for used in path.intermediate_certificates() {
-            let mut candidates = self.candidates.iter().copied();
-            let ca = candidates.find(|candidate| *candidate.der == used.der());
-            let ca = ca.ok_or_else(|| "a CA in the chain cannot be read".to_owned())?;
+    /// identifiers of keys, and dates, path length and usages of the root. (RFC 5280 §6.1.4 takes only
+    /// a name and a key of a trust anchor. For them it is a certificate.)
+    fn examine(
+        &self,
+        leaf: &Parsed<'_>,
+        intermediates: Vec<&'a Parsed<'a>>,
+        anchor: &TrustAnchor<'_>,
+        at: SystemTime,
+    ) -> Result<Path<'a>, Unfit> {
+        let mut last = leaf;
+        for ca in &intermediates {
             check_ca(ca)?;
+            check_link(last, &Authority::of(ca), || ca.subject())?;
             self.check_end(ca.validity, || ca.subject())?;
-            intermediates.push(ca);
+            last = ca;
         }
         // Self-issued certificates do not count (RFC 5280 §6.1.4 (l)).
         let counted = intermediates.iter().filter(|ca| !ca.is_self_issued());
         let below = counted.count();
         // A renewed root has the name and key of the one that it renews: the path leads to both.
-        let roots = self.bundle.roots().iter().zip(self.bundle.anchors());
-        let roots = roots.filter(|(_, anchor)| *anchor == path.anchor());
-        let mut roots: Vec<&'a TrustRoot> = roots.map(|(root, _)| root).collect();
+        let mut roots: Vec<&'a TrustRoot> = self.bundle.roots_of(anchor).collect();
         roots.sort_by_key(|root| Reverse(root.validity().not_after()));
         if let Purpose::Issued { .. } = self.purpose {
             // Envoy takes one of them, whatever its dates. The root that stays for longest decides.
@@ -173,7 +233,9 @@ impl<'a> Prover<'a> {
             root_unknown: true,
         };
         for root in roots {
-            match self.check_root(root, below, at) {
+            let checked = check_link(last, root.identifiers(), || root.subject())
+                .and_then(|()| self.check_root(root, below, at));
+            match checked {
                 Ok(()) => {
                     return Ok(Path {
                         intermediates,
@@ -193,7 +255,15 @@ impl<'a> Prover<'a> {
                 root_unknown: true,
             });
         }
-        root.authority().clone()?;
+        let allowed = root.authority().clone()?;
+        let allowed = match self.purpose {
+            Purpose::Issued { .. } => allowed.server && allowed.client,
+            Purpose::Server => allowed.server,
+            Purpose::Client => allowed.client,
+        };
+        if !allowed {
+            return Err(root.restricted().into());
+        }
         match root.path_len() {
             Some(most) if below > usize::from(most) => Err(format!(
                 "the root `{}` may have {most} CAs below it, and {below} are (path length)",
@@ -220,6 +290,25 @@ impl<'a> Prover<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks that the identifiers in a certificate, if there are any, are those of its issuer.
+fn check_link(
+    below: &Parsed<'_>,
+    issuer: &Authority,
+    subject: impl FnOnce() -> String,
+) -> Result<(), Unfit> {
+    if issuer.fits(below) {
+        return Ok(());
+    }
+    Err(Unfit {
+        why: format!(
+            "a certificate of serial number {} names another certificate as that of its issuer than the one of `{}` here (authority key identifier), so Envoy refuses it; renew what the CA signed with the certificate that it has now, or return that one",
+            below.serial(),
+            subject(),
+        ),
+        root_unknown: true,
+    })
 }
 
 /// Says that a root of the bundle does not count now.
@@ -258,8 +347,8 @@ pub(crate) fn in_words(error: &webpki::Error) -> &'static str {
              and RSA below 2048 bits are not)"
         }
         E::UnsupportedCriticalExtension => {
-            "a certificate in the chain has a critical extension that is not understood, such as \
-             certificate policies marked critical; have the CA leave it out or not mark it"
+            "a certificate in the chain has a critical extension that is not understood; have the \
+             CA leave it out or not mark it"
         }
         _ => "the certificate does not lead to the trust bundle",
     }

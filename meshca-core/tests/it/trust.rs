@@ -8,6 +8,117 @@ use proptest::prelude::*;
 use rcgen::{IsCa, KeyPair};
 use serde_json::{Value, json};
 
+/// RFC 5280 §6.1: an anchor is a name and a key. Its version, its key usages and its own signature are
+/// no part of a path.
+#[test]
+fn old_roots_are_roots() {
+    for (what, pem) in [
+        ("version 1", include_str!("../data/v1-root.pem")),
+        (
+            "signed with SHA-1, without key usages",
+            include_str!("../data/sha1-root.pem"),
+        ),
+    ] {
+        let bundle = TrustBundle::from_pem(domain(), pem).unwrap();
+        assert!(bundle.roots()[0].is_self_signed(), "{what}");
+        assert_eq!(bundle.dead_ends().count(), 0, "{what}");
+    }
+    // Its name is its own, and its signature is not.
+    let (root, namesake) = (Ca::root("root"), Ca::root("root"));
+    let cross = root.below("root");
+    assert_ne!(root.der, namesake.der);
+    let bundle = TrustBundle::new(domain(), [cross.der]).unwrap();
+    assert!(!bundle.roots()[0].is_self_signed());
+}
+
+#[test]
+fn a_bundle_tells_in_which_of_its_certificates_no_chain_may_end() {
+    let root = Ca::root("root");
+    let upper = root.below("upper");
+    let lower = upper.below("lower");
+    let mail = Ca::root_with({
+        let mut params = ca_params("mail");
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::EmailProtection];
+        params
+    });
+    let told = |cas: &[&Ca]| {
+        let all = cas.iter().map(|ca| ca.der.clone());
+        let bundle = TrustBundle::new(domain(), all).unwrap();
+        let told: Vec<_> = bundle.dead_ends().map(|(_, why)| why).collect();
+        told
+    };
+    let missing = |anchor: &str, above: &str| {
+        format!(
+            "`CN={anchor}` in the trust bundle is an intermediate, and Envoy accepts no chain that ends in one; add its root to the bundle, for which the certificate of `CN={above}` is missing"
+        )
+    };
+    assert_eq!(told(&[&lower, &root, &upper]), [""; 0]);
+    assert_eq!(told(&[&lower]), [missing("lower", "upper")]);
+    assert_eq!(
+        told(&[&upper, &lower]),
+        [missing("upper", "root"), missing("lower", "root")]
+    );
+    assert_eq!(told(&[&root, &lower]), [missing("lower", "upper")]);
+    assert_eq!(
+        told(&[&mail]),
+        [
+            "the root `CN=mail` is restricted to other purposes than server and client authentication"
+        ]
+    );
+}
+
+/// Envoy refuses the whole trust bundle for one of them.
+#[test]
+fn a_root_that_envoy_cannot_read_is_refused() {
+    let utf8 = |text: &str| {
+        let mut params = ca_params("");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let value = rcgen::DnValue::Utf8String(text.to_owned());
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, value);
+        Ca::root_with(params).der.to_vec()
+    };
+    let replaced = |der: &[u8], old: &[u8], new: &[u8]| {
+        let mut der = der.to_vec();
+        let places: Vec<_> = { 0..der.len() - old.len() }
+            .filter(|at| der[*at..].starts_with(old))
+            .collect();
+        assert!(!places.is_empty());
+        for at in places {
+            der[at..at + new.len()].copy_from_slice(new);
+        }
+        der
+    };
+    let plain = utf8("Mueller");
+    let cases = [
+        ("Latin-1", replaced(&plain, b"Mue", b"M\xfc\xfc")),
+        ("a surrogate", replaced(&plain, b"Mue", b"\xed\xa0\x80")),
+        (
+            "another type",
+            replaced(&plain, b"\x0c\x07Mue", b"\x04\x07Mue"),
+        ),
+        (
+            "half a character",
+            replaced(&plain, b"\x0c\x07Mue", b"\x1e\x07Mue"),
+        ),
+        ("a noncharacter", utf8("M\u{fffe}ller")),
+        (
+            "a damaged attribute",
+            replaced(&plain, b"\x06\x03\x55\x04\x03", b"\x06\x03\x55\x80\x03"),
+        ),
+    ];
+    let read = |der: Vec<u8>| TrustBundle::new(domain(), [der.into()]);
+    for (what, der) in cases {
+        let error = read(der).expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{what}");
+    }
+    let latin = replaced(&plain, b"\x0c\x07Mue", b"\x14\x07M\xfce");
+    for der in [plain, utf8("Müller \u{1f512}"), latin] {
+        read(der).unwrap();
+    }
+}
+
 fn roots_of_every_type() -> Vec<Ca> {
     [
         &rcgen::PKCS_ECDSA_P256_SHA256,

@@ -91,9 +91,10 @@ fn a_leaf_must_be_what_was_requested() {
         ("lacks the key usage `digitalSignature`", |leaf| {
             leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]
         }),
-        ("lacks the extended key usage `serverAuth`", |leaf| {
-            leaf.extended_key_usages.clear()
-        }),
+        (
+            "has no key usages (X.509-SVID §4.3), so Envoy refuses it; set the key usage `digitalSignature`",
+            |leaf| leaf.key_usages.clear(),
+        ),
         ("lacks the extended key usage `clientAuth`", |leaf| {
             leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         }),
@@ -298,6 +299,10 @@ fn what_is_sound_is_accepted_and_what_is_unusual_reported() {
     let absent = accept(spec(), |leaf| leaf.is_ca = IsCa::NoCa);
     assert_eq!(absent.observations(), []);
 
+    // It is for every purpose then.
+    let no_purposes = accept(spec(), |leaf| leaf.extended_key_usages.clear());
+    assert_eq!(no_purposes.observations(), []);
+
     let early = accept(spec(), |leaf| {
         leaf.not_before = (start() + Duration::from_secs(5)).into()
     });
@@ -365,6 +370,13 @@ fn all_requested_names_are_there() {
         &root.bundle(),
     )
     .unwrap();
+    let sorted = root.leaf(&request, |leaf| {
+        complete(leaf);
+        leaf.subject_alt_names.swap(0, 1);
+    });
+    let error = verify(vec![sorted], &request, &root.bundle()).unwrap_err();
+    let message = "the first URI of the certificate is `kuma://kuma.io/service/cart`, so Envoy does not find its SPIFFE ID";
+    assert!(error.to_string().contains(message), "{error}");
     for (take, message) in [
         (2, "lacks the requested DNS name `cart.mesh`"),
         (1, "lacks the requested URI `kuma://kuma.io/service/cart`"),
@@ -411,6 +423,7 @@ fn requests_that_contradict_themselves_are_refused() {
             spec().with_uri("SPIFFE://example.org/second"),
             "exactly one SPIFFE ID",
         ),
+        (spec().with_uri("https://example.org/"), "no URIs but tags"),
         (spec().with_uri("no uri"), "not a URI"),
         (spec().with_uri("kuma://tag/ä"), "not a URI"),
         (spec().with_dns_name("a b"), "not a DNS name"),
@@ -456,7 +469,7 @@ fn a_request_keeps_its_id_and_its_csr() {
         CertificateRequest::for_key(spec().with_lifetime(2 * HOUR), &key, start()),
         CertificateRequest::for_key(spec().with_dns_name("a"), &key, start()),
         CertificateRequest::for_key(spec().with_common_name("a"), &key, start()),
-        CertificateRequest::for_key(spec().with_uri("a:b"), &key, start()),
+        CertificateRequest::for_key(spec().with_uri("kuma://a/b"), &key, start()),
     ] {
         assert_ne!(first.id(), other.unwrap().id());
     }
@@ -684,7 +697,7 @@ async fn trust_is_asked_for_again_when_a_root_is_unknown_and_only_then() {
             1,
         ),
         (
-            old.leaf(&request, |leaf| leaf.extended_key_usages.clear()),
+            old.leaf(&request, |leaf| leaf.key_usages.clear()),
             unavailable(),
             Err(ErrorKind::BadResponse),
             0,
@@ -806,6 +819,99 @@ fn cas_and_roots_must_be_what_peers_accept() {
             .contains("may have 0 CAs below it, and 1 are"),
         "{error}"
     );
+}
+
+/// Without a need for policies, it is no matter what a certificate says about them (RFC 5280 §6.1.5 (g)).
+#[test]
+fn critical_policies_are_stepped_over_and_their_signatures_verified() {
+    let key = key();
+    let request = request(&key);
+    let root = Ca::root("root");
+    let policies: Change = |ca| {
+        let any = vec![0x30, 8, 0x30, 6, 6, 4, 0x55, 0x1d, 0x20, 0];
+        let mut policies = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 32], any);
+        policies.set_criticality(true);
+        ca.custom_extensions.push(policies);
+    };
+    let ca = root.below_with({
+        let mut params = ca_params("policies");
+        policies(&mut params);
+        params
+    });
+    let leaf = ca.leaf(&request, policies);
+    let chain = vec![leaf.clone(), ca.der.clone()];
+    let issued = verify(chain.clone(), &request, &root.bundle()).unwrap();
+    assert_eq!(issued.chain(), chain, "as they were signed");
+
+    for (broken, which) in [(0, "the leaf"), (1, "the CA")] {
+        let mut chain = chain.clone();
+        let mut der = chain[broken].to_vec();
+        *der.last_mut().unwrap() ^= 1;
+        chain[broken] = der.into();
+        let error = verify(chain, &request, &root.bundle()).unwrap_err();
+        assert!(
+            error.to_string().contains("does not verify"),
+            "{which}: {error}"
+        );
+    }
+    // Not critical is another certificate than the one that was signed.
+    let mut chain = chain;
+    let mut der = chain[1].to_vec();
+    let at = der
+        .windows(8)
+        .position(|it| it == [6, 3, 0x55, 0x1d, 0x20, 1, 1, 0xff]);
+    der[at.unwrap() + 7] = 0;
+    chain[1] = der.into();
+    verify(chain, &request, &root.bundle()).unwrap_err();
+}
+
+/// Envoy and OpenSSL do not even try an issuer with another identifier.
+#[test]
+fn a_certificate_names_the_key_of_its_issuer() {
+    let key = key();
+    let request = request(&key);
+    let root = Ca::root("root");
+    let renewed = {
+        let mut params = ca_params("root");
+        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
+        let der = params.self_signed(&root.key).unwrap().der().clone();
+        meshca_core::TrustBundle::new(domain(), [der]).unwrap()
+    };
+    let leaf = root.leaf(&request, |leaf| {
+        leaf.use_authority_key_identifier_extension = true;
+    });
+    verify(vec![leaf.clone()], &request, &root.bundle()).unwrap();
+    let error = verify(vec![leaf], &request, &renewed).unwrap_err();
+    let message = "names another certificate as that of its issuer than the one of `CN=root` here (authority key identifier), so Envoy refuses it";
+    assert!(error.to_string().contains(message), "{error}");
+}
+
+/// Envoy has no `X509_V_FLAG_PARTIAL_CHAIN`.
+#[test]
+fn an_intermediate_alone_is_no_end_of_a_chain() {
+    let key = key();
+    let request = request(&key);
+    let root = Ca::root("root");
+    let ca = root.below("mesh ca");
+    let leaf = ca.leaf(&request, |_| {});
+    let (chain, whole) = (vec![leaf.clone()], vec![leaf, ca.der.clone()]);
+    let alone = ca.bundle();
+    for chain in [&chain, &whole] {
+        let error = verify(chain.clone(), &request, &alone).unwrap_err();
+        let message = "`CN=mesh ca` in the trust bundle is an intermediate, and Envoy accepts no chain that ends in one; add its root to the bundle, for which the certificate of `CN=root` is missing";
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let both = alone.union(&root.bundle()).unwrap();
+    for chain in [&chain, &whole] {
+        let issued = verify(chain.clone(), &request, &both).unwrap();
+        assert_eq!(issued.chain(), whole);
+        assert_eq!(issued.root().der(), &root.der);
+    }
+    let for_rustls = alone.allow_partial_chains(true);
+    for chain in [&chain, &whole] {
+        let issued = verify(chain.clone(), &request, &for_rustls).unwrap();
+        assert_eq!(issued.root().der(), &ca.der);
+    }
 }
 
 /// Every renewal of a CA under its old key has two certificates of one name and key in flight.

@@ -52,7 +52,7 @@
 //! means with [`PeerPolicy::Exact`]**.
 //!
 //! Certificates of the classic model carry the tags of a Dataplane as further URIs (`kuma://…`) if you ask the CA for them. They
-//! are no X.509-SVIDs then, and are refused here.
+//! are no X.509-SVIDs then, and are refused here unless you [allow tags](Settings::allow_tags).
 //!
 //! # Refusals
 //!

@@ -61,6 +61,7 @@ pub struct PeerVerifier {
     pub(super) peers: PeerPolicy,
     #[debug(skip)]
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) tags: bool,
     #[debug(skip)]
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
@@ -70,6 +71,7 @@ impl PeerVerifier {
         let generation = self.generation.load();
         let roots_of = |domain: &_| generation.trust.get(domain);
         let id = peer
+            .allow_tags(self.tags)
             .prove(roots_of, self.algorithms.all, self.clock.now())
             .map_err(refused)?;
         if !self.peers.allows(&id, generation.spiffe_id.trust_domain()) {

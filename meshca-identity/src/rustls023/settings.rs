@@ -39,6 +39,7 @@ pub struct Settings {
     protocol: Protocol,
     clock: Arc<dyn Clock>,
     alpn: Vec<Vec<u8>>,
+    tags: bool,
 }
 
 impl Settings {
@@ -52,7 +53,16 @@ impl Settings {
             protocol: Protocol::of_provider(provider),
             clock,
             alpn: Vec::new(),
+            tags: false,
         }
+    }
+
+    /// The same for peers of the classic model, whose certificates carry the tags of a Dataplane as
+    /// further URIs (`kuma://…`). By default they are refused, as the X.509-SVID specification has it.
+    #[must_use]
+    pub fn allow_tags(mut self, allow: bool) -> Self {
+        self.tags = allow;
+        self
     }
 
     /// The same with the versions and ciphers of a policy only.
@@ -160,6 +170,7 @@ impl Settings {
             generation: Arc::clone(generation),
             peers: self.peers.clone(),
             clock: Arc::clone(&self.clock),
+            tags: self.tags,
             algorithms: self.protocol.provider.signature_verification_algorithms,
         })
     }

@@ -297,8 +297,14 @@ fn a_chain_leads_from_the_leaf_to_a_root_that_is_held() {
     table.row("one is missing", BY_NONE, held, &[&below_two, &two.der]);
     table.row(
         "the intermediate itself is held",
-        BY_ALL,
+        BY_NONE,
         &[&one.der],
+        &[&below_two, &two.der],
+    );
+    table.row(
+        "it and its root are held",
+        BY_ALL,
+        &[&root.der, &one.der],
         &[&below_two, &two.der],
     );
     table.row("nothing is held", BY_NONE, &[], &[&direct]);
@@ -599,7 +605,7 @@ fn key_usages_bind_leaves_and_cas() {
     };
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign, KeyEncipherment};
     for (what, change, taken) in [
-        ("none", leaf(&[]), BY_ALL),
+        ("none", leaf(&[]), BY_NONE),
         ("encipherment", leaf(&[KeyEncipherment]), BY_NONE),
         ("both", leaf(&[DigitalSignature, KeyEncipherment]), BY_ALL),
         ("CRLs", leaf(&[DigitalSignature, CrlSign]), BY_NONE),
@@ -631,13 +637,13 @@ fn purposes_bind_the_whole_path() {
         ..BY_NONE
     };
     let for_both = [CodeSigning, ClientAuth, ServerAuth];
-    // A workload is client and server, so an issued certificate is for both. The purposes of a root
-    // bind all certificates below it.
+    // A workload is client and server, so an issued certificate is for both, or for any purpose. The
+    // purposes of a root bind all certificates below it.
     let cases: [(&str, &[ExtendedKeyUsagePurpose], [Taken; 3]); 6] = [
-        ("none", &[], [BY_PEERS, BY_ALL, BY_ALL]),
+        ("none", &[], [BY_ALL; 3]),
         ("both", &for_both, [BY_ALL; 3]),
-        ("client", &[ClientAuth], [as_client, as_client, BY_NONE]),
-        ("server", &[ServerAuth], [as_server, as_server, BY_NONE]),
+        ("client", &[ClientAuth], [as_client; 3]),
+        ("server", &[ServerAuth], [as_server; 3]),
         ("code", &[CodeSigning], [BY_NONE; 3]),
         ("any", &[ANY_PURPOSE], [BY_NONE; 3]),
     ];

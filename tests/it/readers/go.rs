@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 /// The program, built once in each run; `None`, loudly, where that is not possible.
-fn readers() -> Option<&'static Path> {
+pub(crate) fn readers() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     BUILT
         .get_or_init(|| {
@@ -62,7 +62,7 @@ fn build() -> Result<PathBuf, String> {
 }
 
 /// What Go answers to each question: a value or an error.
-fn ask(program: &Path, questions: &[Value]) -> Vec<Result<Value, String>> {
+pub(crate) fn ask(program: &Path, questions: &[Value]) -> Vec<Result<Value, String>> {
     let mut child = Command::new(program)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

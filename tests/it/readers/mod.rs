@@ -4,5 +4,5 @@
 //! Tests that need a program live in the module of its name; without it they say so and end.
 
 mod emit;
-mod go;
+pub(crate) mod go;
 mod openssl;

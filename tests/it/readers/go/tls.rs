@@ -20,19 +20,19 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{ask, readers};
 
-fn credentials() -> Credentials {
+fn identity() -> (Arc<Identity>, TrustBundles) {
     let now = SystemTime::now();
     let domain = TrustDomain::new("example.org").unwrap();
-    let bundle = TestCa::root("root", now).unwrap();
+    let root = TestCa::root("root", now).unwrap();
     let key = PrivateKey::generate(meshca::KeyType::P256).unwrap();
     let id = SpiffeId::new("spiffe://example.org/web").unwrap();
     let request = CertificateRequest::for_key(CertificateSpec::workload(id), &key, now).unwrap();
-    let chain = SignedChain::new([bundle.sign(&request, now).unwrap()]);
-    let bundle = bundle.bundle(domain).unwrap();
+    let chain = SignedChain::new([root.sign(&request, now).unwrap()]);
+    let bundle = root.bundle(domain).unwrap();
     let issued = chain.verify(&request, &bundle, now).unwrap();
     let mut trust = TrustBundles::new();
     trust.add(&bundle).unwrap();
-    Credentials::new(Identity::new(issued, key).unwrap(), trust)
+    (Arc::new(Identity::new(issued, key).unwrap()), trust)
 }
 
 /// Both ends say which group they agreed on, whichever of them is the server and in whatever order the
@@ -40,8 +40,8 @@ fn credentials() -> Credentials {
 #[tokio::test]
 async fn go_and_we_agree_on_the_post_quantum_group() {
     let Some(go) = readers() else { return };
-    let credentials = credentials();
-    let identity = credentials.identity();
+    let (identity, trust) = identity();
+    let credentials = Credentials::new(Arc::clone(&identity), trust);
     let own = rustls::crypto::aws_lc_rs::default_provider();
     let without = CryptoProvider {
         kx_groups: { own.kx_groups.iter() }
