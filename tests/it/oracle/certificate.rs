@@ -203,7 +203,8 @@ pub(crate) struct Draft {
 
 /// All times are counted from here.
 pub(crate) static NOW: LazyLock<SystemTime> = LazyLock::new(|| {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seconds =
+        meshca::Clock::now(&meshca::SystemClock::new()).duration_since(SystemTime::UNIX_EPOCH);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unwrap().as_secs())
 });
 

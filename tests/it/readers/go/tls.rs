@@ -1,7 +1,6 @@
 //! Go's `crypto/tls` as the other end of our configurations for rustls.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use meshca::identity::rustls023::{PeerPolicy, Settings};
 use meshca::identity::{Credentials, TrustBundles};
@@ -21,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::{ask, readers};
 
 fn identity() -> (Arc<Identity>, TrustBundles) {
-    let now = SystemTime::now();
+    let now = meshca::Clock::now(&meshca::SystemClock::new());
     let domain = TrustDomain::new("example.org").unwrap();
     let root = TestCa::root("root", now).unwrap();
     let key = PrivateKey::generate(meshca::KeyType::P256).unwrap();
