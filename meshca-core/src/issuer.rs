@@ -121,6 +121,13 @@ pub trait CaRotation: Send + Sync + 'static {
     /// Returns the step that is due now. Cheap; asks neither a CA nor a store.
     fn due(&self) -> Option<RotationStep>;
 
+    /// Why a control plane that starts now could not load the CA, although this one signs with it: its
+    /// secrets were deleted or damaged. It is found when the [trust bundle](Issuer::trust_bundle) is
+    /// read. The driver reports it. Cheap; asks neither a CA nor a store.
+    fn lost(&self) -> Option<Error> {
+        None
+    }
+
     /// Asks the CA above this one for its roots, where there is one that may be replaced by
     /// others: their next root belongs into the [trust bundle](Issuer::trust_bundle) before
     /// anything leads to it. The driver calls this before it reads the trust bundle. Most have

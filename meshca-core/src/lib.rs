@@ -151,6 +151,7 @@ mod identity;
 pub mod issuer;
 mod issuing;
 mod key;
+mod new_ca;
 pub mod peer;
 mod pem;
 pub mod registry;

@@ -27,7 +27,9 @@ use crate::resource::{
 };
 use crate::secret::{LocalSources, SecretStore, SourceReader};
 use crate::spiffe::Workload;
-use crate::{CaRotation, CertificateSpec, Clock, Error, ErrorKind, Issuer, Result};
+use crate::{CaRotation, CertificateSpec, Clock, Error, ErrorKind, Issuer, Result, TrustRoot};
+
+pub use crate::new_ca::NewCa;
 
 /// One CA as a resource describes it, the same for both models.
 #[derive(Clone, Debug)]
@@ -207,6 +209,7 @@ pub struct BuildContext {
     secrets: Arc<dyn SecretStore>,
     local_sources: LocalSources,
     clock: Arc<dyn Clock>,
+    new_ca: NewCa,
 }
 
 impl BuildContext {
@@ -223,6 +226,7 @@ impl BuildContext {
             secrets,
             local_sources: LocalSources::default(),
             clock,
+            new_ca: NewCa::default(),
         }
     }
 
@@ -231,6 +235,18 @@ impl BuildContext {
     pub fn with_local_sources(mut self, local: LocalSources) -> Self {
         self.local_sources = local;
         self
+    }
+
+    /// Says whether a CA that is not in the secret store may be made.
+    #[must_use]
+    pub fn with_new_ca(mut self, new_ca: NewCa) -> Self {
+        self.new_ca = new_ca;
+        self
+    }
+
+    /// Whether a CA that is not in the secret store may be made.
+    pub fn new_ca(&self) -> &NewCa {
+        &self.new_ca
     }
 
     /// The mesh.
@@ -414,6 +430,8 @@ pub struct BuiltIssuer {
     /// nobody replaces ends.
     #[debug("{}", rotation.is_some())]
     pub rotation: Option<Arc<dyn CaRotation>>,
+    /// The root of a CA that was made just now, since there was none: its holder tells of it.
+    pub new_root: Option<TrustRoot>,
 }
 
 impl BuiltIssuer {
@@ -422,6 +440,7 @@ impl BuiltIssuer {
         Self {
             rotation: Some(issuer.clone()),
             issuer,
+            new_root: None,
         }
     }
 }
@@ -438,6 +457,7 @@ impl From<Arc<dyn Issuer>> for BuiltIssuer {
         Self {
             issuer,
             rotation: None,
+            new_root: None,
         }
     }
 }
@@ -550,9 +570,7 @@ impl BackendRegistry {
         match config.mode() {
             ExtensionMode::Leaf => Ok(built),
             #[cfg(feature = "builtin")]
-            ExtensionMode::Intermediate => {
-                crate::builtin::delegate(built.issuer, &config, context).await
-            }
+            ExtensionMode::Intermediate => crate::builtin::delegate(built, &config, context).await,
             #[cfg(not(feature = "builtin"))]
             ExtensionMode::Intermediate => Err(Error::new(
                 ErrorKind::Unsupported,

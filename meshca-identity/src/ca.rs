@@ -233,6 +233,19 @@ impl<I, E: Clone> Ca<I, E> {
         }
     }
 
+    /// Another CA may be made in the place of one that is lost: it is set up again as soon as no task
+    /// is under way.
+    pub(crate) fn set_up_again(&mut self, now: Duration) {
+        if let Some(job) = &mut self.job {
+            job.again |= job.task == Task::Build;
+        }
+        match &mut self.state {
+            CaState::New(_) => {}
+            CaState::Down(failure) => failure.retry_at = now,
+            CaState::Up { reread_at, .. } => *reread_at = Some(now),
+        }
+    }
+
     /// Its roots have changed, or may have: it signed under one that it had not named.
     pub(crate) fn look_now(&mut self, now: Duration) {
         if let Some(job) = &mut self.job {

@@ -105,6 +105,10 @@
 //! | time for one certificate | 60 s, or `dpCert.requestTimeout` | `manager::the_defaults_of_the_manager` |
 //! | proxies acknowledge trust | not expected | `manager::the_defaults_of_the_manager` |
 //! | a root that ends is warned of | 30 days before | `manager::the_defaults_of_the_manager` |
+//! | a root that has ended | leaves the trust a day after | `trust::a_root_that_has_ended_is_not_published` |
+//! | a root that only the record needs | stays for a day longer | `trust::what_is_known_from_the_record_is_kept_for_a_day_longer` |
+//! | a clock that disagrees with the record | removes no trust, for 30 days at most | `watch::a_doubt_ends_with_a_newer_entry_with_a_clock_that_is_set_right_and_after_a_month` |
+//! | a generated CA that existed and is gone | is not made again | `lost_cas::after_a_restart_any_witness_keeps_a_ca_from_being_made_again` |
 //!
 //! # Features
 //!
@@ -123,6 +127,7 @@ mod record;
 pub mod rustls023;
 mod schedule;
 mod trust;
+mod watch;
 
 pub use acknowledged::{Acknowledged, TrustVersion};
 pub use bundles::TrustBundles;

@@ -30,10 +30,17 @@
 //! before the resources of the mesh [are in force](Manager::apply), and
 //!
 //! - trusts what was trusted, until each CA has said itself which roots it has, and for as long as what was handed out may be valid (up to as
-//!   long again, since a record is not written for each certificate): a CA that cannot be reached in this moment takes nothing away from
-//!   proxies that reconnect;
+//!   long again, since a record is not written for each certificate, and a day, since clocks go wrong): a CA that cannot be reached in this
+//!   moment takes nothing away from proxies that reconnect;
+//! - makes no new CA in the place of one that the record lists, unless an operator [confirms](Manager::confirm_new_ca) it;
 //! - where proxies [acknowledge](ManagerOptions::acknowledgements), signs under a root under which nothing was signed before only after the
 //!   time of [`linger`](ManagerOptions::linger), in which all proxies can come back and be asked. What has been in use goes on at once.
+//!
+//! A clock that is ahead must not end what others still need. The manager removes trust by time only while its clock agrees: when the record is
+//! first read, with the newest entry that others have written, and after that with the time that has passed, give or take a day. Else it
+//! removes nothing, and [says so](Event::ClockDoubted), until the clock is set right, another replica's entry agrees, or 30 days have passed. A
+//! clock that is ahead by more than a day, but by less than the newest entry lasts, is not noticed at a start; nor is one that was ahead before
+//! the restart already, when it handed out certificates.
 //!
 //! Replicas that share a store share the record, so a root that one of them needs is trusted by all. They do not share
 //! acknowledgements: each waits for its own proxies, and takes what another has begun to sign under for known to those that come back. There is
@@ -73,8 +80,8 @@ use meshca_core::spiffe::Workload;
 use meshca_core::{Clock, Result, SecretStore};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::MeshResources;
 use crate::migration::Observed;
+use crate::{BackendKey, MeshResources};
 use shared::{Command, Shared, ended};
 
 pub use driver::{Driver, DriverTask};
@@ -227,6 +234,42 @@ impl Manager {
         let (mesh, reason) = (mesh.into(), reason.into());
         self.ask(|reply| Command::BreakGlass {
             mesh,
+            reason,
+            reply,
+        })
+        .await?
+    }
+
+    /// Confirms that a new CA is made in the place of one whose secrets are lost for good.
+    ///
+    /// The built-in CA makes no new CA where something shows that there was one: the [trust
+    /// record](crate::manager#across-restarts), a MeshTrust that was generated for it, the status of its
+    /// MeshIdentity, the secret of its rotation, or half of its pair. Peers that trust the old CA refuse
+    /// what a new one signs until they hold its root. Restore the secrets instead where that is
+    /// possible; the error of the backend names them.
+    ///
+    /// The CA is set up again at once. The confirmation holds until that has worked, or this process
+    /// ends. It is [observed](Event::NewCaConfirmed) and logged as a warning, with the reason, and the
+    /// new root is [observed](Event::CaCreated) as every other. Say in `reason` who has decided it and
+    /// why: the manager knows no users.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](meshca_core::ErrorKind::NotFound) if the mesh or its CA is not known;
+    /// [`ErrorKind::InvalidRequest`](meshca_core::ErrorKind::InvalidRequest) if the CA works, so that
+    /// there is nothing to confirm;
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
+    pub async fn confirm_new_ca(
+        &self,
+        mesh: impl Into<String>,
+        backend: &BackendKey,
+        reason: impl Into<String>,
+    ) -> Result<()> {
+        let (mesh, reason) = (mesh.into(), reason.into());
+        let backend = backend.clone();
+        self.ask(|reply| Command::ConfirmNewCa {
+            mesh,
+            backend,
             reason,
             reply,
         })

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::BackendKey;
+use crate::watch::is_late;
 
 /// The name of the secret is that of the mesh, and this.
 const NAME: &str = "meshca-trust";
@@ -29,8 +30,12 @@ const FORM: StoredForm = StoredForm::new(
 /// How long a secret store may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How much longer than certificates under it a root is kept in the record: clocks go wrong, here and at replicas.
-const SLACK: Duration = Duration::from_secs(24 * 3600);
+/// How much longer than what is in the record its trust is kept, in the record and by those who read it: a day. Clocks go
+/// wrong, here and at replicas.
+pub(crate) const MARGIN: Duration = Duration::from_secs(24 * 3600);
+
+/// By how much a claim is more than what is stored already: what is stored is in whole seconds.
+const STEP: Duration = Duration::from_secs(1);
 
 /// How often it is tried when replicas write at the same time.
 const TRIES: usize = 8;
@@ -76,6 +81,48 @@ pub(crate) struct Used {
     pub(crate) signed: bool,
 }
 
+/// How long this control plane has said in the record that it needs roots.
+///
+/// What is stored may cover more: for another replica, or a control plane before this one. Only what was said here is known
+/// here to be no more than that.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(BTreeMap<RootId, SystemTime>);
+
+impl Claims {
+    /// The needs that end later than was said.
+    pub(crate) fn lacking(
+        &self,
+        needs: impl Iterator<Item = (RootId, SystemTime)>,
+    ) -> BTreeMap<RootId, SystemTime> {
+        let said = |root: &RootId, end| self.0.get(root).is_some_and(|said| *said >= end);
+        needs.filter(|(root, end)| !said(root, *end)).collect()
+    }
+
+    /// Takes note of what was said of these roots.
+    pub(crate) fn said(&mut self, needs: BTreeMap<RootId, SystemTime>, stored: &Record) {
+        self.0.retain(|root, _| stored.used.contains_key(root));
+        let until = |root: RootId| Some((root.clone(), stored.used.get(&root)?.until));
+        self.0.extend(needs.into_keys().filter_map(until));
+    }
+
+    /// Whether something was said of this root here: then what others say of it is no less than that.
+    pub(crate) fn has(&self, root: &RootId) -> bool {
+        self.0.contains_key(root)
+    }
+
+    /// What others have said.
+    pub(crate) fn others<'a>(
+        &'a self,
+        stored: &'a Record,
+    ) -> impl Iterator<Item = (&'a RootId, &'a Used)> {
+        let is_ours = |root: &RootId, used: &Used| self.0.get(root) >= Some(&used.until);
+        stored
+            .used
+            .iter()
+            .filter(move |(root, used)| !is_ours(root, used))
+    }
+}
+
 impl Record {
     /// Whether this, which is stored, says all that is so, and nothing of CAs that are gone.
     pub(crate) fn covers(&self, now: &Self, gone: &BTreeSet<BackendKey>) -> bool {
@@ -96,24 +143,31 @@ impl Record {
         said.any(|it| it == *root)
     }
 
-    /// The same for some time to come, where what is stored does not say so already: each certificate ends later than the one before, and a
-    /// record is not written for each.
-    pub(crate) fn ahead(mut self, stored: &Self, now: SystemTime) -> Self {
+    /// The same for some time to come, for the roots that are `lacking` in what was `said`: each certificate ends later than the one before, and a record is not
+    /// written for each.
+    pub(crate) fn ahead(
+        mut self,
+        lacking: &BTreeMap<RootId, SystemTime>,
+        said: &Claims,
+        now: SystemTime,
+    ) -> Self {
         for (root, used) in &mut self.used {
-            let stored = stored.used.get(root).map(|it| it.until);
-            if let Some(stored) = stored.filter(|stored| *stored >= used.until) {
-                used.until = stored;
+            let Some(need) = lacking.get(root).copied() else {
+                let said = said.0.get(root).copied();
+                used.until = used.until.max(said.unwrap_or(used.until));
                 continue;
-            }
-            let left = used.until.duration_since(now).unwrap_or_default();
+            };
+            // Others have gone ahead of their needs already.
+            let left = need.duration_since(now).unwrap_or_default();
             // Nothing is valid for longer than its root.
             let end = used
                 .bundle
                 .roots()
                 .iter()
                 .map(|it| it.validity().not_after());
-            let end = end.max().unwrap_or(used.until).max(used.until);
-            let until = used.until.checked_add(left).map_or(end, |it| it.min(end));
+            let end = end.max().unwrap_or(need).max(need);
+            let until = need.checked_add(left).map_or(end, |it| it.min(end));
+            let until = until.max(used.until);
             // As it will be read.
             used.until = time(seconds(until)).unwrap_or(until);
         }
@@ -121,14 +175,23 @@ impl Record {
     }
 
     /// What others have stored, and this on top. `gone` are the CAs that this control plane had, and has no more: those that it does not
-    /// know are others'.
-    fn onto(self, stored: Self, gone: &BTreeSet<BackendKey>, now: SystemTime) -> Self {
+    /// know are others'. `claims` are the roots that this control plane needs for longer than it has said: others must see that,
+    /// although what one of them has stored covers it.
+    fn onto(
+        self,
+        stored: Self,
+        gone: &BTreeSet<BackendKey>,
+        claims: &BTreeMap<RootId, SystemTime>,
+        now: Option<SystemTime>,
+    ) -> Self {
         let mut both = stored;
         both.said.retain(|key, _| !gone.contains(key));
         both.said.extend(self.said);
         for (root, mut used) in self.used {
             if let Some(stored) = both.used.get(&root) {
-                used.until = used.until.max(stored.until);
+                let more = stored.until.checked_add(STEP);
+                let more = more.filter(|_| claims.contains_key(&root));
+                used.until = used.until.max(more.unwrap_or(stored.until));
                 used.signed |= stored.signed;
             }
             both.used.insert(root, used);
@@ -136,12 +199,20 @@ impl Record {
         both.pruned(now)
     }
 
-    /// Without what nothing can be valid under, whoever's clock is right. That something was signed under a root is known for as long as its
+    /// When the newest entry ends.
+    pub(crate) fn newest(&self) -> Option<SystemTime> {
+        self.used.values().map(|used| used.until).max()
+    }
+
+    /// Without what nothing can be valid under by now, if there is a clock that says so. That something was signed under a root is known for as long as its
     /// CA has it.
-    pub(crate) fn pruned(mut self, now: SystemTime) -> Self {
+    pub(crate) fn pruned(mut self, now: Option<SystemTime>) -> Self {
+        let Some(now) = now else {
+            return self;
+        };
         let mut used = std::mem::take(&mut self.used);
         used.retain(|root, used| {
-            let end = used.until.checked_add(SLACK);
+            let end = used.until.checked_add(MARGIN);
             end.is_none_or(|end| end >= now) || self.is_said(root)
         });
         Self { used, ..self }
@@ -185,7 +256,8 @@ impl Record {
         news.map(|(_, used)| used)
     }
 
-    /// Stores this on top of what is there, whoever writes at the same time. Gives back what is stored then.
+    /// Stores this on top of what is there, whoever writes at the same time. Gives back what is stored then. `known` is what was
+    /// stored when it was last read or written, and `now` ends what is there, if there is a clock that may.
     ///
     /// # Errors
     ///
@@ -195,7 +267,9 @@ impl Record {
         store: &dyn SecretStore,
         mesh: &str,
         gone: &BTreeSet<BackendKey>,
-        now: SystemTime,
+        claims: &BTreeMap<RootId, SystemTime>,
+        known: &Self,
+        now: Option<SystemTime>,
     ) -> Result<Self> {
         let Some(key) = key(mesh) else {
             return Ok(self.clone());
@@ -210,7 +284,12 @@ impl Record {
                     ),
                     None => (Self::default(), Expect::Absent),
                 };
-                let both = self.clone().onto(stored.clone(), gone, now);
+                // Others may have written what ended long ago by this clock: then it ends nothing.
+                let news = stored.beyond(&[self, known]).map(|used| used.until).max();
+                let agrees = |now: &SystemTime| news.is_none_or(|newest| !is_late(newest, *now));
+                let both = self
+                    .clone()
+                    .onto(stored.clone(), gone, claims, now.filter(agrees));
                 if both == stored {
                     return Ok(both);
                 }
@@ -473,7 +552,16 @@ mod tests {
             let none = BTreeSet::new();
             for outcome in [
                 Record::read(&store, "default").await,
-                theirs.write(&store, "default", &none, clock.now()).await,
+                theirs
+                    .write(
+                        &store,
+                        "default",
+                        &none,
+                        &BTreeMap::new(),
+                        &Record::default(),
+                        Some(clock.now()),
+                    )
+                    .await,
             ] {
                 let error = outcome.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::InvalidConfig);
@@ -491,18 +579,26 @@ mod tests {
         let now = FakeClock::start();
         let [one, two, ended] = [bundle(), bundle(), bundle()];
         let mut stored = record("a", &one, now + 3 * HOUR);
-        let gone = record("gone", &ended, now - SLACK - HOUR);
+        let gone = record("gone", &ended, now - MARGIN - HOUR);
         stored.said.extend(gone.said);
         stored.used.extend(gone.used);
         let mut ours = record("b", &two, now + HOUR);
         ours.used.extend(record("a", &one, now + HOUR).used);
 
-        let both = ours.onto(stored, &BTreeSet::from([key("gone")]), now);
+        let both = ours.onto(
+            stored,
+            &BTreeSet::from([key("gone")]),
+            &BTreeMap::new(),
+            Some(now),
+        );
         assert_eq!(Vec::from_iter(both.said.keys()), [&key("a"), &key("b")]);
         let until = |bundle: &TrustBundle| both.used.get(&id(bundle)).map(|it| it.until);
         assert_eq!(until(&one), Some(now + 3 * HOUR));
         assert_eq!(until(&two), Some(now + HOUR));
         assert_eq!(until(&ended), None);
+        // A clock that is doubted ends nothing.
+        let gone = record("gone", &ended, now - MARGIN - HOUR);
+        assert_eq!(gone.clone().pruned(None), gone);
     }
 
     #[test]
@@ -511,19 +607,54 @@ mod tests {
         let root = bundle();
         let end = root.roots()[0].validity().not_after();
         let left = end.duration_since(now).unwrap();
-        let none = Record::default();
+        let none = BTreeMap::new();
+        let claimed = |end| BTreeMap::from([(id(&root), end)]);
         let until = |record: &Record| record.used[&id(&root)].until;
 
         let now_and_then = record("a", &root, now + HOUR);
-        let stored = now_and_then.clone().ahead(&none, now);
+        let stored = now_and_then
+            .clone()
+            .ahead(&claimed(now + HOUR), &Claims::default(), now);
         assert_eq!(until(&stored), now + 2 * HOUR);
         assert!(stored.covers(&record("a", &root, now + 2 * HOUR), &BTreeSet::new()));
         assert!(!stored.covers(&record("a", &root, now + 3 * HOUR), &BTreeSet::new()));
-        // What is stored already is not moved on.
-        let again = now_and_then.ahead(&stored, now + HOUR / 2);
+        // What was said already is not moved on.
+        let again = now_and_then.onto(stored, &BTreeSet::new(), &none, Some(now + HOUR / 2));
         assert_eq!(until(&again), now + 2 * HOUR);
         let near = record("a", &root, now + left * 3 / 4);
-        assert_eq!(until(&near.ahead(&none, now)), end);
+        assert_eq!(
+            until(&near.ahead(&claimed(now + left * 3 / 4), &Claims::default(), now)),
+            end
+        );
+    }
+
+    /// What another replica has said would cover it, and would not tell that one of it.
+    #[test]
+    fn what_is_claimed_can_be_seen_by_others() {
+        let now = FakeClock::start();
+        let (root, none) = (bundle(), BTreeSet::new());
+        let [ours, theirs] = [2, 5].map(|hours| record("a", &root, now + hours * HOUR));
+        let need = || [(id(&root), now + HOUR)].into_iter();
+        let mut claims = Claims::default();
+        let lacking = claims.lacking(need());
+        assert_eq!(lacking, need().collect());
+        let stored = ours
+            .clone()
+            .onto(theirs.clone(), &none, &lacking, Some(now));
+        assert_eq!(stored.used[&id(&root)].until, now + 5 * HOUR + STEP);
+        assert_eq!(claims.others(&theirs).count(), 1);
+        claims.said(lacking, &stored);
+        assert_eq!(claims.lacking(need()).len(), 0);
+        let nothing = BTreeMap::new();
+        // If somebody deletes the record, it is written as it was.
+        let again = record("a", &root, now + HOUR).ahead(&nothing, &claims, now);
+        assert_eq!(again.used, stored.used);
+        assert_eq!(claims.others(&stored).count(), 0);
+        // What is not claimed again changes nothing.
+        let again = ours.onto(stored.clone(), &none, &nothing, Some(now));
+        assert_eq!(again, stored);
+        let more = record("a", &root, now + 6 * HOUR);
+        assert_eq!(claims.others(&more).count(), 1);
     }
 
     /// Another replica writes whenever somebody has read.
@@ -575,7 +706,16 @@ mod tests {
                 others: Mutex::new(vec![other.clone(); times]),
             };
             let (ours, none) = (record("b", &ours, until), BTreeSet::new());
-            let outcome = ours.write(&store, "default", &none, clock.now()).await;
+            let outcome = ours
+                .write(
+                    &store,
+                    "default",
+                    &none,
+                    &BTreeMap::new(),
+                    &Record::default(),
+                    Some(clock.now()),
+                )
+                .await;
             if times == TRIES {
                 // Later it is tried again.
                 assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Conflict);

@@ -63,6 +63,10 @@
 //! An old root stays in the bundle until the last intermediate under it has *ended*, not just until its last leaf should have: so a replica that
 //! lost its store may sign on with what it has, and nothing that it signs is ever without its root.
 //!
+//! The store also says whose intermediates these are: the trust domain, the provider, and the upstream's name. A CA that
+//! finds those of another one starts over with its own upstream; of the same trust domain, what the other signed stays trusted
+//! until its intermediate has ended.
+//!
 //! Replicas whose upstreams differ, during a change of configuration, each find the other's intermediate abandoned and replace it, every
 //! [`RELOAD_INTERVAL`](super::RELOAD_INTERVAL) at most. All that they sign is trusted; bring the change out quickly.
 //!
@@ -81,6 +85,7 @@
 //! | … sooner | where leaves of more than 7 days are configured, so that none is cut short | `steps_are_due_at_the_documented_times` |
 //! | replicas read the store again | every 5 minutes | `the_other_replica_trusts_before_anyone_signs` |
 
+mod both;
 mod obtain;
 mod settings;
 mod state;
@@ -91,7 +96,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use self::obtain::{Obtained, check_upstream, obtain, roots_of};
-use self::state::{DelegatedStore, Next, State, as_pem};
+use self::state::{DelegatedStore, Next, State, Upstream, as_pem, domain_of};
 use super::follow::{Followed, Snapshot, wait_for_replicas};
 use crate::sync::lock;
 use crate::time::{at, later, rfc3339, seconds};
@@ -100,6 +105,7 @@ use crate::{
     IssuingCa, Result, Retry, RotationStep, SecretStore, SignedChain, TrustBundle,
 };
 
+pub(super) use self::both::BothCas;
 pub use self::settings::{
     DEFAULT_DELEGATED_MAX_LEAF_LIFETIME, DEFAULT_INTERMEDIATE_LIFETIME, DelegatedSecrets,
     DelegatedSettings, MIN_INTERMEDIATE_LIFETIME,
@@ -135,6 +141,8 @@ pub use self::settings::{
 #[display("delegated CA of {} under {upstream}", store.settings.trust_domain)]
 pub struct DelegatedIssuer {
     upstream: IssuingCa,
+    /// The upstream as the store is told of it.
+    named: Upstream,
     store: DelegatedStore,
     clock: Arc<dyn Clock>,
     current: Followed<State>,
@@ -164,20 +172,44 @@ impl DelegatedIssuer {
         let upstream = IssuingCa::new(upstream);
         let store = DelegatedStore::new(settings, store);
         let (mut state, _) = store.secrets.read::<State>().await?;
-        if state.active.is_none() {
+        let ours = Upstream {
+            trust_domain: store.settings.trust_domain.to_string(),
+            provider: store.settings.provider.clone(),
+            issuer: upstream.to_string(),
+        };
+        let recorded = store.recorded_upstream().await?;
+        let foreign = state.active.clone().filter(|active| match &recorded {
+            Some(recorded) => *recorded != ours,
+            // It was written before this was kept.
+            None => domain_of(active).is_some_and(|domain| domain != ours.trust_domain),
+        });
+        if state.active.is_none() || foreign.is_some() {
             let obtained = obtain(&store, &upstream, &*clock, &state).await?;
-            let update = store.update(|state| match &state.active {
-                Some(_) => Ok(None),
-                None => obtained.announce(state, |state| {
-                    state.active = Some(obtained.intermediate.clone());
+            let same_domain = foreign.as_ref().is_none_or(|foreign| {
+                let domain = recorded.map(|recorded| recorded.trust_domain);
+                let domain = domain.or_else(|| domain_of(foreign));
+                domain.is_none_or(|domain| domain == ours.trust_domain)
+            });
+            let mut forgotten = Vec::new();
+            let update = store.update(|state| match state.active == foreign {
+                // Another replica was faster.
+                false => Ok(None),
+                true => obtained.announce(state, |state| {
+                    forgotten = state.start_over(obtained.intermediate.clone(), same_domain);
                 }),
             });
             state = update.await?;
+            for number in forgotten {
+                store.delete_key(number).await?;
+            }
+            // After the state: without this, the next start begins again once more.
+            store.record_upstream(&ours).await?;
         }
         let revision = state.revision;
         let snapshot = store.snapshot(state, None, clock.now()).await?;
         Ok(Self {
             upstream,
+            named: ours,
             store,
             clock,
             current: Followed::new(revision, snapshot),
@@ -189,11 +221,20 @@ impl DelegatedIssuer {
     ///
     /// # Errors
     ///
-    /// Those of the store. What was loaded before stays in use.
+    /// Those of the store; [`ErrorKind::NotFound`] if secrets of the CA were deleted. What was loaded
+    /// before stays in use.
     pub async fn reload(&self) -> Result<()> {
+        let outcome = self.read_again().await;
+        self.current.note(&outcome);
+        outcome
+    }
+
+    async fn read_again(&self) -> Result<()> {
         let (now, read) = (self.clock.now(), self.current.begin_read());
-        let (state, _) = self.store.secrets.read().await?;
-        self.follow(state, read, now).await.map(drop)
+        let (state, _) = self.store.secrets.read::<State>().await?;
+        let number = state.signing()?.number;
+        self.follow(state, read, now).await?;
+        self.store.require_key(number).await
     }
 
     /// Asks the upstream for its roots, and stores them for all replicas: so a rotation of the
@@ -206,6 +247,8 @@ impl DelegatedIssuer {
         let roots = as_pem(&roots_of(&self.store.settings, &self.upstream).await?);
         let read = self.current.begin_read();
         let update = self.store.update(|state| {
+            // A state that was taken away is not made again in halves.
+            state.signing()?;
             let mut changed = state.clone();
             Ok(changed.set_upstream_roots(&roots).then_some(changed))
         });
@@ -217,7 +260,7 @@ impl DelegatedIssuer {
         let known = self.snapshot();
         let age = (state.revision, read);
         let snapshot = self.store.snapshot(state, Some(&known), now).await?;
-        self.current.replace(age, snapshot);
+        self.current.replace(age, snapshot, State::is_continued_by);
         Ok(self.snapshot().bundle.clone())
     }
 
@@ -265,6 +308,7 @@ impl DelegatedIssuer {
                 })
             });
             state = update.await?;
+            self.store.record_upstream(&self.named).await?;
         }
         self.follow(state, read, self.clock.now()).await
     }
@@ -332,6 +376,16 @@ impl DelegatedIssuer {
     async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot<State>> {
         let (store, reload) = (&self.store.secrets.store, || self.reload());
         self.current.fresh(now, store, reload).await
+    }
+
+    /// The roots that were published last.
+    fn published(&self) -> TrustBundle {
+        self.snapshot().bundle.clone()
+    }
+
+    /// Whether the last attempt at a next intermediate has failed.
+    fn has_failed(&self) -> bool {
+        lock(&self.last_failure).is_some()
     }
 
     /// The longest leaf that the intermediate signs.
@@ -462,6 +516,10 @@ impl Issuer for DelegatedIssuer {
 impl CaRotation for DelegatedIssuer {
     fn due(&self) -> Option<RotationStep> {
         self.rotation_due()
+    }
+
+    fn lost(&self) -> Option<Error> {
+        self.current.trouble()
     }
 
     async fn follow(&self) -> Result<()> {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::delegated::{
-    DEFAULT_DELEGATED_MAX_LEAF_LIFETIME, DEFAULT_INTERMEDIATE_LIFETIME, DelegatedIssuer,
+    BothCas, DEFAULT_DELEGATED_MAX_LEAF_LIFETIME, DEFAULT_INTERMEDIATE_LIFETIME, DelegatedIssuer,
     DelegatedSecrets, DelegatedSettings,
 };
 use super::{BuiltinIssuer, CaSecrets, CaSettings, DEFAULT_MAX_LEAF_LIFETIME, ProvidedCa};
-use crate::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory};
+use crate::registry::{BackendConfig, BuildContext, BuiltIssuer, IssuerFactory, NewCa};
 use crate::resource::settings::SettingsType;
 use crate::resource::{BuiltinConf, Bundled, BundledCa, ProvidedConf, SELF_SIGNED_NOT_ALLOWED};
 use crate::secret::SourceRef;
-use crate::{Error, ErrorKind, Issuer, KeyType, Result};
+use crate::{CaRotation, Error, ErrorKind, KeyType, Result};
 
 /// Builds the types `builtin` and `provided` of a Mesh, and `Bundled` of a MeshIdentity.
 ///
@@ -26,18 +26,41 @@ use crate::{Error, ErrorKind, Issuer, KeyType, Result};
 ///
 /// The longest leaf is 30 days, or the lifetime that the resource asks for if that is longer.
 ///
+/// A CA that is generated is made only if nothing shows that there was one before; see [`NewCa`].
+///
 /// A CA whose key is in an HSM cannot be named by a resource of the field: register a factory of
 /// your own for `provided` after this one – the one that was added last builds a type – and have it use
 /// [`ProvidedCa::with_signer`].
-pub fn factory() -> impl IssuerFactory {
-    Factory
+pub fn factory() -> BuiltinFactory {
+    BuiltinFactory { makes_cas: true }
 }
 
+/// The [`factory`], with its options.
 #[derive(Debug)]
-struct Factory;
+pub struct BuiltinFactory {
+    makes_cas: bool,
+}
+
+impl BuiltinFactory {
+    /// Makes no CA of its own accord: one that is not in the secret store is an error that says what to
+    /// put there. A zone that shares the CA of a global control plane waits for it like this.
+    ///
+    /// A CA that was [confirmed](NewCa::Confirmed) is made all the same.
+    #[must_use]
+    pub fn forbid_new_cas(self) -> Self {
+        Self { makes_cas: false }
+    }
+
+    fn new_ca(&self, context: &BuildContext) -> NewCa {
+        match context.new_ca() {
+            NewCa::IfNoneExisted if !self.makes_cas => NewCa::Forbidden,
+            other => other.clone(),
+        }
+    }
+}
 
 #[async_trait]
-impl IssuerFactory for Factory {
+impl IssuerFactory for BuiltinFactory {
     fn settings(&self) -> Vec<SettingsType> {
         vec![
             SettingsType::of::<BuiltinConf>(),
@@ -52,13 +75,14 @@ impl IssuerFactory for Factory {
     async fn build(&self, config: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
         if let Ok(conf) = config.settings::<BuiltinConf>() {
             let secrets = CaSecrets::for_backend(context.mesh(), config.name())?;
-            stored(settings(conf, secrets, config, context)?, context).await
+            let settings = settings(conf, secrets, config, context)?;
+            stored(settings.with_new_ca(self.new_ca(context)), context).await
         } else if let Ok(conf) = config.settings::<ProvidedConf>() {
             // The classic model has no setting for it: whoever provides a root means it.
             let (certificate, key) = ((&conf.cert).into(), (&conf.key).into());
             provided(certificate, key, true, config, context).await
         } else {
-            bundled(config.settings()?, config, context).await
+            bundled(config.settings()?, config, context, self.new_ca(context)).await
         }
     }
 }
@@ -67,6 +91,7 @@ async fn bundled(
     bundled: &Bundled,
     config: &BackendConfig,
     context: &BuildContext,
+    new_ca: NewCa,
 ) -> Result<BuiltIssuer> {
     let allowed = bundled.insecure_allow_self_signed;
     match &bundled.ca {
@@ -77,7 +102,7 @@ async fn bundled(
         BundledCa::Autogenerate => {
             let secrets = CaSecrets::for_identity(context.mesh(), config.name())?;
             let settings = settings(&BuiltinConf::default(), secrets, config, context)?;
-            stored(settings, context).await
+            stored(settings.with_new_ca(new_ca), context).await
         }
         BundledCa::Provided {
             certificate,
@@ -91,24 +116,33 @@ async fn bundled(
 
 /// The delegated CA below an issuer that was built with `mode: Intermediate`.
 pub(crate) async fn delegate(
-    upstream: Arc<dyn Issuer>,
+    upstream: BuiltIssuer,
     config: &BackendConfig,
     context: &BuildContext,
 ) -> Result<BuiltIssuer> {
     let secrets = DelegatedSecrets::for_identity(context.mesh(), config.name())?;
     let leaf = config.lifetime();
     let settings = DelegatedSettings::new(context.trust_domain().clone(), secrets)
+        .with_provider(config.type_name())
         .with_max_leaf_lifetime(leaf.max(DEFAULT_DELEGATED_MAX_LEAF_LIFETIME))
         // So that the leaves that are configured need not be cut short.
         .with_lifetime(leaf.saturating_mul(6).max(DEFAULT_INTERMEDIATE_LIFETIME));
     let issuer = DelegatedIssuer::load_or_create(
         settings,
-        upstream,
+        upstream.issuer,
         Arc::clone(context.secrets()),
         Arc::clone(context.clock()),
-    )
-    .await?;
-    Ok(BuiltIssuer::rotating(Arc::new(issuer)))
+    );
+    let issuer = Arc::new(issuer.await?);
+    let rotation: Arc<dyn CaRotation> = match upstream.rotation {
+        Some(above) => Arc::new(BothCas::new(Arc::clone(&issuer), above)),
+        None => issuer.clone(),
+    };
+    Ok(BuiltIssuer {
+        issuer,
+        rotation: Some(rotation),
+        new_root: upstream.new_root,
+    })
 }
 
 fn settings(
@@ -135,7 +169,10 @@ fn settings(
 async fn stored(settings: CaSettings, context: &BuildContext) -> Result<BuiltIssuer> {
     let (store, clock) = (Arc::clone(context.secrets()), Arc::clone(context.clock()));
     let issuer = BuiltinIssuer::load_or_create(settings, store, clock).await?;
-    Ok(BuiltIssuer::rotating(Arc::new(issuer)))
+    let new_root = issuer.new_root().cloned();
+    let mut built = BuiltIssuer::rotating(Arc::new(issuer));
+    built.new_root = new_root;
+    Ok(built)
 }
 
 async fn provided(

@@ -39,6 +39,8 @@ pub(super) struct Followed<S> {
     current: RwLock<(Age, Arc<Snapshot<S>>)>,
     reads: AtomicU64,
     asked: Mutex<Asked>,
+    /// Why the last read found nothing to sign with, though the store did answer.
+    trouble: Mutex<Option<Error>>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl<S> Followed<S> {
             current: RwLock::new(((revision, 0), Arc::new(snapshot))),
             reads: AtomicU64::new(1),
             asked: Mutex::new(asked),
+            trouble: Mutex::default(),
         }
     }
 
@@ -72,11 +75,40 @@ impl<S> Followed<S> {
     }
 
     /// Replaces the snapshot, unless another call has read later and finished sooner.
-    pub(super) fn replace(&self, age: Age, snapshot: Snapshot<S>) {
+    ///
+    /// Revisions are compared only where the new state `continues` the known one. A state that was
+    /// deleted and made again counts from one.
+    pub(super) fn replace(
+        &self,
+        age: Age,
+        snapshot: Snapshot<S>,
+        continues: impl FnOnce(&S, &S) -> bool,
+    ) {
         let mut current = write(&self.current);
-        if age >= current.0 {
+        let newer = match continues(&current.1.state, &snapshot.state) {
+            true => age >= current.0,
+            false => age.1 >= current.0.1,
+        };
+        if newer {
             *current = (age, Arc::new(snapshot));
         }
+    }
+
+    /// Takes note of how a read ended. An outage says nothing about what is stored.
+    pub(super) fn note(&self, outcome: &Result<()>) {
+        use ErrorKind::{InvalidConfig, NotFound};
+        match outcome {
+            Ok(()) => *lock(&self.trouble) = None,
+            Err(error) if matches!(error.kind(), InvalidConfig | NotFound) => {
+                *lock(&self.trouble) = Some(error.clone());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Why what is stored is not what signs, by the last read that the store answered.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        lock(&self.trouble).clone()
     }
 
     /// Returns what to sign with. It is read again when it is old or has changed, and kept when that fails: an
@@ -90,11 +122,13 @@ impl<S> Followed<S> {
         let snapshot = self.snapshot();
         let revision = store.revision();
         // Boxed, as this is part of every signature: the kilobytes of a future for what is rarely done would be allocated for each.
-        if self.is_due(now, snapshot.loaded_at, revision) && Box::pin(reload()).await.is_ok() {
-            lock(&self.asked).revision = revision;
-            return self.snapshot();
+        if !self.is_due(now, snapshot.loaded_at, revision) {
+            return snapshot;
         }
-        snapshot
+        if Box::pin(reload()).await.is_ok() {
+            lock(&self.asked).revision = revision;
+        }
+        self.snapshot()
     }
 
     /// Decides whether to read the store again: the snapshot is old, or the store has another revision.
@@ -102,8 +136,10 @@ impl<S> Followed<S> {
         // A clock that was set back says nothing about how long ago it was.
         let within =
             |since: SystemTime, limit| now.duration_since(since).is_ok_and(|ago| ago < limit);
+        // What was restored is seen soon.
+        let troubled = lock(&self.trouble).is_some();
         let mut asked = lock(&self.asked);
-        let unchanged = revision == asked.revision;
+        let unchanged = revision == asked.revision && !troubled;
         if within(asked.at, ASK_INTERVAL) || unchanged && within(loaded_at, KNOWN_FOR) {
             return false;
         }

@@ -9,15 +9,14 @@ use spiffe::TrustDomain;
 use super::authority::{Authority, ProvidedCa};
 use super::follow::{Followed, KNOWN_FOR, RELOAD_INTERVAL, Snapshot, wait_for_replicas};
 use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
-use super::store::{CaStore, Next, Retiring, Rotation};
+use super::store::{CLOCK_MARGIN, CaStore, Loaded, Next, Retiring, Rotation, gone};
+#[cfg(doc)]
+use crate::registry::NewCa;
 use crate::time::{at, later, rfc3339, seconds};
 use crate::{
-    CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
-    Profile, Result, RotationStep, SecretStore, SignedChain, TrustBundle,
+    CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Expect,
+    Issuer, Profile, Result, RotationStep, SecretStore, SignedChain, TrustBundle, TrustRoot,
 };
-
-/// How much longer than needed a replaced CA is kept: whoever takes it out for good may have a clock that is ahead by as much.
-const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
 
 /// When the CA of this process is replaced: the next one is prepared when this much is left (or half its life, if that is less) …
 pub(super) const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -39,16 +38,18 @@ pub struct BuiltinIssuer {
     /// Where the CA is kept, unless the operator provides it.
     stored: Option<CaStore>,
     current: Followed<Rotation>,
+    new_root: Option<TrustRoot>,
 }
 
 impl BuiltinIssuer {
-    /// Loads the CA from the store, or makes and stores one if there is none.
+    /// Loads the CA from the store, or makes and stores one if there never was one; see [`NewCa`].
     ///
     /// Control planes that do this at the same time end up with the same CA.
     ///
     /// # Errors
     ///
-    /// Those of the store; [`ErrorKind::InvalidConfig`] if what is in it is no CA, or if certificate
+    /// Those of the store; [`ErrorKind::NotFound`] if the CA is gone or may not be made, with the
+    /// secrets to restore; [`ErrorKind::InvalidConfig`] if what is in it is no CA, or if certificate
     /// and key do not fit each other. A CA that has ended is loaded, so that it can be
     /// [replaced](Self::prepare_next); it signs nothing.
     pub async fn load_or_create(
@@ -59,10 +60,25 @@ impl BuiltinIssuer {
         let store = CaStore::new(settings, store);
         let max_leaf_lifetime = store.settings.max_leaf_lifetime;
         let now = clock.now();
-        let rotation = store.rotation_for(max_leaf_lifetime).await?;
-        let active = store.create(rotation.active, now).await?;
-        let snapshot = store.snapshot(rotation, active, now).await?;
+        let Loaded {
+            mut rotation,
+            mut active,
+            is_new,
+        } = store.load_or_create(now).await?;
+        // Not before there is a CA: this secret shows that there was one.
+        if max_leaf_lifetime > rotation.longest_leaf() {
+            let known = rotation.active;
+            rotation = store.rotation_for(max_leaf_lifetime).await?;
+            // Another replica may have activated the next one meanwhile.
+            if rotation.active != known {
+                active = store.authority(rotation.active).await?;
+            }
+        }
+        let root = active.root.as_ref().clone();
+        let snapshot = store.snapshot(rotation, Arc::new(active), now).await?;
+        let new_root = snapshot.bundle.root(&root).filter(|_| is_new).cloned();
         Ok(Self {
+            new_root,
             trust_domain: store.settings.trust_domain.clone(),
             max_leaf_lifetime,
             clock,
@@ -97,6 +113,7 @@ impl BuiltinIssuer {
             clock,
             stored: None,
             current: Followed::new(0, snapshot),
+            new_root: None,
         })
     }
 
@@ -109,21 +126,58 @@ impl BuiltinIssuer {
         self
     }
 
+    /// The root of the CA, if it was made when this issuer was, since there was none in the store.
+    pub fn new_root(&self) -> Option<&TrustRoot> {
+        self.new_root.as_ref()
+    }
+
     /// Reads the store again, to follow what another replica did.
     ///
     /// # Errors
     ///
-    /// Those of the store. What was loaded before stays in use.
+    /// Those of the store; [`ErrorKind::NotFound`] if secrets of the CA were deleted. What was loaded
+    /// before stays in use, and signs for as long as it lives.
     pub async fn reload(&self) -> Result<()> {
         let Some(store) = &self.stored else {
             return Ok(());
         };
+        let outcome = self.read_again(store).await;
+        self.current.note(&outcome);
+        outcome
+    }
+
+    async fn read_again(&self, store: &CaStore) -> Result<()> {
         let (now, read) = (self.clock.now(), self.current.begin_read());
-        let (rotation, _) = store.secrets.read::<Rotation>().await?;
-        let active = store.authority(rotation.active).await?;
-        let snapshot = store.snapshot(rotation, active, now).await?;
-        self.current.replace((0, read), snapshot);
-        Ok(())
+        let known = self.snapshot();
+        let (rotation, expect) = store.secrets.read::<Rotation>().await?;
+        let names = store.settings.secrets.generation(known.state.active)?;
+        // A state that is gone is not one that says that the first CA signs.
+        let forgotten = expect == Expect::Absent && known.state != Rotation::default();
+        let unchanged = forgotten || rotation == known.state;
+        let found = match forgotten {
+            true => {
+                let why = "the state of the CA's rotation is not there any more";
+                Err(Error::new(ErrorKind::NotFound, why))
+            }
+            false => store.load(rotation, &known, now).await,
+        };
+        let lost = |error| gone(&names, &store.secrets.state).with_source(error);
+        let (snapshot, outcome) = match found {
+            Ok((snapshot, outcome)) => (snapshot, outcome.map_err(lost)),
+            // No replica has put another CA in its place, so what it signs is trusted as before.
+            Err(error) if unchanged && error.kind() == ErrorKind::NotFound => {
+                let held = Snapshot {
+                    state: known.state.clone(),
+                    active: Arc::clone(&known.active),
+                    bundle: known.bundle.clone(),
+                    loaded_at: now,
+                };
+                (held, Err(lost(error)))
+            }
+            Err(error) => return Err(error),
+        };
+        self.current.replace((0, read), snapshot, |_, _| true);
+        outcome
     }
 
     /// What the CA needs next, if anything: the next one is due when 30 days or half its life are
@@ -163,7 +217,7 @@ impl BuiltinIssuer {
         if next.is_none_or(|next| next.not_after <= now) {
             let generation = rotation.unused();
             // Stored before it is announced: whoever reads the announcement finds the CA.
-            store.create(generation, now).await?;
+            let _ = store.create(generation, now).await?;
             let announced = Rotation {
                 next: Some(Next {
                     generation,
@@ -212,6 +266,10 @@ impl BuiltinIssuer {
         // No leaf outlives its CA, so nobody needs the root of one that has ended.
         let snapshot = self.snapshot();
         let end_of_ca = if snapshot.state.active == rotation.active {
+            // It may have been deleted; its peers are to trust it as before.
+            store
+                .keep_certificate(rotation.active, &snapshot.active)
+                .await?;
             snapshot.active.not_after
         } else {
             last_leaf
@@ -334,6 +392,10 @@ impl Issuer for BuiltinIssuer {
 impl CaRotation for BuiltinIssuer {
     fn due(&self) -> Option<RotationStep> {
         self.rotation_due()
+    }
+
+    fn lost(&self) -> Option<Error> {
+        self.current.trouble()
     }
 
     async fn rotate(&self, step: RotationStep) -> Result<()> {

@@ -39,6 +39,12 @@
 //! [`RELOAD_INTERVAL`], activation is refused until that has passed since preparation, and a
 //! replica that cannot read the store issues shorter and shorter certificates rather than one that outlives the trust in it.
 //!
+//! # When it is gone
+//!
+//! A new CA cuts off all who trust the old one. So it is made only where nothing shows that there was one; see [`NewCa`]. Else
+//! [`load_or_create`](BuiltinIssuer::load_or_create) fails with the names of the secrets to restore. A CA whose secrets are
+//! deleted while it runs signs on with what it holds, and [`lost`](crate::CaRotation::lost) says so.
+//!
 //! # Defaults
 //!
 //! | setting | default | test |
@@ -48,6 +54,8 @@
 //! | longest leaf | 30 days | `defaults_are_what_the_docs_say` |
 //! | `NotBefore` of what it signs | 10 s before now, not before the CA's own | `defaults_are_what_the_docs_say` |
 //! | serial numbers | 128 random bits | `defaults_are_what_the_docs_say` |
+//! | a CA where none existed | is made, and told of | `a_ca_is_made_where_none_existed_and_its_root_is_told` |
+//! | a CA that existed | is not made again | `a_ca_that_existed_is_not_made_again` |
 
 mod authority;
 pub mod delegated;
@@ -61,9 +69,10 @@ mod store;
 pub use authority::{BACKDATE, ProvidedCa};
 pub use delegated::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
 pub(crate) use factory::delegate;
-pub use factory::factory;
+pub use factory::{BuiltinFactory, factory};
 pub use follow::RELOAD_INTERVAL;
 pub use issuer::BuiltinIssuer;
 pub use settings::{CaSecrets, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME};
 
 pub use crate::issuer::RotationStep;
+pub use crate::registry::NewCa;

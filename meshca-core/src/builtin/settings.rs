@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use spiffe::TrustDomain;
 
+use crate::registry::NewCa;
 use crate::{Error, KeyType, Result, SecretKey};
 
 /// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
@@ -20,6 +21,7 @@ pub struct CaSettings {
     pub(super) key_type: KeyType,
     pub(super) lifetime: Duration,
     pub(super) max_leaf_lifetime: Duration,
+    pub(super) new_ca: NewCa,
 }
 
 impl CaSettings {
@@ -31,6 +33,7 @@ impl CaSettings {
             key_type: KeyType::default(),
             lifetime: DEFAULT_CA_LIFETIME,
             max_leaf_lifetime: DEFAULT_MAX_LEAF_LIFETIME,
+            new_ca: NewCa::default(),
         }
     }
 
@@ -45,6 +48,14 @@ impl CaSettings {
     #[must_use]
     pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
+        self
+    }
+
+    /// Says whether a CA that is not in the store may be made: [`NewCa::IfNoneExisted`] unless told
+    /// otherwise.
+    #[must_use]
+    pub fn with_new_ca(mut self, new_ca: NewCa) -> Self {
+        self.new_ca = new_ca;
         self
     }
 
@@ -63,13 +74,17 @@ impl CaSettings {
 /// The secrets that a CA is kept in.
 ///
 /// The names are those that the field uses, so that an existing CA is found. Later generations add
-/// `.g2`, `.g3` …, and `<certificate>.rotation` says which of them signs.
+/// `.g2`, `.g3` …, and `<certificate>.rotation` says which of them signs. `<certificate>.new` is there
+/// while the first one is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaSecrets {
     mesh: String,
     certificate: String,
     key: String,
     pub(super) rotation: SecretKey,
+    /// There from before the first generation is made until it is complete: so a key without a
+    /// certificate is known for one that a crash left behind, or for one that has lost it.
+    pub(super) in_the_making: SecretKey,
 }
 
 /// The secrets of one CA among those that replace each other.
@@ -117,6 +132,7 @@ impl CaSecrets {
         let secrets = Self {
             mesh: mesh.to_owned(),
             rotation: SecretKey::new(mesh, format!("{certificate}.rotation"))?,
+            in_the_making: SecretKey::new(mesh, format!("{certificate}.new"))?,
             certificate,
             key,
         };

@@ -7,14 +7,22 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, ProvidedCa};
-use super::follow::Snapshot;
+use super::follow::{RELOAD_INTERVAL, Snapshot};
 use super::secrets::{Secrets, certificates, private_key};
-use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
+use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME, Generation};
+use crate::registry::NewCa;
 use crate::secret::StoredForm;
-use crate::time::at;
+use crate::time::{at, later, seconds};
 use crate::{
-    Error, ErrorKind, Result, SecretStore, SecretStoreExt as _, SecretValue, TrustBundle, pem,
+    Error, ErrorKind, Expect, Result, Retry, SecretKey, SecretStore, SecretStoreExt as _,
+    SecretValue, TrustBundle, pem,
 };
+
+/// How much longer than needed a replaced CA is kept: whoever takes it out for good may have a clock that is ahead by as much.
+pub(super) const CLOCK_MARGIN: Duration = Duration::from_secs(3600);
+
+/// How often a lost CA is replaced when other replicas do the same.
+const ATTEMPTS: usize = 4;
 
 /// The name of this secret never changes, and it is read before anything is made. So its format
 /// also stands for the names and the forms of a CA's other secrets.
@@ -116,11 +124,31 @@ impl CaStore {
         update.await
     }
 
+    /// Loads what this state says. If the CA that signs is `known` already and its secrets are gone,
+    /// it is used as it is known, and the second result says so.
+    pub(super) async fn load(
+        &self,
+        rotation: Rotation,
+        known: &Snapshot<Rotation>,
+        now: SystemTime,
+    ) -> Result<(Snapshot<Rotation>, Result<()>)> {
+        let (active, outcome) = match self.authority(rotation.active).await {
+            Ok(active) => (Arc::new(active), Ok(())),
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && rotation.active == known.state.active =>
+            {
+                (Arc::clone(&known.active), Err(error))
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((self.snapshot(rotation, active, now).await?, outcome))
+    }
+
     /// Loads what this state says, beside the CA that signs.
     pub(super) async fn snapshot(
         &self,
         rotation: Rotation,
-        active: Authority,
+        active: Arc<Authority>,
         now: SystemTime,
     ) -> Result<Snapshot<Rotation>> {
         let trust_domain = &self.settings.trust_domain;
@@ -149,7 +177,7 @@ impl CaStore {
         }
         Ok(Snapshot {
             state: rotation,
-            active: Arc::new(active),
+            active,
             bundle: TrustBundle::new(trust_domain.clone(), roots)?,
             loaded_at: now,
         })
@@ -178,11 +206,134 @@ impl CaStore {
         read(&certificate, &key).map_err(|error| names.locate(error))
     }
 
-    /// One generation; made if there is none.
+    /// The CA that signs, with the state; the first one is made if there never was one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there was a CA, or if none may be made. Nothing is written then.
+    pub(super) async fn load_or_create(&self, now: SystemTime) -> Result<Loaded> {
+        for _ in 0..ATTEMPTS {
+            let (rotation, expect) = self.secrets.read::<Rotation>().await?;
+            let names = self.settings.secrets.generation(rotation.active)?;
+            let lost = match self.find(&names).await? {
+                Found::Pair => {
+                    let active = self.authority(rotation.active).await?;
+                    return Ok(Loaded {
+                        rotation,
+                        active,
+                        is_new: false,
+                    });
+                }
+                Found::Part(what) => Some(what),
+                Found::Nothing if expect != Expect::Absent => {
+                    let secret = &self.secrets.state;
+                    Some(format!(
+                        "the secret `{secret}` names it as the one that signs"
+                    ))
+                }
+                Found::Nothing => None,
+            };
+            let existed = match (&self.settings.new_ca, lost) {
+                (NewCa::Confirmed, Some(_)) => {
+                    match self.replace_lost(rotation, expect, now).await {
+                        Err(error) if error.kind() == ErrorKind::Conflict => continue,
+                        replaced => return replaced,
+                    }
+                }
+                (NewCa::Existed(witness), lost) => Some(lost.unwrap_or_else(|| witness.clone())),
+                (_, Some(lost)) => Some(lost),
+                (NewCa::Forbidden, None) => None,
+                (NewCa::Confirmed | NewCa::IfNoneExisted, None) => {
+                    return self.create_first(now).await;
+                }
+            };
+            return Err(missing(&names, &self.secrets.state, existed));
+        }
+        let why = "other replicas keep changing the state of the CA; try again";
+        Err(Error::new(ErrorKind::Conflict, why).with_retry(Retry::Backoff))
+    }
+
+    /// What the store has of a generation. One that is being made counts as nothing.
+    async fn find(&self, names: &Generation) -> Result<Found> {
+        let (secrets, store) = (&self.settings.secrets, &self.secrets.store);
+        let has = async |name| store.get(name).await.map(|found| found.is_some());
+        // The key is stored first: where a certificate is, its key was there before.
+        let certificate = has(&names.certificate).await?;
+        let key = has(&names.key).await?;
+        Ok(match (certificate, key) {
+            (true, true) => Found::Pair,
+            (true, false) => Found::Part("its certificate is there, and its key is not".to_owned()),
+            (false, false) => Found::Nothing,
+            (false, true) if has(&secrets.in_the_making).await? => Found::Nothing,
+            // Whoever made it may have completed it between the two looks.
+            (false, true) if has(&names.certificate).await? => Found::Pair,
+            (false, true) => Found::Part("its key is there, and its certificate is not".to_owned()),
+        })
+    }
+
+    async fn create_first(&self, now: SystemTime) -> Result<Loaded> {
+        let (name, store) = (&self.settings.secrets.in_the_making, &self.secrets.store);
+        let mark = || Ok(SecretValue::from("this CA is being made"));
+        store.get_or_create(name, mark).await?;
+        let rotation = Rotation::default();
+        let (active, is_new) = self.create(rotation.active, now).await?;
+        // Others may have done it. One that stays says nothing while the pair is complete.
+        let _ = self.secrets.delete(name).await;
+        Ok(Loaded {
+            rotation,
+            active,
+            is_new,
+        })
+    }
+
+    /// Puts a CA of a new number in the place of one that is lost: the next one, if it was prepared.
+    async fn replace_lost(
+        &self,
+        rotation: Rotation,
+        expect: Expect,
+        now: SystemTime,
+    ) -> Result<Loaded> {
+        let prepared = self.next(&rotation).await?.is_some();
+        let generation = match &rotation.next {
+            Some(next) if prepared => next.generation,
+            _ => rotation.unused(),
+        };
+        let (active, is_new) = self.create(generation, now).await?;
+        let last_leaf = later(now, RELOAD_INTERVAL.saturating_add(rotation.longest_leaf()));
+        let lost = Retiring {
+            generation: rotation.active,
+            trusted_until: seconds(later(last_leaf, CLOCK_MARGIN)),
+        };
+        let mut replaced = Rotation {
+            active: generation,
+            next: None,
+            retiring: Vec::new(),
+            ..rotation
+        };
+        // Of those that went before, what is left of their certificates is trusted as before.
+        for former in rotation.retiring.into_iter().chain([lost]) {
+            let names = self.settings.secrets.generation(former.generation)?;
+            if self.secrets.store.get(&names.certificate).await?.is_some() {
+                replaced.retiring.push(former);
+            }
+        }
+        self.secrets.write(&replaced, expect).await?;
+        Ok(Loaded {
+            rotation: replaced,
+            active,
+            is_new,
+        })
+    }
+
+    /// One generation; made if there is none. Says whether it was made here.
     ///
     /// The key comes first, and the certificate is derived from whichever key is in the store: of
     /// all who race to make a CA, every one stores a certificate for the same key.
-    pub(super) async fn create(&self, generation: u32, now: SystemTime) -> Result<Authority> {
+    pub(super) async fn create(
+        &self,
+        generation: u32,
+        now: SystemTime,
+    ) -> Result<(Authority, bool)> {
         let names = self.settings.secrets.generation(generation)?;
         let store = &self.secrets.store;
         // A certificate without its key is a lost key: a new one would not fit it.
@@ -190,20 +341,34 @@ impl CaStore {
         {
             return Err(names.locate(Error::new(
                 ErrorKind::NotFound,
-                "the built-in CA has a certificate but no key; restore the key, or delete the certificate to start a new CA",
+                "the CA has a certificate but no key; restore the key",
             )));
         }
         let key_type = self.settings.key_type;
         let key = self.secrets.key_or_create(&names.key, key_type).await?;
         let private = private_key(&key).map_err(|error| names.locate(error))?;
+        let mut made = None;
         let make = || {
             let name = common_name(self.settings.trust_domain.as_str(), generation);
             let der = Authority::self_signed(&self.settings, &name, &private, now)?;
-            let pem = pem::encode("CERTIFICATE", &der);
+            let pem = SecretValue::new(pem::encode("CERTIFICATE", &der).into_bytes());
+            made = Some(pem.clone());
+            Ok(pem)
+        };
+        let certificate = store.get_or_create(&names.certificate, make).await?.value;
+        let authority = read(&certificate, &key).map_err(|error| names.locate(error))?;
+        Ok((authority, made == Some(certificate)))
+    }
+
+    /// Stores the certificate of a generation if it is not there.
+    pub(super) async fn keep_certificate(&self, generation: u32, held: &Authority) -> Result<()> {
+        let names = self.settings.secrets.generation(generation)?;
+        let make = || {
+            let pem = pem::encode("CERTIFICATE", &held.root);
             Ok(SecretValue::new(pem.into_bytes()))
         };
-        let certificate = store.get_or_create(&names.certificate, make).await?;
-        read(&certificate.value, &key).map_err(|error| names.locate(error))
+        let kept = self.secrets.store.get_or_create(&names.certificate, make);
+        kept.await.map(drop)
     }
 
     pub(super) async fn delete(&self, generation: u32) -> Result<()> {
@@ -211,6 +376,47 @@ impl CaStore {
         self.secrets.delete(&names.key).await?;
         self.secrets.delete(&names.certificate).await
     }
+}
+
+/// The CA that signs.
+pub(super) struct Loaded {
+    pub(super) rotation: Rotation,
+    pub(super) active: Authority,
+    /// Whether it was made here.
+    pub(super) is_new: bool,
+}
+
+/// What there is of a generation.
+enum Found {
+    Pair,
+    /// The text says what is there and what is not.
+    Part(String),
+    Nothing,
+}
+
+/// The error of a CA that is not in the store and is not made. `existed` says what shows that it was
+/// there.
+fn missing(names: &Generation, rotation: &SecretKey, existed: Option<String>) -> Error {
+    let Generation { certificate, key } = names;
+    let what = match existed {
+        Some(witness) => format!(
+            "the CA existed ({witness}), and no new one was made, since peers that trust it would refuse what another one signs; restore"
+        ),
+        None => "the CA is not in the secret store, and this control plane makes none on its own; provide".to_owned(),
+    };
+    let why = format!(
+        "{what} the secrets `{certificate}` and `{key}`, and `{rotation}` if the CA was ever rotated, or confirm a new CA with `Manager::confirm_new_ca` (without a manager: `CaSettings::with_new_ca(NewCa::Confirmed)`)"
+    );
+    Error::new(ErrorKind::NotFound, why)
+}
+
+/// The error of a running CA whose secrets were deleted.
+pub(super) fn gone(names: &Generation, rotation: &SecretKey) -> Error {
+    let Generation { certificate, key } = names;
+    let why = format!(
+        "secrets of the CA were deleted; it signs on with what this process holds, and a control plane that starts now issues nothing: restore what is missing of `{certificate}`, `{key}` and `{rotation}` from a backup"
+    );
+    Error::new(ErrorKind::NotFound, why)
 }
 
 fn read(certificate: &SecretValue, key: &SecretValue) -> Result<Authority> {

@@ -330,7 +330,7 @@ async fn halves_of_two_cas_are_noticed() {
         .unwrap()
         .expose_pem()
         .unwrap();
-    let cases: [(Option<SecretValue>, Option<SecretValue>, &str); 4] = [
+    let cases: [(Option<SecretValue>, Option<SecretValue>, &str); 5] = [
         (
             Some(other.pem().as_str().into()),
             Some(key.clone()),
@@ -339,14 +339,23 @@ async fn halves_of_two_cas_are_noticed() {
         (
             Some(other.pem().as_str().into()),
             None,
-            "has a certificate but no key; restore the key",
+            "its certificate is there, and its key is not",
         ),
         (
             Some("junk".into()),
             Some(key.clone()),
             "cannot be read: line 1: no `-----BEGIN CERTIFICATE-----` in it",
         ),
-        (None, Some("junk".into()), "not a PEM private key: line 1"),
+        (
+            Some(other.pem().as_str().into()),
+            Some("junk".into()),
+            "not a PEM private key: line 1",
+        ),
+        (
+            None,
+            Some(key.clone()),
+            "its key is there, and its certificate is not",
+        ),
     ];
     for (certificate, key, message) in cases {
         let store = Arc::new(MemorySecretStore::new());
@@ -378,24 +387,6 @@ async fn halves_of_two_cas_are_noticed() {
             .map(|found| found.value);
         assert_eq!(found, certificate);
     }
-    // A key without a certificate is a creator that crashed in between, and is finished.
-    let store = Arc::new(MemorySecretStore::new());
-    store
-        .put(&name(key_name), key.clone(), Expect::Absent)
-        .await
-        .unwrap();
-    let issuer = load(
-        settings(),
-        Arc::clone(&store) as Arc<dyn SecretStore>,
-        &clock,
-    )
-    .await
-    .unwrap();
-    issuer.issue(&spec(), &clock).await.unwrap();
-    assert_eq!(
-        store.get(&name(key_name)).await.unwrap().unwrap().value,
-        key
-    );
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ mod ends;
 mod golden;
 #[cfg(feature = "builtin")]
 mod identity;
+#[cfg(feature = "builtin")]
+mod lost_cas;
 mod resources;
 mod secret_store;
 mod spiffe_template_properties;

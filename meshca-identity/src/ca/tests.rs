@@ -46,6 +46,8 @@ enum Event {
         told: bool,
     },
     UnknownRoot,
+    /// An operator confirms a new CA in the place of one that is lost.
+    Confirmed,
     Built {
         epoch: u64,
         result: Result<OfNow, ()>,
@@ -70,6 +72,12 @@ struct World {
     /// Builds, looks and rotations that have ended just now, and for which there is no reason to
     /// begin another one at once.
     just_ended: [bool; 3],
+    /// The secrets of the CA were deleted: it cannot be set up.
+    gone: bool,
+    /// A new CA may be made in its place.
+    confirmed: bool,
+    /// No build has begun since that was confirmed.
+    owed_build: bool,
     /// A rule that the last event broke.
     broken: Option<&'static str>,
 }
@@ -85,6 +93,7 @@ enum Without {
     RetryOfBuilds,
     FormerIssuer,
     NextLook,
+    Confirmation,
 }
 
 #[derive(Debug)]
@@ -120,6 +129,7 @@ fn happen(ca: &mut Ca<OfNow, ()>, event: Event) -> (Vec<Effect<()>>, Option<Task
                 Event::Changed { rereads } => ca.change(EPOCH + 1, rereads),
                 Event::Tick(due, trusted) => started = ca.tick(due, trusted, NOW),
                 Event::SecretsChanged { told } => ca.secrets_changed(told, NOW),
+                Event::Confirmed => ca.set_up_again(NOW),
                 _ => ca.look_now(NOW),
             }
             Vec::new()
@@ -159,7 +169,7 @@ impl Life {
         }
         let changed = matches!(event, Event::Changed { .. });
         let (effects, started) = happen(&mut after.ca, event);
-        self.leave_out(&mut after.ca, event);
+        self.leave_out(&world.ca, &mut after.ca, event);
         let mut break_if = |broken: bool, rule| {
             if broken {
                 after.broken = Some(rule);
@@ -196,6 +206,11 @@ impl Life {
                 "the next CA signs before every proxy trusts it",
             );
             break_if(after.just_ended[index(task)], "the same again, at once");
+            break_if(
+                after.owed_build && task != Task::Build,
+                "a confirmed CA waits for something else",
+            );
+            after.owed_build &= task != Task::Build;
             after.running = Some(task);
             after.owed &= matches!(task, Task::Rotate(_));
         }
@@ -203,7 +218,7 @@ impl Life {
     }
 
     /// As if a rule were not there.
-    fn leave_out(&self, ca: &mut Ca<OfNow, ()>, event: Event) {
+    fn leave_out(&self, before: &Ca<OfNow, ()>, ca: &mut Ca<OfNow, ()>, event: Event) {
         let Some(without) = self.without else {
             return;
         };
@@ -213,6 +228,7 @@ impl Life {
                     job.again = false;
                 }
             }
+            (Without::Confirmation, Event::Confirmed) => *ca = before.clone(),
             (Without::PauseOfRotation, Event::Asked { .. }) => {
                 if let Some(serving) = &mut ca.serving {
                     serving.rotate_at = NOW;
@@ -245,8 +261,18 @@ impl Life {
         let mut world = world.clone();
         match epoch {
             EPOCH => {
+                let owed = match task {
+                    Task::Build => world.owed || world.owed_build,
+                    Task::Look => world.owed,
+                    Task::Rotate(_) => false,
+                };
+                if task == Task::Build && result.is_ok() {
+                    world.gone = false;
+                    world.confirmed = false;
+                    world.owed_build = false;
+                }
                 world.running = None;
-                world.just_ended[index(task)] = !world.owed || matches!(task, Task::Rotate(_));
+                world.just_ended[index(task)] = !owed;
             }
             _ => world.stale = None,
         }
@@ -257,7 +283,11 @@ impl Life {
             },
             Task::Look | Task::Rotate(_) => Event::Asked { epoch, result },
         };
-        self.after(&world, event)
+        let mut after = self.after(&world, event);
+        if epoch == EPOCH && result.is_err() && after.ca.error().is_none() {
+            after.broken = Some("a CA that is gone is not reported");
+        }
+        after
     }
 }
 
@@ -318,6 +348,9 @@ impl Model for Life {
             stale: None,
             owed: false,
             just_ended: [false; 3],
+            gone: false,
+            confirmed: false,
+            owed_build: false,
             broken: None,
         }
     }
@@ -351,6 +384,9 @@ impl Model for Life {
         let Some(wake) = ca.next_wake(NOW).filter(|wake| *wake <= HORIZON) else {
             return Some("nothing will happen any more".to_owned());
         };
+        if world.owed_build && wake > NOW {
+            return Some("a confirmed CA is not set up".to_owned());
+        }
         if world.owed && wake > NOW {
             return Some("a change of secrets is not looked at".to_owned());
         }
@@ -421,9 +457,26 @@ impl Model for Life {
                 self.after(&before, Event::UnknownRoot),
             );
         }
+        if !world.gone {
+            let mut after = world.clone();
+            after.gone = true;
+            add("secrets are deleted", String::new(), after);
+        } else {
+            let mut restored = world.clone();
+            restored.gone = false;
+            add("secrets are restored", String::new(), restored);
+        }
+        if world.gone && (world.ca.error().is_some() || world.ca.issuer().is_none()) {
+            let mut before = world.clone();
+            (before.confirmed, before.owed_build) = (true, true);
+            before.just_ended[..2].fill(false);
+            let after = self.after(&before, Event::Confirmed);
+            add("a new CA is confirmed", String::new(), after);
+        }
         for result in [Ok(()), Err(())] {
             let how = if result.is_ok() { "well" } else { "badly" };
-            if let Some(task) = world.running {
+            let lost = world.gone && !world.confirmed && result.is_ok();
+            if let Some(task) = world.running.filter(|task| !lost || *task != Task::Build) {
                 let after = self.ended(world, task, EPOCH, result);
                 add("task ends", format!("{task:?} {how}"), after);
             }
@@ -437,7 +490,8 @@ impl Model for Life {
 
     /// It is set up, and well.
     fn is_end(&mut self, world: &World) -> bool {
-        world.running.is_none() && world.ca.signer().is_some() && world.ca.error().is_none()
+        let well = world.ca.signer().is_some() && world.ca.error().is_none();
+        world.running.is_none() && well && !world.gone
     }
 
     fn describe(&mut self, world: &World) -> Vec<String> {
@@ -464,7 +518,7 @@ fn no_order_of_events_loses_anything_or_signs_too_early() {
         ..
     } = seen;
     println!("{states} states, {transitions} transitions: {actions:?}");
-    assert_eq!(actions.len(), 7);
+    assert_eq!(actions.len(), 10);
     // Nothing can be asked of a CA without an issuer, or while its new settings were not tried.
     println!("{} kinds of states: {kinds:?}", kinds.len());
     assert_eq!(kinds.len(), 14);
@@ -484,6 +538,7 @@ fn the_search_finds_each_rule_that_is_left_out() {
         (Without::RetryOfBuilds, "nothing will happen any more"),
         (Without::FormerIssuer, "an issuer"),
         (Without::NextLook, "nothing will happen any more"),
+        (Without::Confirmation, "a confirmed CA is not set up"),
     ] {
         let (outcome, _) = explore(Some(without));
         let violation = outcome.expect_err("it should have been found");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meshca_core::registry::{BackendConfig, BackendRegistry};
+use meshca_core::registry::{BackendConfig, BackendRegistry, NewCa};
 use meshca_core::resource::{Backend as ClassicBackend, IdentityProvider, MeshTrustCreation};
 use meshca_core::{Error, ErrorKind, TrustBundle, TrustDomain, TrustRoot};
 
@@ -58,6 +58,14 @@ pub(super) struct Backend {
     /// The root of the last certificate: the one that the next will have, as far as the manager
     /// can tell before it is signed.
     pub(super) signs_under: Option<TrustRoot>,
+    /// What shows that its CA existed, as soon as something has. It may not be there for long: a
+    /// status is written anew while the CA fails.
+    pub(super) witness: Option<String>,
+    /// The resources had another CA here a moment ago, so what is known of that says nothing of
+    /// this one.
+    pub(super) replaces: bool,
+    /// An operator wants a new CA in the place of one that is lost.
+    pub(super) confirmed: bool,
     /// How long a certificate takes: decides how many one task asks for.
     pub(super) takes: Option<Duration>,
 }
@@ -72,8 +80,30 @@ impl Backend {
             lane,
             bundle: None,
             signs_under: None,
+            witness: None,
+            replaces: false,
+            confirmed: false,
             takes: None,
         }
+    }
+
+    /// Whether a CA that is not in the secret store may be made, by what is known of it now.
+    pub(super) fn new_ca(&mut self, witness: Option<String>) -> NewCa {
+        if !self.replaces && self.witness.is_none() {
+            self.witness = witness;
+        }
+        match &self.witness {
+            _ if self.confirmed => NewCa::Confirmed,
+            Some(witness) => NewCa::Existed(witness.clone()),
+            None => NewCa::default(),
+        }
+    }
+
+    /// It was set up: what was decided about it is done.
+    pub(super) fn is_set_up(&mut self) {
+        self.witness = None;
+        self.replaces = false;
+        self.confirmed = false;
     }
 
     /// How many certificates are asked for by one task: as many as its CA signs while a task is

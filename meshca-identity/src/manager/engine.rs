@@ -203,6 +203,14 @@ impl Engine {
             } => {
                 let _ = reply.send(self.break_glass(&mesh, &reason));
             }
+            Command::ConfirmNewCa {
+                mesh,
+                backend,
+                reason,
+                reply,
+            } => {
+                let _ = reply.send(self.confirm_new_ca(&mesh, &backend, &reason));
+            }
             Command::Stats { reply } => {
                 let _ = reply.send(self.stats());
             }
@@ -217,9 +225,9 @@ impl Engine {
             Done::Asked { ca, result } => self.asked(&ca, result),
             Done::Recorded {
                 mesh,
-                record,
+                claims,
                 result,
-            } => self.recorded(mesh, &record, result),
+            } => self.recorded(mesh, claims, result),
             Done::Read { mesh, result } => self.read(&mesh, result),
         }
     }
@@ -248,6 +256,7 @@ impl Engine {
         let effective = effective(&resources, mesh.effective.take(), &zone);
         let (wanted, wrong) = backend::wanted(&self.setup.registry, &effective, &zone);
         let before = mesh.take_trusts(&effective, bundles, &wanted, &zone);
+        let announced = before.iter().cloned().collect();
         mesh.rules = Some(IdentityRules::new(
             &effective,
             self.setup.options.select.clone(),
@@ -264,6 +273,7 @@ impl Engine {
                 mesh.recall(record, now, self.setup.options.linger);
                 mesh.remember(before, now.wall);
             }
+            mesh.announced = announced;
             mesh.cell.set_resources(&resources);
             mesh.effective = Some(effective);
             mesh.resources = Some(resources);
@@ -303,11 +313,11 @@ impl Engine {
     /// Forgets a mesh of which nothing is left: neither resources nor workloads, nor anything to
     /// store.
     fn forget_mesh_if_empty(&mut self, id: MeshId) {
-        let wall = self.clockwork.now().wall;
+        let now = self.clockwork.now();
         let gone = self
             .meshes
-            .get(id)
-            .is_some_and(|mesh| mesh.resources.is_none() && mesh.is_recorded(wall));
+            .get_mut(id)
+            .is_some_and(|mesh| mesh.resources.is_none() && mesh.is_recorded(now));
         if gone && !self.workloads.any_in(id) {
             self.meshes.remove(id);
         }
@@ -324,10 +334,24 @@ impl Engine {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return false;
         };
-        mesh.ledger.publish(now.wall).unwrap_or_else(|error| {
+        let agrees = mesh.clock(now).is_some();
+        let changed = mesh.ledger.publish(now.wall, agrees).unwrap_or_else(|error| {
             tracing::error!(mesh = %mesh.cell.name, %error, "the trust of the mesh cannot be put together; what was published stays");
             false
-        })
+        });
+        let withheld = mesh.ledger.is_withheld();
+        if withheld && !std::mem::replace(&mut mesh.recorded.told, withheld) {
+            let cell = Arc::clone(&mesh.cell);
+            let (mesh, clock) = (cell.name.as_str(), now.wall);
+            tracing::warn!(
+                mesh,
+                "the clock disagrees with the trust record, so no root is removed"
+            );
+            self.setup.observe(&Event::ClockDoubted { mesh, clock });
+        } else {
+            mesh.recorded.told = withheld;
+        }
+        changed
     }
 
     /// Makes the trust of a mesh what it is to be now, and its status what it is.

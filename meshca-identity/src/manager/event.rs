@@ -173,6 +173,44 @@ pub enum Event<'a> {
         /// What went wrong.
         error: &'a Error,
     },
+    /// A CA was made, since there was none in the secret store, and nothing showed that there was one
+    /// before, or an operator had [confirmed](Event::NewCaConfirmed) it.
+    #[display("{mesh}: {backend} has a new CA, `{subject}` (SHA-256 of its root: {fingerprint})")]
+    #[non_exhaustive]
+    CaCreated {
+        /// The mesh.
+        mesh: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// The subject of its root.
+        subject: &'a str,
+        /// SHA-256 of its root in lower-case hex.
+        fingerprint: &'a str,
+    },
+    /// Somebody decided that a new CA takes the place of one whose secrets are lost.
+    #[display("{mesh}: a new CA for {backend} was confirmed ({reason})")]
+    #[non_exhaustive]
+    NewCaConfirmed {
+        /// The mesh.
+        mesh: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// Who and why, in the words of who did it.
+        reason: &'a str,
+    },
+    /// By this control plane's clock something in the trust record has ended, but the clock
+    /// [disagrees](crate::manager#across-restarts) with the record or with the time that has passed. No
+    /// root is removed. Said once for each doubt.
+    #[display(
+        "{mesh}: no root is removed, since the clock of this control plane disagrees with what others have recorded or was set ahead: compare the clocks of all replicas"
+    )]
+    #[non_exhaustive]
+    ClockDoubted {
+        /// The mesh.
+        mesh: &'a str,
+        /// What the clock says.
+        clock: SystemTime,
+    },
     /// Somebody decided not to wait for proxies that do not trust a root yet: connections to those will fail.
     #[display(
         "{mesh}: BREAK GLASS: new roots are used although proxies have not acknowledged them ({reason})"
@@ -202,6 +240,9 @@ impl<'a> Event<'a> {
             Self::RootEnding { .. } => "root_ending",
             Self::NotRecorded { .. } => "not_recorded",
             Self::BreakGlass { .. } => "break_glass",
+            Self::CaCreated { .. } => "ca_created",
+            Self::NewCaConfirmed { .. } => "new_ca_confirmed",
+            Self::ClockDoubted { .. } => "clock_doubted",
         }
     }
 
@@ -219,6 +260,9 @@ impl<'a> Event<'a> {
             | Self::TrustChanged { mesh, .. }
             | Self::RootEnding { mesh, .. }
             | Self::NotRecorded { mesh, .. }
+            | Self::CaCreated { mesh, .. }
+            | Self::NewCaConfirmed { mesh, .. }
+            | Self::ClockDoubted { mesh, .. }
             | Self::BreakGlass { mesh, .. } => mesh,
         }
     }
@@ -243,6 +287,8 @@ impl<'a> Event<'a> {
             | Self::Failing { backend, .. }
             | Self::BackendReady { backend, .. }
             | Self::BackendFailing { backend, .. }
+            | Self::CaCreated { backend, .. }
+            | Self::NewCaConfirmed { backend, .. }
             | Self::Rotated { backend, .. } => Some(backend),
             _ => None,
         }

@@ -1,22 +1,22 @@
 //! Everything that takes time: each is a task that reports how it ended, even if it panics.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshca_core::registry::{BackendConfig, BackendRegistry, BuildContext};
 use meshca_core::{
     CaRotation, CertificateSpec, Clock, Error, ErrorKind, Identity, Issuer, IssuingCa, Result,
-    RotationStep, SecretStore, TrustBundle,
+    RotationStep, SecretStore, TrustBundle, TrustRoot,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
 use super::ids::{CaRef, MeshId};
 use super::setup::Layer;
-use crate::record::Record;
+use crate::record::{Record, RootId};
 use crate::schedule::Ticket;
 
 /// How long the driver may wait to hear of certificates that are there.
@@ -37,6 +37,16 @@ pub(super) struct LiveCa {
     /// The least time between two questions for its roots, however often the manager wants to
     /// ask: some CAs bill or throttle them.
     pub(super) trust_interval: Duration,
+    /// The root of a CA that was made when this was built.
+    pub(super) new_root: Option<TrustRoot>,
+}
+
+impl LiveCa {
+    /// The roots with what is wrong with the CA, although it has named them.
+    fn troubled(&self, roots: Roots) -> Roots {
+        let trouble = self.rotation.as_ref().and_then(|rotation| rotation.lost());
+        Roots { trouble, ..roots }
+    }
 }
 
 /// A certificate to ask for.
@@ -86,8 +96,8 @@ pub(super) enum Done {
     },
     Recorded {
         mesh: MeshId,
-        /// What was to be stored.
-        record: Record,
+        /// The roots of which was to be stored that they are needed for longer.
+        claims: BTreeMap<RootId, SystemTime>,
         /// What is stored: others may have stored something as well.
         result: Result<Record>,
     },
@@ -103,6 +113,8 @@ pub(super) struct Roots {
     pub(super) bundle: TrustBundle,
     /// What others may have handed out under one that is not among them any more.
     pub(super) record: Option<Record>,
+    /// Why the CA could not be set up again by now.
+    pub(super) trouble: Option<Error>,
 }
 
 /// What a CA had before, and where others say what they have handed out under that.
@@ -120,7 +132,11 @@ impl Before {
             true => Some(Record::read(&*self.secrets, &self.mesh).await?),
             false => None,
         };
-        Ok(Roots { bundle, record })
+        Ok(Roots {
+            bundle,
+            record,
+            trouble: None,
+        })
     }
 }
 
@@ -283,6 +299,7 @@ pub(super) async fn build(
             issuing,
             rotation: built.rotation,
             trust_interval,
+            new_root: built.new_root,
         };
         Ok((live, bundle))
     })
@@ -300,7 +317,7 @@ pub(super) async fn look(ca: LiveCa, before: Before, limit: Duration) -> Result<
     }
     let asked = ca.issuing.refresh();
     let bundle = within(limit, "did not say which roots it has", asked).await?;
-    before.roots(bundle).await
+    Ok(ca.troubled(before.roots(bundle).await?))
 }
 
 /// Takes a CA a step further in its replacement.
@@ -317,7 +334,7 @@ pub(super) async fn rotate(
         ca.issuing.refresh().await
     })
     .await?;
-    before.roots(bundle).await
+    Ok(ca.troubled(before.roots(bundle).await?))
 }
 
 async fn within<T>(

@@ -6,17 +6,18 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::{Form, Kri, MeshIdentity, MeshTrust, Metadata};
-use meshca_core::{Error, Result, RotationStep, TrustBundle, TrustRoot};
+use meshca_core::{Error, ErrorKind, Result, RotationStep, TrustBundle, TrustRoot};
 
 use super::backend::{Backend, Wanted, untrusted};
 use super::cell::{MeshCell, PublishedTrust};
 use super::gate::Gate;
 use super::setup::guarded;
 use super::status::{self, CaStatus, IdentityStatus};
-use crate::record::Record;
+use crate::record::{Claims, Record, RootId};
 use crate::schedule::{LaneId, Now};
 use crate::select::IdentityRules;
 use crate::trust::{Origin, TrustLedger};
+use crate::watch::ClockWatch;
 use crate::{BackendKey, MeshResources, TrustVersion};
 
 /// See the [module](self).
@@ -35,6 +36,8 @@ pub(super) struct Mesh {
     pub(super) ledger: TrustLedger,
     pub(super) gate: Gate,
     pub(super) recorded: Recorded,
+    /// What the MeshTrusts have that were generated for CAs of this mesh.
+    pub(super) announced: BTreeMap<BackendKey, TrustBundle>,
     /// The roots that were warned of.
     pub(super) warned: BTreeSet<String>,
 }
@@ -51,6 +54,12 @@ pub(super) struct Recorded {
     pub(super) busy: bool,
     /// The end of the backoff after a failed write.
     pub(super) write_at: Duration,
+    /// What this process has said in it.
+    pub(super) claims: Claims,
+    /// Whether this control plane's clock may end what is in it.
+    pub(super) clock: ClockWatch,
+    /// Observers were told that it may not.
+    pub(super) told: bool,
     /// When the record is read again although it should be as it was written: others write, and
     /// delete.
     pub(super) compare_at: Duration,
@@ -76,6 +85,7 @@ impl Mesh {
             ledger: TrustLedger::after(version),
             gate: Gate::new(acknowledgements),
             recorded: Recorded::default(),
+            announced: BTreeMap::new(),
             warned: BTreeSet::new(),
         }
     }
@@ -236,6 +246,7 @@ impl Mesh {
                     (Some(backend), Some(error)) => CaStatus::Failing {
                         error,
                         registered: is_registered(backend.wanted.config.type_name()),
+                        lost: backend.witness.is_some() && error.kind() == ErrorKind::NotFound,
                         serving: backend.life.issuer().is_some() && untrusted.is_none(),
                     },
                     (Some(backend), None) if backend.life.issuer().is_some() => CaStatus::Ready,
@@ -306,6 +317,7 @@ impl Mesh {
                 self.ledger.set(origin, bundle.clone());
             }
         }
+        self.recorded.clock.read(record.newest(), now);
         for used in record.used.values() {
             self.ledger.recall(used);
             if used.until >= now.wall {
@@ -315,8 +327,45 @@ impl Mesh {
         self.recorded.stored = record;
     }
 
+    /// What shows, beside its secrets, that the CA of a backend existed.
+    pub(super) fn witness(&self, key: &BackendKey) -> Option<String> {
+        let backend = self.backends.get(key)?;
+        let kind = backend.wanted.config.type_name();
+        let said = self.recorded.stored.said.get(key);
+        if said.is_some_and(|said| said.ca != kind) {
+            // All that is known of this name is of another CA.
+            return None;
+        }
+        let root = |bundle: &TrustBundle| bundle.roots().first().cloned();
+        let named = |what: &str, root: TrustRoot| {
+            let (subject, fingerprint) = (root.subject(), root.fingerprint().to_owned());
+            format!("{what} its root `{subject}`, SHA-256 {fingerprint}")
+        };
+        let mut used = self.recorded.stored.used.values();
+        let used = used.find(|used| used.signed && used.backend == *key);
+        let recorded = said.map(|said| &said.bundle).and_then(root);
+        if let Some(root) = recorded.or_else(|| root(&used?.bundle)) {
+            return Some(named("the trust record of the mesh has", root));
+        }
+        if let Some(root) = self.announced.get(key).and_then(root) {
+            return Some(named("the MeshTrust that was generated for it has", root));
+        }
+        let BackendKey::Modern(name) = key else {
+            return None;
+        };
+        let mut identities = self.effective.iter().flat_map(|it| &it.identities);
+        let identity = identities.find(|it| it.metadata.name == *name)?;
+        let shows = status::shows_a_ca(identity);
+        shows.then(|| "the status of the MeshIdentity says so".to_owned())
+    }
+
+    /// The time, if the clock agrees with the record.
+    pub(super) fn clock(&mut self, now: Now) -> Option<SystemTime> {
+        self.recorded.clock.agrees(now).then_some(now.wall)
+    }
+
     /// What is to be stored for those who come after, and the CAs that it was once true of.
-    pub(super) fn record(&self, now: SystemTime) -> (Record, BTreeSet<BackendKey>) {
+    pub(super) fn record(&self, now: Option<SystemTime>) -> (Record, BTreeSet<BackendKey>) {
         let ca = |key: &BackendKey| Some(self.backends.get(key)?.wanted.config.type_name());
         let record = self.ledger.record(ca).pruned(now);
         let gone = self.recorded.had.iter();
@@ -325,10 +374,17 @@ impl Mesh {
         (record, gone)
     }
 
+    /// The roots that proxies of this control plane need for longer than the record says.
+    pub(super) fn claims(&self) -> BTreeMap<RootId, SystemTime> {
+        self.recorded.claims.lacking(self.ledger.needs())
+    }
+
     /// Whether what is stored is what is to be.
-    pub(super) fn is_recorded(&self, now: SystemTime) -> bool {
-        let (record, gone) = self.record(now);
-        !self.recorded.busy && self.recorded.stored.covers(&record, &gone)
+    pub(super) fn is_recorded(&mut self, now: Now) -> bool {
+        let clock = self.clock(now);
+        let (record, gone) = self.record(clock);
+        let recorded = &self.recorded;
+        !recorded.busy && recorded.stored.covers(&record, &gone) && self.claims().is_empty()
     }
 
     /// What was signed before this process began, under roots that our own MeshTrusts still have. When that ends nobody knows: it

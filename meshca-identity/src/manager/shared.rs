@@ -16,7 +16,7 @@ use super::primitives::{AtomicBool, Ordering};
 use crate::migration::Observed;
 use crate::schedule::Ticket;
 use crate::select::Selection;
-use crate::{Acknowledged, MeshResources};
+use crate::{Acknowledged, BackendKey, MeshResources};
 
 /// Everything that handles and the driver share.
 pub(crate) struct Shared {
@@ -115,6 +115,12 @@ pub(crate) enum Command {
     },
     BreakGlass {
         mesh: String,
+        reason: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    ConfirmNewCa {
+        mesh: String,
+        backend: BackendKey,
         reason: String,
         reply: oneshot::Sender<Result<()>>,
     },

@@ -2,6 +2,7 @@
 
 use meshca_core::resource::{IdentityProvider, MeshIdentity, MeshTrustCreation};
 use meshca_core::{Error, ErrorKind};
+use serde::Deserialize;
 
 /// What a control plane writes into `status.conditions` of a MeshIdentity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +57,40 @@ pub(crate) enum CaStatus<'a> {
     Failing {
         error: &'a Error,
         registered: bool,
+        /// Whether something shows that it existed, and it is gone.
+        lost: bool,
         /// Whether what was set up before goes on.
         serving: bool,
     },
+}
+
+/// The reason of a `Provider` whose CA existed and is gone. Kuma has none for it: there, a new CA is made.
+const CA_LOST: &str = "ProviderCaLost";
+
+/// The stored form of a status, as far as it is read.
+#[derive(Deserialize)]
+struct Stored {
+    #[serde(default)]
+    conditions: Vec<StoredCondition>,
+}
+
+#[derive(Deserialize)]
+struct StoredCondition {
+    r#type: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// Whether the status of a MeshIdentity shows that its provider has had a CA.
+pub(super) fn shows_a_ca(identity: &MeshIdentity) -> bool {
+    let stored = identity.status.decode::<Stored>();
+    let conditions = stored.map(|stored| stored.conditions).unwrap_or_default();
+    conditions.iter().any(|it| {
+        let is_true = matches!(&*it.r#type, "Provider" | "MeshTrustCreated") && it.status == "True";
+        is_true || it.reason == CA_LOST
+    })
 }
 
 fn condition(
@@ -168,10 +200,12 @@ fn of_provider(provider: &IdentityProvider, ca: CaStatus<'_>) -> (Condition, Opt
         CaStatus::Failing {
             error,
             registered,
+            lost,
             serving,
         } => {
             let reason = match error.kind() {
                 _ if !registered => "ProviderNotFoundError",
+                _ if lost => CA_LOST,
                 ErrorKind::InvalidConfig | ErrorKind::Unsupported => "ProviderValidationError",
                 _ => "ProviderInitializationError",
             };

@@ -11,6 +11,7 @@
 mod common;
 mod faults;
 mod field;
+mod lost_cas;
 mod manager;
 mod moves;
 mod peers;

@@ -30,6 +30,8 @@ pub struct DelegatedSettings {
     pub(super) lifetime_policy: LifetimePolicy,
     pub(super) max_leaf_lifetime: Duration,
     pub(super) path_len: u8,
+    /// The type of the provider that the resource names, if it is one of a resource.
+    pub(super) provider: Option<String>,
 }
 
 impl DelegatedSettings {
@@ -43,7 +45,13 @@ impl DelegatedSettings {
             lifetime_policy: LifetimePolicy::default(),
             max_leaf_lifetime: DEFAULT_DELEGATED_MAX_LEAF_LIFETIME,
             path_len: 0,
+            provider: None,
         }
+    }
+
+    pub(crate) fn with_provider(mut self, provider: &str) -> Self {
+        self.provider = Some(provider.to_owned());
+        self
     }
 
     /// The type of the intermediate's key.
@@ -103,11 +111,12 @@ impl DelegatedSettings {
     }
 }
 
-/// The secrets that a delegated CA is kept in: `<name>`, which holds certificates and state, and `<name>-key.g1`,
-/// `<name>-key.g2` …, the keys.
+/// The secrets that a delegated CA is kept in: `<name>`, which holds certificates and state, `<name>.upstream`, which
+/// says whose intermediates these are, and `<name>-key.g1`, `<name>-key.g2` …, the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelegatedSecrets {
     pub(super) state: SecretKey,
+    pub(super) upstream: SecretKey,
 }
 
 impl DelegatedSecrets {
@@ -117,7 +126,9 @@ impl DelegatedSecrets {
     ///
     /// [`ErrorKind::InvalidConfig`] if these are no names for a secret.
     pub fn new(mesh: &str, name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
         let secrets = Self {
+            upstream: SecretKey::new(mesh, format!("{name}.upstream"))?,
             state: SecretKey::new(mesh, name)?,
         };
         // The longest name that will ever be needed: better refused today than at the tenth rotation.

@@ -16,7 +16,10 @@ use super::settings::{DelegatedSettings, LEAF_PART, MIN_INTERMEDIATE_LIFETIME};
 use crate::secret::StoredForm;
 use crate::time::{at, later, rfc3339};
 use crate::verify::CLOCK_SKEW;
-use crate::{Error, ErrorKind, PrivateKey, Result, RotationStep, SecretStore, TrustBundle, pem};
+use crate::x509::Parsed;
+use crate::{
+    Error, ErrorKind, Expect, PrivateKey, Result, RotationStep, SecretStore, TrustBundle, pem,
+};
 
 /// The name of this secret never changes, and it is read before anything is made. So its format
 /// also stands for the names and the form of the keys.
@@ -25,6 +28,25 @@ const STATE: StoredForm = StoredForm::new(
     1,
     "restore the secret, or delete it once no leaf of this CA is alive",
 );
+
+/// A secret of its own, as the state's readers of before refuse a field that they do not know.
+const UPSTREAM: StoredForm = StoredForm::new(
+    "the name of the CA above the delegated CA",
+    1,
+    "delete the secret, and it is written again",
+);
+
+/// Whose intermediates the state holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Upstream {
+    pub(super) trust_domain: String,
+    /// The type of the provider, where a resource names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) provider: Option<String>,
+    /// Type and address, as the issuer names itself.
+    pub(super) issuer: String,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -158,6 +180,30 @@ impl State {
         })
     }
 
+    /// Whether `newer` can be a later state of this CA, rather than one of another CA that was put
+    /// in its place. What signs now is kept until it has ended.
+    pub(super) fn is_continued_by(&self, newer: &Self) -> bool {
+        let known = |other: &Self, one: &Intermediate| other.intermediates().any(|it| it == one);
+        match (&self.active, &newer.active) {
+            (Some(active), Some(newest)) => known(newer, active) || known(self, newest),
+            _ => true,
+        }
+    }
+
+    /// Begins again with an intermediate of another CA. What went before stays trusted until it ends
+    /// if it was of the same trust domain. Returns the numbers of those that are forgotten.
+    pub(super) fn start_over(&mut self, with: Intermediate, same_domain: bool) -> Vec<u32> {
+        let former: Vec<_> = self.intermediates().cloned().collect();
+        self.active = Some(with);
+        self.next = None;
+        self.retiring.clear();
+        if same_domain {
+            self.retiring = former;
+            return Vec::new();
+        }
+        former.into_iter().map(|one| one.number).collect()
+    }
+
     /// What signs.
     ///
     /// # Errors
@@ -221,6 +267,15 @@ impl State {
     }
 }
 
+/// The trust domain that an intermediate was signed for, if it says so.
+pub(super) fn domain_of(intermediate: &Intermediate) -> Option<String> {
+    let chain = certificates(&intermediate.chain, "the chain of the delegated CA").ok()?;
+    let (_, own) = chain.first()?;
+    let uris = Parsed::read(own).ok()?.uris().ok()?;
+    let id = uris.iter().find_map(|uri| uri.strip_prefix("spiffe://"));
+    id.map(str::to_owned)
+}
+
 /// The roots of a bundle as the state keeps them.
 pub(super) fn as_pem(bundle: &TrustBundle) -> Vec<String> {
     bundle
@@ -245,6 +300,29 @@ impl DelegatedStore {
             form: STATE,
         };
         Self { secrets, settings }
+    }
+
+    /// Whose intermediates the state holds, if it says so.
+    pub(super) async fn recorded_upstream(&self) -> Result<Option<Upstream>> {
+        let key = &self.settings.secrets.upstream;
+        let found = self.secrets.store.get(key).await?;
+        found.map(|it| UPSTREAM.read(key, &it.value)).transpose()
+    }
+
+    pub(super) async fn record_upstream(&self, upstream: &Upstream) -> Result<()> {
+        let (key, store) = (&self.settings.secrets.upstream, &self.secrets.store);
+        let value = UPSTREAM.write(upstream)?;
+        let expect = match store.get(key).await? {
+            Some(found) if found.value == value => return Ok(()),
+            Some(found) => Expect::Version(found.version),
+            None => Expect::Absent,
+        };
+        let written = store.put(key, value, expect).await;
+        match written {
+            // Another replica has written, and every replica can start again from what it wrote.
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+            written => written.map(drop),
+        }
     }
 
     /// Changes the state, as [`Secrets::update`] does. Each change has a revision of its own.
@@ -273,7 +351,17 @@ impl DelegatedStore {
         let same = |known: &&Snapshot<State>| known.state.active.as_ref() == Some(intermediate);
         let active = match known.filter(same) {
             Some(known) => Arc::clone(&known.active),
-            None => Arc::new(self.authority(intermediate).await?),
+            None => {
+                let authority = self.authority(intermediate).await?;
+                if let Some(id) = authority.foreign_id(&self.settings.trust_domain) {
+                    let why = format!(
+                        "the state of the delegated CA is that of another trust domain: its intermediate carries the SPIFFE ID `{id}`; let all replicas run with the same resources"
+                    );
+                    let error = Error::new(ErrorKind::InvalidConfig, why);
+                    return Err(error.with_context("secret", &self.settings.secrets.state));
+                }
+                Arc::new(authority)
+            }
         };
         Ok(Snapshot {
             active,
@@ -289,6 +377,13 @@ impl DelegatedStore {
         let key_type = self.settings.key_type;
         let found = self.secrets.key_or_create(&name, key_type).await?;
         private_key(&found).map_err(|error| error.with_context("secret", &name))
+    }
+
+    /// Makes sure that the key of what signs is still there, for the control plane that starts next.
+    pub(super) async fn require_key(&self, number: u32) -> Result<()> {
+        let name = self.settings.secrets.key(number)?;
+        let key = self.secrets.require(&name, "the key of the delegated CA");
+        key.await.map(drop)
     }
 
     pub(super) async fn delete_key(&self, number: u32) -> Result<()> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshca_core::registry::BuildContext;
-use meshca_core::{Error, Result};
+use meshca_core::registry::{BuildContext, NewCa};
+use meshca_core::{Error, ErrorKind, Result};
 
 use super::Engine;
 use crate::BackendKey;
@@ -37,6 +37,15 @@ fn split<T>(result: Result<(T, Roots)>) -> (Result<T>, Option<Roots>) {
     match result {
         Ok((other, roots)) => (Ok(other), Some(roots)),
         Err(error) => (Err(error), None),
+    }
+}
+
+/// Logs why a CA fails, unless it failed like that before.
+fn log_news(ca: &CaRef, backend: &Backend, error: Option<&Error>) {
+    let before = backend.life.error().map(Error::message);
+    if let Some(error) = error.filter(|error| Some(error.message()) != before) {
+        let backend = &*ca.key;
+        tracing::warn!(%backend, %error, "a CA fails; what worked before continues");
     }
 }
 
@@ -84,6 +93,7 @@ impl Engine {
             // The former CA's certificates are not what is wanted now, so nothing more of it is
             // signed.
             *backend = Backend::new(&key, wanted, backend.lane, epoch);
+            backend.replaces = true;
             mesh.ledger.unset(&Origin::Backend(key));
             return;
         }
@@ -92,6 +102,8 @@ impl Engine {
             return;
         }
         backend.life.change(epoch, wanted.is_given());
+        // The CA was the operator's, and is ours to make now.
+        backend.replaces |= backend.wanted.is_given() && !wanted.is_given();
         backend.wanted = wanted;
     }
 
@@ -162,21 +174,94 @@ impl Engine {
 
     pub(super) fn built(&mut self, ca: &CaRef, result: Result<(LiveCa, Roots)>) {
         let up = self.clockwork.now().up;
+        if let Ok((live, _)) = &result {
+            self.tell_of_new(ca, live);
+        }
         let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
         };
         let (result, roots) = split(result);
+        log_news(ca, backend, result.as_ref().err());
         let pace = pace(&self.setup.options, result.as_ref().ok());
+        if result.is_ok() && backend.life.epoch() == ca.epoch {
+            backend.is_set_up();
+        }
         let effects = backend.life.built(ca.epoch, result, up, &pace);
         self.carry_out(ca, effects, roots);
     }
 
+    /// A CA that was made is told of, whether or not the resources still want it.
+    fn tell_of_new(&self, ca: &CaRef, live: &LiveCa) {
+        let (Some(root), Some(cell)) = (&live.new_root, self.meshes.cell(ca.mesh)) else {
+            return;
+        };
+        let (mesh, backend) = (cell.name.as_str(), &*ca.key);
+        let (subject, fingerprint) = (&*root.subject(), root.fingerprint());
+        tracing::warn!(mesh, %backend, subject, fingerprint, "a new CA was made");
+        self.setup.observe(&Event::CaCreated {
+            mesh,
+            backend,
+            subject,
+            fingerprint,
+        });
+    }
+
+    pub(super) fn confirm_new_ca(
+        &mut self,
+        mesh: &str,
+        backend: &BackendKey,
+        reason: &str,
+    ) -> Result<()> {
+        let now = self.clockwork.now();
+        let (id, found) = self.meshes.find(mesh)?;
+        let life = found.backends.get(backend).map(|it| &it.life);
+        let refused = match life {
+            None => Some((ErrorKind::NotFound, "the mesh has no such CA")),
+            Some(life) if life.issuer().is_some() && life.error().is_none() => {
+                let why = "the CA works: there is nothing to confirm";
+                Some((ErrorKind::InvalidRequest, why))
+            }
+            Some(_) => None,
+        };
+        if let Some((kind, why)) = refused {
+            let error = Error::new(kind, why).with_context("mesh", mesh.to_owned());
+            return Err(error.with_context("backend", backend));
+        }
+        tracing::warn!(mesh, %backend, reason, "a new CA was confirmed in the place of one that is lost");
+        self.setup.observe(&Event::NewCaConfirmed {
+            mesh,
+            backend,
+            reason,
+        });
+        let found = self.meshes.get_mut(id);
+        if let Some(backend) = found.and_then(|mesh| mesh.backends.get_mut(backend)) {
+            backend.confirmed = true;
+            backend.life.set_up_again(now.up);
+        }
+        self.look_after(id);
+        Ok(())
+    }
+
     pub(super) fn asked(&mut self, ca: &CaRef, result: Result<Roots>) {
         let up = self.clockwork.now().up;
+        // Its roots count also where it could not be set up again.
+        let result = match result {
+            Ok(mut roots) => match roots.trouble.take() {
+                Some(trouble) => {
+                    if self.meshes.current(ca).is_some() {
+                        self.take_roots(ca, roots);
+                    }
+                    Err(trouble)
+                }
+                None => Ok(roots),
+            },
+            Err(error) => Err(error),
+        };
         let Some(backend) = self.meshes.backend_mut(ca) else {
             return;
         };
         let (result, roots) = split(result.map(|roots| ((), roots)));
+        log_news(ca, backend, result.as_ref().err());
         let pace = pace(&self.setup.options, backend.life.issuer());
         let effects = backend.life.asked(ca.epoch, result, up, &pace);
         self.carry_out(ca, effects, roots);
@@ -220,6 +305,10 @@ impl Engine {
     }
 
     fn start(&mut self, ca: &CaRef, task: Task) {
+        let new_ca = match task {
+            Task::Build => self.new_ca(ca),
+            _ => NewCa::default(),
+        };
         let Some(mesh) = self.meshes.get(ca.mesh) else {
             return;
         };
@@ -241,6 +330,7 @@ impl Engine {
                     Arc::clone(&self.setup.secrets),
                     Arc::clone(&self.setup.shared.clock),
                 )
+                .with_new_ca(new_ca)
                 .with_local_sources(self.setup.options.local_sources.clone());
                 let registry = Arc::clone(&self.setup.registry);
                 let config = backend.wanted.config.clone();
@@ -272,10 +362,18 @@ impl Engine {
         }
     }
 
+    /// Whether this CA may be made if it is not there.
+    fn new_ca(&mut self, ca: &CaRef) -> NewCa {
+        let mesh = self.meshes.get(ca.mesh);
+        let witness = mesh.and_then(|mesh| mesh.witness(&ca.key));
+        let backend = self.meshes.backend_mut(ca);
+        backend.map_or_else(NewCa::default, |backend| backend.new_ca(witness))
+    }
+
     /// Takes the roots of a CA, and says whether it has published because they are others than
     /// before.
     pub(super) fn take_roots(&mut self, ca: &CaRef, roots: Roots) -> bool {
-        let Roots { bundle, record } = roots;
+        let Roots { bundle, record, .. } = roots;
         let now = self.clockwork.now();
         let Some(mesh) = self.meshes.get_mut(ca.mesh) else {
             return false;
@@ -291,7 +389,7 @@ impl Engine {
         backend.bundle = Some(bundle.clone());
         let distributed = backend.wanted.distributed;
         if let Some(record) = record {
-            for used in record.beyond(&[&mesh.recorded.stored]) {
+            for (_, used) in mesh.recorded.claims.others(&record) {
                 mesh.ledger.share(used);
             }
         }

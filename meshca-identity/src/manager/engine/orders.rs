@@ -262,7 +262,12 @@ impl Engine {
             let bundle = bundle.map(|bundle| bundle.with_root(root.der().clone()));
             if let Some(Ok(bundle)) = bundle {
                 let record = None;
-                self.take_roots(ca, Roots { bundle, record });
+                let roots = Roots {
+                    bundle,
+                    record,
+                    trouble: None,
+                };
+                self.take_roots(ca, roots);
             }
             self.look_now(ca);
         }

@@ -1,7 +1,8 @@
 //! What outlives this process: storing what proxies may hold, and waiting for those that come back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshca_core::Result;
 
@@ -10,7 +11,7 @@ use crate::manager::event::Event;
 use crate::manager::ids::MeshId;
 use crate::manager::job::Done;
 use crate::manager::shared::Command;
-use crate::record::Record;
+use crate::record::{Record, RootId};
 use crate::schedule::Now;
 
 /// How often what is stored is compared with what is to be.
@@ -85,10 +86,13 @@ impl Engine {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
-        let (record, gone) = mesh.record(now.wall);
+        let clock = mesh.clock(now);
+        let (record, gone) = mesh.record(clock);
+        let claims = mesh.claims();
         let recorded = &mut mesh.recorded;
         let compared = now.up < recorded.compare_at || record == Record::default();
-        if recorded.busy || (compared && recorded.stored.covers(&record, &gone)) {
+        let covered = claims.is_empty() && recorded.stored.covers(&record, &gone);
+        if recorded.busy || (compared && covered) {
             return;
         }
         if now.up < recorded.write_at {
@@ -96,25 +100,31 @@ impl Engine {
             return self.clockwork.wake_by(at);
         }
         recorded.busy = true;
-        let record = record.ahead(&recorded.stored, now.wall);
+        let record = record.ahead(&claims, &recorded.claims, now.wall);
         let (name, secrets) = (mesh.cell.name.clone(), Arc::clone(&self.setup.secrets));
-        let unwritten = record.clone();
+        let (unwritten, known) = (claims.clone(), recorded.stored.clone());
         let write = async move {
-            let result = record.write(&*secrets, &name, &gone, now.wall).await;
+            let written = record.write(&*secrets, &name, &gone, &claims, &known, clock);
+            let result = written.await;
             Done::Recorded {
                 mesh: id,
-                record,
+                claims,
                 result,
             }
         };
         self.clockwork.start(write, move |error| Done::Recorded {
             mesh: id,
-            record: unwritten,
+            claims: unwritten,
             result: Err(error),
         });
     }
 
-    pub(super) fn recorded(&mut self, id: MeshId, ours: &Record, result: Result<Record>) {
+    pub(super) fn recorded(
+        &mut self,
+        id: MeshId,
+        claims: BTreeMap<RootId, SystemTime>,
+        result: Result<Record>,
+    ) {
         let now = self.clockwork.now();
         let Some(mesh) = self.meshes.get_mut(id) else {
             return;
@@ -124,10 +134,18 @@ impl Engine {
         match result {
             Ok(stored) => {
                 recorded.failures = 0;
-                // Others may have handed out what is not known here, or for longer. What is ours goes ahead in the record, and is known better;
-                // so is what was stored before and has been retired here since.
-                for used in stored.beyond(&[ours, &recorded.stored]) {
+                recorded.claims.said(claims, &stored);
+                // Others may have handed out what is not known here, or for longer. What was said here is known better.
+                let mut newest = None;
+                for (root, used) in recorded.claims.others(&stored) {
+                    let known = recorded.stored.used.get(root).map(|it| it.until);
+                    let is_news = known < Some(used.until) && !recorded.claims.has(root);
+                    newest = newest.max(is_news.then_some(used.until));
                     mesh.ledger.share(used);
+                }
+                // What they have written since tells whether the clocks agree.
+                if newest.is_some() {
+                    recorded.clock.read(newest, now);
                 }
                 mesh.recorded.stored = stored;
                 mesh.recorded.compare_at = now.up.saturating_add(COMPARED);
