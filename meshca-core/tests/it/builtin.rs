@@ -455,7 +455,7 @@ async fn provided_cas_are_checked() {
                 full.clone() + "-----BEGIN\n" + &root.pem(),
                 key(&intermediate),
             ),
-            "the BEGIN line is damaged",
+            "this is part of a PEM block whose `-----BEGIN …` is missing or damaged",
         ),
     ];
     let provided = |(certificates, key): (String, Vec<u8>)| {
