@@ -118,7 +118,7 @@ impl AcmSettings {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`](meshca_core::ErrorKind::InvalidConfig) if the ARN is none of a CA.
+    /// [`ErrorKind::InvalidConfig`] if the ARN is none of a CA.
     pub fn new(conf: AcmConf, trust_domain: TrustDomain) -> Result<Self> {
         Ok(Self {
             arn: conf.arn.parse()?,

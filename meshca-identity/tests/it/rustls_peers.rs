@@ -68,22 +68,22 @@ async fn the_key_exchange_is_post_quantum_where_the_provider_is() {
             vec![secp384r1, X25519, X25519MLKEM768, secp256r1],
             true,
             vec![X25519MLKEM768, X25519, secp256r1, secp384r1],
-            X25519MLKEM768,
-            X25519,
+            Some(X25519MLKEM768),
+            Some(X25519),
         ),
         (
             vec![secp256r1, X25519MLKEM768],
             true,
             vec![X25519MLKEM768, secp256r1],
-            X25519MLKEM768,
-            secp256r1,
+            Some(X25519MLKEM768),
+            Some(secp256r1),
         ),
         (
             vec![secp384r1, X25519, secp256r1],
             false,
             vec![secp384r1, X25519, secp256r1],
-            secp384r1,
-            secp384r1,
+            Some(secp384r1),
+            Some(secp384r1),
         ),
     ] {
         let find = |name: &NamedGroup| groups.iter().find(|group| group.name() == *name);

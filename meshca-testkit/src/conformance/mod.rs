@@ -22,7 +22,7 @@
 //! | [`errors_classified`] | each refusal has the kind and the retry advice of the contract |
 //! | [`repeated_request`] | the same request can be made again |
 //! | [`cancellation`] | a call dropped at any await point leaves the next one with the same request sound |
-//! | [`quirks`] | core takes what CAs do that is odd and sound, and refuses what is wrong, in this issuer's answers |
+//! | [`quirks`](fn@quirks) | core takes what CAs do that is odd and sound, and refuses what is wrong, in this issuer's answers |
 //! | [`concurrency`] | 64 requests at once, each answered with its own certificate and serial number |
 //! | [`rotation`] | a new root is in the bundle before a leaf under it; old leaves stay valid |
 //!

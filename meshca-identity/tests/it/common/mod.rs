@@ -237,7 +237,8 @@ pub(crate) struct End<S> {
     pub(crate) kind: HandshakeKind,
     pub(crate) version: ProtocolVersion,
     pub(crate) suite: CipherSuite,
-    pub(crate) group: NamedGroup,
+    /// None was agreed on where a session of TLS 1.2 is resumed.
+    pub(crate) group: Option<NamedGroup>,
     pub(crate) alpn: Option<Vec<u8>>,
     pub(crate) stream: S,
 }
@@ -250,7 +251,7 @@ impl<S> End<S> {
             kind: state.handshake_kind().unwrap(),
             version: state.protocol_version().unwrap(),
             suite: state.negotiated_cipher_suite().unwrap().suite(),
-            group: state.negotiated_key_exchange_group().unwrap().name(),
+            group: state.negotiated_key_exchange_group().map(|it| it.name()),
             alpn: state.alpn_protocol().map(<[u8]>::to_vec),
             stream,
         }
