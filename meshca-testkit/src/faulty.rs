@@ -35,7 +35,8 @@ pub enum Fault {
     CaCertificate,
     /// It may sign certificates (key usage `keyCertSign`) without being a CA's.
     KeyCertSign,
-    /// It has no extended key usage.
+    /// It has no extended key usage, which an SVID should have (SPIFFE X.509-SVID §4.4). Core hands it out, since
+    /// no peer minds; the suite wants to hear of it.
     MissingEku,
     /// It is good for servers only.
     MissingClientEku,

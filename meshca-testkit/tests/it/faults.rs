@@ -73,10 +73,7 @@ fn expected(fault: &Fault) -> (Core, &'static str) {
             Refuses("may sign certificates or CRLs"),
             "the key usage `keyCertSign` or `cRLSign`, which no workload may",
         ),
-        Fault::MissingEku => (
-            Refuses("lacks the extended key usage `serverAuth`"),
-            "lacks the extended key usage `serverAuth`",
-        ),
+        Fault::MissingEku => (Accepts, "lacks the extended key usage `serverAuth`"),
         Fault::MissingClientEku => (
             Refuses("lacks the extended key usage `clientAuth`"),
             "lacks the extended key usage `clientAuth`",
