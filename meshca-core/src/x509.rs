@@ -304,7 +304,6 @@ impl<'a> Parsed<'a> {
     }
 
     /// Whether the holder of this key signed it. One signature verification.
-    #[cfg(feature = "builtin")]
     pub(crate) fn is_signed_by(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
         self.signature_by(key).is_ok()
     }
