@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use meshca_core::{TrustDomain, TrustRoot};
+use meshca_core::TrustDomain;
 use rustls_pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
@@ -36,26 +36,12 @@ const VERIFIED: [ObjectIdentifier; 8] = [
 /// The smallest RSA key whose signatures are verified.
 const RSA_BITS: usize = 2048;
 
-/// Whether a certificate is the end of a path: signed with its own key, as far as that can be verified.
-///
-/// An anchor is a name and a key (RFC 5280 §6.1.1). Old roots signed themselves with SHA-1, which is no proof any more, and
-/// they are roots all the same.
-pub(crate) fn is_root(root: &TrustRoot) -> bool {
-    root.is_self_signed()
-        || Certificate::from_der(root.der()).is_ok_and(|certificate| {
-            is_self_issued(&certificate)
-                && !VERIFIED.contains(&certificate.signature_algorithm().oid)
-        })
-}
-
 /// Whether a certificate bears the name of its issuer, as roots do.
 pub(crate) fn is_anchor(der: &CertificateDer<'_>) -> bool {
-    Certificate::from_der(der).is_ok_and(|certificate| is_self_issued(&certificate))
-}
-
-fn is_self_issued(certificate: &Certificate) -> bool {
-    let tbs = certificate.tbs_certificate();
-    tbs.subject() == tbs.issuer()
+    Certificate::from_der(der).is_ok_and(|certificate| {
+        let tbs = certificate.tbs_certificate();
+        tbs.subject() == tbs.issuer()
+    })
 }
 
 /// What a CA is wanted for.
@@ -473,7 +459,7 @@ mod tests {
         assert!(judge(&old, false, wanted).faults[0].contains("not accepted"));
         let domain = TrustDomain::new("example.org").unwrap();
         let bundle = meshca_core::TrustBundle::new(domain.clone(), [old]).unwrap();
-        assert!(is_root(&bundle.roots()[0]));
+        assert!(bundle.roots()[0].is_self_signed());
         // A known algorithm is verified: this one bears its own name and is signed by another key.
         let altered = {
             let mut der = ca(|_| {}).to_vec();
@@ -482,6 +468,6 @@ mod tests {
             CertificateDer::from(der)
         };
         let bundle = meshca_core::TrustBundle::new(domain, [altered]).unwrap();
-        assert!(!is_root(&bundle.roots()[0]));
+        assert!(!bundle.roots()[0].is_self_signed());
     }
 }

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use vaultrs::api::pki::requests::{ListIssuersRequest, ReadIssuerCertificateRequest};
 
 use crate::api::{self, IssuerInfo, KeyInfo, Keys};
-use crate::ca;
 use crate::client::{Failure, Told};
 use crate::error::misconfigured;
 use crate::issuer::VaultIssuer;
@@ -336,7 +335,7 @@ impl VaultIssuer {
             // One that cannot be a root is no reason to do without the others.
             match TrustBundle::new(domain.clone(), [certificate]) {
                 Ok(one) => match one.roots() {
-                    [root] if ca::is_root(root) => roots.bundle = roots.bundle.union(&one)?,
+                    [root] if root.is_self_signed() => roots.bundle = roots.bundle.union(&one)?,
                     rest => roots.others.extend(rest.iter().map(|it| it.subject())),
                 },
                 Err(error) => {
