@@ -4,8 +4,9 @@
 //! Secrets say who a proxy is and which roots it believes. What it *accepts* is said here: an inbound takes every workload of the trust
 //! domains that it believes (what they may do is for policies), an outbound takes exactly the SPIFFE IDs of the service that it calls.
 //!
-//! The groups of the key exchange are left to Envoy, whose default is post-quantum first: Envoy 1.40 agrees on X25519MLKEM768 with another
-//! Envoy, with rustls and with Go.
+//! The groups of the key exchange are left to Envoy, whose default for TLS 1.3 is post-quantum first: Envoy 1.40 agrees on X25519MLKEM768
+//! with another Envoy, with rustls and with Go. As a client it stops at TLS 1.2 unless it is told otherwise, so an outbound names TLS 1.3
+//! as its newest version wherever the policy leaves that open.
 
 use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier,
@@ -110,8 +111,14 @@ impl TlsContexts {
         ids.sort();
         ids.dedup();
         let accepted = ids.into_iter().map(MatchPattern::Exact).collect();
+        let mut common = self.common(policy, accepted);
+        // What a client leaves to Envoy is TLS 1.2, which has no post-quantum key exchange.
+        let parameters = common.tls_params.get_or_insert_default();
+        if parameters.tls_maximum_protocol_version() == TlsProtocol::TlsAuto {
+            parameters.set_tls_maximum_protocol_version(TlsProtocol::TlSv13);
+        }
         UpstreamTlsContext {
-            common_tls_context: Some(self.common(policy, accepted)),
+            common_tls_context: Some(common),
             sni: sni.into(),
             max_session_keys: Some(UInt32Value { value: 0 }),
             ..UpstreamTlsContext::default()

@@ -159,6 +159,33 @@ fn nobody_named_is_nobody_accepted() {
     }
 }
 
+/// Envoy's newest version as a client is TLS 1.2 if nothing is said, which has no post-quantum key exchange.
+#[test]
+fn an_outbound_speaks_tls_1_3_unless_the_policy_forbids_it() {
+    use TlsProtocol::{TlSv12, TlSv13, TlsAuto};
+    use meshca_core::resource::TlsVersion::{Auto, Tls12, Tls13};
+
+    let contexts = TlsContexts::new("identity", "trust");
+    for (min, max, expected) in [
+        (Auto, Auto, (TlsAuto, TlSv13)),
+        (Tls12, Auto, (TlSv12, TlSv13)),
+        (Tls13, Auto, (TlSv13, TlSv13)),
+        (Auto, Tls13, (TlsAuto, TlSv13)),
+        (Auto, Tls12, (TlsAuto, TlSv12)),
+    ] {
+        let mut policy = TlsPolicy::default();
+        policy.min_version.value = min;
+        policy.max_version.value = max;
+        let outbound = contexts.outbound(&policy, "web", &[]);
+        let parameters = outbound.common_tls_context.unwrap().tls_params.unwrap();
+        let said = (
+            parameters.tls_minimum_protocol_version(),
+            parameters.tls_maximum_protocol_version(),
+        );
+        assert_eq!(said, expected, "{min:?} {max:?}");
+    }
+}
+
 #[test]
 fn what_mesh_tls_says_is_in_the_context() {
     let resources = Resource::parse(
