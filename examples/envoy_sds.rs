@@ -198,6 +198,8 @@ fn client_sidecar(socket: &Path, inbound: u16, outbound: u16) -> Value {
 /// Who it is, and whom it believes, by SDS; and who the peer must be.
 fn common(how: &str, peer: &str) -> Value {
     json!({
+        // As a client, Envoy stops at TLS 1.2 by itself.
+        "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
         "tls_certificate_sds_secret_configs": [secret("default")],
         "combined_validation_context": {
             "default_validation_context": {

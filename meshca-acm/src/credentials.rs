@@ -8,20 +8,25 @@ use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider};
+use aws_sdk_acmpca::config::BehaviorVersion;
+use aws_sdk_acmpca::config::timeout::TimeoutConfig;
+use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_types::region::Region;
 use meshca_core::resource::{AwsCredentials, DataSource};
 use meshca_core::secret::SourceReader;
-use meshca_core::{Clock, Error, ErrorKind, SecretValue};
+use meshca_core::{Clock, Error, ErrorKind, Retry, SecretValue};
+use tokio::sync::OnceCell;
 
-use crate::client::http_client;
+use crate::client::{ANSWER, CONNECT, Now, http_client};
 use crate::error::in_words;
-use crate::role::assume;
+use crate::role::AssumedRole;
 use crate::settings::AcmSettings;
 
 /// The metadata service of EC2.
@@ -73,7 +78,7 @@ fn without_role(
 }
 
 /// A provider that asks this source each time.
-pub(crate) fn provided<T, F>(source: T, provide: fn(Arc<T>) -> F) -> SharedCredentialsProvider
+fn provided<T, F>(source: T, provide: fn(Arc<T>) -> F) -> SharedCredentialsProvider
 where
     T: Send + Sync + 'static,
     F: Future<Output = Result> + Send + 'static,
@@ -178,5 +183,78 @@ impl Chain {
                 without.join(", ")
             ),
         )))
+    }
+}
+
+/// Assumes a role when credentials are first needed.
+struct Assuming {
+    role: AssumedRole,
+    config: SdkConfig,
+    provider: OnceCell<AssumeRoleProvider>,
+}
+
+/// The credentials of the role, by these. The SDK keeps them until shortly before they expire.
+fn assume(
+    role: &AssumedRole,
+    settings: &AcmSettings,
+    by: SharedCredentialsProvider,
+    http: SharedHttpClient,
+    clock: &Arc<dyn Clock>,
+) -> SharedCredentialsProvider {
+    let mut config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(settings.arn.region().to_owned()))
+        .credentials_provider(by)
+        .http_client(http)
+        .sleep_impl(TokioSleep::new())
+        .time_source(Now(Arc::clone(clock)))
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT)
+                .operation_attempt_timeout(ANSWER)
+                .build(),
+        );
+    match &role.sts_endpoint {
+        Some(endpoint) => config = config.endpoint_url(endpoint),
+        None => config = config.use_fips(settings.conf.fips),
+    }
+    let assuming = Assuming {
+        role: role.clone(),
+        config: config.build(),
+        provider: OnceCell::new(),
+    };
+    provided(assuming, Assuming::assume)
+}
+
+impl Assuming {
+    async fn assume(self: Arc<Self>) -> Result {
+        let make = || {
+            let mut provider = AssumeRoleProvider::builder(&self.role.arn)
+                .session_name(&self.role.session_name)
+                .configure(&self.config);
+            if let Some(id) = &self.role.external_id {
+                provider = provider.external_id(id);
+            }
+            provider.build()
+        };
+        let provider = self.provider.get_or_init(make).await;
+        provider.provide_credentials().await.map_err(|error| {
+            // The provider of the credentials below has said what is wrong with them.
+            if let CredentialsError::InvalidConfiguration(_) = error {
+                return error;
+            }
+            let why = format!(
+                "the role `{}` cannot be assumed: {}. Its trust policy must allow `sts:AssumeRole` to these credentials{}",
+                self.role.arn,
+                in_words(&error),
+                match &self.role.external_id {
+                    Some(_) => ", with the external ID that the control plane sends",
+                    None => "; if it demands an external ID, set that for the role in the control plane",
+                }
+            );
+            CredentialsError::provider_error(
+                Error::new(ErrorKind::Unauthenticated, why).with_retry(Retry::Backoff),
+            )
+        })
     }
 }

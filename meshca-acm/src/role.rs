@@ -1,23 +1,5 @@
 //! A role that the control plane assumes before it calls a CA.
 
-use std::sync::Arc;
-
-use aws_config::sts::AssumeRoleProvider;
-use aws_config::{Region, SdkConfig};
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
-use aws_sdk_acmpca::config::BehaviorVersion;
-use aws_sdk_acmpca::config::timeout::TimeoutConfig;
-use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use meshca_core::{Clock, Error, ErrorKind, Retry};
-use tokio::sync::OnceCell;
-
-use crate::client::{ANSWER, CONNECT, Now};
-use crate::credentials::provided;
-use crate::error::in_words;
-use crate::settings::AcmSettings;
-
 /// A role of IAM to act under: that of the account which owns the CA, for instance.
 ///
 /// The control plane assumes it with the credentials of the resource, or with its own identity.
@@ -31,10 +13,10 @@ use crate::settings::AcmSettings;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct AssumedRole {
-    arn: String,
-    external_id: Option<String>,
-    session_name: String,
-    sts_endpoint: Option<String>,
+    pub(crate) arn: String,
+    pub(crate) external_id: Option<String>,
+    pub(crate) session_name: String,
+    pub(crate) sts_endpoint: Option<String>,
 }
 
 impl AssumedRole {
@@ -66,78 +48,5 @@ impl AssumedRole {
     pub fn with_sts_endpoint(mut self, url: impl Into<String>) -> Self {
         self.sts_endpoint = Some(url.into());
         self
-    }
-}
-
-/// Assumes a role when credentials are first needed.
-struct Assuming {
-    role: AssumedRole,
-    config: SdkConfig,
-    provider: OnceCell<AssumeRoleProvider>,
-}
-
-/// The credentials of the role, by these. The SDK keeps them until shortly before they expire.
-pub(crate) fn assume(
-    role: &AssumedRole,
-    settings: &AcmSettings,
-    by: SharedCredentialsProvider,
-    http: SharedHttpClient,
-    clock: &Arc<dyn Clock>,
-) -> SharedCredentialsProvider {
-    let mut config = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(settings.arn.region().to_owned()))
-        .credentials_provider(by)
-        .http_client(http)
-        .sleep_impl(TokioSleep::new())
-        .time_source(Now(Arc::clone(clock)))
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT)
-                .operation_attempt_timeout(ANSWER)
-                .build(),
-        );
-    match &role.sts_endpoint {
-        Some(endpoint) => config = config.endpoint_url(endpoint),
-        None => config = config.use_fips(settings.conf.fips),
-    }
-    let assuming = Assuming {
-        role: role.clone(),
-        config: config.build(),
-        provider: OnceCell::new(),
-    };
-    provided(assuming, Assuming::assume)
-}
-
-impl Assuming {
-    async fn assume(self: Arc<Self>) -> aws_credential_types::provider::Result {
-        let make = || {
-            let mut provider = AssumeRoleProvider::builder(&self.role.arn)
-                .session_name(&self.role.session_name)
-                .configure(&self.config);
-            if let Some(id) = &self.role.external_id {
-                provider = provider.external_id(id);
-            }
-            provider.build()
-        };
-        let provider = self.provider.get_or_init(make).await;
-        provider.provide_credentials().await.map_err(|error| {
-            // The provider of the credentials below has said what is wrong with them.
-            if let CredentialsError::InvalidConfiguration(_) = error {
-                return error;
-            }
-            let why = format!(
-                "the role `{}` cannot be assumed: {}. Its trust policy must allow `sts:AssumeRole` to these credentials{}",
-                self.role.arn,
-                in_words(&error),
-                match &self.role.external_id {
-                    Some(_) => ", with the external ID that the control plane sends",
-                    None => "; if it demands an external ID, set that for the role in the control plane",
-                }
-            );
-            CredentialsError::provider_error(
-                Error::new(ErrorKind::Unauthenticated, why).with_retry(Retry::Backoff),
-            )
-        })
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::BackendKey;
-use crate::watch::is_late;
+use crate::watch::{MARGIN, is_late};
 
 /// The name of the secret is that of the mesh, and this.
 const NAME: &str = "meshca-trust";
@@ -29,10 +29,6 @@ const FORM: StoredForm = StoredForm::new(
 
 /// How long a secret store may take.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// How much longer than what is in the record its trust is kept, in the record and by those who read it: a day. Clocks go
-/// wrong, here and at replicas.
-pub(crate) const MARGIN: Duration = Duration::from_secs(24 * 3600);
 
 /// By how much a claim is more than what is stored already: what is stored is in whole seconds.
 const STEP: Duration = Duration::from_secs(1);

@@ -20,7 +20,8 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::{Result, TrustBundle, TrustDomain, TrustRoot};
 
-use crate::record::{MARGIN, Record, RootId, Said, Used, roots_of};
+use crate::record::{Record, RootId, Said, Used, roots_of};
+use crate::watch::MARGIN;
 use crate::{Acknowledged, BackendKey, TrustBundles, TrustVersion};
 
 /// How much longer than a certificate its root is kept: peers' clocks may be behind ours.

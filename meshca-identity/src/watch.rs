@@ -7,8 +7,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::record::MARGIN;
 use crate::schedule::Now;
+
+/// How much longer than what is in the record its trust is kept, in the record and by those who read it: a day. Clocks go
+/// wrong, here and at replicas.
+pub(crate) const MARGIN: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a clock is doubted at most: as long as certificates of workloads usually live. What was
 /// valid when the doubt began has ended then, whatever the clock says.

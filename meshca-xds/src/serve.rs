@@ -51,6 +51,9 @@ impl SdsServer {
     /// Serves over TLS, as [`serve_unix`](Self::serve_unix) does. What a client must show is in the configuration: with
     /// [`rustls023`](meshca_identity::rustls023) the server has an identity of the mesh itself, which is renewed like any other. Name `h2`
     /// in its `alpn_protocols`.
+    ///
+    /// An Envoy whose cluster says nothing else comes with TLS 1.2, which has no post-quantum key exchange: let its `tls_params` have
+    /// `tls_maximum_protocol_version: TLSv1_3`.
     #[cfg(feature = "tls")]
     pub async fn serve_tls(
         &self,

@@ -329,6 +329,7 @@ impl World {
                     "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                     "sni": "control-plane",
                     "common_tls_context": {
+                        "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
                         "tls_certificates": [{
                             "certificate_chain": {"filename": file("chain")},
                             "private_key": {"filename": file("key")},
