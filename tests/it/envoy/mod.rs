@@ -70,7 +70,7 @@ mod vault {
     use super::registry;
     use crate::envoy::world::{Protocol, Transport};
     use crate::envoy::{migration, sidecars};
-    use crate::issuers::{vault_from_cp, vault_provider, vault_root};
+    use crate::issuers::{vault_from_cp, vault_provider, vault_root, vault_signs_for};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn sidecars_speak_by_vault() {
@@ -109,6 +109,7 @@ mod vault {
         needs!(Envoy::program(), Vault::program());
         let server = Vault::start().await.unwrap();
         let provider = vault_provider(&server).await;
+        vault_signs_for(&server, "6h").await;
         let root = vault_root(&server).await;
         let it = migration::there_and_back(name, &provider, &root, from);
         migration::carry_out(registry().with(vault::factory()), it).await;

@@ -24,14 +24,25 @@ pub(crate) async fn vault_from_cp(vault: &Vault) -> Value {
         .write("pki/root/generate/internal", root)
         .await
         .unwrap();
-    let role = json!({
-        "allowed_uri_sans": ["spiffe://example.org/*", "spiffe://default/*", "kuma://*"],
-        "require_cn": false, "key_type": "any", "max_ttl": "72h",
-    });
+    let role = role("72h");
     vault.write("pki/roles/mesh", role).await.unwrap();
     json!({
         "address": vault.address(), "role": "mesh",
         "auth": {"token": {"inlineString": vault.root_token()}},
+    })
+}
+
+/// From now on that CA signs for so long at most.
+#[cfg(unix)]
+pub(crate) async fn vault_signs_for(vault: &Vault, longest: &str) {
+    let role = role(longest);
+    vault.write("pki/roles/mesh", role).await.unwrap();
+}
+
+fn role(longest: &str) -> Value {
+    json!({
+        "allowed_uri_sans": ["spiffe://example.org/*", "spiffe://default/*", "kuma://*"],
+        "require_cn": false, "key_type": "any", "max_ttl": longest,
     })
 }
 
