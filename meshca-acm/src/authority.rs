@@ -346,6 +346,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_chain_that_was_imported_without_its_root_names_its_cas() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let domain = TrustDomain::new("default").unwrap();
+        let root = TestCa::root("root", now).unwrap();
+        let ca = root.intermediate("ca").unwrap();
+        let of = |chain: &[&TestCa]| {
+            let chain = chain.iter().map(|ca| ca.certificate().clone());
+            let mut facts = Arc::into_inner(facts(&root)).unwrap();
+            facts.chain = SignedChain::new(chain);
+            facts.roots(&domain).unwrap()
+        };
+        assert_eq!(of(&[&ca, &root]), root.bundle(domain.clone()).unwrap());
+        let bare = of(&[&ca]);
+        assert!(bare.contains(ca.certificate()));
+        assert_eq!(bare.ends().count(), 0);
+    }
+
+    #[tokio::test]
     async fn trust_only_grows_until_a_root_expires() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let hour = Duration::from_secs(3600);

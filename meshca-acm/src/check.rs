@@ -84,11 +84,14 @@ fn judge(found: &mut Findings, authority: &Authority, facts: &Facts, pinned: Opt
         // Where the chain goes up to a root, that is the only one that certificates can lead to.
         (Ok(roots), Some(pinned)) => {
             if !roots.roots().iter().any(|root| pinned.contains(root.der()))
-                && let Some(root) = roots.roots().first()
+                && let Some(root) = roots.ends().next()
             {
                 found.problem(not_pinned(root));
             }
         }
+        (Ok(roots), None) if roots.ends().next().is_none() => found.warn(
+            "the chain that was imported with the CA has no root, so Envoy accepts none of its certificates unless the mesh has the root in a MeshTrust: set `caCert` to the root that it leads to",
+        ),
         (Err(_), Some(_)) | (Ok(_), None) => {}
         (Err(error), None) => found.problem(error.clone()),
     }

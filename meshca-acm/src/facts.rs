@@ -58,19 +58,14 @@ impl Facts {
         Ok(settings.arn.template(&name))
     }
 
-    /// The root that the CA leads to, by what it is and not by where it stands: a chain that was imported without its root ends in
-    /// an intermediate.
+    /// The root that the CA leads to, by what it is and not by where it stands. A chain that was
+    /// imported without its root ends in an intermediate: then its CAs are named, and whether peers
+    /// have their root is known elsewhere.
     pub(crate) fn roots(&self, domain: &TrustDomain) -> Result<TrustBundle> {
         let certificates = self.chain.certificates().iter().cloned();
         let all = TrustBundle::new(domain.clone(), certificates)?;
-        let roots = retain(all, TrustRoot::is_self_signed)?;
-        roots.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                "the chain that was imported with the CA has no root: set `caCert` to the root that it leads to",
-            )
-            .with_retry(Retry::Backoff)
-        })
+        let roots = retain(all.clone(), TrustRoot::is_self_signed)?;
+        Ok(roots.unwrap_or(all))
     }
 
     /// Whether what the CA signs can lead to one of these roots. By names, which a renewed root shares with the one that it renews;

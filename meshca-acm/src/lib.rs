@@ -101,6 +101,7 @@
 //! - **Backdating.** AWS' certificates begin an hour ago. Lifetimes and renewals are reckoned from when they are issued.
 //! - **Trust.** The root of the CA's chain, recognised by what it is and not by where it stands; `caCert` pins it, and what would not lead to that is not
 //!   bought. It is looked at again every five minutes; an outage of AWS, or a CA that is disabled or expired, takes no trust away, and the root of a renewed chain joins the earlier one.
+//!   A chain that was imported without its root names its CAs: their certificates are good once the mesh has the root from elsewhere, such as a MeshTrust.
 //! - **Credentials** live in memory that is wiped, and appear in no error, log or `Debug`. A resource cannot send them anywhere: endpoints,
 //!   proxies and roles are options of the [factory](AcmFactory), of which a resource names one.
 //! - **The environment** decides nothing, proxies included, but for the credentials of a control plane that has been given none: these are

@@ -114,9 +114,9 @@
 //! `caCert` decides which roots certificates lead to; it is read again every half minute. A certificate that is refused because its root is unknown
 //! leads to one that `caCert` does not have.
 //!
-//! Without it, the root that an issuer names in `status.ca` is trusted (an intermediate is not). To
-//! see it, a certificate that is not used is requested before the first one. Issuers that name none
-//! need `caCert`. A root that is not named any more leaves trust when the last certificate under it
+//! Without it, the root that an issuer names in `status.ca` is trusted. If it names an intermediate,
+//! peers need the root from elsewhere, such as a MeshTrust. To see what it names, a certificate that is
+//! not used is requested before the first one. Issuers that name nothing need `caCert`. A root that is not named any more leaves trust when the last certificate under it
 //! has ended, and a root that has expired leaves at once.
 //!
 //! # A CA near its end

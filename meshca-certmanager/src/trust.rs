@@ -61,11 +61,16 @@ impl Heard {
         }
     }
 
-    /// Notes a certificate that was accepted: its root is needed until it has ended.
+    /// Notes a certificate that was accepted: its root is needed until it has ended. A root that no
+    /// answer has named is its peers' own.
     pub(crate) fn accepted(&self, certificate: &IssuedCertificate) {
         let end = certificate.validity().not_after();
         let until = end.checked_add(CLOCK_SKEW).unwrap_or(end);
-        self.lock().need(certificate.root(), until);
+        let (root, mut state) = (certificate.root(), self.lock());
+        let named = { state.named.as_ref() }.is_some_and(|named| named.contains(root.der()));
+        if named || state.needed.contains_key(root.fingerprint()) {
+            state.need(root, until);
+        }
     }
 
     /// The roots that the last answer named, and those under which a certificate may be valid.
@@ -191,8 +196,8 @@ impl CertManagerIssuer {
         }
         self.heard.roots(domain, now)?.ok_or_else(|| {
             let why = match self.heard.lock().named {
-                Some(_) => "the root that the issuer names in `status.ca` has expired: renew the CA of the issuer",
-                None => "the issuer does not say in `status.ca` which root its certificates lead to: set `caCert` to that root",
+                Some(_) => "the CA that the issuer names in `status.ca` has expired: renew the CA of the issuer",
+                None => "the issuer does not say in `status.ca` which CA its certificates lead to: set `caCert` to the root",
             };
             Error::new(ErrorKind::InvalidConfig, why).with_retry(Retry::Backoff)
         })
@@ -207,20 +212,18 @@ impl CertManagerIssuer {
         let Some(named) = answer.ca.as_deref().and_then(|ca| certificates(ca).ok()) else {
             return;
         };
-        let mut roots: Option<TrustBundle> = None;
-        for certificate in named.certificates() {
-            // It may be the highest intermediate, which nobody should take for a root.
-            let is_root = |one: &TrustBundle| one.roots().iter().all(|it| it.is_self_signed());
-            let one = TrustBundle::new(domain.clone(), [certificate.clone()]).ok();
-            if let Some(one) = one.filter(is_root) {
-                roots = Some(match roots.take() {
-                    Some(roots) => roots.union(&one).unwrap_or(roots),
-                    None => one,
-                });
-            }
-        }
-        if let Some(roots) = roots {
-            self.heard.named(roots, self.clock.now());
+        let all = named.certificates().iter().cloned();
+        let one = |der| TrustBundle::new(domain.clone(), [der]).ok();
+        // It may be the highest intermediate. Whether peers have its root is known elsewhere.
+        let (roots, others): (Vec<_>, Vec<_>) = all
+            .filter_map(one)
+            .flat_map(|one| one.roots().to_vec())
+            .partition(TrustRoot::is_self_signed);
+        let named = if roots.is_empty() { others } else { roots };
+        let named = named.iter().map(|root| root.der().clone());
+        let named = TrustBundle::new(domain.clone(), named);
+        if let Some(named) = named.ok().filter(|named| !named.is_empty()) {
+            self.heard.named(named, self.clock.now());
         }
     }
 }

@@ -68,7 +68,7 @@ use crate::{
 #[debug(bound(I: fmt::Debug))]
 #[display("{}", _0.issuer)]
 #[display(bound(I: fmt::Display))]
-pub struct IssuingCa<I = Arc<dyn Issuer>>(Arc<Inner<I>>);
+pub struct IssuingCa<I = Arc<dyn Issuer>>(Arc<Inner<I>>, Option<Arc<TrustBundle>>);
 
 struct Inner<I> {
     issuer: I,
@@ -94,12 +94,32 @@ struct Asked {
 impl<I: Issuer> IssuingCa<I> {
     /// Takes an issuer into use. Asks nothing yet.
     pub fn new(issuer: I) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             issuer,
             known: RwLock::default(),
             call: Mutex::default(),
             asked: Mutex::default(),
-        }))
+        };
+        Self(Arc::new(inner), None)
+    }
+
+    /// The same CA for peers that hold this bundle: its certificates are verified against the roots
+    /// that it names, [completed](TrustBundle::completed_by) by these. It is for a CA that names an
+    /// intermediate and does not have the root, which peers need.
+    ///
+    /// What is known of the CA is shared with `self`. [`trust`](Self::trust) still returns what the CA
+    /// names.
+    #[must_use]
+    pub fn for_peers_with(&self, peers: TrustBundle) -> Self {
+        Self(Arc::clone(&self.0), Some(Arc::new(peers)))
+    }
+
+    /// The bundle to verify against.
+    fn anchors(&self, known: &Arc<TrustBundle>) -> Result<Arc<TrustBundle>> {
+        match &self.1 {
+            None => Ok(Arc::clone(known)),
+            Some(peers) => known.completed_by(peers).map(Arc::new),
+        }
     }
 
     /// The issuer.
@@ -143,7 +163,8 @@ impl<I: Issuer> IssuingCa<I> {
             None => Box::pin(self.ask()).await.map_err(named)?,
         };
         let chain = issuer.sign(request).await.map_err(named)?;
-        let outcome = match verify::verify(&chain, request, &roots, clock.now()) {
+        let anchors = self.anchors(&roots).map_err(named)?;
+        let outcome = match verify::verify(&chain, request, &anchors, clock.now()) {
             Ok(certificate) => Ok(certificate),
             Err(Refusal {
                 root_unknown: true,
@@ -172,15 +193,18 @@ impl<I: Issuer> IssuingCa<I> {
         // Another answer may have had the CA asked since, and hundreds may come together.
         let known = self.0.known().filter(|known| known != tried);
         if let Some(known) = &known {
-            match verify::verify(chain, request, known, clock.now()) {
+            match verify::verify(chain, request, &*self.anchors(known)?, clock.now()) {
                 Err(refusal) if refusal.root_unknown => {}
                 outcome => return outcome.map_err(|refusal| refusal.error),
             }
         }
         match self.ask().await {
             Ok(renewed) if renewed == *tried => Err(error),
-            Ok(renewed) => verify::verify(chain, request, &renewed, clock.now())
-                .map_err(|refusal| refusal.error),
+            Ok(renewed) => {
+                let anchors = self.anchors(&renewed)?;
+                verify::verify(chain, request, &anchors, clock.now())
+                    .map_err(|refusal| refusal.error)
+            }
             // The certificate may be a good one: it is worth another look, soon.
             Err(unknown) => Err(error
                 .with_context("trust could not be refreshed", unknown)
@@ -279,7 +303,7 @@ impl<I: Issuer> Inner<I> {
 
 impl<I> Clone for IssuingCa<I> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), self.1.clone())
     }
 }
 

@@ -45,6 +45,13 @@ impl TrustBundles {
         Ok(())
     }
 
+    /// The same, for peers that let a chain end in an intermediate.
+    pub(crate) fn with_partial_chains(&self) -> Self {
+        let all = self.0.iter();
+        let all = all.map(|(domain, it)| (domain.clone(), it.clone().allow_partial_chains(true)));
+        Self(all.collect())
+    }
+
     /// The roots of a trust domain.
     pub fn get(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
         self.0.get(domain)

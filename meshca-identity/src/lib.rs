@@ -104,6 +104,7 @@
 //! | roots of a CA are read again | every 30 s | `manager::the_defaults_of_the_manager` |
 //! | time for one certificate | 60 s, or `dpCert.requestTimeout` | `manager::the_defaults_of_the_manager` |
 //! | proxies acknowledge trust | not expected | `manager::the_defaults_of_the_manager` |
+//! | chains may end in an intermediate | no | `manager::the_defaults_of_the_manager` |
 //! | a root that ends is warned of | 30 days before | `manager::the_defaults_of_the_manager` |
 //! | a root that has ended | leaves the trust a day after | `trust::a_root_that_has_ended_is_not_published` |
 //! | a root that only the record needs | stays for a day longer | `trust::what_is_known_from_the_record_is_kept_for_a_day_longer` |

@@ -276,10 +276,13 @@ impl TrustLedger {
         })
     }
 
-    /// Whether an origin lists this root.
-    pub(crate) fn knows(&self, domain: &TrustDomain, root: &TrustRoot) -> bool {
-        let has = |it: &TrustBundle| it.trust_domain() == domain && it.contains(root.der());
-        self.sources.values().any(has)
+    /// All that origins list for this trust domain.
+    pub(crate) fn listed(&self, domain: &TrustDomain) -> Result<TrustBundle> {
+        let sources = self.sources.values();
+        let mut of_domain = sources.filter(|it| it.trust_domain() == domain);
+        of_domain.try_fold(TrustBundle::new(domain.clone(), [])?, |all, it| {
+            all.union(it)
+        })
     }
 
     /// Whether this root is published.

@@ -35,8 +35,10 @@ pub enum Fault {
     CaCertificate,
     /// It may sign certificates (key usage `keyCertSign`) without being a CA's.
     KeyCertSign,
-    /// It has no extended key usage, which an SVID should have (SPIFFE X.509-SVID §4.4). Core hands it out, since
-    /// no peer minds; the suite wants to hear of it.
+    /// It has no key usages, so Envoy takes them to be those of a CA, and refuses it.
+    MissingKeyUsage,
+    /// It has no extended key usage. It is good for every purpose then (RFC 5280 §4.2.1.12), and no
+    /// peer minds: neither core nor the suite finds a fault in it.
     MissingEku,
     /// It is good for servers only.
     MissingClientEku,
@@ -68,7 +70,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them: `NotBeforeAhead` by 30 seconds and by 2 hours, `Slow` by an hour, `Error` with
+    /// All that the suite finds, which is all but `MissingEku`: `NotBeforeAhead` by 30 seconds and by 2 hours, `Slow` by an hour, `Error` with
     /// every kind.
     pub fn all() -> Vec<Self> {
         let mut all = vec![
@@ -79,7 +81,7 @@ impl Fault {
             Self::MissingSan,
             Self::CaCertificate,
             Self::KeyCertSign,
-            Self::MissingEku,
+            Self::MissingKeyUsage,
             Self::MissingClientEku,
             Self::ExpiredLeaf,
             Self::OverlongLeaf,
@@ -304,6 +306,7 @@ fn spoil(params: &mut CertificateParams, fault: &Fault, domain: &TrustDomain) ->
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         Fault::KeyCertSign => params.key_usages.push(KeyUsagePurpose::KeyCertSign),
+        Fault::MissingKeyUsage => params.key_usages.clear(),
         Fault::MissingEku => params.extended_key_usages.clear(),
         Fault::MissingClientEku => {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

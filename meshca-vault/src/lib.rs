@@ -67,7 +67,8 @@
 //!   once, and reported.
 //! - **Trust.** The roots to which issuers of the mount lead that have a key, so that one that is rotated inside Vault is trusted
 //!   before it signs. With a pinned `issuer`, the roots to which its chain leads, and what `alsoTrust` announces. With `caCert`,
-//!   exactly those. Other roots of the mount are reported, and not trusted.
+//!   exactly those. Other roots of the mount are reported, and not trusted. A mount without the root of its intermediate names
+//!   that intermediate: its certificates are good once the mesh has the root from elsewhere, such as a MeshTrust.
 //! - **Proxies.** Through the one that the settings name.
 //! - **Secrets.** Tokens, secret IDs and bodies that carry them live in memory that is wiped, and appear in no error, log or `Debug`.
 //!   What a proxy in between answers is not repeated, since it may repeat what was sent.

@@ -92,8 +92,8 @@ impl Listed {
 /// The roots among certificates.
 struct Roots {
     bundle: TrustBundle,
-    /// The subjects of the other CAs.
-    others: Vec<String>,
+    /// The other CAs.
+    others: TrustBundle,
 }
 
 impl VaultIssuer {
@@ -143,13 +143,14 @@ impl VaultIssuer {
                 })?;
                 let mut roots = self.roots(&[info.pem()])?;
                 self.announced(mount, &mut roots.bundle, &mut notes).await?;
-                (self.sound(roots)?, self.list(mount).await.ok().flatten())
+                let anchors = self.sound(roots, &mut notes)?;
+                (anchors, self.list(mount).await.ok().flatten())
             }
             (None, None) => {
                 let listed = self.list(mount).await?;
                 let mut roots = self.roots(&self.signers(mount, listed.as_deref()).await?)?;
                 self.announced(mount, &mut roots.bundle, &mut notes).await?;
-                (self.sound(roots)?, listed)
+                (self.sound(roots, &mut notes)?, listed)
             }
         };
         let beyond = match &listed {
@@ -329,14 +330,14 @@ impl VaultIssuer {
         let domain = &self.settings.trust_domain;
         let mut roots = Roots {
             bundle: TrustBundle::new(domain.clone(), [])?,
-            others: Vec::new(),
+            others: TrustBundle::new(domain.clone(), [])?,
         };
         for certificate in certificates(texts)? {
             // One that cannot be a root is no reason to do without the others.
             match TrustBundle::new(domain.clone(), [certificate]) {
                 Ok(one) => match one.roots() {
                     [root] if root.is_self_signed() => roots.bundle = roots.bundle.union(&one)?,
-                    rest => roots.others.extend(rest.iter().map(|it| it.subject())),
+                    _ => roots.others = roots.others.union(&one)?,
                 },
                 Err(error) => {
                     tracing::warn!(%error, "a certificate of the PKI engine cannot be a root and is left out");
@@ -346,20 +347,22 @@ impl VaultIssuer {
         Ok(roots)
     }
 
-    /// The roots, if there are any.
-    fn sound(&self, roots: Roots) -> Result<TrustBundle> {
+    /// The roots. A mount without any names its intermediates: whether peers have their root is known
+    /// elsewhere.
+    fn sound(&self, roots: Roots, notes: &mut Vec<String>) -> Result<TrustBundle> {
         if !roots.bundle.is_empty() {
             return Ok(roots.bundle);
         }
+        let Some(first) = roots.others.roots().first() else {
+            return Err(misconfigured(self.without_ca()).with_retry(Retry::Backoff));
+        };
         let mount = self.client.conf().mount();
         let command = self.client.known_product().command();
-        let message = match roots.others.as_slice() {
-            [] => self.without_ca(),
-            [first, ..] => format!(
-                "the PKI engine at `{mount}` holds the intermediate CA `{first}` and not the root that it leads to: import the root's certificate with `{command} write {mount}/issuers/import/cert pem_bundle=@root.pem`, or name the root in `caCert`"
-            ),
-        };
-        Err(misconfigured(message).with_retry(Retry::Backoff))
+        notes.push(format!(
+            "the PKI engine at `{mount}` holds the intermediate CA `{}` and not the root that it leads to, so Envoy accepts none of its certificates unless the mesh has the root in a MeshTrust: import the root's certificate with `{command} write {mount}/issuers/import/cert pem_bundle=@root.pem`, or name the root in `caCert`",
+            first.subject()
+        ));
+        Ok(roots.others)
     }
 }
 

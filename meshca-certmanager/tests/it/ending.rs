@@ -45,6 +45,13 @@ impl CaIssuer {
         }
     }
 
+    /// One that names this CA in `status.ca`.
+    pub(crate) fn of(clock: &TokioClock, ca: TestCa) -> Self {
+        let new = Self::new(clock, DAY);
+        *new.ca.lock().unwrap() = (ca.clone(), ca);
+        new
+    }
+
     /// Another CA, with a key of its own.
     pub(crate) fn replace(&self, lives: Duration) {
         let signs = TestCa::root("Example root", self.clock.now()).unwrap();
@@ -126,6 +133,28 @@ fn warned(identity: &Identity) -> bool {
     let seen = identity.certificate().observations();
     let note = |it: &Observation| matches!(it, Observation::IssuerNote(note) if note.contains("renew the CA"));
     seen.iter().any(note)
+}
+
+/// `status.ca` is the highest intermediate where the secret of a CA issuer lacks the root.
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_names_an_intermediate_serves_peers_with_its_root() {
+    let clock = TokioClock::new();
+    let root = TestCa::root("Example root", clock.now()).unwrap();
+    let ca = root.intermediate("Example issuing").unwrap();
+    let world = World::new(&CaIssuer::of(&clock, ca.clone()), conf("mesh-ca"));
+    let spec = spec().with_lifetime(HOUR);
+    let named = world.issuer.trust(&clock).await.unwrap();
+    assert!(named.contains(ca.certificate()));
+    assert_eq!(named.ends().count(), 0);
+    let error = world.issuer.issue(&spec, &clock).await.unwrap_err();
+    assert!(error.to_string().contains("is an intermediate"), "{error}");
+    let peers = root.bundle(domain()).unwrap();
+    let for_peers = world.issuer.for_peers_with(peers);
+    let identity = for_peers.issue(&spec, &clock).await.unwrap();
+    let held = identity.certificate().root();
+    assert_eq!(held.der(), root.certificate());
+    // The peers' root is not the issuer's word: it does not stay when they give it up.
+    assert_eq!(world.issuer.refresh().await.unwrap(), named);
 }
 
 /// Two days of a CA whose renewal is broken: a workload has a certificate until the CA ends, and a

@@ -100,8 +100,9 @@ impl ProvidedCa {
 #[derive(derive_more::Debug)]
 #[debug("Authority({subject}, {signer:?})")]
 pub(super) struct Authority {
-    /// The CA's own certificate, then those above it; without the root unless it is one itself.
+    /// What is sent along: the CA's own certificate, then those above it. A root is not sent.
     chain: Vec<CertificateDer<'static>>,
+    /// The last certificate of the CA. It is no root if its owner has provided none.
     pub(super) root: Arc<CertificateDer<'static>>,
     /// Of its own certificate.
     pub(super) validity: Validity,
@@ -135,15 +136,6 @@ impl Authority {
             ));
         }
         let chain = linked(&provided.chain, &*provided.signer, now)?;
-        if let Some((line, last)) = chain.last()
-            && !last.is_self_signed()
-        {
-            let (end, above) = (last.subject(), last.issuer());
-            let why = format!(
-                "the chain ends in `{end}`, which is no root; append the certificate of `{above}`"
-            );
-            return Err(refuse(*line, why));
-        }
         if let Some((_, first)) = chain.first()
             && first.is_self_signed()
             && !provided.allow_self_signed
@@ -185,7 +177,7 @@ impl Authority {
         else {
             return Err(Error::new(ErrorKind::Internal, "the CA has no certificate"));
         };
-        let without_root = all().take(linked.len().saturating_sub(1).max(1));
+        let without_root = all().take_while(|certificate| !certificate.is_self_signed());
         let constraints = own.basic_constraints().ok().flatten();
         let mut spiffe_ids = own.uris().unwrap_or_default();
         spiffe_ids.retain(|uri| uri.starts_with("spiffe://"));
@@ -257,6 +249,8 @@ impl Authority {
         let key = PrivateKey::generate(KeyType::P256)?;
         let request = CertificateRequest::for_key(spec, &key, now)?;
         let bundle = TrustBundle::new(trust_domain.clone(), [self.root.as_ref().clone()])?;
+        // Whether peers have the root of an intermediate is not known here.
+        let bundle = bundle.allow_partial_chains(true);
         let signed = self.sign(&request, now, self.not_after)?;
         let proven = SignedChain::new(signed.certificates().iter().cloned());
         let proven = proven.verify(&request, &bundle, now);
@@ -365,8 +359,7 @@ impl Authority {
         let leaf = self
             .template
             .sign(&contents, |message| self.signer.sign(message))?;
-        // A CA that is its own root is not sent along: peers have it.
-        let above = self.chain.iter().filter(|der| **der != *self.root).cloned();
+        let above = self.chain.iter().cloned();
         let certificates = std::iter::once(leaf).chain(above).collect();
         if spec.profile() != Profile::Workload || !self.key_is_ours || self.constrained {
             // A device may sign with another key, or badly; a constrained CA may not sign every

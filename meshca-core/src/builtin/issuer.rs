@@ -87,12 +87,16 @@ impl BuiltinIssuer {
         })
     }
 
-    /// Signs with a CA that the operator provides.
+    /// Signs with a CA that the operator provides: its certificate and those above it.
+    ///
+    /// Without the root, the last of them is its only trust anchor. Envoy accepts nothing that it
+    /// signs unless the root is in the trust bundle of the peers; see [`TrustBundle::dead_ends`].
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] with the reason if it must not be used: not a CA, no
-    /// `keyCertSign`, expired, an incomplete chain, a key of another certificate, self-signed where that is not allowed.
+    /// `keyCertSign`, expired, a gap in the chain, a key of another certificate, self-signed where
+    /// that is not allowed.
     pub fn provided(
         trust_domain: TrustDomain,
         ca: ProvidedCa,

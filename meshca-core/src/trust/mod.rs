@@ -179,13 +179,20 @@ impl TrustBundle {
         self.roots.iter().find(|root| root.der() == certificate)
     }
 
+    /// The root with this certificate, if a chain may end in it.
+    pub(crate) fn end(&self, certificate: &CertificateDer<'_>) -> Option<&TrustRoot> {
+        let found = self.root(certificate);
+        found.filter(|root| self.may_end_in(root))
+    }
+
     /// The same with one more root, at the end.
     ///
     /// # Errors
     ///
     /// As [`new`](Self::new).
     pub fn with_root(&self, certificate: CertificateDer<'static>) -> Result<Self> {
-        self.union(&Self::new(self.trust_domain.clone(), [certificate])?)
+        let one = Self::new(self.trust_domain.clone(), [certificate])?;
+        Ok(self.replaced(self.roots.iter().chain(one.roots())))
     }
 
     /// The same without one root.
@@ -194,34 +201,68 @@ impl TrustBundle {
     ///
     /// None that [`new`](Self::new) would not have given before.
     pub fn without_root(&self, certificate: &CertificateDer<'_>) -> Result<Self> {
-        self.replaced(self.roots.iter().filter(|root| root.der() != certificate))
+        let others = self.roots.iter().filter(|root| root.der() != certificate);
+        Ok(self.replaced(others))
     }
 
     /// The roots of both, ours first: several sources may vouch for one domain.
+    ///
+    /// [Partial chains](Self::allow_partial_chains) are allowed only if both allow them: a bundle that
+    /// was made for Envoy must not lose that by what it is joined with.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidRequest`] if they are of different trust domains: a root of one must never vouch for the other.
     pub fn union(&self, other: &Self) -> Result<Self> {
-        if self.trust_domain != other.trust_domain {
-            return Err(Error::new(
-                ErrorKind::InvalidRequest,
-                "bundles of different trust domains cannot be joined",
-            )
-            .with_context("one", &self.trust_domain)
-            .with_context("other", &other.trust_domain));
+        self.require_domain_of(other)?;
+        let both = self.replaced(self.roots.iter().chain(other.roots()));
+        Ok(both.allow_partial_chains(self.partial_chains && other.partial_chains))
+    }
+
+    /// The same with those certificates of `peers` that lead on from its intermediates: from each, the
+    /// issuer and all above that. Chains may end where `peers` lets them.
+    ///
+    /// A CA may know no more than its own certificate, an intermediate. This is the bundle to
+    /// [verify](crate::SignedChain::verify) against what it signs if its peers hold `peers`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidRequest`] if they are of different trust domains.
+    pub fn completed_by(&self, peers: &Self) -> Result<Self> {
+        self.require_domain_of(peers)?;
+        let mut all = self.roots.to_vec();
+        let mut next = 0;
+        while let Some(anchor) = all.get(next) {
+            let above = peers.roots.iter().filter(|root| root.signed(anchor));
+            let above = above.filter(|root| !all.contains(root));
+            let above: Vec<TrustRoot> = above.cloned().collect();
+            all.extend(above);
+            next += 1;
         }
-        self.replaced(self.roots.iter().chain(other.roots()))
+        let completed = self.replaced(all.iter());
+        Ok(completed.allow_partial_chains(peers.partial_chains))
+    }
+
+    fn require_domain_of(&self, other: &Self) -> Result<()> {
+        if self.trust_domain == other.trust_domain {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidRequest,
+            "bundles of different trust domains cannot be joined",
+        )
+        .with_context("one", &self.trust_domain)
+        .with_context("other", &other.trust_domain))
     }
 
     /// The same with other roots.
-    fn replaced<'a>(&self, roots: impl Iterator<Item = &'a TrustRoot>) -> Result<Self> {
+    fn replaced<'a>(&self, roots: impl Iterator<Item = &'a TrustRoot>) -> Self {
         let replaced = Self {
             sequence: self.sequence,
             refresh_hint: self.refresh_hint,
             ..Self::of(self.trust_domain.clone(), roots.cloned())
         };
-        Ok(replaced.allow_partial_chains(self.partial_chains))
+        replaced.allow_partial_chains(self.partial_chains)
     }
 
     /// Lets chains end in an intermediate of this bundle. **No Envoy accepts that**, nor does OpenSSL
@@ -238,18 +279,38 @@ impl TrustBundle {
         self
     }
 
-    /// Finds the certificates in this bundle in which no chain ends that Envoy accepts, each with the
-    /// reason and the way out of it, for people. Envoy ignores these certificates; it does not
-    /// refuse the bundle for them.
+    /// The certificates in which a chain may end: roots, and intermediates where [partial
+    /// chains](Self::allow_partial_chains) are allowed. Without those whose own extensions forbid them
+    /// to vouch for workloads. Dates are not looked at.
     ///
-    /// An intermediate is one of them if its root is not in the bundle. So is a root whose own
-    /// extensions forbid it to vouch for workloads. Dates are not looked at.
+    /// Whatever leads to none of them is refused, so a bundle without any is as good as an empty one.
+    pub fn ends(&self) -> impl Iterator<Item = &TrustRoot> {
+        self.roots.iter().filter(|root| {
+            let allowed = root.authority().as_ref();
+            self.may_end_in(root) && allowed.is_ok_and(|it| it.server && it.client)
+        })
+    }
+
+    fn may_end_in(&self, root: &TrustRoot) -> bool {
+        self.partial_chains || root.0.above.is_none()
+    }
+
+    /// Finds the certificates in this bundle from which no path leads to one of its
+    /// [`ends`](Self::ends), each with the reason and the way out of it, for people. Envoy ignores
+    /// these certificates; it does not refuse the bundle for them.
+    ///
+    /// An intermediate is one of them if its root is not in the bundle, unless [partial
+    /// chains](Self::allow_partial_chains) are allowed. So is a root whose own extensions forbid it to
+    /// vouch for workloads. Dates are not looked at.
     pub fn dead_ends(&self) -> impl Iterator<Item = (&TrustRoot, String)> {
         self.roots.iter().filter_map(|anchor| {
             match anchor.authority() {
                 Err(why) => return Some((anchor, why.clone())),
                 Ok(it) if !(it.server && it.client) => return Some((anchor, anchor.restricted())),
                 Ok(_) => {}
+            }
+            if self.may_end_in(anchor) {
+                return None;
             }
             let missing = self.missing_above(anchor)?;
             let subject = anchor.subject();
@@ -262,13 +323,13 @@ impl TrustBundle {
         })
     }
 
-    /// Follows the names from an anchor upwards, and returns the name of what the bundle lacks.
+    /// Follows the signatures from an anchor upwards, and returns the name of what the bundle lacks.
     fn missing_above(&self, anchor: &TrustRoot) -> Option<String> {
         let mut last = anchor;
-        // A circle of names has no end either.
+        // A circle has no end either.
         for _ in 0..=self.roots.len() {
-            let (issuer, shown) = last.0.above.as_ref()?;
-            let mut above = self.roots.iter().filter(|root| root.name() == issuer);
+            let (_, shown) = last.0.above.as_ref()?;
+            let mut above = self.roots.iter().filter(|root| root.signed(last));
             match above.next() {
                 Some(next) => last = above.find(|it| it.0.above.is_none()).unwrap_or(next),
                 None => return Some(shown.clone()),
@@ -325,15 +386,15 @@ impl TrustBundle {
 
     /// The roots that webpki knows by this anchor: a renewed one has the name and key of the old one.
     pub(crate) fn roots_of(&self, anchor: &TrustAnchor<'_>) -> impl Iterator<Item = &TrustRoot> {
-        let ends = |root: &&TrustRoot| self.partial_chains || root.0.above.is_none();
-        let ends = self.roots.iter().filter(ends).zip(self.anchors.iter());
+        let ends = self.roots.iter().filter(|root| self.may_end_in(root));
+        let ends = ends.zip(self.anchors.iter());
         ends.filter_map(move |(root, its)| (its == anchor).then_some(root))
     }
 
     /// The certificates that are no end of a chain, and may be on the way to one.
     pub(crate) fn intermediates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        let on_the_way = |root: &&TrustRoot| !self.partial_chains && root.0.above.is_some();
-        self.roots.iter().filter(on_the_way).map(TrustRoot::der)
+        let on_the_way = self.roots.iter().filter(|root| !self.may_end_in(root));
+        on_the_way.map(TrustRoot::der)
     }
 }
 
@@ -399,6 +460,13 @@ impl TrustRoot {
     /// such as SHA-1, counts as its own: nothing depends on it (RFC 5280 §6.1).
     pub fn is_self_signed(&self) -> bool {
         Parsed::read(&self.0.der).is_ok_and(|root| root.is_self_signed())
+    }
+
+    /// Whether it signed this other one, which is not a root.
+    fn signed(&self, below: &Self) -> bool {
+        let named = below.0.above.as_ref();
+        named.is_some_and(|(issuer, _)| self.name() == issuer)
+            && Parsed::read(&below.0.der).is_ok_and(|below| below.is_signed_by(self.public_key()))
     }
 
     /// The features by which what it signed may name it.

@@ -40,10 +40,13 @@
 //! | rule | source |
 //! |---|---|
 //! | it is a CA: it says so, or is a root of version 1, which could not | RFC 5280 §6.1.4 (k); Envoy |
-//! | it is self-issued, or a path leads from it to an anchor that is. [Partial chains](TrustBundle::allow_partial_chains) can be allowed in meshes without Envoy | Envoy and OpenSSL; [`TrustBundle::dead_ends`] |
+//! | it is self-issued, or a path leads from it to an anchor that is. [Partial chains](TrustBundle::allow_partial_chains) can be allowed in meshes without Envoy | Envoy and OpenSSL; [`TrustBundle::ends`], [`TrustBundle::dead_ends`] |
 //! | its dates, path length and extended key usage hold, and it may sign certificates if it lists key usages | Envoy, Go and OpenSSL look at them |
 //!
 //! Its own signature never counts: a root that signed itself with SHA-1 is a root.
+//!
+//! A CA may name an intermediate as its only anchor. What it signs is verified against that anchor,
+//! [completed](TrustBundle::completed_by) by what its peers hold; without a root there, it is refused.
 //!
 //! # Chains
 //!
@@ -166,7 +169,7 @@ pub(crate) fn verify(
     }
     #[cfg(feature = "builtin")]
     if let Some(by) = chain.construction().filter(|by| by.request.is(request))
-        && let Some(root) = bundle.root(&by.root)
+        && let Some(root) = bundle.end(&by.root)
     {
         return constructed(chain, by, root, now)
             .map_err(|error| error.with_context("spiffe id", request.spiffe_id()).into());

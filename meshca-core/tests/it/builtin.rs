@@ -412,10 +412,6 @@ async fn provided_cas_are_checked() {
             "line 1 of its certificates: the key does not belong to the certificate `CN=corp mesh ca`",
         ),
         (
-            (intermediate.pem(), key(&intermediate)),
-            "the chain ends in `CN=corp mesh ca`, which is no root; append the certificate of `CN=corp root`",
-        ),
-        (
             (root.pem() + &intermediate.pem(), key(&root)),
             "`CN=corp mesh ca` did not sign `CN=corp root` before it; order the chain",
         ),
@@ -500,6 +496,70 @@ async fn provided_cas_are_checked() {
         ErrorKind::Unsupported
     );
     verified_like_anyone_elses(&*issuer, &crate::common::request(identity.key()), start()).await;
+}
+
+/// Its root may be elsewhere in the trust of its mesh.
+#[tokio::test]
+async fn a_bare_intermediate_loads_and_leads_to_the_root_of_its_peers() {
+    let clock = FakeClock::new();
+    let root = Ca::root("corp root");
+    let upper = root.below("corp ca");
+    let lower = upper.below("corp mesh ca");
+    let of = |cas: &[&Ca]| {
+        let all = cas.iter().map(|ca| ca.der.clone());
+        TrustBundle::new(domain(), all).unwrap()
+    };
+    let key = |ca: &Ca| {
+        let key = PrivateKey::from_der(&ca.key.serialize_der().try_into().unwrap());
+        key.unwrap().expose_pem().unwrap()
+    };
+    for (chain, anchor) in [
+        (vec![&lower], &lower),
+        (vec![&lower, &upper], &upper),
+        (vec![&lower, &upper, &root], &root),
+    ] {
+        let pem: String = chain.iter().map(|ca| ca.pem()).collect();
+        let ca = ProvidedCa::from_pem(&pem, key(&lower).expose_str().unwrap()).unwrap();
+        let issuer = BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone()));
+        let issuer = IssuingCa::new(issuer.unwrap());
+        let named = issuer.trust_bundle().await.unwrap();
+        assert_eq!(named, of(&[anchor]));
+        let alone = issuer.issue(&spec(), &clock).await;
+        match named.ends().count() {
+            0 => {
+                let error = alone.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::BadResponse);
+                assert!(error.to_string().contains("is an intermediate"), "{error}");
+            }
+            _ => drop(alone.unwrap()),
+        }
+        let peers = of(&[&upper, &Ca::root("other"), &root]);
+        let among_peers = issuer.for_peers_with(peers);
+        let issued = among_peers.issue(&spec(), &clock).await.unwrap();
+        let certificate = issued.certificate();
+        assert_eq!(certificate.root().der(), &root.der);
+        assert_eq!(
+            certificate.chain()[1..],
+            [lower.der.clone(), upper.der.clone()]
+        );
+        assert_eq!(issuer.trust(&clock).await.unwrap(), named);
+        let for_rustls = named.clone().allow_partial_chains(true);
+        let issuer = issuer.for_peers_with(for_rustls);
+        let issued = issuer.issue(&spec(), &clock).await.unwrap();
+        assert_eq!(issued.certificate().root().der(), &anchor.der);
+        assert_eq!(issued.certificate().proof(), Proof::Construction);
+    }
+    // It must be able to sign what peers accept, all the same.
+    let narrow = root.below_with({
+        let mut params = ca_params("narrow");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params
+    });
+    let below = narrow.below("below");
+    let pem = below.pem() + &narrow.pem();
+    let ca = ProvidedCa::from_pem(&pem, key(&below).expose_str().unwrap()).unwrap();
+    let error = BuiltinIssuer::provided(domain(), ca, Arc::new(clock)).unwrap_err();
+    assert!(error.to_string().contains("path length"), "{error}");
 }
 
 /// Peers compare names byte for byte: the issuer field must repeat the CA's subject in its own string types.

@@ -67,6 +67,67 @@ fn a_bundle_tells_in_which_of_its_certificates_no_chain_may_end() {
     );
 }
 
+#[test]
+fn ends_are_where_a_chain_may_end() {
+    let root = Ca::root("root");
+    let upper = root.below("upper");
+    let lower = upper.below("lower");
+    let namesake = Ca::root("root");
+    let of = |cas: &[&Ca]| {
+        let all = cas.iter().map(|ca| ca.der.clone());
+        TrustBundle::new(domain(), all).unwrap()
+    };
+    let ends = |bundle: &TrustBundle| -> Vec<String> {
+        bundle.ends().map(|root| root.subject()).collect()
+    };
+    let bare = of(&[&lower]);
+    assert_eq!(ends(&bare), [""; 0]);
+    let both = of(&[&lower, &root]);
+    assert_eq!(ends(&both), ["CN=root"]);
+    let for_rustls = both.allow_partial_chains(true);
+    assert_eq!(ends(&for_rustls), ["CN=lower", "CN=root"]);
+    assert_eq!(for_rustls.dead_ends().count(), 0);
+
+    // Peers hold more than leads on from it.
+    let peers = of(&[&Ca::root("other"), &root, &namesake, &upper]);
+    let completed = bare.completed_by(&peers).unwrap();
+    assert_eq!(completed, of(&[&lower, &upper, &root]));
+    assert_eq!(completed.dead_ends().count(), 0);
+    assert_eq!(of(&[&root]).completed_by(&peers).unwrap(), of(&[&root]));
+    // What has the name of the issuer and another key is not the issuer.
+    let apart = of(&[&upper, &namesake]);
+    assert_eq!(apart.dead_ends().count(), 1);
+    assert_eq!(of(&[&upper]).completed_by(&apart).unwrap(), of(&[&upper]));
+    // Peers decide in what a chain may end.
+    let anywhere = bare.completed_by(&for_rustls).unwrap();
+    assert_eq!(ends(&anywhere), ["CN=lower"]);
+    let elsewhere = TrustDomain::new("other.example").unwrap();
+    let elsewhere = TrustBundle::new(elsewhere, []).unwrap();
+    let error = bare.completed_by(&elsewhere).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+}
+
+#[test]
+fn a_union_is_as_strict_as_its_strictest() {
+    let root = Ca::root("root");
+    let ca = root.below("mesh ca");
+    let other = Ca::root("other").below("other ca");
+    let strict = |ca: &Ca| TrustBundle::new(domain(), [ca.der.clone()]).unwrap();
+    let lenient = |ca: &Ca| strict(ca).allow_partial_chains(true);
+    for (one, two, ends) in [
+        (strict(&ca), strict(&other), 0),
+        (strict(&ca), lenient(&other), 0),
+        (lenient(&ca), strict(&other), 0),
+        (lenient(&ca), lenient(&other), 2),
+    ] {
+        assert_eq!(one.union(&two).unwrap().ends().count(), ends);
+    }
+    // One root more or less is no other bundle's opinion.
+    let more = lenient(&ca).with_root(other.der.clone()).unwrap();
+    assert_eq!(more.ends().count(), 2);
+    assert_eq!(more.without_root(&other.der).unwrap(), lenient(&ca));
+}
+
 /// Envoy refuses the whole trust bundle for one of them.
 #[test]
 fn a_root_that_envoy_cannot_read_is_refused() {

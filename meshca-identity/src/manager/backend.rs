@@ -55,6 +55,8 @@ pub(super) struct Backend {
     pub(super) uid: u64,
     /// The roots that it named last.
     pub(super) bundle: Option<TrustBundle>,
+    /// What peers make of that.
+    pub(super) reach: Reach,
     /// The root of the last certificate: the one that the next will have, as far as the manager
     /// can tell before it is signed.
     pub(super) signs_under: Option<TrustRoot>,
@@ -79,6 +81,7 @@ impl Backend {
             wanted,
             lane,
             bundle: None,
+            reach: Reach::default(),
             signs_under: None,
             witness: None,
             replaces: false,
@@ -176,6 +179,81 @@ pub(super) fn wanted(
 /// The settings as the CA's factory reads them. If it cannot, building the CA reports why.
 fn resolved(registry: &BackendRegistry, config: BackendConfig) -> BackendConfig {
     registry.resolve(&config).unwrap_or(config)
+}
+
+/// The place of a CA in the trust of its mesh. It changes with the roots that CAs name and with the
+/// MeshTrusts, and is worked out when these are published.
+#[derive(Default)]
+pub(super) struct Reach {
+    /// The roots that the CA named and, where they lead to no root, those in the trust of the mesh
+    /// that lead on. `None` as long as the CA has named none.
+    anchors: Option<TrustBundle>,
+    /// The same, if it is more than the CA named: what it signs is to be verified against these.
+    pub(super) beyond: Option<TrustBundle>,
+    /// The reason why peers would refuse whatever the CA signs.
+    pub(super) refused: Option<Error>,
+}
+
+impl Reach {
+    /// Works it out for a CA that named this `bundle`, where the origins of trust list `listed`.
+    pub(super) fn of(bundle: &TrustBundle, listed: &TrustBundle) -> Self {
+        // Most CAs name their root, and need nobody else's.
+        let leads_on = bundle.dead_ends().next().is_some();
+        let beyond = leads_on.then(|| bundle.completed_by(listed));
+        let beyond = beyond.transpose().unwrap_or_else(|error| {
+            tracing::error!(%error, "a CA names roots of another trust domain");
+            None
+        });
+        let anchors = beyond.as_ref().unwrap_or(bundle).clone();
+        let known = |root: &&TrustRoot| listed.contains(root.der());
+        let refused = match anchors.ends().next() {
+            // Certificates that it signed may still be valid, with their root published. That is not a
+            // reason to sign more.
+            Some(root) if !anchors.ends().any(|root| known(&root)) => Some(untrusted(root)),
+            Some(_) => None,
+            None => {
+                let mut dead_ends = anchors.dead_ends();
+                dead_ends.next().map(|(_, why)| no_root(&why, bundle))
+            }
+        };
+        Self {
+            anchors: Some(anchors),
+            beyond,
+            refused,
+        }
+    }
+
+    /// The roots that peers need to accept what the CA signs, if there are any.
+    pub(super) fn needed(&self) -> Option<TrustBundle> {
+        let Some(beyond) = &self.beyond else {
+            return self.anchors.clone();
+        };
+        let ends = beyond.ends().map(|root| root.der().clone());
+        let ends = TrustBundle::new(beyond.trust_domain().clone(), ends).ok();
+        ends.filter(|ends| !ends.is_empty())
+    }
+
+    /// The roots in which chains of the CA end.
+    pub(super) fn ends(&self) -> impl Iterator<Item = &TrustRoot> {
+        self.anchors.iter().flat_map(TrustBundle::ends)
+    }
+
+    /// Whether a certificate under this root is as good as what the CA signs now.
+    pub(super) fn names(&self, root: &TrustRoot) -> bool {
+        let anchors = self.anchors.as_ref();
+        anchors.is_none_or(|anchors| anchors.contains(root.der()))
+    }
+}
+
+fn no_root(why: &str, bundle: &TrustBundle) -> Error {
+    Error::new(
+        ErrorKind::InvalidConfig,
+        format!(
+            "peers would refuse all that the CA signs: {why}. Put it into a MeshTrust of the trust domain `{}`, or behind the CA's own certificate (`ca`, `caCert`, the CA's chain); for a mesh without Envoy, set `ManagerOptions::allow_partial_chains`",
+            bundle.trust_domain()
+        ),
+    )
+    .with_retry(meshca_core::Retry::Backoff)
 }
 
 /// Returns the error of certificates under this root, which are not handed out.

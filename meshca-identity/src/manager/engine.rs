@@ -9,8 +9,8 @@ mod workloads;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshca_core::Result;
 use meshca_core::resource::MeshTrust;
+use meshca_core::{Error, Result};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::backend;
@@ -360,15 +360,36 @@ impl Engine {
         let Some(mesh) = self.meshes.get_mut(id) else {
             return;
         };
-        let changed = mesh.publish(&self.setup.registry, &self.setup.options.select.zone);
+        let news = mesh.publish(&self.setup.registry, &self.setup.options);
         let cell = Arc::clone(&mesh.cell);
         self.pause_lanes(id);
-        if changed {
+        self.tell_reach(id, &cell, &news.reach);
+        if news.trust_changed {
             // The next tick stores it.
             self.clockwork.wake_by(now.up);
             let (mesh, version) = (cell.name.as_str(), cell.trust.load().version);
             let event = Event::TrustChanged { mesh, version };
             self.setup.observe(&event);
+        }
+    }
+
+    /// Tells of CAs whose certificates peers accept from now on, or no longer.
+    fn tell_reach(&mut self, id: MeshId, cell: &MeshCell, news: &[(BackendKey, Option<Error>)]) {
+        let mesh = cell.name.as_str();
+        for (backend, error) in news {
+            if let Some(error) = error {
+                tracing::warn!(mesh, %backend, %error, "peers would refuse what a CA signs, so nothing of it is handed out");
+                self.setup.observe(&Event::BackendFailing {
+                    mesh,
+                    backend,
+                    error,
+                });
+            } else if self.meshes.get(id).is_some_and(|it| it.is_set_up(backend)) {
+                self.setup.observe(&Event::BackendReady { mesh, backend });
+            }
+        }
+        if !news.is_empty() {
+            self.review_mesh(id);
         }
     }
 

@@ -118,6 +118,8 @@ pub enum Event<'a> {
         backend: &'a BackendKey,
     },
     /// A CA cannot be set up, or its roots cannot be read. It is tried again, and this is said each time; what worked before goes on.
+    /// Or peers would refuse what it signs, since the trust of the mesh lacks its root. Then it issues
+    /// nothing until the root is there, which [`BackendReady`](Self::BackendReady) reports.
     #[display("{mesh}: {backend} fails: {error}")]
     #[non_exhaustive]
     BackendFailing {

@@ -8,9 +8,10 @@ use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::{Form, Kri, MeshIdentity, MeshTrust, Metadata};
 use meshca_core::{Error, ErrorKind, Result, RotationStep, TrustBundle, TrustRoot};
 
-use super::backend::{Backend, Wanted, untrusted};
+use super::backend::{Backend, Reach, Wanted};
 use super::cell::{MeshCell, PublishedTrust};
 use super::gate::Gate;
+use super::options::ManagerOptions;
 use super::setup::guarded;
 use super::status::{self, CaStatus, IdentityStatus};
 use crate::record::{Claims, Record, RootId};
@@ -97,7 +98,7 @@ impl Mesh {
         };
         match (backend.life.issuer(), backend.life.error()) {
             (None, Some(error)) => Err(error.to_string()),
-            _ => match self.untrusted(backend) {
+            _ => match &backend.reach.refused {
                 Some(error) => Err(error.to_string()),
                 None => Ok(()),
             },
@@ -116,17 +117,37 @@ impl Mesh {
         self.backends.iter().find(|(key, _)| named(key))
     }
 
-    /// Returns the error of a CA whose roots an operator is to distribute, and has not: nothing
-    /// of it can be handed out.
-    pub(super) fn untrusted(&self, backend: &Backend) -> Option<Error> {
-        let bundle = backend.bundle.as_ref();
-        let bundle = bundle.filter(|_| !backend.wanted.distributed)?;
-        // Certificates that it signed may still be valid; that is not a reason to sign more.
-        let known = |root: &TrustRoot| self.ledger.knows(&backend.wanted.trust_domain, root);
-        match bundle.roots() {
-            [first, ..] if !bundle.roots().iter().any(known) => Some(untrusted(first)),
-            _ => None,
+    /// Works out what peers make of each CA by what origins of trust list now. Returns the CAs of which
+    /// that is something else than before, with the error if they would refuse all that it signs.
+    fn reach(&mut self, partial_chains: bool) -> Vec<(BackendKey, Option<Error>)> {
+        let mut news = Vec::new();
+        for (key, backend) in &mut self.backends {
+            let Some(bundle) = &backend.bundle else {
+                continue;
+            };
+            let listed = match self.ledger.listed(&backend.wanted.trust_domain) {
+                Ok(listed) => listed.allow_partial_chains(partial_chains),
+                Err(error) => {
+                    tracing::error!(mesh = %self.cell.name, %error, "the trust of the mesh cannot be put together");
+                    continue;
+                }
+            };
+            let message = |reach: &Reach| reach.refused.as_ref().map(|it| it.message().to_owned());
+            let before = std::mem::replace(&mut backend.reach, Reach::of(bundle, &listed));
+            if message(&before) != message(&backend.reach) {
+                news.push((key.clone(), backend.reach.refused.clone()));
+            }
         }
+        news
+    }
+
+    /// Whether a CA is set up, by all that is known of it.
+    pub(super) fn is_set_up(&self, key: &BackendKey) -> bool {
+        let backend = self
+            .backends
+            .get(key)
+            .filter(|it| it.reach.refused.is_none());
+        backend.is_some_and(|it| it.life.issuer().is_some() && it.life.error().is_none())
     }
 
     /// The step that the rotation of a CA needs and, where that is to sign with the next CA, whether
@@ -155,7 +176,7 @@ impl Mesh {
     /// Whether this CA may sign now: it is set up as the resources say, and every proxy that
     /// matters trusts the root that it will sign under.
     pub(super) fn may_sign(&self, backend: &Backend) -> bool {
-        if backend.life.signer().is_none() || self.untrusted(backend).is_some() {
+        if backend.life.signer().is_none() || backend.reach.refused.is_some() {
             return false;
         }
         if self.gate.is_off() {
@@ -169,8 +190,7 @@ impl Mesh {
         let under: Vec<&TrustRoot> = match backend.signs_under.as_ref().filter(known) {
             Some(root) => vec![root],
             None => {
-                let roots = backend.bundle.iter().flat_map(TrustBundle::roots);
-                let all: Vec<_> = roots.filter(known).collect();
+                let all: Vec<_> = backend.reach.ends().filter(known).collect();
                 let signed = |root: &&TrustRoot| self.ledger.has_signed(domain, root);
                 match all.iter().copied().filter(signed).collect::<Vec<_>>() {
                     signed if signed.is_empty() => all,
@@ -183,9 +203,13 @@ impl Mesh {
             .is_ok_and(|under| self.gate.is_open_for(&under, &self.ledger))
     }
 
-    /// Gives what is known to all who read it. Says whether the trust is another one.
-    pub(super) fn publish(&mut self, registry: &BackendRegistry, zone: &str) -> bool {
-        let (bundles, version) = self.ledger.published();
+    /// Gives what is known to all who read it.
+    pub(super) fn publish(&mut self, registry: &BackendRegistry, options: &ManagerOptions) -> News {
+        let reach = self.reach(options.allow_partial_chains);
+        let (mut bundles, version) = self.ledger.published();
+        if options.allow_partial_chains {
+            bundles = Arc::new(bundles.with_partial_chains());
+        }
         let before = self.cell.trust.load();
         let trust_changed = before.version != version || before.bundles != bundles;
         if trust_changed {
@@ -193,7 +217,7 @@ impl Mesh {
                 .trust
                 .store(Arc::new(PublishedTrust { bundles, version }));
         }
-        let (trusts, statuses) = self.outputs(registry, zone);
+        let (trusts, statuses) = self.outputs(registry, &options.select.zone);
         let mut changed = trust_changed;
         if *self.cell.trusts.load_full() != trusts {
             self.cell.trusts.store(Arc::new(trusts));
@@ -206,7 +230,10 @@ impl Mesh {
         if changed {
             self.cell.announce();
         }
-        trust_changed
+        News {
+            trust_changed,
+            reach,
+        }
     }
 
     fn outputs(
@@ -239,15 +266,15 @@ impl Mesh {
             .map(|identity| {
                 let name = identity.metadata.name.as_str();
                 let backend = self.backends.get(&BackendKey::Modern(name.to_owned()));
-                let untrusted = backend.and_then(|backend| self.untrusted(backend));
+                let refused = backend.and_then(|backend| backend.reach.refused.as_ref());
                 let is_registered = |name: &str| registry.types().any(|it| it == name);
                 let error = backend.and_then(|backend| backend.life.error());
-                let state = match (backend, error.or(untrusted.as_ref())) {
+                let state = match (backend, error.or(refused)) {
                     (Some(backend), Some(error)) => CaStatus::Failing {
                         error,
                         registered: is_registered(backend.wanted.config.type_name()),
                         lost: backend.witness.is_some() && error.kind() == ErrorKind::NotFound,
-                        serving: backend.life.issuer().is_some() && untrusted.is_none(),
+                        serving: backend.life.issuer().is_some() && refused.is_none(),
                     },
                     (Some(backend), None) if backend.life.issuer().is_some() => CaStatus::Ready,
                     _ => CaStatus::Building,
@@ -402,6 +429,15 @@ impl Mesh {
             }
         }
     }
+}
+
+/// The changes that a publication brings.
+pub(super) struct News {
+    /// Whether the trust is another one.
+    pub(super) trust_changed: bool,
+    /// CAs that issue again because peers can follow them to a root, and with an error those that do
+    /// so no longer.
+    pub(super) reach: Vec<(BackendKey, Option<Error>)>,
 }
 
 /// How long a root of before is kept at least, if it lives so long: the longest that certificates of workloads usually live.

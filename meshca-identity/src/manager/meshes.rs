@@ -136,7 +136,6 @@ impl Meshes {
         let backend = lanes
             .owner(lane)
             .and_then(|(mesh, key)| self.get(mesh)?.backends.get(&**key));
-        let bundle = backend.and_then(|backend| backend.bundle.as_ref());
-        bundle.is_none_or(|bundle| bundle.contains(identity.certificate().root().der()))
+        backend.is_none_or(|backend| backend.reach.names(identity.certificate().root()))
     }
 }

@@ -45,6 +45,12 @@ pub struct ManagerOptions {
     pub acknowledgements: bool,
     /// How long before its end a root is [warned](crate::manager::Event::RootEnding) of. 30 days.
     pub root_warning: Duration,
+    /// Whether chains may end in an intermediate, as they may for rustls and Go. **Envoy accepts no
+    /// such chain**, so this is for meshes without it. The published bundles [carry the
+    /// decision](meshca_core::TrustBundle::allow_partial_chains) to all that verify against them.
+    /// Without it, nothing is issued under an intermediate whose root is not in the trust of its mesh.
+    /// Off.
+    pub allow_partial_chains: bool,
     /// Whether data sources may name files and environment variables of the control plane.
     pub local_sources: LocalSources,
     /// What all jitter is drawn from; random where it is not set.
@@ -62,6 +68,7 @@ impl ManagerOptions {
             request_timeout: Duration::from_secs(60),
             acknowledgements: false,
             root_warning: Duration::from_secs(30 * 24 * 3600),
+            allow_partial_chains: false,
             local_sources: LocalSources::default(),
             seed: None,
         }

@@ -21,7 +21,9 @@ pub struct IdentityStatus {
 #[display("{kind}={} {reason}: {message}", self.status_str())]
 #[non_exhaustive]
 pub struct Condition {
-    /// `SpiffeIDProvider`, `Provider`, `MeshTrustCreated` or `Ready`.
+    /// `SpiffeIDProvider`, `Provider`, `MeshTrustCreated` or `Ready`. A `Provider` that is `False` for
+    /// `ProviderValidationError` has settings that cannot work, or a CA whose certificates peers would
+    /// refuse: no MeshTrust has its root, or it is an intermediate whose root the mesh does not trust.
     pub kind: &'static str,
     /// Whether it is so; `None` if that is not known yet.
     pub status: Option<bool>,

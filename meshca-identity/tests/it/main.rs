@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod bare_intermediates;
 mod common;
 mod faults;
 mod field;

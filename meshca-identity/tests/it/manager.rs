@@ -627,6 +627,7 @@ fn the_defaults_of_the_manager() {
     assert_eq!(options.trust_refresh, minute / 2);
     assert_eq!(options.request_timeout, minute);
     assert!(!options.acknowledgements);
+    assert!(!options.allow_partial_chains);
     assert_eq!(options.root_warning, 30 * DAY);
     assert_eq!(options.schedule.concurrency, 16);
     assert_eq!(options.schedule.breaker_threshold, 10);

@@ -18,7 +18,8 @@ pub struct Observed {
     /// The resources as they are now.
     pub resources: MeshResources,
     /// The CAs that are ready to sign: those whose [`Issuer::check`](meshca_core::Issuer::check)
-    /// went well and, for MeshIdentities, whose roots are in a MeshTrust. While no proxy runs,
+    /// went well and, for MeshIdentities, whose roots are in a MeshTrust. An intermediate needs its
+    /// root in the trust of the mesh, unless its peers take partial chains. While no proxy runs,
     /// nobody else can tell that the first one to start will be believed.
     pub ready: BTreeSet<BackendKey>,
     /// The proxies that run, connected or not.

@@ -273,10 +273,14 @@ fn check_purpose(leaf: &Read, expected: &Expected<'_>, faults: &mut Faults) {
             "the certificate has the key usage `keyCertSign` or `cRLSign`, which no workload may",
         );
     }
-    if usage.is_some_and(|usage| !usage.digital_signature()) {
+    // Without the extension, Envoy takes it for a certificate with all usages, those of a CA too.
+    if usage.is_none_or(|usage| !usage.digital_signature()) {
         faults.push("the certificate lacks the key usage `digitalSignature`");
     }
-    let purposes = extended.map(|extended| extended.0).unwrap_or_default();
+    // Without the extension, a certificate is good for every purpose (RFC 5280 §4.2.1.12).
+    let Some(ExtendedKeyUsage(purposes)) = extended else {
+        return;
+    };
     for (purpose, name) in [
         (ID_KP_SERVER_AUTH, "serverAuth"),
         (ID_KP_CLIENT_AUTH, "clientAuth"),

@@ -73,7 +73,10 @@ fn expected(fault: &Fault) -> (Core, &'static str) {
             Refuses("may sign certificates or CRLs"),
             "the key usage `keyCertSign` or `cRLSign`, which no workload may",
         ),
-        Fault::MissingEku => (Accepts, "lacks the extended key usage `serverAuth`"),
+        Fault::MissingKeyUsage => (
+            Refuses("has no key usages (X.509-SVID §4.3), so Envoy refuses it"),
+            "lacks the key usage `digitalSignature`",
+        ),
         Fault::MissingClientEku => (
             Refuses("lacks the extended key usage `clientAuth`"),
             "lacks the extended key usage `clientAuth`",
@@ -236,6 +239,18 @@ async fn the_kit_notices_every_fault_and_says_what_is_wrong() {
             );
         }
     }
+}
+
+/// Core and the kit have one rule: a certificate that lists no purposes is good for all.
+#[tokio::test(start_paused = true)]
+async fn a_leaf_without_extended_key_usages_has_no_fault() {
+    let clock = FakeClock::new();
+    let issuer = faulty(&clock);
+    issuer.misbehave(Fault::MissingEku);
+    let issued = issuer.issue_for(&request(), &clock).await.unwrap();
+    assert_eq!(issued.observations(), []);
+    let report = conformance::run_all(&subject(&*issuer, &clock)).await;
+    assert!(report.passed(), "{report}");
 }
 
 /// RSA keys take seconds to make, and these tests are about answers.

@@ -11,7 +11,7 @@ mod vault {
     };
     use meshca_core::{
         CertificateRequest, CertificateSpec, Clock, ErrorKind, Issuer, KeyType, PrivateKey, Result,
-        SpiffeId,
+        SpiffeId, TrustBundle,
     };
     use meshca_testenv::servers::{Vault, VaultOptions};
     use meshca_testkit::conformance::{self, Rotation, Subject};
@@ -128,18 +128,23 @@ mod vault {
             let root = set_up_intermediate(&vault, key_type).await;
             let issuer = with_token(&vault).await;
 
-            for error in [
-                issuer.trust_bundle().await.unwrap_err(),
-                issuer.check().await.unwrap_err(),
-            ] {
-                assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-                let text = error.to_string();
-                assert!(text.contains("intermediate CA `CN=Issuing CA`"), "{text}");
-                assert!(
-                    text.contains("vault write pki/issuers/import/cert pem_bundle=@root.pem"),
-                    "{text}"
-                );
-            }
+            // It is a CA without it, for peers that have the root from elsewhere.
+            let named = issuer.trust_bundle().await.unwrap();
+            let named: Vec<_> = named.roots().iter().map(|it| it.subject()).collect();
+            assert_eq!(named, ["CN=Issuing CA"]);
+            let report = issuer.check().await.unwrap();
+            let text = report.warnings.join("\n");
+            assert!(text.contains("intermediate CA `CN=Issuing CA`"), "{text}");
+            assert!(
+                text.contains("vault write pki/issuers/import/cert pem_bundle=@root.pem"),
+                "{text}"
+            );
+            let error = issuer.issue(&spec(), &*clock()).await.unwrap_err();
+            assert!(error.to_string().contains("is an intermediate"), "{error}");
+            let peers = TrustBundle::from_pem(domain(), &root).unwrap();
+            let issued = issuer.for_peers_with(peers).issue(&spec(), &*clock()).await;
+            let root_of_peers = issued.unwrap().certificate().root().subject();
+            assert_eq!(root_of_peers, "CN=Offline root");
 
             vault
                 .write("pki/issuers/import/cert", json!({"pem_bundle": root}))

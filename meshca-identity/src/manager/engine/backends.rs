@@ -289,7 +289,12 @@ impl Engine {
                 Effect::Publish => self.publish(ca.mesh, now),
                 Effect::Resume => self.scheduler.wake_lane(lane),
                 Effect::Review => self.review_mesh(ca.mesh),
-                Effect::Ready => self.setup.observe(&Event::BackendReady { mesh, backend }),
+                Effect::Ready => {
+                    let found = self.meshes.get(ca.mesh);
+                    if found.is_some_and(|it| it.is_set_up(backend)) {
+                        self.setup.observe(&Event::BackendReady { mesh, backend });
+                    }
+                }
                 Effect::Rotated(step) => self.setup.observe(&Event::Rotated {
                     mesh,
                     backend,
@@ -382,10 +387,11 @@ impl Engine {
             return false;
         };
         let changed = backend.bundle.as_ref() != Some(&bundle);
-        // A root that the CA does not name any more is not the one that it will sign under.
+        // A root that the CA does not name any more is not the one that it will sign under. (It may
+        // never have named it, if peers had it from elsewhere.)
         backend
             .signs_under
-            .take_if(|root| !bundle.contains(root.der()));
+            .take_if(|root| changed && !bundle.contains(root.der()));
         backend.bundle = Some(bundle.clone());
         let distributed = backend.wanted.distributed;
         if let Some(record) = record {

@@ -64,11 +64,11 @@ impl Engine {
         let backend = || {
             let mesh = self.meshes.get(tracked.mesh)?;
             let (_, key) = self.lanes.owner(tracked.lane)?;
-            Some((mesh, mesh.backends.get(&**key)?))
+            mesh.backends.get(&**key)
         };
         self.setup.options.select.unready == Unready::Wait
-            && backend().is_some_and(|(mesh, backend)| {
-                backend.life.issuer().is_some() && mesh.untrusted(backend).is_none()
+            && backend().is_some_and(|backend| {
+                backend.life.issuer().is_some() && backend.reach.refused.is_none()
             })
     }
 
@@ -94,7 +94,10 @@ impl Engine {
                     spent: self.outbox.spent(orders.len()),
                     orders,
                 };
-                let issuing = live.issuing.clone();
+                let issuing = match &backend.reach.beyond {
+                    Some(peers) => live.issuing.for_peers_with(peers.clone()),
+                    None => live.issuing.clone(),
+                };
                 let clock = Arc::clone(&self.setup.shared.clock);
                 self.clockwork
                     .start_reporting(|to| job::issue(issuing, batch, clock, limit, to));
@@ -257,8 +260,11 @@ impl Engine {
                 return Admitted::No(untrusted(root));
             }
             // The CA has changed under us, and verification heard of it first. A look finds out
-            // what else has changed.
-            let bundle = backend.bundle.as_ref();
+            // what else has changed. Or the CA never named this root, and an operator has just
+            // taken it out of a MeshTrust.
+            let named = backend.life.issuer().and_then(|it| it.issuing.known());
+            let named = named.is_some_and(|named| named.contains(root.der()));
+            let bundle = backend.bundle.as_ref().filter(|_| named);
             let bundle = bundle.map(|bundle| bundle.with_root(root.der().clone()));
             if let Some(Ok(bundle)) = bundle {
                 let record = None;

@@ -189,10 +189,10 @@ impl Engine {
         let (_, published) = mesh.ledger.published();
         let mut since = Vec::new();
         for (key, backend) in &mesh.backends {
-            let trusted = backend.bundle.as_ref().and_then(|it| mesh.ledger.since(it));
-            if let Some(least) = trusted {
+            let trusted = backend.reach.needed();
+            if let Some(least) = trusted.and_then(|it| mesh.ledger.since(&it)) {
                 since.push((key, least));
-                if backend.life.issuer().is_some() && backend.life.error().is_none() {
+                if mesh.is_set_up(key) {
                     observed.ready.insert(key.clone());
                 }
             }
@@ -256,6 +256,9 @@ impl Engine {
             return waits("its CA cannot be set up: see the resources of its mesh");
         };
         if let (None, Some(error)) = (backend.life.issuer(), backend.life.error()) {
+            return Target::Wait(error.to_string());
+        }
+        if let Some(error) = &backend.reach.refused {
             return Target::Wait(error.to_string());
         }
         match backend
@@ -378,15 +381,10 @@ impl Engine {
         let Some(backend) = self.meshes.backend(ca) else {
             return;
         };
-        let (lane, Some(bundle)) = (backend.lane, backend.bundle.clone()) else {
-            return;
-        };
+        let (lane, reach) = (backend.lane, &backend.reach);
         let without = self.workloads.tickets(ca.mesh, |it| {
-            it.lane == lane
-                && it
-                    .cell
-                    .identity()
-                    .is_some_and(|identity| !bundle.contains(identity.certificate().root().der()))
+            let identity = it.cell.identity().filter(|_| it.lane == lane);
+            identity.is_some_and(|identity| !reach.names(identity.certificate().root()))
         });
         for ticket in without {
             if let Some(tracked) = self.workloads.get_mut(ticket) {
