@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use aws_sdk_acmpca::Client;
 use aws_sdk_acmpca::types::{CertificateAuthorityStatus, CertificateAuthorityUsageMode};
-use meshca_core::issuer::Flight;
+use meshca_core::issuer::{Flight, NamedRoots};
 use meshca_core::resource::DataSource;
 use meshca_core::secret::SourceReader;
-use meshca_core::{Clock, Error, ErrorKind, Result, SignedChain, TrustBundle, TrustRoot};
+use meshca_core::{Clock, Error, ErrorKind, IssuedCertificate, Result, SignedChain, TrustBundle};
 use tokio::time::{Instant, timeout};
 
 use crate::error::{from_sdk, present};
-use crate::facts::{Facts, chain, not_active, retain, signing_algorithm};
+use crate::facts::{Facts, chain, not_active, signing_algorithm};
 use crate::settings::AcmSettings;
 
 /// How long `caCert` is not read again.
@@ -41,8 +41,7 @@ struct Known {
     doubted: Option<Instant>,
     /// AWS did not answer, and is not asked before.
     not_before: Option<Instant>,
-    /// Those of the facts, and those of earlier ones.
-    roots: Option<TrustBundle>,
+    roots: NamedRoots,
 }
 
 impl Known {
@@ -59,15 +58,11 @@ impl Known {
         self.not_before = Instant::now().checked_add(PUT_OFF.min(refresh));
     }
 
-    /// An earlier root stays: what it vouched for lives on, and so do peers that know no other. Until it has expired.
+    /// Takes what AWS said, and the roots that the chain has, if it has one.
     fn learn(&mut self, facts: Arc<Facts>, roots: Option<TrustBundle>, now: SystemTime) {
-        let unexpired = |root: &TrustRoot| root.validity().not_after() > now;
-        let earlier = self.roots.take();
-        let earlier = earlier.and_then(|all| retain(all, unexpired).ok().flatten());
-        self.roots = match (roots, earlier) {
-            (Some(roots), Some(earlier)) => Some(roots.union(&earlier).unwrap_or(roots)),
-            (roots, earlier) => roots.or(earlier),
-        };
+        if let Some(roots) = roots {
+            self.roots.name(roots, now);
+        }
         self.facts = Some(facts);
         self.not_before = None;
     }
@@ -238,7 +233,8 @@ impl Authority {
         }
     }
 
-    /// The roots of `caCert`, which decides; else those that the CA leads to, and led to before.
+    /// The roots of `caCert`, which decides; else those that the CA leads to, and former ones under
+    /// which something may live.
     pub(crate) async fn bundle(self: &Arc<Self>) -> Result<TrustBundle> {
         match &self.settings.conf.ca_cert {
             Some(source) => self.pinned(source, true).await,
@@ -254,10 +250,16 @@ impl Authority {
         }
     }
 
+    /// Notes a certificate that was accepted.
+    pub(crate) fn accepted(&self, certificate: &IssuedCertificate) {
+        self.known().roots.accept(certificate);
+    }
+
     fn roots(&self, facts: &Facts) -> Result<TrustBundle> {
-        match self.known().roots.clone() {
+        let domain = &self.settings.trust_domain;
+        match self.known().roots.roots(domain, self.clock.now())? {
             Some(roots) => Ok(roots),
-            None => facts.roots(&self.settings.trust_domain),
+            None => facts.roots(domain),
         }
     }
 
@@ -290,8 +292,12 @@ impl Authority {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use aws_sdk_acmpca::types::SigningAlgorithm;
-    use meshca_core::TrustDomain;
+    use meshca_core::{
+        CertificateRequest, CertificateSpec, KeyType, PrivateKey, SpiffeId, TrustDomain,
+    };
     use meshca_testkit::pki::{TestCa, TestCaOptions};
     use tokio::time::advance;
 
@@ -345,6 +351,17 @@ mod tests {
         assert!(due(&known));
     }
 
+    /// A certificate of the CA, for an hour from then on.
+    fn accepted(ca: &TestCa, domain: &TrustDomain, now: SystemTime) -> IssuedCertificate {
+        let key = PrivateKey::generate(KeyType::P256).unwrap();
+        let id = SpiffeId::new(format!("spiffe://{domain}/cart")).unwrap();
+        let spec = CertificateSpec::workload(id).with_lifetime(Duration::from_secs(3600));
+        let request = CertificateRequest::for_key(spec, &key, now).unwrap();
+        let roots = facts(ca).roots(domain).unwrap();
+        let chain = SignedChain::new([ca.sign(&request, now).unwrap()]);
+        chain.verify(&request, &roots, now).unwrap()
+    }
+
     #[tokio::test]
     async fn a_chain_that_was_imported_without_its_root_names_its_cas() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -364,29 +381,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trust_only_grows_until_a_root_expires() {
+    async fn a_former_root_goes_when_nothing_lives_under_it() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let hour = Duration::from_secs(3600);
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let domain = TrustDomain::new("default").unwrap();
         let mut known = Known::default();
-        let (one, two, three) = (
-            root("one", now, hour),
-            root("two", now, 5 * hour),
-            root("three", now, 5 * hour),
+        let (one, two, three, four) = (
+            root("one", now, 99 * hour),
+            root("two", now, 99 * hour),
+            root("three", now, 99 * hour),
+            root("four", now, 5 * hour),
         );
-        for (ca, at, expected) in [
-            (Some(&one), now, vec![&one]),
-            (Some(&two), now, vec![&two, &one]),
-            // One whose chain was imported without its root.
-            (None, now, vec![&two, &one]),
-            (Some(&three), now + hour, vec![&three, &two]),
+        for (ca, used, at, expected) in [
+            (Some(&one), true, now, vec![&one]),
+            (Some(&two), false, now, vec![&two, &one]),
+            // A chain that was imported without its root.
+            (None, false, now + minute, vec![&two, &one]),
+            // Its certificate lives, and two was named a moment ago.
+            (
+                Some(&three),
+                false,
+                now + 2 * minute,
+                vec![&three, &one, &two],
+            ),
+            (None, false, now + 10 * minute, vec![&three, &one]),
+            (None, false, now + 2 * hour, vec![&three]),
+            (Some(&four), true, now + 4 * hour, vec![&four, &three]),
+            // One that has expired.
+            (Some(&one), false, now + 5 * hour, vec![&one]),
         ] {
-            let facts = facts(ca.unwrap_or(&one));
-            let roots = ca.map(|_| facts.roots(&domain).unwrap());
-            known.learn(facts, roots, at);
-            let roots = known.roots.clone().unwrap();
-            let found: Vec<_> = roots.roots().iter().map(|root| root.der()).collect();
-            let expected: Vec<_> = expected.iter().map(|ca| ca.root_certificate()).collect();
+            let roots = ca.map(|ca| facts(ca).roots(&domain).unwrap());
+            known.learn(facts(ca.unwrap_or(&one)), roots, at);
+            if let Some(ca) = ca.filter(|_| used) {
+                known.roots.accept(&accepted(ca, &domain, at));
+            }
+            let roots = known.roots.roots(&domain, at).unwrap().unwrap();
+            let found: BTreeSet<_> = roots.roots().iter().map(|root| root.subject()).collect();
+            let expected: BTreeSet<_> = expected
+                .iter()
+                .map(|ca| facts(ca).roots(&domain).unwrap().roots()[0].subject())
+                .collect();
             assert_eq!(found, expected);
         }
     }

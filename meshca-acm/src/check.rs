@@ -7,7 +7,7 @@ use aws_sdk_acmpca::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_acmpca::primitives::Blob;
 use aws_sdk_acmpca::types::{SigningAlgorithm, Validity, ValidityPeriodType};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use meshca_core::issuer::Findings;
+use meshca_core::issuer::{CaUse, Findings};
 use meshca_core::{Error, ErrorKind, Profile, Result, TrustBundle};
 
 use crate::arn::CaArn;
@@ -20,16 +20,13 @@ use crate::settings::Template;
 const LIFETIME_QUOTA: f64 = 1_000_000.0;
 /// A quota that is used up sooner is worth a word.
 const SOON: Duration = Duration::from_secs(365 * 24 * 3600);
-/// So is a CA that lives no longer.
-const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest certificate of a CA for short-lived ones.
 const SHORT_LIVED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The part of its life after which a certificate is renewed.
 const RENEWED_AFTER: f64 = 0.55;
 
 /// Looks at everything, also where something is wrong: an operator wants to hear of it together.
-pub(crate) async fn check(authority: &Arc<Authority>) -> Findings {
-    let mut found = Findings::new();
+pub(crate) async fn check(authority: &Arc<Authority>, found: &mut Findings) {
     let settings = &authority.settings;
     let profile = match settings.intermediates {
         true => Profile::Intermediate { path_len: 0 },
@@ -60,7 +57,7 @@ pub(crate) async fn check(authority: &Arc<Authority>) -> Findings {
         found.take(may_fetch(authority).await);
     }
     if let Some(facts) = facts {
-        judge(&mut found, authority, &facts, pinned.as_ref());
+        judge(found, authority, &facts, pinned.as_ref());
     }
     if !settings.intermediates {
         if let Some(warning) = burn(settings.fleet, settings.lifetime) {
@@ -72,13 +69,15 @@ pub(crate) async fn check(authority: &Arc<Authority>) -> Findings {
             );
         }
     }
-    found
 }
 
 /// What is known of the CA and does not fit.
 fn judge(found: &mut Findings, authority: &Authority, facts: &Facts, pinned: Option<&TrustBundle>) {
     let settings = &authority.settings;
-    found.take(facts.require_active());
+    // AWS says so of this moment, which no earlier certificate disproves.
+    if let Err(inactive) = facts.require_active() {
+        found.failure(inactive);
+    }
     let roots = facts.roots(&settings.trust_domain);
     match (&roots, pinned) {
         // Where the chain goes up to a root, that is the only one that certificates can lead to.
@@ -96,21 +95,27 @@ fn judge(found: &mut Findings, authority: &Authority, facts: &Facts, pinned: Opt
         (Err(error), None) => found.problem(error.clone()),
     }
     let now = authority.clock.now();
-    if let Some(end) = facts.not_after
-        && let Ok(left) = end.duration_since(now)
-        && left < NEARLY_OVER
-    {
-        found.warn(format!(
-            "the CA ends in {} days: renew it (`aws acm-pca get-certificate-authority-csr`, have that signed, `import-certificate-authority-certificate`)",
-            left.as_secs() / (24 * 3600)
-        ));
-    }
     if facts.short_lived && !settings.intermediates && settings.lifetime > SHORT_LIVED {
         found.warn(
             "the CA is for short-lived certificates: they live for seven days at most, and not as long as is asked for",
         );
     }
-    found.judge_authorities(&facts.chain);
+    let wanted = match settings.intermediates {
+        true => CaUse::intermediates(settings.lifetime, now),
+        false => CaUse::leaves(settings.lifetime, now),
+    };
+    found.judge_authorities(&facts.chain, wanted, |place, _| {
+        let arn = &settings.arn;
+        let import = format!(
+            "`aws acm-pca import-certificate-authority-certificate --certificate-authority-arn {arn} --certificate fileb://ca.pem --certificate-chain fileb://chain.pem`"
+        );
+        match place {
+            0 => format!(
+                "Renew it: have the CSR signed that `aws acm-pca get-certificate-authority-csr --certificate-authority-arn {arn} --output text` prints, and import the certificate: {import}"
+            ),
+            _ => format!("Have it certified again, and import the chain again: {import}"),
+        }
+    });
 }
 
 /// When the CA's quota is used up, if that is soon.

@@ -64,8 +64,9 @@ impl Facts {
     pub(crate) fn roots(&self, domain: &TrustDomain) -> Result<TrustBundle> {
         let certificates = self.chain.certificates().iter().cloned();
         let all = TrustBundle::new(domain.clone(), certificates)?;
-        let roots = retain(all.clone(), TrustRoot::is_self_signed)?;
-        Ok(roots.unwrap_or(all))
+        let mut others = all.roots().iter().filter(|root| !root.is_self_signed());
+        let roots = others.try_fold(all.clone(), |kept, other| kept.without_root(other.der()))?;
+        Ok(if roots.is_empty() { all } else { roots })
     }
 
     /// Whether what the CA signs can lead to one of these roots. By names, which a renewed root shares with the one that it renews;
@@ -85,16 +86,6 @@ impl Facts {
             _ => Ok(()),
         }
     }
-}
-
-/// Returns the roots that are to stay, if any are.
-pub(crate) fn retain(
-    bundle: TrustBundle,
-    stays: impl Fn(&TrustRoot) -> bool,
-) -> Result<Option<TrustBundle>> {
-    let mut others = bundle.roots().iter().filter(|root| !stays(root));
-    let kept = others.try_fold(bundle.clone(), |kept, other| kept.without_root(other.der()))?;
-    Ok((!kept.is_empty()).then_some(kept))
 }
 
 /// Certificates lead to a root that `caCert` does not have.

@@ -1,7 +1,6 @@
 //! The issuer: what AWS signs, as the contract has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -12,6 +11,7 @@ use aws_sdk_acmpca::types::{
     KeyUsage, Validity, ValidityPeriodType,
 };
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use meshca_core::issuer::Evidence;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer, KeyType,
@@ -44,8 +44,7 @@ pub struct AcmIssuer {
     authority: Arc<Authority>,
     paces: Arc<Paces>,
     orders: Arc<Orders>,
-    /// Whether a certificate was accepted since the last check, and no request has failed after it.
-    proven: Arc<AtomicBool>,
+    evidence: Evidence,
 }
 
 /// Why a certificate was not fetched.
@@ -88,7 +87,7 @@ impl AcmIssuer {
             authority: Authority::new(settings, client, sources, clock),
             paces,
             orders: Arc::default(),
-            proven: Arc::default(),
+            evidence: Evidence::new(),
         })
     }
 
@@ -310,9 +309,11 @@ impl AcmIssuer {
             Some(note) => chain.with_note(note),
             None => chain,
         };
-        let (orders, proven) = (Arc::clone(&self.orders), Arc::clone(&self.proven));
+        let (orders, authority) = (Arc::clone(&self.orders), Arc::clone(&self.authority));
         Ok(chain.with_receipt(move |outcome| {
-            proven.fetch_or(outcome.is_ok(), Ordering::Relaxed);
+            if let Ok(certificate) = outcome {
+                authority.accepted(certificate);
+            }
             // A certificate that may be good after all, once its root can be looked up, is not
             // bought again.
             if outcome.is_ok() || outcome.is_err_and(|error| error.retry() == Retry::Never) {
@@ -340,12 +341,7 @@ impl Issuer for AcmIssuer {
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         request.require_trust_domain(&self.authority.settings.trust_domain)?;
-        let signed = self.signed(request).await;
-        if signed.is_err() {
-            // What was signed before proves nothing now.
-            self.proven.store(false, Ordering::Relaxed);
-        }
-        signed
+        self.evidence.watch(self.signed(request).await)
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
@@ -353,11 +349,9 @@ impl Issuer for AcmIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        // What was signed before this check began says nothing about the next one.
-        let proven = self.proven.swap(false, Ordering::Relaxed);
-        let report = crate::check::check(&self.authority)
-            .await
-            .into_report(proven);
+        let mut found = self.evidence.begin_check();
+        crate::check::check(&self.authority, &mut found).await;
+        let report = found.into_report();
         report.map_err(|error| error.with_context("issuer", self))
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
-use meshca_core::issuer::Findings;
+use meshca_core::issuer::{CaUse, Findings};
 use meshca_core::resource::{CertManagerConf, CertManagerUsage, IssuerRef};
 use meshca_core::{Error, ErrorKind, Retry};
 use serde::Deserialize as _;
@@ -12,7 +12,7 @@ use serde::Deserialize as _;
 use crate::crd::{Condition, GROUP};
 use crate::error::{code, from_kube, limited, line};
 use crate::issuer::CertManagerIssuer;
-use crate::rights::require;
+use crate::rights::{Grant, require};
 use crate::signing::Signing;
 use crate::trust::hours;
 
@@ -24,46 +24,35 @@ const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
 const AWS: &str = "awspca.cert-manager.io";
 
 /// Looks at everything, also where something is wrong: an operator wants to hear of it together.
-pub(crate) async fn check(issuer: &CertManagerIssuer) -> Findings {
-    let mut found = Findings::new();
+pub(crate) async fn check(issuer: &CertManagerIssuer, found: &mut Findings) {
     let signing = &*issuer.signing;
     let (settings, now) = (&signing.settings, issuer.clock.now());
-    let resource = (GROUP, "certificaterequests");
-    let purpose = "do what it has to";
-    let may = require(
-        &signing.client,
-        &settings.namespace,
-        resource,
-        &VERBS,
-        purpose,
-    );
-    let (may, ()) = tokio::join!(may, look_at_issuer(signing, &mut found));
+    let grant = Grant {
+        group: GROUP,
+        resource: "certificaterequests",
+        verbs: &VERBS,
+        namespace: Some(&settings.namespace),
+    };
+    let may = require(&signing.client, grant, "do what it has to");
+    let (may, ()) = tokio::join!(may, look_at_issuer(signing, found));
     found.take(may);
     match found.take(issuer.can_be_read().await) {
         Some(Some(roots)) => {
-            let ends = roots.roots().iter().map(|root| root.validity().not_after());
-            // One of several may be the next root, or the former one.
-            judge_end(&mut found, "the last root of `caCert`", ends.max(), now);
+            let wanted = CaUse::leaves(Duration::ZERO, now);
+            found.judge_roots(&roots, wanted, "Add the next root to `caCert`");
         }
         Some(None) => found.warn(
             "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
         ),
         None => {}
     }
-    judge_end(
-        &mut found,
-        "the CA of the issuer",
-        issuer.heard.ca_end(),
-        now,
-    );
-    judge_usages(&mut found, &settings.conf);
-    found
+    if let Some(end) = issuer.heard.ca_end() {
+        judge_end(found, "the CA of the issuer", end, now);
+    }
+    judge_usages(found, &settings.conf);
 }
 
-fn judge_end(found: &mut Findings, what: &str, end: Option<SystemTime>, now: SystemTime) {
-    let Some(end) = end else {
-        return;
-    };
+fn judge_end(found: &mut Findings, what: &str, end: SystemTime, now: SystemTime) {
     match end.duration_since(now) {
         Ok(left) if left >= NEARLY_OVER => {}
         Ok(left) => found.warn(format!(
@@ -114,8 +103,17 @@ async fn look_at_issuer(signing: &Signing, found: &mut Findings) {
     let object = match limited(api.get(name)).await {
         Ok(object) => object,
         Err(error) if code(&error) == Some(403) => {
+            let grant = Grant {
+                group,
+                resource: &plural,
+                verbs: &["get"],
+                namespace: Some(namespace)
+                    .filter(|_| !place.is_empty())
+                    .map(String::as_str),
+            };
             return found.warn(format!(
-                "whether the {kind} `{name}` is ready cannot be seen: to have that, add the verb `get` on `{plural}.{group}` to the control plane's role"
+                "whether the {kind} `{name}` is ready cannot be seen: to have that, run {}",
+                grant.command(&signing.client).await
             ));
         }
         Err(error) if code(&error) == Some(404) => {

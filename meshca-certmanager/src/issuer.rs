@@ -1,11 +1,11 @@
 //! The issuer: what cert-manager signs, as the contract has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
+use meshca_core::issuer::Evidence;
 use meshca_core::secret::SourceReader;
 use meshca_core::{
     Capabilities, CertificateRequest, CheckReport, Clock, Issuer, KeyType, Result, SignedChain,
@@ -27,8 +27,7 @@ pub struct CertManagerIssuer {
     pub(crate) sources: SourceReader,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) heard: Arc<Heard>,
-    /// Whether a certificate was accepted since the last check, and no request has failed after it.
-    proven: Arc<AtomicBool>,
+    evidence: Evidence,
 }
 
 /// An answer that was read, and is not verified.
@@ -54,7 +53,7 @@ impl CertManagerIssuer {
             sources,
             clock,
             heard: Arc::default(),
-            proven: Arc::default(),
+            evidence: Evidence::new(),
         }
     }
 
@@ -119,11 +118,10 @@ impl CertManagerIssuer {
             None => answered.chain,
         };
         let (signing, id) = (Arc::clone(&self.signing), request.id().clone());
-        let (heard, proven) = (Arc::clone(&self.heard), Arc::clone(&self.proven));
+        let heard = Arc::clone(&self.heard);
         Ok(chain.with_receipt(move |outcome| {
             if let Ok(certificate) = outcome {
                 heard.accepted(certificate);
-                proven.store(true, Ordering::Relaxed);
             }
             signing.settle(&id, outcome.is_err())
         }))
@@ -144,12 +142,7 @@ impl Issuer for CertManagerIssuer {
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         request.require_trust_domain(&self.signing.settings.trust_domain)?;
-        let signed = self.signed(request).await;
-        if signed.is_err() {
-            // What was signed before proves nothing now.
-            self.proven.store(false, Ordering::Relaxed);
-        }
-        signed
+        self.evidence.watch(self.signed(request).await)
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
@@ -157,8 +150,8 @@ impl Issuer for CertManagerIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        // What was signed before this check began says nothing about the next one.
-        let proven = self.proven.swap(false, Ordering::Relaxed);
-        crate::check::check(self).await.into_report(proven)
+        let mut found = self.evidence.begin_check();
+        crate::check::check(self, &mut found).await;
+        found.into_report()
     }
 }

@@ -21,7 +21,7 @@ use self::cache::{Known, lock};
 use self::follow::follow;
 use self::object::{Object, TYPE, Written};
 use crate::error::{code, from_kube};
-use crate::rights::require;
+use crate::rights::{Grant, require};
 
 const RESOURCE: &str = "secrets";
 /// What the store does.
@@ -98,7 +98,13 @@ impl KubeSecretStore {
         let Api {
             client, namespace, ..
         } = &self.api;
-        require(client, namespace, ("", RESOURCE), &VERBS, "keep secrets").await
+        let grant = Grant {
+            group: "",
+            resource: RESOURCE,
+            verbs: &VERBS,
+            namespace: Some(namespace),
+        };
+        require(client, grant, "keep secrets").await
     }
 
     fn watched(&self) {

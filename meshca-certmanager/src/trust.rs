@@ -1,15 +1,13 @@
 //! The roots that peers must hold, and how long the CA lives.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use meshca_core::issuer::NamedRoots;
 use meshca_core::resource::DataSource;
-use meshca_core::verify::CLOCK_SKEW;
 use meshca_core::{
     CertificateRequest, CertificateSpec, Error, ErrorKind, IssuedCertificate, KeyType,
-    LifetimePolicy, PrivateKey, Result, Retry, SignedChain, SpiffeId, TrustBundle, TrustDomain,
-    TrustRoot,
+    LifetimePolicy, PrivateKey, Result, Retry, SignedChain, SpiffeId, TrustBundle, TrustRoot,
 };
 
 use crate::issuer::CertManagerIssuer;
@@ -21,10 +19,6 @@ const SHORTEST: Duration = Duration::from_secs(60);
 /// How long before its CA a certificate is to end, at most: a CA issuer counts from the moment in
 /// which it signs.
 pub(crate) const MARGIN: Duration = Duration::from_secs(60);
-/// How long a root counts as named after an answer has named it and another one a different root:
-/// answers that were under way together may name either.
-const OVERLAP: Duration = Duration::from_secs(300);
-
 /// What answers have shown of the CA. Not a cache: an issuer names its CA in answers only, and
 /// there is nothing else to ask.
 #[derive(Debug, Default)]
@@ -32,10 +26,8 @@ pub(crate) struct Heard(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The roots that the last answer named.
-    named: Option<TrustBundle>,
-    /// Roots, and how long each is needed whatever answers name: by its fingerprint.
-    needed: BTreeMap<String, (TrustRoot, SystemTime)>,
+    /// The roots that answers name.
+    roots: NamedRoots,
     /// The roots of `caCert`, as they were read last.
     pinned: Option<TrustBundle>,
     /// When the first CA above the last certificate ends.
@@ -49,42 +41,9 @@ impl Heard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the roots that an answer names.
-    fn named(&self, roots: TrustBundle, now: SystemTime) {
-        let mut state = self.lock();
-        if state.named.as_ref() != Some(&roots) {
-            let until = now.checked_add(OVERLAP).unwrap_or(now);
-            let before = state.named.replace(roots);
-            for root in before.iter().flat_map(TrustBundle::roots) {
-                state.need(root, until);
-            }
-        }
-    }
-
-    /// Notes a certificate that was accepted: its root is needed until it has ended. A root that no
-    /// answer has named is its peers' own.
+    /// Notes a certificate that was accepted.
     pub(crate) fn accepted(&self, certificate: &IssuedCertificate) {
-        let end = certificate.validity().not_after();
-        let until = end.checked_add(CLOCK_SKEW).unwrap_or(end);
-        let (root, mut state) = (certificate.root(), self.lock());
-        let named = { state.named.as_ref() }.is_some_and(|named| named.contains(root.der()));
-        if named || state.needed.contains_key(root.fingerprint()) {
-            state.need(root, until);
-        }
-    }
-
-    /// The roots that the last answer named, and those under which a certificate may be valid.
-    /// Without those that have expired; `None` if none is left.
-    fn roots(&self, domain: &TrustDomain, now: SystemTime) -> Result<Option<TrustBundle>> {
-        let mut state = self.lock();
-        state.needed.retain(|_, (_, until)| *until >= now);
-        let named = state.named.iter().flat_map(TrustBundle::roots);
-        let needed = state.needed.values().map(|(root, _)| root);
-        let valid = named
-            .chain(needed)
-            .filter(|root| root.validity().not_after() > now);
-        let all = TrustBundle::new(domain.clone(), valid.map(|root| root.der().clone()))?;
-        Ok(Some(all).filter(|all| !all.is_empty()))
+        self.lock().roots.accept(certificate);
     }
 
     /// When the first CA above the last certificate ends, as far as an answer has shown it.
@@ -135,14 +94,6 @@ pub(crate) fn hours(left: Duration) -> String {
     }
 }
 
-impl State {
-    fn need(&mut self, root: &TrustRoot, until: SystemTime) {
-        let needed = self.needed.entry(root.fingerprint().to_owned());
-        let (_, end) = needed.or_insert_with(|| (root.clone(), until));
-        *end = until.max(*end);
-    }
-}
-
 /// The roots of `caCert`; where that is not set, the roots that issuers name in `status.ca`.
 impl CertManagerIssuer {
     pub(crate) async fn bundle(&self) -> Result<TrustBundle> {
@@ -152,7 +103,8 @@ impl CertManagerIssuer {
             return Ok(pinned);
         }
         let domain = &self.signing.settings.trust_domain;
-        match self.heard.roots(domain, self.clock.now())? {
+        let named = self.heard.lock().roots.roots(domain, self.clock.now())?;
+        match named {
             Some(bundle) => Ok(bundle),
             None => self.ask().await,
         }
@@ -194,10 +146,11 @@ impl CertManagerIssuer {
         if let Ok(chain) = answer.chain() {
             self.heard.outlived(&chain, &request, false, now);
         }
-        self.heard.roots(domain, now)?.ok_or_else(|| {
-            let why = match self.heard.lock().named {
-                Some(_) => "the CA that the issuer names in `status.ca` has expired: renew the CA of the issuer",
-                None => "the issuer does not say in `status.ca` which CA its certificates lead to: set `caCert` to the root",
+        let mut heard = self.heard.lock();
+        heard.roots.roots(domain, now)?.ok_or_else(|| {
+            let why = match heard.roots.is_named() {
+                true => "the CA that the issuer names in `status.ca` has expired: renew the CA of the issuer",
+                false => "the issuer does not say in `status.ca` which CA its certificates lead to: set `caCert` to the root",
             };
             Error::new(ErrorKind::InvalidConfig, why).with_retry(Retry::Backoff)
         })
@@ -223,7 +176,7 @@ impl CertManagerIssuer {
         let named = named.iter().map(|root| root.der().clone());
         let named = TrustBundle::new(domain.clone(), named);
         if let Some(named) = named.ok().filter(|named| !named.is_empty()) {
-            self.heard.named(named, self.clock.now());
+            self.heard.lock().roots.name(named, self.clock.now());
         }
     }
 }

@@ -112,6 +112,15 @@ impl SignedChain {
         self
     }
 
+    /// Has somebody else hear whether the answer was accepted, before the receipt does.
+    pub(crate) fn with_listener(mut self, listener: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        let receipt = self.receipt.take();
+        self.with_receipt(move |outcome| {
+            listener(outcome.is_ok());
+            receipt.as_ref().and_then(|receipt| receipt(outcome))
+        })
+    }
+
     /// The certificates as they came.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use crate::findings::Findings;
+pub use crate::authorities::CaUse;
+pub use crate::findings::{Evidence, Findings};
 pub use crate::flight::Flight;
+pub use crate::named_roots::NamedRoots;
 use crate::{
     CertificateRequest, Error, ErrorKind, KeyType, Profile, Result, SignedChain, TrustBundle,
 };

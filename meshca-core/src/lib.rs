@@ -137,6 +137,7 @@
 //! | size of a secret | at most 1 MiB | `the_defaults_of_the_crate_page` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod authorities;
 #[cfg(feature = "builtin")]
 pub mod builtin;
 pub mod certificate;
@@ -151,6 +152,7 @@ mod identity;
 pub mod issuer;
 mod issuing;
 mod key;
+mod named_roots;
 mod new_ca;
 pub mod peer;
 mod pem;

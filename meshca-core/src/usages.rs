@@ -26,8 +26,14 @@ pub(crate) struct Purposes {
 /// Checks the usages of a trust anchor. They never change, so this is done once for each root and not
 /// for each path.
 pub(crate) fn check_root(root: &Parsed<'_>) -> Result<Purposes, String> {
-    check_signer(root, true)?;
-    match root.extended_key_usage() {
+    { signs(root, true) }
+        .and_then(|()| purposes(root))
+        .map_err(|why| format!("`{}` {why}", root.subject()))
+}
+
+/// Reads the purposes that a CA allows. The error continues a sentence about it.
+pub(crate) fn purposes(ca: &Parsed<'_>) -> Result<Purposes, &'static str> {
+    match ca.extended_key_usage() {
         Ok(None) => Ok(Purposes {
             server: true,
             client: true,
@@ -36,33 +42,31 @@ pub(crate) fn check_root(root: &Parsed<'_>) -> Result<Purposes, String> {
             server: purposes.0.contains(&SERVER_AUTH),
             client: purposes.0.contains(&CLIENT_AUTH),
         }),
-        Err(_) => Err(format!(
-            "`{}` has a damaged ExtendedKeyUsage extension",
-            root.subject()
-        )),
+        Err(_) => Err("has a damaged ExtendedKeyUsage extension"),
     }
 }
 
 /// Checks that a CA may sign certificates (RFC 5280 §6.1.4 (n)), and that its extensions can be read.
 /// webpki ignores key usages.
 pub(crate) fn check_ca(ca: &Parsed<'_>) -> Result<(), String> {
-    check_signer(ca, false)
+    signs(ca, false).map_err(|why| format!("`{}` {why}", ca.subject()))
 }
 
-fn check_signer(ca: &Parsed<'_>, anchor: bool) -> Result<(), String> {
-    let refuse = |why| Err(format!("`{}` {why}", ca.subject()));
+/// Does what [`check_ca`] and, for an anchor, [`check_root`] say. The error continues a sentence about
+/// the CA.
+pub(crate) fn signs(ca: &Parsed<'_>, anchor: bool) -> Result<(), &'static str> {
     match ca.key_usage() {
         Ok(Some(usage)) if !usage.key_cert_sign() => {
-            return refuse("may not sign certificates (its key usage lacks `keyCertSign`)");
+            return Err("may not sign certificates (its key usage lacks `keyCertSign`)");
         }
         Ok(_) => {}
-        Err(_) => return refuse("has a damaged KeyUsage extension"),
+        Err(_) => return Err("has a damaged KeyUsage extension"),
     }
     // No name of a CA counts, but a damaged one makes others refuse the certificate.
     if ca.subject_alt_names().is_err() {
-        return refuse("has a damaged SubjectAltName extension");
+        return Err("has a damaged SubjectAltName extension");
     }
-    check_readable(ca, anchor).or_else(refuse)
+    check_readable(ca, anchor)
 }
 
 /// Checks that a leaf is a workload's. The error continues a sentence about it.

@@ -314,6 +314,11 @@ impl<'a> Parsed<'a> {
         verify(key, self.signed.algorithm.0, self.tbs_der(), signature)
     }
 
+    /// The algorithm of its signature, an `AlgorithmIdentifier` in DER.
+    pub(crate) fn signature_algorithm(&self) -> &'a [u8] {
+        self.signed.algorithm.0
+    }
+
     /// The part of it that is signed.
     pub(crate) fn tbs_der(&self) -> &'a [u8] {
         self.signed.tbs.0
@@ -337,6 +342,7 @@ impl<'a> Parsed<'a> {
         self.extension()
     }
 
+    #[cfg(feature = "builtin")]
     pub(crate) fn has_name_constraints(&self) -> bool {
         let mut extensions = self.tbs.extensions.iter().flatten();
         extensions.any(|one| one.id == x509_cert::ext::pkix::NameConstraints::OID)

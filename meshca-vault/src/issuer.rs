@@ -1,9 +1,9 @@
 //! The issuer, the paths at which the server signs, and the meaning of its refusals.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use meshca_core::issuer::Evidence;
 use meshca_core::resource::VaultAuth;
 use meshca_core::secret::{SourceReader, SourceRef};
 use meshca_core::{Clock, Error, ErrorKind, Profile, Result, Retry};
@@ -27,8 +27,7 @@ pub struct VaultIssuer {
     pub(crate) client: Arc<VaultClient>,
     pub(crate) sessions: Sessions,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Whether a certificate was signed, and verified, since the last check.
-    pub(crate) proven: Arc<AtomicBool>,
+    pub(crate) evidence: Evidence,
     /// The roots that the log was told are not trusted, by fingerprint.
     pub(crate) reported: Mutex<BTreeSet<String>>,
 }
@@ -78,7 +77,7 @@ impl VaultIssuer {
             client,
             sessions,
             clock,
-            proven: Arc::default(),
+            evidence: Evidence::new(),
             reported: Mutex::default(),
         })
     }

@@ -97,7 +97,6 @@
 
 mod api;
 mod auth;
-mod ca;
 mod check;
 mod client;
 mod error;

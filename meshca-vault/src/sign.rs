@@ -1,7 +1,5 @@
 //! The issuer at work: a request, a token, a signature.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -70,6 +68,38 @@ impl VaultIssuer {
         call.path = self.path_for(spec.profile());
         Ok(call)
     }
+
+    /// Has a request of this trust domain signed.
+    async fn signed(&self, request: &CertificateRequest) -> Result<SignedChain> {
+        let profile = request.spec().profile();
+        let lifetime = request.spec().lifetime();
+        let mut notes = Vec::new();
+        let told: Told<Signed> = match self.ask(&self.call(request, lifetime)?).await {
+            Ok(told) => told,
+            Err(failure) => {
+                let Some(left) = fitting(&failure, lifetime) else {
+                    return Err(self.refused(failure, profile));
+                };
+                if left.is_zero() {
+                    return Err(expired_ca(failure));
+                }
+                notes.push(format!(
+                    "the CA ends before the lifetime that was asked for, so {} s were asked for instead: renew the CA",
+                    left.as_secs()
+                ));
+                self.ask(&self.call(request, left)?)
+                    .await
+                    .map_err(|failure| self.refused(failure, profile))?
+            }
+        };
+        let chain = SignedChain::from_pem(&told.data.pem())?;
+        for warning in told.warnings {
+            if !notes.contains(&warning) {
+                notes.push(warning);
+            }
+        }
+        Ok(notes.into_iter().fold(chain, SignedChain::with_note))
+    }
 }
 
 /// The lifetime that fits, if the server refuses because its CA ends before.
@@ -111,40 +141,7 @@ impl Issuer for VaultIssuer {
 
     async fn sign(&self, request: &CertificateRequest) -> Result<SignedChain> {
         request.require_trust_domain(&self.settings.trust_domain)?;
-        let profile = request.spec().profile();
-        let lifetime = request.spec().lifetime();
-        let mut notes = Vec::new();
-        let told: Told<Signed> = match self.ask(&self.call(request, lifetime)?).await {
-            Ok(told) => told,
-            Err(failure) => {
-                let Some(left) = fitting(&failure, lifetime) else {
-                    return Err(self.refused(failure, profile));
-                };
-                if left.is_zero() {
-                    return Err(expired_ca(failure));
-                }
-                notes.push(format!(
-                    "the CA ends before the lifetime that was asked for, so {} s were asked for instead: renew the CA",
-                    left.as_secs()
-                ));
-                self.ask(&self.call(request, left)?)
-                    .await
-                    .map_err(|failure| self.refused(failure, profile))?
-            }
-        };
-        let proven = Arc::clone(&self.proven);
-        let chain = SignedChain::from_pem(&told.data.pem())?.with_receipt(move |verified| {
-            if verified.is_ok() {
-                proven.store(true, Ordering::Relaxed);
-            }
-            None
-        });
-        for warning in told.warnings {
-            if !notes.contains(&warning) {
-                notes.push(warning);
-            }
-        }
-        Ok(notes.into_iter().fold(chain, SignedChain::with_note))
+        self.evidence.watch(self.signed(request).await)
     }
 
     async fn trust_bundle(&self) -> Result<TrustBundle> {
@@ -152,8 +149,10 @@ impl Issuer for VaultIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        let checked = check(self).await;
-        checked.map_err(|error| error.with_context("issuer", self))
+        let mut found = self.evidence.begin_check();
+        check(self, &mut found).await;
+        let report = found.into_report();
+        report.map_err(|error| error.with_context("issuer", self))
     }
 }
 

@@ -90,8 +90,8 @@ impl Listed {
 }
 
 /// The roots among certificates.
-struct Roots {
-    bundle: TrustBundle,
+pub(crate) struct Roots {
+    pub(crate) bundle: TrustBundle,
     /// The other CAs.
     others: TrustBundle,
 }
@@ -326,7 +326,7 @@ impl VaultIssuer {
         }
     }
 
-    fn roots(&self, texts: &[String]) -> Result<Roots> {
+    pub(crate) fn roots(&self, texts: &[String]) -> Result<Roots> {
         let domain = &self.settings.trust_domain;
         let mut roots = Roots {
             bundle: TrustBundle::new(domain.clone(), [])?,
@@ -367,7 +367,7 @@ impl VaultIssuer {
 }
 
 /// The certificates in texts that are PEM, or empty.
-pub(crate) fn certificates(texts: &[String]) -> Result<Vec<CertificateDer<'static>>, Error> {
+fn certificates(texts: &[String]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let mut found = Vec::new();
     for text in texts.iter().filter(|text| !text.is_empty()) {
         found.extend_from_slice(SignedChain::from_pem(text)?.certificates());

@@ -32,7 +32,7 @@ async fn all_that_is_wrong_is_in_one_report() {
         "4 problems",
         "is an ACME issuer",
         "is not ready: secret \"ca\" not found (see `kubectl describe issuers.cert-manager.io mesh-ca -n mesh-system`)",
-        "add the verbs `watch`, `delete`",
+        "lacks the verbs `watch`, `delete` on `certificaterequests`",
         "setting: caCert",
     ] {
         assert!(text.contains(words), "`{words}` is missing in: {text}");
@@ -40,7 +40,64 @@ async fn all_that_is_wrong_is_in_one_report() {
     *server.issuer.lock().unwrap() = Some(Value::Null);
     let text = issuer.check().await.unwrap_err().to_string();
     assert!(text.contains("there is no Issuer `mesh-ca`"), "{text}");
-    assert!(text.contains("add the verbs"), "{text}");
+    assert!(text.contains("lacks the verbs"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_command_grants_what_is_missing() {
+    for (user, subject) in [
+        (
+            "system:serviceaccount:mesh-system:control-plane",
+            "--serviceaccount=mesh-system:control-plane",
+        ),
+        ("O'Hara", r"--user='O'\''Hara'"),
+        ("", "--serviceaccount=mesh-system:SERVICE-ACCOUNT"),
+    ] {
+        let server = Server::new();
+        *server.issuer.lock().unwrap() = Some(object("True", json!({"ca": {}})));
+        *server.denied.lock().unwrap() = vec!["watch"];
+        *server.user.lock().unwrap() = user.to_owned();
+        let issuer = server.issuer(settings(MINUTE));
+        let text = issuer.check().await.unwrap_err().to_string();
+        let command = format!(
+            "`(kubectl create role meshca --verb=create,get,list,watch,delete --resource=certificaterequests.cert-manager.io -n mesh-system --dry-run=client -o yaml; echo ---; kubectl create rolebinding meshca --role=meshca {subject} -n mesh-system --dry-run=client -o yaml) | kubectl auth reconcile -f -`"
+        );
+        assert!(text.contains(&command), "{text}");
+    }
+}
+
+/// A `caCert` that no proxy will use, and one of which a part can be used.
+#[tokio::test(start_paused = true)]
+async fn the_roots_of_ca_cert_are_judged() {
+    let now = clock().now();
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let former = TestCaOptions::new("Former root", now).with_validity(now - 9 * day, now - day);
+    let former = TestCa::root_with(former).unwrap().pem();
+    let present = TestCa::root("Present root", now).unwrap().pem();
+    for (pem, sound) in [(former.clone(), false), (former + &present, true)] {
+        let server = Server::new();
+        *server.issuer.lock().unwrap() = Some(object("True", json!({"ca": {}})));
+        let mut conf = conf("mesh-ca");
+        conf.ca_cert = Some(DataSource::InlineString(pem.as_str().into()));
+        let report = server
+            .issuer(settings_for(conf, "replica-1", MINUTE))
+            .check()
+            .await;
+        let text = match report {
+            Ok(report) if sound => report.warnings.join("\n"),
+            Err(error) if !sound => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(
+            text.contains("the root `CN=Former root` cannot be used"),
+            "{text}"
+        );
+        assert!(
+            text.contains("it has ended. Add the next root to `caCert`"),
+            "{text}"
+        );
+        assert!(!text.contains("Present"), "{text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,7 +182,7 @@ mod vault {
             &error,
             ErrorKind::Denied,
             &[
-                "2 things keep it from signing: (1) ",
+                "2 problems: (1) ",
                 "`path \"pki/sign/mesh-dp\" { capabilities = [\"update\"] }`",
                 "add `spiffe://example.org/*` to its `allowed_uri_sans`",
                 "set `require_cn=false`",
@@ -218,7 +218,7 @@ mod vault {
         vault.patch("pki/roles/mesh-dp", patch).await.unwrap();
         let warnings = issuer.check().await.unwrap().warnings;
         assert!(
-            warnings[0].contains("a certificate since the last check shows")
+            warnings[0].contains("a certificate was issued since the last one")
                 && warnings[0].contains("set `client_flag=true`"),
             "{warnings:?}"
         );
@@ -231,6 +231,28 @@ mod vault {
         issuer.issue(&spec(), &*clock()).await.unwrap();
         vault.seal().await.unwrap();
         issuer.check().await.unwrap_err();
+    }
+
+    /// A signature proves nothing once a request has failed after it: neither at Vault, nor when its answer was verified.
+    #[tokio::test]
+    async fn of_what_failed_after_the_last_signature() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let issuer = with_token(&vault).await;
+        for (change, back) in [
+            (
+                json!({"allowed_uri_sans": "spiffe://other.example/*"}),
+                role(),
+            ),
+            (json!({"client_flag": false}), role()),
+        ] {
+            issuer.issue(&spec(), &*clock()).await.unwrap();
+            vault.patch("pki/roles/mesh-dp", change).await.unwrap();
+            issuer.issue(&spec(), &*clock()).await.unwrap_err();
+            issuer.check().await.unwrap_err();
+            vault.write("pki/roles/mesh-dp", back).await.unwrap();
+        }
     }
 
     #[tokio::test]
@@ -261,7 +283,13 @@ mod vault {
         let settings = |lifetime| settings(vault.address(), token_auth()).with_lifetime(lifetime);
         let leaves = issuer(settings(day), &store);
         let warnings = leaves.check().await.unwrap().warnings;
-        assert_eq!(warnings, ["the CA `CN=Issuing CA` ends in 19 days"]);
+        let [warning] = warnings.as_slice() else {
+            panic!("{warnings:?}")
+        };
+        assert!(
+            warning.starts_with("the CA `CN=Issuing CA` ends in 19 days. Make the next one: `vault write pki/intermediate/generate/internal"),
+            "{warning}"
+        );
         let warnings = issuer(settings(day * 30), &store)
             .check()
             .await
@@ -277,7 +305,7 @@ mod vault {
             ErrorKind::InvalidConfig,
             &[
                 "the CA `CN=Issuing CA` cannot be used",
-                "may not have a CA below it",
+                "may have 0 CAs below it, and 1 are needed",
                 "vault write pki/intermediate/generate/internal",
             ],
         );
@@ -487,7 +515,9 @@ mod vault {
             .unwrap();
         let report = issuer.check().await.unwrap();
         assert!(
-            report.warnings[0].contains("the root `CN=Ending root` ends in 29 days"),
+            report.warnings.len() == 1
+                && report.warnings[0].contains("the root `CN=Ending root` ends in 29 days")
+                && report.warnings[0].contains("vault write pki/root/rotate/internal"),
             "{report:?}"
         );
     }

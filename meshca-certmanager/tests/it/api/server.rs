@@ -42,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) issuer: Mutex<Option<Value>>,
     /// The verbs that the control plane lacks.
     pub(crate) denied: Mutex<Vec<&'static str>>,
+    /// The name of the control plane.
+    pub(crate) user: Mutex<String>,
 }
 
 impl Server {
@@ -136,6 +138,12 @@ impl Server {
                     .iter()
                     .any(|denied| verb == denied);
                 review["status"] = json!({"allowed": allowed});
+                answer(201, review)
+            }
+            ("POST", "selfsubjectreviews") => {
+                let mut review = call.body;
+                let name = self.user.lock().unwrap().clone();
+                review["status"] = json!({"userInfo": {"username": name}});
                 answer(201, review)
             }
             ("GET", RESOURCE) => {
