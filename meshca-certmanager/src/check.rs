@@ -11,10 +11,10 @@ use serde::Deserialize as _;
 
 use crate::crd::{Condition, GROUP};
 use crate::error::{code, from_kube, limited, line};
+use crate::heard::hours;
 use crate::issuer::CertManagerIssuer;
 use crate::rights::{Grant, require};
 use crate::signing::Signing;
-use crate::trust::hours;
 
 /// What the control plane does with requests.
 const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
@@ -23,33 +23,35 @@ const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The API group of the issuers of AWS Private CA.
 const AWS: &str = "awspca.cert-manager.io";
 
-/// Looks at everything, also where something is wrong: an operator wants to hear of it together.
-pub(crate) async fn check(issuer: &CertManagerIssuer, found: &mut Findings) {
-    let signing = &*issuer.signing;
-    let (settings, now) = (&signing.settings, issuer.clock.now());
-    let grant = Grant {
-        group: GROUP,
-        resource: "certificaterequests",
-        verbs: &VERBS,
-        namespace: Some(&settings.namespace),
-    };
-    let may = require(&signing.client, grant, "do what it has to");
-    let (may, ()) = tokio::join!(may, look_at_issuer(signing, found));
-    found.take(may);
-    match found.take(issuer.can_be_read().await) {
-        Some(Some(roots)) => {
-            let wanted = CaUse::leaves(Duration::ZERO, now);
-            found.judge_roots(&roots, wanted, "Add the next root to `caCert`");
+impl CertManagerIssuer {
+    /// Looks at everything, also where something is wrong: an operator wants to hear of it together.
+    pub(crate) async fn look_at_all(&self, found: &mut Findings) {
+        let signing = &*self.signing;
+        let (settings, now) = (&signing.settings, self.clock.now());
+        let grant = Grant {
+            group: GROUP,
+            resource: "certificaterequests",
+            verbs: &VERBS,
+            namespace: Some(&settings.namespace),
+        };
+        let may = require(&signing.client, grant, "do what it has to");
+        let (may, ()) = tokio::join!(may, look_at_issuer(signing, found));
+        found.take(may);
+        match found.take(self.can_be_read().await) {
+            Some(Some(roots)) => {
+                let wanted = CaUse::leaves(Duration::ZERO, now);
+                found.judge_roots(&roots, wanted, "Add the next root to `caCert`");
+            }
+            Some(None) => found.warn(
+                "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
+            ),
+            None => {}
         }
-        Some(None) => found.warn(
-            "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",
-        ),
-        None => {}
+        if let Some(end) = self.heard.ca_end() {
+            judge_end(found, "the CA of the issuer", end, now);
+        }
+        judge_usages(found, &settings.conf);
     }
-    if let Some(end) = issuer.heard.ca_end() {
-        judge_end(found, "the CA of the issuer", end, now);
-    }
-    judge_usages(found, &settings.conf);
 }
 
 fn judge_end(found: &mut Findings, what: &str, end: SystemTime, now: SystemTime) {

@@ -12,9 +12,9 @@ use meshca_core::{
     TrustBundle,
 };
 
+use crate::heard::{Heard, MARGIN, hours};
 use crate::settings::CertManagerSettings;
 use crate::signing::Signing;
-use crate::trust::{Heard, MARGIN, hours};
 
 /// An issuer that has cert-manager sign.
 ///
@@ -151,7 +151,7 @@ impl Issuer for CertManagerIssuer {
 
     async fn check(&self) -> Result<CheckReport> {
         let mut found = self.evidence.begin_check();
-        crate::check::check(self, &mut found).await;
+        self.look_at_all(&mut found).await;
         found.into_report()
     }
 }

@@ -167,6 +167,7 @@ mod conditions;
 mod crd;
 mod error;
 mod factory;
+mod heard;
 mod issuer;
 mod rights;
 mod secret_store;
