@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::api::{self, TokenInfo};
 use crate::client::{Failure, VaultClient, ttl};
 use crate::error::misconfigured;
+use crate::product::Product;
 use crate::refusal::Refusal;
 use crate::session::{Authority, Grant, Known};
 use crate::token::{Lease, Token};
@@ -243,6 +244,12 @@ impl Login {
                         ),
                     )
                     // The credentials are read again each time, so a corrected one is found.
+                    .with_retry(Retry::Backoff),
+                404 | 405 if refusal.product == Product::OpenBao && kind == "aws" => refusal
+                    .error(
+                        ErrorKind::NotFound,
+                        "OpenBao has no login by AWS identities: use another way under `auth`, such as `kubernetes`, `jwt` or `appRole`",
+                    )
                     .with_retry(Retry::Backoff),
                 404 | 405 => refusal.error(
                     ErrorKind::NotFound,

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use meshca_core::resource::{AppRoleAuth, DataSource, VaultAuth, VaultConf};
+#[cfg(feature = "aws-auth")]
+use meshca_core::resource::{AwsAuth, AwsAuthType};
 use meshca_core::{Error, ErrorKind, Issuer, IssuingCa, Retry};
 use meshca_testenv::http::{CannedResponse, CannedServer};
 use meshca_vault::{VaultIssuer, VaultSettings};
@@ -205,5 +207,33 @@ async fn messages_name_the_product_that_answered() {
         assert!(text.starts_with(&expected), "{text}");
         // It is asked once: what it is does not change from one error to the next.
         assert_eq!(tokens(&server, "/v1/sys/health").len(), 1);
+    }
+}
+
+#[cfg(feature = "aws-auth")]
+#[tokio::test]
+async fn a_login_by_aws_is_missed_in_another_way() {
+    let no_route =
+        r#"{"errors":["no handler for route \"auth/aws/login\". route entry not found."]}"#;
+    for (product, expected) in [
+        (
+            VAULT,
+            "Vault has no auth method at `auth/aws`: enable it with `vault auth enable",
+        ),
+        (
+            OPENBAO,
+            "OpenBao has no login by AWS identities: use another way under `auth`",
+        ),
+    ] {
+        let server = server(&product).await;
+        server.answer(CannedResponse::json(404, no_route).for_path("/v1/auth/aws/login"));
+        let mut auth = AwsAuth::new(AwsAuthType::Iam);
+        auth.role = Some("cp".to_owned());
+        let conf = VaultConf::new(server.url(), ROLE, VaultAuth::Aws(auth));
+        let settings = VaultSettings::new(conf, domain());
+        let settings = settings.with_aws_access_key("AKIAEXAMPLE", "hush".into(), None);
+        let issuer = issuer(settings, &secrets(&[]).await);
+        let text = sign(&issuer).await.unwrap_err().to_string();
+        assert!(text.starts_with(expected), "{text}");
     }
 }
