@@ -156,7 +156,7 @@ fn check_readable(certificate: &Parsed<'_>, anchor: bool) -> Result<(), &'static
             BasicConstraints::OID | KeyUsage::OID | ExtendedKeyUsage::OID | SubjectAltName::OID => {
                 Ok(())
             }
-            _ if extension.critical && !anchor => {
+            _ if !anchor && extension.critical => {
                 return Err("has a critical extension that is not understood");
             }
             _ => Ok(()),

@@ -5,6 +5,7 @@ mod cargo;
 mod fuzz;
 mod gates;
 mod lines;
+mod long;
 mod process;
 mod servers;
 mod test;
@@ -43,6 +44,8 @@ enum Task {
         action: servers::Action,
     },
     Lines(lines::Options),
+    /// Take each check of certificates out, and prove that the oracle notices; hours. The last whole run is in `LONG.md`
+    Long(long::Options),
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Servers { action } => servers::run(&action),
         Task::Lines(options) => lines::run(&options),
+        Task::Long(options) => long::run(&options),
         Task::Tools => tools::install(),
     };
     match result {

@@ -35,6 +35,13 @@ pub(crate) const FUZZ: Tool = Tool {
     ask: &["--version"],
 };
 
+/// Checks taken out, for `cargo xtask long`. No gate needs it, so that task installs it.
+pub(crate) const MUTANTS: Tool = Tool {
+    name: "cargo-mutants",
+    version: "27.0.0",
+    ask: &["mutants", "--version"],
+};
+
 /// Instruction counts. No gate needs it, so it is not installed with the others; its version is that of
 /// the crate `gungraun` in `Cargo.toml`.
 pub(crate) const GUNGRAUN_RUNNER: Tool = Tool {
@@ -77,6 +84,30 @@ impl Tool {
                 process::probe(program, self.ask)
                     .is_some_and(|answer| answer.split_whitespace().last() == Some(self.version))
             })
+    }
+
+    /// Builds it, unless it is there.
+    pub(crate) fn install(self) -> Result<()> {
+        let Self { name, version, .. } = self;
+        if let Some(program) = self.find() {
+            println!("{name} {version}: there ({})", program.display());
+            return Ok(());
+        }
+        let directory = directory()?;
+        println!("{name} {version}: building it in {}", directory.display());
+        let install = format!("install --locked --quiet {name} --version {version} --root");
+        process::run(
+            Command::new("cargo")
+                .args(install.split_whitespace())
+                .arg(&directory)
+                // A quick build: the tools ask for whole-program optimisation, which takes minutes, and
+                // then run for a second.
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+                // Not the workspace's: these builds share nothing with it.
+                .env("CARGO_TARGET_DIR", directory.join("target")),
+        )
     }
 
     fn missing(self) -> String {
@@ -141,26 +172,7 @@ pub(crate) fn install() -> Result<ExitCode> {
         process::run(Command::new("rustup").args(install.split_whitespace()))?;
     }
     for tool in ALL {
-        let Tool { name, version, .. } = tool;
-        if let Some(program) = tool.find() {
-            println!("{name} {version}: there ({})", program.display());
-            continue;
-        }
-        let directory = directory()?;
-        println!("{name} {version}: building it in {}", directory.display());
-        let install = format!("install --locked --quiet {name} --version {version} --root");
-        process::run(
-            Command::new("cargo")
-                .args(install.split_whitespace())
-                .arg(&directory)
-                // A quick build: the tools ask for whole-program optimisation, which takes minutes, and
-                // then run for a second.
-                .env("CARGO_PROFILE_RELEASE_LTO", "off")
-                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-                // Not the workspace's: these builds share nothing with it.
-                .env("CARGO_TARGET_DIR", directory.join("target")),
-        )?;
+        tool.install()?;
     }
     Ok(ExitCode::SUCCESS)
 }

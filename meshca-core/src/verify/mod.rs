@@ -57,7 +57,7 @@
 //! # Differences
 //!
 //! The oracle of the facade crate (`tests/it/oracle`) compares these verdicts with those of Envoy 1.40,
-//! OpenSSL 3, Go's `crypto/x509` and go-spiffe, and holds its list of differences (`differences.rs`) to be exact.
+//! OpenSSL 3, Go's `crypto/x509` and go-spiffe, and holds its list of differences (`differences.txt`) to be exact.
 //! Their kinds are:
 //!
 //! | what | we | others | reason |
@@ -73,6 +73,7 @@
 //! | path lengths of a root | refuse | Envoy ignores them | RFC 5937; Go and OpenSSL refuse them |
 //! | a leaf that outlives its issuer | refuse what a CA issues | all accept it until then | it would fail before it is renewed |
 //! | critical CRL distribution points, below the root | refuse | Go, go-spiffe and OpenSSL accept | Envoy refuses them |
+//! | unique identifiers (RFC 5280 §4.1.2.8) | refuse | all accept them in version 3 | rustls-webpki does not read them, so rustls peers would refuse them |
 //! | SHA-1 in signatures below the root | refuse | | rustls-webpki knows none |
 //! | critical extensions that are unknown or about policies, in a root | accept | Go and OpenSSL refuse some | an anchor is a name and a key; Envoy ignores them |
 //! | damaged extensions and unusual strings (`UniversalString`) in an anchor | refuse the bundle | Envoy reads the bundle | no peer is proven by such an anchor, or not by all |

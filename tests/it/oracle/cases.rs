@@ -1,7 +1,5 @@
 //! Certificates that are right, and one or two things wrong with them at a time.
 
-use std::collections::BTreeMap;
-
 use rustls_pki_types::CertificateDer;
 
 use crate::oracle::certificate::{
@@ -49,9 +47,16 @@ pub(crate) struct Plan {
     pub(crate) dns: Vec<&'static str>,
     pub(crate) uris: Vec<&'static str>,
     pub(crate) common_name: Option<&'static str>,
+    /// Whether it may last for longer than requested, which is a day.
+    pub(crate) may_last: bool,
+    /// When the CA returned it, in seconds from now.
+    pub(crate) returned: i64,
 }
 
 pub(crate) const ID: &str = "spiffe://example.org/ns/shop/sa/cart";
+
+/// The common name of the CA above the leaf.
+pub(crate) const LOWER: &str = "Mesh CA";
 
 fn uri(text: &str) -> Vec<u8> {
     tlv(0x86, &[text.as_bytes()])
@@ -151,6 +156,7 @@ impl Plan {
                 ],
                 key,
                 signing: Signing::Sound,
+                identified: false,
             }
         };
         let key = Key::of(Kind::P256, Whose::Leaf);
@@ -171,15 +177,18 @@ impl Plan {
             ],
             key,
             signing: Signing::Sound,
+            identified: false,
         };
         Self {
             leaf,
-            lower: ca(Whose::Lower, "Mesh CA", 2),
+            lower: ca(Whose::Lower, LOWER, 2),
             upper: ca(Whose::Upper, "Division CA", 3),
             root: ca(Whose::Root, "Corporate Root", 4),
             dns: Vec::new(),
             uris: Vec::new(),
             common_name: None,
+            may_last: true,
+            returned: 0,
         }
     }
 
@@ -240,6 +249,25 @@ pub(crate) struct Case {
     pub(crate) anchors: Vec<CertificateDer<'static>>,
 }
 
+impl Case {
+    /// The CA above the leaf, if it is sent behind a sound leaf and has the common name that is requested.
+    pub(crate) fn ca(&self) -> Option<&Draft> {
+        let leaf = { self.mutations.iter() }.any(|(part, _)| *part == Part::Leaf);
+        let asked = !leaf && matches!(self.shape, Shape::Below | Shape::Deep);
+        let ca = Some(&self.plan.lower).filter(|_| asked);
+        ca.filter(|ca| ca.subject == name(UTF8, LOWER.as_bytes()))
+    }
+
+    /// Its only oddity, and whose it is; neither if it is sound.
+    pub(crate) fn oddity(&self) -> (Option<Part>, &'static str) {
+        match self.mutations[..] {
+            [] => (None, ""),
+            [(part, name)] => (Some(part), name),
+            _ => panic!("{} has several oddities", self.name),
+        }
+    }
+}
+
 type Change<T> = Box<dyn Fn(&mut T) + Send + Sync>;
 
 /// The certificate that a mutation is about.
@@ -248,6 +276,10 @@ pub(crate) enum Part {
     Leaf,
     Intermediate,
     Root,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 3] = [Self::Leaf, Self::Intermediate, Self::Root];
 }
 
 pub(crate) struct Mutation {
@@ -334,6 +366,14 @@ fn common() -> Vec<(&'static str, Change<Draft>)> {
             set(&POLICY_CONSTRAINTS, false, damaged()),
         ),
         (
+            "policies: mapping damaged",
+            set(&POLICY_MAPPINGS, false, damaged()),
+        ),
+        (
+            "policies: inhibition damaged",
+            set(&INHIBIT_ANY, false, damaged()),
+        ),
+        (
             "policies: any inhibited, critical",
             set(&INHIBIT_ANY, true, vec![2, 1, 0]),
         ),
@@ -345,13 +385,13 @@ fn common() -> Vec<(&'static str, Change<Draft>)> {
             "policies: mapped, critical",
             set(&POLICY_MAPPINGS, true, mapping),
         ),
-        ("unknown extension", set(unknown, false, vec![5, 0])),
+        ("extension: unknown", set(unknown, false, vec![5, 0])),
         (
-            "unknown extension, critical",
+            "extension: unknown, critical",
             set(unknown, true, vec![5, 0]),
         ),
-        ("crl points", set(&CRL_POINTS, false, crl.clone())),
-        ("crl points, critical", set(&CRL_POINTS, true, crl)),
+        ("crl points: sound", set(&CRL_POINTS, false, crl.clone())),
+        ("crl points: critical", set(&CRL_POINTS, true, crl)),
         ("crl points: damaged", set(&CRL_POINTS, false, damaged())),
         (
             "netscape: server",
@@ -396,6 +436,17 @@ fn common() -> Vec<(&'static str, Change<Draft>)> {
                     &[0x82, 1, 99],
                 ]),
             ),
+        ),
+        (
+            "issuer's serial: under another name",
+            change(|draft| {
+                draft.set(&AUTHORITY_KEY, None);
+                draft.extensions.push(Extension {
+                    id: oid(&AUTHORITY_KEY),
+                    critical: false,
+                    value: Value::IssuersSerialUnder(name(UTF8, b"Another Root")),
+                });
+            }),
         ),
         ("own key: not named", without(&SUBJECT_KEY)),
         ("own key: damaged", set(&SUBJECT_KEY, false, damaged())),
@@ -448,31 +499,57 @@ fn common() -> Vec<(&'static str, Change<Draft>)> {
         ),
         ("names: damaged", set(&ALT_NAMES, false, damaged())),
         (
-            "expired",
+            "dates: expired",
             change(|draft| (draft.begins, draft.ends) = (-2 * DAY, -DAY)),
         ),
-        ("not valid yet", change(|draft| draft.begins = DAY / 2)),
         (
-            "ends before it begins",
+            "dates: not valid yet",
+            change(|draft| draft.begins = DAY / 2),
+        ),
+        (
+            "dates: ends before it begins",
             change(|draft| (draft.begins, draft.ends) = (DAY, -DAY)),
         ),
-        ("ends in 2060", change(|draft| draft.ends = 34 * 365 * DAY)),
         (
-            "version 1",
+            "dates: ends in 2060",
+            change(|draft| draft.ends = 34 * 365 * DAY),
+        ),
+        (
+            "version: 1",
             change(|draft| {
                 draft.version = None;
                 draft.extensions.clear();
             }),
         ),
         (
-            "version 1 with extensions",
+            "version: 1 with extensions",
             change(|draft| draft.version = None),
         ),
         (
-            "version 2 with extensions",
+            "version: 2 with extensions",
             change(|draft| draft.version = Some(1)),
         ),
-        ("version 4", change(|draft| draft.version = Some(3))),
+        ("version: 4", change(|draft| draft.version = Some(3))),
+        (
+            "version: 1 with unique identifiers",
+            change(|draft| {
+                draft.version = None;
+                draft.extensions.clear();
+                draft.identified = true;
+            }),
+        ),
+        (
+            "version: 2 with unique identifiers",
+            change(|draft| {
+                draft.version = Some(1);
+                draft.extensions.clear();
+                draft.identified = true;
+            }),
+        ),
+        (
+            "version: 3 with unique identifiers",
+            change(|draft| draft.identified = true),
+        ),
         (
             "signature: wrong",
             change(|draft| draft.signing = Signing::Wrong),
@@ -480,6 +557,10 @@ fn common() -> Vec<(&'static str, Change<Draft>)> {
         (
             "signature: sha-1",
             change(|draft| draft.signing = Signing::Sha1),
+        ),
+        (
+            "signature: damaged id",
+            change(|draft| draft.signing = Signing::Damaged),
         ),
         ("serial: zero", change(|draft| draft.serial = vec![0])),
         (
@@ -532,6 +613,10 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
         ("usages: sign certificates", use_of(&[SIGN, CERT_SIGN])),
         ("usages: sign crls", use_of(&[SIGN, CRL_SIGN])),
         ("usages: sign and decipher only", use_of(&[SIGN, AGREE, 8])),
+        (
+            "usages: padding of ones",
+            leaf(set(&KEY_USAGE, true, tlv(3, &[&[7], &[0xff]]))),
+        ),
         ("purposes: none", leaf(without(&PURPOSES))),
         ("names: none", leaf(without(&ALT_NAMES))),
         ("names: not critical", leaf(critical(&ALT_NAMES, false))),
@@ -539,6 +624,16 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
         ("names: id and dns", with(alt(&[id(), dns_name()]), named)),
         ("names: dns and id", with(alt(&[dns_name(), id()]), named)),
         ("names: dns only", with(alt(&[dns_name()]), named)),
+        ("names: id and dns, not requested", alt(&[id(), dns_name()])),
+        (
+            "names: dns twice",
+            with(alt(&[id(), dns_name(), dns_name()]), named),
+        ),
+        ("names: id, dns requested", with(alt(&[id()]), named)),
+        (
+            "names: id and directory name",
+            alt(&[id(), tlv(0xa4, &[&name(UTF8, b"root")])]),
+        ),
         (
             "names: id and ip",
             alt(&[id(), tlv(0x87, &[&[127, 0, 0, 1]])]),
@@ -550,6 +645,17 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
         ("names: id and tag", with(alt(&[id(), tag()]), tagged)),
         ("names: tag and id", with(alt(&[tag(), id()]), tagged)),
         ("names: tag only", with(alt(&[tag()]), tagged)),
+        ("names: id and tag, not requested", alt(&[id(), tag()])),
+        ("names: id, tag requested", with(alt(&[id()]), tagged)),
+        (
+            "names: id and tags in another order",
+            with(
+                alt(&[id(), uri("kuma://kuma.io/zone/east"), tag()]),
+                |plan| {
+                    plan.uris = vec!["kuma://kuma.io/service/cart", "kuma://kuma.io/zone/east"];
+                },
+            ),
+        ),
         (
             "names: id and https",
             with(alt(&[id(), other()]), |plan| {
@@ -589,29 +695,57 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
             leaf(set(&CONSTRAINTS, true, constraints(true, None))),
         ),
         (
-            "constraints: path length",
+            "path length: of a leaf",
             leaf(set(&CONSTRAINTS, true, constraints(false, Some(0)))),
         ),
         (
-            "name constraints",
+            "name constraints: of a leaf",
             leaf(set(
                 &NAME_CONSTRAINTS,
                 false,
                 name_constraints(&[dns("example.org")], &[]),
             )),
         ),
+        (
+            "name constraints: damaged",
+            leaf(set(&NAME_CONSTRAINTS, false, vec![0x30, 5, 1])),
+        ),
         ("key: p-384", key(Kind::P384)),
         ("key: p-521", key(Kind::P521)),
         ("key: rsa", key(Kind::Rsa)),
         ("key: ed25519", key(Kind::Ed25519)),
         (
-            "common name",
+            "subject: common name",
             leaf(change(|draft| draft.subject = name(UTF8, b"cart.mesh"))),
         ),
         (
-            "common name, requested",
+            "subject: common name, requested",
             with(
                 leaf(change(|draft| draft.subject = name(UTF8, b"cart.mesh"))),
+                |plan| plan.common_name = Some("cart.mesh"),
+            ),
+        ),
+        (
+            "subject: common name, another requested",
+            with(
+                leaf(change(|draft| draft.subject = name(UTF8, b"cart.mesh"))),
+                |plan| plan.common_name = Some("web.mesh"),
+            ),
+        ),
+        (
+            "subject: none, common name requested",
+            Box::new(|plan| plan.common_name = Some("cart.mesh")),
+        ),
+        (
+            "subject: two common names, one requested",
+            with(
+                leaf(change(|draft| {
+                    let [one, two] = [&b"cart.mesh"[..], b"admin.mesh"].map(|text| {
+                        let attribute = sequence(&[&oid(&[2, 5, 4, 3]), &tlv(UTF8, &[text])]);
+                        tlv(0x31, &[&attribute])
+                    });
+                    draft.subject = sequence(&[&one, &two]);
+                })),
                 |plan| plan.common_name = Some("cart.mesh"),
             ),
         ),
@@ -642,7 +776,35 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
             }),
         ),
         (
-            "outlives its issuer",
+            "dates: lasts for longer than requested",
+            with(leaf(change(|draft| draft.ends = 2 * DAY)), |plan| {
+                plan.may_last = false;
+            }),
+        ),
+        (
+            "dates: lasts a little longer than requested",
+            with(leaf(change(|draft| draft.ends = DAY + 30)), |plan| {
+                plan.may_last = false;
+            }),
+        ),
+        (
+            "dates: begins half a minute after it was returned",
+            with(leaf(change(|draft| draft.begins = DAY / 2)), |plan| {
+                plan.returned = DAY / 2 - 30;
+            }),
+        ),
+        (
+            "dates: begins two minutes after it was returned",
+            with(leaf(change(|draft| draft.begins = DAY / 2)), |plan| {
+                plan.returned = DAY / 2 - 120;
+            }),
+        ),
+        (
+            "dates: has ended when it is returned",
+            Box::new(|plan| plan.returned = DAY),
+        ),
+        (
+            "dates: outlives its issuer",
             leaf(change(|draft| draft.ends = 366 * DAY)),
         ),
     ]
@@ -673,21 +835,25 @@ fn of_cas() -> Vec<(&'static str, Change<Draft>)> {
         ),
         ("usages: sign", use_of(&[SIGN])),
         ("usages: all", use_of(&[0, 1, 2, 3, 4, 5, 6])),
+        (
+            "usages: padding of ones",
+            set(&KEY_USAGE, true, tlv(3, &[&[1], &[0x07]])),
+        ),
         ("constraints: none", without(&CONSTRAINTS)),
         (
             "constraints: no ca",
             set(&CONSTRAINTS, true, constraints(false, None)),
         ),
         (
-            "constraints: path length 0",
+            "path length: 0",
             set(&CONSTRAINTS, true, constraints(true, Some(0))),
         ),
         (
-            "constraints: path length 1",
+            "path length: 1",
             set(&CONSTRAINTS, true, constraints(true, Some(1))),
         ),
         (
-            "constraints: path length -1",
+            "path length: -1",
             set(&CONSTRAINTS, true, constraints(true, Some(0xff))),
         ),
         (
@@ -778,6 +944,14 @@ fn of_cas() -> Vec<(&'static str, Change<Draft>)> {
             "subject: noncharacter",
             named(UTF8, "CA \u{fffe}".as_bytes()),
         ),
+        (
+            "subject: noncharacter of the middle",
+            named(UTF8, "CA \u{fdd0}".as_bytes()),
+        ),
+        (
+            "subject: last character",
+            named(UTF8, "CA \u{fffd}".as_bytes()),
+        ),
         ("subject: nul", named(UTF8, b"C\0A")),
         (
             "subject: empty",
@@ -800,7 +974,10 @@ fn of_cas() -> Vec<(&'static str, Change<Draft>)> {
                 })
             }),
         ),
-        ("ends before the leaf", change(|draft| draft.ends = DAY / 2)),
+        (
+            "dates: ends before the leaf",
+            change(|draft| draft.ends = DAY / 2),
+        ),
     ]
 }
 
@@ -866,6 +1043,27 @@ pub(crate) fn mutations() -> Vec<Mutation> {
     all
 }
 
+/// The kinds of mutations, and the families of each.
+pub(crate) const KINDS: &[(&str, &[&str])] = &[
+    ("key usages", &["usages"]),
+    ("extended key usages", &["purposes"]),
+    ("names", &["names"]),
+    ("subjects", &["subject", "issuer"]),
+    ("basic constraints", &["constraints"]),
+    ("path lengths", &["path length"]),
+    ("policies", &["policies"]),
+    ("name constraints", &["name constraints"]),
+    ("dates", &["dates"]),
+    ("algorithms", &["key", "signature"]),
+    ("versions", &["version"]),
+    ("serial numbers", &["serial"]),
+    (
+        "identifiers",
+        &["issuer's key", "issuer's serial", "own key"],
+    ),
+    ("extensions", &["extension", "crl points", "netscape"]),
+];
+
 /// Every mutation in every shape that has its certificate.
 pub(crate) fn singles(all: &[Mutation]) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -888,34 +1086,46 @@ pub(crate) fn singles(all: &[Mutation]) -> Vec<Case> {
     cases
 }
 
-/// Two mutations at once, of one certificate or of two. Each mutation is paired with every `step`-th other.
-pub(crate) fn pairs(all: &[Mutation], step: usize) -> Vec<Case> {
+/// Every mutation in the shape of [`pairs`].
+pub(crate) fn alone(all: &[Mutation]) -> Vec<Case> {
+    let mut cases = singles(all);
+    cases.retain(|case| case.shape == Shape::Below);
+    cases
+}
+
+/// Two mutations at once, of one certificate or of two: one in `step` pairs, always the same ones.
+pub(crate) fn pairs(all: &[Mutation], step: u64) -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut seen = BTreeMap::new();
     for (first, one) in all.iter().enumerate() {
-        for other in all.iter().skip(first + 1 + first % step).step_by(step) {
-            // Whatever follows adds extensions to it, which is another mutation.
-            if one.name == "version 1" && one.part == other.part {
+        for other in &all[first + 1..] {
+            let of = |it: &Mutation| format!("{:?} {}", it.part, it.name);
+            let name = format!("{} + {}", of(one), of(other));
+            // Chosen by their names, so that a new mutation does not choose anew among the others.
+            if !fnv(&name).is_multiple_of(step) {
                 continue;
             }
-            let mut plan = Plan::sound();
+            let (mut plan, mut second) = (Plan::sound(), Plan::sound());
             one.apply(&mut plan);
             other.apply(&mut plan);
-            let of = |it: &Mutation| format!("{:?} {}", it.part, it.name);
-            let name = format!("Below, {} and {}", of(one), of(other));
-            let case = plan.build(
-                name,
-                Shape::Below,
-                vec![(one.part, one.name), (other.part, other.name)],
-            );
-            // The second may have undone the first.
-            if seen
-                .insert((case.sent.len(), case.name.clone()), ())
-                .is_none()
-            {
-                cases.push(case);
+            other.apply(&mut second);
+            // The second has undone the first.
+            if format!("{plan:?}") == format!("{second:?}") {
+                continue;
             }
+            // The second has added extensions, which is another mutation.
+            if one.name == "version: 1" && one.part == other.part {
+                continue;
+            }
+            let mutations = vec![(one.part, one.name), (other.part, other.name)];
+            cases.push(plan.build(name, Shape::Below, mutations));
         }
     }
     cases
+}
+
+/// The hash of Fowler, Noll and Vo (FNV-1a).
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }

@@ -1,7 +1,7 @@
 //! A writer of certificates that says whatever it is told to: right, odd or damaged.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
 use meshca::Csr;
@@ -142,6 +142,8 @@ pub(crate) enum Value {
     IssuersKey,
     /// The issuer's own issuer and serial number.
     IssuersSerial,
+    /// The issuer's serial number, with this name in the place of its issuer.
+    IssuersSerialUnder(Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -181,6 +183,8 @@ pub(crate) enum Signing {
     Sound,
     /// By an algorithm with SHA-1, with no signature that anybody could verify.
     Sha1,
+    /// By an algorithm whose identifier is no sound object identifier.
+    Damaged,
     Wrong,
 }
 
@@ -199,7 +203,16 @@ pub(crate) struct Draft {
     pub(crate) key: Arc<Key>,
     pub(crate) extensions: Vec<Extension>,
     pub(crate) signing: Signing,
+    /// Whether it has the unique identifiers of version 2.
+    pub(crate) identified: bool,
 }
+
+/// By what was signed, and the key and the message of the signature.
+type Signed = BTreeMap<(Vec<u8>, Vec<u8>), CertificateDer<'static>>;
+
+/// Certificates that were signed before. Signatures differ each time, and judges that get the same certificates again
+/// are asked once.
+static SIGNED: Mutex<Signed> = Mutex::new(BTreeMap::new());
 
 /// All times are counted from here.
 pub(crate) static NOW: LazyLock<SystemTime> = LazyLock::new(|| {
@@ -241,7 +254,12 @@ impl Draft {
                 &above.key,
             ),
             (Signing::Sha1, _) => (sequence(&[&oid(&[1, 2, 840, 10045, 4, 1])]), &above.key),
+            (Signing::Damaged, _) => (sequence(&[&tlv(6, &[&[0x2a, 0x80, 4]])]), &above.key),
             _ => (above.key.algorithm.clone(), &above.key),
+        };
+        let serial_under = |issuer: &[u8]| {
+            let issuer = tlv(0xa1, &[&tlv(0xa4, &[issuer])]);
+            sequence(&[&issuer, &tlv(0x82, &[&above.serial])])
         };
         let mut extensions = Vec::new();
         for extension in &self.extensions {
@@ -250,9 +268,9 @@ impl Draft {
                 Value::IssuersKey => sequence(&[&tlv(0x80, &[&above.key.identifier()])]),
                 Value::IssuersSerial => {
                     let issuer = above.issuer.as_ref().unwrap_or(&above.subject);
-                    let issuer = tlv(0xa1, &[&tlv(0xa4, &[issuer])]);
-                    sequence(&[&issuer, &tlv(0x82, &[&above.serial])])
+                    serial_under(issuer)
                 }
+                Value::IssuersSerialUnder(issuer) => serial_under(issuer),
             };
             let critical: &[u8] = if extension.critical {
                 &[1, 1, 0xff]
@@ -274,13 +292,23 @@ impl Draft {
             &sequence(&[&time(self.begins), &time(self.ends)]),
             &self.subject,
             &self.key.pair.subject_public_key_info(),
+            match self.identified {
+                true => &[0x81, 2, 0, 1, 0x82, 2, 0, 1],
+                false => &[],
+            },
             &extensions,
         ]);
-        let mut signature = key.pair.sign(&tbs).unwrap();
-        if self.signing == Signing::Wrong {
-            signature = key.pair.sign(b"something else").unwrap();
-        }
-        sequence(&[&tbs, &algorithm, &tlv(3, &[&[0], &signature])]).into()
+        let message: &[u8] = match self.signing {
+            Signing::Wrong => b"something else",
+            _ => &tbs,
+        };
+        let by = [&key.pair.subject_public_key_info(), message].concat();
+        let mut signed = SIGNED.lock().unwrap();
+        let certificate = signed.entry((tbs.clone(), by)).or_insert_with(|| {
+            let signature = key.pair.sign(message).unwrap();
+            sequence(&[&tbs, &algorithm, &tlv(3, &[&[0], &signature])]).into()
+        });
+        certificate.clone()
     }
 }
 

@@ -13,13 +13,15 @@ mod envoy;
 mod others;
 mod ours;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use meshca::TrustBundle;
 
-use crate::oracle::cases::{Case, mutations, pairs, singles};
-use crate::oracle::differences::{Book, Judge, Who};
+use crate::oracle::cases::{Case, KINDS, Part, Shape, alone, mutations, pairs, singles};
+use crate::oracle::differences::{Book, Judge, PairBook, Who};
+use crate::oracle::others::Sides;
+use crate::oracle::ours::Ours;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -57,13 +59,42 @@ impl<E: fmt::Display> From<Result<(), E>> for Verdict {
 #[test]
 fn certificates_with_one_oddity_are_judged_as_others_judge_them() {
     let all = mutations();
-    judge(&singles(&all), true);
+    let cases = singles(&all);
+    let mut book = Book::new(&cases);
+    let all = judge(&cases);
+    every_kind_is_accepted_and_refused(&cases, &all);
+    for (number, verdicts) in all.iter().enumerate() {
+        for (who, theirs) in &verdicts.others {
+            book.compare_sides(number, *who, &verdicts.ours, theirs);
+        }
+    }
+    book.finish();
 }
 
 #[test]
-fn certificates_with_two_oddities_are_judged_as_others_judge_them() {
+fn certificates_with_two_oddities_are_judged_as_if_they_had_one() {
     let all = mutations();
-    judge(&pairs(&all, 16), false);
+    let (alone, cases) = (alone(&all), pairs(&all, 16));
+    let single: BTreeMap<_, Verdicts> = { alone.iter() }
+        .map(|case| case.oddity())
+        .zip(judge(&alone))
+        .collect();
+    let mut book = PairBook::default();
+    for (case, verdicts) in cases.iter().zip(judge(&cases)) {
+        let [first, second] = case.mutations[..] else {
+            panic!("{} has no two oddities", case.name);
+        };
+        let [first, second] = [first, second].map(|(part, name)| {
+            let verdicts = &single[&(Some(part), name)];
+            verdicts.named().collect::<BTreeMap<_, _>>()
+        });
+        for (judge, both) in verdicts.named() {
+            if let Some((one, two)) = first.get(&judge).zip(second.get(&judge)) {
+                book.compare(case, &judge, &one.and(two), both);
+            }
+        }
+    }
+    book.finish();
 }
 
 #[cfg(unix)]
@@ -96,12 +127,7 @@ async fn certificates_with_one_oddity_are_judged_as_envoy_judges_them() {
         let ours = ours::judge(&cases[*number]);
         let both = theirs.client.and(&theirs.server);
         accepted += usize::from(both.is_accepted());
-        let mut compare = |judge, ours, theirs| {
-            book.compare(*number, Who::Envoy, judge, ours, theirs);
-        };
-        compare(Judge::Issued, &ours.issued, &both);
-        compare(Judge::Client, &ours.client, &theirs.client);
-        compare(Judge::Server, &ours.server, &theirs.server);
+        book.compare_sides(*number, Who::Envoy, &ours, theirs);
     }
     let (count, refused) = (verdicts.len(), verdicts.len() - accepted);
     eprintln!("{count} cases for Envoy; accepted: {accepted}, refused: {refused}");
@@ -110,54 +136,101 @@ async fn certificates_with_one_oddity_are_judged_as_envoy_judges_them() {
         let theirs = envoy::reads(anchors).await;
         book.compare(number, Who::Envoy, Judge::Bundle, &ours, &theirs);
     }
-    book.finish(true);
+    book.finish();
 }
 
-fn judge(cases: &[Case], complete: bool) {
-    let mut book = Book::new(cases);
-    let verdicts: Vec<_> = cases.iter().map(ours::judge).collect();
-    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    let mut count = |who, verdict: &Verdict| {
-        let (accepted, refused) = counts.entry(who).or_default();
-        *(if verdict.is_accepted() {
-            accepted
-        } else {
-            refused
-        }) += 1;
-    };
-    for ours in &verdicts {
-        count("issued", &ours.issued);
-        count("as client", &ours.client);
-        count("as server", &ours.server);
-    }
-    let mut compare = |who: Who, number: usize, client: &Verdict, server: &Verdict| {
-        count(who.name(), &client.and(server));
-        let ours = &verdicts[number];
-        book.compare(
-            number,
-            who,
-            Judge::Issued,
-            &ours.issued,
-            &client.and(server),
-        );
-        book.compare(number, who, Judge::Client, &ours.client, client);
-        book.compare(number, who, Judge::Server, &ours.server, server);
-    };
-    if let Some(all) = others::openssl(cases) {
-        for (number, it) in all.iter().enumerate() {
-            compare(Who::OpenSsl, number, &it.client, &it.server);
+/// Of each kind of mutation, we accept some and refuse some: of leaves, of CAs between, and of trust anchors.
+fn every_kind_is_accepted_and_refused(cases: &[Case], all: &[Verdicts]) {
+    let mut seen = BTreeSet::new();
+    for (case, verdicts) in cases.iter().zip(all) {
+        let (Some(part), oddity) = case.oddity() else {
+            continue;
+        };
+        let family = oddity.split(": ").next().unwrap();
+        let kind = KINDS
+            .iter()
+            .find(|(_, families)| families.contains(&family));
+        let (kind, _) = kind.unwrap_or_else(|| panic!("`{oddity}` is of no kind"));
+        // With nothing but an intermediate to trust, all are refused.
+        if !matches!(case.shape, Shape::Bare | Shape::BareSent) {
+            let ours = &verdicts.ours;
+            for verdict in [&ours.issued, &ours.client, &ours.server] {
+                seen.insert((*kind, part, verdict.is_accepted()));
+            }
         }
     }
-    if let Some(all) = others::go(cases) {
-        for (number, it) in all.iter().enumerate() {
-            compare(Who::Go, number, &it.x509.client, &it.x509.server);
-            // It does not look at purposes, and its user's rules are those of an SVID.
-            compare(Who::GoSpiffe, number, &it.spiffe, &it.spiffe);
+    let questions = KINDS
+        .iter()
+        .flat_map(|(kind, _)| Part::ALL.map(|part| (*kind, part)));
+    let questions = questions.flat_map(|(kind, part)| [(kind, part, true), (kind, part, false)]);
+    let missing: Vec<_> = questions.filter(|one| !seen.contains(one)).collect();
+    assert_eq!(missing, NOT_THERE, "kind, whose, whether accepted");
+}
+
+/// Nothing of these kinds is accepted (`true`) or refused, for a reason.
+const NOT_THERE: &[(&str, Part, bool)] = &[
+    // The sound leaf has none.
+    ("path lengths", Part::Leaf, true),
+    // An anchor is a name and a key.
+    ("policies", Part::Root, false),
+    // The sound ones have version 3; earlier ones cannot say what they are for.
+    ("versions", Part::Leaf, true),
+    ("versions", Part::Intermediate, true),
+];
+
+/// What everybody says of one case, on both sides of a connection.
+struct Verdicts {
+    ours: Ours,
+    others: Vec<(Who, Sides)>,
+}
+
+/// Asks everybody but Envoy about all cases, and prints the counts.
+fn judge(cases: &[Case]) -> Vec<Verdicts> {
+    let ours = cases.iter().map(|case| Verdicts {
+        ours: ours::judge(case),
+        others: Vec::new(),
+    });
+    let mut all: Vec<_> = ours.collect();
+    let openssl = others::openssl(cases).into_iter().flatten();
+    for (verdicts, it) in all.iter_mut().zip(openssl) {
+        verdicts.others.push((Who::OpenSsl, it));
+    }
+    let go = others::go(cases).into_iter().flatten();
+    for (verdicts, it) in all.iter_mut().zip(go) {
+        verdicts.others.push((Who::Go, it.x509));
+        verdicts.others.push((Who::GoSpiffe, it.spiffe));
+    }
+    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (name, verdict) in all.iter().flat_map(Verdicts::named) {
+        let (accepted, refused) = counts.entry(name).or_default();
+        match verdict {
+            Verdict::Accepted => *accepted += 1,
+            Verdict::Refused(_) => *refused += 1,
         }
     }
     eprintln!("{} cases; accepted and refused:", cases.len());
-    for (who, (accepted, refused)) in &counts {
-        eprintln!("  {who}: {accepted}, {refused}");
+    for (name, (accepted, refused)) in &counts {
+        eprintln!("  {name}: {accepted}, {refused}");
     }
-    book.finish(complete);
+    all
+}
+
+impl Verdicts {
+    /// All verdicts, by the names of judges in the tables.
+    fn named(&self) -> impl Iterator<Item = (String, &Verdict)> {
+        let Ours {
+            issued,
+            client,
+            server,
+            ca,
+        } = &self.ours;
+        let ours = [("issued", issued), ("client", client), ("server", server)];
+        let ours = ours.into_iter().chain(ca.iter().map(|ca| ("ca", ca)));
+        let ours = ours.map(|(name, verdict)| (name.to_owned(), verdict));
+        let others = self.others.iter().flat_map(|(who, sides)| {
+            let sides = [("client", &sides.client), ("server", &sides.server)];
+            sides.map(|(side, verdict)| (format!("{who:?} {side}"), verdict))
+        });
+        ours.chain(others)
+    }
 }

@@ -32,8 +32,7 @@ pub(crate) struct Sides {
 
 pub(crate) struct FromGo {
     pub(crate) x509: Sides,
-    /// go-spiffe does not ask for a purpose.
-    pub(crate) spiffe: Verdict,
+    pub(crate) spiffe: Sides,
 }
 
 /// `None` where there is no Go.
@@ -61,7 +60,11 @@ pub(crate) fn go(cases: &[Case]) -> Option<Vec<FromGo>> {
                 client: of("client"),
                 server: of("server"),
             },
-            spiffe: of("spiffe"),
+            // It does not look at purposes, and its user's rules are those of an SVID.
+            spiffe: Sides {
+                client: of("spiffe"),
+                server: of("spiffe"),
+            },
         }
     });
     Some(verdicts.collect())

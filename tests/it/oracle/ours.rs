@@ -1,7 +1,7 @@
 //! Our own verdicts.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshca::identity::rustls023::{PeerPolicy, PeerRule, PeerVerifier, Settings};
 use meshca::identity::{Credentials, TrustBundles};
@@ -14,8 +14,8 @@ use rustls::server::danger::ClientCertVerifier as _;
 use rustls_pki_types::{ServerName, UnixTime};
 
 use crate::oracle::Verdict;
-use crate::oracle::cases::{Case, ID, Plan, Shape};
-use crate::oracle::certificate::NOW;
+use crate::oracle::cases::{Case, ID, LOWER, Plan, Shape};
+use crate::oracle::certificate::{Draft, NOW};
 
 pub(crate) struct Ours {
     /// Whether it would be handed out.
@@ -23,16 +23,26 @@ pub(crate) struct Ours {
     /// Whether a rustls server believes it, and a rustls client.
     pub(crate) client: Verdict,
     pub(crate) server: Verdict,
+    /// Whether the CA above it would be accepted as the answer to a request for one, if there is a way to ask.
+    pub(crate) ca: Option<Verdict>,
 }
 
 pub(crate) fn domain() -> TrustDomain {
     TrustDomain::new("example.org").unwrap()
 }
 
+/// This many seconds from now.
+fn after(seconds: i64) -> SystemTime {
+    *NOW + Duration::from_secs(seconds.try_into().unwrap())
+}
+
 fn request(plan: &Plan) -> Result<CertificateRequest, String> {
     let mut spec = CertificateSpec::workload(SpiffeId::new(ID).unwrap())
         .with_lifetime(Duration::from_secs(24 * 3600))
-        .with_lifetime_policy(LifetimePolicy::AcceptIssuer);
+        .with_lifetime_policy(match plan.may_last {
+            true => LifetimePolicy::AcceptIssuer,
+            false => LifetimePolicy::AtMostRequested,
+        });
     for name in &plan.dns {
         spec = spec.with_dns_name(*name);
     }
@@ -42,8 +52,16 @@ fn request(plan: &Plan) -> Result<CertificateRequest, String> {
     if let Some(name) = plan.common_name {
         spec = spec.with_common_name(name);
     }
-    let request = CertificateRequest::for_csr(spec, plan.leaf.key.csr(), *NOW);
+    let request = CertificateRequest::for_csr(spec, plan.leaf.key.csr(), after(plan.returned));
     request.map_err(|error| error.to_string())
+}
+
+/// A request for a CA that signs leaves, for the key of this one. `None` if it has a key that we do not read.
+fn requested_ca(ca: &Draft) -> Option<CertificateRequest> {
+    let spec = CertificateSpec::intermediate(&domain(), LOWER).unwrap();
+    let spec = spec.with_lifetime_policy(LifetimePolicy::AcceptIssuer);
+    let key = PrivateKey::from_pem(&ca.key.pair.serialize_pem()).ok()?;
+    Some(CertificateRequest::for_key(spec, &key, *NOW).unwrap())
 }
 
 /// Of a workload that verifies its peers.
@@ -78,13 +96,18 @@ pub(crate) fn judge(case: &Case) -> Ours {
                 issued: refused(),
                 client: refused(),
                 server: refused(),
+                ca: { case.ca() }.and_then(requested_ca).map(|_| refused()),
             };
         }
     };
     let issued = request(&case.plan).and_then(|request| {
         let chain = SignedChain::new(case.sent.iter().cloned());
-        let issued = chain.verify(&request, &bundle, *NOW);
+        let issued = chain.verify(&request, &bundle, after(case.plan.returned));
         issued.map(drop).map_err(|error| error.to_string())
+    });
+    let ca = { case.ca() }.and_then(requested_ca).map(|request| {
+        let chain = SignedChain::new(case.sent[1..].iter().cloned());
+        chain.verify(&request, &bundle, *NOW).map(drop).into()
     });
     // A certificate with tags belongs to the classic model.
     let verifier = verifier(&bundle, !case.plan.uris.is_empty());
@@ -99,5 +122,6 @@ pub(crate) fn judge(case: &Case) -> Ours {
         issued: issued.into(),
         client: client.map_err(explain).into(),
         server: server.map(drop).map_err(explain).into(),
+        ca,
     }
 }

@@ -1,0 +1,199 @@
+//! `cargo xtask long`: what takes too long for `.ci/run`. The last whole run is recorded in `LONG.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::cargo;
+use crate::process::{self, Result};
+use crate::tools::MUTANTS;
+
+/// Fields without which no check is missing. cargo-mutants 27.0.0 does not apply its filters to mutants of fields.
+const NO_CHECKS: &[&str] = &[
+    "delete field error from struct Refusal",
+    "delete field refresh_hint from struct Self",
+    "delete field sequence from struct Self",
+];
+
+/// Where the last whole run is recorded.
+const RECORD: &str = "LONG.md";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only the mutants whose names match this regular expression; `--list` has the names
+    #[arg(long, value_name = "REGEX")]
+    only: Option<String>,
+    /// One part of all mutants, as `2/8`; the first one is 0
+    #[arg(long, value_name = "PART")]
+    shard: Option<String>,
+    /// Print the names of the mutants
+    #[arg(long)]
+    list: bool,
+}
+
+/// Takes the checks of certificates out, one by one, and proves that the oracle notices each time.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    MUTANTS.install()?;
+    let mut command = MUTANTS.command("mutants --workspace --in-place --no-shuffle --no-times")?;
+    for (option, value) in [("--re", &options.only), ("--shard", &options.shard)] {
+        if let Some(value) = value {
+            command.arg(option).arg(value);
+        }
+    }
+    if options.list {
+        process::run(command.arg("--list"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for judge in ["openssl", "go"] {
+        if process::probe(judge, &["version"]).is_none() {
+            return Err(format!("{judge} not found: the oracle would not ask it"));
+        }
+    }
+    if !process::output(&mut cargo::git("status --porcelain --untracked-files=no"))?.is_empty() {
+        return Err("there are changes that are not committed, and only commits are tested".into());
+    }
+    let commit = process::output(&mut cargo::git("rev-parse --short HEAD"))?;
+    let folder = cargo::target_directory()?.join("long");
+    let tree = unpack(&folder)?;
+    let out = folder.join("mutants.out");
+    let _ = fs::remove_dir_all(&out);
+    command
+        .current_dir(&tree)
+        .arg("--output")
+        .arg(&folder)
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        // Linking is half of what a mutant costs, and the backtraces of failures are not read.
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("CARGO_INCREMENTAL", "1")
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
+    // It also fails for each mutant that nobody noticed.
+    { command.status() }.map_err(|error| process::not_started(&command, &error))?;
+    let counts = Counts::read(&out.join("outcomes.json"))?;
+    println!("{counts}");
+    if options.only.is_none() && options.shard.is_none() {
+        record(commit.trim(), &counts)?;
+    }
+    Ok(match counts.missed + counts.timeout {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// The files of `HEAD`, always in the same folder, so that what they need is built once.
+fn unpack(folder: &Path) -> Result<PathBuf> {
+    let tree = folder.join("tree");
+    let failed = |error| format!("{}: {error}", tree.display());
+    // What a run that was interrupted had changed there goes.
+    let _ = fs::remove_dir_all(&tree);
+    fs::create_dir_all(&tree).map_err(failed)?;
+    let archive = folder.join("tree.tar");
+    process::run(cargo::git("archive --format tar HEAD --output").arg(&archive))?;
+    let mut tar = Command::new("tar");
+    // As of now: by the time of the commit, cargo would take older builds for newer ones.
+    tar.arg("-xmf").arg(&archive).arg("-C").arg(&tree);
+    process::run(&mut tar)?;
+    Ok(tree)
+}
+
+/// What became of the mutants.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    all: u64,
+    caught: u64,
+    missed: u64,
+    timeout: u64,
+    /// They do not compile.
+    unviable: u64,
+}
+
+impl Counts {
+    fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file);
+        let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+        Self::parse(&text)
+            .ok_or_else(|| format!("{} does not have the expected counts", file.display()))
+    }
+
+    /// `None` also where the tests failed without a mutant.
+    fn parse(text: &str) -> Option<Self> {
+        let outcomes: Value = serde_json::from_str(text).ok()?;
+        let count = |name: &str| outcomes.get(name)?.as_u64();
+        let no_checks = { outcomes.get("outcomes")?.as_array()?.iter() }.filter(|outcome| {
+            let name = outcome
+                .pointer("/scenario/Mutant/name")
+                .and_then(Value::as_str);
+            let is_listed = |name: &str| NO_CHECKS.iter().any(|listed| name.contains(listed));
+            outcome.get("summary").and_then(Value::as_str) == Some("MissedMutant")
+                && name.is_some_and(is_listed)
+        });
+        let no_checks = u64::try_from(no_checks.count()).ok()?;
+        let counts = Self {
+            all: count("total_mutants")?.checked_sub(no_checks)?,
+            caught: count("caught")?,
+            missed: count("missed")?.checked_sub(no_checks)?,
+            timeout: count("timeout")?,
+            unviable: count("unviable")?,
+        };
+        let tested = counts.caught + counts.missed + counts.timeout + counts.unviable;
+        (tested == counts.all).then_some(counts)
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            all,
+            caught,
+            missed,
+            timeout,
+            unviable,
+        } = self;
+        write!(
+            f,
+            "{all} mutants; noticed: {caught}, not noticed: {missed}, timed out: {timeout}, not compiled: {unviable}"
+        )
+    }
+}
+
+fn record(commit: &str, counts: &Counts) -> Result<()> {
+    let date = time::OffsetDateTime::now_utc().date();
+    let text = format!(
+        "# The last whole run of `cargo xtask long`\n\n\
+         The command takes too long for `.ci/run`, and writes this file.\n\n\
+         | step | commit | date | counts |\n|---|---|---|---|\n\
+         | the oracle notices each check of certificates that is taken out (`.cargo/mutants.toml`) | {commit} | {date} | {counts} |\n"
+    );
+    let file = cargo::root().join(RECORD);
+    fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_counts_if_each_mutant_was_tested() {
+        let outcomes = |caught: u64| {
+            format!(
+                r#"{{"outcomes":[
+                    {{"summary":"MissedMutant","scenario":{{"Mutant":{{"name":"a.rs:1:2: delete field sequence from struct Self expression in a"}}}}}},
+                    {{"summary":"MissedMutant","scenario":{{"Mutant":{{"name":"a.rs:3:4: replace a -> bool with true"}}}}}}
+                ],"total_mutants":8,"missed":2,"caught":{caught},"timeout":0,"unviable":2,"success":0}}"#
+            )
+        };
+        let counts = Counts {
+            all: 7,
+            caught: 4,
+            missed: 1,
+            timeout: 0,
+            unviable: 2,
+        };
+        assert_eq!(Counts::parse(&outcomes(4)), Some(counts));
+        // The tests fail without a mutant, so that none was tested.
+        assert_eq!(Counts::parse(&outcomes(0)), None);
+    }
+}
