@@ -180,6 +180,7 @@ impl TrustBundle {
     }
 
     /// The root with this certificate, if a chain may end in it.
+    #[cfg(feature = "builtin")]
     pub(crate) fn end(&self, certificate: &CertificateDer<'_>) -> Option<&TrustRoot> {
         let found = self.root(certificate);
         found.filter(|root| self.may_end_in(root))
