@@ -26,7 +26,7 @@ use crate::resource::{
     MeshIdentity, OURS, Provider,
 };
 use crate::secret::{LocalSources, SecretStore, SourceReader};
-use crate::spiffe::Workload;
+use crate::spiffe::{Workload, tag_uri::tag_uri};
 use crate::{CaRotation, CertificateSpec, Clock, Error, ErrorKind, Issuer, Result, TrustRoot};
 
 pub use crate::new_ca::NewCa;
@@ -173,7 +173,9 @@ impl BackendConfig {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidRequest`] if a template cannot be rendered for this workload, naming the label or tag.
+    /// [`ErrorKind::InvalidRequest`] if a template cannot be rendered for this workload, or if a tag would change the
+    /// shape of its URI (a `/` in a value, a part that is empty, `.` or `..`, a character that is no letter, digit,
+    /// `.`, `-`, `_` or `:`); it names the label or tag.
     pub fn certificate_spec(
         &self,
         spiffe_id: SpiffeId,
@@ -193,7 +195,7 @@ impl BackendConfig {
             // Kuma's classic leaves carry every tag, and its traffic policies match on them.
             for (tag, values) in workload.tags() {
                 for value in values {
-                    spec = spec.with_uri(format!("kuma://{tag}/{value}"));
+                    spec = spec.with_uri(tag_uri(tag, value)?);
                 }
             }
         }

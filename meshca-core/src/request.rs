@@ -10,6 +10,7 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::key::KeyMaterial;
+use crate::spiffe::tag_uri;
 use crate::{Csr, Error, ErrorKind, KeyType, PrivateKey, Result, x509};
 
 /// How long a certificate is asked for where nobody says otherwise: 24 hours, as the field does.
@@ -130,7 +131,7 @@ impl CertificateSpec {
         self.with(|it| it.dns_names.push(name.into()))
     }
 
-    /// Adds a URI beside the SPIFFE ID, such as the classic `kuma://<tag>/<value>`. A second
+    /// Adds a URI beside the SPIFFE ID: the classic `kuma://<tag>/<value>`, and nothing of another shape. A second
     /// `spiffe:` URI is refused: an X.509-SVID has exactly one (SPIFFE X.509-SVID §2).
     #[must_use]
     pub fn with_uri(self, uri: impl Into<String>) -> Self {
@@ -228,8 +229,7 @@ impl CertificateSpec {
             if scheme.is_empty() || !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return refuse("not a URI in ASCII characters", uri);
             }
-            if !uri.starts_with("kuma://") {
-                let why = "beside the SPIFFE ID, a certificate has no URIs but tags (`kuma://…`)";
+            if let Err(why) = tag_uri::check(uri) {
                 return refuse(why, uri);
             }
         }

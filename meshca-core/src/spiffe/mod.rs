@@ -111,6 +111,7 @@
 //! app `b-c` and for team `a-b` with app `c`. Give each value that matters a segment of its own.
 
 mod shown;
+pub(crate) mod tag_uri;
 mod template;
 mod workload;
 

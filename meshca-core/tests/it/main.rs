@@ -25,6 +25,7 @@ mod resources;
 mod secret_store;
 mod spiffe_template_properties;
 mod spiffe_templates;
+mod tag_uris;
 mod third_party;
 mod trust;
 mod verify;
