@@ -21,7 +21,9 @@ const VERSION_KEY_LEN: usize = 32;
 /// - **Owner only.** Directories are created with mode 0700 and files with 0600, never wider for an
 ///   instant. As `ssh` does, the store refuses to read a file that other users can read or write, and to
 ///   use a directory that others can write to; the error says which `chmod` to run. A secret that is a
-///   symbolic link is refused too. (Modes are those of Unix. Elsewhere, restrict the directory yourself.)
+///   symbolic link is refused too. Files, directories, everything above them, and links on the way must belong to the
+///   user of this process or to root, and nobody else may write to a directory above, unless it is sticky, as `/tmp` is.
+///   (Owners and modes are those of Unix. Elsewhere, restrict the directory yourself.)
 /// - **All or nothing.** A value is written to a temporary file, synced to disk and renamed into place,
 ///   and then the directory is synced. What a crashed process leaves behind is never read, and is deleted
 ///   when the store is opened or the mesh is next written to.
@@ -80,13 +82,15 @@ impl DirSecretStore {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the path is not a directory or others can write to it;
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) if the path is not a directory, or if it or anything above it belongs
+    /// to another user than ours and root, or can be written to by others;
     /// [`Denied`](ErrorKind::Denied) if this process may not use it;
     /// [`Unavailable`](ErrorKind::Unavailable) and others for what the file system reports.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let root = std::path::absolute(path)
             .map_err(|error| file::io_error("open the secret directory", path, error))?;
+        file::check_above(&root)?;
         if !file::check_dir(&root, true)? {
             create_root(&root)?;
             file::check_dir(&root, true)?;

@@ -34,6 +34,7 @@ pub(super) fn read_private(path: &Path) -> Result<Option<SecretValue>> {
         ));
     }
     read_regular(path, seen, |metadata| {
+        refuse_owner(path, metadata)?;
         refuse_mode(path, metadata, 0o077, "600")
     })
 }
@@ -230,8 +231,93 @@ pub(super) fn check_dir(path: &Path, follow: bool) -> Result<bool> {
              move it away, or correct the path",
         ));
     }
+    refuse_owner(path, &metadata)?;
     refuse_mode(path, &metadata, 0o022, "700")?;
     Ok(true)
+}
+
+/// Checks all that is above an absolute path, as far as it exists: whoever may rename one of these folders, or turn
+/// one of these links, decides what is found below. Links are followed one by one, since each may be another's.
+#[cfg(unix)]
+pub(super) fn check_above(path: &Path) -> Result<()> {
+    /// As many as Linux follows.
+    const MAX_LINKS: usize = 40;
+    let mut left = MAX_LINKS;
+    let mut ways = vec![path.to_path_buf()];
+    while let Some(way) = ways.pop() {
+        let mut above: Vec<_> = way.ancestors().collect();
+        above.reverse();
+        for component in above {
+            let Some(metadata) = found(fs::symlink_metadata(component), component)? else {
+                break;
+            };
+            if metadata.is_symlink() {
+                let target = fs::read_link(component);
+                let target = target.map_err(|error| io_error("read the link", component, error))?;
+                refuse_owner(component, &metadata)?;
+                let Some(fewer) = left.checked_sub(1) else {
+                    return Err(refused(
+                        path,
+                        "there are too many symbolic links on the way to it",
+                    ));
+                };
+                left = fewer;
+                ways.extend(component.parent().map(|parent| parent.join(target)));
+            } else if metadata.is_dir() && component != path {
+                refuse_owner(component, &metadata)?;
+                refuse_open_parent(component, &metadata)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(super) fn check_above(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// In a sticky folder, such as `/tmp`, nobody renames what is another's.
+#[cfg(unix)]
+fn refuse_open_parent(path: &Path, metadata: &Metadata) -> Result<()> {
+    const STICKY: u32 = 0o1000;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
+    if mode & 0o022 == 0 || mode & STICKY != 0 {
+        return Ok(());
+    }
+    let shown = path.display();
+    let why = format!(
+        "other users can put another secret directory in place of the one below this (mode {mode:04o}): run \
+         `chmod go-w '{shown}'`, or `chmod +t '{shown}'` if they must write there"
+    );
+    Err(refused(path, why))
+}
+
+/// As ssh has it: what another user owns, that user can read and change, whatever its mode is.
+#[cfg(unix)]
+fn refuse_owner(path: &Path, metadata: &Metadata) -> Result<()> {
+    let owner = std::os::unix::fs::MetadataExt::uid(metadata);
+    let ours = rustix::process::geteuid().as_raw();
+    if is_trusted(owner, ours) {
+        return Ok(());
+    }
+    let shown = path.display();
+    let why = format!(
+        "this belongs to another user (uid {owner}), who can read and replace secrets: if nobody else may have done \
+         so, run `chown -h {ours} '{shown}'`; otherwise make new secrets in another directory"
+    );
+    Err(refused(path, why))
+}
+
+#[cfg(not(unix))]
+fn refuse_owner(_: &Path, _: &Metadata) -> Result<()> {
+    Ok(())
+}
+
+/// Nobody is safe from the superuser, so what is root's is as good as ours.
+#[cfg(unix)]
+pub(super) fn is_trusted(owner: u32, ours: u32) -> bool {
+    owner == ours || owner == 0
 }
 
 /// Whether there is anything of this name.

@@ -224,7 +224,7 @@ fn entries(dir: &Path) -> Vec<std::ffi::OsString> {
 
 #[cfg(unix)]
 mod unix {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 
     use super::*;
 
@@ -354,5 +354,99 @@ mod unix {
         let _socket = std::os::unix::net::UnixListener::bind(root.join("default/socket")).unwrap();
         let error = store.read(&key("socket")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    }
+
+    #[test]
+    fn an_owner_is_trusted_who_is_ours_or_root() {
+        for (owner, ours, trusted) in [
+            (1000, 1000, true),
+            (0, 1000, true),
+            (0, 0, true),
+            (1000, 0, false),
+            (1000, 1001, false),
+        ] {
+            assert_eq!(file::is_trusted(owner, ours), trusted, "{owner} {ours}");
+        }
+    }
+
+    /// Only root can give something away; for everybody else, the table above has to do.
+    #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        const OTHER: u32 = 65_534;
+        let (temp, root, store) = store();
+        put(&store, "token", "x", Expect::Absent).unwrap();
+        let link = temp.path().join("link");
+        symlink(&root, &link).unwrap();
+        let second = temp.path().join("second");
+        symlink(&link, &second).unwrap();
+        let refused = |path: &Path, error: Error| {
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+            let text = error.to_string();
+            let advice = format!("run `chown -h 0 '{}'`", path.display());
+            assert!(text.contains("another user (uid 65534)"), "{text}");
+            assert!(text.contains(&advice), "{text}");
+        };
+        for path in [root.join("default/token"), root.join("default")] {
+            lchown(&path, Some(OTHER), None).unwrap();
+            refused(&path, store.read(&key("token")).unwrap_err());
+            let put = put(&store, "token", "y", Expect::Version(Version::new("1")));
+            refused(&path, put.unwrap_err());
+            lchown(&path, Some(0), None).unwrap();
+        }
+        for path in [
+            root.join(VERSION_KEY),
+            root.clone(),
+            root.parent().unwrap().to_owned(),
+            temp.path().to_owned(),
+        ] {
+            lchown(&path, Some(OTHER), None).unwrap();
+            refused(&path, DirSecretStore::open(&root).unwrap_err());
+            let by_links = second.join(path.strip_prefix(&root).unwrap_or(Path::new("")));
+            let shown = if path.is_file() { &by_links } else { &path };
+            refused(shown, DirSecretStore::open(&second).unwrap_err());
+            lchown(&path, Some(0), None).unwrap();
+        }
+        for path in [&link, &second] {
+            lchown(path, Some(OTHER), None).unwrap();
+            refused(path, DirSecretStore::open(&second).unwrap_err());
+            lchown(path, Some(0), None).unwrap();
+        }
+        DirSecretStore::open(&second).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_can_replace_is_refused() {
+        let (_temp, root, store) = store();
+        put(&store, "token", "x", Expect::Absent).unwrap();
+        let above = root.parent().unwrap();
+        for (wide, taken) in [
+            (0o777, false),
+            (0o770, false),
+            (0o1777, true),
+            (0o755, true),
+        ] {
+            chmod(above, wide);
+            match DirSecretStore::open(&root) {
+                Ok(_) => assert!(taken, "{wide:o}"),
+                Err(error) => {
+                    assert!(!taken, "{wide:o}: {error}");
+                    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+                    let advice = format!("chmod go-w '{}'", above.display());
+                    assert!(error.to_string().contains(&advice), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_circle_of_links_ends() {
+        let temp = tempfile::tempdir().unwrap();
+        let (a, b) = (temp.path().join("a"), temp.path().join("b"));
+        symlink(&a, &b).unwrap();
+        symlink(&b, &a).unwrap();
+        assert!(DirSecretStore::open(a.join("secrets")).is_err());
     }
 }
