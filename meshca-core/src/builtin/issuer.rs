@@ -49,14 +49,15 @@ impl BuiltinIssuer {
     /// # Errors
     ///
     /// Those of the store; [`ErrorKind::NotFound`] if the CA is gone or may not be made, with the
-    /// secrets to restore; [`ErrorKind::InvalidConfig`] if what is in it is no CA, or if certificate
-    /// and key do not fit each other. A CA that has ended is loaded, so that it can be
+    /// secrets to restore; [`ErrorKind::InvalidConfig`] if what is in it is no CA, if certificate
+    /// and key do not fit each other, or if a new CA would live too short. A CA that has ended is loaded, so that it can be
     /// [replaced](Self::prepare_next); it signs nothing.
     pub async fn load_or_create(
         settings: CaSettings,
         store: Arc<dyn SecretStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
+        settings.validate()?;
         let store = CaStore::new(settings, store);
         let max_leaf_lifetime = store.settings.max_leaf_lifetime;
         let now = clock.now();

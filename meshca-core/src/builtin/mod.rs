@@ -51,6 +51,7 @@
 //! |---|---|---|
 //! | key of a generated CA | P-256 | `defaults_are_what_the_docs_say` |
 //! | lifetime of a generated CA | 10 years | `defaults_are_what_the_docs_say` |
+//! | shortest lifetime of a generated CA | 1 hour | `a_ca_that_would_live_too_short_is_not_made` |
 //! | longest leaf | 30 days | `defaults_are_what_the_docs_say` |
 //! | `NotBefore` of what it signs | 10 s before now, not before the CA's own | `defaults_are_what_the_docs_say` |
 //! | serial numbers | 128 random bits | `defaults_are_what_the_docs_say` |
@@ -72,7 +73,9 @@ pub(crate) use factory::delegate;
 pub use factory::{BuiltinFactory, factory};
 pub use follow::RELOAD_INTERVAL;
 pub use issuer::BuiltinIssuer;
-pub use settings::{CaSecrets, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME};
+pub use settings::{
+    CaSecrets, CaSettings, DEFAULT_CA_LIFETIME, DEFAULT_MAX_LEAF_LIFETIME, MIN_CA_LIFETIME,
+};
 
 pub use crate::issuer::RotationStep;
 pub use crate::registry::NewCa;

@@ -5,10 +5,13 @@ use std::time::Duration;
 use spiffe::TrustDomain;
 
 use crate::registry::NewCa;
-use crate::{Error, KeyType, Result, SecretKey};
+use crate::{Error, ErrorKind, KeyType, Result, SecretKey};
 
 /// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A CA is made for an hour at least. The steps in which it is replaced do not fit into less.
+pub const MIN_CA_LIFETIME: Duration = crate::resource::MIN_CA_LIFETIME;
 
 /// The longest lifetime that the built-in CA gives a leaf unless told otherwise: 30 days.
 pub const DEFAULT_MAX_LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -44,7 +47,7 @@ impl CaSettings {
         self
     }
 
-    /// How long a CA that is made lives.
+    /// How long a CA that is made lives; at least [`MIN_CA_LIFETIME`].
     #[must_use]
     pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
@@ -68,6 +71,15 @@ impl CaSettings {
     pub fn with_max_leaf_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_leaf_lifetime = lifetime;
         self
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.lifetime >= MIN_CA_LIFETIME {
+            return Ok(());
+        }
+        let (lifetime, least) = (self.lifetime.as_secs(), MIN_CA_LIFETIME.as_secs());
+        let message = format!("the lifetime of the CA is {lifetime}s; set it to {least}s at least");
+        Err(Error::new(ErrorKind::InvalidConfig, message))
     }
 }
 

@@ -174,11 +174,41 @@ fn positive(at: Cursor<'_>, duration: Duration, why_not_zero: &str) -> Option<Du
     }
 }
 
-const EXPIRED: &str = "must be longer than 0: such a certificate has expired before it is used";
+/// The shortest lifetime of a certificate: its times are whole seconds (RFC 5280 §4.1.2.5).
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
+
+/// The shortest lifetime of a CA. One with less is ready too late for the steps of its own rotation, and has an end
+/// before the leaves under it: most of the time there would be no certificate.
+pub(crate) const MIN_CA_LIFETIME: Duration = Duration::from_secs(3600);
+
+fn lifetime(at: Cursor<'_>, duration: Duration) -> Option<Duration> {
+    match duration {
+        Duration::ZERO => {
+            at.error("must be longer than 0: such a certificate has expired before it is used")
+        }
+        short if short < MIN_LIFETIME => {
+            at.error("must be 1 second or more: the times in a certificate are whole seconds")
+        }
+        enough => Some(enough),
+    }
+}
 
 /// A lifetime in a `Mesh`.
 pub(crate) fn mesh_lifetime() -> impl Codec<Value = Duration> {
-    in_mesh(|at| positive(at, mesh(at)?, EXPIRED))
+    in_mesh(|at| lifetime(at, mesh(at)?))
+}
+
+/// The lifetime of a CA in a `Mesh`.
+pub(crate) fn mesh_ca_lifetime() -> impl Codec<Value = Duration> {
+    in_mesh(|at| {
+        match lifetime(at, mesh(at)?)? {
+        short if short < MIN_CA_LIFETIME => at.error(
+            "must be 1 hour or more: the steps in which a CA is replaced do not fit into less, and workloads would be \
+             without a certificate",
+        ),
+        enough => Some(enough),
+    }
+    })
 }
 
 /// A time limit of the control plane in a `Mesh`.
@@ -199,7 +229,7 @@ fn in_mesh(read: fn(Cursor<'_>) -> Option<Duration>) -> impl Codec<Value = Durat
 
 /// A lifetime in a `MeshIdentity`.
 pub(crate) fn go_lifetime() -> impl Codec<Value = Duration> {
-    in_go(|at| positive(at, go(at)?, EXPIRED))
+    in_go(|at| lifetime(at, go(at)?))
 }
 
 /// Any duration in a `MeshIdentity`.

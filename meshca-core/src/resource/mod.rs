@@ -151,6 +151,8 @@ mod words;
 pub(crate) use any_settings::AnySettings;
 pub use any_settings::Dialect;
 pub use datasource::{DataSource, SecureDataSource};
+#[cfg(feature = "builtin")]
+pub(crate) use duration::MIN_CA_LIFETIME;
 pub use free_form::FreeForm;
 pub use kri::Kri;
 pub use mesh::{Backend, DEFAULT_EXPIRATION, DpCert, Mesh, Mode, Mtls, RootChain};

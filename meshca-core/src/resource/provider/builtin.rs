@@ -27,8 +27,8 @@ mapping! {
         /// `caCert.RSAbits`: the size of the root's RSA key, 2048, 3072 or 4096. Absent: the CA chooses.
         pub rsa_bits: Option<u32> =
             optional("RSAbits", Described(rsa_bits, || json!({ "enum": [2048, 3072, 4096] }))),
-        /// `caCert.expiration`: the lifetime of the root. Absent: 10 years.
-        pub expiration: Option<Duration> = optional("expiration", duration::mesh_lifetime()),
+        /// `caCert.expiration`: the lifetime of the root, 1 hour or more. Absent: 10 years.
+        pub expiration: Option<Duration> = optional("expiration", duration::mesh_ca_lifetime()),
     }
 }
 
