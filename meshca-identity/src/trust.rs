@@ -129,6 +129,16 @@ impl TrustLedger {
         self.stale |= self.sources.remove(origin).is_some();
     }
 
+    /// Forgets all MeshTrusts, and returns what they listed.
+    pub(crate) fn take_resources(&mut self) -> BTreeMap<Origin, TrustBundle> {
+        let sources = std::mem::take(&mut self.sources).into_iter();
+        let (gone, kept): (BTreeMap<_, _>, _) =
+            sources.partition(|(origin, _)| origin.is_resource());
+        self.sources = kept;
+        self.stale |= !gone.is_empty();
+        gone
+    }
+
     /// All origins.
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
         self.sources.keys()

@@ -151,6 +151,27 @@ impl MeshTrust {
     }
 }
 
+impl MeshTrust {
+    /// As [`to_trust_bundle`](Self::to_trust_bundle), without the certificates that cannot be an anchor, so that one of
+    /// them costs nobody else's trust. Each of them is an error that names the field and the line. The bundle is empty
+    /// if there is none that can.
+    pub fn to_readable_bundle(&self) -> (TrustBundle, Vec<Error>) {
+        let (mut roots, mut left_out) = (Vec::new(), Vec::new());
+        for (index, CaBundle::Pem(text)) in self.ca_bundles.iter().enumerate() {
+            let (bundle, whys) = TrustBundle::readable(self.trust_domain.clone(), text);
+            roots.extend(bundle.roots().iter().cloned());
+            left_out.extend(whys.into_iter().map(|why| {
+                let message = format!("not a trust anchor, so it is left out: {why}");
+                Error::new(ErrorKind::InvalidConfig, message)
+                    .with_context("field", format!("caBundles[{index}].pem.value"))
+                    .with_context("MeshTrust", &self.metadata.name)
+                    .with_context("trust domain", &self.trust_domain)
+            }));
+        }
+        (TrustBundle::of(self.trust_domain.clone(), roots), left_out)
+    }
+}
+
 tagged! {
     /// Roots in one of the formats that exist; so far there is one.
     #[derive(Clone, Debug, PartialEq, Eq)]

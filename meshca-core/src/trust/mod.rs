@@ -92,7 +92,10 @@ impl TrustBundle {
         Ok(Self::of(trust_domain, roots))
     }
 
-    fn of(trust_domain: TrustDomain, roots: impl IntoIterator<Item = TrustRoot>) -> Self {
+    pub(crate) fn of(
+        trust_domain: TrustDomain,
+        roots: impl IntoIterator<Item = TrustRoot>,
+    ) -> Self {
         let mut seen = BTreeSet::new();
         let roots: Vec<TrustRoot> = roots
             .into_iter()
@@ -129,6 +132,23 @@ impl TrustBundle {
             |(line, der)| TrustRoot::new(der).map_err(|why| invalid(format!("line {line}: {why}")));
         let roots: Vec<_> = certificates.into_iter().map(root).collect::<Result<_>>()?;
         Ok(Self::of(trust_domain, roots))
+    }
+
+    /// Reads `CERTIFICATE` blocks, without those that cannot be an anchor: the second list says why, with their lines.
+    pub(crate) fn readable(trust_domain: TrustDomain, text: &str) -> (Self, Vec<String>) {
+        let (mut roots, mut left_out) = (Vec::new(), Vec::new());
+        match pem::certificates(text) {
+            Err(error) => left_out.push(error.to_string()),
+            Ok(certificates) => {
+                for (line, der) in certificates {
+                    match TrustRoot::new(der) {
+                        Ok(root) => roots.push(root),
+                        Err(why) => left_out.push(format!("line {line}: {why}")),
+                    }
+                }
+            }
+        }
+        (Self::of(trust_domain, roots), left_out)
     }
 
     /// All roots as `CERTIFICATE` blocks.

@@ -241,11 +241,8 @@ impl Engine {
     /// Takes the resources of a mesh, with its record if it is
     /// [new](super::meshes::Meshes::is_new).
     fn apply(&mut self, resources: MeshResources, record: Option<Record>) -> Result<()> {
-        let bundles = resources
-            .trusts
-            .iter()
-            .map(MeshTrust::to_trust_bundle)
-            .collect::<Result<Vec<_>>>()?;
+        let trusts = resources.trusts.iter().map(MeshTrust::to_readable_bundle);
+        let (bundles, left_out): (Vec<_>, Vec<_>) = trusts.unzip();
         let cell = self.setup.shared.mesh(resources.name());
         let id = self.mesh_of(&cell);
         let now = self.clockwork.now();
@@ -255,6 +252,12 @@ impl Engine {
         };
         let effective = effective(&resources, mesh.effective.take(), &zone);
         let (wanted, wrong) = backend::wanted(&self.setup.registry, &effective, &zone);
+        for error in mesh.left_out_anew(left_out.into_iter().flatten()) {
+            let mesh = resources.name();
+            tracing::warn!(%mesh, %error, "a root is left out of the trust of the mesh");
+            let error = &error;
+            self.setup.observe(&Event::RootLeftOut { mesh, error });
+        }
         let before = mesh.take_trusts(&effective, bundles, &wanted, &zone);
         let announced = before.iter().cloned().collect();
         mesh.rules = Some(IdentityRules::new(

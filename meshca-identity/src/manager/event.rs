@@ -163,6 +163,16 @@ pub enum Event<'a> {
         /// When it ends.
         not_after: SystemTime,
     },
+    /// A root in a MeshTrust cannot be an anchor. It is left out of the trust of the mesh, since Envoy would refuse the
+    /// whole trust for it; the others stand. Said once, until the resources name it no more.
+    #[display("{mesh}: a root is left out of its trust: {error}")]
+    #[non_exhaustive]
+    RootLeftOut {
+        /// The mesh.
+        mesh: &'a str,
+        /// Which root, where it is named, and why.
+        error: &'a Error,
+    },
     /// What proxies may hold could not be [stored](crate::manager#across-restarts). It is tried again, and this is said each time; a control
     /// plane that starts in the meantime knows less than this one.
     #[display(
@@ -240,6 +250,7 @@ impl<'a> Event<'a> {
             Self::Rotated { .. } => "rotated",
             Self::TrustChanged { .. } => "trust_changed",
             Self::RootEnding { .. } => "root_ending",
+            Self::RootLeftOut { .. } => "root_left_out",
             Self::NotRecorded { .. } => "not_recorded",
             Self::BreakGlass { .. } => "break_glass",
             Self::CaCreated { .. } => "ca_created",
@@ -261,6 +272,7 @@ impl<'a> Event<'a> {
             | Self::Rotated { mesh, .. }
             | Self::TrustChanged { mesh, .. }
             | Self::RootEnding { mesh, .. }
+            | Self::RootLeftOut { mesh, .. }
             | Self::NotRecorded { mesh, .. }
             | Self::CaCreated { mesh, .. }
             | Self::NewCaConfirmed { mesh, .. }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::{Form, Kri, MeshIdentity, MeshTrust, Metadata};
-use meshca_core::{Error, ErrorKind, Result, RotationStep, TrustBundle, TrustRoot};
+use meshca_core::{Error, ErrorKind, Result, RotationStep, TrustBundle, TrustDomain, TrustRoot};
 
 use super::backend::{Backend, Reach, Wanted};
 use super::cell::{MeshCell, PublishedTrust};
@@ -41,6 +41,8 @@ pub(super) struct Mesh {
     pub(super) announced: BTreeMap<BackendKey, TrustBundle>,
     /// The roots that were warned of.
     pub(super) warned: BTreeSet<String>,
+    /// The roots in MeshTrusts that are left out, as observers were told.
+    pub(super) left_out: BTreeSet<String>,
 }
 
 /// The record of a mesh in the secret store, for control planes that come after this one.
@@ -88,6 +90,7 @@ impl Mesh {
             recorded: Recorded::default(),
             announced: BTreeMap::new(),
             warned: BTreeSet::new(),
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -287,6 +290,18 @@ impl Mesh {
         (trusts, statuses)
     }
 
+    /// Remembers which roots are left out, and returns those that were not before.
+    pub(super) fn left_out_anew(&mut self, errors: impl Iterator<Item = Error>) -> Vec<Error> {
+        let errors: BTreeMap<String, Error> =
+            errors.map(|error| (error.to_string(), error)).collect();
+        let now = errors.keys().cloned().collect();
+        let before = std::mem::replace(&mut self.left_out, now);
+        let new = errors
+            .into_iter()
+            .filter(|(text, _)| !before.contains(text));
+        new.map(|(_, error)| error).collect()
+    }
+
     /// What MeshTrusts say. Those that we made ourselves say what we know better, but for what was signed before we came: that is
     /// returned.
     pub(super) fn take_trusts(
@@ -303,11 +318,8 @@ impl Mesh {
             .filter(|(key, _)| wanted.contains_key(key))
             .filter_map(|(key, metadata)| Some((key, metadata.kri("mid", zone)?)))
             .collect();
-        let gone = self.ledger.origins().filter(|it| it.is_resource()).cloned();
-        for origin in gone.collect::<Vec<_>>() {
-            self.ledger.unset(&origin);
-        }
-        let mut before = Vec::new();
+        let mut gone = self.ledger.take_resources();
+        let (mut before, mut unreadable) = (Vec::new(), Vec::new());
         for (trust, bundle) in resources.trusts.iter().zip(bundles) {
             let ours = own
                 .iter()
@@ -317,8 +329,21 @@ impl Mesh {
                 None => {
                     let namespace = trust.metadata.namespace.clone().unwrap_or_default();
                     let origin = Origin::Resource(namespace, trust.metadata.name.clone());
-                    self.ledger.set(origin, bundle);
+                    match bundle.is_empty() {
+                        true => unreadable.push(origin),
+                        false => self.ledger.set(origin, bundle),
+                    }
                 }
+            }
+        }
+        // A mistake in a MeshTrust does not take the last root from a trust domain of the mesh.
+        let own = |domain: &TrustDomain| wanted.values().any(|it| &it.trust_domain == domain);
+        for origin in unreadable {
+            if let Some(last) = gone.remove(&origin)
+                && own(last.trust_domain())
+                && { self.ledger.listed(last.trust_domain()) }.is_ok_and(|it| it.is_empty())
+            {
+                self.ledger.set(origin, last);
             }
         }
         before

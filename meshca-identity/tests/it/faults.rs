@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use crate::world::*;
 use async_trait::async_trait;
+use base64::Engine as _;
 use meshca_core::registry::{
     BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory,
 };
+use meshca_core::resource::{CaBundle, MeshTrust, Metadata};
 use meshca_core::spiffe::Environment;
 use meshca_core::{
     CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
@@ -1074,4 +1076,80 @@ async fn any_order_of_faults_is_survived() {
             }
         }
     }
+}
+
+/// A root in PEM. With the noncharacter in its name, no Envoy can read it.
+fn root_called(name: &str) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let root = params.self_signed(&key).unwrap();
+    let body = base64::engine::general_purpose::STANDARD.encode(root.der());
+    format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+}
+
+fn mesh_trust(name: &str, domain: &str, pem: String) -> MeshTrust {
+    let domain = meshca_core::TrustDomain::new(domain).unwrap();
+    MeshTrust::new(
+        Metadata::universal(name).with_mesh("default"),
+        domain,
+        CaBundle::Pem(pem),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_envoy_cannot_read_costs_nobody_else() {
+    let world = World::new();
+    let text = OFF.to_owned() + &identity("id", "ca-a");
+    let (good, bad) = (root_called("Mueller"), root_called("M\u{fffe}ller"));
+    let mut all = resources(&text);
+    all.trusts = vec![
+        mesh_trust("partner", "partner.org", bad.clone() + &good),
+        mesh_trust("other", "other.org", root_called("other")),
+        mesh_trust("none", "none.org", bad),
+    ];
+    world.manager.apply(all.clone()).await.unwrap();
+    world.manager.apply(all).await.unwrap();
+    let mut h = world.connect("w").await;
+    h.ready().await.unwrap();
+    let roots = |domain: &str| {
+        let domain = meshca_core::TrustDomain::new(domain).unwrap();
+        h.trust().get(&domain).map_or(0, |it| it.roots().len())
+    };
+    assert_eq!(
+        ["example.org", "partner.org", "other.org", "none.org"].map(roots),
+        [1, 1, 1, 0]
+    );
+    let told = |name: &str| world.log.count(&format!("MeshTrust: {name}"));
+    assert_eq!(["partner", "other", "none"].map(told), [1, 0, 1]);
+    assert_eq!(world.log.count("a root is left out of its trust: "), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mistake_in_a_mesh_trust_does_not_take_the_last_root_of_the_mesh() {
+    let world = World::new();
+    let text = OFF.to_owned() + &identity("id", "ca-a");
+    world.cas.get("ca-a").down(Some(ErrorKind::Unavailable));
+    let apply = |pem: String| {
+        let mut all = resources(&text);
+        let partner = mesh_trust("partner", "partner.org", pem.clone());
+        all.trusts = vec![mesh_trust("own", "example.org", pem), partner];
+        world.manager.apply(all)
+    };
+    let roots = |domain: &str| {
+        let domain = meshca_core::TrustDomain::new(domain).unwrap();
+        let trust = world.manager.mesh("default").trust();
+        trust.get(&domain).map_or(0, |it| it.roots().len())
+    };
+    let good = root_called("own");
+    apply(good.clone()).await.unwrap();
+    for _ in 0..2 {
+        apply(root_called("M\u{fffe}ller")).await.unwrap();
+        assert_eq!([roots("example.org"), roots("partner.org")], [1, 0]);
+    }
+    apply(good).await.unwrap();
+    assert_eq!(roots("partner.org"), 1);
 }
