@@ -181,6 +181,30 @@ impl Block<'_> {
         }
     }
 
+    /// Decodes a key in constant time. Its text is copied once, into memory that is wiped; the decoder of certificates
+    /// leaves its copy behind.
+    fn decode_secret(&self) -> Result<Vec<u8>, PemError> {
+        use base64ct::{Base64, Encoding as _};
+        let (line, label) = (self.line, self.label);
+        let mut body = Zeroizing::new(Vec::new());
+        body.reserve_exact(self.text.len());
+        let lines = self.text.lines().map(str::trim);
+        for line in lines.filter(|line| !line.starts_with("-----")) {
+            body.extend_from_slice(line.as_bytes());
+        }
+        let mut der = Zeroizing::new(vec![0; body.len() / 4 * 3]);
+        let length = match Base64::decode(body.as_slice(), &mut der) {
+            Ok(decoded) => decoded.len(),
+            Err(_) => {
+                let message = format!("the {label} block that begins here is damaged (not base64)");
+                return fail(line, message);
+            }
+        };
+        der.truncate(length);
+        // Whoever takes it wipes it.
+        Ok(std::mem::take(&mut *der))
+    }
+
     /// Refuses what was decoded, which may be a key.
     fn refuse<T>(&self, mut decoded: Vec<u8>, expected: &str) -> Result<T, PemError> {
         decoded.zeroize();
@@ -220,11 +244,11 @@ pub(crate) fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PemError
     if let Some(second) = keys.next() {
         return fail(second.line, "only one block was expected, the private key");
     }
-    match block.decode()? {
-        (SectionKind::PrivateKey, der) => Ok(PrivatePkcs8KeyDer::from(der).into()),
-        (SectionKind::EcPrivateKey, der) => Ok(PrivateSec1KeyDer::from(der).into()),
-        (SectionKind::RsaPrivateKey, der) => Ok(PrivatePkcs1KeyDer::from(der).into()),
-        (_, other) => block.refuse(other, "PRIVATE KEY"),
+    match block.label {
+        "PRIVATE KEY" => Ok(PrivatePkcs8KeyDer::from(block.decode_secret()?).into()),
+        "EC PRIVATE KEY" => Ok(PrivateSec1KeyDer::from(block.decode_secret()?).into()),
+        "RSA PRIVATE KEY" => Ok(PrivatePkcs1KeyDer::from(block.decode_secret()?).into()),
+        _ => block.refuse(Vec::new(), "PRIVATE KEY"),
     }
 }
 
