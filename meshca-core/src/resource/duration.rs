@@ -200,14 +200,12 @@ pub(crate) fn mesh_lifetime() -> impl Codec<Value = Duration> {
 
 /// The lifetime of a CA in a `Mesh`.
 pub(crate) fn mesh_ca_lifetime() -> impl Codec<Value = Duration> {
-    in_mesh(|at| {
-        match lifetime(at, mesh(at)?)? {
+    in_mesh(|at| match lifetime(at, mesh(at)?)? {
         short if short < MIN_CA_LIFETIME => at.error(
-            "must be 1 hour or more: the steps in which a CA is replaced do not fit into less, and workloads would be \
-             without a certificate",
+            "must be 1 hour or more: the steps in which a CA is replaced do not fit into less, \
+             and workloads would be without a certificate",
         ),
         enough => Some(enough),
-    }
     })
 }
 
