@@ -11,6 +11,8 @@
 
 #[cfg(feature = "identity")]
 mod control_plane;
+#[cfg(feature = "rustls")]
+mod counters;
 #[cfg(all(
     feature = "acm",
     feature = "certmanager",

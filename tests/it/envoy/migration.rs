@@ -13,6 +13,7 @@ use meshca_testkit::pki::to_pem;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::counters::report;
 use crate::envoy::control::{MESH, ZONE};
 use crate::envoy::load::Load;
 use crate::envoy::stubborn::{self, Stubborn};
@@ -136,19 +137,8 @@ pub(crate) async fn carry_out(registry: BackendRegistry, it: Move) {
         events.acknowledged(),
         after.as_secs_f64(),
     );
-    println!("{line}");
     counts.assert_good(it.mode);
     report(it.name, &line);
-}
-
-/// For `cargo xtask test`, which shows it at its end.
-fn report(name: &str, line: &str) {
-    let Some(folder) = std::env::var_os("MESHCA_COUNTERS") else {
-        return;
-    };
-    let folder = std::path::PathBuf::from(folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(name.replace(' ', "-")), line).unwrap();
 }
 
 struct Mover<'a> {

@@ -18,6 +18,7 @@ use std::fmt;
 
 use meshca::TrustBundle;
 
+use crate::counters::report;
 use crate::oracle::cases::{Case, KINDS, Part, Shape, alone, mutations, pairs, singles};
 use crate::oracle::differences::{Book, Judge, PairBook, Who};
 use crate::oracle::others::Sides;
@@ -61,7 +62,7 @@ fn certificates_with_one_oddity_are_judged_as_others_judge_them() {
     let all = mutations();
     let cases = singles(&all);
     let mut book = Book::new(&cases);
-    let all = judge(&cases);
+    let all = judge("one oddity", &cases);
     every_kind_is_accepted_and_refused(&cases, &all);
     for (number, verdicts) in all.iter().enumerate() {
         for (who, theirs) in &verdicts.others {
@@ -77,10 +78,10 @@ fn certificates_with_two_oddities_are_judged_as_if_they_had_one() {
     let (alone, cases) = (alone(&all), pairs(&all, 16));
     let single: BTreeMap<_, Verdicts> = { alone.iter() }
         .map(|case| case.oddity())
-        .zip(judge(&alone))
+        .zip(judge("each of two oddities alone", &alone))
         .collect();
     let mut book = PairBook::default();
-    for (case, verdicts) in cases.iter().zip(judge(&cases)) {
+    for (case, verdicts) in cases.iter().zip(judge("two oddities", &cases)) {
         let [first, second] = case.mutations[..] else {
             panic!("{} has no two oddities", case.name);
         };
@@ -130,8 +131,13 @@ async fn certificates_with_one_oddity_are_judged_as_envoy_judges_them() {
         book.compare_sides(*number, Who::Envoy, &ours, theirs);
     }
     let (count, refused) = (verdicts.len(), verdicts.len() - accepted);
-    eprintln!("{count} cases for Envoy; accepted: {accepted}, refused: {refused}");
-    eprintln!("{} bundles that are not published", bundles.len());
+    report(
+        "oracle Envoy",
+        &format!(
+            "the oracle, by Envoy: {count} cases: {accepted} accepted, {refused} refused; {} bundles that are not published",
+            bundles.len()
+        ),
+    );
     for (anchors, number, ours) in bundles {
         let theirs = envoy::reads(anchors).await;
         book.compare(number, Who::Envoy, Judge::Bundle, &ours, &theirs);
@@ -185,7 +191,7 @@ struct Verdicts {
 }
 
 /// Asks everybody but Envoy about all cases, and prints the counts.
-fn judge(cases: &[Case]) -> Vec<Verdicts> {
+fn judge(what: &str, cases: &[Case]) -> Vec<Verdicts> {
     let ours = cases.iter().map(|case| Verdicts {
         ours: ours::judge(case),
         others: Vec::new(),
@@ -208,10 +214,18 @@ fn judge(cases: &[Case]) -> Vec<Verdicts> {
             Verdict::Refused(_) => *refused += 1,
         }
     }
-    eprintln!("{} cases; accepted and refused:", cases.len());
-    for (name, (accepted, refused)) in &counts {
-        eprintln!("  {name}: {accepted}, {refused}");
-    }
+    let counts = counts
+        .iter()
+        .map(|(name, (accepted, refused))| format!("{name} {accepted}/{refused}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    report(
+        &format!("oracle {what}"),
+        &format!(
+            "the oracle, {what}: {} cases, accepted/refused: {counts}",
+            cases.len()
+        ),
+    );
     all
 }
 
