@@ -20,8 +20,8 @@ use crate::error::QuotaIsFinal;
 use crate::settings::AcmSettings;
 
 /// How long AWS has for one answer, and for a connection.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
-pub(crate) const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
 /// How often a call is made again that was throttled or failed on the way; each of them costs a second or so.
 const ATTEMPTS: u32 = 4;
 
@@ -41,16 +41,19 @@ pub(crate) fn client(
         .time_source(Now(Arc::clone(clock)))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_classifier(QuotaIsFinal)
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT)
-                .operation_attempt_timeout(ANSWER)
-                .build(),
-        );
+        .timeout_config(timeouts());
     if let Some(endpoint) = &settings.endpoint {
         config = config.endpoint_url(endpoint);
     }
     Client::from_conf(config.build())
+}
+
+/// For each call, whatever it asks of AWS.
+pub(crate) fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(ANSWER)
+        .build()
 }
 
 /// The SDK's HTTP client, by this proxy or none. Its default one takes proxies from the environment.

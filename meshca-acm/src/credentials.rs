@@ -16,7 +16,6 @@ use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider};
 use aws_sdk_acmpca::config::BehaviorVersion;
-use aws_sdk_acmpca::config::timeout::TimeoutConfig;
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use meshca_core::resource::{AwsCredentials, DataSource};
@@ -24,7 +23,7 @@ use meshca_core::secret::SourceReader;
 use meshca_core::{Clock, Error, ErrorKind, Retry, SecretValue};
 use tokio::sync::OnceCell;
 
-use crate::client::{ANSWER, CONNECT, Now, http_client};
+use crate::client::{Now, http_client, timeouts};
 use crate::error::in_words;
 use crate::role::AssumedRole;
 use crate::settings::AcmSettings;
@@ -208,12 +207,7 @@ fn assume(
         .http_client(http)
         .sleep_impl(TokioSleep::new())
         .time_source(Now(Arc::clone(clock)))
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT)
-                .operation_attempt_timeout(ANSWER)
-                .build(),
-        );
+        .timeout_config(timeouts());
     match &role.sts_endpoint {
         Some(endpoint) => config = config.endpoint_url(endpoint),
         None => config = config.use_fips(settings.conf.fips),
