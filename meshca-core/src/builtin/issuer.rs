@@ -9,13 +9,16 @@ use spiffe::TrustDomain;
 use super::authority::{Authority, ProvidedCa};
 use super::follow::{Followed, KNOWN_FOR, RELOAD_INTERVAL, Snapshot, wait_for_replicas};
 use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME};
-use super::store::{CLOCK_MARGIN, CaStore, Loaded, Next, Retiring, Rotation, gone};
+use super::store::{
+    CLOCK_MARGIN, CaStore, Loaded, Next, Retiring, Rotation, Stage, gone, has_begun,
+};
 #[cfg(doc)]
 use crate::registry::NewCa;
 use crate::time::{at, later, rfc3339, seconds};
 use crate::{
     CaRotation, Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Expect,
     Issuer, Profile, Result, RotationStep, SecretStore, SignedChain, TrustBundle, TrustRoot,
+    Validity,
 };
 
 /// When the CA of this process is replaced: the next one is prepared when this much is left (or half its life, if that is less) …
@@ -23,11 +26,28 @@ pub(super) const PREPARE_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// … and signs when this much is left (or a sixth of its life). SPIRE's numbers.
 pub(super) const ACTIVATE_BEFORE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long a replaced CA is kept at least, even if it has ended by the clock that replaced it: a day.
+/// A clock that is ahead is set right before.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// When the CA that comes after one of this life signs at the latest.
+fn last_call(validity: Validity) -> SystemTime {
+    let life = validity.remaining(validity.not_before());
+    let end = validity.not_after();
+    end.checked_sub(ACTIVATE_BEFORE.min(life / 6))
+        .unwrap_or(end)
+}
+
+/// Whether a CA that begins then can take over from one of this life in time.
+fn is_in_time(begins: SystemTime, from: Validity, now: SystemTime) -> bool {
+    begins <= last_call(from) || has_begun(begins, now)
+}
+
 /// Signs with a CA of this process. See the [module](crate::builtin).
 #[derive(derive_more::Debug, derive_more::Display)]
 #[debug(
     "BuiltinIssuer({self}, generation {}, {:?})",
-    self.snapshot().state.active,
+    self.snapshot().state.signs,
     self.snapshot().active
 )]
 #[display("{} CA of {trust_domain}", if stored.is_some() { "built-in" } else { "provided" })]
@@ -37,7 +57,7 @@ pub struct BuiltinIssuer {
     clock: Arc<dyn Clock>,
     /// Where the CA is kept, unless the operator provides it.
     stored: Option<CaStore>,
-    current: Followed<Rotation>,
+    current: Followed<Stage>,
     new_root: Option<TrustRoot>,
 }
 
@@ -63,28 +83,23 @@ impl BuiltinIssuer {
         let now = clock.now();
         let Loaded {
             mut rotation,
-            mut active,
-            is_new,
+            new_root,
         } = store.load_or_create(now).await?;
         // Not before there is a CA: this secret shows that there was one.
         if max_leaf_lifetime > rotation.longest_leaf() {
-            let known = rotation.active;
             rotation = store.rotation_for(max_leaf_lifetime).await?;
-            // Another replica may have activated the next one meanwhile.
-            if rotation.active != known {
-                active = store.authority(rotation.active).await?;
-            }
         }
-        let root = active.root.as_ref().clone();
-        let snapshot = store.snapshot(rotation, Arc::new(active), now).await?;
-        let new_root = snapshot.bundle.root(&root).filter(|_| is_new).cloned();
+        let (snapshot, trouble) = store.load(rotation, None, now).await?;
+        let new_root = new_root.and_then(|root| snapshot.bundle.root(&root).cloned());
+        let current = Followed::new(0, snapshot);
+        current.note(&trouble);
         Ok(Self {
             new_root,
             trust_domain: store.settings.trust_domain.clone(),
             max_leaf_lifetime,
             clock,
             stored: Some(store),
-            current: Followed::new(0, snapshot),
+            current,
         })
     }
 
@@ -106,8 +121,13 @@ impl BuiltinIssuer {
         let now = clock.now();
         let active = Authority::new(ca, Some(now))?;
         active.prove(&trust_domain, now)?;
+        let rotation = Rotation::default();
         let snapshot = Snapshot {
-            state: Rotation::default(),
+            state: Stage {
+                signs: rotation.active,
+                rotation,
+                next_begins: None,
+            },
             bundle: TrustBundle::new(trust_domain.clone(), [active.root.as_ref().clone()])?,
             active: Arc::new(active),
             loaded_at: now,
@@ -140,33 +160,46 @@ impl BuiltinIssuer {
     ///
     /// # Errors
     ///
-    /// Those of the store; [`ErrorKind::NotFound`] if secrets of the CA were deleted. What was loaded
+    /// Those of the store; [`ErrorKind::NotFound`] if secrets of the CA were deleted;
+    /// [`ErrorKind::InvalidConfig`] if the CA that is to sign has not begun by this clock. What was loaded
     /// before stays in use, and signs for as long as it lives.
     pub async fn reload(&self) -> Result<()> {
+        self.follow().await.flatten()
+    }
+
+    /// The same; the inner result says what is wrong although there is a CA that signs.
+    async fn follow(&self) -> Result<Result<()>> {
         let Some(store) = &self.stored else {
-            return Ok(());
+            return Ok(Ok(()));
         };
         let outcome = self.read_again(store).await;
-        self.current.note(&outcome);
+        match &outcome {
+            Ok(outcome) => self.current.note(outcome),
+            Err(error) => self.current.note(&Err(error.clone())),
+        }
         outcome
     }
 
-    async fn read_again(&self, store: &CaStore) -> Result<()> {
+    async fn read_again(&self, store: &CaStore) -> Result<Result<()>> {
         let (now, read) = (self.clock.now(), self.current.begin_read());
         let known = self.snapshot();
         let (rotation, expect) = store.secrets.read::<Rotation>().await?;
-        let names = store.settings.secrets.generation(known.state.active)?;
+        let names = store.settings.secrets.generation(known.state.signs)?;
+        let before = &known.state.rotation;
         // A state that is gone is not one that says that the first CA signs.
-        let forgotten = expect == Expect::Absent && known.state != Rotation::default();
-        let unchanged = forgotten || rotation == known.state;
+        let forgotten = expect == Expect::Absent && *before != Rotation::default();
+        let unchanged = forgotten || rotation == *before;
         let found = match forgotten {
             true => {
                 let why = "the state of the CA's rotation is not there any more";
                 Err(Error::new(ErrorKind::NotFound, why))
             }
-            false => store.load(rotation, &known, now).await,
+            false => store.load(rotation, Some(&known), now).await,
         };
-        let lost = |error| gone(&names, &store.secrets.state).with_source(error);
+        let lost = |error: Error| match error.kind() {
+            ErrorKind::NotFound => gone(&names, &store.secrets.state).with_source(error),
+            _ => error,
+        };
         let (snapshot, outcome) = match found {
             Ok((snapshot, outcome)) => (snapshot, outcome.map_err(lost)),
             // No replica has put another CA in its place, so what it signs is trusted as before.
@@ -182,27 +215,31 @@ impl BuiltinIssuer {
             Err(error) => return Err(error),
         };
         self.current.replace((0, read), snapshot, |_, _| true);
-        outcome
+        Ok(outcome)
     }
 
     /// What the CA needs next, if anything: the next one is due when 30 days or half its life are
-    /// left, and signs when 7 days or a sixth of it are left, whichever is less.
+    /// left, and signs when 7 days or a sixth of it are left, whichever is less. One that would begin
+    /// too late for that is none: the control plane that made it had its clock ahead.
     pub fn rotation_due(&self) -> Option<RotationStep> {
         self.stored.as_ref()?;
         let now = self.clock.now();
         let snapshot = self.snapshot();
-        let (rotation, validity) = (&snapshot.state, snapshot.active.validity);
-        let life = validity.remaining(validity.not_before());
+        let (stage, validity) = (&snapshot.state, snapshot.active.validity);
         let left = validity.remaining(now);
-        if rotation
-            .retiring
-            .iter()
-            .any(|retiring| retiring.is_over(now))
-        {
+        let retiring = &stage.rotation.retiring;
+        // One that signs goes when it has ended.
+        let is_over = |it: &Retiring| it.generation != stage.signs && it.is_over(now);
+        let next = stage
+            .next_begins
+            .filter(|begins| is_in_time(*begins, validity, now));
+        if retiring.iter().any(is_over) {
             Some(RotationStep::Retire)
-        } else if rotation.next.is_some() {
-            (left <= ACTIVATE_BEFORE.min(life / 6)).then_some(RotationStep::Activate)
+        } else if let Some(begins) = next {
+            let is_time = now >= last_call(validity) && has_begun(begins, now);
+            (is_time && stage.rotation.next.is_some()).then_some(RotationStep::Activate)
         } else {
+            let life = validity.remaining(validity.not_before());
             (left <= PREPARE_BEFORE.min(life / 2)).then_some(RotationStep::Prepare)
         }
     }
@@ -218,8 +255,11 @@ impl BuiltinIssuer {
         let store = self.store()?;
         let (rotation, expect) = store.secrets.read::<Rotation>().await?;
         let now = self.clock.now();
-        let next = store.next(&rotation).await?;
-        if next.is_none_or(|next| next.not_after <= now) {
+        let signs = self.snapshot().active.validity;
+        let is_of_use = |next: Authority| {
+            now < next.not_after && is_in_time(next.validity.not_before(), signs, now)
+        };
+        if !store.next(&rotation).await?.is_some_and(is_of_use) {
             let generation = rotation.unused();
             // Stored before it is announced: whoever reads the announcement finds the CA.
             let _ = store.create(generation, now).await?;
@@ -232,7 +272,7 @@ impl BuiltinIssuer {
             };
             store.secrets.write(&announced, expect).await?;
         }
-        self.reload().await?;
+        let _ = self.follow().await?;
         self.trust_bundle().await
     }
 
@@ -268,24 +308,38 @@ impl BuiltinIssuer {
         successor.prove(&self.trust_domain, now)?;
         // A replica may sign with the old CA until it reads the store again.
         let last_leaf = later(now, RELOAD_INTERVAL.saturating_add(rotation.longest_leaf()));
-        // No leaf outlives its CA, so nobody needs the root of one that has ended.
         let snapshot = self.snapshot();
-        let end_of_ca = if snapshot.state.active == rotation.active {
-            // It may have been deleted; its peers are to trust it as before.
-            store
-                .keep_certificate(rotation.active, &snapshot.active)
-                .await?;
-            snapshot.active.not_after
-        } else {
-            last_leaf
+        let signs = snapshot.state.signs;
+        let retire = |generation| {
+            // No leaf outlives its CA, so nobody needs the root of one that has ended. But a clock that is
+            // ahead can say so of one that lives, and this is soon seen.
+            let end = match signs == generation {
+                true => last_leaf
+                    .min(snapshot.active.not_after)
+                    .max(later(now, KEPT)),
+                false => last_leaf,
+            };
+            Retiring {
+                generation,
+                trusted_until: seconds(later(end, CLOCK_MARGIN)),
+            }
         };
-        rotation.retiring.push(Retiring {
-            generation: rotation.active,
-            trusted_until: seconds(last_leaf.min(end_of_ca)).saturating_add(CLOCK_MARGIN.as_secs()),
-        });
+        if signs == rotation.active {
+            // It may have been deleted; its peers are to trust it as before.
+            store.keep_certificate(signs, &snapshot.active).await?;
+        }
+        // One that signs although it was to retire goes on from now.
+        for former in rotation
+            .retiring
+            .iter_mut()
+            .filter(|it| it.generation == signs)
+        {
+            former.trusted_until = former.trusted_until.max(retire(signs).trusted_until);
+        }
+        rotation.retiring.push(retire(rotation.active));
         rotation.active = next.generation;
         store.secrets.write(&rotation, expect).await?;
-        self.reload().await
+        self.follow().await.map(drop)
     }
 
     /// Takes CAs whose last leaf has ended out of the bundle for good, and deletes their keys.
@@ -297,9 +351,10 @@ impl BuiltinIssuer {
         let store = self.store()?;
         let now = self.clock.now();
         let (mut rotation, expect) = store.secrets.read::<Rotation>().await?;
+        let signs = self.snapshot().state.signs;
         let gone = rotation
             .retiring
-            .extract_if(.., |retiring| retiring.is_over(now));
+            .extract_if(.., |it| it.generation != signs && it.is_over(now));
         let gone: Vec<_> = gone.collect();
         if !gone.is_empty() {
             // Forgotten before it is deleted: nobody looks for what is not there any more.
@@ -308,7 +363,7 @@ impl BuiltinIssuer {
                 store.delete(retired.generation).await?;
             }
         }
-        self.reload().await
+        self.follow().await.map(drop)
     }
 
     fn store(&self) -> Result<&CaStore> {
@@ -320,11 +375,11 @@ impl BuiltinIssuer {
         })
     }
 
-    fn snapshot(&self) -> Arc<Snapshot<Rotation>> {
+    fn snapshot(&self) -> Arc<Snapshot<Stage>> {
         self.current.snapshot()
     }
 
-    async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot<Rotation>> {
+    async fn fresh_snapshot(&self, now: SystemTime) -> Arc<Snapshot<Stage>> {
         let Some(store) = &self.stored else {
             return self.snapshot();
         };
@@ -365,7 +420,10 @@ impl Issuer for BuiltinIssuer {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        self.reload().await?;
+        let trouble = match self.follow().await? {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
+            outcome => outcome.err(),
+        };
         let now = self.clock.now();
         let active = &self.snapshot().active;
         let (subject, validity, not_after) = (&active.subject, active.validity, active.not_after);
@@ -379,6 +437,9 @@ impl Issuer for BuiltinIssuer {
         }
         active.check_signer()?;
         let mut report = CheckReport::new();
+        if let Some(trouble) = trouble {
+            report = report.with_warning(trouble.to_string());
+        }
         if let Some(id) = active.foreign_id(&self.trust_domain) {
             report = report.with_warning(format!(
                 "the CA `{subject}` carries the SPIFFE ID `{id}` and signs for the trust domain `{}`; strict peers refuse that",

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, ProvidedCa};
@@ -12,7 +13,8 @@ use super::secrets::{Secrets, certificates, private_key};
 use super::settings::{CaSettings, DEFAULT_MAX_LEAF_LIFETIME, Generation};
 use crate::registry::NewCa;
 use crate::secret::StoredForm;
-use crate::time::{at, later, seconds};
+use crate::time::{at, later, rfc3339, seconds};
+use crate::verify::CLOCK_SKEW;
 use crate::{
     Error, ErrorKind, Expect, Result, Retry, SecretKey, SecretStore, SecretStoreExt as _,
     SecretValue, TrustBundle, pem,
@@ -95,6 +97,29 @@ impl Retiring {
     }
 }
 
+/// The stored state, and what it means by this clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stage {
+    pub(super) rotation: Rotation,
+    /// The generation that signs: the active one or, while that has not begun, one before it.
+    pub(super) signs: u32,
+    /// When the generation begins that signs after this one. `None` if there is none, or none that is of use.
+    pub(super) next_begins: Option<SystemTime>,
+}
+
+/// A generation that signs.
+struct Signer {
+    generation: u32,
+    authority: Authority,
+    /// Why it is not the active one.
+    trouble: Result<()>,
+}
+
+/// Whether a generation can sign, or has a clock in front of ours made it.
+pub(super) fn has_begun(begins: SystemTime, now: SystemTime) -> bool {
+    begins <= later(now, CLOCK_SKEW)
+}
+
 /// Reads and writes a CA's secrets.
 #[derive(Debug)]
 pub(super) struct CaStore {
@@ -125,46 +150,94 @@ impl CaStore {
     }
 
     /// Loads what this state says. If the CA that signs is `known` already and its secrets are gone,
-    /// it is used as it is known, and the second result says so.
+    /// it is used as it is known. The second result says what is wrong although there is one that signs.
     pub(super) async fn load(
         &self,
         rotation: Rotation,
-        known: &Snapshot<Rotation>,
+        known: Option<&Snapshot<Stage>>,
         now: SystemTime,
-    ) -> Result<(Snapshot<Rotation>, Result<()>)> {
-        let (active, outcome) = match self.authority(rotation.active).await {
-            Ok(active) => (Arc::new(active), Ok(())),
-            Err(error)
-                if error.kind() == ErrorKind::NotFound && rotation.active == known.state.active =>
-            {
-                (Arc::clone(&known.active), Err(error))
+    ) -> Result<(Snapshot<Stage>, Result<()>)> {
+        let known = known.filter(|known| known.state.signs == rotation.active);
+        let (signs, active, trouble) = match (self.signer(&rotation, now).await, known) {
+            (Ok(signer), _) => (
+                signer.generation,
+                Arc::new(signer.authority),
+                signer.trouble,
+            ),
+            (Err(error), Some(known)) if error.kind() == ErrorKind::NotFound => {
+                (rotation.active, Arc::clone(&known.active), Err(error))
             }
-            Err(error) => return Err(error),
+            (Err(error), _) => return Err(error),
         };
-        Ok((self.snapshot(rotation, active, now).await?, outcome))
+        Ok((self.snapshot(rotation, signs, active, now).await?, trouble))
+    }
+
+    /// The generation that signs by this clock. One that has not begun replaces none that works: the clock of whoever
+    /// activated it was ahead, or ours is behind. In both cases what the former one signs ends before
+    /// its root is taken out.
+    async fn signer(&self, rotation: &Rotation, now: SystemTime) -> Result<Signer> {
+        let generation = rotation.active;
+        let authority = self.authority(generation).await?;
+        let begins = authority.validity.not_before();
+        if has_begun(begins, now) {
+            let trouble = Ok(());
+            return Ok(Signer {
+                generation,
+                authority,
+                trouble,
+            });
+        }
+        let alive = rotation.retiring.iter().rev().filter(|it| !it.is_over(now));
+        for former in alive {
+            let generation = former.generation;
+            let Some(former) = usable(self.authority(generation).await)? else {
+                continue;
+            };
+            if has_begun(former.validity.not_before(), now) && now < former.not_after {
+                let trouble = Err(not_begun(&authority, &former, begins));
+                return Ok(Signer {
+                    generation,
+                    authority: former,
+                    trouble,
+                });
+            }
+        }
+        let trouble = Ok(());
+        Ok(Signer {
+            generation,
+            authority,
+            trouble,
+        })
     }
 
     /// Loads what this state says, beside the CA that signs.
-    pub(super) async fn snapshot(
+    async fn snapshot(
         &self,
         rotation: Rotation,
+        signs: u32,
         active: Arc<Authority>,
         now: SystemTime,
-    ) -> Result<Snapshot<Rotation>> {
+    ) -> Result<Snapshot<Stage>> {
         let trust_domain = &self.settings.trust_domain;
         // One that does not sign now has nothing to prove; it may have to be replaced, or to wait.
         if active.validity.not_before() <= now && now < active.not_after {
             active.prove(trust_domain, now)?;
         }
         let mut roots = vec![active.root.as_ref().clone()];
+        let mut next_begins = None;
+        if signs != rotation.active {
+            let waits = self.authority(rotation.active).await?;
+            next_begins = Some(waits.validity.not_before());
+            roots.push(waits.root.as_ref().clone());
+        }
         // A next one that is unusable signs nothing yet; the CA that does must not stop because of
         // it. Activation refuses it, and preparation replaces it.
-        roots.extend(
-            self.next(&rotation)
-                .await?
-                .map(|next| next.root.as_ref().clone()),
-        );
-        for retiring in rotation.retiring.iter().filter(|one| !one.is_over(now)) {
+        if let Some(next) = self.next(&rotation).await? {
+            next_begins = Some(next.validity.not_before());
+            roots.push(next.root.as_ref().clone());
+        }
+        let retiring = rotation.retiring.iter();
+        for retiring in retiring.filter(|one| one.generation != signs && !one.is_over(now)) {
             let name = self
                 .settings
                 .secrets
@@ -176,7 +249,11 @@ impl CaStore {
             roots.extend(chain.into_iter().next_back().map(|(_, root)| root));
         }
         Ok(Snapshot {
-            state: rotation,
+            state: Stage {
+                rotation,
+                signs,
+                next_begins,
+            },
             active,
             bundle: TrustBundle::new(trust_domain.clone(), roots)?,
             loaded_at: now,
@@ -185,15 +262,9 @@ impl CaStore {
 
     /// Returns the next CA, if there is one that is neither damaged nor gone. A store that does not answer is an error.
     pub(super) async fn next(&self, rotation: &Rotation) -> Result<Option<Authority>> {
-        use ErrorKind::{InvalidConfig, NotFound, Unsupported};
-        let Some(next) = &rotation.next else {
-            return Ok(None);
-        };
-        match self.authority(next.generation).await {
-            Err(error) if matches!(error.kind(), InvalidConfig | NotFound | Unsupported) => {
-                Ok(None)
-            }
-            found => found.map(Some),
+        match &rotation.next {
+            Some(next) => usable(self.authority(next.generation).await),
+            None => Ok(None),
         }
     }
 
@@ -217,12 +288,8 @@ impl CaStore {
             let names = self.settings.secrets.generation(rotation.active)?;
             let lost = match self.find(&names).await? {
                 Found::Pair => {
-                    let active = self.authority(rotation.active).await?;
-                    return Ok(Loaded {
-                        rotation,
-                        active,
-                        is_new: false,
-                    });
+                    let new_root = None;
+                    return Ok(Loaded { rotation, new_root });
                 }
                 Found::Part(what) => Some(what),
                 Found::Nothing if expect != Expect::Absent => {
@@ -276,14 +343,10 @@ impl CaStore {
         let mark = || Ok(SecretValue::from("this CA is being made"));
         store.get_or_create(name, mark).await?;
         let rotation = Rotation::default();
-        let (active, is_new) = self.create(rotation.active, now).await?;
+        let new_root = self.create(rotation.active, now).await?;
         // Others may have done it. One that stays says nothing while the pair is complete.
         let _ = self.secrets.delete(name).await;
-        Ok(Loaded {
-            rotation,
-            active,
-            is_new,
-        })
+        Ok(Loaded { rotation, new_root })
     }
 
     /// Puts a CA of a new number in the place of one that is lost: the next one, if it was prepared.
@@ -298,7 +361,7 @@ impl CaStore {
             Some(next) if prepared => next.generation,
             _ => rotation.unused(),
         };
-        let (active, is_new) = self.create(generation, now).await?;
+        let new_root = self.create(generation, now).await?;
         let last_leaf = later(now, RELOAD_INTERVAL.saturating_add(rotation.longest_leaf()));
         let lost = Retiring {
             generation: rotation.active,
@@ -318,14 +381,11 @@ impl CaStore {
             }
         }
         self.secrets.write(&replaced, expect).await?;
-        Ok(Loaded {
-            rotation: replaced,
-            active,
-            is_new,
-        })
+        let rotation = replaced;
+        Ok(Loaded { rotation, new_root })
     }
 
-    /// One generation; made if there is none. Says whether it was made here.
+    /// Makes one generation if there is none. Gives back the root of one that was made here.
     ///
     /// The key comes first, and the certificate is derived from whichever key is in the store: of
     /// all who race to make a CA, every one stores a certificate for the same key.
@@ -333,7 +393,7 @@ impl CaStore {
         &self,
         generation: u32,
         now: SystemTime,
-    ) -> Result<(Authority, bool)> {
+    ) -> Result<Option<Arc<CertificateDer<'static>>>> {
         let names = self.settings.secrets.generation(generation)?;
         let store = &self.secrets.store;
         // A certificate without its key is a lost key: a new one would not fit it.
@@ -357,7 +417,7 @@ impl CaStore {
         };
         let certificate = store.get_or_create(&names.certificate, make).await?.value;
         let authority = read(&certificate, &key).map_err(|error| names.locate(error))?;
-        Ok((authority, made == Some(certificate)))
+        Ok((made == Some(certificate)).then_some(authority.root))
     }
 
     /// Stores the certificate of a generation if it is not there.
@@ -381,9 +441,8 @@ impl CaStore {
 /// The CA that signs.
 pub(super) struct Loaded {
     pub(super) rotation: Rotation,
-    pub(super) active: Authority,
-    /// Whether it was made here.
-    pub(super) is_new: bool,
+    /// The root of a CA that was made here.
+    pub(super) new_root: Option<Arc<CertificateDer<'static>>>,
 }
 
 /// What there is of a generation.
@@ -408,6 +467,24 @@ fn missing(names: &Generation, rotation: &SecretKey, existed: Option<String>) ->
         "{what} the secrets `{certificate}` and `{key}`, and `{rotation}` if the CA was ever rotated, or confirm a new CA with `Manager::confirm_new_ca` (without a manager: `CaSettings::with_new_ca(NewCa::Confirmed)`)"
     );
     Error::new(ErrorKind::NotFound, why)
+}
+
+/// `None` for a generation that is damaged or gone. A store that does not answer is an error.
+fn usable(found: Result<Authority>) -> Result<Option<Authority>> {
+    use ErrorKind::{InvalidConfig, NotFound, Unsupported};
+    match found {
+        Err(error) if matches!(error.kind(), InvalidConfig | NotFound | Unsupported) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The error of a CA that was activated before it begins.
+fn not_begun(active: &Authority, signs: &Authority, begins: SystemTime) -> Error {
+    let (active, signs, begins) = (&active.subject, &signs.subject, rfc3339(begins));
+    let why = format!(
+        "the CA `{active}` is to sign and begins only at {begins}, so `{signs}` signs until then: the clock of one of the control planes that share it is wrong; compare them"
+    );
+    Error::new(ErrorKind::InvalidConfig, why)
 }
 
 /// The error of a running CA whose secrets were deleted.

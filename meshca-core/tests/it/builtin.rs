@@ -17,10 +17,10 @@ use meshca_core::resource::{
     Bundled, BundledCa, IdentityProvider, MeshIdentity, Metadata, Resource,
 };
 use meshca_core::{
-    Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, DirSecretStore, Error,
-    ErrorKind, Expect, Issuer, IssuingCa, KeyType, MemorySecretStore, Observation, PrivateKey,
-    Proof, Result, Retry, SecretKey, SecretStore, SecretValue, SignedChain, Signer, SpiffeId,
-    StoredSecret, TrustBundle, Version,
+    CaRotation as _, Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock,
+    DirSecretStore, Error, ErrorKind, Expect, Issuer, IssuingCa, KeyType, MemorySecretStore,
+    Observation, PrivateKey, Proof, Result, Retry, SecretKey, SecretStore, SecretValue,
+    SignedChain, Signer, SpiffeId, StoredSecret, TrustBundle, Version,
 };
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, DnValue, IsCa, KeyUsagePurpose};
@@ -989,6 +989,10 @@ async fn a_ca_that_has_ended_can_be_replaced() {
     clock.advance(RELOAD_INTERVAL);
     issuer.activate_next().await.unwrap();
     issuer.issue(&spec(), &clock).await.unwrap();
+    // For as long as a clock may be wrong, it is kept.
+    issuer.retire().await.unwrap();
+    assert_eq!(issuer.trust_bundle().await.unwrap().roots().len(), 2);
+    clock.advance(DAY + 2 * HOUR);
     issuer.retire().await.unwrap();
     assert_eq!(issuer.trust_bundle().await.unwrap().roots().len(), 1);
 }
@@ -1301,6 +1305,66 @@ async fn a_ca_that_would_live_too_short_is_not_made() {
                 assert_eq!(error.kind(), ErrorKind::InvalidConfig);
                 assert!(error.to_string().contains("3600s at least"), "{error}");
             }
+        }
+    }
+}
+
+/// One of two replicas has its clock ahead, and takes the CA through its rotation. When its clock is right again, and at the other one all
+/// the time, the next CA begins only in the future.
+#[tokio::test]
+async fn a_generation_that_has_not_begun_replaces_none_that_works() {
+    let lifetime = 90 * DAY;
+    let years = 10 * 365 * DAY;
+    for (lifetime, ahead) in [
+        (lifetime, 85 * DAY),
+        (lifetime, 89 * DAY),
+        (years, 3650 * DAY),
+        (years, 4000 * DAY),
+    ] {
+        let store = Arc::new(MemorySecretStore::new());
+        let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+        let settings = || settings().with_lifetime(lifetime);
+        let (good, bad) = (FakeClock::new(), FakeClock::new());
+        let replica = load(settings(), shared(), &good).await.unwrap();
+        let first = replica.issue(&spec(), &good).await.unwrap();
+        let other = load(settings(), shared(), &bad).await.unwrap();
+        bad.advance(ahead);
+        for _ in 0..4 {
+            let step = other.rotation_due();
+            match step {
+                Some(step) => other.rotate(step).await.unwrap(),
+                None => break,
+            }
+            bad.advance(RELOAD_INTERVAL);
+        }
+        assert_ne!(
+            other.rotation_due(),
+            Some(RotationStep::Activate),
+            "{ahead:?}"
+        );
+
+        // Both are right now.
+        good.advance(HOUR);
+        bad.set(good.now());
+        let started = load(settings(), shared(), &good).await.unwrap();
+        for replica in [&replica, &other, &started] {
+            let told = replica.reload().await.err();
+            let told = told.unwrap_or_else(|| panic!("{ahead:?} {replica:?}"));
+            assert!(told.to_string().contains("clock"), "{told}");
+            let identity = replica.issue(&spec(), &good).await.unwrap();
+            assert_eq!(identity.certificate().root(), first.certificate().root());
+        }
+        // It heals by the ordinary rotation: there is a certificate in each hour.
+        let end = good.now() + lifetime.min(200 * DAY);
+        while good.now() < end {
+            good.advance(6 * HOUR);
+            if let Some(step) = replica.rotation_due() {
+                let _ = replica.rotate(step).await;
+            }
+            replica.issue(&spec(), &good).await.unwrap();
+        }
+        if lifetime < years {
+            replica.reload().await.unwrap();
         }
     }
 }

@@ -313,7 +313,8 @@ async fn a_ca_whose_secrets_are_deleted_is_replaced_by_its_next_one() {
     delete(&store, CERTIFICATE_2).await;
     delete(&store, KEY_2).await;
     clock.advance(RELOAD_INTERVAL);
-    issuer.prepare_next().await.unwrap_err();
+    issuer.prepare_next().await.unwrap();
+    issuer.reload().await.unwrap_err();
     assert_eq!(root_of(&issuer, &clock).await, old);
     clock.advance(RELOAD_INTERVAL);
     issuer.activate_next().await.unwrap();
