@@ -276,6 +276,26 @@ impl Manager {
         .await?
     }
 
+    /// Sets a CA up again, and asks it at once for all that waits after failures.
+    ///
+    /// Somebody has repaired it. Nobody need say so where resources or [secrets](Self::secrets_changed) were
+    /// changed for it, or other roots. Else a CA that answered with nothing of use is asked again
+    /// within the hour, by one workload: it may bill each answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](meshca_core::ErrorKind::NotFound) if the mesh or its CA is not known;
+    /// [`ErrorKind::Unavailable`](meshca_core::ErrorKind::Unavailable) when the driver has ended.
+    pub async fn try_now(&self, mesh: impl Into<String>, backend: &BackendKey) -> Result<()> {
+        let (mesh, backend) = (mesh.into(), backend.clone());
+        self.ask(|reply| Command::TryNow {
+            mesh,
+            backend,
+            reply,
+        })
+        .await?
+    }
+
     /// What a [`Plan`](crate::migration::Plan) asks for before its next step, as far as it is
     /// seen from here:
     ///

@@ -26,11 +26,12 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::Retry;
 
+use breaker::Breaker;
 use entry::{Entry, Phase, Timer, entry_phase};
 use lane::Lane;
 
 pub(crate) use entry::{Held, LaneId, Priority, Ticket};
-pub(crate) use event::{Action, Now, Outcome, Wake};
+pub(crate) use event::{Action, Fault, Now, Outcome, Wake};
 pub use options::ScheduleOptions;
 
 /// How far the wall clock may go back before certificates are looked at again: clocks are corrected by seconds all the time, and
@@ -229,7 +230,7 @@ impl Scheduler {
             _ if rests => {}
             Outcome::Discarded => self.enqueue(index, Priority::First),
             Outcome::Failed { .. } if again => self.enqueue(index, Priority::First),
-            Outcome::Failed { retry, .. } => self.back_off(index, retry, now),
+            Outcome::Failed { retry, fault } => self.back_off(index, (retry, fault), now),
         }
         true
     }
@@ -260,6 +261,8 @@ impl Scheduler {
         };
         entry.held = Some(held);
         entry.failures = 0;
+        entry.refused_after = 0;
+        entry.to_blame = false;
         match (again, entry.rests) {
             (true, _) => {
                 self.arm(index, held.late(), Timer::Late);
@@ -275,25 +278,57 @@ impl Scheduler {
         let Some(Some(lane)) = self.lanes.get_mut(id.0 as usize) else {
             return;
         };
-        if lane.finished(index, outcome, now.up, options, rng) {
-            self.wake_lane(id);
+        let mut to_blame = false;
+        if let (
+            Outcome::Failed {
+                fault: Fault::Refused,
+                ..
+            },
+            Some(entry),
+        ) = (outcome, self.entries.get_mut(index as usize))
+        {
+            let before = std::mem::replace(&mut entry.refused_after, lane.signed.max(1));
+            entry.to_blame |= before != 0 && before != entry.refused_after;
+            to_blame = entry.to_blame;
+        }
+        if lane.finished(index, outcome, to_blame, now.up, options, rng) {
+            self.wake_lane(id, false);
         }
         self.refresh(id);
     }
 
+    /// The issuer is another one, or somebody has seen to it: what it did before says nothing.
+    pub(crate) fn begin_anew(&mut self, id: LaneId) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.breaker = Breaker::default();
+        }
+        self.wake_lane(id, true);
+    }
+
     /// Whoever waits after a failure need not wait any longer: the issuer works, or is another one. The limit keeps them from coming
-    /// all at once.
-    pub(crate) fn wake_lane(&mut self, id: LaneId) {
-        let Some(lane) = self.lane_mut(id) else {
+    /// all at once. Those who are `to_blame` themselves are woken only if it is another one.
+    fn wake_lane(&mut self, id: LaneId, to_blame: bool) {
+        let (entries, lanes) = (&mut self.entries, &mut self.lanes);
+        let Some(Some(lane)) = lanes.get_mut(id.0 as usize) else {
             return;
         };
-        for (_, index) in std::mem::take(&mut lane.backoff) {
+        let woken = lane.backoff.extract_if(.., |(_, index)| {
+            let entry = entries.get_mut(*index as usize);
+            entry.is_none_or(|it| to_blame || !it.to_blame)
+        });
+        for (_, index) in woken.collect::<Vec<_>>() {
+            if let Some(entry) = self.entries.get_mut(index as usize) {
+                if to_blame {
+                    entry.refused_after = 0;
+                    entry.to_blame = false;
+                }
+            }
             self.enqueue(index, Priority::Renewal);
         }
         self.refresh(id);
     }
 
-    fn back_off(&mut self, index: u32, retry: Retry, now: Now) {
+    fn back_off(&mut self, index: u32, why: (Retry, Fault), now: Now) {
         let jitter = self.rng.f64();
         let Some(entry) = self.entries.get_mut(index as usize) else {
             return;
@@ -301,10 +336,16 @@ impl Scheduler {
         entry.failures = entry.failures.saturating_add(1);
         let left = |held: Held| held.not_after.duration_since(now.wall).ok();
         let left = entry.held.and_then(left);
-        let wait = self.options.wait(entry.failures, retry, left, jitter);
-        let until = now.up.saturating_add(wait);
-        entry.phase = Phase::Backoff { until };
+        let wait = self.options.wait(entry.failures, why, left, jitter);
+        let mut until = now.up.saturating_add(wait);
         let (lane, held) = (entry.lane, entry.held);
+        if let (_, Fault::Refused) = why {
+            let free = self.lane(lane).map(|it| it.breaker.may_be_refused_at());
+            until = until.max(free.unwrap_or_default());
+        }
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            entry.phase = Phase::Backoff { until };
+        }
         if let Some(lane) = self.lane_mut(lane) {
             lane.backoff.insert((until, index));
         }

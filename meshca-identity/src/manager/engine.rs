@@ -211,6 +211,13 @@ impl Engine {
             } => {
                 let _ = reply.send(self.confirm_new_ca(&mesh, &backend, &reason));
             }
+            Command::TryNow {
+                mesh,
+                backend,
+                reply,
+            } => {
+                let _ = reply.send(self.try_now(&mesh, &backend));
+            }
             Command::Stats { reply } => {
                 let _ = reply.send(self.stats());
             }

@@ -124,6 +124,11 @@ pub(crate) enum Command {
         reason: String,
         reply: oneshot::Sender<Result<()>>,
     },
+    TryNow {
+        mesh: String,
+        backend: BackendKey,
+        reply: oneshot::Sender<Result<()>>,
+    },
     Stats {
         reply: oneshot::Sender<Stats>,
     },

@@ -98,6 +98,10 @@ pub(super) struct Entry {
     pub(super) look_at: Option<SystemTime>,
     /// In a row; the backoff grows with them.
     pub(super) failures: u8,
+    /// How much the issuer had signed when it refused this one last; 0 if it did not.
+    pub(super) refused_after: u32,
+    /// It was refused, and again when others were not: the fault is its own.
+    pub(super) to_blame: bool,
     /// It was wanted again while it was in flight: what comes is not what is wanted any more.
     pub(super) again: bool,
     /// Nothing more is wanted: what is in flight is kept if it comes, and nothing follows it.
@@ -115,6 +119,8 @@ impl Entry {
             timer: None,
             look_at: None,
             failures: 0,
+            refused_after: 0,
+            to_blame: false,
             again: false,
             rests: false,
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use meshca_core::Retry;
+use meshca_core::{ErrorKind, Retry};
 
 use super::entry::{Held, Ticket};
 
@@ -33,14 +33,40 @@ pub(crate) enum Action {
     Expired(Ticket),
 }
 
+/// What a failure says about the issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing: what is wrong with one workload says nothing about the next.
+    Workload,
+    /// It answers, and the answer is of no use. It may bill each, and gives the next workload the same one, unless the fault is
+    /// that workload's after all.
+    Refused,
+    /// It does not answer, or cannot work now.
+    Unreachable,
+}
+
+impl Fault {
+    pub(crate) fn of(error: ErrorKind) -> Self {
+        match error {
+            ErrorKind::InvalidRequest => Self::Workload,
+            ErrorKind::BadResponse
+            | ErrorKind::Denied
+            | ErrorKind::InvalidConfig
+            | ErrorKind::NotFound
+            | ErrorKind::Unauthenticated
+            | ErrorKind::Unsupported => Self::Refused,
+            _ => Self::Unreachable,
+        }
+    }
+}
+
 /// The end of an [`Action::Issue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Issued(Held),
     Failed {
         retry: Retry,
-        /// Whether it may be the issuer's fault. What is wrong with one workload says nothing about the next.
-        issuer: bool,
+        fault: Fault,
     },
     /// It is not what is wanted any more, and that says nothing about the issuer.
     Discarded,

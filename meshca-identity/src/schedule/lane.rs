@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::breaker::Breaker;
 use super::entry::{Entry, Priority};
-use super::event::Outcome;
+use super::event::{Fault, Outcome};
 use super::options::ScheduleOptions;
 use super::queue::Queue;
 
@@ -21,6 +21,8 @@ pub(super) struct Lane {
     pub(super) backoff: BTreeSet<(Duration, u32)>,
     pub(super) breaker: Breaker,
     pub(super) paused: bool,
+    /// How much it has signed, from 1 on.
+    pub(super) signed: u32,
     starts: u32,
     /// What `Scheduler::wakes` has of it.
     pub(super) wake: Option<Duration>,
@@ -54,22 +56,33 @@ impl Lane {
         Some(next)
     }
 
-    /// Notes how a request ended. Returns `true` if that shows that the issuer has recovered.
+    /// Notes how a request ended, of a workload that may be `to_blame` if it is refused. Returns
+    /// `true` if that shows that the issuer has recovered.
     pub(super) fn finished(
         &mut self,
         index: u32,
         outcome: &Outcome,
+        to_blame: bool,
         up: Duration,
         options: &ScheduleOptions,
         rng: &mut fastrand::Rng,
     ) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if let Outcome::Issued(_) = outcome {
+            self.signed = self.signed.wrapping_add(1).max(1);
+        }
         match outcome {
             // An issuer that refuses one workload has answered as well.
-            Outcome::Issued(_) | Outcome::Failed { issuer: false, .. } => {
-                return self.breaker.succeeded();
-            }
-            Outcome::Failed { .. } => self.breaker.failed(index, up, options, rng),
+            Outcome::Issued(_)
+            | Outcome::Failed {
+                fault: Fault::Workload,
+                ..
+            } => return self.breaker.succeeded(),
+            Outcome::Failed {
+                fault: Fault::Refused,
+                ..
+            } if to_blame => self.breaker.refused_one(up),
+            Outcome::Failed { fault, .. } => self.breaker.failed(index, *fault, up, options, rng),
             Outcome::Discarded => self.breaker.unknown(),
         }
         false

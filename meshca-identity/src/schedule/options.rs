@@ -4,6 +4,21 @@ use std::time::Duration;
 
 use meshca_core::{RenewalPolicy, Retry};
 
+use super::event::Fault;
+
+/// How many requests an issuer may refuse in a day, before nothing is asked that it has refused: it may bill each.
+pub(super) const REFUSED_PER_DAY: usize = 24;
+
+/// The wait after a first refusal, and the longest.
+const REFUSED: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
+
+/// The wait after so many refusals before this one; `jitter` is from 1 to 1.5.
+pub(super) fn refused(times: u32, jitter: f64) -> Duration {
+    let [first, longest] = REFUSED;
+    let wait = first.saturating_mul(4u32.saturating_pow(times));
+    stretch(wait.min(longest.div_f64(1.5)), jitter)
+}
+
 /// The shortest wait, whatever the options say.
 const LEAST: Duration = Duration::from_millis(100);
 
@@ -20,7 +35,8 @@ pub struct ScheduleOptions {
     pub min_backoff: Duration,
     /// The longest wait.
     pub max_backoff: Duration,
-    /// How many different workloads fail in a row, at one issuer, before it is left alone.
+    /// How many different workloads fail in a row, at one issuer, before it is left alone. Two that it refuses are
+    /// enough.
     pub breaker_threshold: usize,
     /// The longest time between two probes of an issuer that is left alone.
     pub max_probe_interval: Duration,
@@ -30,6 +46,9 @@ impl Default for ScheduleOptions {
     /// Renewal between 50 % and 60 % of the lifetime, 16 requests at a time, backoff from 5
     /// seconds to 5 minutes, a breaker that opens at 10 failing workloads and probes after 5
     /// seconds to a minute.
+    ///
+    /// An issuer that answers, but with nothing that can be used, may bill each answer. From the second workload on that it
+    /// refuses, one finds out for all: after a minute, up to an hour, and 24 times a day at most.
     fn default() -> Self {
         Self {
             renewal: RenewalPolicy::default(),
@@ -61,7 +80,7 @@ impl ScheduleOptions {
     pub(super) fn wait(
         &self,
         times: u8,
-        retry: Retry,
+        (retry, fault): (Retry, Fault),
         left: Option<Duration>,
         jitter: f64,
     ) -> Duration {
@@ -69,14 +88,17 @@ impl ScheduleOptions {
         // Between 1 and 1.5.
         let jitter = 1.0 + jitter / 2.0;
         let doubled = self.doubled(u32::from(times.saturating_sub(1)));
-        let mut wait = stretch(doubled.min(max.div_f64(1.5)), jitter);
+        let mut wait = match fault {
+            Fault::Refused => refused(u32::from(times.saturating_sub(1)), jitter),
+            _ => stretch(doubled.min(max.div_f64(1.5)), jitter),
+        };
         // As the end comes nearer the tries come closer together.
         if let Some(left) = left {
             wait = wait.min((left / 4).max(min));
         }
         match retry {
             // The same request would fail again. The next one is new, but not before somebody has had time to change something.
-            Retry::Never => wait = stretch(max, jitter / 1.5),
+            Retry::Never if fault != Fault::Refused => wait = stretch(max, jitter / 1.5),
             Retry::After(least) => wait = wait.max(stretch(least, 1.0 + (jitter - 1.0) / 5.0)),
             _ => {}
         }

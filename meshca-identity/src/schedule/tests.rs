@@ -40,8 +40,8 @@ struct World {
     late: BTreeMap<usize, u32>,
     expired: BTreeMap<usize, u32>,
     most_in_flight: usize,
-    /// Whether the issuer fails at a time.
-    down: fn(Duration) -> bool,
+    /// How the issuer fails a workload at a time.
+    fails: fn(Duration, usize) -> Option<Fault>,
 }
 
 impl World {
@@ -59,7 +59,7 @@ impl World {
             late: BTreeMap::new(),
             expired: BTreeMap::new(),
             most_in_flight: 0,
-            down: |_| false,
+            fails: |_, _| None,
         }
     }
 
@@ -122,12 +122,13 @@ impl World {
             && at <= self.up
         {
             self.working.remove(&(at, index));
-            let outcome = if (self.down)(self.up) {
+            let outcome = if let Some(fault) = (self.fails)(self.up, index) {
                 self.failed.push((self.up, index));
-                Outcome::Failed {
-                    retry: Retry::Backoff,
-                    issuer: true,
-                }
+                let retry = match fault {
+                    Fault::Unreachable => Retry::Backoff,
+                    _ => Retry::Never,
+                };
+                Outcome::Failed { retry, fault }
             } else {
                 self.issued.entry(index).or_default().push(self.up);
                 Outcome::Issued(Held {
@@ -211,7 +212,8 @@ fn an_outage_of_forty_percent_costs_nobody_and_is_not_hammered() {
         world.add(lane, Priority::First);
     }
     // The worst time for it: it begins as the first is due and ends when little is left.
-    world.down = |up| (DAY.mul_f64(0.5)..DAY.mul_f64(0.9)).contains(&up);
+    world.fails =
+        |up, _| ((DAY.mul_f64(0.5)..DAY.mul_f64(0.9)).contains(&up)).then_some(Fault::Unreachable);
     world.run(2 * DAY);
     assert!(world.expired.is_empty(), "{:?}", world.expired);
     // One probe a minute, and those that were on their way when the breaker opened.
@@ -239,7 +241,8 @@ fn what_ends_without_a_successor_is_said_once_and_comes_back() {
     for _ in 0..100 {
         world.add(lane, Priority::First);
     }
-    world.down = |up| (DAY.mul_f64(0.4)..DAY.mul_f64(1.5)).contains(&up);
+    world.fails =
+        |up, _| ((DAY.mul_f64(0.4)..DAY.mul_f64(1.5)).contains(&up)).then_some(Fault::Unreachable);
     world.run(DAY.mul_f64(1.4));
     assert_eq!(world.expired.len(), 100);
     assert!(world.expired.values().all(|times| *times == 1));
@@ -283,7 +286,7 @@ fn no_options_and_no_lifetimes_make_a_loop() {
     let mut world = World::new(options);
     let lane = world.scheduler.open_lane();
     world.add(lane, Priority::First);
-    world.down = |_| true;
+    world.fails = |_, _| Some(Fault::Unreachable);
     world.run(Duration::from_secs(60));
     assert!(world.failed.len() <= 1000, "{}", world.failed.len());
 
@@ -484,7 +487,7 @@ fn waits_are_as_advised() {
             ticket,
             Outcome::Failed {
                 retry,
-                issuer: true,
+                fault: Fault::Unreachable,
             },
             now,
         );
@@ -499,7 +502,7 @@ fn waits_are_as_advised() {
             ticket,
             Outcome::Failed {
                 retry,
-                issuer: true,
+                fault: Fault::Unreachable,
             },
             now,
         );
@@ -522,7 +525,7 @@ fn backoff_doubles_up_to_five_minutes_and_is_spread() {
         assert_eq!(actions, [Action::Issue(ticket)]);
         let outcome = Outcome::Failed {
             retry: Retry::Backoff,
-            issuer: false,
+            fault: Fault::Workload,
         };
         scheduler.finished(ticket, outcome, Now { wall, up });
         let next = scheduler.next_wake().up.unwrap();
@@ -541,7 +544,7 @@ fn backoff_doubles_up_to_five_minutes_and_is_spread() {
 fn the_breaker_opens_at_ten_different_workloads_and_lets_one_try() {
     let mut world = World::new(ScheduleOptions::default());
     let lane = world.scheduler.open_lane();
-    world.down = |up| up < Duration::from_secs(600);
+    world.fails = |up, _| (up < Duration::from_secs(600)).then_some(Fault::Unreachable);
     // Nine may fail as often as they like.
     for _ in 0..9 {
         world.add(lane, Priority::First);
@@ -695,7 +698,7 @@ proptest! {
                         let fails = down[lanes.iter().position(|it| *it == lane).unwrap()];
                         let held = Held { issued_at: wall, not_after: wall + DAY };
                         let outcome = if fails {
-                            Outcome::Failed { retry: Retry::Backoff, issuer: true }
+                            Outcome::Failed { retry: Retry::Backoff, fault: Fault::Unreachable }
                         } else {
                             Outcome::Issued(held)
                         };
@@ -712,5 +715,71 @@ proptest! {
                 prop_assert!(until.is_some_and(|until| until > wall), "{ticket:?} has nothing");
             }
         }
+    }
+}
+
+/// Each refusal may have been signed, and billed.
+#[test]
+fn what_an_issuer_refuses_to_all_is_asked_for_24_times_a_day() {
+    for count in [1, 2, 50, 500] {
+        let mut world = World::new(ScheduleOptions::default());
+        let lane = world.scheduler.open_lane();
+        for _ in 0..count {
+            world.add(lane, Priority::First);
+        }
+        world.fails = |up, _| (up < 3 * DAY).then_some(Fault::Refused);
+        for day in 1..=3 {
+            let before = world.failed.len();
+            world.run(day * DAY);
+            let asked = world.failed.len() - before;
+            assert!((8..=24).contains(&asked), "{count}: {asked} on day {day}");
+        }
+        assert_eq!(world.issuances(), 0);
+        // Settings, secrets or somebody end the wait.
+        world.scheduler.begin_anew(lane);
+        world.run(3 * DAY + Duration::from_secs(60));
+        assert_eq!(world.issuances(), count);
+    }
+    // Nobody has told: it is found out within the hour by one, and then by all.
+    let mut world = World::new(ScheduleOptions::default());
+    let lane = world.scheduler.open_lane();
+    for _ in 0..50 {
+        world.add(lane, Priority::First);
+    }
+    world.fails = |up, _| (up < 2 * HOUR).then_some(Fault::Refused);
+    world.run(3 * HOUR + Duration::from_secs(60));
+    assert_eq!(world.issuances(), 50);
+}
+
+/// A role that allows the names of all others.
+#[test]
+fn those_that_are_refused_alone_hold_up_no_other() {
+    for refused in [1, 3, 10] {
+        let mut world = World::new(ScheduleOptions::default());
+        let lane = world.scheduler.open_lane();
+        for _ in 0..100 {
+            world.add(lane, Priority::First);
+        }
+        world.fails = match refused {
+            1 => |_, index| (index < 1).then_some(Fault::Refused),
+            3 => |_, index| (index < 3).then_some(Fault::Refused),
+            _ => |_, index| (index < 10).then_some(Fault::Refused),
+        };
+        world.run(HOUR);
+        assert_eq!(world.issuances(), 100 - refused, "within the hour");
+        for day in 1..=10 {
+            let before = world.failed.len();
+            world.run(day * DAY);
+            let asked = world.failed.len() - before;
+            assert!(asked <= 24 + refused, "{refused}: {asked} on day {day}");
+        }
+        assert!(
+            world
+                .late
+                .keys()
+                .chain(world.expired.keys())
+                .next()
+                .is_none()
+        );
     }
 }

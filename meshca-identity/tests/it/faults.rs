@@ -1153,3 +1153,43 @@ async fn a_mistake_in_a_mesh_trust_does_not_take_the_last_root_of_the_mesh() {
     apply(good).await.unwrap();
     assert_eq!(roots("partner.org"), 1);
 }
+
+/// It may bill each: AWS does.
+#[tokio::test(start_paused = true)]
+async fn a_ca_whose_answers_are_refused_is_not_asked_by_everybody() {
+    for (workloads, fault) in [
+        (1, Fault::WrongKey),
+        (50, Fault::ForeignChain),
+        (50, Fault::Error(ErrorKind::Denied)),
+    ] {
+        let world = World::with_ca(|_| {}).await;
+        let mut first = world.connect("first").await;
+        first.ready().await.unwrap();
+        let ca = world.cas.get("ca-a");
+        ca.issuer().misbehave(fault.clone());
+        let mut handles = Vec::new();
+        for n in 0..workloads {
+            handles.push(world.connect(&format!("w-{n}")).await);
+        }
+        let mut days = Vec::new();
+        for _ in 0..3 {
+            let before = ca.times_asked();
+            pass(DAY).await;
+            days.push(ca.times_asked() - before);
+        }
+        assert!(
+            days.iter().all(|asked| (6..=24).contains(asked)),
+            "{workloads} {fault:?}: {days:?}"
+        );
+        ca.issuer().behave();
+        let backend = meshca_identity::BackendKey::Modern("id".to_owned());
+        world.manager.try_now("default", &backend).await.unwrap();
+        pass(S).await;
+        for handle in &handles {
+            assert_eq!(handle.health(), Health::Fresh, "{workloads} {fault:?}");
+        }
+        let unknown = meshca_identity::BackendKey::Modern("other".to_owned());
+        let error = world.manager.try_now("default", &unknown).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

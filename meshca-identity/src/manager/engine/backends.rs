@@ -158,6 +158,9 @@ impl Engine {
         for mesh in self.meshes.iter_mut() {
             for backend in mesh.backends.values_mut() {
                 backend.life.secrets_changed(told, up);
+                if told {
+                    self.scheduler.begin_anew(backend.lane);
+                }
             }
         }
         self.clockwork.wake_by(up);
@@ -214,17 +217,12 @@ impl Engine {
     ) -> Result<()> {
         let now = self.clockwork.now();
         let (id, found) = self.meshes.find(mesh)?;
-        let life = found.backends.get(backend).map(|it| &it.life);
-        let refused = match life {
-            None => Some((ErrorKind::NotFound, "the mesh has no such CA")),
-            Some(life) if life.issuer().is_some() && life.error().is_none() => {
-                let why = "the CA works: there is nothing to confirm";
-                Some((ErrorKind::InvalidRequest, why))
-            }
-            Some(_) => None,
-        };
-        if let Some((kind, why)) = refused {
-            let error = Error::new(kind, why).with_context("mesh", mesh.to_owned());
+        let found = found.backends.get(backend);
+        let life = &found.ok_or_else(|| no_such_ca(mesh, backend))?.life;
+        if life.issuer().is_some() && life.error().is_none() {
+            let why = "the CA works: there is nothing to confirm";
+            let error = Error::new(ErrorKind::InvalidRequest, why);
+            let error = error.with_context("mesh", mesh.to_owned());
             return Err(error.with_context("backend", backend));
         }
         tracing::warn!(mesh, %backend, reason, "a new CA was confirmed in the place of one that is lost");
@@ -238,6 +236,20 @@ impl Engine {
             backend.confirmed = true;
             backend.life.set_up_again(now.up);
         }
+        self.look_after(id);
+        Ok(())
+    }
+
+    /// Somebody has seen to a CA: nothing that failed is waited for.
+    pub(super) fn try_now(&mut self, mesh: &str, backend: &BackendKey) -> Result<()> {
+        let up = self.clockwork.now().up;
+        let (id, _) = self.meshes.find(mesh)?;
+        let found = self.meshes.get_mut(id);
+        let found = found.and_then(|mesh| mesh.backends.get_mut(backend));
+        let found = found.ok_or_else(|| no_such_ca(mesh, backend))?;
+        let lane = found.lane;
+        found.life.set_up_again(up);
+        self.scheduler.begin_anew(lane);
         self.look_after(id);
         Ok(())
     }
@@ -287,7 +299,7 @@ impl Engine {
                 }
                 Effect::Publish if published => {}
                 Effect::Publish => self.publish(ca.mesh, now),
-                Effect::Resume => self.scheduler.wake_lane(lane),
+                Effect::Resume => self.scheduler.begin_anew(lane),
                 Effect::Review => self.review_mesh(ca.mesh),
                 Effect::Ready => {
                     let found = self.meshes.get(ca.mesh);
@@ -393,7 +405,7 @@ impl Engine {
             .signs_under
             .take_if(|root| changed && !bundle.contains(root.der()));
         backend.bundle = Some(bundle.clone());
-        let distributed = backend.wanted.distributed;
+        let (distributed, lane) = (backend.wanted.distributed, backend.lane);
         if let Some(record) = record {
             for (_, used) in mesh.recorded.claims.others(&record) {
                 mesh.ledger.share(used);
@@ -405,6 +417,8 @@ impl Engine {
             false => mesh.ledger.unset(&origin),
         }
         if changed {
+            // What it signed may have been refused for its root.
+            self.scheduler.begin_anew(lane);
             self.publish(ca.mesh, now);
             self.reissue_those_without_root(ca);
             if !distributed {
@@ -414,4 +428,10 @@ impl Engine {
         }
         changed
     }
+}
+
+fn no_such_ca(mesh: &str, backend: &BackendKey) -> Error {
+    let error = Error::new(ErrorKind::NotFound, "the mesh has no such CA");
+    let error = error.with_context("mesh", mesh.to_owned());
+    error.with_context("backend", backend)
 }

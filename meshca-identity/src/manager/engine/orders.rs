@@ -15,7 +15,7 @@ use crate::manager::ids::CaRef;
 use crate::manager::job::{self, Answer, Batch, Order, Roots};
 use crate::manager::outbox::Later;
 use crate::manager::workloads::{Tracked, held};
-use crate::schedule::{LaneId, Now, Outcome, Ticket};
+use crate::schedule::{Fault, LaneId, Now, Outcome, Ticket};
 use crate::select::Unready;
 
 impl Engine {
@@ -359,7 +359,7 @@ impl Engine {
     fn failed(&mut self, ticket: Ticket, ca: &CaRef, want: u64, error: &Error, now: Now) {
         let outcome = Outcome::Failed {
             retry: error.retry(),
-            issuer: error.kind() != ErrorKind::InvalidRequest,
+            fault: Fault::of(error.kind()),
         };
         self.scheduler.finished(ticket, outcome, now);
         let Some(tracked) = self.workloads.get(ticket) else {
