@@ -135,7 +135,9 @@ impl Manager {
         .await?
     }
 
-    /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new.
+    /// The mesh is gone. Its workloads keep what they hold until it ends, and get nothing new: a mesh
+    /// of the same name may be somebody else's, and their [handles](Handle::is_removed) are not taken over by it. A mesh that was
+    /// removed by mistake is applied again; its proxies connect again, and what they held stays valid and trusted.
     ///
     /// # Errors
     ///

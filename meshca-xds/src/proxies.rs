@@ -114,7 +114,7 @@ impl Proxies {
     fn entry(self: &Arc<Self>, id: &ProxyId, workload: Workload) -> Arc<Entry> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(id).and_then(Weak::upgrade) {
-            if *entry.workload == workload {
+            if *entry.workload == workload && !entry.is_removed() {
                 return entry;
             }
             entry.superseded.store(true, Ordering::SeqCst);
@@ -158,6 +158,14 @@ impl Proxies {
             served.peek().is_some()
                 && served.all(|it| it.is_some() && it.as_deref() == current.as_deref()),
         )
+    }
+}
+
+impl Entry {
+    /// Whether its mesh was removed, so that a stream of now is of another one.
+    fn is_removed(&self) -> bool {
+        let connected = self.connected.get();
+        connected.is_some_and(|it| it.handle.is_removed())
     }
 }
 

@@ -327,7 +327,10 @@ impl<P: Protocol> Session<P> {
                     }
                 },
                 changed = self.member.handle.changed() => {
-                    changed.map_err(|_| Status::unavailable("the control plane is going down"))?;
+                    changed.map_err(|error| match error.kind() {
+                        ErrorKind::NotFound => Status::unavailable("the mesh was removed"),
+                        _ => Status::unavailable("the control plane is going down"),
+                    })?;
                     let Member { handle, .. } = &self.member;
                     self.secrets.update(handle, self.member.workload(), &self.shared.meshes);
                 }

@@ -20,6 +20,8 @@ pub(crate) struct WorkloadCell {
     error: ArcSwapOption<Error>,
     health: AtomicU8,
     assignment: AtomicU8,
+    /// The trust when the mesh was removed: it gets no other one.
+    removed: ArcSwapOption<PublishedTrust>,
     pub(crate) signal: Signal,
 }
 
@@ -88,6 +90,21 @@ impl WorkloadCell {
     /// Says whether that is news.
     pub(crate) fn set_assignment(&self, assignment: Assignment) -> bool {
         self.assignment.swap(assignment as u8, Ordering::AcqRel) != assignment as u8
+    }
+
+    /// The mesh is gone: a mesh that comes under its name is another one.
+    pub(crate) fn remove(&self, trust: Arc<PublishedTrust>) {
+        self.removed.store(Some(trust));
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load().is_some()
+    }
+
+    /// Whom it trusts, by what its mesh publishes.
+    pub(crate) fn trust(&self, mesh: &MeshCell) -> Arc<PublishedTrust> {
+        let removed = self.removed.load_full();
+        removed.unwrap_or_else(|| mesh.trust.load_full())
     }
 
     /// Tells all who wait that something of this is new.

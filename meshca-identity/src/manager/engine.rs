@@ -299,6 +299,7 @@ impl Engine {
     fn remove_mesh(&mut self, name: &str) -> Result<()> {
         let (id, _) = self.meshes.find(name)?;
         let now = self.clockwork.now();
+        self.leave_behind(id);
         let Some(mesh) = self.meshes.get_mut(id) else {
             return Ok(());
         };
@@ -310,7 +311,6 @@ impl Engine {
             mesh.ledger.unset(&origin);
         }
         let keys: Vec<BackendKey> = mesh.backends.keys().cloned().collect();
-        self.review_mesh(id);
         for key in keys {
             self.drop_backend(id, &key);
         }

@@ -22,6 +22,10 @@ use crate::{Acknowledged, BackendKey, Credentials, MeshResources, TrustBundles, 
 /// noticed to be dead – share one identity, and so do clones of one, each of which waits for [changes](Self::changed) on its own. After
 /// the last one is dropped the identity is kept for the time that [`ManagerOptions::linger`](super::ManagerOptions::linger) says, and is
 /// then forgotten.
+///
+/// A handle belongs to one life of its mesh. After [`remove_mesh`](super::Manager::remove_mesh) it gets nothing new, also if a
+/// mesh of that name is applied again: that may be somebody else's. End the connection of the proxy, see anew who it is
+/// when it comes back, and connect it again.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) connection: Arc<Connection>,
@@ -43,7 +47,13 @@ impl Handle {
 
     /// Whom it trusts. What its own peers present is always in it: roots are published before they are used.
     pub fn trust(&self) -> Arc<TrustBundles> {
-        Arc::clone(&self.connection.mesh.trust.load().bundles)
+        let Connection { cell, mesh, .. } = &*self.connection;
+        Arc::clone(&cell.trust(mesh).bundles)
+    }
+
+    /// Whether its mesh was removed: it gets nothing new, ever.
+    pub fn is_removed(&self) -> bool {
+        self.connection.cell.is_removed()
     }
 
     /// Identity and trust together, as a TLS library needs them; `None` without an identity.
@@ -89,7 +99,8 @@ impl Handle {
     /// The version of [`trust`](Self::trust), for [`acknowledge`](Self::acknowledge). Read it
     /// **before** the trust that is sent.
     pub fn trust_version(&self) -> TrustVersion {
-        self.connection.mesh.trust.load().version
+        let Connection { cell, mesh, .. } = &*self.connection;
+        cell.trust(mesh).version
     }
 
     /// How it is doing, by the clock.
@@ -120,6 +131,7 @@ impl Handle {
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::NotFound`] when its mesh [was removed](Self::is_removed), and
     /// [`ErrorKind::Unavailable`] when the driver has ended: nothing will change any more.
     pub async fn changed(&mut self) -> Result<()> {
         changed(
@@ -137,8 +149,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if none is issued for it here ([`Assignment::Agent`], [`Assignment::Nobody`]); that the driver has
-    /// ended. A CA that fails is no error, it is waited for: see [`error`](Self::error).
+    /// [`ErrorKind::Unsupported`] if none is issued for it here ([`Assignment::Agent`], [`Assignment::Nobody`]); those of
+    /// [`changed`](Self::changed). A CA that fails is no error, it is waited for: see [`error`](Self::error).
     pub async fn ready(&mut self) -> Result<Arc<Identity>> {
         loop {
             if let Some(identity) = self.identity()
@@ -220,7 +232,7 @@ fn credentials(cell: &WorkloadCell, mesh: &MeshCell) -> Option<Credentials> {
     let identity = cell.identity()?;
     Some(Credentials::new(
         identity,
-        Arc::clone(&mesh.trust.load().bundles),
+        Arc::clone(&cell.trust(mesh).bundles),
     ))
 }
 
@@ -241,9 +253,18 @@ async fn changed(
     mesh: &MeshCell,
     seen: &mut [u64; 2],
 ) -> Result<()> {
-    match news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await {
-        true => Ok(()),
-        false => Err(ended()),
+    let told = match cell.is_removed() {
+        true => true,
+        false => news(&cell.signal, Some(&mesh.signal), seen, &shared.closed).await,
+    };
+    match (told, cell.is_removed()) {
+        (_, true) => Err(Error::new(
+            ErrorKind::NotFound,
+            "its mesh was removed: connect it again, after having seen who it is",
+        )
+        .with_context("mesh", mesh.name.clone())),
+        (true, false) => Ok(()),
+        (false, false) => Err(ended()),
     }
 }
 

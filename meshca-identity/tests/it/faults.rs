@@ -841,6 +841,14 @@ async fn fuzz(seed: u64, acks: bool) -> std::result::Result<(), String> {
                     None => {
                         let _ = world.manager.remove_mesh("default").await;
                         trace.push(107);
+                        // Their connections are ended.
+                        for (n, h) in &mut hs {
+                            if h.is_removed() {
+                                let (name, workload) = (format!("w-{n}"), wl(*n, 0));
+                                let again = world.manager.connect("default", name, workload);
+                                *h = again.await.unwrap();
+                            }
+                        }
                     }
                 }
             }
@@ -1192,4 +1200,62 @@ async fn a_ca_whose_answers_are_refused_is_not_asked_by_everybody() {
         let error = world.manager.try_now("default", &unknown).await;
         assert_eq!(error.unwrap_err().kind(), ErrorKind::NotFound);
     }
+}
+
+/// A hosted control plane: the next mesh of a name is another tenant's.
+#[tokio::test(start_paused = true)]
+async fn a_handle_gets_nothing_of_a_mesh_that_comes_under_the_name_of_its_own() {
+    let world = World::with_ca(|_| {}).await;
+    let mut old = world.connect("w").await;
+    let waits = world.connect("w").await;
+    let held = old.ready().await.unwrap();
+    let (trust, version) = (old.trust(), old.trust_version());
+    let mut waits = tokio::spawn({
+        let mut waits = waits;
+        async move {
+            loop {
+                if let Err(error) = waits.changed().await {
+                    return error;
+                }
+            }
+        }
+    });
+    pass(S).await;
+    world.manager.remove_mesh("default").await.unwrap();
+    assert!(old.is_removed());
+    let told = tokio::time::timeout(S, &mut waits).await.unwrap().unwrap();
+    assert_eq!(told.kind(), ErrorKind::NotFound);
+    assert!(told.to_string().contains("removed"), "{told}");
+
+    // By mistake: what is held stays valid and trusted by those who connect again, and is nobody else's.
+    let again = OFF.to_owned() + &identity("id", "ca-a");
+    world.apply(&again).await;
+    let mut new = world.connect("w").await;
+    let anew = new.ready().await.unwrap();
+    assert!(!new.is_removed());
+    assert_ne!(anew.certificate().serial(), held.certificate().serial());
+    let domain = held.certificate().spiffe_id().trust_domain();
+    let root = held.certificate().root().der();
+    assert!(new.trust().get(domain).unwrap().contains(root));
+
+    for day in 1..=3 {
+        pass(DAY).await;
+        let now = old.identity().unwrap();
+        assert!(Arc::ptr_eq(&now, &held), "day {day}");
+        assert_eq!(old.trust_version(), version);
+        assert!(Arc::ptr_eq(&old.trust(), &trust));
+        assert_eq!(old.changed().await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    assert_eq!(old.health(), Health::Expired);
+    assert_eq!(new.health(), Health::Fresh);
+    old.update(workload("w"));
+    old.acknowledge(new.trust_version());
+    pass(DAY).await;
+    assert!(Arc::ptr_eq(&old.identity().unwrap(), &held));
+    // One that waited for its first identity waits for ever.
+    world.manager.remove_mesh("default").await.unwrap();
+    let mut early = world.connect("early").await;
+    world.manager.remove_mesh("default").await.unwrap();
+    world.apply(&again).await;
+    assert_eq!(early.ready().await.unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -519,3 +519,26 @@ async fn settings_hold_in_whatever_order_they_are_made() {
     }
     world.stop().await;
 }
+
+/// The next mesh of its name may be another tenant's.
+#[tokio::test]
+async fn the_streams_of_a_mesh_that_is_removed_end() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut web = world.sotw("web").await;
+    let before = take(&mut web, &["default", "ALL"]).await;
+    world.manager.remove_mesh("default").await.unwrap();
+    let ended = loop {
+        match web.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), tonic::Code::Unavailable);
+    assert_eq!(ended.message(), "the mesh was removed");
+    world.apply(MODERN).await;
+    let mut again = world.sotw("web").await;
+    let after = take(&mut again, &["default", "ALL"]).await;
+    assert_ne!(after["default"], before["default"], "another key");
+    world.stop().await;
+}

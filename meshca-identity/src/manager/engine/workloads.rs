@@ -39,7 +39,17 @@ impl Engine {
         handle: bool,
     ) -> (Ticket, Arc<WorkloadCell>) {
         let up = self.clockwork.now().up;
-        let known = self.workloads.named(mesh, &name);
+        let named = self.workloads.named(mesh, &name);
+        let is_of_before =
+            |ticket: &Ticket| self.workloads.get(*ticket).is_some_and(|it| it.removed);
+        let (before, known) = match named.filter(is_of_before) {
+            Some(before) => (Some(before), None),
+            None => (None, named),
+        };
+        if let Some(before) = before {
+            // Whoever had this name in a mesh that was removed has what it holds.
+            self.forget(before);
+        }
         let ticket = match known {
             Some(ticket) => {
                 // Who is only expected says nothing about who is there.
@@ -68,6 +78,7 @@ impl Engine {
                     from: self.lanes.idle,
                     under: None,
                     acknowledged: Acknowledged::Nothing,
+                    removed: false,
                     lingers: None,
                 });
                 self.review(ticket);
@@ -231,6 +242,9 @@ impl Engine {
 
     pub(super) fn target(&self, tracked: &Tracked) -> Target {
         let waits = |why: &str| Target::Wait(why.to_owned());
+        if tracked.removed {
+            return waits("its mesh was removed: it has to connect again");
+        }
         let Some(mesh) = self.meshes.get(tracked.mesh) else {
             return waits("its mesh is gone");
         };
@@ -361,6 +375,29 @@ impl Engine {
         let healthy = cell.set_health(Health::Pending);
         if cell.set_assignment(assignment) || before.is_some() || healthy {
             cell.announce();
+        }
+    }
+
+    /// The workloads of a mesh that is removed keep what they hold. They are forgotten as if they had lost their
+    /// connection, which is to be ended.
+    pub(super) fn leave_behind(&mut self, id: MeshId) {
+        let Some(cell) = self.meshes.cell(id) else {
+            return;
+        };
+        let trust = cell.trust.load_full();
+        let until = self
+            .clockwork
+            .now()
+            .up
+            .saturating_add(self.setup.options.linger);
+        for ticket in self.workloads.tickets(id, |it| !it.removed) {
+            self.workloads.linger(ticket, Some(until));
+            if let Some(tracked) = self.workloads.get_mut(ticket) {
+                tracked.removed = true;
+                tracked.cell.remove(Arc::clone(&trust));
+                tracked.cell.announce();
+            }
+            self.review(ticket);
         }
     }
 
