@@ -2,6 +2,7 @@
 //! event. Nothing in here waits.
 
 mod backends;
+mod laggards;
 mod orders;
 mod records;
 mod workloads;
@@ -129,6 +130,7 @@ impl Engine {
         for id in ids {
             self.look_after(id);
             self.publish_if_due(id, now);
+            self.watch_laggards(id, now);
             self.warn_of_roots(id, now);
             self.expect_back(id, now);
             self.store_record(id, now);
@@ -211,6 +213,8 @@ impl Engine {
             } => {
                 let _ = reply.send(self.confirm_new_ca(&mesh, &backend, &reason));
             }
+            Command::Sent { ticket, version } => self.sent(ticket, version),
+            Command::Rejected { ticket, version } => self.rejected(ticket, version),
             Command::TryNow {
                 mesh,
                 backend,

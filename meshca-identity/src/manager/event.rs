@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use meshca_core::{Error, RotationStep, SpiffeId, TrustDomain};
 
-use crate::{BackendKey, TrustVersion};
+use crate::{Acknowledged, BackendKey, TrustVersion};
 
 /// Is told what happens. Called by the driver itself, which waits: hand on what takes time. A panic in here is logged, and harms nobody else.
 ///
@@ -107,6 +107,38 @@ pub enum Event<'a> {
         mesh: &'a str,
         /// The name that it connected under.
         workload: &'a str,
+    },
+    /// A proxy has not acknowledged the trust of its mesh for a minute. Before a CA uses a new root, it is waited
+    /// for. Told once for each version, of a hundred proxies at most.
+    #[display("{mesh}/{workload} has acknowledged {acknowledged} of the trust, and not {version}")]
+    #[non_exhaustive]
+    ProxyLags {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+        /// All that it has acknowledged.
+        acknowledged: Acknowledged,
+        /// The version that it has not.
+        version: TrustVersion,
+    },
+    /// A CA uses a new root without a proxy that does not answer: others would have lost what they hold. See
+    /// [`ManagerOptions::release_laggards_at`](super::ManagerOptions::release_laggards_at).
+    #[display(
+        "{mesh}/{workload} is left behind: {backend} uses a new root, and it has acknowledged {acknowledged} and not {needed}"
+    )]
+    #[non_exhaustive]
+    ProxyReleased {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// All that it has acknowledged.
+        acknowledged: Acknowledged,
+        /// What it would have had to acknowledge.
+        needed: Acknowledged,
     },
     /// A CA is ready.
     #[display("{mesh}: {backend} is ready")]
@@ -245,6 +277,8 @@ impl<'a> Event<'a> {
             Self::Failing { .. } => "failing",
             Self::Stale { .. } => "stale",
             Self::Expired { .. } => "expired",
+            Self::ProxyLags { .. } => "proxy_lags",
+            Self::ProxyReleased { .. } => "proxy_released",
             Self::BackendReady { .. } => "backend_ready",
             Self::BackendFailing { .. } => "backend_failing",
             Self::Rotated { .. } => "rotated",
@@ -267,6 +301,8 @@ impl<'a> Event<'a> {
             | Self::Failing { mesh, .. }
             | Self::Stale { mesh, .. }
             | Self::Expired { mesh, .. }
+            | Self::ProxyLags { mesh, .. }
+            | Self::ProxyReleased { mesh, .. }
             | Self::BackendReady { mesh, .. }
             | Self::BackendFailing { mesh, .. }
             | Self::Rotated { mesh, .. }
@@ -288,6 +324,8 @@ impl<'a> Event<'a> {
             | Self::Renewed { workload, .. }
             | Self::Failing { workload, .. }
             | Self::Stale { workload, .. }
+            | Self::ProxyLags { workload, .. }
+            | Self::ProxyReleased { workload, .. }
             | Self::Expired { workload, .. } => Some(workload),
             _ => None,
         }
@@ -299,6 +337,7 @@ impl<'a> Event<'a> {
             Self::Issued { backend, .. }
             | Self::Renewed { backend, .. }
             | Self::Failing { backend, .. }
+            | Self::ProxyReleased { backend, .. }
             | Self::BackendReady { backend, .. }
             | Self::BackendFailing { backend, .. }
             | Self::CaCreated { backend, .. }

@@ -1,6 +1,6 @@
 //! Whether proxies trust a root: the answer that every new root waits for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use meshca_core::{TrustBundle, TrustRoot};
@@ -20,7 +20,14 @@ pub(super) struct Gate {
     pub(super) broken_glass: bool,
     /// Until when proxies are expected back that a control plane before this one has served.
     pub(super) returning: Option<Duration>,
+    /// The version that was published last, since when, and whether those who lag were named.
+    watched: Option<(TrustVersion, Duration, bool)>,
+    /// The newest versions that a proxy has refused.
+    rejected: BTreeSet<TrustVersion>,
 }
+
+/// How many refused versions are remembered.
+const REJECTED: usize = 64;
 
 impl Gate {
     pub(super) fn new(acknowledgements: bool) -> Self {
@@ -29,7 +36,43 @@ impl Gate {
             acks: BTreeMap::new(),
             broken_glass: false,
             returning: None,
+            watched: None,
+            rejected: BTreeSet::new(),
         }
+    }
+
+    /// `Ok` once for each version, when those who have not acknowledged it for this long are to be named; before that, when that
+    /// is.
+    pub(super) fn news_of(
+        &mut self,
+        version: TrustVersion,
+        up: Duration,
+        after: Duration,
+    ) -> Option<Result<(), Duration>> {
+        let watched = self.watched.filter(|(known, ..)| *known == version);
+        let (_, since, named) = watched.unwrap_or((version, up, false));
+        let at = since.saturating_add(after);
+        let is_time = at <= up;
+        self.watched = Some((version, since, named || is_time));
+        match (named, is_time) {
+            (true, _) => None,
+            (false, true) => Some(Ok(())),
+            (false, false) => Some(Err(at)),
+        }
+    }
+
+    /// A proxy has refused this.
+    pub(super) fn reject(&mut self, version: TrustVersion) {
+        self.rejected.insert(version);
+        if self.rejected.len() > REJECTED {
+            self.rejected.pop_first();
+        }
+    }
+
+    /// Whether a proxy has refused something that has the roots which this one has.
+    pub(super) fn is_rejected_since(&self, since: Acknowledged) -> bool {
+        let last = self.rejected.last().copied();
+        last.is_some_and(|last| Acknowledged::Version(last) >= since)
     }
 
     /// Counts what a proxy has acknowledged, instead of what it had before. Says whether the gate
@@ -88,7 +131,7 @@ impl Gate {
 }
 
 /// What the proxies of a mesh have acknowledged: that every proxy trusts a root is a fact, and
-/// not a delay.
+/// not a delay. Who is [left behind](super::ManagerOptions::release_laggards_at) counts as one that has acknowledged nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TrustGate {

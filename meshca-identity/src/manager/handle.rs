@@ -203,6 +203,27 @@ impl Handle {
         });
     }
 
+    /// Records that the proxy was sent trust of this [version](Self::trust_version), over a connection that is there
+    /// for as long as a handle is.
+    ///
+    /// Only a proxy of which this is known is ever
+    /// [left behind](super::ManagerOptions::release_laggards_at).
+    pub fn sent(&self, version: TrustVersion) {
+        let ticket = self.connection.ticket;
+        self.connection
+            .shared
+            .send(Command::Sent { ticket, version });
+    }
+
+    /// Records that the proxy has refused trust of this [version](Self::trust_version), and goes on with what it had
+    /// before. Nobody is left behind for a root that came with it or after it.
+    pub fn rejected(&self, version: TrustVersion) {
+        let ticket = self.connection.ticket;
+        self.connection
+            .shared
+            .send(Command::Rejected { ticket, version });
+    }
+
     /// What was selected for it, and why.
     ///
     /// # Errors

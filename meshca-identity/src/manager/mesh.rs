@@ -182,9 +182,12 @@ impl Mesh {
         if backend.life.signer().is_none() || backend.reach.refused.is_some() {
             return false;
         }
-        if self.gate.is_off() {
-            return true;
-        }
+        self.gate.is_off() || { self.signs_under(backend) }
+            .is_some_and(|it| self.gate.is_open_for(&it, &self.ledger))
+    }
+
+    /// The roots that a CA may sign under next, as far as can be told.
+    pub(super) fn signs_under(&self, backend: &Backend) -> Option<TrustBundle> {
         let domain = &backend.wanted.trust_domain;
         let known = |root: &&TrustRoot| self.ledger.holds(domain, root);
         // It signs under the root that it signed under last, as far as the manager can tell; else
@@ -202,8 +205,7 @@ impl Mesh {
             }
         };
         let der = under.into_iter().map(|root| root.der().clone());
-        TrustBundle::new(domain.clone(), der)
-            .is_ok_and(|under| self.gate.is_open_for(&under, &self.ledger))
+        TrustBundle::new(domain.clone(), der).ok()
     }
 
     /// Gives what is known to all who read it.

@@ -43,6 +43,15 @@ pub struct ManagerOptions {
     /// into use. With it nothing is signed under a new root before each of them has; without it,
     /// publishing comes first and that is all. Off.
     pub acknowledgements: bool,
+    /// The part of a certificate's lifetime after which a new root is used without proxies that do not
+    /// acknowledge it, if a certificate that old cannot be renewed otherwise; `None`: never. 0.8.
+    ///
+    /// One proxy that is stuck, or hostile, would cost all others what they hold. It is left behind only if it is
+    /// connected, [was sent](crate::Handle::sent) the root and has not answered, if no proxy has [refused](crate::Handle::rejected) it, and
+    /// if those left behind are a twentieth of the mesh at most, or one. Each is
+    /// [named](crate::manager::Event::ProxyReleased). While a CA still signs under a root that all trust, nobody is; and a plan for
+    /// moving a mesh waits for everybody.
+    pub release_laggards_at: Option<f64>,
     /// How long before its end a root is [warned](crate::manager::Event::RootEnding) of. 30 days.
     pub root_warning: Duration,
     /// Whether chains may end in an intermediate, as they may for rustls and Go. **Envoy accepts no
@@ -67,6 +76,7 @@ impl ManagerOptions {
             trust_refresh: Duration::from_secs(30),
             request_timeout: Duration::from_secs(60),
             acknowledgements: false,
+            release_laggards_at: Some(0.8),
             root_warning: Duration::from_secs(30 * 24 * 3600),
             allow_partial_chains: false,
             local_sources: LocalSources::default(),

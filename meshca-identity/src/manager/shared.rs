@@ -16,7 +16,7 @@ use super::primitives::{AtomicBool, Ordering};
 use crate::migration::Observed;
 use crate::schedule::Ticket;
 use crate::select::Selection;
-use crate::{Acknowledged, BackendKey, MeshResources};
+use crate::{Acknowledged, BackendKey, MeshResources, TrustVersion};
 
 /// Everything that handles and the driver share.
 pub(crate) struct Shared {
@@ -99,6 +99,14 @@ pub(crate) enum Command {
     Acknowledge {
         ticket: Ticket,
         acknowledged: Acknowledged,
+    },
+    Sent {
+        ticket: Ticket,
+        version: TrustVersion,
+    },
+    Rejected {
+        ticket: Ticket,
+        version: TrustVersion,
     },
     Explain {
         ticket: Ticket,

@@ -38,6 +38,8 @@ pub(super) struct Tracked {
     /// Keeps the root of its certificate published.
     pub(super) under: Option<Holding>,
     pub(super) acknowledged: Acknowledged,
+    /// The newest trust that it was sent, where that is told.
+    pub(super) sent: Option<TrustVersion>,
     /// Its mesh was removed: it gets nothing from one that comes under the same name.
     pub(super) removed: bool,
     /// When it is forgotten, without a handle.

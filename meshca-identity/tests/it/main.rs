@@ -12,6 +12,7 @@ mod bare_intermediates;
 mod common;
 mod faults;
 mod field;
+mod laggards;
 mod lost_cas;
 mod manager;
 mod moves;

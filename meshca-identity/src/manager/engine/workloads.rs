@@ -78,6 +78,7 @@ impl Engine {
                     from: self.lanes.idle,
                     under: None,
                     acknowledged: Acknowledged::Nothing,
+                    sent: None,
                     removed: false,
                     lingers: None,
                 });
@@ -173,7 +174,12 @@ impl Engine {
         self.count_acknowledgement(mesh, before, acknowledged);
     }
 
-    fn count_acknowledgement(&mut self, id: MeshId, before: Acknowledged, after: Acknowledged) {
+    pub(super) fn count_acknowledgement(
+        &mut self,
+        id: MeshId,
+        before: Acknowledged,
+        after: Acknowledged,
+    ) {
         let mesh = self.meshes.get_mut(id);
         if mesh.is_some_and(|mesh| mesh.gate.count(before, after)) {
             self.pause_lanes(id);
