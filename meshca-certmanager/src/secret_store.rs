@@ -131,6 +131,15 @@ impl KubeSecretStore {
         }
     }
 
+    /// Refuses what is not a secret of this mesh in this version: the API server knows versions, and not whose it is.
+    async fn require(&self, key: &SecretKey, expect: &Expect) -> Result<()> {
+        let current = self.get(key).await?.map(|current| current.version);
+        match expect.check(key, current.as_ref()) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.conflict(key, expect).await),
+        }
+    }
+
     /// What to say of a write that was refused: the present state, and what to do about it.
     async fn conflict(&self, key: &SecretKey, expect: &Expect) -> Error {
         let current = match self.read(key).await {
@@ -186,6 +195,7 @@ impl SecretStore for KubeSecretStore {
                 (self.api.create(&secret).await, "create a secret", "create")
             }
             Expect::Version(version) if is_version(version) => {
+                self.require(key, &expect).await?;
                 let change = Written::change(version, value);
                 let written = self.api.change(key.name(), &change).await;
                 (written, "change a secret", "patch")
@@ -213,6 +223,7 @@ impl SecretStore for KubeSecretStore {
         if !is_version(version) {
             return Err(self.conflict(key, &expect).await);
         }
+        self.require(key, &expect).await?;
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 resource_version: Some(version.as_str().to_owned()),
@@ -239,9 +250,8 @@ impl SecretStore for KubeSecretStore {
 
 /// What is in it, if it is a secret of this mesh.
 fn stored(object: &Object, key: &SecretKey) -> Result<StoredSecret> {
-    let refused = |message: String| {
-        Err(Error::new(ErrorKind::InvalidConfig, message).with_context("secret", key))
-    };
+    let error = |kind, message: String| Error::new(kind, message).with_context("secret", key);
+    let refused = |message| Err(error(ErrorKind::InvalidConfig, message));
     if object.type_ != TYPE {
         return refused(format!(
             "there is a Secret `{}`, but of the type `{}`: make it anew with `type: {TYPE}`",
@@ -250,11 +260,12 @@ fn stored(object: &Object, key: &SecretKey) -> Result<StoredSecret> {
         ));
     }
     if object.mesh() != key.mesh() {
-        return refused(format!(
+        let why = format!(
             "the Secret `{}` belongs to the mesh `{}`, by its label `kuma.io/mesh`: on Kubernetes all meshes share the names of secrets, so use another one",
             key.name(),
             object.mesh()
-        ));
+        );
+        return Err(error(ErrorKind::Denied, why));
     }
     match object.value() {
         Some(value) => Ok(StoredSecret::new(

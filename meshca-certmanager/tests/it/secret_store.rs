@@ -191,12 +191,25 @@ mod kube {
             apply(&kube, name, change).await;
             for _ in 0..2 {
                 let error = store.get(&key(name)).await.unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+                let kind = match name {
+                    "foreign" => ErrorKind::Denied,
+                    _ => ErrorKind::InvalidConfig,
+                };
+                assert_eq!(error.kind(), kind, "{error}");
                 assert!(error.to_string().contains(words), "{error}");
                 // From the watch, the second time.
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
         }
+        // Neither is it changed or deleted, by whoever knows its version.
+        let shop = SecretKey::new("shop", "foreign").unwrap();
+        let theirs = store.get(&shop).await.unwrap().unwrap();
+        let deleted = store.delete(&key("foreign"), &theirs.version).await;
+        assert_eq!(deleted.unwrap_err().kind(), ErrorKind::Denied);
+        let changed = Expect::Version(theirs.version.clone());
+        let changed = write(&store, "foreign", "y", changed).await;
+        assert_eq!(changed.unwrap_err().kind(), ErrorKind::Denied);
+        assert!(store.get(&shop).await.unwrap() == Some(theirs));
         let frozen = json!({"immutable": true, "stringData": value});
         apply(&kube, "frozen", frozen).await;
         let version = store.get(&key("frozen")).await.unwrap().unwrap().version;

@@ -290,6 +290,12 @@ impl BuiltinIssuer {
         let store = self.store()?;
         let (mut rotation, expect) = store.secrets.read::<Rotation>().await?;
         let Some(next) = rotation.next.take() else {
+            let known = self.snapshot();
+            let known = known.state.rotation.next.as_ref();
+            if known.is_some_and(|known| known.generation == rotation.active) {
+                // Another replica was faster.
+                return self.follow().await.map(drop);
+            }
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "no next CA is prepared; prepare one and let every peer trust it first",
@@ -465,10 +471,15 @@ impl CaRotation for BuiltinIssuer {
     }
 
     async fn rotate(&self, step: RotationStep) -> Result<()> {
-        match step {
+        let take = async || match step {
             RotationStep::Prepare => self.prepare_next().await.map(drop),
             RotationStep::Activate => self.activate_next().await,
             RotationStep::Retire => self.retire().await,
+        };
+        match take().await {
+            // Another replica takes the same step at this moment: what it has done is found.
+            Err(error) if error.kind() == ErrorKind::Conflict => take().await,
+            outcome => outcome,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use spiffe::TrustDomain;
 
 use crate::registry::NewCa;
-use crate::{Error, ErrorKind, KeyType, Result, SecretKey};
+use crate::{Error, ErrorKind, KeyType, Result, SecretKey, SecretStore};
 
 /// How long a generated CA lives unless told otherwise: ten years of 365 days, as Kuma's do.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -138,6 +138,26 @@ impl CaSecrets {
             format!("{identity}-root-ca"),
             format!("{identity}-private-key"),
         )
+    }
+
+    /// The same with `<mesh>.` before them, for a store in which the secrets of another mesh have those names.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_backend`](Self::for_backend).
+    pub fn for_identity_of_mesh(mesh: &str, identity: &str) -> Result<Self> {
+        Self::for_identity(mesh, &format!("{mesh}.{identity}"))
+    }
+
+    /// Whether the store has anything of this CA.
+    pub(super) async fn exist(&self, store: &dyn SecretStore) -> Result<bool> {
+        let first = self.generation(1)?;
+        for name in [&first.certificate, &first.key, &self.rotation] {
+            if store.get(name).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn checked(mesh: &str, certificate: String, key: String) -> Result<Self> {

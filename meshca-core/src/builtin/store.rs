@@ -311,7 +311,11 @@ impl CaStore {
                 (_, Some(lost)) => Some(lost),
                 (NewCa::Forbidden, None) => None,
                 (NewCa::Confirmed | NewCa::IfNoneExisted, None) => {
-                    return self.create_first(now).await;
+                    match self.create_first(now).await {
+                        // Others made it, so fast that the mark has gone again.
+                        Err(error) if error.kind() == ErrorKind::Conflict => continue,
+                        created => return created,
+                    }
                 }
             };
             return Err(missing(&names, &self.secrets.state, existed));

@@ -304,8 +304,8 @@ pub trait SecretStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Denied`](ErrorKind::Denied), [`Unavailable`](ErrorKind::Unavailable) and others, as the
-    /// store finds.
+    /// [`Denied`](ErrorKind::Denied), also for the secret of another mesh where meshes share the names;
+    /// [`Unavailable`](ErrorKind::Unavailable) and others, as the store finds.
     async fn get(&self, key: &SecretKey) -> Result<Option<StoredSecret>>;
 
     /// Writes a secret if what is there is what was expected.

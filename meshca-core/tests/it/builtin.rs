@@ -1368,3 +1368,30 @@ async fn a_generation_that_has_not_begun_replaces_none_that_works() {
         }
     }
 }
+
+/// The manager of each replica takes the steps as they come due.
+#[tokio::test]
+async fn a_step_that_another_replica_has_taken_is_no_failure() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let replicas = [builtin(&store, &clock).await, builtin(&store, &clock).await];
+    for step in [
+        RotationStep::Prepare,
+        RotationStep::Activate,
+        RotationStep::Retire,
+    ] {
+        for replica in &replicas {
+            replica.rotate(step).await.unwrap();
+        }
+        clock.advance(match step {
+            RotationStep::Prepare => RELOAD_INTERVAL,
+            _ => 2 * DAY,
+        });
+    }
+    let spec = spec();
+    let one = replicas[0].issue(&spec, &clock).await.unwrap();
+    let other = replicas[1].issue(&spec, &clock).await.unwrap();
+    assert_eq!(one.certificate().root(), other.certificate().root());
+    // Nothing was prepared, and nobody has activated it.
+    let error = replicas[0].activate_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+}

@@ -23,6 +23,7 @@ mod identity;
 mod lost_cas;
 mod resources;
 mod secret_store;
+mod shared_names;
 mod spiffe_template_properties;
 mod spiffe_templates;
 mod tag_uris;

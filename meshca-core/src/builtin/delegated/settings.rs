@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use spiffe::TrustDomain;
 
-use crate::{Error, ErrorKind, KeyType, LifetimePolicy, Result, SecretKey};
+use crate::{Error, ErrorKind, KeyType, LifetimePolicy, Result, SecretKey, SecretStore};
 
 /// The lifetime that an intermediate is asked for unless told otherwise: 30 days. Vault's mounts give no more than 32 by default.
 pub const DEFAULT_INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -143,6 +143,20 @@ impl DelegatedSecrets {
     /// As [`new`](Self::new).
     pub fn for_identity(mesh: &str, identity: &str) -> Result<Self> {
         Self::new(mesh, format!("{identity}-intermediate"))
+    }
+
+    /// The same with `<mesh>.` before it, for a store in which a secret of another mesh has that name.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn for_identity_of_mesh(mesh: &str, identity: &str) -> Result<Self> {
+        Self::for_identity(mesh, &format!("{mesh}.{identity}"))
+    }
+
+    /// Whether the store has anything of this CA.
+    pub(in crate::builtin) async fn exist(&self, store: &dyn SecretStore) -> Result<bool> {
+        Ok(store.get(&self.state).await?.is_some())
     }
 
     pub(super) fn key(&self, number: u32) -> Result<SecretKey> {
