@@ -342,6 +342,17 @@ impl TrustLedger {
         own.chain(kept.map(|it| (&it.backend, &it.bundle)))
     }
 
+    /// Whether a CA has a root here, named or needed.
+    pub(crate) fn is_of(&self, backend: &BackendKey) -> bool {
+        self.of_backends().any(|(key, _)| key == backend)
+    }
+
+    /// Forgets the CAs whose roots were taken away before a version that all have.
+    pub(crate) fn forget_gone(&mut self, least: Acknowledged) {
+        let is_seen = |version: &TrustVersion| Acknowledged::Version(*version) <= least;
+        self.gone.retain(|_, version| !is_seen(version));
+    }
+
     /// Notes the CAs of all roots.
     fn note_owners(&mut self) {
         let mut owners = std::mem::take(&mut self.owners);

@@ -130,6 +130,9 @@ impl Engine {
         for id in ids {
             self.look_after(id);
             self.publish_if_due(id, now);
+            if let Some(mesh) = self.meshes.get_mut(id) {
+                mesh.forget_gone();
+            }
             self.watch_laggards(id, now);
             self.warn_of_roots(id, now);
             self.expect_back(id, now);
@@ -137,6 +140,13 @@ impl Engine {
             self.forget_mesh_if_empty(id);
         }
         self.lanes.close_retired(&mut self.scheduler);
+        // Somebody may have looked at a mesh that was never applied, or looked on after it was gone.
+        if self.setup.shared.count_meshes() > self.meshes.count() {
+            let meshes = &self.meshes;
+            self.setup
+                .shared
+                .forget_unused(|name| meshes.find(name).is_ok());
+        }
     }
 
     pub(super) fn command(&mut self, command: Command) {
@@ -425,9 +435,12 @@ impl Engine {
         let Some(soon) = now.wall.checked_add(self.setup.options.root_warning) else {
             return;
         };
-        let news: Vec<_> = mesh
-            .ledger
-            .ending_before(soon)
+        let ending = mesh.ledger.ending_before(soon);
+        mesh.warned.retain(|warned| {
+            let mut ending = ending.iter();
+            ending.any(|(_, root)| root.fingerprint() == warned)
+        });
+        let news: Vec<_> = ending
             .into_iter()
             .filter(|(_, root)| mesh.warned.insert(root.fingerprint().to_owned()))
             .collect();
@@ -474,6 +487,7 @@ impl Engine {
 
     fn stats(&self) -> Stats {
         let mut stats = self.workloads.stats();
+        stats.meshes = self.setup.shared.count_meshes();
         stats.in_flight = self.scheduler.in_flight();
         let meshes = self.meshes.iter();
         let lanes = meshes.flat_map(|(_, mesh)| mesh.backends.values());

@@ -92,7 +92,7 @@ impl Gate {
     }
 
     /// The least that a proxy has acknowledged; `None` where no proxy is waited for.
-    fn least(&self) -> Option<Acknowledged> {
+    pub(super) fn least(&self) -> Option<Acknowledged> {
         self.acks.keys().next().copied()
     }
 

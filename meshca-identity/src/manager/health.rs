@@ -73,6 +73,8 @@ impl Assignment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
+    /// Meshes of which something is known, or that somebody looks at.
+    pub meshes: usize,
     /// Workloads without an identity.
     pub pending: usize,
     /// Workloads that are well.

@@ -222,6 +222,7 @@ impl Mesh {
                 .trust
                 .store(Arc::new(PublishedTrust { bundles, version }));
         }
+        self.forget_names();
         let (trusts, statuses) = self.outputs(registry, &options.select.zone);
         let mut changed = trust_changed;
         if *self.cell.trusts.load_full() != trusts {
@@ -239,6 +240,24 @@ impl Mesh {
             trust_changed,
             reach,
         }
+    }
+
+    /// Forgets the metadata of MeshIdentities that are gone, and so is all that came of them.
+    fn forget_names(&mut self) {
+        let identities = self.effective.iter().flat_map(|it| &it.identities);
+        let there: BTreeSet<&str> = identities.map(|it| it.metadata.name.as_str()).collect();
+        let ledger = &self.ledger;
+        self.named.retain(|name, _| {
+            there.contains(name.as_str()) || ledger.is_of(&BackendKey::Modern(name.clone()))
+        });
+    }
+
+    /// Forgets the CAs of which no proxy that is there can hold a root.
+    pub(super) fn forget_gone(&mut self) {
+        let (_, published) = self.ledger.published();
+        let least = self.gate.least().unwrap_or(published.into());
+        let least = self.gate.taken_for(least, published);
+        self.ledger.forget_gone(least);
     }
 
     fn outputs(

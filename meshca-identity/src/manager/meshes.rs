@@ -28,6 +28,10 @@ pub(super) struct Meshes {
 }
 
 impl Meshes {
+    pub(super) fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub(super) fn get(&self, id: MeshId) -> Option<&Mesh> {
         self.by_id.get(&id)
     }

@@ -63,6 +63,17 @@ impl Shared {
         Arc::clone(write.entry(name.to_owned()).or_insert_with(new))
     }
 
+    pub(super) fn count_meshes(&self) -> usize {
+        let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);
+        read.len()
+    }
+
+    /// Forgets the cells that nobody holds, of meshes that are not known. Whoever is about to use one holds it.
+    pub(super) fn forget_unused(&self, is_known: impl Fn(&str) -> bool) {
+        let mut write = self.meshes.write().unwrap_or_else(PoisonError::into_inner);
+        write.retain(|name, cell| Arc::strong_count(cell) > 1 || is_known(name));
+    }
+
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let read = self.meshes.read().unwrap_or_else(PoisonError::into_inner);

@@ -1259,3 +1259,41 @@ async fn a_handle_gets_nothing_of_a_mesh_that_comes_under_the_name_of_its_own() 
     world.apply(&again).await;
     assert_eq!(early.ready().await.unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_came_and_went_is_forgotten() {
+    let world = World::with_ca(|_| {}).await;
+    let ticks = async || {
+        let begun = std::time::Instant::now();
+        pass(DAY).await;
+        begun.elapsed()
+    };
+    pass(HOUR).await;
+    let before = ticks().await;
+    for n in 0..1500 {
+        let name = format!("id-{n}");
+        world
+            .apply(&(OFF.to_owned() + &identity(&name, "ca-a")))
+            .await;
+        pass(S).await;
+    }
+    world
+        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
+        .await;
+    pass(DAY).await;
+    let after = ticks().await;
+    assert!(after < 4 * before + S / 10, "{before:?}, then {after:?}");
+
+    let mut held = Vec::new();
+    for n in 0..1000 {
+        let mesh = format!("mesh-{n}");
+        let handle = world.manager.connect(&mesh, "w", workload("w")).await;
+        let view = world.manager.mesh(&format!("only-looked-at-{n}"));
+        held.push((handle.unwrap(), view));
+    }
+    pass(HOUR).await;
+    assert_eq!(world.manager.stats().await.unwrap().meshes, 2001);
+    drop(held);
+    pass(HOUR).await;
+    assert_eq!(world.manager.stats().await.unwrap().meshes, 1);
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use meshca_core::Result;
 
 use super::Engine;
+use crate::BackendKey;
 use crate::manager::event::Event;
 use crate::manager::ids::MeshId;
 use crate::manager::job::Done;
@@ -147,6 +148,10 @@ impl Engine {
                 if newest.is_some() {
                     recorded.clock.read(newest, now);
                 }
+                let backends = &mesh.backends;
+                let is_there = |key: &BackendKey| backends.contains_key(key);
+                let in_it = |key: &BackendKey| stored.said.contains_key(key);
+                recorded.had.retain(|key| is_there(key) || in_it(key));
                 mesh.recorded.stored = stored;
                 mesh.recorded.compare_at = now.up.saturating_add(COMPARED);
                 // What is to be stored may be another one by now.
