@@ -375,6 +375,43 @@ async fn classic_then_modern_then_off() {
     );
 }
 
+/// The MeshTrust that the control plane of another zone generated for the same MeshIdentity: only that one knows who still needs its
+/// roots.
+#[tokio::test(start_paused = true)]
+async fn what_another_zone_has_announced_is_not_retired_here() {
+    let world = World::with_ca(|o| o.trust_refresh = Duration::from_secs(3600)).await;
+    let mut handle = world.connect("w").await;
+    handle.ready().await.unwrap();
+    let domain = meshca_core::TrustDomain::new("example.org").unwrap();
+    let ca = |name| meshca_testkit::pki::TestCa::root(name, world.clock.now()).unwrap();
+    let [west, ours] = [ca("west"), ca("ours")].map(|ca| ca.bundle(domain.clone()).unwrap());
+    let trust = |zone: &str, bundle: &meshca_core::TrustBundle| {
+        let pem = bundle.to_pem();
+        let pem: String = pem
+            .lines()
+            .map(|line| format!("        {line}\n"))
+            .collect();
+        format!(
+            "---\ntype: MeshTrust\nname: of-{zone}\nmesh: default\nspec:\n  trustDomain: example.org\n  origin: {{kri: kri_mid_default_{zone}__id_}}\n  caBundles:\n  - type: Pem\n    pem:\n      value: |\n{pem}"
+        )
+    };
+    let both = trust("west", &west) + &trust("east", &ours);
+    world
+        .apply(&(OFF.to_owned() + &identity("id", "ca-a") + &both))
+        .await;
+    let trusts = |bundle: &meshca_core::TrustBundle| {
+        let trusted = handle.trust();
+        let trusted = trusted.get(&domain).unwrap();
+        trusted.contains(bundle.roots()[0].der())
+    };
+    for _ in 0..3 {
+        pass(20 * DAY).await;
+        assert!(trusts(&west));
+    }
+    // What a control plane of this zone had announced is retired by what this one knows.
+    assert!(!trusts(&ours));
+}
+
 /// One mesh's broken CA must not hold up another's (the field's checklist 2); and it gets ready when the CA does.
 #[tokio::test(start_paused = true)]
 async fn a_ca_that_cannot_be_built_is_said_and_tried_again() {
