@@ -1,4 +1,4 @@
-//! `cargo xtask long`: what takes too long for `.ci/run`. The last whole run is recorded in `LONG.md`.
+//! `cargo xtask long`: what takes too long for `.ci/run`. What was run last is recorded in `LONG.md`, all at once or in parts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ pub(crate) struct Options {
     /// Only the mutants whose names match this regular expression; `--list` has the names
     #[arg(long, value_name = "REGEX")]
     only: Option<String>,
-    /// One part of all mutants, as `2/8`; the first one is 0
-    #[arg(long, value_name = "PART")]
+    /// One part of all mutants, as `2/8`; the first one is 0, and all together are a whole run
+    #[arg(long, value_name = "PART", value_parser = part)]
     shard: Option<String>,
     /// Print the names of the mutants
     #[arg(long)]
@@ -74,8 +74,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     { command.status() }.map_err(|error| process::not_started(&command, &error))?;
     let counts = Counts::read(&out.join("outcomes.json"))?;
     println!("{counts}");
-    if options.only.is_none() && options.shard.is_none() {
-        record(commit.trim(), &counts)?;
+    if options.only.is_none() {
+        record(options.shard.as_deref(), commit.trim(), &counts)?;
     }
     Ok(match counts.missed + counts.timeout {
         0 => ExitCode::SUCCESS,
@@ -159,21 +159,79 @@ impl std::fmt::Display for Counts {
     }
 }
 
-fn record(commit: &str, counts: &Counts) -> Result<()> {
+/// A part, as `2/8`.
+fn part(text: &str) -> Result<String> {
+    let numbers = text.split_once('/').and_then(|(part, of)| {
+        let numbers = (part.parse::<u32>().ok()?, of.parse::<u32>().ok()?);
+        (numbers.0 < numbers.1).then_some(numbers)
+    });
+    let (part, of) = numbers.ok_or("a part is written as `2/8`, and the first one is `0/8`")?;
+    Ok(format!("{part}/{of}"))
+}
+
+fn record(shard: Option<&str>, commit: &str, counts: &Counts) -> Result<()> {
     let date = time::OffsetDateTime::now_utc().date();
-    let text = format!(
-        "# The last whole run of `cargo xtask long`\n\n\
-         The command takes too long for `.ci/run`, and writes this file.\n\n\
-         | step | commit | date | counts |\n|---|---|---|---|\n\
-         | the oracle notices each check of certificates that is taken out (`.cargo/mutants.toml`) | {commit} | {date} | {counts} |\n"
-    );
     let file = cargo::root().join(RECORD);
-    fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
+    let failed = |error| format!("{}: {error}", file.display());
+    let before = fs::read_to_string(&file).map_err(failed)?;
+    let row = format!(
+        "| {} | {commit} | {date} | {counts} |",
+        shard.unwrap_or("all")
+    );
+    fs::write(&file, with_row(&before, &row)).map_err(failed)
+}
+
+/// The record with this row in it. Parts of another division are no parts of the same run.
+fn with_row(before: &str, row: &str) -> String {
+    let part = |row: &str| {
+        row.split('|')
+            .nth(1)
+            .map_or(String::new(), |it| it.trim().to_owned())
+    };
+    let of = |part: &str| part.split_once('/').map(|(_, of)| of.to_owned());
+    let new = part(row);
+    let kept = before.lines().filter(|line| {
+        let old = part(line);
+        old.contains('/') && old != new && of(&old) == of(&new)
+    });
+    let mut rows: Vec<&str> = kept.chain([row]).collect();
+    rows.sort_unstable();
+    format!(
+        "# What `cargo xtask long` found last\n\n\
+         The command takes too long for `.ci/run`, and writes this file. It takes each check of certificates out \
+         (`.cargo/mutants.toml`), and\nthe oracle must notice. `--shard 0/8` to `--shard 7/8` are a whole run in parts.\n\n\
+         | part | commit | date | counts |\n|---|---|---|---|\n{}\n",
+        rows.join("\n")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_replaces_itself_and_no_other() {
+        let one = with_row(
+            "# old\n\n| part | commit |\n|---|---|\n| all | a | b | c |\n",
+            "| 1/8 | a | b | c |",
+        );
+        let two = with_row(&one, "| 0/8 | d | e | f |");
+        assert!(
+            two.ends_with("|---|---|---|---|\n| 0/8 | d | e | f |\n| 1/8 | a | b | c |\n"),
+            "{two}"
+        );
+        let again = with_row(&two, "| 1/8 | g | h | i |");
+        assert!(
+            again.ends_with("|\n| 0/8 | d | e | f |\n| 1/8 | g | h | i |\n"),
+            "{again}"
+        );
+        let other = with_row(&again, "| 0/4 | j | k | l |");
+        assert!(other.ends_with("---|\n| 0/4 | j | k | l |\n"), "{other}");
+        let all = with_row(&again, "| all | j | k | l |");
+        assert!(all.ends_with("---|\n| all | j | k | l |\n"), "{all}");
+        assert_eq!(part("07/8").as_deref(), Ok("7/8"));
+        assert!(part("8/8").is_err() && part("x").is_err());
+    }
 
     #[test]
     fn a_run_counts_if_each_mutant_was_tested() {

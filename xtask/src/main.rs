@@ -44,7 +44,7 @@ enum Task {
         action: servers::Action,
     },
     Lines(lines::Options),
-    /// Take each check of certificates out, and prove that the oracle notices; hours. The last whole run is in `LONG.md`
+    /// Take each check of certificates out, and prove that the oracle notices; hours. What was run last is in `LONG.md`
     Long(long::Options),
     /// Install the toolchains and cargo subcommands the gates need, where they are missing
     Tools,
