@@ -49,6 +49,7 @@
 
 mod backend;
 mod cell;
+mod checkup;
 mod clockwork;
 mod driver;
 mod engine;

@@ -516,6 +516,11 @@ impl Scheduler {
         self.lane(id).is_some_and(|lane| !lane.breaker.is_closed())
     }
 
+    /// Whether an issuer is left alone because it does not answer.
+    pub(crate) fn is_outage(&self, id: LaneId) -> bool {
+        self.lane(id).is_some_and(|lane| lane.breaker.is_outage())
+    }
+
     /// How many requests are under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.lanes.iter().flatten().map(|lane| lane.in_flight).sum()

@@ -7,6 +7,7 @@ use meshca_core::registry::{BackendConfig, BackendRegistry, NewCa};
 use meshca_core::resource::{Backend as ClassicBackend, IdentityProvider, MeshTrustCreation};
 use meshca_core::{Error, ErrorKind, TrustBundle, TrustDomain, TrustRoot};
 
+use super::checkup::Checkup;
 use super::ids::number;
 use super::job::{self, LiveCa};
 use crate::ca::Ca;
@@ -49,6 +50,7 @@ impl Wanted {
 pub(super) struct Backend {
     pub(super) wanted: Wanted,
     pub(super) life: Ca<LiveCa, Error>,
+    pub(super) checkup: Checkup,
     pub(super) lane: LaneId,
     /// Stands for the CA in the numbers of certificates. It has the same one whenever it comes
     /// back, so what it signed is known again.
@@ -78,6 +80,7 @@ impl Backend {
         Self {
             uid: number(&(key, wanted.config.type_name(), &wanted.trust_domain)),
             life: Ca::new(epoch, wanted.is_given()),
+            checkup: Checkup::default(),
             wanted,
             lane,
             bundle: None,

@@ -244,6 +244,7 @@ impl Engine {
             Done::Deferred { ca, orders } => self.not_together(&ca, orders),
             Done::Built { ca, result } => self.built(&ca, result),
             Done::Asked { ca, result } => self.asked(&ca, result),
+            Done::Checked { ca, result } => self.checked(&ca, result),
             Done::Recorded {
                 mesh,
                 claims,

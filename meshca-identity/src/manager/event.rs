@@ -162,6 +162,18 @@ pub enum Event<'a> {
         /// What went wrong.
         error: &'a Error,
     },
+    /// A CA that is asked from time to time says that it would not sign, and why; or without an error that it would again. What it
+    /// signs all the same counts for more.
+    #[display("{mesh}: {backend} {}", verdict(*error))]
+    #[non_exhaustive]
+    Checked {
+        /// The mesh.
+        mesh: &'a str,
+        /// The CA.
+        backend: &'a BackendKey,
+        /// Why it would not.
+        error: Option<&'a Error>,
+    },
     /// A CA was taken a step further in its replacement.
     #[display("{mesh}: {backend} {}", done(*step))]
     #[non_exhaustive]
@@ -281,6 +293,7 @@ impl<'a> Event<'a> {
             Self::ProxyReleased { .. } => "proxy_released",
             Self::BackendReady { .. } => "backend_ready",
             Self::BackendFailing { .. } => "backend_failing",
+            Self::Checked { .. } => "checked",
             Self::Rotated { .. } => "rotated",
             Self::TrustChanged { .. } => "trust_changed",
             Self::RootEnding { .. } => "root_ending",
@@ -305,6 +318,7 @@ impl<'a> Event<'a> {
             | Self::ProxyReleased { mesh, .. }
             | Self::BackendReady { mesh, .. }
             | Self::BackendFailing { mesh, .. }
+            | Self::Checked { mesh, .. }
             | Self::Rotated { mesh, .. }
             | Self::TrustChanged { mesh, .. }
             | Self::RootEnding { mesh, .. }
@@ -342,6 +356,7 @@ impl<'a> Event<'a> {
             | Self::BackendFailing { backend, .. }
             | Self::CaCreated { backend, .. }
             | Self::NewCaConfirmed { backend, .. }
+            | Self::Checked { backend, .. }
             | Self::Rotated { backend, .. } => Some(backend),
             _ => None,
         }
@@ -355,6 +370,14 @@ fn done(step: RotationStep) -> &'static str {
         RotationStep::Activate => "signs with its next CA",
         _ => "has forgotten its former CA",
     }
+}
+
+/// The end of a sentence about a CA that was checked.
+fn verdict(error: Option<&Error>) -> String {
+    error.map_or_else(
+        || "would sign again".to_owned(),
+        |error| format!("would not sign: {error}"),
+    )
 }
 
 /// Compares the SPIFFE ID with the one before the renewal, as the end of a sentence about it.

@@ -94,6 +94,10 @@ pub(super) enum Done {
         ca: CaRef,
         result: Result<Roots>,
     },
+    Checked {
+        ca: CaRef,
+        result: Result<()>,
+    },
     Recorded {
         mesh: MeshId,
         /// The roots of which was to be stored that they are needed for longer.
@@ -318,6 +322,19 @@ pub(super) async fn look(ca: LiveCa, before: Before, limit: Duration) -> Result<
     let asked = ca.issuing.refresh();
     let bundle = within(limit, "did not say which roots it has", asked).await?;
     Ok(ca.troubled(before.roots(bundle).await?))
+}
+
+/// Has a CA say whether it would sign.
+pub(super) async fn check(ca: LiveCa, limit: Duration) -> Result<()> {
+    let checked = within(
+        limit,
+        "did not say whether it would sign",
+        ca.issuing.check(),
+    );
+    for warning in checked.await?.warnings {
+        tracing::debug!(ca = %ca.issuing, warning, "a CA was checked");
+    }
+    Ok(())
 }
 
 /// Takes a CA a step further in its replacement.

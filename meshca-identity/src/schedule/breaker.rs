@@ -18,6 +18,8 @@ pub(super) struct Breaker {
     state: State,
     /// How often it has opened since anything succeeded.
     opened: u32,
+    /// The last failure was that it did not answer.
+    unreachable: bool,
     /// When requests were refused last, as many as may be in a day.
     refusals: VecDeque<Duration>,
 }
@@ -56,6 +58,10 @@ impl Breaker {
 
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed { .. })
+    }
+
+    pub(super) fn is_outage(&self) -> bool {
+        !self.is_closed() && self.unreachable
     }
 
     pub(super) fn started(&mut self) {
@@ -103,6 +109,7 @@ impl Breaker {
         rng: &mut fastrand::Rng,
     ) {
         let is_refusal = fault == Fault::Refused;
+        self.unreachable = fault == Fault::Unreachable;
         if is_refusal {
             self.count_refusal(up);
         }

@@ -1297,3 +1297,55 @@ async fn what_came_and_went_is_forgotten() {
     pass(HOUR).await;
     assert_eq!(world.manager.stats().await.unwrap().meshes, 1);
 }
+
+/// What a signature would cost is not asked for to find out.
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_is_back_is_found_within_seconds() {
+    let world = World::with_ca(|_| {}).await;
+    let ca = world.cas.get("ca-a");
+    world.connect("first").await.ready().await.unwrap();
+    ca.down(Some(ErrorKind::Unavailable));
+    let mut handles = Vec::new();
+    for n in 0..50 {
+        handles.push(world.connect(&format!("w-{n}")).await);
+    }
+    pass(HOUR).await;
+    let asked = ca.times_asked();
+    pass(HOUR).await;
+    assert!(
+        ca.times_asked() - asked <= 120,
+        "{}",
+        ca.times_asked() - asked
+    );
+    ca.down(None);
+    pass(6 * S).await;
+    for handle in &handles {
+        assert_eq!(handle.health(), Health::Fresh);
+    }
+    // All is well: a check in five minutes.
+    let checks = ca.checks.load(Ordering::SeqCst);
+    pass(HOUR).await;
+    let checks = ca.checks.load(Ordering::SeqCst) - checks;
+    assert!((11..=13).contains(&checks), "{checks}");
+}
+
+/// A person has granted what was missing, and tells nobody.
+#[tokio::test(start_paused = true)]
+async fn a_check_that_passes_again_ends_the_wait_after_refusals() {
+    let world = World::with_ca(|_| {}).await;
+    let ca = world.cas.get("ca-a");
+    world.connect("first").await.ready().await.unwrap();
+    ca.down(Some(ErrorKind::Denied));
+    let mut handles = Vec::new();
+    for n in 0..5 {
+        handles.push(world.connect(&format!("w-{n}")).await);
+    }
+    pass(6 * HOUR).await;
+    assert_eq!(world.log.count("would not sign"), 1);
+    ca.down(None);
+    pass(5 * 60 * S + 2 * S).await;
+    for handle in &handles {
+        assert_eq!(handle.health(), Health::Fresh);
+    }
+    assert_eq!(world.log.count("would sign again"), 1);
+}

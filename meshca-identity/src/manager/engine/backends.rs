@@ -11,11 +11,13 @@ use super::Engine;
 use crate::BackendKey;
 use crate::ca::{Effect, Pace, Task};
 use crate::manager::backend::{Backend, Wanted};
+use crate::manager::checkup;
 use crate::manager::event::Event;
 use crate::manager::ids::{CaRef, MeshId};
 use crate::manager::job::{self, Before, Done, LiveCa, Roots};
 use crate::manager::mesh::Mesh;
 use crate::manager::options::ManagerOptions;
+use crate::schedule::Fault;
 use crate::trust::Origin;
 
 /// How long a CA may take to be set up, or to say which roots it has.
@@ -140,15 +142,90 @@ impl Engine {
                     self.start(&ca, task);
                 }
             }
+            self.check(&ca, up);
             self.wake_for(&ca, up);
         }
     }
 
     /// Has the next tick come no later than this CA needs it.
     fn wake_for(&mut self, ca: &CaRef, up: Duration) {
-        let backend = self.meshes.backend(ca);
-        if let Some(at) = backend.and_then(|backend| backend.life.next_wake(up)) {
+        let Some(backend) = self.meshes.backend(ca) else {
+            return;
+        };
+        let checkup = backend.life.signer().and(backend.checkup.next());
+        let wakes = [backend.life.next_wake(up), checkup];
+        for at in wakes.into_iter().flatten() {
             self.clockwork.wake_by(at);
+        }
+    }
+
+    /// Has a CA say whether it would sign, if that is due.
+    fn check(&mut self, ca: &CaRef, up: Duration) {
+        let Some(backend) = self.meshes.backend_mut(ca) else {
+            return;
+        };
+        let Some(live) = backend.life.signer().cloned() else {
+            return;
+        };
+        if !backend.checkup.begins(up) {
+            return;
+        }
+        let (ca, panicked) = (ca.clone(), ca.clone());
+        let check = async move {
+            let result = job::check(live, LIMIT).await;
+            Done::Checked { ca, result }
+        };
+        self.clockwork.start(check, |error| Done::Checked {
+            ca: panicked,
+            result: Err(error),
+        });
+    }
+
+    /// What a CA has said. It decides on nothing but when it is asked again: a signature says more.
+    pub(super) fn checked(&mut self, ca: &CaRef, result: Result<()>) {
+        let up = self.clockwork.now().up;
+        let Some(backend) = self.meshes.backend_mut(ca) else {
+            return;
+        };
+        let lane = backend.lane;
+        let is_outage = self.scheduler.is_outage(lane);
+        let error = result.err();
+        let fault = error.as_ref().map(|error| Fault::of(error.kind()));
+        let is_away = fault == Some(Fault::Unreachable);
+        let least = backend.life.issuer().map(|ca| ca.trust_interval);
+        let wait = match is_away && is_outage {
+            true => checkup::OUTAGE,
+            false => checkup::EVERY.max(least.unwrap_or_default()),
+        };
+        let is_back = backend.checkup.ended(up.saturating_add(wait), is_away);
+        let refused = backend.checkup.refuses();
+        let is_news = !is_away && backend.checkup.is_news(error.as_ref());
+        if let Some(cell) = self.meshes.cell(ca.mesh).filter(|_| is_news)
+            && (refused || error.is_some())
+        {
+            let (mesh, backend) = (cell.name.as_str(), &*ca.key);
+            let error = error.as_ref();
+            self.setup.observe(&Event::Checked {
+                mesh,
+                backend,
+                error,
+            });
+        }
+        if is_news || (is_outage && is_back) {
+            self.scheduler.begin_anew(lane);
+        }
+        self.wake_for(ca, up);
+    }
+
+    /// A CA that does not answer is asked again soon, without having it sign.
+    pub(super) fn watch_outage(&mut self, ca: &CaRef, up: Duration) {
+        let Some(backend) = self.meshes.backend_mut(ca) else {
+            return;
+        };
+        if self.scheduler.is_outage(backend.lane) {
+            let soon = up.saturating_add(checkup::OUTAGE);
+            backend.checkup.no_later_than(soon);
+            self.wake_for(ca, up);
         }
     }
 

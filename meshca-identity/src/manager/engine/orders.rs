@@ -362,6 +362,7 @@ impl Engine {
             fault: Fault::of(error.kind()),
         };
         self.scheduler.finished(ticket, outcome, now);
+        self.watch_outage(ca, now.up);
         let Some(tracked) = self.workloads.get(ticket) else {
             return;
         };

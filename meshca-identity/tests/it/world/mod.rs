@@ -33,6 +33,7 @@ pub(crate) struct Ca {
     pub(crate) builds: AtomicUsize,
     /// How often it was asked for its roots.
     pub(crate) looks: AtomicUsize,
+    pub(crate) checks: AtomicUsize,
 }
 
 struct State {
@@ -130,7 +131,12 @@ impl Issuer for Front {
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        Ok(CheckReport::new())
+        self.0.checks.fetch_add(1, Ordering::SeqCst);
+        let error = self.0.state.lock().unwrap().error;
+        match error {
+            Some(kind) => Err(Error::new(kind, "it was told to fail")),
+            None => Ok(CheckReport::new()),
+        }
     }
 }
 
@@ -155,6 +161,7 @@ impl Cas {
                 unbuildable: AtomicBool::new(false),
                 builds: AtomicUsize::new(0),
                 looks: AtomicUsize::new(0),
+                checks: AtomicUsize::new(0),
             })
         };
         Arc::clone(all.entry(name.to_owned()).or_insert_with(new))
