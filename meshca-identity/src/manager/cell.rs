@@ -104,7 +104,7 @@ impl WorkloadCell {
     /// Whom it trusts, by what its mesh publishes.
     pub(crate) fn trust(&self, mesh: &MeshCell) -> Arc<PublishedTrust> {
         let removed = self.removed.load_full();
-        removed.unwrap_or_else(|| mesh.trust.load_full())
+        removed.unwrap_or_else(|| Arc::clone(&mesh.trust.load()))
     }
 
     /// Tells all who wait that something of this is new.
