@@ -308,20 +308,21 @@ impl Scheduler {
     /// Whoever waits after a failure need not wait any longer: the issuer works, or is another one. The limit keeps them from coming
     /// all at once. Those who are `to_blame` themselves are woken only if it is another one.
     fn wake_lane(&mut self, id: LaneId, to_blame: bool) {
-        let (entries, lanes) = (&mut self.entries, &mut self.lanes);
+        let (entries, lanes) = (&self.entries, &mut self.lanes);
         let Some(Some(lane)) = lanes.get_mut(id.0 as usize) else {
             return;
         };
-        let woken = lane.backoff.extract_if(.., |(_, index)| {
-            let entry = entries.get_mut(*index as usize);
+        let is_woken = |(_, index): &(Duration, u32)| {
+            let entry = entries.get(*index as usize);
             entry.is_none_or(|it| to_blame || !it.to_blame)
-        });
-        for (_, index) in woken.collect::<Vec<_>>() {
-            if let Some(entry) = self.entries.get_mut(index as usize) {
-                if to_blame {
-                    entry.refused_after = 0;
-                    entry.to_blame = false;
-                }
+        };
+        let waiting = std::mem::take(&mut lane.backoff).into_iter();
+        let (woken, left): (BTreeSet<_>, BTreeSet<_>) = waiting.partition(is_woken);
+        lane.backoff = left;
+        for (_, index) in woken {
+            if to_blame && let Some(entry) = self.entries.get_mut(index as usize) {
+                entry.refused_after = 0;
+                entry.to_blame = false;
             }
             self.enqueue(index, Priority::Renewal);
         }

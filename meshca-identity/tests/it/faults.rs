@@ -1263,6 +1263,10 @@ async fn a_handle_gets_nothing_of_a_mesh_that_comes_under_the_name_of_its_own() 
 #[tokio::test(start_paused = true)]
 async fn what_came_and_went_is_forgotten() {
     let world = World::with_ca(|_| {}).await;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what it takes, while time is paused"
+    )]
     let ticks = async || {
         let begun = std::time::Instant::now();
         pass(DAY).await;
