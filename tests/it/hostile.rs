@@ -2,7 +2,9 @@
 //! server of the author's that records what arrives.
 
 use std::fs;
+use std::iter;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -14,12 +16,40 @@ use meshca::{
     Result, SpiffeId, SystemClock, TrustDomain,
 };
 use meshca_testenv::http::{CannedResponse, CannedServer};
+use meshca_testkit::pki::TestCa;
 
-/// The content of the file. It is fit for a header, so that it would be sent.
-const SECRET: &str = "s.the-token-of-the-control-plane";
-/// Set wherever tests run.
-const VARIABLE: &str = "PATH";
+/// The content of a file. It is fit for a header, so that it would be sent.
+const TOKEN: &str = "s.the-token-of-the-control-plane";
+/// What Kubernetes mounts for a pod: a JSON Web Token.
+const SERVICE_ACCOUNT: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im1lc2gifQ.eyJpc3MiOiJodHRwczovL2t1YmVybmV0ZXMuZGVmYXVsdC5zdmMiLCJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6bWVzaC1zeXN0ZW06Y29udHJvbC1wbGFuZSJ9.c2lnbmF0dXJl";
+/// The control plane's own identity at AWS, in the environment.
+const ACCESS_KEY: &str = "AKIACONTROLPLANE";
+const SECRET_KEY: &str = "secret-key-of-the-control-plane";
+const SESSION_TOKEN: &str = "session-token-of-the-control-plane";
+/// A variable with a token, and its name.
+const VARIABLE: (&str, &str) = ("MESH_VAULT_TOKEN", "s.the-token-in-a-variable");
+/// Variables with the certificate and the key of a CA, some of which resources may name.
+const MINE: [&str; 2] = ["MESH_CA_CERTIFICATE", "MESH_CA_KEY"];
+const LISTED: [&str; 2] = ["MESH_PUBLIC_CERTIFICATE", "MESH_PUBLIC_KEY"];
+/// Where the child of the test finds its files.
+const FOLDER: &str = "MESHCA_TEST_FOLDER";
 const ARN: &str = "arn:aws:acm-pca:us-east-1:123456789012:certificate-authority/11111111-1111-1111-1111-111111111111";
+
+/// What a resource tries to have sent to the author's server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    /// A file that the resource names.
+    File,
+    /// The AWS identity of the control plane.
+    Identity,
+    /// What no setting of the product can have sent. It is tried all the same.
+    Refused,
+}
+
+struct Attempt {
+    text: String,
+    wants: Wants,
+}
 
 fn classic(kind: &str, conf: &str) -> String {
     let expiration = "dpCert: {rotation: {expiration: 1h}}";
@@ -34,56 +64,143 @@ fn modern(provider: &str) -> String {
     )
 }
 
-/// What may be tried with each provider.
-fn resources(server: &str, file: &Path) -> Vec<String> {
-    let file = file.display();
-    let vault = |auth: &str| format!("{{fromCp: {{address: '{server}', role: r, auth: {auth}}}}}");
-    let tokens = [
-        format!("{{token: {{file: {file}}}}}"),
-        format!("{{appRole: {{roleId: r, secretId: {{file: {file}}}}}}}"),
-        format!("{{kubernetes: {{role: r, serviceAccountTokenPath: {file}}}}}"),
-        "{kubernetes: {role: r}}".to_owned(),
-        format!("{{tls: {{clientCert: {{file: {file}}}, clientKey: {{file: {file}}}}}}}"),
-        "{aws: {role: r, type: IAM}}".to_owned(),
-    ];
-    let mut all: Vec<_> = tokens
+/// The ways in which a variable could be named: that of other settings, and shorter ones.
+fn variables() -> [String; 3] {
+    let variable = VARIABLE.0;
+    [
+        format!("{{type: EnvVar, envVar: {{name: {variable}}}}}"),
+        format!("{{envVar: {{name: {variable}}}}}"),
+        format!("{{env: {variable}}}"),
+    ]
+}
+
+/// A file, and variables, as the source of something that is sent.
+fn sources(file: &Path) -> Vec<(String, Wants)> {
+    let named = format!("{{file: {}}}", file.display());
+    let variables = variables().map(|variable| (variable, Wants::Refused));
+    iter::once((named, Wants::File)).chain(variables).collect()
+}
+
+/// Settings of Vault.
+fn vault(server: &str, file: &Path, account: &Path) -> Vec<(String, Wants)> {
+    let mut auths = Vec::new();
+    for (source, wants) in [sources(file), sources(account)].concat() {
+        auths.extend([
+            (format!("{{token: {source}}}"), wants),
+            (
+                format!("{{appRole: {{roleId: r, secretId: {source}}}}}"),
+                wants,
+            ),
+            (format!("{{jwt: {{token: {source}}}}}"), wants),
+        ]);
+    }
+    for path in [file, account] {
+        let path = path.display();
+        auths.extend([
+            (
+                format!("{{kubernetes: {{role: r, serviceAccountTokenPath: {path}}}}}"),
+                Wants::File,
+            ),
+            (
+                format!("{{tls: {{clientCert: {{file: {path}}}, clientKey: {{file: {path}}}}}}}"),
+                Wants::Refused,
+            ),
+        ]);
+    }
+    auths.extend([
+        ("{kubernetes: {role: r}}".to_owned(), Wants::Refused),
+        ("{aws: {role: r, type: IAM}}".to_owned(), Wants::Identity),
+    ]);
+    let mine = "{token: {inlineString: mine}}";
+    let config = |auth: &str, more: &str| {
+        format!("{{fromCp: {{address: '{server}', role: r, auth: {auth}{more}}}}}")
+    };
+    let mut all: Vec<_> = auths
         .iter()
-        .flat_map(|auth| {
-            let conf = vault(auth);
-            let extension =
-                format!("{{type: Extension, extension: {{name: vault, config: {conf}}}}}");
-            [classic("vault", &conf), modern(&extension)]
-        })
+        .map(|(auth, wants)| (config(auth, ""), *wants))
         .collect();
-    all.extend([
-        classic(
-            "vault",
-            &format!("{{fromCp: {{address: '{server}', role: r, tls: {{caCert: {{file: {file}}}}}, auth: {{token: {{inlineString: mine}}}}}}}}"),
-        ),
-        // The endpoint is one that the control plane offers.
-        classic(
-            "acmpca",
-            &format!("{{arn: '{ARN}', endpoint: theirs, auth: {{awsCredentials: {{accessKey: {{file: {file}}}, accessKeySecret: {{inlineString: mine}}}}}}}}"),
-        ),
-        classic(
-            "acmpca",
-            &format!("{{arn: '{ARN}', endpoint: theirs, auth: {{awsCredentials: {{accessKey: {{inlineString: mine}}, accessKeySecret: {{inlineString: mine}}, sessionToken: {{file: {file}}}}}}}}}"),
-        ),
-        classic("acmpca", &format!("{{arn: '{ARN}', endpoint: theirs}}")),
-        classic("acmpca", &format!("{{arn: '{ARN}', endpoint: theirs, assumeRole: theirs}}")),
-        classic(
-            "certmanager",
-            &format!("{{issuerRef: {{name: a}}, caCert: {{file: {file}}}}}"),
-        ),
+    for (source, _) in sources(file) {
+        for more in [
+            format!(", caCert: {source}"),
+            format!(", tls: {{caCert: {source}}}"),
+        ] {
+            all.push((config(mine, &more), Wants::Refused));
+        }
+    }
+    all
+}
+
+/// Settings of AWS Private CA. The endpoint and the role are of those that the control plane offers.
+fn aws(file: &Path) -> Vec<(String, Wants)> {
+    let config = |more: &str| format!("{{arn: '{ARN}', endpoint: theirs{more}}}");
+    let mine = "{inlineString: mine}";
+    let keys = |id: &str, key: &str, token: &str| {
+        format!(
+            ", auth: {{awsCredentials: {{accessKey: {id}, accessKeySecret: {key}, sessionToken: {token}}}}}"
+        )
+    };
+    let mut all = vec![
+        (config(""), Wants::Identity),
+        (config(", assumeRole: theirs"), Wants::Identity),
+    ];
+    for (source, wants) in sources(file) {
+        let ca_cert = format!(", caCert: {source}{}", keys(mine, mine, mine));
+        all.extend([
+            (config(&keys(&source, mine, mine)), wants),
+            (config(&keys(mine, mine, &source)), wants),
+            // This one only signs.
+            (config(&keys(mine, &source, mine)), Wants::Refused),
+            (config(&ca_cert), Wants::Refused),
+        ]);
+    }
+    all
+}
+
+/// What may be tried with each provider, in both models.
+fn attempts(server: &str, folder: &Path) -> Vec<Attempt> {
+    let (file, account) = (folder.join("token"), folder.join("account"));
+    let mut configs = Vec::new();
+    for (config, wants) in vault(server, &file, &account) {
+        configs.push(("vault", config, wants));
+    }
+    for (config, wants) in aws(&file) {
+        configs.push(("acmpca", config, wants));
+    }
+    for (source, _) in sources(&file) {
+        let config = format!("{{issuerRef: {{name: a}}, caCert: {source}}}");
+        configs.push(("certmanager", config, Wants::Refused));
+    }
+    let mut all = Vec::new();
+    for (kind, config, wants) in configs {
+        let extension = format!("{{name: {kind}, config: {config}}}");
+        let extension = format!("{{type: Extension, extension: {extension}}}");
+        for text in [classic(kind, &config), modern(&extension)] {
+            all.push(Attempt { text, wants });
+        }
+    }
+    let named = format!("{{type: File, file: {{path: {}}}}}", file.display());
+    let [variable, ..] = variables();
+    for text in [
         classic(
             "provided",
-            &format!("{{cert: {{file: {file}}}, key: {{file: {file}}}}}"),
+            &format!(
+                "{{cert: {{file: {0}}}, key: {{file: {0}}}}}",
+                file.display()
+            ),
         ),
-        modern(&format!(
-            "{{type: Bundled, bundled: {{ca: {{certificate: {{type: File, file: {{path: {file}}}}}, privateKey: {{type: EnvVar, envVar: {{name: {VARIABLE}}}}}}}}}}}"
-        )),
-    ]);
+        bundled(&named, &variable),
+        bundled(&variable, &named),
+    ] {
+        let wants = Wants::Refused;
+        all.push(Attempt { text, wants });
+    }
     all
+}
+
+fn bundled(certificate: &str, key: &str) -> String {
+    modern(&format!(
+        "{{type: Bundled, bundled: {{insecureAllowSelfSigned: true, ca: {{certificate: {certificate}, privateKey: {key}}}}}}}"
+    ))
 }
 
 fn registry(server: &str) -> BackendRegistry {
@@ -108,7 +225,10 @@ fn registry(server: &str) -> BackendRegistry {
 /// Takes a resource through all that a control plane does with it, and returns what its author
 /// reads.
 async fn serve(registry: &BackendRegistry, text: &str, local: LocalSources) -> String {
-    let resource = Resource::parse(text).unwrap().into_iter().next().unwrap();
+    let resource = match Resource::parse(text) {
+        Ok(resources) => resources.into_iter().next().unwrap(),
+        Err(error) => return format!("{error} {error:?}"),
+    };
     let config = match &resource {
         Resource::Mesh(mesh) => BackendConfig::classic(&mesh.mtls.as_ref().unwrap().backends[0]),
         Resource::MeshIdentity(identity) => BackendConfig::modern(identity).unwrap(),
@@ -143,70 +263,171 @@ async fn serve(registry: &BackendRegistry, text: &str, local: LocalSources) -> S
 
 /// The forms in which a value could leave.
 fn forms(value: &str) -> Vec<String> {
-    let standard = base64::engine::general_purpose::STANDARD_NO_PAD;
-    vec![
+    let mut forms = vec![
         value.to_owned(),
-        standard.encode(value),
         value.bytes().map(|byte| format!("{byte:02x}")).collect(),
-    ]
+    ];
+    // Base64 of a text that holds the value, wherever it begins there.
+    for before in 0..3 {
+        let text = [&vec![0; before], value.as_bytes()].concat();
+        let whole = text.len() - text.len() % 3;
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&text[..whole]);
+        // The first group is of other bytes, too.
+        forms.push(encoded[if before == 0 { 0 } else { 4 }..].to_owned());
+    }
+    forms
 }
 
-struct Author {
-    server: CannedServer,
-    told: Vec<String>,
+fn holds(text: &str, value: &str) -> bool {
+    forms(value).iter().any(|form| text.contains(form))
 }
 
-impl Author {
-    /// Tries everything.
-    async fn tries(local: &LocalSources, file: &Path) -> Self {
-        let server = CannedServer::start().await.unwrap();
-        for _ in 0..1000 {
+/// What one attempt has brought.
+struct Outcome {
+    attempt: Attempt,
+    /// All that the author can read: requests at the server, and errors.
+    known: String,
+    issued: bool,
+}
+
+impl Outcome {
+    fn knows(&self, values: &[&str]) -> bool {
+        values.iter().any(|value| holds(&self.known, value))
+    }
+}
+
+/// Tries everything.
+async fn outcomes(local: &LocalSources, folder: &Path) -> Vec<Outcome> {
+    let server = CannedServer::start().await.unwrap();
+    let registry = registry(&server.url());
+    let mut outcomes = Vec::new();
+    for attempt in attempts(&server.url(), folder) {
+        let before = server.requests().len();
+        while server.remaining() < 50 {
             server.answer(CannedResponse::json(400, "{}"));
         }
-        let registry = registry(&server.url());
-        let mut told = Vec::new();
-        for text in resources(&server.url(), file) {
-            told.push(serve(&registry, &text, local.clone()).await);
+        let told = serve(&registry, &attempt.text, local.clone()).await;
+        let mut known = told.clone();
+        for request in server.requests().split_off(before) {
+            known.push_str(&format!("{request:?} {}", request.text()));
         }
-        Self { server, told }
+        outcomes.push(Outcome {
+            attempt,
+            known,
+            issued: told.contains("Ok("),
+        });
+    }
+    outcomes
+}
+
+const ALL: [&str; 6] = [
+    TOKEN,
+    SERVICE_ACCOUNT,
+    ACCESS_KEY,
+    SECRET_KEY,
+    SESSION_TOKEN,
+    VARIABLE.1,
+];
+
+/// Takes all resources through the control plane, with what the next test has put into its environment.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_with_secrets() {
+    let Ok(folder) = std::env::var(FOLDER) else {
+        return;
+    };
+    let folder = Path::new(&folder);
+    let public = ListedSources::new()
+        .with_folder(folder.join("public"))
+        .with_variable(LISTED[0])
+        .with_variable(LISTED[1]);
+    let files = ListedSources::new().with_folder(folder);
+    let identity = ListedSources::new().with_identity();
+    for (local, sent) in [
+        (LocalSources::Refused, &[][..]),
+        (LocalSources::Listed(public.clone()), &[]),
+        // What may be sent is sent, wherever the resource says. So the test would see it.
+        (LocalSources::Listed(files), &[Wants::File]),
+        (LocalSources::Listed(identity), &[Wants::Identity]),
+        (LocalSources::Allowed, &[Wants::File, Wants::Identity]),
+    ] {
+        for outcome in outcomes(&local, folder).await {
+            let Attempt { text, wants } = &outcome.attempt;
+            let (values, others) = match wants {
+                Wants::File => (&ALL[..2], &ALL[2..]),
+                Wants::Identity => (&ALL[2..5], &[ALL[0], ALL[1], ALL[3], ALL[5]][..]),
+                Wants::Refused => (&ALL[..0], &ALL[..]),
+            };
+            let known = &outcome.known;
+            assert_eq!(
+                outcome.knows(values),
+                sent.contains(wants),
+                "{local:?} {text}: {known}"
+            );
+            assert!(!outcome.knows(others), "{local:?} {text}: {known}");
+            assert!(!outcome.issued, "{local:?} {text}: {known}");
+            // The usual place of the token is not looked at, let alone told of.
+            if text.contains("kubernetes: {role: r}") && local != LocalSources::Allowed {
+                assert!(known.contains("does not read"), "{text}: {known}");
+            }
+        }
     }
 
-    /// Everything that arrived, and that was said.
-    fn knows(&self, value: &str) -> bool {
-        let arrived = self.server.requests().into_iter();
-        let mut all = arrived.map(|request| format!("{request:?} {}", request.text()));
-        let mut all = all.by_ref().collect::<Vec<_>>();
-        all.extend(self.told.iter().cloned());
-        let forms = forms(value);
-        all.iter()
-            .any(|text| forms.iter().any(|form| text.contains(form)))
+    // A CA in variables signs where these are on the list, and nowhere else.
+    let registry = registry("http://127.0.0.1:9");
+    let source = |name: &str| format!("{{type: EnvVar, envVar: {{name: {name}}}}}");
+    for (local, names, signs) in [
+        (LocalSources::Refused, LISTED, false),
+        (LocalSources::Listed(public.clone()), LISTED, true),
+        (LocalSources::Listed(public), MINE, false),
+        (LocalSources::Allowed, MINE, true),
+    ] {
+        let text = bundled(&source(names[0]), &source(names[1]));
+        let told = serve(&registry, &text, local).await;
+        let issued = told == "[Ok(()), Ok(()), Ok(())]";
+        assert_eq!(issued, signs, "{names:?}: {told}");
+        assert_eq!(told.contains("does not read"), !signs, "{told}");
     }
+    fs::write(folder.join("done"), "").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_byte_of_a_file_or_variable_gets_out() {
     let temp = tempfile::tempdir().unwrap();
-    let (file, public) = (temp.path().join("token"), temp.path().join("public"));
-    fs::write(&file, SECRET).unwrap();
-    fs::create_dir(&public).unwrap();
-    let variable = std::env::var(VARIABLE).unwrap();
-    let listed = ListedSources::new()
-        .with_folder(&public)
-        .with_variable("MESH_PUBLIC");
-    for local in [LocalSources::Refused, LocalSources::Listed(listed)] {
-        let author = Author::tries(&local, &file).await;
-        assert!(!author.knows(SECRET), "{local:?}");
-        assert!(!author.knows(&variable), "{local:?}");
-        for told in &author.told {
-            // Something did arrive, without anything of ours: an inline token, say.
-            assert!(!told.contains("Ok("), "{told}");
-        }
+    let folder = temp.path();
+    fs::write(folder.join("token"), TOKEN).unwrap();
+    fs::write(folder.join("account"), SERVICE_ACCOUNT).unwrap();
+    fs::create_dir(folder.join("public")).unwrap();
+    let profile = format!(
+        "[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    );
+    fs::write(folder.join("profile"), profile).unwrap();
+    let ca = TestCa::root("Mesh", SystemClock::new().now()).unwrap();
+    let key = ca.key_pem().unwrap();
+
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "hostile::child_with_secrets"]);
+    child.env(FOLDER, folder);
+    child.env(VARIABLE.0, VARIABLE.1);
+    for [certificate, private] in [MINE, LISTED] {
+        child.env(certificate, ca.pem()).env(private, &key);
     }
-    // The test would see it.
-    let author = Author::tries(&LocalSources::Allowed, &file).await;
-    assert!(author.knows(SECRET));
-    // And what is listed is sent to wherever the resource says.
-    let listed = ListedSources::new().with_folder(temp.path());
-    let author = Author::tries(&LocalSources::Listed(listed), &file).await;
-    assert!(author.knows(SECRET));
+    for (name, value) in [
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_SESSION_TOKEN", SESSION_TOKEN),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/own"),
+    ] {
+        child.env(name, value);
+    }
+    for (name, file) in [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "account"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "token"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "profile"),
+    ] {
+        child.env(name, folder.join(file));
+    }
+    let output = tokio::task::spawn_blocking(move || child.output());
+    let output = output.await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(folder.join("done").exists(), "{output:?}");
 }
