@@ -10,6 +10,7 @@
 
 mod common;
 mod conformance;
+mod environment;
 mod faults;
 mod once;
 mod proxies;

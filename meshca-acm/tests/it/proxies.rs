@@ -1,10 +1,7 @@
 //! Which way requests take to AWS: that of the settings, and no other.
 
-use std::process::Command;
-
 use meshca_acm::AcmSettings;
 use meshca_core::Issuer;
-use meshca_testenv::http::{CannedResponse, CannedServer};
 use meshca_testenv::proxy::Proxy;
 
 use crate::common::*;
@@ -12,43 +9,6 @@ use crate::common::*;
 /// Has the CA described, of which nothing comes.
 async fn ask(settings: AcmSettings) {
     bare(settings).trust_bundle().await.unwrap_err();
-}
-
-async fn canned() -> CannedServer {
-    let server = CannedServer::start().await.unwrap();
-    for _ in 0..20 {
-        server.answer(CannedResponse::new(400));
-    }
-    server
-}
-
-const ENDPOINT: &str = "MESHCA_TEST_ENDPOINT";
-
-/// What the program itself does under the environment of the next test.
-#[tokio::test]
-async fn child_under_an_environment() {
-    if let Ok(endpoint) = std::env::var(ENDPOINT) {
-        ask(settings(endpoint, ARN)).await;
-    }
-}
-
-/// The SDK's own client takes its proxies from there.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_environment_names_no_proxy() {
-    let (aws, proxy) = (canned().await, canned().await);
-    let mut program = Command::new(std::env::current_exe().unwrap());
-    program.args(["--exact", "proxies::child_under_an_environment"]);
-    program.env(ENDPOINT, aws.url());
-    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        program.env(variable, proxy.url());
-        program.env(variable.to_lowercase(), proxy.url());
-    }
-    program.env_remove("NO_PROXY").env_remove("no_proxy");
-    let output = tokio::task::spawn_blocking(move || program.output());
-    let output = output.await.unwrap().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert!(!aws.requests().is_empty(), "{output:?}");
-    assert_eq!(proxy.connections(), 0);
 }
 
 #[tokio::test]

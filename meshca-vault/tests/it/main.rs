@@ -12,6 +12,7 @@ mod answers;
 mod check;
 mod common;
 mod conformance;
+mod environment;
 mod faults;
 mod logins;
 mod openbao;

@@ -6,6 +6,7 @@ use meshca_acm::{AcmIssuer, AcmSettings};
 use meshca_core::resource::{AcmConf, AwsCredentials, DataSource};
 use meshca_core::secret::SourceReader;
 use meshca_core::{IssuingCa, MemorySecretStore};
+use meshca_testenv::http::{CannedResponse, CannedServer};
 use meshca_testenv::servers::Aws;
 use serde_json::Value;
 
@@ -48,6 +49,15 @@ pub(crate) fn issuer(settings: AcmSettings) -> IssuingCa<AcmIssuer> {
 
 pub(crate) fn bare(settings: AcmSettings) -> AcmIssuer {
     AcmIssuer::new(settings, sources(), clock()).unwrap()
+}
+
+/// A server that refuses everything.
+pub(crate) async fn canned() -> CannedServer {
+    let server = CannedServer::start().await.unwrap();
+    for _ in 0..20 {
+        server.answer(CannedResponse::new(400));
+    }
+    server
 }
 
 /// How often AWS was called, and how many certificates a CA has made.
