@@ -136,7 +136,19 @@
 //!
 //! # Your Cargo.toml
 //!
-//! The control plane brings its own `kube::Client` (`Client::try_default().await?`, for example), so it chooses kube's features. With those below, TLS is by the
+//! The control plane brings its own `kube::Client`, so it decides how its cluster is reached, and chooses kube's features. kube
+//! reads `HTTPS_PROXY` for a kubeconfig that names no proxy. Here the environment decides nothing:
+//!
+//! ```no_run
+//! # async fn run() -> Result<kube::Client, Box<dyn std::error::Error>> {
+//! let mut config = kube::Config::infer().await?;
+//! config.proxy_url = None;
+//! let client = kube::Client::try_from(config)?;
+//! # Ok(client)
+//! # }
+//! ```
+//!
+//! With the features below, TLS is by the
 //! cryptographic library that meshca has anyway; kube's default brings a second one, and where both are linked rustls panics
 //! at the first connection, because it cannot know which is meant.
 //!

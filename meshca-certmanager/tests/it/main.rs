@@ -13,6 +13,7 @@ mod api;
 mod common;
 mod conformance;
 mod ending;
+mod environment;
 mod faults;
 mod manager;
 mod pending;
