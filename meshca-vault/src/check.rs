@@ -11,6 +11,7 @@ use vaultrs::api::token::requests::LookupTokenSelfRequest;
 use crate::api::{self, Role, TokenInfo};
 use crate::client::Failure;
 use crate::issuer::VaultIssuer;
+use crate::policy;
 use crate::role;
 use crate::transport::Call;
 use crate::trust::Survey;
@@ -120,8 +121,23 @@ async fn probe(issuer: &VaultIssuer, profile: Profile, found: &mut Findings) {
         Ok(_) => {}
         Err(Failure::Refused(refusal))
             if refusal.status.as_u16() == 400 && refusal.says("\"csr\" is empty") => {}
-        Err(failure) => found.problem(issuer.refused(failure, profile)),
+        Err(failure) => {
+            let policies = policies(issuer).await;
+            found.problem(issuer.refused(failure, profile, policy::own(&policies)));
+        }
     }
+}
+
+/// The policies of the token, as far as it may look itself up.
+async fn policies(issuer: &VaultIssuer) -> Vec<String> {
+    let token = look_up(issuer).await;
+    token.and_then(|token| token.policies).unwrap_or_default()
+}
+
+async fn look_up(issuer: &VaultIssuer) -> Option<TokenInfo> {
+    let call = api::call(&LookupTokenSelfRequest::default()).ok()?;
+    let told = issuer.ask::<TokenInfo>(&call).await.ok()?;
+    Some(told.data)
 }
 
 /// Judges the role by what it will say about the certificates of a mesh, if the policy lets us see it. Returns the issuer
@@ -153,8 +169,11 @@ async fn look_at_role(issuer: &VaultIssuer, found: &mut Findings) -> Option<Stri
             told.data.issuer_ref.filter(|issuer| !issuer.is_empty())
         }
         Err(Failure::Refused(refusal)) if refusal.status.as_u16() == 403 => {
+            let path = format!("{mount}/roles/{name}");
+            let policies = policies(issuer).await;
+            let repair = policy::repair(refusal.product, policy::own(&policies), &path, "read");
             found.warn(format!(
-                "the role cannot be checked: to have that, grant `read` on `{mount}/roles/{name}`"
+                "the role cannot be checked: to have that, grant `read` on `{path}`. {repair}"
             ));
             None
         }
@@ -288,13 +307,9 @@ async fn authority(
 
 /// Looks at the token by what the server knows of it. One that may not look itself up is not suspected.
 async fn token(issuer: &VaultIssuer, found: &mut Findings) {
-    let Ok(call) = api::call(&LookupTokenSelfRequest::default()) else {
+    let Some(token) = look_up(issuer).await else {
         return;
     };
-    let Ok(told) = issuer.ask::<TokenInfo>(&call).await else {
-        return;
-    };
-    let token = told.data;
     let endless = token.expire_time.is_none() || token.period.is_some_and(|period| period > 0);
     if let VaultAuth::Token(_) = issuer.client.conf().auth
         && !endless

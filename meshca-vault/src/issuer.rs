@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::auth::Login;
 use crate::client::{Failure, Told, VaultClient};
+use crate::policy::repair;
 use crate::session::Sessions;
 use crate::settings::VaultSettings;
 use crate::transport::Call;
@@ -100,7 +101,13 @@ impl VaultIssuer {
         self.sessions.ask(&self.client, call).await
     }
 
-    pub(crate) fn refused(&self, failure: Failure, profile: Profile) -> Error {
+    /// `policy`: one that the token has, where that is known.
+    pub(crate) fn refused(
+        &self,
+        failure: Failure,
+        profile: Profile,
+        policy: Option<&str>,
+    ) -> Error {
         let refusal = match failure {
             Failure::Error(error) => return error,
             Failure::Refused(refusal) => refusal,
@@ -116,7 +123,8 @@ impl VaultIssuer {
                 self.token_in_words()
             )),
             403 => denied(format!(
-                "{product} refused to sign: a policy of the token must grant `update` on `{path}`, unless `pki` or `role` is misspelt, which {product} does not tell apart. Add `path \"{path}\" {{ capabilities = [\"update\"] }}` to the policy, with `{command} policy write`"
+                "{product} refused to sign: a policy of the token must grant `update` on `{path}`, unless `pki` or `role` is misspelt, which {product} does not tell apart. {}",
+                repair(product, policy, &path, "update")
             )),
             404 | 405 => refusal.error(
                 ErrorKind::NotFound,

@@ -102,6 +102,7 @@ mod client;
 mod error;
 mod factory;
 mod issuer;
+mod policy;
 mod product;
 mod refusal;
 mod role;

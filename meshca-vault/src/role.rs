@@ -236,7 +236,7 @@ fn warnings(role: &Role, name: &str, lifetime: Duration) -> Vec<String> {
 }
 
 /// A value as an argument in a shell.
-fn quoted(value: &str) -> String {
+pub(crate) fn quoted(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,/:".contains(c);
     match !value.is_empty() && value.chars().all(plain) {
         true => value.to_owned(),

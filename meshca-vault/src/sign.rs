@@ -78,7 +78,7 @@ impl VaultIssuer {
             Ok(told) => told,
             Err(failure) => {
                 let Some(left) = fitting(&failure, lifetime) else {
-                    return Err(self.refused(failure, profile));
+                    return Err(self.refused(failure, profile, None));
                 };
                 if left.is_zero() {
                     return Err(expired_ca(failure));
@@ -89,7 +89,7 @@ impl VaultIssuer {
                 ));
                 self.ask(&self.call(request, left)?)
                     .await
-                    .map_err(|failure| self.refused(failure, profile))?
+                    .map_err(|failure| self.refused(failure, profile, None))?
             }
         };
         let chain = SignedChain::from_pem(&told.data.pem())?;

@@ -148,6 +148,50 @@ mod vault {
         );
     }
 
+    /// Does what the command does that a message shows: it adds a rule to a policy.
+    async fn run_policy_command(vault: &Vault, text: &str) {
+        let (_, command) = text.split_once("`(vault policy read ").unwrap();
+        let (command, _) = command.split_once('`').unwrap();
+        let (name, command) = command.split_once("; echo '").unwrap();
+        let (rule, rest) = command.split_once("') | ").unwrap();
+        assert_eq!(rest, format!("vault policy write {name} -"));
+        let path = format!("sys/policies/acl/{name}");
+        let policy = vault.read(&path).await.unwrap();
+        let policy = policy["data"]["policy"].as_str().unwrap();
+        let policy = json!({"policy": format!("{policy}\n{rule}\n")});
+        vault.write(&path, policy).await.unwrap();
+    }
+
+    /// A right that is missing is granted by the command of the report, one after the other.
+    #[tokio::test]
+    async fn of_policies_with_one_command_for_each_right() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let none = r#"path "cubbyhole/mine" { capabilities = ["read"] }"#;
+        vault
+            .write("sys/policies/acl/mesh", json!({"policy": none}))
+            .await
+            .unwrap();
+        let periodic = token(&vault, json!({"period": "24h"})).await;
+        let store = secrets(&[("vault-token", &periodic)]).await;
+        let issuer = issuer(settings(vault.address(), token_auth()), &store);
+        let error = issuer.check().await.unwrap_err().to_string();
+        assert_eq!(error.matches("`(vault policy read mesh; ").count(), 2);
+        run_policy_command(&vault, &error).await;
+        let report = issuer.check().await.unwrap();
+        let text = report.warnings.join("\n");
+        assert!(
+            text.contains("grant `read` on `pki/roles/mesh-dp`"),
+            "{text}"
+        );
+        run_policy_command(&vault, &text).await;
+        assert_eq!(issuer.check().await.unwrap().warnings, [""; 0]);
+        let kept = vault.read("sys/policies/acl/mesh").await.unwrap();
+        let kept = kept["data"]["policy"].as_str().unwrap();
+        assert!(kept.contains("cubbyhole/mine"), "{kept}");
+    }
+
     /// The parameters of the command that a message shows.
     fn parameters(text: &str) -> serde_json::Value {
         let (_, command) = text.split_once("`vault patch pki/roles/mesh-dp ").unwrap();
@@ -183,7 +227,7 @@ mod vault {
             ErrorKind::Denied,
             &[
                 "2 problems: (1) ",
-                "`path \"pki/sign/mesh-dp\" { capabilities = [\"update\"] }`",
+                "One command adds it to the token's policy `mesh`: ",
                 "add `spiffe://example.org/*` to its `allowed_uri_sans`",
                 "set `require_cn=false`",
                 "lack the key usage `DigitalSignature`",
@@ -197,10 +241,7 @@ mod vault {
         );
         let repair = parameters(&error.to_string());
         vault.patch("pki/roles/mesh-dp", repair).await.unwrap();
-        vault
-            .write("sys/policies/acl/mesh", json!({"policy": POLICY}))
-            .await
-            .unwrap();
+        run_policy_command(&vault, &error.to_string()).await;
         issuer.check().await.unwrap();
         issuer.issue(&spec(), &*clock()).await.unwrap();
         let kept = vault.read("pki/roles/mesh-dp").await.unwrap();
