@@ -235,6 +235,17 @@ impl Login {
                         ),
                     )
                     .with_retry(Retry::Backoff),
+                // STS says so, and the server repeats it.
+                400 if kind == "aws" && refusal.says("Credential should be scoped to a valid region") => refusal
+                    .error(
+                        ErrorKind::Unauthenticated,
+                        &format!(
+                            "{} has STS of another region look at our login than it is signed for: set `stsRegion` under `auth.aws` to the `sts_region` of its config (`{} read auth/{mount}/config/client`)",
+                            refusal.product,
+                            refusal.product.command()
+                        ),
+                    )
+                    .with_retry(Retry::Backoff),
                 400 | 401 | 403 => refusal
                     .error(
                         ErrorKind::Unauthenticated,

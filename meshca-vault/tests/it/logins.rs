@@ -222,6 +222,42 @@ mod aws {
     }
 }
 
+/// What STS answers is repeated by Vault, and says nothing about settings here.
+#[cfg(feature = "aws-auth")]
+#[tokio::test]
+async fn a_login_for_another_region_names_the_setting() {
+    use meshca_core::resource::{AwsAuth, AwsAuthType};
+
+    let server = CannedServer::start().await.unwrap();
+    let refusal = "error making upstream request: received error code 403 from STS: <ErrorResponse \
+        xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n  <Error>\n    <Type>Sender</Type>\n    \
+        <Code>SignatureDoesNotMatch</Code>\n    <Message>Credential should be scoped to a valid region, not \
+        'us-east-1'. </Message>\n  </Error>\n</ErrorResponse>";
+    let refusal = json!({"errors": [refusal]}).to_string();
+    server.answer(CannedResponse::json(400, refusal).for_path("/v1/auth/"));
+    let health = r#"{"version": "1.21.0", "enterprise": false}"#;
+    for _ in 0..4 {
+        server.answer(CannedResponse::json(200, health).for_path("/v1/sys/health"));
+    }
+    let auth = VaultAuth::Aws(AwsAuth::new(AwsAuthType::Iam));
+    let conf = VaultConf::new(server.url(), ROLE, auth);
+    let settings = VaultSettings::new(conf, domain());
+    let settings = settings.with_aws_access_key("AKIAEXAMPLE", "hush".into(), None);
+    let issuer = issuer(settings, &secrets(&[]).await);
+    let key = meshca_core::PrivateKey::generate(meshca_core::KeyType::P256).unwrap();
+    let now = meshca_core::Clock::now(&*clock());
+    let request = meshca_core::CertificateRequest::for_key(spec(), &key, now).unwrap();
+    let error = issuer.sign(&request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+    let text = error.to_string();
+    for words in [
+        "set `stsRegion` under `auth.aws` to the `sts_region` of its config (`vault read auth/aws/config/client`)",
+        "not 'us-east-1'",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+}
+
 mod vault {
     use aws_lc_rs::encoding::AsDer;
     use aws_lc_rs::rand::SystemRandom;
