@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use der::{Decode, Encode};
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::ext::pkix::NameConstraints;
-use x509_cert::ext::pkix::constraints::name::GeneralSubtree;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
@@ -195,22 +194,25 @@ fn judge(ca: &Parsed<'_>, below: usize, wanted: CaUse) -> Judgement {
             .iter()
             .chain(&excluded_subtrees)
             .flatten();
-        let (uris, others): (Vec<_>, Vec<_>) = constrained.partition(|subtree| {
-            matches!(
-                subtree,
-                GeneralSubtree {
-                    base: GeneralName::UniformResourceIdentifier(_),
-                    ..
-                }
-            )
-        });
-        if !uris.is_empty() {
-            fault(
-                "constrains URIs (name constraints), which is not supported, so no SPIFFE ID is accepted below it"
-                    .to_owned(),
-            );
+        let mut others = false;
+        let mut unsupported = Vec::new();
+        for subtree in constrained {
+            match &subtree.base {
+                GeneralName::UniformResourceIdentifier(_) => unsupported.push("URIs"),
+                // It concerns every certificate, also one with an empty subject.
+                GeneralName::DirectoryName(_) => unsupported.push("directory names"),
+                _ => others = true,
+            }
         }
-        if !others.is_empty() {
+        unsupported.sort_unstable();
+        unsupported.dedup();
+        if !unsupported.is_empty() {
+            fault(format!(
+                "constrains {} (name constraints), which is not supported, so no SPIFFE ID is accepted below it",
+                unsupported.join(" and ")
+            ));
+        }
+        if others {
             let doubt = "is constrained to some names (name constraints): whether those of the mesh are among them is seen with the first certificate";
             doubts.push(doubt.to_owned());
         }

@@ -122,6 +122,21 @@ fn a_check_finds_what_verification_refuses() {
             .collect(),
         excluded_subtrees: Vec::new(),
     };
+    let directory = |excluded: bool| {
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(DnType::OrganizationName, "Example");
+        let subtrees = vec![GeneralSubtree::DirectoryName(name)];
+        constraints(match excluded {
+            false => rcgen::NameConstraints {
+                permitted_subtrees: subtrees,
+                excluded_subtrees: Vec::new(),
+            },
+            true => rcgen::NameConstraints {
+                permitted_subtrees: Vec::new(),
+                excluded_subtrees: subtrees,
+            },
+        })
+    };
     // A sequence of subtrees with the URI `example.org`, permitted; and excluded, `example.com`.
     const PERMITTED: &[u8] = b"\x30\x11\xa0\x0f\x30\x0d\x86\x0bexample.org";
     const EXCLUDED: &[u8] = b"\x30\x11\xa1\x0f\x30\x0d\x86\x0bexample.com";
@@ -199,6 +214,18 @@ fn a_check_finds_what_verification_refuses() {
             None,
         ),
         ("DNS names", constraints(dns(&["example.org"])), None, None),
+        (
+            "directory names",
+            directory(false),
+            Some("constrains directory names"),
+            Some("constrains directory names"),
+        ),
+        (
+            "not those directory names",
+            directory(true),
+            Some("constrains directory names"),
+            Some("constrains directory names"),
+        ),
         ("policies", custom(&[2, 5, 29, 32], POLICIES), None, None),
         (
             "a demand of policies",
