@@ -91,13 +91,13 @@ pub(crate) fn check_workload(leaf: &Parsed<'_>) -> Result<(), &'static str> {
         }
         Ok(Some(usage)) if !usage.digital_signature() => {
             return Err(
-                "lacks the key usage `digitalSignature` (X.509-SVID §4.3), which TLS 1.3 needs; add it to the CA's profile or role",
+                "lacks the key usage `digitalSignature` (X.509-SVID §4.3), which TLS 1.3 needs; add it to the CA's profile or role (`key_usage` of a role of Vault)",
             );
         }
         Ok(Some(_)) => {}
         Ok(None) => {
             return Err(
-                "has no key usages (X.509-SVID §4.3), so Envoy refuses it; set the key usage `digitalSignature` in the CA's profile or role",
+                "has no key usages (X.509-SVID §4.3), so Envoy refuses it; set the key usage `digitalSignature` in the CA's profile or role (`key_usage` of a role of Vault)",
             );
         }
         Err(_) => return Err("has a damaged KeyUsage extension"),

@@ -23,15 +23,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
-use der::Decode as _;
+use der::asn1::{AnyRef, BitString};
+use der::{Decode as _, Encode as _, Tagged as _};
 use meshca_core::{
     CertificateRequest, Error, ErrorKind, KeyType, PrivateKey, Profile, Result, Signer,
     TrustBundle, TrustDomain,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, PublicKeyData,
+    SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use time::OffsetDateTime;
@@ -59,6 +60,9 @@ pub struct TestCaOptions {
     path_len: Option<u8>,
     permitted_dns: Vec<String>,
     excluded_dns: Vec<String>,
+    version_1: bool,
+    sha1: bool,
+    critical_policies: bool,
 }
 
 impl TestCaOptions {
@@ -72,7 +76,30 @@ impl TestCaOptions {
             path_len: None,
             permitted_dns: Vec::new(),
             excluded_dns: Vec::new(),
+            version_1: false,
+            sha1: false,
+            critical_policies: false,
         }
+    }
+
+    /// Writes a root as version 1, without extensions, as the oldest ones are. It is of no effect on
+    /// other CAs.
+    pub fn with_version_1(mut self) -> Self {
+        self.version_1 = true;
+        self
+    }
+
+    /// Has a root say that it signed itself with SHA-1. The signature is one that no verifier accepts.
+    /// It is of no effect on other CAs.
+    pub fn with_sha1(mut self) -> Self {
+        self.sha1 = true;
+        self
+    }
+
+    /// Names any policy in a critical extension (RFC 5280 §4.2.1.4), as some enterprise CAs do.
+    pub fn with_critical_policies(mut self) -> Self {
+        self.critical_policies = true;
+        self
     }
 
     /// The type of its key.
@@ -122,6 +149,12 @@ impl TestCaOptions {
             let domains = domains.iter().cloned();
             domains.map(GeneralSubtree::DnsName).collect()
         };
+        if self.critical_policies {
+            let mut policies =
+                CustomExtension::from_oid_content(CERTIFICATE_POLICIES, ANY_POLICY.to_vec());
+            policies.set_criticality(true);
+            params.custom_extensions = vec![policies];
+        }
         if !self.permitted_dns.is_empty() || !self.excluded_dns.is_empty() {
             params.name_constraints = Some(NameConstraints {
                 permitted_subtrees: subtrees(&self.permitted_dns),
@@ -167,7 +200,7 @@ impl TestCa {
     fn self_signed(options: TestCaOptions, key: Arc<PrivateKey>) -> Result<Self> {
         let params = options.params();
         let certificate = params.self_signed(&Key::pair(&key)?).map_err(failed)?;
-        let own = certificate.der().clone();
+        let own = aged(certificate.der().clone(), &options, &key)?;
         Ok(Self {
             chain: vec![own.clone()],
             root: own.clone(),
@@ -348,6 +381,59 @@ impl TestCa {
             .der()
             .clone())
     }
+}
+
+/// The extension `certificatePolicies`, and its content with `anyPolicy`.
+const CERTIFICATE_POLICIES: &[u64] = &[2, 5, 29, 32];
+const ANY_POLICY: &[u8] = b"\x30\x08\x30\x06\x06\x04\x55\x1d\x20\x00";
+
+/// The algorithm identifiers of `sha1WithRSAEncryption` and `ecdsa-with-SHA1` in DER.
+const SHA1_WITH_RSA: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\x00";
+const ECDSA_WITH_SHA1: &[u8] = b"\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x04\x01";
+
+/// A root as its options age it.
+fn aged(
+    root: CertificateDer<'static>,
+    options: &TestCaOptions,
+    key: &PrivateKey,
+) -> Result<CertificateDer<'static>> {
+    if !(options.version_1 || options.sha1) {
+        return Ok(root);
+    }
+    let broken = |error: der::Error| {
+        Error::new(ErrorKind::Internal, "could not write an old root").with_source(error)
+    };
+    let parts = Vec::<AnyRef<'_>>::from_der(&root).map_err(broken)?;
+    let [content, algorithm, _] = *parts.as_slice() else {
+        return Ok(root.clone());
+    };
+    let algorithm = match (options.sha1, options.key_type) {
+        (false, _) => algorithm,
+        (true, KeyType::P256 | KeyType::P384 | KeyType::Ed25519) => {
+            AnyRef::from_der(ECDSA_WITH_SHA1).map_err(broken)?
+        }
+        (true, _) => AnyRef::from_der(SHA1_WITH_RSA).map_err(broken)?,
+    };
+    let content = content.to_der().map_err(broken)?;
+    let mut fields = Vec::<AnyRef<'_>>::from_der(&content).map_err(broken)?;
+    // `[0]` is the version, and `[3]` the extensions. The algorithm stands behind the serial number.
+    let numbered = |field: &AnyRef<'_>| field.tag().is_context_specific();
+    if let Some(field) = fields.iter_mut().filter(|it| !numbered(it)).nth(1) {
+        *field = algorithm;
+    }
+    if options.version_1 {
+        fields.retain(|field| !numbered(field));
+    }
+    let content = fields.to_der().map_err(broken)?;
+    let signature = Signer::sign(key, &content)?;
+    let signature = BitString::from_bytes(&signature).and_then(|it| it.to_der());
+    let signature = signature.map_err(broken)?;
+    let aged = vec![
+        AnyRef::from_der(&content).map_err(broken)?,
+        algorithm,
+        AnyRef::from_der(&signature).map_err(broken)?,
+    ];
+    Ok(aged.to_der().map_err(broken)?.into())
 }
 
 /// One certificate as a PEM `CERTIFICATE` block.

@@ -112,3 +112,25 @@ fn pem_is_read_back() {
     let read = SignedChain::from_pem(&root.pem()).unwrap();
     assert_eq!(read.certificates(), [root.certificate().clone()]);
 }
+
+#[test]
+fn old_roots_are_roots_all_the_same() {
+    let now = FakeClock::start();
+    for key_type in [KeyType::P256, KeyType::Rsa2048] {
+        let options = || TestCaOptions::new("root", now).with_key_type(key_type);
+        let sound = TestCa::root_with(options()).unwrap();
+        for options in [
+            options().with_version_1(),
+            options().with_sha1(),
+            options().with_version_1().with_sha1(),
+        ] {
+            let root = TestCa::root_with(options).unwrap();
+            assert!(root.pem() != sound.pem());
+            let issuing = root.intermediate("issuing").unwrap();
+            let path = verified(&issuing, spec(), &[], &root).unwrap();
+            assert_eq!(path.last().unwrap(), "CN=root");
+        }
+        let old = TestCa::root_with(options().with_version_1()).unwrap();
+        assert!(old.certificate().len() + 50 < sound.certificate().len());
+    }
+}

@@ -274,6 +274,62 @@ mod vault {
         issuer.check().await.unwrap_err();
     }
 
+    /// Vault leaves the extension out where the role lists no usage, and Envoy refuses such leaves.
+    #[tokio::test]
+    async fn of_a_role_without_key_usages() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        set_up(&vault, "ec").await;
+        let patch = json!({"key_usage": ""});
+        vault.patch("pki/roles/mesh-dp", patch).await.unwrap();
+        let issuer = with_token(&vault).await;
+        says(
+            &issuer.check().await.unwrap_err(),
+            ErrorKind::Denied,
+            &[
+                "lack the key usage `DigitalSignature`",
+                "key_usage=DigitalSignature,KeyEncipherment",
+            ],
+        );
+        says(
+            &issuer.issue(&spec(), &*clock()).await.unwrap_err(),
+            ErrorKind::BadResponse,
+            &["key usage", "`key_usage` of a role of Vault"],
+        );
+    }
+
+    /// Several enterprise CAs mark the policies of their certificates as critical.
+    #[tokio::test]
+    async fn of_a_ca_with_critical_policies() {
+        needs!(Vault::program());
+        let vault = Vault::start().await.unwrap();
+        mount(&vault, "pki").await;
+        roles(&vault).await;
+        let now = meshca_core::Clock::now(&*clock());
+        let root = meshca_testkit::pki::TestCa::root("Root", now).unwrap();
+        let options = meshca_testkit::pki::TestCaOptions::new("Issuing CA", now);
+        let issuing = root
+            .intermediate_with(options.with_critical_policies())
+            .unwrap();
+        let bundle = format!(
+            "{}{}{}",
+            issuing.pem(),
+            root.pem(),
+            issuing.key_pem().unwrap()
+        );
+        vault
+            .write("pki/config/ca", json!({"pem_bundle": bundle}))
+            .await
+            .unwrap();
+        let issuer = with_token(&vault).await;
+        issuer.check().await.unwrap();
+        let identity = issuer.issue(&spec(), &*clock()).await.unwrap();
+        assert_eq!(
+            identity.certificate().path()[1..],
+            ["CN=Issuing CA", "CN=Root"]
+        );
+    }
+
     /// A signature proves nothing once a request has failed after it: neither at Vault, nor when its answer was verified.
     #[tokio::test]
     async fn of_what_failed_after_the_last_signature() {
