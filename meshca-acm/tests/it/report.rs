@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use meshca_core::resource::DataSource;
-use meshca_core::{Clock, ErrorKind, Issuer};
+use meshca_core::{CertificateRequest, Clock, ErrorKind, Issuer, KeyType, PrivateKey};
 use meshca_testenv::http::{CannedResponse, CannedServer};
-use meshca_testkit::pki::{TestCa, TestCaOptions};
+use meshca_testkit::pki::{TestCa, TestCaOptions, to_pem};
 use serde_json::json;
 
 use crate::common::*;
@@ -134,5 +134,48 @@ mod moto {
         );
         // It is proven once.
         issuer.check().await.unwrap_err();
+    }
+}
+
+/// Roots as old companies have them, above a CA at AWS. An anchor is a name and a key.
+#[tokio::test]
+async fn old_roots_are_roots() {
+    let now = clock().now();
+    let options = || TestCaOptions::new("Old root", now);
+    for (what, options) in [
+        ("version 1", options().with_version_1()),
+        ("SHA-1", options().with_sha1()),
+        ("both", options().with_version_1().with_sha1()),
+    ] {
+        let root = TestCa::root_with(options).unwrap();
+        let ca = root.intermediate("Issuing CA").unwrap();
+        let server = CannedServer::start().await.unwrap();
+        let described = json!({"CertificateAuthority": {
+            "Arn": ARN, "Status": "ACTIVE", "UsageMode": "GENERAL_PURPOSE",
+            "CertificateAuthorityConfiguration": {
+                "KeyAlgorithm": "EC_prime256v1", "SigningAlgorithm": "SHA256WITHECDSA", "Subject": {"CommonName": "a"},
+            },
+        }});
+        let key = PrivateKey::generate(KeyType::P256).unwrap();
+        let request = CertificateRequest::for_key(spec(), &key, now).unwrap();
+        let leaf = to_pem(&ca.sign(&request, now).unwrap());
+        for answer in [
+            described,
+            json!({"Certificate": ca.pem(), "CertificateChain": root.pem()}),
+            json!({"CertificateArn": format!("{ARN}/certificate/1")}),
+            json!({"Certificate": leaf, "CertificateChain": ca.pem() + &root.pem()}),
+        ] {
+            server.answer(CannedResponse::json(200, answer.to_string()));
+        }
+        let issuer = issuer(settings(server.url(), ARN));
+        let issued = issuer.issue_for(&request, &*clock()).await.unwrap();
+        assert_eq!(issued.root().der(), root.certificate(), "{what}");
+        let known = issuer.known().unwrap();
+        assert_eq!(known, root.bundle(domain()).unwrap(), "{what}");
+        for _ in 0..2 {
+            server.answer(refused("MalformedCSRException"));
+        }
+        let text = format!("{:?}", issuer.check().await);
+        assert!(!text.contains("Old root"), "{what}: {text}");
     }
 }

@@ -19,5 +19,6 @@ mod manager;
 mod pending;
 mod report;
 mod resources;
+mod roots;
 mod secret_store;
 mod watching;

@@ -484,6 +484,14 @@ async fn provided_cas_are_checked() {
     let below = plain_root.below("below");
     let issuer = provided((below.pem() + &plain_root.pem(), key(&below))).unwrap();
     issuer.issue(&spec(), &clock).await.unwrap();
+    let plain_key = PrivateKey::from_der(&key(&plain_root).try_into().unwrap()).unwrap();
+    let plain_key = plain_key.expose_pem().unwrap();
+    let alone = ProvidedCa::from_pem(&plain_root.pem(), plain_key.expose_str().unwrap());
+    let alone = alone.unwrap().allow_self_signed(true);
+    let issuer = BuiltinIssuer::provided(domain(), alone, Arc::new(clock.clone())).unwrap();
+    let issuer = IssuingCa::new(issuer);
+    let identity = issuer.issue(&spec(), &clock).await.unwrap();
+    verified_like_anyone_elses(&*issuer, &crate::common::request(identity.key()), start()).await;
 
     let issuer = provided((full, key(&intermediate))).unwrap();
     let identity = issuer.issue(&spec(), &clock).await.unwrap();

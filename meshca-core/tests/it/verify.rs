@@ -751,6 +751,37 @@ async fn what_an_issuer_cannot_sign_is_refused_before_it_is_asked() {
     assert_eq!(*issuer.asked.lock().unwrap(), 0);
 }
 
+/// Some CAs send the root along. That adds no trust.
+#[test]
+fn a_root_that_comes_along_with_a_bare_intermediate() {
+    let (root, key) = (Ca::root("root"), key());
+    let issuing = root.below("issuing");
+    let request = request(&key);
+    let leaf = issuing.leaf(&request, |_| {});
+    let sent = || vec![leaf.clone(), issuing.der.clone(), root.der.clone()];
+    let bare = issuing.bundle();
+    let error = verify(sent(), &request, &bare).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadResponse);
+    assert!(
+        error
+            .to_string()
+            .contains("`CN=root`, which is not in the trust bundle"),
+        "{error}"
+    );
+    let both = bare.union(&root.bundle()).unwrap();
+    for bundle in [root.bundle(), both] {
+        let issued = verify(sent(), &request, &bundle).unwrap();
+        assert_eq!(issued.chain(), [leaf.clone(), issuing.der.clone()]);
+        assert_eq!(issued.root().der(), &root.der);
+    }
+    // Without it, what is told is what the bundle lacks.
+    let error = verify(sent()[..2].to_vec(), &request, &bare).unwrap_err();
+    assert!(error.to_string().contains("is an intermediate"), "{error}");
+    let issued = verify(sent(), &request, &bare.allow_partial_chains(true)).unwrap();
+    assert_eq!(issued.chain(), std::slice::from_ref(&leaf));
+    assert_eq!(issued.root().der(), &issuing.der);
+}
+
 #[test]
 fn a_cross_signed_root_is_followed_to_the_root_that_is_trusted() {
     let (old, new, key) = (Ca::root("old"), Ca::root("new"), key());

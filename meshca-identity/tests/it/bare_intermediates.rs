@@ -8,7 +8,7 @@ use meshca_core::{Expect, SecretKey, SecretStore, SecretValue, TrustDomain};
 use meshca_identity::manager::{Assignment, Health};
 use meshca_identity::{BackendKey, Handle, ManagerOptions};
 use meshca_testkit::FakeClock;
-use meshca_testkit::pki::TestCa;
+use meshca_testkit::pki::{TestCa, TestCaOptions};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -44,10 +44,22 @@ struct Corporate {
 
 impl Corporate {
     async fn with(change: impl FnOnce(&mut ManagerOptions)) -> Self {
-        let world = World::with(change);
         let root = TestCa::root("corporate root", FakeClock::start()).unwrap();
+        Self::below(root, false, change).await
+    }
+
+    async fn below(
+        root: TestCa,
+        with_root: bool,
+        change: impl FnOnce(&mut ManagerOptions),
+    ) -> Self {
+        let world = World::with(change);
         let ca = root.intermediate("mesh ca").unwrap();
-        let pairs = [("ca.crt", ca.pem()), ("ca.key", ca.key_pem().unwrap())];
+        let chain = match with_root {
+            true => ca.chain_pem(),
+            false => ca.pem(),
+        };
+        let pairs = [("ca.crt", chain), ("ca.key", ca.key_pem().unwrap())];
         for (name, value) in pairs {
             let key = SecretKey::new("default", name).unwrap();
             let value = SecretValue::from(value.as_str());
@@ -247,4 +259,33 @@ async fn partial_chains_are_a_setting_of_the_manager() {
     assert_eq!(bundle.ends().count(), 1);
     pass(3 * DAY).await;
     assert_eq!(handle.health(), Health::Fresh);
+}
+
+/// Roots as old companies have them: in the chain of the CA, or in a MeshTrust beside it.
+#[tokio::test(start_paused = true)]
+async fn old_roots_are_roots() {
+    let options = || TestCaOptions::new("old root", FakeClock::start());
+    for (what, options) in [
+        ("version 1", options().with_version_1()),
+        ("SHA-1", options().with_sha1()),
+        ("both", options().with_version_1().with_sha1()),
+    ] {
+        for with_root in [true, false] {
+            for text in [CLASSIC.to_owned(), modern("Enabled")] {
+                let root = TestCa::root_with(options.clone()).unwrap();
+                let it = Corporate::below(root, with_root, |_| {}).await;
+                let text = match with_root {
+                    true => text,
+                    false => text + &trusting("corporate", &it.root.pem()),
+                };
+                it.world.apply(&text).await;
+                let mut handle = it.world.connect("first").await;
+                let ready = tokio::time::timeout(HOUR, handle.ready()).await;
+                ready
+                    .unwrap_or_else(|_| panic!("{what}: {:?}", it.world.log))
+                    .unwrap();
+                it.is_served(&handle);
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use meshca_core::resource::{AlsoTrust, DataSource, VaultConf};
 use meshca_core::{Issuer, IssuingCa, TrustBundle};
 use meshca_testenv::http::{CannedResponse, CannedServer};
-use meshca_testkit::pki::TestCa;
+use meshca_testkit::pki::{TestCa, TestCaOptions};
 use meshca_vault::{VaultIssuer, VaultSettings};
 
 use crate::common::*;
@@ -346,41 +346,103 @@ path "pki/sign/mesh-dp" { capabilities = ["update"] }
         );
     }
 
-    /// Old roots signed themselves with SHA-1, and head everything that a company has.
+    /// Old roots signed themselves with SHA-1 or are of version 1, and head everything that a company has.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_root_whose_own_signature_nobody_verifies_is_a_root() {
         needs!(Vault::program());
-        let old =
-            meshca_testkit::pki::TestCaOptions::new("Old root", meshca_core::Clock::now(&*clock()))
-                .with_key_type(KeyType::Rsa2048);
-        let old = TestCa::root_with(old).unwrap();
-        let issuing = old.intermediate("Issuing CA").unwrap();
+        let options = || {
+            let now = meshca_core::Clock::now(&*clock());
+            TestCaOptions::new("Old root", now).with_key_type(KeyType::Rsa2048)
+        };
+        for (options, imported) in [
+            (options().with_sha1(), true),
+            // Vault imports none of version 1, since it has no BasicConstraints.
+            (options().with_version_1(), false),
+        ] {
+            let old = TestCa::root_with(options).unwrap();
+            let issuing = old.intermediate("Issuing CA").unwrap();
+            let vault = Vault::start().await.unwrap();
+            mount(&vault, "pki").await;
+            roles(&vault).await;
+            let with_key = format!("{}{}", issuing.pem(), issuing.key_pem().unwrap());
+            vault
+                .write("pki/config/ca", json!({"pem_bundle": with_key}))
+                .await
+                .unwrap();
+            let root = json!({"pem_bundle": old.pem()});
+            let import = vault.write("pki/issuers/import/cert", root).await;
+            assert_eq!(import.is_ok(), imported, "{import:?}");
+            let token = token(&vault, json!({})).await;
+            let pem = old.pem();
+            let issuer = with(vault.address(), &token, move |conf| {
+                if !imported {
+                    conf.ca_cert = Some(DataSource::InlineString(pem.as_str().into()));
+                }
+            })
+            .await;
+            let trusted = issuer.trust_bundle().await.unwrap();
+            assert_eq!(subjects(&trusted), ["CN=Old root"]);
+            issuer.check().await.unwrap();
+            issuer.issue(&spec(), &*clock()).await.unwrap();
+        }
+    }
+
+    /// An intermediate that is pinned leads to its root, and to no other of the mount.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pinned_intermediate_beside_the_root_of_a_partner() {
+        needs!(Vault::program());
+        let (own, partner) = (root("Own root"), root("Partner"));
+        let issuing = own.intermediate("Issuing CA").unwrap();
         let vault = Vault::start().await.unwrap();
         mount(&vault, "pki").await;
         roles(&vault).await;
-        let with_key = format!("{}{}", issuing.pem(), issuing.key_pem().unwrap());
-        vault
-            .write("pki/config/ca", json!({"pem_bundle": with_key}))
+        let bundle = format!(
+            "{}{}{}",
+            issuing.pem(),
+            own.pem(),
+            issuing.key_pem().unwrap()
+        );
+        let imported = vault
+            .write("pki/issuers/import/bundle", json!({"pem_bundle": bundle}))
             .await
             .unwrap();
-        let root = json!({"pem_bundle": sha1(&old)});
-        vault.write("pki/issuers/import/cert", root).await.unwrap();
-        let issuer = with_token(&vault).await;
+        vault
+            .write(
+                "pki/issuers/import/cert",
+                json!({"pem_bundle": partner.pem()}),
+            )
+            .await
+            .unwrap();
+        // The one that has a key.
+        let keys = imported["data"]["mapping"].as_object().unwrap();
+        let (id, _) = keys.iter().find(|(_, key)| *key != "").unwrap();
+        vault
+            .write(&format!("pki/issuer/{id}"), json!({"issuer_name": "int"}))
+            .await
+            .unwrap();
+        let policy = r#"path "pki/issuer/int/sign/mesh-dp" { capabilities = ["update"] }"#;
+        vault
+            .write("sys/policies/acl/mesh", json!({"policy": policy}))
+            .await
+            .unwrap();
+        let token = token(&vault, json!({"period": "24h"})).await;
+        let issuer = with(vault.address(), &token, |conf| {
+            conf.issuer = Some("int".to_owned());
+        })
+        .await;
         let trusted = issuer.trust_bundle().await.unwrap();
-        assert_eq!(subjects(&trusted), ["CN=Old root"]);
-        issuer.check().await.unwrap();
-    }
-
-    /// The same root as if it had signed itself with SHA-1: the names of the algorithms differ in their last byte.
-    fn sha1(root: &TestCa) -> String {
-        let sha256_with_rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
-        let mut der = root.certificate().to_vec();
-        for at in 0..der.len() - sha256_with_rsa.len() {
-            if der[at..].starts_with(&sha256_with_rsa) {
-                der[at + 8] = 0x05;
-            }
-        }
-        meshca_testkit::pki::to_pem(&der.into())
+        assert_eq!(subjects(&trusted), ["CN=Own root"]);
+        let identity = issuer.issue(&spec(), &*clock()).await.unwrap();
+        assert_eq!(
+            identity.certificate().path()[1..],
+            ["CN=Issuing CA", "CN=Own root"]
+        );
+        let (request, forged) = forged(&partner);
+        let now = meshca_core::Clock::now(&*clock());
+        forged.verify(&request, &trusted, now).unwrap_err();
+        let warnings = issuer.check().await.unwrap().warnings.join("\n");
+        assert!(warnings.contains("`CN=Partner`"), "{warnings}");
+        assert!(!warnings.contains("`CN=Own root` ("), "{warnings}");
     }
 
     /// What trust rests on must not be asked of anyone.
