@@ -244,6 +244,64 @@ async fn after_a_restart_any_witness_keeps_a_ca_from_being_made_again() {
     }
 }
 
+/// Each secret alone is enough, in both models, and what is deleted can be restored. The state of the
+/// rotation is there where certificates live for longer than 30 days.
+#[tokio::test(start_paused = true)]
+async fn each_secret_that_is_left_keeps_a_ca_from_being_made_again() {
+    let long = "type: builtin, dpCert: {rotation: {expiration: 40d}}";
+    let classic = classic("builtin").replace("type: builtin", long);
+    let modern = bundled("").replace(
+        "autogenerate:",
+        "certificateParameters: {expiry: 960h}, autogenerate:",
+    );
+    for (text, certificate, key) in [
+        (classic, CERTIFICATE, KEY),
+        (modern, "id-root-ca", "id-private-key"),
+    ] {
+        let rotation = format!("{certificate}.rotation");
+        let all = [certificate, key, &rotation, RECORD];
+        for witness in all {
+            let what = format!("{witness} of {certificate}");
+            let world = World::new();
+            world.apply(&text).await;
+            let mut handle = world.connect("w").await;
+            handle.ready().await.unwrap();
+            let old = root_of(&handle);
+            pass(HOUR).await;
+            drop(handle);
+            let world = world.restarted(|_| {}).await;
+            let mut kept = Vec::new();
+            for name in all.into_iter().filter(|name| *name != witness) {
+                let value = delete(&world.secrets, name).await;
+                kept.push((name, value.expect(&what)));
+            }
+            world.apply(&text).await;
+            let mut handle = world.connect("w").await;
+            pass(HOUR).await;
+            assert!(handle.identity().is_none(), "{what}");
+            assert_eq!(world.log.count("has a new CA"), 0, "{what}");
+            for part in [
+                "the CA existed (",
+                "restore the secrets",
+                certificate,
+                key,
+                &rotation,
+                "Manager::confirm_new_ca",
+            ] {
+                assert!(world.log.count(part) > 0, "{what}: {part}: {:?}", world.log);
+            }
+
+            for (name, value) in kept {
+                let name = secret(name);
+                // The record is written anew while the CA is gone.
+                let _ = world.secrets.put(&name, value, Expect::Absent).await;
+            }
+            handle.ready().await.unwrap();
+            assert_eq!(root_of(&handle), old, "{what}");
+        }
+    }
+}
+
 /// The roots in the record.
 async fn recorded(world: &World) -> String {
     let found = world.secrets.get(&secret(RECORD)).await.unwrap().unwrap();
