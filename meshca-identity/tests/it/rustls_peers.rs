@@ -1,6 +1,7 @@
 //! Who is let in and who is not, over real sockets, at both ends.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::*;
@@ -50,6 +51,42 @@ async fn both_ends_see_who_the_other_is() {
     }
 }
 
+/// The warnings in the log.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message<'w>(&'w Warnings);
+
+        impl tracing::field::Visit for Message<'_> {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+                if field.name() == "message" {
+                    self.0.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            }
+        }
+
+        event.record(&mut Message(self));
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 /// Whatever the provider has, in whatever order, the hybrid group comes first; a provider without it keeps its order.
 #[tokio::test]
 async fn the_key_exchange_is_post_quantum_where_the_provider_is() {
@@ -92,8 +129,19 @@ async fn the_key_exchange_is_post_quantum_where_the_provider_is() {
             kx_groups,
             ..(*provider()).clone()
         });
-        let settings = Settings::new(PeerPolicy::SameDomain, provider, Arc::new(clock.clone()));
+        let warnings = Warnings::default();
+        let settings = tracing::subscriber::with_default(warnings.clone(), || {
+            Settings::new(PeerPolicy::SameDomain, provider, Arc::new(clock.clone()))
+        });
         assert_eq!(settings.is_post_quantum(), post_quantum, "{has:?}");
+        let warnings = warnings.0.lock().unwrap().clone();
+        match post_quantum {
+            true => assert_eq!(warnings, [""; 0]),
+            false => assert!(
+                matches!(warnings.as_slice(), [one] if one.contains("has no X25519MLKEM768")),
+                "{warnings:?}"
+            ),
+        }
         let (client, server) = (
             settings.client_config(&ours).unwrap(),
             settings.server_config(&ours).unwrap(),
