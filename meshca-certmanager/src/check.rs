@@ -9,15 +9,13 @@ use meshca_core::resource::{CertManagerConf, CertManagerUsage, IssuerRef};
 use meshca_core::{Error, ErrorKind, Retry};
 use serde::Deserialize as _;
 
-use crate::crd::{Condition, GROUP};
+use crate::crd::Condition;
 use crate::error::{code, from_kube, limited, line};
 use crate::heard::hours;
 use crate::issuer::CertManagerIssuer;
 use crate::rights::{Grant, require};
 use crate::signing::Signing;
 
-/// What the control plane does with requests.
-const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
 /// A CA that lives no longer is worth a word.
 const NEARLY_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The API group of the issuers of AWS Private CA.
@@ -28,13 +26,7 @@ impl CertManagerIssuer {
     pub(crate) async fn look_at_all(&self, found: &mut Findings) {
         let signing = &*self.signing;
         let (settings, now) = (&signing.settings, self.clock.now());
-        let grant = Grant {
-            group: GROUP,
-            resource: "certificaterequests",
-            verbs: &VERBS,
-            namespace: Some(&settings.namespace),
-        };
-        let may = require(&signing.client, grant, "do what it has to");
+        let may = require(&signing.client, signing.grant(), "do what it has to");
         let (may, ()) = tokio::join!(may, look_at_issuer(signing, found));
         found.take(may);
         match found.take(self.can_be_read().await) {

@@ -4,11 +4,11 @@ use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use kube::Client;
 use kube::api::{Api, PostParams};
+use kube::{Client, Error as KubeError};
 use meshca_core::{Error, ErrorKind, Result, Retry};
 
-use crate::error::{from_kube, limited, line};
+use crate::error::{code, from_kube, limited, line};
 
 /// Rights that the control plane needs.
 #[derive(Clone, Copy, Debug)]
@@ -21,13 +21,18 @@ pub(crate) struct Grant<'a> {
 }
 
 impl Grant<'_> {
+    /// The resource with its group, as `kubectl` takes it.
+    fn full_resource(&self) -> String {
+        match self.group {
+            "" => self.resource.to_owned(),
+            group => format!("{}.{group}", self.resource),
+        }
+    }
+
     /// The command that grants them, in backquotes: with the names of our example role, whose other
     /// rules it keeps (`kubectl auth reconcile`).
     pub(crate) async fn command(&self, client: &Client) -> String {
-        let resource = match self.group {
-            "" => self.resource.to_owned(),
-            group => format!("{}.{group}", self.resource),
-        };
+        let resource = self.full_resource();
         let (of, place) = match self.namespace {
             Some(namespace) => ("", format!(" -n {}", quoted(namespace))),
             None => ("cluster", String::new()),
@@ -72,17 +77,54 @@ fn quoted(value: &str) -> String {
 /// Refuses, with the command that grants what is missing. `purpose`: as in "the control plane may not
 /// …".
 pub(crate) async fn require(client: &Client, grant: Grant<'_>, purpose: &str) -> Result<()> {
-    let Grant {
-        group, resource, ..
-    } = grant;
+    let missing = missing(client, grant).await?;
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(lacking(client, grant, &missing, purpose).await),
+    }
+}
+
+/// Makes an error of a call that was refused. Where that is for want of rights, it has the command that
+/// grants them. `doing`, `verb`: as in [`from_kube`].
+pub(crate) async fn refused(
+    client: &Client,
+    grant: Grant<'_>,
+    error: KubeError,
+    doing: &str,
+    verb: &str,
+) -> Error {
+    let resource = grant.full_resource();
+    if code(&error) != Some(403) {
+        return from_kube(error, doing, verb, &resource);
+    }
+    match missing(client, grant).await {
+        Ok(missing) if !missing.is_empty() => {
+            let lacking = lacking(client, grant, &missing, doing).await;
+            lacking.with_source(error)
+        }
+        // Webhooks and quotas refuse with the same status.
+        Ok(_) => {
+            let said = line(&error.to_string());
+            let why = format!(
+                "the API server refused to {doing}, though the control plane's role allows it: does an admission webhook or a quota refuse? (Kubernetes: {said})"
+            );
+            let denied = Error::new(ErrorKind::Denied, why);
+            denied.with_retry(Retry::Backoff).with_source(error)
+        }
+        Err(_) => from_kube(error, doing, verb, &resource),
+    }
+}
+
+/// The verbs that the API server does not allow.
+async fn missing<'g>(client: &Client, grant: Grant<'g>) -> Result<Vec<&'g str>> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
     for verb in grant.verbs {
         let review = SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some(group.to_owned()),
-                    resource: Some(resource.to_owned()),
+                    group: Some(grant.group.to_owned()),
+                    resource: Some(grant.resource.to_owned()),
                     namespace: grant.namespace.map(str::to_owned),
                     verb: Some((*verb).to_owned()),
                     ..ResourceAttributes::default()
@@ -104,10 +146,11 @@ pub(crate) async fn require(client: &Client, grant: Grant<'_>, purpose: &str) ->
             missing.push(*verb);
         }
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let of_group = match group {
+    Ok(missing)
+}
+
+async fn lacking(client: &Client, grant: Grant<'_>, missing: &[&str], purpose: &str) -> Error {
+    let of_group = match grant.group {
         "" => String::new(),
         group => format!(" of the group `{group}`"),
     };
@@ -117,14 +160,12 @@ pub(crate) async fn require(client: &Client, grant: Grant<'_>, purpose: &str) ->
         }
         None => String::new(),
     };
-    Err(Error::new(
-        ErrorKind::Denied,
-        format!(
-            "the control plane may not {purpose}: its role lacks the verbs `{}` on `{resource}`{of_group}. Grant them{place}. One command: {}",
-            missing.join("`, `"),
-            grant.command(client).await
-        ),
-    )
+    let why = format!(
+        "the control plane may not {purpose}: its role lacks the verbs `{}` on `{}`{of_group}. Grant them{place}. One command: {}",
+        missing.join("`, `"),
+        grant.resource,
+        grant.command(client).await
+    );
     // As when a request is refused: roles take a moment until they are known.
-    .with_retry(Retry::Backoff))
+    Error::new(ErrorKind::Denied, why).with_retry(Retry::Backoff)
 }

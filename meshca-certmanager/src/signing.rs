@@ -20,12 +20,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempts::{Attempts, Leftovers, Object, wanted};
 use crate::conditions::{Progress, Wait, progress};
-use crate::crd::{self, ObjectReference, Spec};
-use crate::error::{code, from_kube, limited};
+use crate::crd::{self, GROUP, ObjectReference, Spec};
+use crate::error::{code, limited};
+use crate::rights::{Grant, refused};
 use crate::settings::CertManagerSettings;
 use crate::watch::{INSTANCE, MANAGED_BY, Requests};
 
-const RESOURCE: &str = "certificaterequests.cert-manager.io";
+/// What the control plane does with requests.
+const VERBS: [&str; 5] = ["create", "get", "list", "watch", "delete"];
 /// How many useless objects of one request are stepped over in one call.
 const MAX_STEPS: u32 = 100;
 /// The shortest time between two clean-ups, however short the timeout is.
@@ -206,16 +208,13 @@ impl Signing {
         for _ in 0..3 {
             match limited(self.api.create(&PostParams::default(), &object)).await {
                 Err(error) if code(&error) == Some(409) => {}
-                made => {
-                    let doing = "create a certificate request";
-                    return made.map_err(|error| from_kube(error, doing, "create", RESOURCE));
-                }
+                Ok(made) => return Ok(made),
+                Err(error) => return Err(self.refused(error, "create").await),
             }
-            let existing = limited(self.api.get_opt(name))
-                .await
-                .map_err(|error| from_kube(error, "read a certificate request", "get", RESOURCE))?;
-            if let Some(existing) = existing {
-                return Ok(existing);
+            match limited(self.api.get_opt(name)).await {
+                Ok(Some(existing)) => return Ok(existing),
+                Ok(None) => {}
+                Err(error) => return Err(self.refused(error, "get").await),
             }
         }
         Err(Error::new(
@@ -223,6 +222,22 @@ impl Signing {
             format!("the certificate request `{name}` comes and goes: who else makes it?"),
         )
         .with_retry(Retry::Backoff))
+    }
+
+    /// What the control plane does with requests.
+    pub(crate) fn grant(&self) -> Grant<'_> {
+        Grant {
+            group: GROUP,
+            resource: "certificaterequests",
+            verbs: &VERBS,
+            namespace: Some(&self.settings.namespace),
+        }
+    }
+
+    /// The error of a call that was refused.
+    async fn refused(&self, error: kube::Error, verb: &str) -> Error {
+        let doing = format!("{verb} a certificate request");
+        refused(&self.client, self.grant(), error, &doing, verb).await
     }
 
     /// Waits until somebody decided.

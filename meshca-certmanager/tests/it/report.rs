@@ -1,9 +1,10 @@
 //! What `check` says of an issuer: everything at once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use meshca_core::resource::{CertManagerUsage, DataSource, IssuerRef};
-use meshca_core::{Clock, ErrorKind, Issuer};
+use meshca_core::{Clock, ErrorKind, Issuer, Retry};
 use meshca_testkit::pki::{TestCa, TestCaOptions};
 use meshca_testkit::samples::*;
 use serde_json::{Value, json};
@@ -64,6 +65,49 @@ async fn one_command_grants_what_is_missing() {
         );
         assert!(text.contains(&command), "{text}");
     }
+}
+
+/// Signing says the same as the check.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_refused_says_which_rights_to_grant() {
+    let server = Server::new();
+    *server.issuer.lock().unwrap() = Some(object("True", json!({"ca": {}})));
+    *server.user.lock().unwrap() = "system:serviceaccount:mesh-system:control-plane".to_owned();
+    let issuer = server.issuer(settings(MINUTE));
+    *server.denied.lock().unwrap() = vec!["create", "watch"];
+    let refused = sign(&issuer, &request()).await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.retry()),
+        (ErrorKind::Denied, Retry::Backoff)
+    );
+    let text = refused.to_string();
+    let told = "the control plane may not create a certificate request: its role lacks the verbs `create`, `watch` on \
+        `certificaterequests` of the group `cert-manager.io`. Grant them in the namespace `mesh-system`";
+    assert!(text.contains(told), "{text}");
+    let check = issuer.check().await.unwrap_err().to_string();
+    let command = |text: &str| {
+        let (_, command) = text.split_once("One command: `").unwrap();
+        command.split('`').next().unwrap().to_owned()
+    };
+    assert_eq!(command(&text), command(&check));
+
+    // It has the rights, and something else refuses.
+    server.denied.lock().unwrap().clear();
+    server.webhook_refuses.store(true, Ordering::SeqCst);
+    let refused = sign(&issuer, &request()).await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.retry()),
+        (ErrorKind::Denied, Retry::Backoff)
+    );
+    let text = refused.to_string();
+    assert!(
+        text.contains("though the control plane's role allows it"),
+        "{text}"
+    );
+    assert!(
+        text.contains("admission webhook \"policy.example\" denied"),
+        "{text}"
+    );
 }
 
 /// A `caCert` that no proxy will use, and one of which a part can be used.

@@ -42,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) issuer: Mutex<Option<Value>>,
     /// The verbs that the control plane lacks.
     pub(crate) denied: Mutex<Vec<&'static str>>,
+    /// A webhook refuses each request.
+    pub(crate) webhook_refuses: AtomicBool,
     /// The name of the control plane.
     pub(crate) user: Mutex<String>,
 }
@@ -155,6 +157,15 @@ impl Server {
                         "metadata": {"resourceVersion": "5"}, "items": objects,
                     }),
                 )
+            }
+            ("POST", _) if self.denied.lock().unwrap().contains(&"create") => {
+                answer(403, refusal(403, "Forbidden", RESOURCE))
+            }
+            ("POST", _) if self.webhook_refuses.load(Ordering::SeqCst) => {
+                let said = "admission webhook \"policy.example\" denied the request: no";
+                let mut refused = refusal(403, "Forbidden", RESOURCE);
+                refused["message"] = json!(said);
+                answer(403, refused)
             }
             ("POST", _) => self.create(call.body),
             ("DELETE", _) => {
