@@ -88,7 +88,40 @@ async fn a_built_in_ca_conforms_and_so_does_its_rotation() {
     ] {
         assert!(text.contains(line), "`{line}` is missing in\n{text}");
     }
+    let (_, quirks) = report
+        .outcomes()
+        .find(|(name, _)| *name == "quirks")
+        .unwrap();
+    assert_eq!(quirks.proved(), QUIRKS);
+    assert_eq!(quirks.declared(), [""; 0]);
+    for quirk in QUIRKS {
+        assert!(text.contains(&format!("            {quirk}\n")), "{text}");
+    }
 }
+
+/// What a report says of an issuer that can be asked for everything.
+const QUIRKS: [&str; 20] = [
+    "taken: the root is left out",
+    "taken: the root comes behind its chain",
+    "taken: the root comes first and the leaf last",
+    "taken: every certificate comes twice",
+    "taken: a certificate comes along that does not belong to the chain",
+    "taken: the PEM text has CRLF line ends",
+    "taken: the PEM text has explanations around its blocks",
+    "taken: the root was renewed under its key",
+    "taken: the root was renewed under its key, and both are trusted",
+    "taken: another root of the same name is trusted as well",
+    "held back: its clock is ahead of ours, a little",
+    "refused: its clock is far ahead of ours",
+    "taken: it arrives a second before it ends",
+    "refused: it has ended when it arrives",
+    "refused: the certificate is for another key",
+    "refused: the certificate is for a key of another type",
+    "taken: it lives for half as long",
+    "refused: it lives for twice as long",
+    "refused: a name is missing",
+    "refused: there is a name too many",
+];
 
 #[tokio::test]
 async fn it_conforms_behind_every_pointer() {

@@ -58,7 +58,7 @@ enum Lie {
 }
 
 /// What each lie is found out by, and what is said about it.
-const LIES: [(Lie, &str, &str); 18] = [
+const LIES: [(Lie, &str, &str); 19] = [
     (
         Lie::Lifetime,
         "lifetime",
@@ -73,6 +73,11 @@ const LIES: [(Lie, &str, &str); 18] = [
         Lie::DnsNames,
         "further_names",
         "lacks the requested DNS name `testkit.example.org`",
+    ),
+    (
+        Lie::DnsNames,
+        "quirks",
+        "there is a name too many: core hands it out",
     ),
     (
         Lie::Intermediates,
@@ -359,5 +364,7 @@ async fn every_lie_is_found_out_by_the_check_that_it_is_about() {
                 .any(|(name, why)| name == check && why.contains(message)),
             "{lie:?}: {check} does not say `{message}`:\n{report}"
         );
+        let text = report.to_string();
+        assert!(text.contains(&format!("\n  FAILED    {check}\n")), "{text}");
     }
 }
