@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::common::{Ca, DAY, FakeClock, HOUR, RequestKey, ca_params, domain, spec, start};
 use async_trait::async_trait;
 use meshca_core::builtin::delegated::{DelegatedIssuer, DelegatedSecrets, DelegatedSettings};
-use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings, RELOAD_INTERVAL};
+use meshca_core::builtin::{BuiltinIssuer, CaSecrets, CaSettings, ProvidedCa, RELOAD_INTERVAL};
 use meshca_core::registry::{BackendConfig, BuildContext, IssuerFactory};
 use meshca_core::resource::{
     Extension, ExtensionMode, FreeForm, IdentityProvider, MeshIdentity, Metadata, Provider,
@@ -1649,4 +1649,47 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// Its root may be elsewhere in the trust of its mesh, as with any other CA.
+#[tokio::test]
+async fn an_upstream_that_does_not_have_its_root() {
+    let clock = FakeClock::new();
+    let root = Ca::root("corp root");
+    let lower = root.below("corp mesh ca");
+    let key = PrivateKey::from_der(&lower.key.serialize_der().try_into().unwrap()).unwrap();
+    let key = key.expose_pem().unwrap();
+    let provided = |chain: &[&Ca]| {
+        let pem: String = chain.iter().map(|ca| ca.pem()).collect();
+        let ca = ProvidedCa::from_pem(&pem, key.expose_str().unwrap()).unwrap();
+        BuiltinIssuer::provided(domain(), ca, Arc::new(clock.clone())).unwrap()
+    };
+    let upstream = Upstream::of(provided(&[&lower]));
+    let store = Store::default();
+    let issuer = delegated(&upstream, &store, &clock).await;
+    assert_eq!(issuer.trust_bundle().await.unwrap(), lower.bundle());
+    let error = issuer.issue(&spec(), &clock).await.unwrap_err();
+    assert!(error.to_string().contains("is an intermediate"), "{error}");
+    let served = async |issuer: &IssuingCa<DelegatedIssuer>| {
+        let among_peers = issuer.for_peers_with(root.bundle());
+        let issued = among_peers.issue(&spec(), &clock).await.unwrap();
+        let certificate = issued.certificate();
+        assert_eq!(certificate.root().der(), &root.der);
+        assert_eq!(certificate.chain().len(), 3);
+        assert_eq!(certificate.chain()[2], lower.der);
+    };
+    served(&issuer).await;
+    let again = delegated(&upstream, &store, &clock).await;
+    served(&again).await;
+    assert_eq!(upstream.signed(), 1);
+
+    // The root is added where the CA is.
+    upstream.replace(provided(&[&lower, &root]));
+    again.follow_upstream().await.unwrap();
+    served(&again).await;
+    again.prepare_next().await.unwrap();
+    clock.advance(RELOAD_INTERVAL + SECOND);
+    again.activate_next().await.unwrap();
+    let issued = again.issue(&spec(), &clock).await.unwrap();
+    assert_eq!(issued.certificate().root().der(), &root.der);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::{DAY, HOUR, OFF, World, pass};
+use crate::world::{DAY, HOUR, OFF, World, identity, pass};
 use meshca_core::{Expect, SecretKey, SecretStore, SecretValue, TrustDomain};
 use meshca_identity::manager::{Assignment, Health};
 use meshca_identity::{BackendKey, Handle, ManagerOptions};
@@ -259,6 +259,35 @@ async fn partial_chains_are_a_setting_of_the_manager() {
     assert_eq!(bundle.ends().count(), 1);
     pass(3 * DAY).await;
     assert_eq!(handle.health(), Health::Fresh);
+}
+
+/// A CA elsewhere that does not have its root signs the CA of the control plane.
+#[tokio::test(start_paused = true)]
+async fn a_ca_below_a_bare_intermediate_is_ready_when_its_root_is_known() {
+    let it = Corporate::with(|_| {}).await;
+    let text = identity("id", "held")
+        .replace("config: {}", "config: {mode: Intermediate}")
+        .replace("trustDomain: example.org", "trustDomain: default");
+    let text = OFF.to_owned() + &text;
+    it.world.apply(&text).await;
+    let mut first = it.world.connect("first").await;
+    pass(HOUR).await;
+    assert!(first.identity().is_none());
+    assert!(!it.is_ready().await);
+    let status = it.status();
+    assert!(
+        status.contains("for which the certificate of `CN=corporate root` is missing"),
+        "{status}"
+    );
+    let text = text + &trusting("corporate", &it.root.pem());
+    it.world.apply(&text).await;
+    first.ready().await.unwrap();
+    assert!(it.is_ready().await);
+    let identity = first.identity().unwrap();
+    let certificate = identity.certificate();
+    assert_eq!(certificate.root().der(), it.root.certificate());
+    assert_eq!(certificate.chain().len(), 3);
+    assert_eq!(&certificate.chain()[2], it.ca.certificate());
 }
 
 /// Roots as old companies have them: in the chain of the CA, or in a MeshTrust beside it.

@@ -71,12 +71,17 @@ pub(super) async fn obtain(
     check_upstream(settings, &**upstream)?;
     let named = |error: Error| error.with_context("upstream", upstream);
     upstream.check().await.map_err(named)?;
-    let mut upstream_roots = as_pem(&roots_of(settings, upstream).await?);
+    let roots = roots_of(settings, upstream).await?;
+    let mut upstream_roots = as_pem(&roots);
+    // An upstream that does not have its root names an intermediate. Whether peers have the root is
+    // known where the trust of all CAs is, and nothing is handed out without it.
+    let bare = roots.ends().next().is_none();
+    let proven = upstream.for_peers_with(roots.allow_partial_chains(bare));
 
     let number = state.last.saturating_add(1);
     let key = store.key_or_create(number).await?;
     let request = request(settings, &key, clock)?;
-    let issued = upstream.issue_for(&request, clock).await;
+    let issued = proven.issue_for(&request, clock).await;
     let judged = issued.and_then(|issued| judge(settings, &issued, number, key, clock));
     if let Err(error) = &judged
         && let ErrorKind::BadResponse | ErrorKind::Unsupported = error.kind()

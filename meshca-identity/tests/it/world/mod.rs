@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use meshca_core::builtin::{BuiltinIssuer, ProvidedCa};
 use meshca_core::registry::{
     BackendConfig, BackendRegistry, BuildContext, BuiltIssuer, IssuerFactory,
 };
-use meshca_core::resource::Resource;
+use meshca_core::resource::{DataSource, Resource};
 use meshca_core::spiffe::{Environment, Workload};
 use meshca_core::{
     Capabilities, CertificateRequest, CheckReport, Clock, Error, ErrorKind, Issuer,
@@ -197,6 +198,29 @@ impl IssuerFactory for Cas {
     }
 }
 
+/// Builds a CA that stands for one elsewhere: its certificate and key are secrets of the mesh.
+#[derive(Debug)]
+struct Held;
+
+#[async_trait]
+impl IssuerFactory for Held {
+    fn types(&self) -> Vec<String> {
+        vec!["held".to_owned()]
+    }
+
+    async fn build(&self, _: &BackendConfig, context: &BuildContext) -> Result<BuiltIssuer> {
+        let sources = context.sources()?;
+        let read = async |name: &str| {
+            let value = sources.read(&DataSource::Secret(name.to_owned())).await?;
+            Ok::<_, Error>(value.expose_str().unwrap().to_owned())
+        };
+        let ca = ProvidedCa::from_pem(&read("ca.crt").await?, &read("ca.key").await?)?;
+        let (domain, clock) = (context.trust_domain().clone(), context.clock());
+        let issuer = BuiltinIssuer::provided(domain, ca, Arc::clone(clock))?;
+        Ok(Arc::new(issuer).into())
+    }
+}
+
 /// What was observed, one line each, without serial numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Log(pub(crate) Mutex<Vec<String>>);
@@ -253,6 +277,7 @@ impl World {
     ) -> Self {
         let registry = BackendRegistry::new()
             .with(meshca_core::builtin::factory())
+            .with(Held)
             .with(cas.clone());
         let mut options = ManagerOptions::new(SelectOptions::new("east", Environment::Universal));
         options.seed = Some(1);
