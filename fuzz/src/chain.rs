@@ -11,7 +11,7 @@ use rcgen::{KeyUsagePurpose, SanType, SerialNumber};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::*;
 
-use super::pki::{Pki, domain, key, now, sign, signed_part};
+use super::pki::{Key, Pki, RequestKey, domain, key, now, sign, signed_part, workload_key};
 
 struct World {
     pki: Pki,
@@ -32,8 +32,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         .with_lifetime(Duration::from_secs(24 * 3600));
     World {
         pki: Pki::new(),
-        requests: [plain, named, below]
-            .map(|spec| CertificateRequest::for_key(spec, &key(9), now()).expect("a request")),
+        requests: [
+            (plain, workload_key()),
+            (named, workload_key()),
+            (below, key(9)),
+        ]
+        .map(|(spec, key)| CertificateRequest::for_key(spec, &key, now()).expect("a request")),
     }
 });
 
@@ -180,7 +184,7 @@ fn judge(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>, request: &Cert
     for pair in parsed.windows(2) {
         let (below, above) = (&pair[0], &pair[1]);
         assert_eq!(below.issuer().as_raw(), above.subject().as_raw());
-        // All keys of this PKI are Ed25519, and what it signs can only chain by such signatures.
+        // All CAs of this PKI have Ed25519 keys, and what it signs can only chain by such signatures.
         assert_eq!(
             below.signature_algorithm.algorithm.to_id_string(),
             "1.3.101.112"
@@ -218,8 +222,8 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         let choice = u8::try_from(choice).expect("few");
         let params = params(request);
         let name = ["plain", "named", "intermediate"][usize::from(choice)];
-        let leaf = pki.issuing.sign(&params, &key(9));
-        let of_root = pki.root.sign(&params, &key(9));
+        let leaf = pki.issuing.sign(&params, &RequestKey(request));
+        let of_root = pki.root.sign(&params, &RequestKey(request));
         let mut add = |what: &str, records: &[&[u8]]| {
             let seed = [&[choice][..], &records.concat()].concat();
             seeds.push((format!("{name}-{what}"), seed));
@@ -239,7 +243,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         );
     }
     let below = pki.issuing.params.clone();
-    let second = signed_part(&pki.foreign.sign(&below, &pki.issuing.key));
+    let second = signed_part(&pki.foreign.sign(&below, &Key(&pki.issuing.key)));
     seeds.push((
         "foreign".to_owned(),
         [&[0][..], &record(3, &second)].concat(),

@@ -1,9 +1,9 @@
 //! A PKI that is the same in every run: Ed25519 keys from fixed bytes, whose signatures are
-//! deterministic. The keys are no secrets and nothing trusts them.
+//! deterministic, and a P-256 key for workloads. The keys are no secrets and nothing trusts them.
 
 use std::time::{Duration, SystemTime};
 
-use meshca_core::{PrivateKey, Signer, TrustBundle, TrustDomain};
+use meshca_core::{CertificateRequest, PrivateKey, Profile, Signer, TrustBundle, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose,
     PublicKeyData, SerialNumber,
@@ -30,6 +30,19 @@ pub fn key(byte: u8) -> PrivateKey {
     PrivateKey::from_der(&PrivatePkcs8KeyDer::from(der).into()).expect("a key")
 }
 
+/// A P-256 key of one of the least numbers. Workloads may have no Ed25519 keys.
+pub fn workload_key() -> PrivateKey {
+    // RFC 5208 §5 and RFC 5915 §3, without the public key.
+    let mut der = vec![
+        0x30, 0x41, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02,
+        0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04, 0x27, 0x30, 0x25,
+        0x02, 0x01, 0x01, 0x04, 0x20,
+    ];
+    der.extend([0; 31]);
+    der.push(9);
+    PrivateKey::from_der(&PrivatePkcs8KeyDer::from(der).into()).expect("a key")
+}
+
 /// A CA and its key.
 pub struct Ca {
     pub key: PrivateKey,
@@ -52,7 +65,7 @@ impl Pki {
         let root = Ca::root("root", 1);
         let foreign = Ca::root("foreign", 3);
         let issuing = root.below("issuing", 2);
-        let cross = foreign.sign(&issuing.params, &issuing.key);
+        let cross = foreign.sign(&issuing.params, &Key(&issuing.key));
         let bundle = TrustBundle::new(domain(), [root.der.clone()]).expect("a bundle");
         Self {
             root,
@@ -77,14 +90,18 @@ impl Ca {
 
     fn below(&self, name: &str, byte: u8) -> Self {
         let (params, key) = (params(name, byte), key(byte));
-        let der = self.sign(&params, &key);
+        let der = self.sign(&params, &Key(&key));
         Self { key, params, der }
     }
 
-    pub fn sign(&self, params: &CertificateParams, key: &PrivateKey) -> CertificateDer<'static> {
+    pub fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> CertificateDer<'static> {
         let issuer = rcgen::Issuer::from_params(&self.params, Key(&self.key));
         params
-            .signed_by(&Key(key), &issuer)
+            .signed_by(key, &issuer)
             .expect("a certificate")
             .der()
             .clone()
@@ -102,6 +119,23 @@ fn params(name: &str, serial: u8) -> CertificateParams {
     params.serial_number = Some(SerialNumber::from(vec![serial]));
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+/// The key that a certificate is requested for, as rcgen wants it.
+pub struct RequestKey<'a>(pub &'a CertificateRequest);
+
+impl PublicKeyData for RequestKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        let key = values(self.0.public_key());
+        bits(key[1])
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        match self.0.spec().profile() {
+            Profile::Workload => &rcgen::PKCS_ECDSA_P256_SHA256,
+            _ => &rcgen::PKCS_ED25519,
+        }
+    }
 }
 
 /// An Ed25519 key as rcgen wants it.

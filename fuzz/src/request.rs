@@ -32,6 +32,14 @@ static ALGORITHMS: [&dyn VerificationAlgorithm; 14] = [
     &RSA_PSS_2048_8192_SHA512,
 ];
 
+/// RFC 8410 §3.
+const ED25519_KEY: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
+/// RFC 5480 §2.1.1.
+const P521_KEY: &[u8] = &[
+    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
+    0x00, 0x23,
+];
+
 /// A byte that says what follows: a PEM text, DER, or what is to be signed by a fixed key.
 pub fn csr(data: &[u8]) -> bool {
     let Some((kind, content)) = data.split_first() else {
@@ -69,8 +77,12 @@ pub fn csr(data: &[u8]) -> bool {
     assert_eq!(Csr::from_pem(&csr.to_pem()).expect("what was written"), csr);
 
     let id = SpiffeId::new("spiffe://example.org/ns/shop/sa/cart").expect("a SPIFFE ID");
-    let request = CertificateRequest::for_csr(CertificateSpec::workload(id), csr.clone(), now())
-        .expect("a request");
+    let request = CertificateRequest::for_csr(CertificateSpec::workload(id), csr.clone(), now());
+    if [ED25519_KEY, P521_KEY].contains(&values(key)[0]) {
+        assert!(request.is_err(), "not a key for workloads");
+        return true;
+    }
+    let request = request.expect("a request");
     assert_eq!(request.public_key(), csr.public_key());
     assert_eq!(request.csr().expect("the same"), &csr);
     true
@@ -86,7 +98,10 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         request.csr().expect("a CSR").clone()
     };
     let mut seeds = Vec::new();
-    let fixed = made(&KEY);
+    // Not a key for workloads, so core makes no such request.
+    let names = CertificateSpec::intermediate(&super::pki::domain(), "below").expect("a spec");
+    let fixed = CertificateRequest::for_key(names, &KEY, now()).expect("a request");
+    let fixed = fixed.csr().expect("a CSR").clone();
     let with = |kind: u8, content: &[u8]| [&[kind][..], content].concat();
     seeds.push(("signed".to_owned(), with(1, &signed_part(fixed.der()))));
     seeds.push(("pem".to_owned(), with(2, fixed.to_pem().as_bytes())));

@@ -1,6 +1,6 @@
 //! Private keys: made here, wiped when dropped, never copied by accident.
 
-mod encoding;
+pub(crate) mod encoding;
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,10 +31,10 @@ pub enum KeyType {
     #[default]
     #[display("P-256")]
     P256,
-    /// ECDSA on P-384.
+    /// ECDSA on P-384. Envoy accepts it from servers with TLS 1.3 only.
     #[display("P-384")]
     P384,
-    /// Ed25519. Not every TLS stack offers it by default: Envoy and browsers do not.
+    /// Ed25519, for CAs only: Envoy and browsers refuse it in handshakes.
     Ed25519,
     /// RSA with 2048 bits: a tenth of a second to make, on the calling thread.
     #[display("RSA-2048")]

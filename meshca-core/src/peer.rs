@@ -7,6 +7,7 @@
 //! |---|---|
 //! | exactly one URI name in the leaf, and that is a SPIFFE ID with a path, to the letter: nothing is made lower case. Where [tags](Peer::allow_tags) are allowed, `kuma://` names may follow | SPIFFE X.509-SVID §2, §3.1 |
 //! | the leaf is not a CA's, may not sign certificates or CRLs, and lists the key usage `digitalSignature` | SPIFFE X.509-SVID §4.3, §5.2 |
+//! | its key is P-256, P-384 or RSA | Envoy accepts no others |
 //! | the chain leads to a root of **the trust domain in the leaf's own SPIFFE ID**: a root of one domain never vouches for another | SPIFFE X.509-SVID §5.1 |
 //! | every certificate of the chain *and the root* is valid now | RFC 5280 §6.1.3; Envoy and Go look at the root as well |
 //! | every CA may sign certificates; path lengths, name constraints and extended key usages hold, those of the root as well | RFC 5280 §6.1.4 |
@@ -275,7 +276,8 @@ pub enum Refusal {
     Encoding(String),
     /// Its certificate does not carry exactly one URI that is the SPIFFE ID of a workload.
     SpiffeId(String),
-    /// Its certificate is one to sign certificates with, or may not sign handshakes.
+    /// Its certificate is one to sign certificates with, or may not sign handshakes, or its key is of
+    /// a type that Envoy accepts in none.
     NotALeaf(String),
     /// There are no roots for the trust domain in its SPIFFE ID.
     UnknownTrustDomain(String),

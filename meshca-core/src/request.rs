@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use spiffe::{SpiffeId, TrustDomain};
 
-use crate::key::KeyMaterial;
+use crate::key::{KeyMaterial, encoding};
 use crate::spiffe::tag_uri;
 use crate::{Csr, Error, ErrorKind, KeyType, PrivateKey, Result, x509};
 
@@ -138,7 +138,8 @@ impl CertificateSpec {
         self.with(|it| it.uris.push(uri.into()))
     }
 
-    /// The type of the key where one is made for it; P-256 by default.
+    /// The type of the key where one is made for it; P-256 by default. A workload's must be [for
+    /// workloads](KeyType::is_for_workloads).
     #[must_use]
     pub fn with_key_type(self, key_type: KeyType) -> Self {
         self.with(|it| it.key_type = key_type)
@@ -300,13 +301,23 @@ enum RequestKey {
     Proved(Csr),
 }
 
+impl RequestKey {
+    fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        match self {
+            Self::Held { key, .. } => key.public_key(),
+            Self::Proved(csr) => csr.public_key(),
+        }
+    }
+}
+
 impl CertificateRequest {
     /// A request for a key that we hold.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidRequest`] if the spec contradicts itself: a second SPIFFE ID, a name
-    /// that is none, a workload without a path.
+    /// that is none, a workload without a path; and if the key is not [for
+    /// workloads](KeyType::is_for_workloads) and a workload's certificate is requested.
     pub fn for_key(spec: CertificateSpec, key: &PrivateKey, now: SystemTime) -> Result<Self> {
         let (key, csr) = (Arc::clone(key.material()), OnceLock::new());
         Self::new(spec, RequestKey::Held { key, csr }, now)
@@ -329,6 +340,13 @@ impl CertificateRequest {
 
     fn new(spec: CertificateSpec, key: RequestKey, now: SystemTime) -> Result<Self> {
         spec.validate()?;
+        // Verification would refuse the certificate, after a CA has signed and perhaps billed it.
+        let public_key = key.public_key();
+        if spec.profile() == Profile::Workload && !encoding::is_for_workloads(public_key) {
+            let message = "a workload's key must be P-256, P-384 or RSA: Envoy refuses keys of other types in every handshake";
+            let error = Error::new(ErrorKind::InvalidRequest, message);
+            return Err(error.with_context("key type", encoding::shown(public_key)));
+        }
         if now.checked_add(spec.lifetime()).is_none() {
             let message = "the lifetime ends beyond all time";
             return Err(Error::new(ErrorKind::InvalidRequest, message));
@@ -392,10 +410,7 @@ impl CertificateRequest {
 
     /// The key that the certificate must be for.
     pub fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
-        match &self.0.key {
-            RequestKey::Held { key, .. } => key.public_key(),
-            RequestKey::Proved(csr) => csr.public_key(),
-        }
+        self.0.key.public_key()
     }
 
     /// The type of that key, unless it is none of those that are known here.

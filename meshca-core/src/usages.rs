@@ -11,6 +11,7 @@ use x509_cert::ext::pkix::{
 };
 use x509_cert::serial_number::SerialNumber;
 
+use crate::key::encoding::is_for_workloads;
 use crate::x509::{CLIENT_AUTH, Parsed, SERVER_AUTH};
 
 /// The purposes that a trust anchor allows.
@@ -75,6 +76,11 @@ pub(crate) fn signs(ca: &Parsed<'_>, anchor: bool) -> Result<(), &'static str> {
 /// certificate signs with its key (RFC 8446 §4.4.2.2). Envoy takes a certificate without key usages for
 /// one that has them all, those of a CA among them.
 pub(crate) fn check_workload(leaf: &Parsed<'_>) -> Result<(), &'static str> {
+    if !is_for_workloads(&leaf.public_key) {
+        return Err(
+            "has a key of a type that Envoy refuses in every handshake; use P-256, P-384 or RSA",
+        );
+    }
     match leaf.basic_constraints() {
         Ok(Some(constraints)) if constraints.ca => {
             return Err("is a CA's, which no workload may hold (X.509-SVID §5.2)");

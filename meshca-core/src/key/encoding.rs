@@ -6,7 +6,7 @@
 use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Encode, Sequence, Tag};
 use rustls_pki_types::{AlgorithmIdentifier, SubjectPublicKeyInfoDer, alg_id};
-use x509_cert::spki::SubjectPublicKeyInfoRef;
+use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use crate::x509::RsaPublicKey;
 use crate::x509::key_oid::{EC, ED25519, P256, P384, RSA};
@@ -45,7 +45,44 @@ fn algorithm(key_type: KeyType) -> der::Result<AnyRef<'static>> {
     AnyRef::new(Tag::Sequence, algorithm)
 }
 
+/// Whether workloads may have keys of this algorithm. Envoy accepts handshakes that are signed with
+/// these, as a client and as a server, and with no others.
+fn fits_workloads(algorithm: &AlgorithmIdentifierRef<'_>) -> bool {
+    match algorithm.oid {
+        EC => matches!(algorithm.parameters_oid(), Ok(P256 | P384)),
+        RSA => true,
+        _ => false,
+    }
+}
+
+/// Does what [`KeyType::is_for_workloads`] says for any key, of types that are not made here as well.
+pub(crate) fn is_for_workloads(public_key: &SubjectPublicKeyInfoDer<'_>) -> bool {
+    SubjectPublicKeyInfoRef::from_der(public_key).is_ok_and(|key| fits_workloads(&key.algorithm))
+}
+
+/// Names the type of any public key, for people.
+pub(crate) fn shown(public_key: &SubjectPublicKeyInfoDer<'_>) -> String {
+    if let Some(key_type) = KeyType::of(public_key) {
+        return key_type.to_string();
+    }
+    match SubjectPublicKeyInfoRef::from_der(public_key) {
+        Ok(key) => match (key.algorithm.oid, key.algorithm.parameters_oid()) {
+            (EC, Ok(curve)) => curve.to_string(),
+            (other, _) => other.to_string(),
+        },
+        Err(_) => "unreadable".to_owned(),
+    }
+}
+
 impl KeyType {
+    /// Whether workloads may have keys of this type. Envoy refuses handshakes that are signed with
+    /// Ed25519, on both sides, so it is for CAs.
+    pub fn is_for_workloads(self) -> bool {
+        algorithm(self)
+            .and_then(|algorithm| algorithm.decode_as::<AlgorithmIdentifierRef<'_>>())
+            .is_ok_and(|algorithm| fits_workloads(&algorithm))
+    }
+
     /// The type of a public key; `None` for one that is not among them.
     pub(crate) fn of(public_key: &SubjectPublicKeyInfoDer<'_>) -> Option<Self> {
         let info = SubjectPublicKeyInfoRef::from_der(public_key).ok()?;

@@ -15,6 +15,7 @@
 //! | it has exactly one URI name, the SPIFFE ID of the request; its DNS names are those of the request; there are no others | SPIFFE X.509-SVID §2 |
 //! | its common name is the one requested, if one was | |
 //! | a workload's: it is no CA (no BasicConstraints counts as none), lists the key usage `digitalSignature`, may not sign certificates or CRLs | SPIFFE X.509-SVID §4; Envoy takes a certificate without usages for a CA's |
+//! | a workload's: its key is P-256, P-384 or RSA. A request for another is refused before a CA is asked. CAs may have keys of other types | Envoy accepts no others in handshakes |
 //! | a workload's: if it lists extended key usages, server **and** client authentication are among them: a mesh proxy is both | SPIFFE X.509-SVID §4.4, RFC 5280 §4.2.1.12 |
 //! | an intermediate's: it is a CA that may sign certificates, with a path length no larger than requested; proven by signing a throwaway leaf with its key | RFC 5280 §4.2.1.9 |
 //! | it has not ended, and begins at most [`CLOCK_SKEW`] from now | clocks differ |
@@ -77,7 +78,8 @@
 //! | SHA-1 in signatures below the root | refuse | | rustls-webpki knows none |
 //! | critical extensions that are unknown or about policies, in a root | accept | Go and OpenSSL refuse some | an anchor is a name and a key; Envoy ignores them |
 //! | damaged extensions and unusual strings (`UniversalString`) in an anchor | refuse the bundle | Envoy reads the bundle | no peer is proven by such an anchor, or not by all |
-//! | keys of a leaf that Envoy's handshake does not offer: Ed25519, P-521, and P-384 for servers with TLS 1.2 | accept | Envoy refuses the handshake | the key is the choice of the requester; the default, P-256, works everywhere |
+//! | keys of a leaf that Envoy's handshakes do not accept: Ed25519, P-521 | refuse | Go, go-spiffe and OpenSSL accept the certificate | Envoy refuses each handshake |
+//! | P-384 keys of servers, with TLS 1.2 | accept | Envoy refuses the handshake | contexts for Envoy speak TLS 1.3 as clients, unless the policy of the mesh forbids it |
 //! | the certificate type of Netscape | ignore | OpenSSL looks at it | obsolete |
 //! | negative serial numbers, empty name constraints, a critical authority key identifier | accept | Go refuses them | Envoy accepts them |
 //!

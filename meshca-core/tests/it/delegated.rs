@@ -327,7 +327,10 @@ async fn defaults_are_what_the_docs_say() {
 async fn every_leaf_that_the_builtin_ca_signs_is_signed_here_too() {
     let (store, clock) = (Store::default(), FakeClock::new());
     let upstream = Upstream::builtin(&clock).await;
-    for key_type in [KeyType::P384, KeyType::Ed25519] {
+    for (key_type, of_leaves) in [
+        (KeyType::P384, KeyType::P384),
+        (KeyType::Ed25519, KeyType::P256),
+    ] {
         let settings = DelegatedSettings::new(
             domain(),
             DelegatedSecrets::new("default", format!("ca-{key_type}").to_lowercase()).unwrap(),
@@ -338,7 +341,7 @@ async fn every_leaf_that_the_builtin_ca_signs_is_signed_here_too() {
             .with_common_name("cart.mesh")
             .with_dns_name("cart.mesh")
             .with_uri("kuma://kuma.io/service/cart");
-        let key = PrivateKey::generate(key_type).unwrap();
+        let key = PrivateKey::generate(of_leaves).unwrap();
         let request = CertificateRequest::for_key(spec, &key, start()).unwrap();
         let chain = issuer.sign(&request).await.unwrap().certificates().to_vec();
         let bundle = issuer.trust_bundle().await.unwrap();

@@ -8,8 +8,8 @@ use crate::common::{Ca, DAY, FakeClock, HOUR, ca_params, domain, request, spec, 
 use async_trait::async_trait;
 use meshca_core::{
     Capabilities, CertificateRequest, CertificateSpec, CheckReport, Clock, Csr, Error, ErrorKind,
-    IssuedCertificate, Issuer, IssuingCa, LifetimePolicy, Observation, PrivateKey, Proof, Result,
-    SignedChain, TrustBundle, TrustDomain,
+    IssuedCertificate, Issuer, IssuingCa, KeyType, LifetimePolicy, Observation, PrivateKey, Proof,
+    Result, SignedChain, TrustBundle, TrustDomain,
 };
 use proptest::prelude::*;
 use rcgen::{
@@ -446,6 +446,72 @@ fn requests_that_contradict_themselves_are_refused() {
             .kind(),
         ErrorKind::Unsupported
     );
+}
+
+/// Envoy would refuse each handshake, so no CA is asked. A CA may have such a key.
+#[tokio::test]
+async fn no_ca_is_asked_for_a_workload_with_a_key_that_envoy_refuses() {
+    let refused = |error: Error, key: &str| {
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "a workload's key must be P-256, P-384 or RSA: Envoy refuses keys of other types in every handshake (key type: {key})"
+            )
+        );
+    };
+    let clock = FakeClock::new();
+    let issuer = IssuingCa::new(NeverAsked);
+    for key_type in KeyType::ALL {
+        let key = PrivateKey::generate(key_type).unwrap();
+        let requested = CertificateRequest::for_key(spec(), &key, start());
+        assert_eq!(requested.is_ok(), key_type.is_for_workloads(), "{key_type}");
+        assert_eq!(key_type == KeyType::Ed25519, requested.is_err());
+        let below = CertificateSpec::intermediate(&domain(), "below").unwrap();
+        CertificateRequest::for_key(below, &key, start()).unwrap();
+    }
+    let spec_of = spec().with_key_type(KeyType::Ed25519);
+    refused(issuer.issue(&spec_of, &clock).await.unwrap_err(), "Ed25519");
+
+    for (algorithm, shown) in [
+        (&rcgen::PKCS_ED25519, "Ed25519"),
+        // secp521r1
+        (&rcgen::PKCS_ECDSA_P521_SHA512, "1.3.132.0.35"),
+    ] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let csr = CertificateParams::default().serialize_request(&key);
+        let csr = Csr::from_der(csr.unwrap().der().to_vec()).unwrap();
+        let request = CertificateRequest::for_csr(spec(), csr, start());
+        refused(request.unwrap_err(), shown);
+    }
+}
+
+#[derive(Debug)]
+struct NeverAsked;
+
+impl fmt::Display for NeverAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("never asked")
+    }
+}
+
+#[async_trait]
+impl Issuer for NeverAsked {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new().with_key_types(KeyType::ALL)
+    }
+
+    async fn sign(&self, _: &CertificateRequest) -> Result<SignedChain> {
+        panic!("asked");
+    }
+
+    async fn trust_bundle(&self) -> Result<TrustBundle> {
+        panic!("asked");
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        panic!("asked");
+    }
 }
 
 #[test]

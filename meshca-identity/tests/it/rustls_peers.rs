@@ -378,8 +378,11 @@ impl AnyCa {
     }
 
     fn sign(&self, params: &CertificateParams) -> Shown {
-        let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        self.sign_for(&KeyPair::generate().unwrap(), params)
+    }
+
+    fn sign_for(&self, key: &KeyPair, params: &CertificateParams) -> Shown {
+        let leaf = params.signed_by(key, &self.issuer).unwrap().der().clone();
         Shown {
             chain: vec![leaf],
             key: rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
@@ -453,10 +456,27 @@ async fn a_certificate_must_be_that_of_one_workload() {
         now,
     );
     ca_key.chain.truncate(1);
+    let with_key = |algorithm| {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        any.sign_for(&key, &leaf(&[web]))
+    };
+    let refused_key = "has a key of a type that Envoy refuses in every handshake";
     let spiffe = PeerRule::SpiffeId;
     check(
         &root,
         vec![
+            case("P-384", with_key(&rcgen::PKCS_ECDSA_P384_SHA384), Ok(())),
+            case("RSA", with_key(&rcgen::PKCS_RSA_SHA256), Ok(())),
+            case(
+                "P-521",
+                with_key(&rcgen::PKCS_ECDSA_P521_SHA512),
+                Err((PeerRule::NotALeaf, refused_key)),
+            ),
+            case(
+                "Ed25519",
+                with_key(&rcgen::PKCS_ED25519),
+                Err((PeerRule::NotALeaf, refused_key)),
+            ),
             case("without extended key usages", signed(&[web]), Ok(())),
             case(
                 "a DNS name beside it",

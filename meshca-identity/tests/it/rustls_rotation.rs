@@ -189,24 +189,24 @@ async fn new_roots_reach_the_verifier_and_removed_ones_leave_it() {
 
 /// A provider that cannot use keys of a kind, as one of a certified module might.
 #[derive(Debug)]
-struct NoEd25519;
+struct NoRsa;
 
-impl KeyProvider for NoEd25519 {
+impl KeyProvider for NoRsa {
     fn load_private_key(
         &self,
         key: PrivateKeyDer<'static>,
     ) -> Result<Arc<dyn SigningKey>, rustls::Error> {
         let key = provider().key_provider.load_private_key(key)?;
         match key.algorithm() {
-            SignatureAlgorithm::ED25519 => Err(rustls::Error::General("no Ed25519".to_owned())),
+            SignatureAlgorithm::RSA => Err(rustls::Error::General("no RSA".to_owned())),
             _ => Ok(key),
         }
     }
 }
 
-fn without_ed25519(clock: &FakeClock) -> Settings {
+fn without_rsa(clock: &FakeClock) -> Settings {
     let provider = CryptoProvider {
-        key_provider: &NoEd25519,
+        key_provider: &NoRsa,
         ..(*provider()).clone()
     };
     Settings::new(
@@ -221,8 +221,8 @@ async fn a_generation_that_cannot_be_used_leaves_the_one_before() {
     let (root, clock) = (ca("root"), FakeClock::new());
     let good = own(&root, "spiffe://example.org/good");
     let better = own(&root, "spiffe://example.org/better");
-    let bad = with_key(&root, "spiffe://example.org/bad", KeyType::Ed25519);
-    let settings = without_ed25519(&clock);
+    let bad = with_key(&root, "spiffe://example.org/bad", KeyType::Rsa2048);
+    let settings = without_rsa(&clock);
     let peer = own(&root, "spiffe://example.org/peer");
     let peer = settings.client_config(&peer).unwrap();
     let serves = async |config: Arc<ServerConfig>| {

@@ -127,7 +127,9 @@ pub async fn key_of_a_csr(subject: &Subject<'_>) -> Outcome {
     .await
 }
 
-/// The same for every type of key that is declared; the others appear as declared.
+/// The same for every type of key that is declared; the others appear as declared. A type that is
+/// not [for workloads](KeyType::is_for_workloads) is proven with an intermediate, where these are
+/// declared.
 pub async fn key_types(subject: &Subject<'_>) -> Outcome {
     Outcome::of(async |outcome| {
         let capabilities = subject.issuer.capabilities();
@@ -148,9 +150,17 @@ pub async fn key_types(subject: &Subject<'_>) -> Outcome {
                     &made
                 }
             };
-            let spec = subject.spec().with_key_type(key_type);
+            let spec = match key_type.is_for_workloads() {
+                true => subject.spec(),
+                false if capabilities.intermediates() => intermediate(subject)?,
+                false => {
+                    outcome.declare(format!("not for workloads: {key_type}"));
+                    continue;
+                }
+            };
+            let spec = spec.with_key_type(key_type);
             let request = CertificateRequest::for_key(spec, key, subject.clock.now())?;
-            let signed = subject.signed(&request, None).await;
+            let signed = subject.signed(&request, Some(key)).await;
             outcome.expect(&key_type.to_string(), signed);
         }
         Ok(())
@@ -232,13 +242,17 @@ pub async fn further_names(subject: &Subject<'_>) -> Outcome {
 /// Intermediates are signed where declared, and able to sign; refused early where not.
 pub async fn intermediates(subject: &Subject<'_>) -> Outcome {
     Outcome::of(async |outcome| {
-        let spec = CertificateSpec::intermediate(subject.trust_domain(), "testkit intermediate")?;
         let able = subject.issuer.capabilities().intermediates();
-        let spec = subject.with_policy(spec.with_lifetime(subject.granted_lifetime()));
+        let spec = intermediate(subject)?;
         signed_or_declared(subject, outcome, "intermediates", able, spec).await;
         Ok(())
     })
     .await
+}
+
+fn intermediate(subject: &Subject<'_>) -> meshca_core::Result<CertificateSpec> {
+    let spec = CertificateSpec::intermediate(subject.trust_domain(), "testkit intermediate")?;
+    Ok(subject.with_policy(spec.with_lifetime(subject.granted_lifetime())))
 }
 
 async fn signed_or_declared(

@@ -243,8 +243,9 @@ async fn wrong_keys(
         .to(&other)
         .must_be(&wrong, "the certificate is for another key", outcome);
     let capabilities = subject.issuer.capabilities();
-    let types = capabilities.key_types();
-    if let Some(other) = types.iter().find(|it| **it != subject.key_type()) {
+    let mut types = capabilities.key_types().iter();
+    let other = types.find(|it| it.is_for_workloads() && **it != subject.key_type());
+    if let Some(other) = other {
         let other = subject.new_request(subject.spec().with_key_type(*other))?;
         let quirk = "the certificate is for a key of another type";
         sound.to(&other).must_be(&wrong, quirk, outcome);

@@ -247,10 +247,12 @@ impl<'a> Subject<'a> {
             })
     }
 
-    /// The type of key for checks that are not about keys: the first that is declared.
+    /// The type of key for checks that are not about keys: the first that is declared and that
+    /// workloads may have.
     pub(super) fn key_type(&self) -> KeyType {
         let capabilities = self.issuer.capabilities();
-        let first = capabilities.key_types().first().copied();
+        let mut types = capabilities.key_types().iter().copied();
+        let first = types.find(|key_type| key_type.is_for_workloads());
         first.unwrap_or_default()
     }
 

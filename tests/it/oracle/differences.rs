@@ -16,13 +16,21 @@ const TABLE: &str = include_str!("differences.txt");
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Envoy,
+    /// With TLS 1.2 at most. It is asked about keys of leaves.
+    EnvoyTls12,
     OpenSsl,
     Go,
     GoSpiffe,
 }
 
 impl Who {
-    const ALL: [Self; 4] = [Self::Envoy, Self::OpenSsl, Self::Go, Self::GoSpiffe];
+    const ALL: [Self; 5] = [
+        Self::Envoy,
+        Self::EnvoyTls12,
+        Self::OpenSsl,
+        Self::Go,
+        Self::GoSpiffe,
+    ];
 }
 
 /// Which of our verdicts.

@@ -37,10 +37,30 @@ fn certified(case: &Case) -> Arc<CertifiedKey> {
     Arc::new(CertifiedKey::new(case.sent.clone(), key))
 }
 
+/// The newest version of TLS that Envoy speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Newest {
+    /// As in the contexts that we make.
+    Tls13,
+    /// As in a mesh whose policy says so.
+    Tls12,
+}
+
+impl Newest {
+    fn parameters(self) -> Value {
+        let version = match self {
+            Self::Tls13 => "TLSv1_3",
+            Self::Tls12 => "TLSv1_2",
+        };
+        json!({"tls_maximum_protocol_version": version})
+    }
+}
+
 /// What a proxy of the mesh has in its TLS contexts, with one bundle.
-fn context(anchors: &[CertificateDer<'_>]) -> Value {
+fn context(anchors: &[CertificateDer<'_>], newest: Newest) -> Value {
     let own = Plan::sound().build(String::new(), Shape::Direct, Vec::new());
     json!({
+        "tls_params": newest.parameters(),
         "tls_certificates": [{
             "certificate_chain": {"inline_string": pem(&own.sent)},
             "private_key": {"inline_string": own.plan.leaf.key.pair.serialize_pem()},
@@ -62,7 +82,7 @@ fn context(anchors: &[CertificateDer<'_>]) -> Value {
     })
 }
 
-fn listener(path: &Path, anchors: &[CertificateDer<'_>]) -> Value {
+fn listener(path: &Path, anchors: &[CertificateDer<'_>], newest: Newest) -> Value {
     json!({
         "name": path.file_name().unwrap().to_str().unwrap(),
         "address": {"pipe": {"path": path}},
@@ -72,7 +92,7 @@ fn listener(path: &Path, anchors: &[CertificateDer<'_>]) -> Value {
                 "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                     "require_client_certificate": true,
-                    "common_tls_context": context(anchors),
+                    "common_tls_context": context(anchors, newest),
                 },
             },
             "filters": [{
@@ -85,7 +105,7 @@ fn listener(path: &Path, anchors: &[CertificateDer<'_>]) -> Value {
     })
 }
 
-fn cluster(number: usize, server: &Path, anchors: &[CertificateDer<'_>]) -> Value {
+fn cluster(number: usize, server: &Path, anchors: &[CertificateDer<'_>], newest: Newest) -> Value {
     let name = format!("case-{number}");
     json!({
         "name": name,
@@ -101,7 +121,7 @@ fn cluster(number: usize, server: &Path, anchors: &[CertificateDer<'_>]) -> Valu
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                 "sni": format!("{name}.example.org"),
-                "common_tls_context": context(anchors),
+                "common_tls_context": context(anchors, newest),
             },
         },
     })
@@ -144,7 +164,7 @@ fn bootstrap(listeners: &[Value], clusters: &[Value]) -> Value {
 }
 
 /// Judges all cases, in their order. Their bundles must be readable.
-pub(crate) async fn judge(cases: &[&Case]) -> Vec<Sides> {
+pub(crate) async fn judge(cases: &[&Case], newest: Newest) -> Vec<Sides> {
     let folder = tempfile::tempdir().unwrap();
     let server = folder.path().join("server");
     serve(UnixListener::bind(&server).unwrap(), cases);
@@ -155,11 +175,11 @@ pub(crate) async fn judge(cases: &[&Case]) -> Vec<Sides> {
     }
     let out = folder.path().join("egress");
     let mut listeners: Vec<_> = { bundles.values() }
-        .map(|(path, anchors)| listener(path, anchors))
+        .map(|(path, anchors)| listener(path, anchors, newest))
         .collect();
     listeners.push(egress(&out, cases.len()));
     let clusters = cases.iter().enumerate();
-    let clusters = clusters.map(|(number, case)| cluster(number, &server, &case.anchors));
+    let clusters = clusters.map(|(number, case)| cluster(number, &server, &case.anchors, newest));
     let bootstrap = bootstrap(&listeners, &clusters.collect::<Vec<_>>());
     let envoy = Envoy::start(&bootstrap).await.unwrap();
     envoy.until_live(SOON).await.unwrap();
@@ -178,7 +198,7 @@ pub(crate) async fn judge(cases: &[&Case]) -> Vec<Sides> {
 
 /// Whether Envoy starts with this bundle.
 pub(crate) async fn reads(anchors: &[CertificateDer<'_>]) -> Verdict {
-    let cluster = cluster(0, Path::new("/nowhere"), anchors);
+    let cluster = cluster(0, Path::new("/nowhere"), anchors, Newest::Tls13);
     Envoy::start(&bootstrap(&[], &[cluster]))
         .await
         .map(drop)

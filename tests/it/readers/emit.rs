@@ -58,7 +58,7 @@ async fn all() -> Vec<Emitted> {
     };
     for ca in KeyType::ALL {
         let issuer = emitter.builtin(ca).await;
-        for leaf in KeyType::ALL {
+        for leaf in KeyType::ALL.into_iter().filter(|it| it.is_for_workloads()) {
             let name = format!("{leaf} under a built-in {ca}");
             emitter.add(&name, &issuer, workload(), leaf, ca, 0).await;
         }
@@ -229,7 +229,7 @@ async fn from_vault() -> Vec<Emitted> {
         let sources = SourceReader::new(Arc::new(MemorySecretStore::new()), "default").unwrap();
         let settings = VaultSettings::new(conf, domain());
         let issuer = IssuingCa::new(VaultIssuer::new(settings, sources, clock.clone()).unwrap());
-        for key_type in [KeyType::P256, KeyType::Ed25519, KeyType::Rsa2048] {
+        for key_type in [KeyType::P256, KeyType::P384, KeyType::Rsa2048] {
             let key = PrivateKey::generate(key_type).unwrap();
             let request = CertificateRequest::for_key(workload(), &key, clock.now()).unwrap();
             let issued = issuer.issue_for(&request, &*clock).await.unwrap();
