@@ -43,6 +43,9 @@ pub(crate) async fn check(authority: &Arc<Authority>, found: &mut Findings) {
     });
     let facts = found.take(described);
     let pinned = found.take(authority.pinned_roots().await).flatten();
+    if let Some(pinned) = &pinned {
+        found.judge_dead_ends(pinned, "caCert");
+    }
     // Without facts, what may be asked for is tried with what most CAs take.
     let algorithm = facts.as_ref().map(|facts| facts.signing_algorithm.clone());
     let algorithm = algorithm.unwrap_or(SigningAlgorithm::Sha256Withecdsa);

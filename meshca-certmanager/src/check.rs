@@ -33,6 +33,7 @@ impl CertManagerIssuer {
             Some(Some(roots)) => {
                 let wanted = CaUse::leaves(Duration::ZERO, now);
                 found.judge_roots(&roots, wanted, "Add the next root to `caCert`");
+                found.judge_dead_ends(&roots, "caCert");
             }
             Some(None) => found.warn(
                 "`caCert` is not set: the root that the issuer names in `status.ca` is trusted, and some kinds of issuers name none",

@@ -122,6 +122,20 @@ impl Findings {
         judged.into_iter().for_each(|one| self.include(one, none));
     }
 
+    /// Warns of each intermediate in the bundle whose root is not there, which a setting has named as the
+    /// roots of a CA. Peers refuse what leads to it, unless the mesh has the root from elsewhere.
+    pub fn judge_dead_ends(&mut self, roots: &TrustBundle, setting: &str) {
+        for anchor in roots.roots() {
+            let Some(missing) = roots.missing_above(anchor) else {
+                continue;
+            };
+            self.warn(format!(
+                "`{setting}` holds the intermediate CA `{}` and not the root that it leads to, so Envoy accepts nothing below it unless the mesh has the root in a MeshTrust: add the certificate of `{missing}` to `{setting}`",
+                anchor.subject()
+            ));
+        }
+    }
+
     fn unusable(&mut self, name: &str, faults: &str, repair: &str) {
         let why = format!(
             "{name} cannot be used, and what is signed below it will be refused: it {faults}. {repair}"

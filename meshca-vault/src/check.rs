@@ -193,6 +193,10 @@ fn trust(issuer: &VaultIssuer, survey: &Survey, found: &mut Findings) {
     let mount = conf.mount();
     // Signers of this mount replace their roots by themselves, others by the settings.
     found.judge_roots(&survey.trusted, wanted(issuer), &renewal(issuer, true));
+    // Without the setting, a note of the survey says it.
+    if conf.ca_cert.is_some() {
+        found.judge_dead_ends(&survey.trusted, "caCert");
+    }
     for note in &survey.notes {
         found.warn(note.clone());
     }

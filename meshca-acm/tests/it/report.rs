@@ -84,6 +84,34 @@ async fn all_that_is_wrong_is_in_one_report() {
     }
 }
 
+/// Whether peers have its root from elsewhere is not known here.
+#[tokio::test]
+async fn a_ca_cert_that_is_an_intermediate_alone_is_a_warning() {
+    let root = TestCa::root("Corporate root", clock().now()).unwrap();
+    let below = root.intermediate("Mesh CA").unwrap();
+    for (pem, warned) in [(below.pem(), true), (below.pem() + &root.pem(), false)] {
+        let aws = canned(
+            &below,
+            "ACTIVE",
+            "EC_prime256v1",
+            false,
+            "AccessDeniedException",
+        )
+        .await;
+        let mut conf = conf(ARN);
+        conf.ca_cert = Some(DataSource::InlineString(pem.as_str().into()));
+        let settings = meshca_acm::AcmSettings::new(conf, domain()).unwrap();
+        let issuer = bare(settings.with_endpoint(aws.url()));
+        let text = issuer.check().await.unwrap_err().to_string();
+        for words in [
+            "`caCert` holds the intermediate CA `CN=Mesh CA` and not the root that it leads to",
+            "add the certificate of `CN=Corporate root` to `caCert`",
+        ] {
+            assert_eq!(text.contains(words), warned, "`{words}`: {text}");
+        }
+    }
+}
+
 /// Where the key of the CA is of no use, the rights are looked at all the same.
 #[tokio::test]
 async fn a_key_that_proxies_cannot_verify() {

@@ -144,6 +144,26 @@ async fn the_roots_of_ca_cert_are_judged() {
     }
 }
 
+/// Whether peers have its root from elsewhere is not known here.
+#[tokio::test(start_paused = true)]
+async fn a_ca_cert_that_is_an_intermediate_alone_is_a_warning() {
+    let root = TestCa::root("Corporate root", clock().now()).unwrap();
+    let below = root.intermediate("Mesh CA").unwrap();
+    for (pem, warned) in [(below.pem(), true), (below.pem() + &root.pem(), false)] {
+        let server = Server::new();
+        *server.issuer.lock().unwrap() = Some(object("True", json!({"ca": {}})));
+        let mut conf = conf("mesh-ca");
+        conf.ca_cert = Some(DataSource::InlineString(pem.as_str().into()));
+        let issuer = server.issuer(settings_for(conf, "replica-1", MINUTE));
+        let warnings = issuer.check().await.unwrap().warnings.join("\n");
+        let words =
+            "`caCert` holds the intermediate CA `CN=Mesh CA` and not the root that it leads to";
+        assert_eq!(warnings.contains(words), warned, "{warnings}");
+        let repair = "add the certificate of `CN=Corporate root` to `caCert`";
+        assert_eq!(warnings.contains(repair), warned, "{warnings}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_known_is_a_warning() {
     let now = clock().now();

@@ -443,3 +443,27 @@ fn one_usable_root_is_enough() {
         }
     }
 }
+
+#[test]
+fn an_intermediate_without_its_root_is_a_warning() {
+    let (root, own) = (ca("Root"), key(&rcgen::PKCS_ECDSA_P256_SHA256));
+    let der = CertificateDer::from(root.self_signed(&own).unwrap());
+    let below = key(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let below = ca("Below").signed_by(&below, &rcgen::Issuer::new(root, own));
+    let below = CertificateDer::from(below.unwrap());
+    for (anchors, warnings) in [
+        (vec![der.clone()], vec![]),
+        (vec![below.clone(), der], vec![]),
+        (
+            vec![below],
+            vec![
+                "`caCert` holds the intermediate CA `CN=Below` and not the root that it leads to, so Envoy accepts nothing below it unless the mesh has the root in a MeshTrust: add the certificate of `CN=Root` to `caCert`",
+            ],
+        ),
+    ] {
+        let mut found = Findings::new();
+        let bundle = TrustBundle::new(TrustDomain::new("example.org").unwrap(), anchors).unwrap();
+        found.judge_dead_ends(&bundle, "caCert");
+        assert_eq!(found.into_report().unwrap().warnings, warnings);
+    }
+}

@@ -16,6 +16,9 @@ use crate::{Error, ErrorKind, Result, TrustBundle, TrustRoot, pem};
 /// The longest trust domain, in characters: the product's limit, two below that of SPIFFE.
 const MAX_TRUST_DOMAIN: usize = 253;
 
+/// The most certificates of a MeshTrust that are searched for missing roots. Real ones have a few.
+const MAX_JUDGED: usize = 64;
+
 /// Roots for one trust domain. Several resources may share a trust domain: their bundles add up.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -38,7 +41,11 @@ impl Kind for MeshTrust {
 
     fn read(f: &mut Fields<'_>, form: Form) -> Option<Self> {
         let metadata = metadata::read(f, form, Self::SCOPE);
-        let spec = f.required("spec", Spec::read);
+        let spec = f.required("spec", |at| {
+            let spec = Spec::read(at)?;
+            warn_of_missing_roots(at, &spec);
+            Some(spec)
+        });
         let status = f.opt("status", |at| {
             let mut f = at.fields()?;
             let origin = optional("origin", origin()).content(&mut f);
@@ -198,6 +205,35 @@ fn bundles(at: Cursor<'_>) -> Option<Vec<CaBundle>> {
         true => at.error("must hold at least one bundle"),
         false => Some(bundles),
     }
+}
+
+/// Warns of each intermediate whose root is in none of the bundles. Certificates that cannot be an
+/// anchor are left to those who use the trust.
+fn warn_of_missing_roots(at: Cursor<'_>, spec: &Spec) {
+    let read = |text: &str| TrustBundle::readable(spec.trust_domain.clone(), text).0;
+    let roots = spec
+        .ca_bundles
+        .iter()
+        .flat_map(|CaBundle::Pem(text)| read(text).roots().to_vec());
+    let all = TrustBundle::of(spec.trust_domain.clone(), roots);
+    let missing = |anchor: &TrustRoot| all.missing_above(anchor);
+    // Following signatures takes time, and a hostile text could have thousands of certificates.
+    if all.roots().len() > MAX_JUDGED || !all.roots().iter().any(|it| missing(it).is_some()) {
+        return;
+    }
+    at.visit(&["caBundles", "pem", "value"], &|at| {
+        let Some(bundle) = at.text().map(read) else {
+            return;
+        };
+        for anchor in bundle.roots() {
+            if let Some(missing) = missing(anchor) {
+                at.warn(format_args!(
+                    "`{}` is an intermediate whose root is not here, and Envoy accepts no chain that ends in one: add the certificate of `{missing}`, unless another MeshTrust of this trust domain has it",
+                    anchor.subject()
+                ));
+            }
+        }
+    });
 }
 
 fn trust_domain(at: Cursor<'_>) -> Option<TrustDomain> {

@@ -330,9 +330,6 @@ impl TrustBundle {
                 Ok(it) if !(it.server && it.client) => return Some((anchor, anchor.restricted())),
                 Ok(_) => {}
             }
-            if self.may_end_in(anchor) {
-                return None;
-            }
             let missing = self.missing_above(anchor)?;
             let subject = anchor.subject();
             Some((
@@ -344,8 +341,12 @@ impl TrustBundle {
         })
     }
 
-    /// Follows the signatures from an anchor upwards, and returns the name of what the bundle lacks.
-    fn missing_above(&self, anchor: &TrustRoot) -> Option<String> {
+    /// Follows the signatures from an anchor upwards, and returns the name of what the bundle lacks, if
+    /// chains may not end in the anchor.
+    pub(crate) fn missing_above(&self, anchor: &TrustRoot) -> Option<String> {
+        if self.may_end_in(anchor) {
+            return None;
+        }
         let mut last = anchor;
         // A circle has no end either.
         for _ in 0..=self.roots.len() {

@@ -84,6 +84,29 @@ async fn where_the_list_of_issuers_is_refused() {
     }
 }
 
+/// Whether peers have its root from elsewhere is not known here.
+#[tokio::test]
+async fn a_ca_cert_that_is_an_intermediate_alone_is_a_warning() {
+    let corporate = root("Corporate root");
+    let below = corporate.intermediate("Mesh CA").unwrap();
+    for (pem, warned) in [(below.pem(), true), (below.pem() + &corporate.pem(), false)] {
+        let server = CannedServer::start().await.unwrap();
+        let health = r#"{"initialized":true,"sealed":false,"standby":false,"version":"1.20.0"}"#;
+        server.answer(CannedResponse::json(200, health).for_path("/v1/sys/health"));
+        let issuer = with(&server.url(), "hvs.token", |conf| {
+            conf.ca_cert = Some(DataSource::InlineString(pem.as_str().into()));
+        })
+        .await;
+        let text = issuer.check().await.unwrap_err().to_string();
+        for words in [
+            "`caCert` holds the intermediate CA `CN=Mesh CA` and not the root that it leads to",
+            "add the certificate of `CN=Corporate root` to `caCert`",
+        ] {
+            assert_eq!(text.contains(words), warned, "`{words}`: {text}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_outage_takes_no_root_away() {
     let server = CannedServer::start().await.unwrap();

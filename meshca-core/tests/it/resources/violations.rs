@@ -8,6 +8,7 @@ use meshca_core::resource::{
 };
 use meshca_core::{Error, ErrorKind};
 
+use crate::common::Ca;
 use crate::resources::{all, data, one, refused};
 
 /// Every file in `tests/data/bad` has beside it the report that it must give.
@@ -399,4 +400,49 @@ fn other_formats_are_held_to_the_same_rules() {
             .to_string()
             .contains("64 levels deep")
     );
+}
+
+/// Envoy accepts no chain that ends in an intermediate, so one without its root is good for nothing.
+#[test]
+fn a_mesh_trust_warns_of_intermediates_without_their_root() {
+    let root = Ca::root("Corporate Root");
+    let upper = root.below("Division CA");
+    let lower = upper.below("Mesh CA");
+    let stranger = Ca::root("Another Root");
+    let bundle = |cas: &[&Ca]| {
+        let pem: String = cas.iter().map(|ca| ca.pem()).collect();
+        format!("{{type: Pem, pem: {{value: {}}}}}", serde_json::json!(pem))
+    };
+    let warned = |bundles: &[&[&Ca]]| {
+        let bundles: Vec<_> = bundles.iter().map(|cas| bundle(cas)).collect();
+        let bundles = bundles.join(", ");
+        let text = format!(
+            "{{type: MeshTrust, name: a, mesh: m, spec: {{trustDomain: example.org, caBundles: [{bundles}]}}}}"
+        );
+        let documents = Resource::parse(&text).unwrap();
+        let warnings = documents.warnings().violations().iter();
+        let warnings = warnings.map(|it| (it.path().to_owned(), it.message().to_owned()));
+        warnings.collect::<Vec<_>>()
+    };
+    let of = |index: usize, anchor: &str, missing: &str| {
+        (
+            format!("spec.caBundles[{index}].pem.value"),
+            format!(
+                "`CN={anchor}` is an intermediate whose root is not here, and Envoy accepts no chain that ends in one: add the certificate of `CN={missing}`, unless another MeshTrust of this trust domain has it"
+            ),
+        )
+    };
+    let bare = [of(0, "Mesh CA", "Division CA")];
+    assert_eq!(warned(&[&[&lower]]), bare);
+    let upper_too = [
+        of(0, "Mesh CA", "Corporate Root"),
+        of(0, "Division CA", "Corporate Root"),
+    ];
+    assert_eq!(warned(&[&[&lower, &upper]]), upper_too);
+    assert_eq!(warned(&[&[&stranger, &lower]]), bare);
+    let second = of(1, "Mesh CA", "Division CA");
+    assert_eq!(warned(&[&[&root], &[&lower]]), [second]);
+    // The root stands in another bundle.
+    assert_eq!(warned(&[&[&root]]), []);
+    assert_eq!(warned(&[&[&lower], &[&upper, &root]]), []);
 }
