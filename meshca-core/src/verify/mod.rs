@@ -59,32 +59,46 @@
 //!
 //! The oracle of the facade crate (`tests/it/oracle`) compares these verdicts with those of Envoy 1.40,
 //! OpenSSL 3, Go's `crypto/x509` and go-spiffe, and holds its list of differences (`differences.txt`) to be exact.
-//! Their kinds are:
+//! Their kinds are these. Others decide otherwise than we do. A profile is the rules for names: of modern or of
+//! classic certificates. Each leaf is asked by both.
 //!
-//! | what | we | others | reason |
-//! |---|---|---|---|
-//! | extended key usages that leave out the peer's purpose, or list `any` in place of it | refuse | Envoy's SPIFFE validator checks none; Go and go-spiffe accept `any` | RFC 5280 §4.2.1.12; OpenSSL and rustls check them |
-//! | key usages of a leaf: none, or no `digitalSignature`, or those of a CA | refuse | Go accepts all of them, OpenSSL most | X.509-SVID §4.3; Envoy refuses them, or TLS does |
-//! | further URI names that are no tags; names that were not requested | refuse | all but go-spiffe accept them | one reader would take one name, another the other |
-//! | tags behind the SPIFFE ID | accept in the classic model | go-spiffe refuses them | the product's classic certificates are no X.509-SVIDs |
-//! | identifiers of the issuer's key or certificate that do not fit | refuse | Go and go-spiffe accept | Envoy and OpenSSL refuse them |
-//! | an intermediate as the only anchor | refuse by default | Go and go-spiffe accept | Envoy and OpenSSL refuse it |
-//! | the name of the issuer in other case or another type of string | refuse | Envoy and OpenSSL accept | rustls-webpki and Go compare bytes, so rustls peers would refuse it |
-//! | name constraints of URIs and directory names that the leaf satisfies | refuse | Envoy and OpenSSL accept | rustls-webpki knows neither |
-//! | path lengths of a root | refuse | Envoy ignores them | RFC 5937; Go and OpenSSL refuse them |
-//! | a leaf that outlives its issuer | refuse what a CA issues | all accept it until then | it would fail before it is renewed |
-//! | critical CRL distribution points, below the root | refuse | Go, go-spiffe and OpenSSL accept | Envoy refuses them |
-//! | unique identifiers (RFC 5280 §4.1.2.8) | refuse | all accept them in version 3 | rustls-webpki does not read them, so rustls peers would refuse them |
-//! | SHA-1 in signatures below the root | refuse | | rustls-webpki knows none |
-//! | critical extensions that are unknown or about policies, in a root | accept | Go and OpenSSL refuse some | an anchor is a name and a key; Envoy ignores them |
-//! | damaged extensions and unusual strings (`UniversalString`) in an anchor | refuse the bundle | Envoy reads the bundle | no peer is proven by such an anchor, or not by all |
-//! | keys of a leaf that Envoy's handshakes do not accept: Ed25519, P-521 | refuse | Go, go-spiffe and OpenSSL accept the certificate | Envoy refuses each handshake |
-//! | P-384 keys of servers, with TLS 1.2 | accept | Envoy refuses the handshake | contexts for Envoy speak TLS 1.3 as clients, unless the policy of the mesh forbids it |
-//! | the certificate type of Netscape | ignore | OpenSSL looks at it | obsolete |
-//! | negative serial numbers, empty name constraints, a critical authority key identifier | accept | Go refuses them | Envoy accepts them |
-//!
-//! Certificate policies: a CA that demands a policy in each certificate below it
-//! (`requireExplicitPolicy`) is not supported.
+//! | what | profile | we | others | reason |
+//! |---|---|---|---|---|
+//! | a leaf that begins within the skew of clocks | both | accept | Envoy, OpenSSL, Go, go-spiffe | it is held back until it begins |
+//! | critical extensions of a root that are not understood | both | accept | OpenSSL, Go, go-spiffe | an anchor is a name and a key; Envoy ignores them |
+//! | a critical authority key identifier of a root | both | accept | OpenSSL, Go, go-spiffe | Envoy ignores it |
+//! | P-384 keys of servers | both | accept | Envoy in TLS 1.2 | contexts for Envoy speak TLS 1.3 as clients, where Envoy accepts them, unless the policy of the mesh forbids it |
+//! | name constraints without names | both | accept | Go, go-spiffe | Envoy accepts them |
+//! | tags behind the SPIFFE ID | classic | accept | go-spiffe | the product's classic certificates are no X.509-SVIDs |
+//! | the certificate type of Netscape | both | accept | OpenSSL | it is obsolete, and Envoy ignores it |
+//! | policies of a root that are damaged, or named twice | both | accept | Go, go-spiffe | an anchor is a name and a key; Envoy ignores them |
+//! | negative serial numbers | both | accept | Go, go-spiffe | Envoy accepts them |
+//! | `VisibleString` in names | both | accept | OpenSSL, Go, go-spiffe | Envoy reads it |
+//! | an intermediate as the only anchor | both | refuse | Go, go-spiffe | Envoy and OpenSSL refuse it |
+//! | an anchor that is not a CA, or that has damaged extensions or dates | both | refuse the bundle | Envoy, OpenSSL | Envoy reads the bundle, but not every peer accepts what leads to such an anchor; OpenSSL accepts a root without BasicConstraints, which Go refuses |
+//! | faults of an intermediate in the bundle, or of its root | both | refuse | Go, go-spiffe | Go takes the intermediate for an anchor; for Envoy it is on the way to its root |
+//! | critical extensions of an intermediate in the bundle | both | refuse | Envoy | it is on the way to its root, and Envoy refuses it where it is sent |
+//! | critical CRL distribution points below the root | both | refuse | OpenSSL, Go, go-spiffe | Envoy refuses them |
+//! | an end after that of the issuer, or after the one requested; an end in the past | both | refuse what a CA returns | Envoy, OpenSSL, Go, go-spiffe | peers would refuse it before it is renewed; [`LifetimePolicy`] is the requester's |
+//! | the name of the issuer in another case or another type of string | both | refuse | Envoy, OpenSSL | rustls-webpki and Go compare bytes, so rustls peers would refuse it |
+//! | identifiers of the issuer's key or certificate that do not fit | both | refuse | Go, go-spiffe | Envoy and OpenSSL refuse them |
+//! | name constraints of URIs and directory names | both | refuse | Envoy, OpenSSL, Go, go-spiffe | rustls-webpki knows neither, whether the leaf satisfies them or not |
+//! | tags in the modern model | modern | refuse | Envoy, OpenSSL, Go | X.509-SVID §2; go-spiffe refuses them |
+//! | further URI names that are not tags | both | refuse | Envoy, OpenSSL, Go | one reader would take one name, another the other |
+//! | no SPIFFE ID of a workload as the first URI name | both | refuse | OpenSSL, Go, go-spiffe | Envoy refuses it; go-spiffe accepts an ID without a path |
+//! | names that were not requested, or are missing, or repeated | both | refuse what a CA returns | Envoy, OpenSSL, Go, go-spiffe | the requester is entitled to its names and no others |
+//! | path lengths of a root | both | refuse | Envoy | RFC 5937; Go and OpenSSL refuse them |
+//! | a path length larger than requested | both | refuse what a CA returns | Envoy, OpenSSL, Go, go-spiffe | it gives more than was requested |
+//! | cA or a path length in a leaf | both | refuse | OpenSSL, Go, go-spiffe | X.509-SVID §5.2, RFC 5280 §4.2.1.9; Envoy refuses them |
+//! | types of keys of a leaf that Envoy does not accept | both | refuse | OpenSSL, Go, go-spiffe | Envoy refuses each handshake with Ed25519 and P-521 keys |
+//! | policies below the root that are damaged, named twice or demanded | both | refuse | Envoy, OpenSSL | Envoy and Go refuse all but damaged mappings in a leaf; `requireExplicitPolicy` is not supported |
+//! | extended key usages without the purpose of the peer | both | refuse | Envoy, Go, go-spiffe | RFC 5280 §4.2.1.12, which OpenSSL and rustls check; `any` is no purpose of a peer |
+//! | `OctetString`, `UniversalString` and noncharacters in names | both | refuse | Envoy, OpenSSL, Go, go-spiffe | not all peers read them |
+//! | key usages of a leaf without `digitalSignature`, or those of a CA | both | refuse | OpenSSL, Go, go-spiffe | X.509-SVID §4.3; Envoy refuses them, or TLS does |
+//! | key usages of a CA that are empty; bits beyond the length of any | both | refuse | OpenSSL, Go, go-spiffe | Envoy refuses them |
+//! | unique identifiers | both | refuse | Envoy, OpenSSL, Go, go-spiffe | rustls-webpki does not read them (RFC 5280 §4.1.2.8), so rustls peers would refuse them |
+//! | versions other than 3 below the root; fields that a version does not allow | both | refuse | Envoy, OpenSSL, Go, go-spiffe | such a leaf cannot say that it is a workload's; Envoy reads a bundle with an intermediate of version 1, and refuses the others |
+//! | SHA-1 in signatures below the root | both | refuse | no test shows it | rustls-webpki knows none |
 
 mod critical;
 mod ends;

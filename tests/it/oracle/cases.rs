@@ -23,17 +23,44 @@ pub(crate) enum Shape {
     BareSent,
     /// The root and the CA between them are trusted, and the leaf is sent alone.
     Both,
+    /// As `Below`, with a leaf of the classic model: a tag is requested, and stands behind the SPIFFE ID.
+    Tagged,
 }
 
 impl Shape {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Direct,
         Self::Below,
         Self::Deep,
         Self::Bare,
         Self::BareSent,
         Self::Both,
+        Self::Tagged,
     ];
+
+    /// The sound certificates.
+    fn plan(self) -> Plan {
+        let mut plan = Plan::sound();
+        if self == Self::Tagged {
+            let both = names(&[&uri(ID), &uri(TAG)]);
+            plan.leaf.set(&ALT_NAMES, Some((true, both)));
+            plan.uris = vec![TAG];
+        }
+        plan
+    }
+}
+
+/// The rules for names of leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Profile {
+    /// Those of an X.509-SVID.
+    Modern,
+    /// Those of the product: tags may follow the SPIFFE ID.
+    Classic,
+}
+
+impl Profile {
+    pub(crate) const ALL: [Self; 2] = [Self::Modern, Self::Classic];
 }
 
 /// The certificates of a case before they are signed.
@@ -54,6 +81,8 @@ pub(crate) struct Plan {
 }
 
 pub(crate) const ID: &str = "spiffe://example.org/ns/shop/sa/cart";
+
+const TAG: &str = "kuma://kuma.io/service/cart";
 
 /// The common name of the CA above the leaf.
 pub(crate) const LOWER: &str = "Mesh CA";
@@ -192,6 +221,14 @@ impl Plan {
         }
     }
 
+    /// The profile of what is requested.
+    pub(crate) fn profile(&self) -> Profile {
+        match self.uris.is_empty() {
+            true => Profile::Modern,
+            false => Profile::Classic,
+        }
+    }
+
     pub(crate) fn build(
         mut self,
         name: String,
@@ -217,7 +254,7 @@ impl Plan {
         };
         let (sent, anchors) = match shape {
             Shape::Direct => (vec![leaf], vec![root]),
-            Shape::Below => (vec![leaf, lower], vec![root]),
+            Shape::Below | Shape::Tagged => (vec![leaf, lower], vec![root]),
             Shape::Deep => (
                 vec![leaf, lower, self.upper.sign(Some(&self.root))],
                 vec![root],
@@ -597,8 +634,8 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
         leaf(change(move |draft| draft.key = Key::of(kind, Whose::Leaf)))
     };
     let id = || uri(ID);
-    let tag = || uri("kuma://kuma.io/service/cart");
-    let tagged = |plan: &mut Plan| plan.uris = vec!["kuma://kuma.io/service/cart"];
+    let tag = || uri(TAG);
+    let tagged = |plan: &mut Plan| plan.uris = vec![TAG];
     let (dns_name, other) = (|| dns("cart.shop.svc"), || uri("https://example.org/"));
     let named = |plan: &mut Plan| plan.dns = vec!["cart.shop.svc"];
     vec![
@@ -652,7 +689,7 @@ fn of_leaves() -> Vec<(&'static str, Change<Plan>)> {
             with(
                 alt(&[id(), uri("kuma://kuma.io/zone/east"), tag()]),
                 |plan| {
-                    plan.uris = vec!["kuma://kuma.io/service/cart", "kuma://kuma.io/zone/east"];
+                    plan.uris = vec![TAG, "kuma://kuma.io/zone/east"];
                 },
             ),
         ),
@@ -1068,15 +1105,19 @@ pub(crate) const KINDS: &[(&str, &[&str])] = &[
 pub(crate) fn singles(all: &[Mutation]) -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in Shape::ALL {
-        cases.push(Plan::sound().build(format!("{shape:?}"), shape, Vec::new()));
+        cases.push(shape.plan().build(format!("{shape:?}"), shape, Vec::new()));
         for mutation in all {
             let there = match mutation.part {
-                Part::Leaf => matches!(shape, Shape::Direct | Shape::Below),
+                // They replace the names that make a leaf classic, and some add tags of their own.
+                Part::Leaf if mutation.name.starts_with("names: ") => {
+                    matches!(shape, Shape::Direct | Shape::Below)
+                }
+                Part::Leaf => matches!(shape, Shape::Direct | Shape::Below | Shape::Tagged),
                 Part::Intermediate => shape != Shape::Direct,
                 Part::Root => !matches!(shape, Shape::Bare | Shape::BareSent),
             };
             if there {
-                let mut plan = Plan::sound();
+                let mut plan = shape.plan();
                 mutation.apply(&mut plan);
                 let name = format!("{shape:?}, {:?} {}", mutation.part, mutation.name);
                 cases.push(plan.build(name, shape, vec![(mutation.part, mutation.name)]));

@@ -1,13 +1,16 @@
 //! The differences between our verdicts and those of others that are meant to be.
 //!
-//! The table `differences.txt` lists them, one line for each family of oddities. It is exact in both directions: a
-//! difference that it does not list fails the test, and so does each that it lists and that does not occur.
+//! The documentation of the module `meshca_core::verify` has a table of their kinds. `differences.txt` lists them, a
+//! section for each kind and a line for each family of oddities. It is exact in both directions: a difference that it
+//! does not list fails the test, and so does each that it lists and that does not occur.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
+use std::sync::LazyLock;
 
 use crate::oracle::Verdict;
-use crate::oracle::cases::{Case, Part, Shape};
+use crate::oracle::cases::{Case, Part, Profile, Shape};
 use crate::oracle::others::Sides;
 use crate::oracle::ours::Ours;
 
@@ -68,6 +71,7 @@ struct Question<'a> {
     part: Option<Part>,
     oddity: &'a str,
     shape: Shape,
+    profile: Profile,
     who: Who,
     judge: Judge,
 }
@@ -81,11 +85,15 @@ impl fmt::Display for Question<'_> {
         let Self {
             oddity,
             shape,
+            profile,
             who,
             judge,
             ..
         } = self;
-        write!(f, "{part} | {shape:?} | {who:?} | {judge:?} | {oddity}")
+        write!(
+            f,
+            "{part} | {shape:?} | {profile:?} | {who:?} | {judge:?} | {oddity}"
+        )
     }
 }
 
@@ -124,23 +132,115 @@ pub(crate) fn lines(table: &str) -> impl Iterator<Item = (&str, Vec<&str>)> {
     })
 }
 
+/// A kind of difference, as the documentation lists it.
+struct Kind {
+    name: String,
+    profiles: BTreeSet<Profile>,
+    refuses: Refuses,
+    /// Those who decide otherwise; none if no test shows them.
+    others: BTreeSet<Who>,
+}
+
+/// The table of the documentation.
+static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("meshca-core/src/verify/mod.rs");
+    let text = std::fs::read_to_string(file).unwrap();
+    let rows = text.lines().skip_while(|line| *line != "//! # Differences");
+    let rows = rows.filter_map(|line| line.strip_prefix("//! | ")?.strip_suffix(" |"));
+    // The first names the columns.
+    rows.skip(1).map(Kind::read).collect()
+});
+
+impl Kind {
+    fn read(row: &str) -> Self {
+        let [name, profile, we, others, _] = row.split(" | ").collect::<Vec<_>>()[..] else {
+            panic!("not a row of five columns: {row}");
+        };
+        let who = |name| match name {
+            "Envoy" => Who::Envoy,
+            "Envoy in TLS 1.2" => Who::EnvoyTls12,
+            "OpenSSL" => Who::OpenSsl,
+            "Go" => Who::Go,
+            "go-spiffe" => Who::GoSpiffe,
+            _ => panic!("`{name}` in `{row}`"),
+        };
+        Self {
+            name: name.to_owned(),
+            profiles: match profile {
+                "both" => Profile::ALL.into(),
+                "modern" => [Profile::Modern].into(),
+                "classic" => [Profile::Classic].into(),
+                _ => panic!("`{profile}` in `{row}`"),
+            },
+            refuses: match we.split(' ').next() {
+                Some("refuse") => Refuses::We,
+                Some("accept") => Refuses::They,
+                _ => panic!("`{we}` in `{row}`"),
+            },
+            others: match others {
+                "no test shows it" => BTreeSet::new(),
+                others => others.split(", ").map(who).collect(),
+            },
+        }
+    }
+
+    fn named(name: &str) -> &'static Self {
+        let mut kinds = KINDS.iter();
+        kinds.find(|kind| kind.name == name).unwrap_or_else(|| {
+            panic!("`{name}` is not in the table \"Differences\" of `meshca_core::verify`")
+        })
+    }
+}
+
+#[test]
+fn the_documentation_has_the_kinds_of_differences_that_occur() {
+    type Found = (BTreeSet<Profile>, BTreeSet<Who>);
+    let mut found: BTreeMap<&str, Found> = BTreeMap::new();
+    for (section, fields) in lines(TABLE) {
+        let [_, _, profiles, who, _, _] = fields[..] else {
+            panic!("not a line of six fields: {fields:?}");
+        };
+        let (all_profiles, all_others) = found.entry(section).or_default();
+        all_profiles.extend(some(profiles, &Profile::ALL, |_| true));
+        all_others.extend(some(who, &Who::ALL, |_| true));
+    }
+    for (section, (profiles, others)) in &found {
+        let kind = Kind::named(section);
+        assert_eq!(
+            *others, kind.others,
+            "others than the table says: {section}"
+        );
+        assert_eq!(
+            *profiles, kind.profiles,
+            "another profile than the table says: {section}"
+        );
+    }
+    for Kind { name, others, .. } in KINDS.iter() {
+        assert_eq!(
+            found.contains_key(name.as_str()),
+            !others.is_empty(),
+            "of each kind in the table, `differences.txt` shows an example: {name}"
+        );
+    }
+    let names: BTreeSet<_> = KINDS.iter().map(|kind| &kind.name).collect();
+    assert_eq!(names.len(), KINDS.len(), "a kind is in the table twice");
+}
+
 /// Reads the table: each difference, and whether it has to be there. Of a line for any oddity (`*`), only the
 /// difference of the sound case has to be.
 fn expected(all: &[Case]) -> BTreeMap<Question<'_>, (Refuses, bool)> {
     let mut expected = BTreeMap::new();
     for (heading, fields) in lines(TABLE) {
-        let refuses = match heading.split(' ').next() {
-            Some("We") => Refuses::We,
-            _ => Refuses::They,
-        };
-        let [parts, shapes, who, judges, named] = fields[..] else {
-            panic!("not a line of five fields: {fields:?}");
+        let refuses = Kind::named(heading).refuses;
+        let [parts, shapes, profiles, who, judges, named] = fields[..] else {
+            panic!("not a line of six fields: {fields:?}");
         };
         let names: Vec<_> = oddities(named).collect();
         let parts = some(parts, &Part::ALL, |_| true);
         let shapes = some(shapes, &Shape::ALL, |shape| {
             !matches!(shape, Shape::Bare | Shape::BareSent)
         });
+        let profiles = some(profiles, &Profile::ALL, |_| true);
         let who = some(who, &Who::ALL, |_| true);
         let judges = some(judges, &Judge::ALL, |judge| judge != Judge::Bundle);
         for case in all.iter().filter(|case| shapes.contains(&case.shape)) {
@@ -150,19 +250,28 @@ fn expected(all: &[Case]) -> BTreeMap<Question<'_>, (Refuses, bool)> {
             if !listed && named != "*" {
                 continue;
             }
-            for who in &who {
-                for judge in &judges {
-                    let (who, judge, shape) = (*who, *judge, case.shape);
-                    let question = Question {
-                        part,
-                        oddity,
-                        shape,
-                        who,
-                        judge,
-                    };
-                    let (_, required) = expected.entry(question).or_insert((refuses, false));
-                    *required |= listed || part.is_none();
+            let shape = case.shape;
+            let asked = profiles.iter().flat_map(|profile| {
+                let who = who.iter();
+                who.flat_map(|who| judges.iter().map(|judge| (*profile, *who, *judge)))
+            });
+            for (profile, who, judge) in asked {
+                // These have lines of their own: tags are refused whatever else there is.
+                let tagged =
+                    shape == Shape::Tagged && (profile == Profile::Modern || who == Who::GoSpiffe);
+                if tagged && shapes != [Shape::Tagged] {
+                    continue;
                 }
+                let question = Question {
+                    part,
+                    oddity,
+                    shape,
+                    profile,
+                    who,
+                    judge,
+                };
+                let (_, required) = expected.entry(question).or_insert((refuses, false));
+                *required |= listed || part.is_none();
             }
         }
     }
@@ -190,7 +299,7 @@ impl<'a> Book<'a> {
         &mut self,
         number: usize,
         who: Who,
-        judge: Judge,
+        (judge, profile): (Judge, Profile),
         ours: &Verdict,
         theirs: &Verdict,
     ) {
@@ -200,6 +309,7 @@ impl<'a> Book<'a> {
             part,
             oddity,
             shape,
+            profile,
             who,
             judge,
         };
@@ -215,11 +325,28 @@ impl<'a> Book<'a> {
     /// Compares both sides of a connection, and what is handed out with both at once.
     pub(crate) fn compare_sides(&mut self, number: usize, who: Who, ours: &Ours, theirs: &Sides) {
         let both = theirs.client.and(&theirs.server);
-        self.compare(number, who, Judge::Issued, &ours.issued, &both);
-        self.compare(number, who, Judge::Client, &ours.client, &theirs.client);
-        self.compare(number, who, Judge::Server, &ours.server, &theirs.server);
+        // The request says of which profile it is. Requests of one for leaves of the other are among the oddities.
+        let requested = self.cases[number].plan.profile();
+        self.compare(number, who, (Judge::Issued, requested), &ours.issued, &both);
+        for profile in Profile::ALL {
+            let Sides { client, server } = ours.peer(profile);
+            self.compare(
+                number,
+                who,
+                (Judge::Client, profile),
+                client,
+                &theirs.client,
+            );
+            self.compare(
+                number,
+                who,
+                (Judge::Server, profile),
+                server,
+                &theirs.server,
+            );
+        }
         if let Some(ca) = &ours.ca {
-            self.compare(number, who, Judge::Ca, ca, &both);
+            self.compare(number, who, (Judge::Ca, Profile::Modern), ca, &both);
         }
     }
 

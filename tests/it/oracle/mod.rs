@@ -19,7 +19,7 @@ use std::fmt;
 use meshca::TrustBundle;
 
 use crate::counters::report;
-use crate::oracle::cases::{Case, KINDS, Part, Shape, alone, mutations, pairs, singles};
+use crate::oracle::cases::{Case, KINDS, Part, Profile, Shape, alone, mutations, pairs, singles};
 use crate::oracle::differences::{Book, Judge, PairBook, Who};
 use crate::oracle::others::Sides;
 use crate::oracle::ours::Ours;
@@ -103,7 +103,9 @@ fn certificates_with_two_oddities_are_judged_as_if_they_had_one() {
 async fn certificates_with_one_oddity_are_judged_as_envoy_judges_them() {
     meshca_testenv::needs!(meshca_testenv::servers::Envoy::program());
     let all = mutations();
-    let cases = singles(&all);
+    let mut cases = singles(&all);
+    // No rule of Envoy is about tags.
+    cases.retain(|case| case.shape != Shape::Tagged || case.mutations.is_empty());
     let mut book = Book::new(&cases);
     let mut readable = Vec::new();
     let mut bundles: Vec<(&Vec<_>, usize, Verdict)> = Vec::new();
@@ -140,12 +142,18 @@ async fn certificates_with_one_oddity_are_judged_as_envoy_judges_them() {
     );
     for (anchors, number, ours) in bundles {
         let theirs = envoy::reads(anchors).await;
-        book.compare(number, Who::Envoy, Judge::Bundle, &ours, &theirs);
+        book.compare(
+            number,
+            Who::Envoy,
+            (Judge::Bundle, Profile::Modern),
+            &ours,
+            &theirs,
+        );
     }
     // What Envoy makes of a key depends on the version.
     readable.retain(|number| match cases[*number].oddity() {
         (Some(part), oddity) => part == Part::Leaf && oddity.starts_with("key: "),
-        (None, _) => true,
+        (None, _) => cases[*number].shape != Shape::Tagged,
     });
     let asked: Vec<_> = readable.iter().map(|number| &cases[*number]).collect();
     let verdicts = envoy::judge(&asked, envoy::Newest::Tls12).await;
@@ -168,10 +176,12 @@ fn every_kind_is_accepted_and_refused(cases: &[Case], all: &[Verdicts]) {
             .iter()
             .find(|(_, families)| families.contains(&family));
         let (kind, _) = kind.unwrap_or_else(|| panic!("`{oddity}` is of no kind"));
-        // With nothing but an intermediate to trust, all are refused.
-        if !matches!(case.shape, Shape::Bare | Shape::BareSent) {
+        // With nothing but an intermediate to trust, all are refused, and tags by the modern rules.
+        if !matches!(case.shape, Shape::Bare | Shape::BareSent | Shape::Tagged) {
             let ours = &verdicts.ours;
-            for verdict in [&ours.issued, &ours.client, &ours.server] {
+            let peers = Profile::ALL.map(|profile| ours.peer(profile));
+            let peers = peers.into_iter().flat_map(|it| [&it.client, &it.server]);
+            for verdict in peers.chain([&ours.issued]) {
                 seen.insert((*kind, part, verdict.is_accepted()));
             }
         }
@@ -243,19 +253,15 @@ fn judge(what: &str, cases: &[Case]) -> Vec<Verdicts> {
 impl Verdicts {
     /// All verdicts, by the names of judges in the tables.
     fn named(&self) -> impl Iterator<Item = (String, &Verdict)> {
-        let Ours {
-            issued,
-            client,
-            server,
-            ca,
-        } = &self.ours;
-        let ours = [("issued", issued), ("client", client), ("server", server)];
-        let ours = ours.into_iter().chain(ca.iter().map(|ca| ("ca", ca)));
+        let Ours { issued, ca, .. } = &self.ours;
+        let ours = { ca.iter().map(|ca| ("ca", ca)) }.chain([("issued", issued)]);
         let ours = ours.map(|(name, verdict)| (name.to_owned(), verdict));
-        let others = self.others.iter().flat_map(|(who, sides)| {
+        let peers = Profile::ALL.map(|it| (format!("{it:?}"), self.ours.peer(it)));
+        let others = { self.others.iter() }.map(|(who, sides)| (format!("{who:?}"), sides));
+        let sides = peers.into_iter().chain(others).flat_map(|(who, sides)| {
             let sides = [("client", &sides.client), ("server", &sides.server)];
-            sides.map(|(side, verdict)| (format!("{who:?} {side}"), verdict))
+            sides.map(|(side, verdict)| (format!("{who} {side}"), verdict))
         });
-        ours.chain(others)
+        ours.chain(sides)
     }
 }

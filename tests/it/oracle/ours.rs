@@ -14,17 +14,27 @@ use rustls::server::danger::ClientCertVerifier as _;
 use rustls_pki_types::{ServerName, UnixTime};
 
 use crate::oracle::Verdict;
-use crate::oracle::cases::{Case, ID, LOWER, Plan, Shape};
+use crate::oracle::cases::{Case, ID, LOWER, Plan, Profile, Shape};
 use crate::oracle::certificate::{Draft, NOW};
+use crate::oracle::others::Sides;
 
 pub(crate) struct Ours {
     /// Whether it would be handed out.
     pub(crate) issued: Verdict,
-    /// Whether a rustls server believes it, and a rustls client.
-    pub(crate) client: Verdict,
-    pub(crate) server: Verdict,
+    /// Whether a rustls server believes it, and a rustls client, by the rules of each profile.
+    pub(crate) modern: Sides,
+    pub(crate) classic: Sides,
     /// Whether the CA above it would be accepted as the answer to a request for one, if there is a way to ask.
     pub(crate) ca: Option<Verdict>,
+}
+
+impl Ours {
+    pub(crate) fn peer(&self, profile: Profile) -> &Sides {
+        match profile {
+            Profile::Modern => &self.modern,
+            Profile::Classic => &self.classic,
+        }
+    }
 }
 
 pub(crate) fn domain() -> TrustDomain {
@@ -92,10 +102,14 @@ pub(crate) fn judge(case: &Case) -> Ours {
         // It is never published.
         Err(error) => {
             let refused = || Verdict::refused(&error);
-            return Ours {
-                issued: refused(),
+            let sides = || Sides {
                 client: refused(),
                 server: refused(),
+            };
+            return Ours {
+                issued: refused(),
+                modern: sides(),
+                classic: sides(),
                 ca: { case.ca() }.and_then(requested_ca).map(|_| refused()),
             };
         }
@@ -109,19 +123,24 @@ pub(crate) fn judge(case: &Case) -> Ours {
         let chain = SignedChain::new(case.sent[1..].iter().cloned());
         chain.verify(&request, &bundle, *NOW).map(drop).into()
     });
-    // A certificate with tags belongs to the classic model.
-    let verifier = verifier(&bundle, !case.plan.uris.is_empty());
-    let (leaf, others) = case.sent.split_first().unwrap();
-    let now = UnixTime::now();
-    let client = verifier.verify_client_cert(leaf, others, now).map(drop);
-    let name = ServerName::try_from("unused.example").unwrap();
-    let server = verifier.verify_server_cert(leaf, others, &name, &[], now);
-    let explain =
-        |error: rustls::Error| PeerRule::explain(&error).unwrap_or_else(|| error.to_string());
+    let peer = |profile| {
+        let verifier = verifier(&bundle, profile == Profile::Classic);
+        let (leaf, others) = case.sent.split_first().unwrap();
+        let now = UnixTime::now();
+        let client = verifier.verify_client_cert(leaf, others, now).map(drop);
+        let name = ServerName::try_from("unused.example").unwrap();
+        let server = verifier.verify_server_cert(leaf, others, &name, &[], now);
+        let explain =
+            |error: rustls::Error| PeerRule::explain(&error).unwrap_or_else(|| error.to_string());
+        Sides {
+            client: client.map_err(explain).into(),
+            server: server.map(drop).map_err(explain).into(),
+        }
+    };
     Ours {
         issued: issued.into(),
-        client: client.map_err(explain).into(),
-        server: server.map(drop).map_err(explain).into(),
+        modern: peer(Profile::Modern),
+        classic: peer(Profile::Classic),
         ca,
     }
 }
