@@ -55,7 +55,7 @@ fn fits_workloads(algorithm: &AlgorithmIdentifierRef<'_>) -> bool {
     }
 }
 
-/// Does what [`KeyType::is_for_workloads`] says for any key, of types that are not made here as well.
+/// Applies [`KeyType::is_for_workloads`] to any key, also to one of a type that is not made here.
 pub(crate) fn is_for_workloads(public_key: &SubjectPublicKeyInfoDer<'_>) -> bool {
     SubjectPublicKeyInfoRef::from_der(public_key).is_ok_and(|key| fits_workloads(&key.algorithm))
 }

@@ -59,8 +59,8 @@
 //!
 //! The oracle of the facade crate (`tests/it/oracle`) compares these verdicts with those of Envoy 1.40,
 //! OpenSSL 3, Go's `crypto/x509` and go-spiffe, and holds its list of differences (`differences.txt`) to be exact.
-//! Their kinds are these. Others decide otherwise than we do. A profile is the rules for names: of modern or of
-//! classic certificates. Each leaf is asked by both.
+//! The table lists their kinds. The column `others` names those who decide otherwise than we do. The column `profile`
+//! says by which rules for names the difference shows, those of modern or of classic certificates.
 //!
 //! | what | profile | we | others | reason |
 //! |---|---|---|---|---|
@@ -98,7 +98,7 @@
 //! | key usages of a CA that are empty; bits beyond the length of any | both | refuse | OpenSSL, Go, go-spiffe | Envoy refuses them |
 //! | unique identifiers | both | refuse | Envoy, OpenSSL, Go, go-spiffe | rustls-webpki does not read them (RFC 5280 §4.1.2.8), so rustls peers would refuse them |
 //! | versions other than 3 below the root; fields that a version does not allow | both | refuse | Envoy, OpenSSL, Go, go-spiffe | such a leaf cannot say that it is a workload's; Envoy reads a bundle with an intermediate of version 1, and refuses the others |
-//! | SHA-1 in signatures below the root | both | refuse | no test shows it | rustls-webpki knows none |
+//! | SHA-1 in signatures below the root | both | refuse | Envoy, OpenSSL | they can be forged; rustls-webpki and Go refuse them |
 
 mod critical;
 mod ends;

@@ -1,6 +1,7 @@
 //! A writer of certificates that says whatever it is told to: right, odd or damaged.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -101,6 +102,18 @@ impl Key {
         KEYS[&(kind, whose)].clone()
     }
 
+    /// `None` if OpenSSL makes no such signature here, or none with this kind of key.
+    fn sign_with_sha_1(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, text) = (folder.path().join("key"), folder.path().join("text"));
+        std::fs::write(&key, self.pair.serialize_pem()).unwrap();
+        std::fs::write(&text, message).unwrap();
+        let mut command = Command::new("openssl");
+        command.args(["dgst", "-sha1", "-sign"]).args([key, text]);
+        let output = command.output().ok()?;
+        output.status.success().then_some(output.stdout)
+    }
+
     /// It need not be one of a kind that we make.
     pub(crate) fn csr(&self) -> Csr {
         let csr = rcgen::CertificateParams::default().serialize_request(&self.pair);
@@ -177,11 +190,19 @@ pub(crate) const PURPOSES: [u32; 4] = [2, 5, 29, 37];
 pub(crate) const INHIBIT_ANY: [u32; 4] = [2, 5, 29, 54];
 pub(crate) const NETSCAPE_TYPE: [u32; 7] = [2, 16, 840, 1, 113730, 1, 1];
 
+/// Whether signatures with SHA-1 can be made here. AWS-LC makes none. OpenSSL may be missing, or a policy of the system
+/// may forbid it to.
+pub(crate) static SHA_1: LazyLock<bool> = LazyLock::new(|| {
+    Key::of(Kind::P256, Whose::Root)
+        .sign_with_sha_1(b"")
+        .is_some()
+});
+
 /// How a certificate is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signing {
     Sound,
-    /// By an algorithm with SHA-1, with no signature that anybody could verify.
+    /// By an algorithm with SHA-1. The signature verifies where it [can be made](SHA_1).
     Sha1,
     /// By an algorithm whose identifier is no sound object identifier.
     Damaged,
@@ -305,7 +326,11 @@ impl Draft {
         let by = [&key.pair.subject_public_key_info(), message].concat();
         let mut signed = SIGNED.lock().unwrap();
         let certificate = signed.entry((tbs.clone(), by)).or_insert_with(|| {
-            let signature = key.pair.sign(message).unwrap();
+            let by_openssl = match self.signing {
+                Signing::Sha1 => key.sign_with_sha_1(message),
+                _ => None,
+            };
+            let signature = by_openssl.unwrap_or_else(|| key.pair.sign(message).unwrap());
             sequence(&[&tbs, &algorithm, &tlv(3, &[&[0], &signature])]).into()
         });
         certificate.clone()
