@@ -43,7 +43,7 @@ impl Kind for MeshTrust {
         let metadata = metadata::read(f, form, Self::SCOPE);
         let spec = f.required("spec", |at| {
             let spec = Spec::read(at)?;
-            warn_of_missing_roots(at, &spec);
+            warn_of_anchors(at, &spec);
             Some(spec)
         });
         let status = f.opt("status", |at| {
@@ -207,24 +207,30 @@ fn bundles(at: Cursor<'_>) -> Option<Vec<CaBundle>> {
     }
 }
 
-/// Warns of each intermediate whose root is in none of the bundles. Certificates that cannot be an
-/// anchor are left to those who use the trust.
-fn warn_of_missing_roots(at: Cursor<'_>, spec: &Spec) {
-    let read = |text: &str| TrustBundle::readable(spec.trust_domain.clone(), text).0;
-    let roots = spec
-        .ca_bundles
-        .iter()
-        .flat_map(|CaBundle::Pem(text)| read(text).roots().to_vec());
+/// Warns of certificates that are no anchors, which [are left out](MeshTrust::to_readable_bundle), and of each
+/// intermediate whose root is in none of the bundles.
+fn warn_of_anchors(at: Cursor<'_>, spec: &Spec) {
+    let read = |text: &str| TrustBundle::readable(spec.trust_domain.clone(), text);
+    let (mut roots, mut sound) = (Vec::new(), true);
+    for CaBundle::Pem(text) in &spec.ca_bundles {
+        let (bundle, left_out) = read(text);
+        roots.extend(bundle.roots().iter().cloned());
+        sound &= left_out.is_empty();
+    }
     let all = TrustBundle::of(spec.trust_domain.clone(), roots);
-    let missing = |anchor: &TrustRoot| all.missing_above(anchor);
     // Following signatures takes time, and a hostile text could have thousands of certificates.
-    if all.roots().len() > MAX_JUDGED || !all.roots().iter().any(|it| missing(it).is_some()) {
+    let judged = all.roots().len() <= MAX_JUDGED;
+    let missing = |anchor: &TrustRoot| judged.then(|| all.missing_above(anchor)).flatten();
+    if sound && !all.roots().iter().any(|it| missing(it).is_some()) {
         return;
     }
     at.visit(&["caBundles", "pem", "value"], &|at| {
-        let Some(bundle) = at.text().map(read) else {
+        let Some((bundle, left_out)) = at.text().map(read) else {
             return;
         };
+        for why in left_out.iter().take(MAX_JUDGED) {
+            at.warn(format_args!("holds no trust anchor there, so it is left out: {why}"));
+        }
         for anchor in bundle.roots() {
             if let Some(missing) = missing(anchor) {
                 at.warn(format_args!(

@@ -446,3 +446,44 @@ fn a_mesh_trust_warns_of_intermediates_without_their_root() {
     assert_eq!(warned(&[&[&root]]), []);
     assert_eq!(warned(&[&[&lower], &[&upper, &root]]), []);
 }
+
+#[test]
+fn a_mesh_trust_warns_of_what_is_left_out_of_its_trust() {
+    let root = Ca::root("Corporate Root");
+    // A byte of a UTF8String that is no UTF-8: Envoy would refuse the trust as a whole.
+    let name = b"Corporate Root";
+    let der = root.der.to_vec();
+    let places = der.windows(name.len()).enumerate();
+    let places: Vec<usize> = { places.filter(|(_, it)| it == name) }
+        .map(|(at, _)| at)
+        .collect();
+    let mut damaged = der;
+    for place in places {
+        damaged[place] = 0xff;
+    }
+    let damaged = crate::common::pem(&damaged.into());
+    for (pems, warnings) in [
+        (vec![root.pem()], 0),
+        (vec![root.pem(), damaged.clone()], 1),
+        (vec![damaged.clone(), damaged], 2),
+    ] {
+        let bundles: Vec<_> = { pems.iter() }
+            .map(|pem| format!("{{type: Pem, pem: {{value: {}}}}}", serde_json::json!(pem)))
+            .collect();
+        let text = format!(
+            "{{type: MeshTrust, name: a, mesh: m, spec: {{trustDomain: example.org, caBundles: [{}]}}}}",
+            bundles.join(", ")
+        );
+        let documents = Resource::parse(&text).unwrap();
+        let found = documents.warnings().violations();
+        assert_eq!(found.len(), warnings, "{found:?}");
+        for (warning, index) in found.iter().rev().zip((0..pems.len()).rev()) {
+            assert_eq!(warning.path(), format!("spec.caBundles[{index}].pem.value"));
+            assert!(
+                warning.message().contains("left out"),
+                "{}",
+                warning.message()
+            );
+        }
+    }
+}
