@@ -108,7 +108,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.only.is_none() {
         record(options.shard.as_deref(), commit.trim(), &counts)?;
     }
-    Ok(match counts.missed + counts.timeout {
+    // A mutant with which the oracle does not end is noticed as well.
+    Ok(match counts.missed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
