@@ -106,9 +106,11 @@
 //! | names on one stream | 100 | `options::the_defaults` |
 //! | bytes of one name, and of a node's id | 1,024 | `options::the_defaults` |
 //! | streams on one connection | 100 | `options::the_defaults` |
-//! | connections | 20,000 | `options::the_defaults` |
+//! | connections | 20,000, and never more than the process may have descriptors, less a quarter, 1,024 at most | `options::the_defaults`, `connections::descriptors_are_left_to_the_rest_of_the_process` |
+//! | an unproven connection stays, where others need its place | 250 ms at least | `connections::the_oldest_gives_way_after_its_time` |
 //! | requests on one stream | 10 per second, and 100 at once | `options::the_defaults`, `server::who_talks_too_fast_is_listened_to_later` |
 //! | time for the first request, the authenticator, a TLS handshake | 10 s each | `options::the_defaults` |
+//! | time for a proof on a connection, with the handshake | as for the first request and the authenticator: 20 s | `connections::a_proof_has_one_deadline` |
 //! | keepalive | after 30 s, answered within 20 s | `options::the_defaults` |
 //!
 //! # Features
@@ -119,6 +121,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod authenticate;
+mod connections;
 pub mod contexts;
 mod event;
 mod grpc;

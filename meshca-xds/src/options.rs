@@ -15,7 +15,12 @@ pub struct SdsOptions {
     pub max_name: usize,
     /// Streams on one connection; an Envoy may open one for each secret. 100.
     pub max_streams: u32,
-    /// Connections at the same time, where this crate [serves](crate::SdsServer::serve_tcp). 20,000.
+    /// Connections at the same time over all sockets of a server, where this crate [serves](crate::SdsServer::serve_tcp). 20,000.
+    ///
+    /// There are never more than the process may have descriptors (`RLIMIT_NOFILE`), less a quarter of those, 1,024 at most, for what else
+    /// the process has open. Where there is no room, a connection on which no proxy has proven yet who it is gives way to a new one: first
+    /// one without a request that the authenticator judges, then one of the peer (address, or user of a Unix socket) with the most of them,
+    /// then the oldest. Each keeps its place for 250 ms at least. A proxy that has proven who it is keeps its connection.
     pub max_connections: usize,
     /// Requests per second on one stream, after a burst of ten times that: what comes faster is read later. 10.
     pub request_rate: NonZeroU32,

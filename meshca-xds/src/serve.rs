@@ -4,37 +4,44 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt, stream};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
 #[cfg(feature = "tls")]
 use crate::authenticate::TlsClient;
-use crate::server::Admission;
+use crate::connections::{Connection, Peer, Seat};
 use crate::{SdsServer, SdsService};
 
 impl SdsServer {
     /// Serves over a Unix socket until `shutdown` is ready, and then until the streams that are open have ended: end them by ending the
     /// driver of the manager. Where this is dropped, every connection ends at once.
     ///
-    /// A connection that fails harms no other; one on which nobody has proven who he is within the time for
-    /// [the first request](crate::SdsOptions::first_request) and for [the authenticator](crate::SdsOptions::authentication) is closed.
+    /// A connection that fails harms no other. The server closes a connection on which no proxy has proven who it is within the time for
+    /// [the first request](crate::SdsOptions::first_request) and for [the authenticator](crate::SdsOptions::authentication), and earlier if
+    /// another one [needs its place](crate::SdsOptions::max_connections).
     ///
     /// The socket is as open as its folder and its mode are; [`Caller::unix_credentials`](crate::Caller::unix_credentials) says who is at the
     /// other end.
     pub async fn serve_unix(&self, listener: UnixListener, shutdown: impl Future<Output = ()>) {
-        let accept = async move |listener: &UnixListener| Ok(listener.accept().await?.0);
+        let accept = async move |listener: &UnixListener| {
+            let (stream, _) = listener.accept().await?;
+            let peer = match stream.peer_cred() {
+                Ok(peer) => Peer::User(peer.uid()),
+                Err(_) => Peer::Unknown,
+            };
+            Ok((stream, peer))
+        };
         let incoming = self.incoming(listener, accept);
         self.serve(incoming, Connected::connect_info, shutdown)
             .await;
@@ -71,9 +78,9 @@ impl SdsServer {
         let handshakes = async move {
             let mut running = JoinSet::new();
             loop {
-                let (io, permit) = tokio::select! {
+                let (io, seat) = tokio::select! {
                     next = accepted.next() => match next {
-                        Some(guarded) => guarded,
+                        Some(seated) => seated,
                         None => break,
                     },
                     // Nobody is served any more: the listener is closed, and who shakes hands is hung up on.
@@ -82,9 +89,17 @@ impl SdsServer {
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
-                    match timeout(limit, acceptor.accept(io)).await {
+                    let handshake = timeout(limit, acceptor.accept(io));
+                    let shaken = tokio::select! {
+                        shaken = handshake => shaken,
+                        why = seat.closes() => {
+                            tracing::debug!(target: "meshca_xds", why, "a TLS handshake is cut off");
+                            return;
+                        }
+                    };
+                    match shaken {
                         Ok(Ok(io)) => {
-                            let _ = ready.send((io, permit)).await;
+                            let _ = ready.send((io, seat)).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(target: "meshca_xds", %error, "a TLS handshake failed");
@@ -116,7 +131,7 @@ impl SdsServer {
     /// Serves on these connections, of each of which `info` says what is known.
     async fn serve<I, C>(
         &self,
-        incoming: impl Stream<Item = Guarded<I>>,
+        incoming: impl Stream<Item = Seated<I>>,
         info: impl Fn(&I) -> C,
         shutdown: impl Future<Output = ()>,
     ) where
@@ -136,31 +151,26 @@ impl SdsServer {
         {
             let (mut incoming, mut shutdown) = (pin!(incoming), pin!(shutdown));
             loop {
-                let (io, permit) = tokio::select! {
+                let (io, seat) = tokio::select! {
                     next = incoming.next() => match next {
-                        Some(guarded) => guarded,
+                        Some(seated) => seated,
                         None => break,
                     },
                     () = &mut shutdown => break,
                 };
                 while tasks.try_join_next().is_some() {}
-                let admitted = Arc::new(AtomicBool::new(false));
                 let service = OfConnection {
                     info: info(&io),
                     service: self.service(),
-                    admission: Admission(Arc::clone(&admitted)),
+                    connection: Arc::clone(&seat.0),
                 };
                 let connection = http.serve_connection(TokioIo::new(io), service);
                 let connection = connections.watch(connection);
-                let patience = options.first_request.saturating_add(options.authentication);
                 tasks.spawn(async move {
-                    let _permit = permit;
-                    let mut connection = pin!(connection);
-                    let ended = match timeout(patience, &mut connection).await {
-                        Ok(ended) => ended,
-                        Err(_) if admitted.load(Ordering::Relaxed) => connection.await,
-                        Err(_) => {
-                            tracing::debug!(target: "meshca_xds", "nobody has proven on a connection who he is");
+                    let ended = tokio::select! {
+                        ended = connection => ended,
+                        why = seat.closes() => {
+                            tracing::debug!(target: "meshca_xds", why, "a connection is closed");
                             return;
                         }
                     };
@@ -173,41 +183,54 @@ impl SdsServer {
         connections.shutdown().await;
     }
 
-    /// Connections, as many at a time as there may be.
+    /// Accepts connections, and makes room for each.
     fn incoming<L, I, A>(
         &self,
         listener: L,
         accept: A,
-    ) -> impl Stream<Item = Guarded<I>> + use<L, I, A>
+    ) -> impl Stream<Item = Seated<I>> + use<L, I, A>
     where
-        A: AsyncFn(&L) -> io::Result<I>,
+        A: AsyncFn(&L) -> io::Result<(I, Peer)>,
     {
-        let permits = Arc::new(Semaphore::new(self.options().max_connections));
+        let connections = Arc::clone(&self.shared.connections);
         stream::unfold(
-            (listener, accept, permits),
-            async |(listener, accept, permits)| {
-                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-                let io = loop {
+            (listener, accept, connections, None),
+            async |(listener, accept, connections, mut warned)| {
+                let (io, peer) = loop {
                     match accept(&listener).await {
-                        Ok(io) => break io,
+                        Ok(accepted) => break accepted,
                         // A client that is gone already, or no more file descriptors: neither is the end of a server.
                         Err(error) => {
-                            tracing::warn!(target: "meshca_xds", %error, "a connection could not be accepted");
-                            sleep(Duration::from_millis(100)).await;
+                            let now = Instant::now();
+                            if warned.is_none_or(|it| now - it >= WARNS) {
+                                warned = Some(now);
+                                tracing::warn!(target: "meshca_xds", %error, "a connection could not be accepted");
+                            }
+                            match Errno::from_io_error(&error) {
+                                // Other parts of the process use more than was left to them.
+                                Some(Errno::MFILE | Errno::NFILE) => {
+                                    connections.free_a_descriptor().await;
+                                }
+                                _ => sleep(Duration::from_millis(100)).await,
+                            }
                         }
                     }
                 };
-                Some(((io, permit), (listener, accept, permits)))
+                let seat = connections.seat(peer).await;
+                Some(((io, seat), (listener, accept, connections, warned)))
             },
         )
     }
 }
 
+/// How often the log has that no connection can be accepted: the kernel says so for as long as a client waits.
+const WARNS: Duration = Duration::from_secs(10);
+
 /// The service for what comes over one connection, of which something is known.
 struct OfConnection<I> {
     info: I,
     service: SdsService,
-    admission: Admission,
+    connection: Arc<Connection>,
 }
 
 impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Incoming>>
@@ -218,18 +241,20 @@ impl<I: Clone + Send + Sync + 'static> hyper::service::Service<http::Request<Inc
     type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.admission.clone());
+        request
+            .extensions_mut()
+            .insert(Arc::clone(&self.connection));
         request.extensions_mut().insert(self.info.clone());
         self.service.clone().call(request)
     }
 }
 
-/// A connection, and its place among as many as there may be.
-type Guarded<I> = (I, OwnedSemaphorePermit);
+/// A connection, and its room among as many as there may be.
+type Seated<I> = (I, Seat);
 
-async fn accept_tcp(listener: &TcpListener) -> io::Result<TcpStream> {
-    let (stream, _) = listener.accept().await?;
+async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, Peer)> {
+    let (stream, address) = listener.accept().await?;
     // It fails for a client that is gone already.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok((stream, Peer::of_address(address.ip())))
 }

@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures_util::{FutureExt, Stream, stream};
@@ -16,6 +15,7 @@ use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::authenticate::{Authenticator, Caller};
+use crate::connections::{Connection, Connections};
 use crate::event::{SdsEvent, SdsObserver};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     observer: Option<Arc<dyn SdsObserver>>,
     pub(crate) options: SdsOptions,
     #[debug(skip)]
+    pub(crate) connections: Arc<Connections>,
+    #[debug(skip)]
     meshes: MeshCache,
 }
 
@@ -55,6 +57,7 @@ impl SdsServerBuilder {
     /// Sets the limits.
     pub fn with_options(mut self, options: SdsOptions) -> Self {
         self.0.options = options;
+        self.0.connections = Connections::new(&options);
         self
     }
 
@@ -93,6 +96,7 @@ impl SdsServer {
             authenticator: Arc::new(authenticator),
             observer: None,
             options: SdsOptions::default(),
+            connections: Connections::new(&SdsOptions::default()),
             meshes: MeshCache::default(),
         })
     }
@@ -204,10 +208,6 @@ impl Shared {
 /// So many names of others are told of on one stream: who asks for more has been noticed.
 const FOREIGN: usize = 20;
 
-/// Where a connection is told that somebody on it has proven who he is.
-#[derive(Clone, Debug)]
-pub(crate) struct Admission(pub(crate) Arc<AtomicBool>);
-
 /// So many requests are looked past for the end of a stream.
 const LAST_WORDS: usize = 16;
 
@@ -269,10 +269,14 @@ impl<P: Protocol> Session<P> {
             metadata: &metadata,
             extensions: &extensions,
         };
+        // None: the server that this service is mounted in has the connections.
+        let connection = extensions.get::<Arc<Connection>>();
+        let judged = connection.map(Connection::judge);
         let member = shared.admit(&caller).await?;
-        if let Some(Admission(admitted)) = extensions.get() {
-            admitted.store(true, Ordering::Relaxed);
+        if let Some(connection) = connection {
+            connection.prove();
         }
+        drop(judged);
         let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);
         let mut session = Self {
             node: node.id.clone(),

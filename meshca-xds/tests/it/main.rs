@@ -13,6 +13,7 @@ mod observe;
 mod options;
 mod secrets;
 mod server;
+mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
 mod world;

@@ -152,6 +152,33 @@ async fn the_certificate_says_who_it_is_and_who_dawdles_holds_up_nobody() {
     world.stop().await;
 }
 
+/// The time for a proof begins with the connection, whatever the options leave to its handshake.
+#[tokio::test]
+async fn a_handshake_is_a_part_of_the_time_for_a_proof() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let bootstrap = Bootstrap::new();
+    let mut options = SdsOptions::default();
+    options.handshake = 10 * SOON;
+    options.first_request = Duration::from_millis(200);
+    options.authentication = Duration::from_millis(200);
+    let server = SdsServer::builder(world.manager.clone(), by_certificate)
+        .with_options(options)
+        .build();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = bootstrap
+        .settings()
+        .server_config(&bootstrap.credentials("control-plane").await)
+        .unwrap();
+    let never = std::future::pending();
+    let serving = tokio::spawn(async move { server.serve_tls(listener, tls, never).await });
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let end = tokio::time::timeout(SOON, silent.read_u8()).await.unwrap();
+    assert!(end.is_err());
+    serving.abort();
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn one_connection_too_many_waits() {
     let world = World::new(MODERN, SdsOptions::default()).await;
