@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
+use crate::allowance::{Allowance, Memory};
 use crate::options::SdsOptions;
 
 /// How long an unproven connection stays at least, so that a flood of new ones leaves a proxy the time for a handshake and a request.
@@ -47,6 +48,7 @@ pub(crate) struct Connections {
     most: usize,
     /// How long an unproven connection may take for its proof, with the TLS handshake.
     patience: Duration,
+    memory: Arc<Memory>,
     seats: Mutex<Seats>,
     freed: Notify,
 }
@@ -71,6 +73,7 @@ pub(crate) struct Connection {
     proven: AtomicBool,
     /// How many of its streams the authenticator judges now.
     judged: AtomicUsize,
+    pub(crate) allowance: Arc<Allowance>,
     gives_way: Notify,
     connections: Arc<Connections>,
 }
@@ -81,9 +84,19 @@ pub(crate) struct Seat(pub(crate) Arc<Connection>);
 
 impl Connections {
     pub(crate) fn new(options: &SdsOptions) -> Arc<Self> {
-        Arc::new(Self {
+        let memory = |connections: &Weak<Self>| {
+            let connections = Weak::clone(connections);
+            let make_room = move || {
+                if let Some(connections) = connections.upgrade() {
+                    connections.free_memory();
+                }
+            };
+            Memory::new(options.max_first_request, options.max_streams, make_room)
+        };
+        Arc::new_cyclic(|this| Self {
             most: options.max_connections,
             patience: options.first_request.saturating_add(options.authentication),
+            memory: memory(this),
             seats: Mutex::default(),
             freed: Notify::new(),
         })
@@ -127,6 +140,7 @@ impl Connections {
             seated: Instant::now(),
             proven: AtomicBool::new(false),
             judged: AtomicUsize::new(0),
+            allowance: self.memory.allowance(),
             gives_way: Notify::new(),
             connections: Arc::clone(self),
         });
@@ -148,6 +162,23 @@ impl Connections {
         let _ = timeout(Duration::from_millis(100), freed).await;
     }
 
+    /// Closes the unproven connection that has most in memory.
+    fn free_memory(&self) {
+        let mut seats = self.seats();
+        let rank = |it: &Connection| Reverse(it.allowance.held());
+        let victim = seats.victim(Instant::now(), GRACE, rank);
+        if let Some(victim) = victim
+            && victim.allowance.held() > 0
+        {
+            seats.close(&victim);
+        }
+    }
+
+    /// The memory of a stream whose connection is another server's.
+    pub(crate) fn allowance(&self) -> Arc<Allowance> {
+        self.memory.allowance()
+    }
+
     fn seats(&self) -> MutexGuard<'_, Seats> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,21 +194,35 @@ enum Eviction {
 impl Seats {
     /// Tells an unproven connection to close that has had at least this long. `None`: all connections are proven, or closing.
     fn evict(&mut self, now: Instant, grace: Duration) -> Option<Eviction> {
-        let had_its_time = |it: &&Arc<Connection>| it.seated + grace <= now;
-        // The first of equal ones is the oldest. No request was read of the ones that are not judged, or none that proved anything.
+        // No request was read of the ones that are not judged, or none that proved anything.
         let of_peer = |it: &Connection| self.peers.get(&it.peer).copied();
-        let victim = self
-            .unproven
-            .values()
-            .take_while(had_its_time)
-            .min_by_key(|it| (it.judged.load(Ordering::Relaxed) > 0, Reverse(of_peer(it))));
-        let Some(victim) = victim.map(Arc::clone) else {
+        let rank = |it: &Connection| {
+            let judged = it.judged.load(Ordering::Relaxed) > 0;
+            (judged, Reverse(of_peer(it)))
+        };
+        let Some(victim) = self.victim(now, grace, rank) else {
             let (_, oldest) = self.unproven.first_key_value()?;
             return Some(Eviction::At(oldest.seated + grace));
         };
-        self.forget(&victim);
-        victim.gives_way.notify_one();
+        self.close(&victim);
         Some(Eviction::Closes)
+    }
+
+    /// The unproven connection of the least rank that has had this long; of several, the oldest.
+    fn victim<R: Ord>(
+        &self,
+        now: Instant,
+        grace: Duration,
+        rank: impl Fn(&Connection) -> R,
+    ) -> Option<Arc<Connection>> {
+        let had_its_time = |it: &&Arc<Connection>| it.seated + grace <= now;
+        let all = self.unproven.values().take_while(had_its_time);
+        all.min_by_key(|it| rank(it)).map(Arc::clone)
+    }
+
+    fn close(&mut self, victim: &Connection) {
+        self.forget(victim);
+        victim.gives_way.notify_one();
     }
 
     /// It is unproven no longer. Returns whether it was until now.
@@ -198,8 +243,10 @@ impl Seats {
 impl Connection {
     /// A proxy has proven who it is. It cannot any more where the connection is giving way.
     pub(crate) fn prove(&self) {
-        if self.connections.seats().forget(self) {
+        let unproven = self.connections.seats().forget(self);
+        if unproven {
             self.proven.store(true, Ordering::Release);
+            self.allowance.lift();
         }
     }
 

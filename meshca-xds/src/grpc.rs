@@ -19,6 +19,8 @@ use tonic::server::NamedService;
 use tonic::{Request, Status, Streaming};
 
 use crate::SdsServer;
+use crate::allowance::Bounded;
+use crate::connections::Connection;
 use crate::server::{Session, Shared};
 use crate::stream::Protocol;
 use crate::stream::delta::Delta;
@@ -95,25 +97,35 @@ where
     B::Error: Into<StdError>,
 {
     let (head, body) = request.into_parts();
+    let allowance = match head.extensions.get::<Arc<Connection>>() {
+        Some(connection) => Arc::clone(&connection.allowance),
+        None => shared.connections.allowance(),
+    };
+    let body = match allowance.enter(&head.headers) {
+        Ok(share) => Bounded::new(body, share),
+        Err(status) => return Ok(shared.refuse(status).into_http()),
+    };
     let most = shared.options.max_request;
     let requests = Requests(PhantomData);
     let inbound: Streaming<P::Request> = Streaming::new_request(requests, body, None, Some(most));
     let metadata = MetadataMap::from_headers(head.headers);
     let request = Request::from_parts(metadata, head.extensions, inbound);
-    Ok(match Session::<P>::begin(shared, request).await {
-        Ok(session) => {
-            let responses = Responses {
-                messages: Box::pin(session.into_messages()),
-                ended: false,
-            };
-            let mut response = http::Response::new(Body::new(responses));
-            let grpc = http::HeaderValue::from_static("application/grpc");
-            let headers = response.headers_mut();
-            headers.insert(http::header::CONTENT_TYPE, grpc);
-            response
-        }
-        Err(status) => status.into_http(),
-    })
+    Ok(
+        match Session::<P>::begin(shared, request, &allowance).await {
+            Ok(session) => {
+                let responses = Responses {
+                    messages: Box::pin(session.into_messages()),
+                    ended: false,
+                };
+                let mut response = http::Response::new(Body::new(responses));
+                let grpc = http::HeaderValue::from_static("application/grpc");
+                let headers = response.headers_mut();
+                headers.insert(http::header::CONTENT_TYPE, grpc);
+                response
+            }
+            Err(status) => status.into_http(),
+        },
+    )
 }
 
 /// Reads requests.

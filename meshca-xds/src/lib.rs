@@ -103,6 +103,8 @@
 //! | what | default | test |
 //! |---|---|---|
 //! | the largest request | 256 KiB | `options::the_defaults` |
+//! | the largest request before a connection is proven, and all that it has in memory until then | 128 KiB | `options::the_defaults`, `strangers::what_strangers_send_takes_little_memory` |
+//! | the same of all unproven clients together | 64 MiB | `allowance::all_together_have_a_limit` |
 //! | names on one stream | 100 | `options::the_defaults` |
 //! | bytes of one name, and of a node's id | 1,024 | `options::the_defaults` |
 //! | streams on one connection | 100 | `options::the_defaults` |
@@ -120,6 +122,7 @@
 //! | `tls` | no | serving over TLS, by rustls |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod allowance;
 mod authenticate;
 mod connections;
 pub mod contexts;

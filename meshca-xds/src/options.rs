@@ -9,6 +9,18 @@ use std::time::Duration;
 pub struct SdsOptions {
     /// The largest request, in bytes: a node with all its metadata is in it. 256 KiB.
     pub max_request: usize,
+    /// The largest first request of a stream, in bytes, as long as no proxy has proven on the connection who it is, and the most that such a
+    /// connection has in memory of the requests and headers of all its streams. 128 KiB: an Envoy sends 61 kB of names of its extensions
+    /// (1.40), and the metadata of its node.
+    ///
+    /// Streams for which there is no room are read later, when the first of them has proven who the proxy is. All connections of a server
+    /// have 64 MiB together; where that is used up, the one that has most gives way. HTTP/2 keeps 64 KiB of unread data besides.
+    ///
+    /// A client that sends the requests of several streams in turns may have begun more than there is room for. One such connection at a time
+    /// may have as much as all its streams need.
+    ///
+    /// In a server of the embedder's own ([`SdsServer::service`](crate::SdsServer::service)), this is for each stream.
+    pub max_first_request: usize,
     /// Names on one stream. 100.
     pub max_names: usize,
     /// Bytes of one name, and of the id of a node. 1,024.
@@ -42,6 +54,7 @@ impl Default for SdsOptions {
     fn default() -> Self {
         Self {
             max_request: 256 * 1024,
+            max_first_request: 128 * 1024,
             max_names: 100,
             max_name: 1024,
             max_streams: 100,

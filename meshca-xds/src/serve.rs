@@ -143,6 +143,8 @@ impl SdsServer {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(options.max_streams)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
             .keep_alive_interval(options.keepalive)
             .keep_alive_timeout(options.keepalive_timeout);
         let connections = GracefulShutdown::new();
@@ -222,6 +224,10 @@ impl SdsServer {
         )
     }
 }
+
+/// How much a client may send that is not read yet: what HTTP/2 begins with, and the least that it allows for a connection (RFC 9113 §6.9.2).
+/// The windows of a connection cannot grow when it is proven, but requests are small and read at once.
+const WINDOW: u32 = 65_535;
 
 /// How often the log has that no connection can be accepted: the kernel says so for as long as a client waits.
 const WARNS: Duration = Duration::from_secs(10);

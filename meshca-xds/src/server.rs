@@ -14,6 +14,7 @@ use meshca_identity::migration::Observed;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 
+use crate::allowance::Allowance;
 use crate::authenticate::{Authenticator, Caller};
 use crate::connections::{Connection, Connections};
 use crate::event::{SdsEvent, SdsObserver};
@@ -188,7 +189,7 @@ impl Shared {
     }
 
     /// A stream ends before anybody knows whose it is.
-    fn refuse(&self, status: Status) -> Status {
+    pub(crate) fn refuse(&self, status: Status) -> Status {
         let why = clip(status.message());
         self.observe(&SdsEvent::Refused {
             node: "",
@@ -246,6 +247,7 @@ impl<P: Protocol> Session<P> {
     pub(crate) async fn begin(
         shared: Arc<Shared>,
         request: Request<Streaming<P::Request>>,
+        allowance: &Allowance,
     ) -> Result<Box<Self>, Status> {
         let (metadata, extensions, mut inbound) = request.into_parts();
         let first = timeout(shared.options.first_request, inbound.message()).await;
@@ -273,8 +275,9 @@ impl<P: Protocol> Session<P> {
         let connection = extensions.get::<Arc<Connection>>();
         let judged = connection.map(Connection::judge);
         let member = shared.admit(&caller).await?;
-        if let Some(connection) = connection {
-            connection.prove();
+        match connection {
+            Some(connection) => connection.prove(),
+            None => allowance.lift(),
         }
         drop(judged);
         let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);

@@ -1,23 +1,29 @@
 //! Proxies that are not who they seem, streams that are lost, and clients and observers that misbehave.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret;
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use hyper_util::rt::TokioIo;
 use meshca_xds::{SdsEvent, SdsObserver, SdsOptions, SdsServer};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::http::Request;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
-use crate::world::{KRI, MODERN, Sotw, World, by_node, rotated, secrets, take};
+use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, node, rotated, secrets, take};
 
 /// A connection that ends when the task does, without a word.
 async fn cuttable(socket: &Path) -> (Channel, JoinHandle<()>) {
@@ -281,5 +287,160 @@ async fn what_a_proxy_gives_up_is_not_waited_for() {
     // Its listener is removed, and with that what everybody waited for.
     drop((two, late));
     one.next().await;
+    world.stop().await;
+}
+
+/// Node metadata of so many bytes.
+fn metadata(bytes: usize) -> Struct {
+    let kind = Some(Kind::StringValue("x".repeat(bytes)));
+    Struct {
+        fields: HashMap::from([("labels".to_owned(), Value { kind })]),
+    }
+}
+
+/// Asks for the identity with this much metadata of the node.
+fn with_metadata(name: &str, bytes: usize) -> DiscoveryRequest {
+    DiscoveryRequest {
+        node: Some(Node {
+            metadata: Some(metadata(bytes)),
+            ..node(name)
+        }),
+        resource_names: vec!["default".to_owned()],
+        ..DiscoveryRequest::default()
+    }
+}
+
+/// A client of HTTP/2 that decides itself in which order it sends.
+struct Frames {
+    socket: UnixStream,
+    /// How much data it may send on the connection.
+    window: usize,
+    /// The streams on which data came.
+    answered: BTreeSet<u32>,
+}
+
+impl Frames {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+
+    async fn connect(socket: &Path) -> Self {
+        let mut socket = UnixStream::connect(socket).await.unwrap();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        socket.write_all(preface).await.unwrap();
+        let mut it = Self {
+            socket,
+            window: 65_535,
+            answered: BTreeSet::new(),
+        };
+        it.send(Self::SETTINGS, 0, 0, &[]).await;
+        // All answers find room.
+        let more = (16_u32 << 20).to_be_bytes();
+        it.send(Self::WINDOW_UPDATE, 0, 0, &more).await;
+        it
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        frame.extend_from_slice(payload);
+        self.socket.write_all(&frame).await.unwrap();
+    }
+
+    async fn open(&mut self, stream: u32) {
+        const END_HEADERS: u8 = 4;
+        let mut block = Vec::new();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "sds"),
+            (
+                ":path",
+                "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+            ),
+            ("content-type", "application/grpc"),
+        ] {
+            // A literal without indexing (RFC 7541 §6.2.2).
+            block.push(0);
+            for text in [name, value] {
+                block.push(u8::try_from(text.len()).unwrap());
+                block.extend_from_slice(text.as_bytes());
+            }
+        }
+        self.send(Self::HEADERS, END_HEADERS, stream, &block).await;
+    }
+
+    /// Waits for something of the server.
+    async fn hear(&mut self) {
+        let mut head = [0; 9];
+        let read = self.socket.read_exact(&mut head);
+        timeout(SOON, read).await.expect("stuck").unwrap();
+        let [a, b, c, kind, _, stream @ ..] = head;
+        let length = u32::from_be_bytes([0, a, b, c]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.socket.read_exact(&mut payload).await.unwrap();
+        match (kind, u32::from_be_bytes(stream)) {
+            (Self::DATA, stream) => drop(self.answered.insert(stream)),
+            (Self::WINDOW_UPDATE, 0) => {
+                let more = u32::from_be_bytes(payload.try_into().unwrap());
+                self.window += usize::try_from(more).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Sends a frame of each stream in turn, so that more requests have begun than there is room for before one is whole.
+#[tokio::test]
+async fn a_client_that_sends_its_streams_in_turns_is_served_on_all() {
+    for (streams, bytes) in [(10, 94_000), (100, 60_000)] {
+        let world = World::new(MODERN, SdsOptions::default()).await;
+        let message = with_metadata("web", bytes).encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let message = [&[0], &length[..], &message].concat();
+        let mut client = Frames::connect(&world.socket).await;
+        let streams: Vec<u32> = (0..streams).map(|it| 2 * it + 1).collect();
+        for &stream in &streams {
+            client.open(stream).await;
+        }
+        for part in message.chunks(16_000) {
+            for &stream in &streams {
+                while client.window < part.len() {
+                    client.hear().await;
+                }
+                client.window -= part.len();
+                client.send(Frames::DATA, 0, stream, part).await;
+            }
+        }
+        while client.answered.len() < streams.len() {
+            client.hear().await;
+        }
+        let all = world.events.all();
+        assert!(!all.iter().any(|it| it.contains("refused")), "{all:#?}");
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_first_request_that_is_too_long_is_refused_with_what_to_do() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut web = world.sotw("web").await;
+    web.send(with_metadata("web", 140_000));
+    let status = web.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let said = status.message();
+    assert!(said.starts_with("the first request has 1400"), "{said}");
+    assert!(said.contains("131072 before it is proven"), "{said}");
+    assert!(said.ends_with("raise `max_first_request`"), "{said}");
+    world.events.until("raise `max_first_request`").await;
+
+    // On a connection that is proven it may be longer.
+    let channel = world.channel().await;
+    let mut web = Sotw::open(channel.clone(), "web");
+    take(&mut web, &["default"]).await;
+    let mut second = Sotw::open(channel, "web");
+    second.send(with_metadata("web", 200_000));
+    second.next().await;
     world.stop().await;
 }

@@ -8,6 +8,7 @@ use meshca_xds::SdsOptions;
 fn the_defaults() {
     let options = SdsOptions::default();
     assert_eq!(options.max_request, 256 * 1024);
+    assert_eq!(options.max_first_request, 128 * 1024);
     assert_eq!(options.max_names, 100);
     assert_eq!(options.max_name, 1024);
     assert_eq!(options.max_streams, 100);

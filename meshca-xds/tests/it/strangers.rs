@@ -4,20 +4,28 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use http_body::Frame;
 use meshca_xds::SdsOptions;
+use prost::bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tonic::body::Body;
+use tonic::codegen::http::Request;
 use tonic::transport::Endpoint;
+use tower::{Service, ServiceExt};
 
 use crate::world::{MODERN, SOON, Sotw, World};
 
+const STREAM: &str = "http://sds/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 const STRANGERS: usize = 400;
 /// As many as the process of the server may have.
 const DESCRIPTORS: u64 = 256;
@@ -72,6 +80,25 @@ impl Server {
             }
             assert!(begun.elapsed() < SOON, "{name} is not served");
             sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Server {
+    /// The memory of its process, when that does not grow any more.
+    async fn memory(&self) -> usize {
+        let status = format!("/proc/{}/status", self.child.id());
+        let mut last = 0;
+        loop {
+            let status = std::fs::read_to_string(&status).unwrap();
+            let line = status.lines().find(|it| it.starts_with("VmRSS:"));
+            let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+            let now = kib.parse::<usize>().unwrap() * 1024;
+            if now <= last + last / 100 {
+                return now;
+            }
+            last = now;
+            sleep(Duration::from_millis(500)).await;
         }
     }
 }
@@ -149,5 +176,82 @@ async fn proxies_are_served(test: &str) {
     for (proxy, response) in &mut proven {
         proxy.ack(response, &["default", "ALL"]);
         proxy.next().await;
+    }
+}
+
+/// The beginning of a request, whose end never comes.
+#[derive(Clone)]
+struct Unfinished(Bytes);
+
+impl Unfinished {
+    /// Lacks the last byte of a message of this length.
+    fn of(length: usize) -> Self {
+        let mut bytes = vec![0];
+        bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
+        bytes.resize(bytes.len() + length - 1, 0);
+        Self(bytes.into())
+    }
+}
+
+impl http_body::Body for Unfinished {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match std::mem::take(&mut self.0) {
+            none if none.is_empty() => Poll::Pending,
+            all => Poll::Ready(Some(Ok(Frame::data(all)))),
+        }
+    }
+}
+
+/// A connection with so many streams, each of which has begun a request of this length.
+async fn begun(socket: &Path, streams: usize, length: usize) -> JoinSet<()> {
+    let channel = crate::world::connect(socket).await;
+    let unfinished = Unfinished::of(length);
+    let mut running = JoinSet::new();
+    for _ in 0..streams {
+        let (mut channel, unfinished) = (channel.clone(), unfinished.clone());
+        running.spawn(async move {
+            let request = Request::post(STREAM)
+                .header("content-type", "application/grpc")
+                .body(Body::new(unfinished))
+                .unwrap();
+            let _ = channel.ready().await.unwrap().call(request).await;
+        });
+    }
+    running
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_strangers_send_takes_little_memory() {
+    const CONNECTIONS: usize = 40;
+    const STREAMS: usize = 100;
+    const KIB: usize = 1024;
+    /// What a stream takes in a program that is not optimized, whatever is sent on it.
+    const TASK: usize = 8 * KIB;
+    if serve(0, SdsOptions::default()).await {
+        return;
+    }
+    let server = Server::start("strangers::what_strangers_send_takes_little_memory");
+    let _proxy = server.serves("web-0").await;
+    let before = server.memory().await;
+    // Just short of what a first request may have, and well over it.
+    for length in [130_000, 260_000] {
+        let mut strangers = Vec::new();
+        for _ in 0..CONNECTIONS {
+            strangers.push(begun(&server.socket, STREAMS, length).await);
+        }
+        let all = server.memory().await.saturating_sub(before);
+        println!("{CONNECTIONS} strangers, {STREAMS} requests of {length} bytes each: {all} bytes");
+        let (_, _, took) = server.serves("web-1").await;
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(
+            all < CONNECTIONS * ((128 + 64) * KIB + STREAMS * TASK) + STREAMS * 128 * KIB,
+            "{all}"
+        );
     }
 }

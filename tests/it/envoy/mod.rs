@@ -57,6 +57,12 @@ async fn an_envoy_of_a_spire_user_takes_its_secrets_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_with_ten_secrets_and_a_long_node_comes_without_a_refusal() {
+    needs!(Envoy::program());
+    sidecars::come_with_long_nodes(registry()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_live_mesh_changes_its_trust_domain() {
     needs!(Envoy::program());
     migration::carry_out(registry(), migration::to_another_domain()).await;

@@ -319,6 +319,91 @@ pub(crate) async fn take_spires_names(registry: BackendRegistry) {
     }
 }
 
+/// An Envoy with ten secrets and so much metadata that ten first requests are more than a connection may have in memory before it is proven
+/// whose it is. Besides its metadata, 61 kB of each are the list of its extensions. It opens a stream for each secret, and none of them is refused or comes again.
+pub(crate) async fn come_with_long_nodes(registry: BackendRegistry) {
+    const KRI: &str = "kri_mid_default_east__all_";
+    let identities = [
+        ("default", "GRPC"),
+        ("default", "DELTA_GRPC"),
+        ("spiffe://example.org/workload/web", "GRPC"),
+        (KRI, "GRPC"),
+        (KRI, "DELTA_GRPC"),
+    ];
+    let trust = [
+        ("ROOTCA", "GRPC"),
+        ("ALL", "GRPC"),
+        ("ALL", "DELTA_GRPC"),
+        ("system_trust_bundle", "GRPC"),
+        ("spiffe://example.org", "GRPC"),
+    ];
+    let mut options = Options::new(registry);
+    options.transport = Transport::Tls;
+    let world = World::start(options, &resources(&crate::issuers::bundled(), PATH)).await;
+    // It is issued already.
+    let _web = world.handle("web").await;
+    let mut took = Vec::new();
+    for metadata in [32, 32 * 1024] {
+        let cluster = |number: usize, kind: &str, (name, protocol): (&str, &str)| {
+            let secret = json!({"name": name, "sds_config": {
+                "resource_api_version": "V3",
+                "api_config_source": {
+                    "api_type": protocol,
+                    "transport_api_version": "V3",
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "sds"}}],
+                },
+            }});
+            let context = match kind {
+                "identity" => json!({"tls_certificate_sds_secret_configs": [secret]}),
+                _ => json!({"validation_context_sds_secret_config": secret}),
+            };
+            json!({
+                "name": format!("{kind}-{number}"),
+                "type": "STATIC",
+                "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                    "common_tls_context": context,
+                }},
+            })
+        };
+        let mut clusters = vec![world.sds_cluster("web").await];
+        let of = |kind: &'static str| move |(n, it)| cluster(n, kind, it);
+        clusters.extend(identities.into_iter().enumerate().map(of("identity")));
+        clusters.extend(trust.into_iter().enumerate().map(of("trust")));
+        let mut node = node("web");
+        node["metadata"] = json!({"dataplane": "x".repeat(metadata)});
+        let before = world.events.acknowledged();
+        let bootstrap = json!({"node": node, "static_resources": {"clusters": clusters}});
+        let begun = std::time::Instant::now();
+        let envoy = Envoy::start(&bootstrap).await.unwrap();
+        until("ten secrets are not in use", async || {
+            world.events.acknowledged() >= before + 10
+        })
+        .await;
+        took.push(begun.elapsed());
+        let counted = envoy
+            .stats(r"^cluster\.sds\.upstream_(cx_total|rq_total|rq_rx_reset|rq_retry)$")
+            .await
+            .unwrap();
+        let of = |name: &str| {
+            counted
+                .get(&format!("cluster.sds.upstream_{name}"))
+                .copied()
+        };
+        assert_eq!(of("cx_total"), Some(1), "{counted:?}");
+        assert_eq!(of("rq_total"), Some(10), "{counted:?}");
+        assert_eq!(of("rq_rx_reset").unwrap_or(0), 0, "{counted:?}");
+    }
+    assert_eq!(world.events.with("is refused"), [""; 0]);
+    println!(
+        "ten secrets in use with 32 bytes of metadata and with 32 KiB, from the start of Envoy: {took:?}"
+    );
+    assert!(
+        took[1] < took[0] + std::time::Duration::from_secs(1),
+        "{took:?}"
+    );
+}
+
 fn address(at: std::net::SocketAddr) -> Value {
     json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}})
 }
