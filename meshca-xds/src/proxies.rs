@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::authenticate::Attested;
 use crate::event::ProxyId;
+use crate::proxy::Fallback;
 use crate::secrets::identity_version;
 use crate::stream::TrustState;
 
@@ -22,7 +23,12 @@ use crate::stream::TrustState;
 pub(crate) struct Proxies {
     manager: Manager,
     entries: Mutex<HashMap<ProxyId, Weak<Entry>>>,
+    /// Proxies that refuse the newest trust of their mesh, connected or not: one that is restarted has none.
+    #[debug(skip)]
+    fallbacks: Mutex<Fallbacks>,
 }
+
+type Fallbacks = HashMap<ProxyId, (Arc<Workload>, Fallback)>;
 
 /// One proxy, as it was attested; it is connected for as long as a stream holds this.
 pub(crate) struct Entry {
@@ -69,6 +75,7 @@ impl Proxies {
         Arc::new(Self {
             manager,
             entries: Mutex::default(),
+            fallbacks: Mutex::default(),
         })
     }
 
@@ -132,6 +139,33 @@ impl Proxies {
 
     fn entries(&self) -> MutexGuard<'_, HashMap<ProxyId, Weak<Entry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the proxy of a stream is given in place of the newest trust.
+    pub(crate) fn fallback(&self, member: &Member) -> Option<Fallback> {
+        let fallbacks = self.fallbacks();
+        let (workload, fallback) = fallbacks.get(member.id())?;
+        // A name that was taken over is another proxy's.
+        (**workload == **member.workload()).then(|| fallback.clone())
+    }
+
+    pub(crate) fn fall_back(&self, member: &Member, to: &Fallback) {
+        let id = member.id();
+        let mut fallbacks = self.fallbacks();
+        // What was refused before this is no more.
+        fallbacks.retain(|it, (_, known)| it.mesh != id.mesh || known.refused == to.refused);
+        fallbacks.insert(id.clone(), (Arc::clone(member.workload()), to.clone()));
+    }
+
+    /// There is other trust than what the proxy refused.
+    pub(crate) fn recover(&self, member: &Member) {
+        self.fallbacks().remove(member.id());
+    }
+
+    fn fallbacks(&self) -> MutexGuard<'_, Fallbacks> {
+        self.fallbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many proxies have a stream.

@@ -261,6 +261,49 @@ impl ProxySecrets {
     }
 }
 
+/// The trust of a mesh at one version.
+#[derive(Clone, Debug)]
+pub(crate) struct Trust {
+    secrets: Arc<TrustSecrets>,
+    version: TrustVersion,
+}
+
+/// A proxy refuses the newest trust: it is given what it accepted last until there is other trust.
+#[derive(Clone, Debug)]
+pub(crate) struct Fallback {
+    /// The content that it refuses, by its version.
+    pub(crate) refused: Arc<str>,
+    accepted: Trust,
+}
+
+impl ProxySecrets {
+    /// The trust in here.
+    pub(crate) fn trust(&self) -> Trust {
+        Trust {
+            secrets: Arc::clone(&self.trust),
+            version: self.trust_version,
+        }
+    }
+
+    /// What the proxy falls back to as it refuses the trust in here; `None` if that is what it accepted last.
+    pub(crate) fn fallback(&self, accepted: &Trust) -> Option<Fallback> {
+        (accepted.secrets.version != self.trust.version).then(|| Fallback {
+            refused: Arc::clone(&self.trust.version),
+            accepted: accepted.clone(),
+        })
+    }
+
+    /// Puts the trust that the proxy accepted last in the place of the one that it refuses; returns whether that is in here still.
+    pub(crate) fn fall_back(&mut self, to: &Fallback) -> bool {
+        let refused = self.trust.version == to.refused;
+        if refused {
+            self.trust = Arc::clone(&to.accepted.secrets);
+            self.trust_version = to.accepted.version;
+        }
+        refused
+    }
+}
+
 impl Secrets for ProxySecrets {
     fn standing(&self, name: &str) -> Standing {
         self.standing(name)
@@ -305,7 +348,7 @@ enum Meaning<'a> {
 
 /// The trust of a mesh, encoded once for all its proxies.
 #[derive(Debug)]
-struct TrustSecrets {
+pub(crate) struct TrustSecrets {
     bundles: Arc<TrustBundles>,
     version: Arc<str>,
     /// Of each trust domain alone.

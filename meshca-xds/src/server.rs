@@ -21,9 +21,9 @@ use crate::event::{SdsEvent, SdsObserver};
 use crate::options::SdsOptions;
 use crate::pace::Pace;
 use crate::proxies::{Member, Progress, Proxies};
-use crate::proxy::{MeshCache, ProxySecrets};
+use crate::proxy::{Fallback, MeshCache, ProxySecrets, Trust};
 use crate::standing::Standing;
-use crate::stream::{Bounds, Broken, Protocol, clip};
+use crate::stream::{Bounds, Broken, Protocol, Secrets as _, TrustState, clip};
 
 /// Serves each proxy its own identity and the trust of its mesh, and tells the manager what each has taken into use. Clones are the same one.
 ///
@@ -233,6 +233,10 @@ pub(crate) struct Session<P: Protocol> {
     protocol: P,
     node: String,
     secrets: ProxySecrets,
+    /// The newest trust that was taken into use on this stream.
+    accepted: Option<Trust>,
+    /// In place of what the proxy refuses.
+    fallback: Option<Fallback>,
     /// What its proxy was told last of how far it is.
     reported: Option<Progress>,
     pace: Pace,
@@ -281,6 +285,7 @@ impl<P: Protocol> Session<P> {
         }
         drop(judged);
         let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);
+        let fallback = shared.proxies.fallback(&member);
         let mut session = Self {
             node: node.id.clone(),
             protocol: P::new(shared.bounds()),
@@ -289,10 +294,13 @@ impl<P: Protocol> Session<P> {
             member,
             inbound,
             secrets,
+            accepted: None,
+            fallback,
             reported: None,
             foreign: 0,
             answered: false,
         };
+        session.fall_back();
         session.hear(&first)?;
         // It moves with each response.
         Ok(Box::new(session))
@@ -311,6 +319,9 @@ impl<P: Protocol> Session<P> {
                     answer.map_err(|error| self.broken(Status::internal(error.to_string())))?;
                 self.report();
                 if let Some(response) = answer {
+                    if let Some(trust) = self.protocol.subscriptions().sent_trust(&self.secrets) {
+                        self.member.handle.sent(trust);
+                    }
                     let (nonce, secrets) = P::nonce(&response);
                     self.shared.observe(&SdsEvent::Sent {
                         proxy: self.member.id(),
@@ -340,6 +351,7 @@ impl<P: Protocol> Session<P> {
                     })?;
                     let Member { handle, .. } = &self.member;
                     self.secrets.update(handle, self.member.workload(), &self.shared.meshes);
+                    self.fall_back();
                 }
             }
         }
@@ -360,12 +372,28 @@ impl<P: Protocol> Session<P> {
             })
         })?;
         let proxy = self.member.id();
+        let mut refuses_trust = false;
         if let Some(nack) = &heard.nacked {
+            if let Some(trust) = nack.trust
+                && nack.names.iter().any(|it| self.secrets.is_trust(it))
+            {
+                self.member.handle.rejected(trust);
+                refuses_trust = true;
+            }
             self.shared.observe(&SdsEvent::Rejected {
                 proxy,
                 resources: &nack.names,
                 message: &nack.message,
             });
+        }
+        if refuses_trust
+            && let Some(accepted) = &self.accepted
+            && let Some(fallback) = self.secrets.fallback(accepted)
+        {
+            self.shared.proxies.fall_back(&self.member, &fallback);
+            self.secrets.fall_back(&fallback);
+            self.fallback = Some(fallback);
+            self.protocol.subscriptions_mut().forgive(&self.secrets);
         }
         if let Some(resources) = &heard.acked {
             self.shared
@@ -382,6 +410,17 @@ impl<P: Protocol> Session<P> {
         Ok(())
     }
 
+    /// The proxy is given what it accepted last for as long as there is nothing but what it refuses.
+    fn fall_back(&mut self) {
+        let Some(fallback) = &self.fallback else {
+            return;
+        };
+        if !self.secrets.fall_back(fallback) {
+            self.fallback = None;
+            self.shared.proxies.recover(&self.member);
+        }
+    }
+
     fn report(&mut self) {
         let subscriptions = self.protocol.subscriptions();
         let progress = Progress {
@@ -389,6 +428,9 @@ impl<P: Protocol> Session<P> {
             identities: subscriptions.identities(&self.secrets),
             names: subscriptions.names(),
         };
+        if progress.trust == TrustState::At(self.secrets.trust_version()) {
+            self.accepted = Some(self.secrets.trust());
+        }
         if self.reported.as_ref() != Some(&progress) {
             self.member.report(progress.clone());
             self.reported = Some(progress);

@@ -22,38 +22,13 @@ use futures_util::future::join_all;
 use meshca_xds::{SdsOptions, names};
 use tokio::time::Instant;
 
-use crate::world::{KRI, MODERN, Sotw, World, secrets};
+use crate::world::{KRI, MODERN, Sotw, World, secrets, with_root};
 
 /// Each has two ends here, and shells often allow 1,024 files.
 const PROXIES: usize = 400;
 /// Of these so many stop listening.
 const SLOW: usize = 50;
 const WANTED: [&str; 2] = [KRI, names::SYSTEM_TRUST_BUNDLE];
-
-/// A root of another zone that all are to trust.
-fn with_root(domain: &str) -> String {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut root = rcgen::CertificateParams::default();
-    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let pem = root.self_signed(&key).unwrap().pem();
-    let pem = pem
-        .lines()
-        .fold(String::new(), |text, line| text + "\n            " + line);
-    format!(
-        "{MODERN}
----
-type: MeshTrust
-name: other
-mesh: default
-spec:
-  trustDomain: {domain}
-  caBundles:
-    - type: Pem
-      pem:
-        value: |{pem}
-"
-    )
-}
 
 /// Asks, and acknowledges until identity and trust are there.
 async fn connected(world: &World, name: String) -> (Sotw, DiscoveryResponse) {

@@ -122,6 +122,30 @@ pub enum Event<'a> {
         /// The version that it has not.
         version: TrustVersion,
     },
+    /// A proxy refuses the trust of its mesh, and goes on with what it had: a fault of that proxy, as long as no
+    /// [`TrustSuspected`](Self::TrustSuspected) follows. It is said once for each version.
+    #[display("{mesh}/{workload} refuses version {version} of the trust, and keeps what it had")]
+    #[non_exhaustive]
+    ProxyRefuses {
+        /// The mesh.
+        mesh: &'a str,
+        /// The name that it connected under.
+        workload: &'a str,
+        /// What it refuses.
+        version: TrustVersion,
+    },
+    /// Proxies of several owners refuse the same trust, so that it is at fault and not they. No proxy is left behind for what came with it or
+    /// after it. Owners are told apart by the namespaces of their proxies, or by SPIFFE IDs.
+    #[display(
+        "{mesh}: proxies of several owners refuse version {version} of the trust: look at the roots that came with it"
+    )]
+    #[non_exhaustive]
+    TrustSuspected {
+        /// The mesh.
+        mesh: &'a str,
+        /// What they refuse.
+        version: TrustVersion,
+    },
     /// A CA uses a new root without a proxy that does not answer: others would have lost what they hold. See
     /// [`ManagerOptions::release_laggards_at`](super::ManagerOptions::release_laggards_at).
     #[display(
@@ -291,6 +315,8 @@ impl<'a> Event<'a> {
             Self::Expired { .. } => "expired",
             Self::ProxyLags { .. } => "proxy_lags",
             Self::ProxyReleased { .. } => "proxy_released",
+            Self::ProxyRefuses { .. } => "proxy_refuses",
+            Self::TrustSuspected { .. } => "trust_suspected",
             Self::BackendReady { .. } => "backend_ready",
             Self::BackendFailing { .. } => "backend_failing",
             Self::Checked { .. } => "checked",
@@ -316,6 +342,8 @@ impl<'a> Event<'a> {
             | Self::Expired { mesh, .. }
             | Self::ProxyLags { mesh, .. }
             | Self::ProxyReleased { mesh, .. }
+            | Self::ProxyRefuses { mesh, .. }
+            | Self::TrustSuspected { mesh, .. }
             | Self::BackendReady { mesh, .. }
             | Self::BackendFailing { mesh, .. }
             | Self::Checked { mesh, .. }
@@ -340,6 +368,7 @@ impl<'a> Event<'a> {
             | Self::Stale { workload, .. }
             | Self::ProxyLags { workload, .. }
             | Self::ProxyReleased { workload, .. }
+            | Self::ProxyRefuses { workload, .. }
             | Self::Expired { workload, .. } => Some(workload),
             _ => None,
         }

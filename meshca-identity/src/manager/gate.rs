@@ -1,6 +1,7 @@
 //! Whether proxies trust a root: the answer that every new root waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::{TrustBundle, TrustRoot};
@@ -22,9 +23,12 @@ pub(super) struct Gate {
     pub(super) returning: Option<Duration>,
     /// The version that was published last, since when, and whether those who lag were named.
     watched: Option<(TrustVersion, Duration, bool)>,
-    /// The newest versions that a proxy has refused.
-    rejected: BTreeSet<TrustVersion>,
+    /// The newest versions that proxies have refused, and whose proxies those are.
+    rejected: BTreeMap<TrustVersion, BTreeSet<Arc<str>>>,
 }
+
+/// So many owners whose proxies refuse the same are not at fault themselves.
+const SEVERAL: usize = 2;
 
 /// How many refused versions are remembered.
 const REJECTED: usize = 64;
@@ -37,7 +41,7 @@ impl Gate {
             broken_glass: false,
             returning: None,
             watched: None,
-            rejected: BTreeSet::new(),
+            rejected: BTreeMap::new(),
         }
     }
 
@@ -61,18 +65,24 @@ impl Gate {
         }
     }
 
-    /// A proxy has refused this.
-    pub(super) fn reject(&mut self, version: TrustVersion) {
-        self.rejected.insert(version);
+    /// A proxy of this owner has refused this. Returns whether the bundle is suspected from now on: one owner's proxies may refuse
+    /// whatever they like, and others cannot all be at fault.
+    pub(super) fn reject(&mut self, version: TrustVersion, owner: Arc<str>) -> bool {
+        let owners = self.rejected.entry(version).or_default();
+        // More than are needed are not kept.
+        let suspects = owners.len() < SEVERAL && owners.insert(owner) && owners.len() == SEVERAL;
         if self.rejected.len() > REJECTED {
             self.rejected.pop_first();
         }
+        suspects
     }
 
-    /// Whether a proxy has refused something that has the roots which this one has.
+    /// Whether proxies of several owners have refused something that has the roots which this one has.
     pub(super) fn is_rejected_since(&self, since: Acknowledged) -> bool {
-        let last = self.rejected.last().copied();
-        last.is_some_and(|last| Acknowledged::Version(last) >= since)
+        let newest = self.rejected.iter().rev();
+        newest
+            .take_while(|(version, _)| Acknowledged::Version(**version) >= since)
+            .any(|(_, owners)| owners.len() >= SEVERAL)
     }
 
     /// Counts what a proxy has acknowledged, instead of what it had before. Says whether the gate
@@ -127,6 +137,28 @@ impl Gate {
     /// Whether it is open for everything, always.
     pub(super) fn is_off(&self) -> bool {
         !self.acknowledgements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_counted_and_not_proxies() {
+        let mut gate = Gate::new(true);
+        let version = |number| TrustVersion::new(number).unwrap();
+        let since = |number| Acknowledged::Version(version(number));
+        for owner in ["one", "one", "one"] {
+            assert!(!gate.reject(version(3), owner.into()));
+        }
+        // Another one refuses something else.
+        assert!(!gate.reject(version(2), "two".into()));
+        assert!(!gate.is_rejected_since(since(1)));
+        assert!(gate.reject(version(3), "two".into()));
+        assert!(!gate.reject(version(3), "three".into()), "said once");
+        assert!(gate.is_rejected_since(since(3)));
+        assert!(!gate.is_rejected_since(since(4)));
     }
 }
 

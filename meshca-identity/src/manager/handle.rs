@@ -216,7 +216,8 @@ impl Handle {
     }
 
     /// Records that the proxy has refused trust of this [version](Self::trust_version), and goes on with what it had
-    /// before. Nobody is left behind for a root that came with it or after it.
+    /// before. The proxy is [named](super::Event::ProxyRefuses). Where proxies of several owners refuse the same version, that is
+    /// [suspected](super::Event::TrustSuspected), and nobody is left behind for a root that came with it or after it.
     pub fn rejected(&self, version: TrustVersion) {
         let ticket = self.connection.ticket;
         self.connection

@@ -47,7 +47,8 @@ pub struct ManagerOptions {
     /// acknowledge it, if a certificate that old cannot be renewed otherwise; `None`: never. 0.8.
     ///
     /// One proxy that is stuck, or hostile, would cost all others what they hold. It is left behind only if it is
-    /// connected, [was sent](crate::Handle::sent) the root and has not answered, if no proxy has [refused](crate::Handle::rejected) it, and
+    /// connected, [was sent](crate::Handle::sent) the root and has not acknowledged it, unless proxies of several owners
+    /// have [refused](crate::Handle::rejected) it, and
     /// if those left behind are a twentieth of the mesh at most, or one. Each is
     /// [named](crate::manager::Event::ProxyReleased). While a CA still signs under a root that all trust, nobody is; and a plan for
     /// moving a mesh waits for everybody.

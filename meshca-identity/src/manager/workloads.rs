@@ -40,6 +40,8 @@ pub(super) struct Tracked {
     pub(super) acknowledged: Acknowledged,
     /// The newest trust that it was sent, where that is told.
     pub(super) sent: Option<TrustVersion>,
+    /// The newest trust that it has refused.
+    pub(super) rejected: Option<TrustVersion>,
     /// Its mesh was removed: it gets nothing from one that comes under the same name.
     pub(super) removed: bool,
     /// When it is forgotten, without a handle.

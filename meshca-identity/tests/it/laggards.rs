@@ -17,8 +17,8 @@ struct Case {
     laggards: usize,
     /// The control plane does not tell what it sends.
     untold: bool,
-    /// A proxy has refused the new trust.
-    refused: bool,
+    /// So many proxies have refused the new trust, those who lag first.
+    refused: usize,
     /// The laggards have lost their connections.
     disconnected: bool,
     never: bool,
@@ -82,8 +82,10 @@ async fn run(case: Case) -> Outcome {
     for (n, proxy) in proxies.iter().enumerate() {
         tell(proxy, n >= laggards);
     }
-    if case.refused {
-        proxies[0].rejected(proxies[0].trust_version());
+    for proxy in proxies.iter().take(case.refused) {
+        for _ in 0..2 {
+            proxy.rejected(proxy.trust_version());
+        }
     }
     pass(90 * S).await;
     let named = world.log.count("of the trust, and not");
@@ -100,6 +102,9 @@ async fn run(case: Case) -> Outcome {
         }
     }
     assert_eq!(world.log.count("of the trust, and not"), named, "said once");
+    assert_eq!(world.log.count("refuses version"), case.refused);
+    let suspected = world.log.count("proxies of several owners refuse");
+    assert_eq!(suspected, usize::from(case.refused > 1));
     Outcome {
         named,
         released: world.log.count("is left behind"),
@@ -117,6 +122,8 @@ async fn one_that_stops_to_acknowledge_is_named_and_costs_nobody_else() {
     for (case, released) in [
         (case, 1),
         (Case { proxies: 2, ..case }, 1),
+        // What one proxy refuses is its own affair.
+        (Case { refused: 1, ..case }, 1),
         (
             Case {
                 proxies: 40,
@@ -149,10 +156,7 @@ async fn nobody_is_left_behind_without_need_or_knowledge() {
             untold: true,
             ..case
         },
-        Case {
-            refused: true,
-            ..case
-        },
+        Case { refused: 2, ..case },
         Case {
             disconnected: true,
             ..case

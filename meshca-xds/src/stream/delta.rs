@@ -160,4 +160,8 @@ impl Protocol for Delta {
     fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
     }
+
+    fn subscriptions_mut(&mut self) -> &mut Subscriptions {
+        &mut self.subscriptions
+    }
 }

@@ -35,6 +35,7 @@ pub(crate) trait Protocol: Send + 'static {
     /// The number of a response, and the number of secrets in it.
     fn nonce(response: &Self::Response) -> (&str, usize);
     fn subscriptions(&self) -> &Subscriptions;
+    fn subscriptions_mut(&mut self) -> &mut Subscriptions;
 }
 
 /// The secrets that a stream is about.
@@ -81,6 +82,8 @@ pub(crate) struct Heard {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Nack {
     pub(crate) names: Vec<Arc<str>>,
+    /// The newest trust of what it refuses.
+    pub(crate) trust: Option<TrustVersion>,
     pub(crate) message: String,
 }
 
@@ -176,6 +179,7 @@ impl Subscriptions {
             Some(status) => {
                 heard.nacked = Some(Nack {
                     names,
+                    trust: sent.iter().map(|(_, sent)| sent.trust).max(),
                     message: clip(&status.message),
                 });
             }
@@ -250,6 +254,22 @@ impl Subscriptions {
             Some(least) if taken => TrustState::At(least),
             Some(least) => TrustState::First(least),
         }
+    }
+
+    /// What was refused together with trust may be sent again, with other trust.
+    pub(crate) fn forgive(&mut self, secrets: &impl Secrets) {
+        for (name, progress) in &mut self.names {
+            if !secrets.is_trust(name) {
+                progress.refused = None;
+            }
+        }
+    }
+
+    /// The trust that is under way to the client, if its answer is about any.
+    pub(crate) fn sent_trust(&self, secrets: &impl Secrets) -> Option<TrustVersion> {
+        let sent = self.under_way.iter().flatten();
+        let trust = sent.filter(|(name, _)| secrets.is_trust(name));
+        trust.map(|(_, sent)| sent.trust).max()
     }
 
     /// The versions of the identity that the client has taken into use, by each name that it has for it; `None` where it has none yet.

@@ -96,4 +96,8 @@ impl Protocol for Sotw {
     fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
     }
+
+    fn subscriptions_mut(&mut self) -> &mut Subscriptions {
+        &mut self.subscriptions
+    }
 }

@@ -637,3 +637,31 @@ fn what_it_had_before_is_not_forgotten_with_its_first_acknowledgement() {
         "it was only sent"
     );
 }
+
+#[test]
+fn what_was_refused_beside_trust_is_sent_again_with_other_trust() {
+    let mut offer = Offer::default();
+    offer.change("identity");
+    offer.change("trust");
+    let mut sotw = Sotw::new(BOUNDS);
+    let names = vec!["identity".to_owned(), "trust".to_owned()];
+    let first = DiscoveryRequest {
+        resource_names: names.clone(),
+        ..DiscoveryRequest::default()
+    };
+    sotw.hear(&first).unwrap();
+    let response = sotw.answer(&offer).unwrap().unwrap();
+    let nack = DiscoveryRequest {
+        response_nonce: response.nonce,
+        resource_names: names,
+        error_detail: Some(Status::default()),
+        ..DiscoveryRequest::default()
+    };
+    let nack = sotw.hear(&nack).unwrap().nacked.unwrap();
+    assert_eq!(nack.trust, Some(offer.trust));
+    assert_eq!(sotw.answer(&offer).unwrap(), None);
+    sotw.subscriptions_mut().forgive(&offer);
+    let again = sotw.answer(&offer).unwrap().unwrap();
+    assert_eq!(again.resources.len(), 2);
+    assert_eq!(sotw.subscriptions().sent_trust(&offer), Some(offer.trust));
+}

@@ -23,7 +23,9 @@ use tonic::codegen::http::Request;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
 
-use crate::world::{KRI, MODERN, SOON, Sotw, World, by_node, node, rotated, secrets, take};
+use crate::world::{
+    KRI, MODERN, SOON, Sotw, World, by_node, node, rotated, secrets, take, with_root,
+};
 
 /// A connection that ends when the task does, without a word.
 async fn cuttable(socket: &Path) -> (Channel, JoinHandle<()>) {
@@ -442,5 +444,58 @@ async fn a_first_request_that_is_too_long_is_refused_with_what_to_do() {
     let mut second = Sotw::open(channel, "web");
     second.send(with_metadata("web", 200_000));
     second.next().await;
+    world.stop().await;
+}
+
+/// What one proxy refuses is its own affair: it falls back to the trust that it accepted last, also when it is restarted, and the others move.
+#[tokio::test]
+async fn who_refuses_trust_keeps_what_it_accepted_last() {
+    let world = World::new(MODERN, SdsOptions::default()).await;
+    let mut steady = world.sotw("steady").await;
+    take(&mut steady, &["ALL"]).await;
+    let mut web = world.sotw("web").await;
+    let names = ["ALL", "default"];
+    let before = take(&mut web, &names).await;
+    // There is another root, which its CA does not use.
+    world.apply(&with_root("partner.example")).await;
+    let response = steady.next().await;
+    steady.ack(&response, &["ALL"]);
+    let refused = web.next().await;
+    web.nack(&refused, &names, "cannot read partner.example");
+    world.events.until("cannot read partner.example").await;
+    let event = "default/web refuses version";
+    assert!(
+        world
+            .managers
+            .until(event)
+            .await
+            .contains("keeps what it had")
+    );
+    web.quiet(Duration::from_millis(200)).await;
+    drop(web);
+    world
+        .events
+        .until("a stream of the proxy `web` of the mesh `default` has ended")
+        .await;
+
+    let mut web = world.sotw("web").await;
+    let after = take(&mut web, &names).await;
+    assert_eq!(after["ALL"], before["ALL"]);
+    assert_ne!(secrets(&refused.resources)[0].1, before["ALL"]);
+    // Another one, and anything new, come as ever.
+    let mut other = world.sotw("other").await;
+    let of_others = take(&mut other, &["ALL"]).await;
+    assert_ne!(of_others["ALL"], before["ALL"]);
+    world.apply(&with_root("another.example")).await;
+    let next = web.next().await;
+    let next: HashMap<_, _> = secrets(&next.resources).into_iter().collect();
+    assert_ne!(next["ALL"], before["ALL"]);
+    assert!(
+        !world
+            .managers
+            .all()
+            .iter()
+            .any(|it| it.contains("several owners"))
+    );
     world.stop().await;
 }

@@ -374,7 +374,7 @@ pub(crate) async fn come_with_long_nodes(registry: BackendRegistry) {
         node["metadata"] = json!({"dataplane": "x".repeat(metadata)});
         let before = world.events.acknowledged();
         let bootstrap = json!({"node": node, "static_resources": {"clusters": clusters}});
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let envoy = Envoy::start(&bootstrap).await.unwrap();
         until("ten secrets are not in use", async || {
             world.events.acknowledged() >= before + 10

@@ -1,5 +1,6 @@
 //! Proxies that do not acknowledge: naming them, and going on without one that would cost all others.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use meshca_core::{RotationStep, TrustBundle};
@@ -22,6 +23,9 @@ const NAMED: usize = 100;
 /// The part of a mesh that may be left behind, at least one proxy: a twentieth. More than that is no fault of a few
 /// proxies.
 const FEW: usize = 20;
+
+/// The label with the namespace of a workload on Kubernetes.
+const NAMESPACE: &str = "k8s.kuma.io/namespace";
 
 /// A CA that waits for proxies.
 struct Waiting {
@@ -169,9 +173,44 @@ impl Engine {
 
     /// A proxy has refused the trust of a version.
     pub(super) fn rejected(&mut self, ticket: Ticket, version: TrustVersion) {
-        let mesh = self.workloads.get(ticket).map(|it| it.mesh);
-        if let Some(mesh) = mesh.and_then(|id| self.meshes.get_mut(id)) {
-            mesh.gate.reject(version);
+        let Some(tracked) = self.workloads.get_mut(ticket) else {
+            return;
+        };
+        if tracked.rejected >= Some(version) {
+            return;
+        }
+        tracked.rejected = Some(version);
+        let (id, name, owner) = (tracked.mesh, tracked.name.clone(), tracked.owner());
+        let Some(mesh) = self.meshes.get_mut(id) else {
+            return;
+        };
+        let suspected = mesh.gate.reject(version, owner);
+        let Some(mesh) = self.meshes.cell(id) else {
+            return;
+        };
+        let (mesh, workload) = (mesh.name.as_str(), &*name);
+        tracing::warn!(mesh, workload, %version, "a proxy refuses the trust of its mesh");
+        self.setup.observe(&Event::ProxyRefuses {
+            mesh,
+            workload,
+            version,
+        });
+        if suspected {
+            tracing::error!(mesh, %version, "proxies of several owners refuse the trust of their mesh");
+            self.setup.observe(&Event::TrustSuspected { mesh, version });
+        }
+    }
+}
+
+impl Tracked {
+    /// Whose proxy it is, as far as can be told: who runs a namespace, or else a service, decides what all of its proxies refuse.
+    fn owner(&self) -> Arc<str> {
+        if let Some(namespace) = self.workload.label(NAMESPACE) {
+            return format!("namespace {namespace}").into();
+        }
+        match self.cell.identity() {
+            Some(identity) => identity.spiffe_id().to_string().into(),
+            None => Arc::clone(&self.name),
         }
     }
 }

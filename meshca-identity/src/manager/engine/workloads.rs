@@ -79,6 +79,7 @@ impl Engine {
                     under: None,
                     acknowledged: Acknowledged::Nothing,
                     sent: None,
+                    rejected: None,
                     removed: false,
                     lingers: None,
                 });

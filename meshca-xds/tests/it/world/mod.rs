@@ -16,7 +16,7 @@ use meshca_core::registry::BackendRegistry;
 use meshca_core::resource::Resource;
 use meshca_core::spiffe::{Environment, Workload};
 use meshca_core::{Error, ErrorKind, MemorySecretStore, SystemClock, builtin};
-use meshca_identity::manager::DriverTask;
+use meshca_identity::manager::{DriverTask, Event, Observer};
 use meshca_identity::select::SelectOptions;
 use meshca_identity::{Manager, ManagerOptions, MeshResources};
 use meshca_xds::{Attested, Caller, SdsEvent, SdsObserver, SdsOptions, SdsServer};
@@ -54,6 +54,12 @@ impl SdsObserver for Events {
     }
 }
 
+impl Observer for Events {
+    fn observe(&self, event: &Event<'_>) {
+        self.0.lock().unwrap().push(event.to_string());
+    }
+}
+
 impl Events {
     pub(crate) fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
@@ -83,6 +89,8 @@ pub(crate) struct World {
     pub(crate) manager: Manager,
     pub(crate) server: SdsServer,
     pub(crate) events: Arc<Events>,
+    /// What the manager says.
+    pub(crate) managers: Arc<Events>,
     pub(crate) socket: PathBuf,
     serving: tokio::task::JoinHandle<()>,
     driver: Option<DriverTask>,
@@ -110,6 +118,8 @@ impl World {
             Arc::new(SystemClock::new()),
             manager,
         );
+        let managers = Arc::new(Events::default());
+        let driver = driver.with_observer(Arc::clone(&managers) as Arc<dyn Observer>);
         let driver = driver.spawn();
         let events = Arc::new(Events::default());
         let server = SdsServer::builder(manager.clone(), by_node)
@@ -128,6 +138,7 @@ impl World {
             manager,
             server,
             events,
+            managers,
             socket,
             serving,
             driver: Some(driver),
@@ -235,6 +246,31 @@ pub(crate) async fn take(stream: &mut Sotw, names: &[&str]) -> BTreeMap<String, 
 /// `MODERN` with another CA for the same identity: all are issued anew, under a new root.
 pub(crate) fn rotated() -> String {
     MODERN.replace("name: everyone", "name: everybody")
+}
+
+/// A root of another zone that all are to trust.
+pub(crate) fn with_root(domain: &str) -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = root.self_signed(&key).unwrap().pem();
+    let pem = pem
+        .lines()
+        .fold(String::new(), |text, line| text + "\n            " + line);
+    format!(
+        "{MODERN}
+---
+type: MeshTrust
+name: other
+mesh: default
+spec:
+  trustDomain: {domain}
+  caBundles:
+    - type: Pem
+      pem:
+        value: |{pem}
+"
+    )
 }
 
 /// The secrets of a response by name.
