@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::authenticate::Attested;
 use crate::event::ProxyId;
-use crate::proxy::Fallback;
+use crate::proxy::{Fallback, Trust};
 use crate::secrets::identity_version;
 use crate::stream::TrustState;
 
@@ -23,7 +23,7 @@ use crate::stream::TrustState;
 pub(crate) struct Proxies {
     manager: Manager,
     entries: Mutex<HashMap<ProxyId, Weak<Entry>>>,
-    /// Proxies that refuse the newest trust of their mesh, connected or not: one that is restarted has none.
+    /// Proxies that refused trust of their mesh, connected or not: one that is restarted has none to keep, if it refuses it again.
     #[debug(skip)]
     fallbacks: Mutex<Fallbacks>,
 }
@@ -141,12 +141,12 @@ impl Proxies {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the proxy of a stream is given in place of the newest trust.
-    pub(crate) fn fallback(&self, member: &Member) -> Option<Fallback> {
+    /// What the proxy of a stream accepted last, if it has refused trust since.
+    pub(crate) fn accepted(&self, member: &Member) -> Option<Trust> {
         let fallbacks = self.fallbacks();
         let (workload, fallback) = fallbacks.get(member.id())?;
         // A name that was taken over is another proxy's.
-        (**workload == **member.workload()).then(|| fallback.clone())
+        (**workload == **member.workload()).then(|| fallback.accepted.clone())
     }
 
     pub(crate) fn fall_back(&self, member: &Member, to: &Fallback) {
@@ -157,7 +157,7 @@ impl Proxies {
         fallbacks.insert(id.clone(), (Arc::clone(member.workload()), to.clone()));
     }
 
-    /// There is other trust than what the proxy refused.
+    /// The proxy has accepted the newest trust.
     pub(crate) fn recover(&self, member: &Member) {
         self.fallbacks().remove(member.id());
     }

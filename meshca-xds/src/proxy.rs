@@ -273,7 +273,7 @@ pub(crate) struct Trust {
 pub(crate) struct Fallback {
     /// The content that it refuses, by its version.
     pub(crate) refused: Arc<str>,
-    accepted: Trust,
+    pub(crate) accepted: Trust,
 }
 
 impl ProxySecrets {

@@ -233,7 +233,7 @@ pub(crate) struct Session<P: Protocol> {
     protocol: P,
     node: String,
     secrets: ProxySecrets,
-    /// The newest trust that was taken into use on this stream.
+    /// The newest trust that was taken into use on this stream, or before it by a proxy that has refused trust since.
     accepted: Option<Trust>,
     /// In place of what the proxy refuses.
     fallback: Option<Fallback>,
@@ -285,7 +285,7 @@ impl<P: Protocol> Session<P> {
         }
         drop(judged);
         let secrets = ProxySecrets::with(&member.handle, member.workload(), &shared.meshes);
-        let fallback = shared.proxies.fallback(&member);
+        let accepted = shared.proxies.accepted(&member);
         let mut session = Self {
             node: node.id.clone(),
             protocol: P::new(shared.bounds()),
@@ -294,13 +294,12 @@ impl<P: Protocol> Session<P> {
             member,
             inbound,
             secrets,
-            accepted: None,
-            fallback,
+            accepted,
+            fallback: None,
             reported: None,
             foreign: 0,
             answered: false,
         };
-        session.fall_back();
         session.hear(&first)?;
         // It moves with each response.
         Ok(Box::new(session))
@@ -417,7 +416,6 @@ impl<P: Protocol> Session<P> {
         };
         if !self.secrets.fall_back(fallback) {
             self.fallback = None;
-            self.shared.proxies.recover(&self.member);
         }
     }
 
@@ -428,10 +426,14 @@ impl<P: Protocol> Session<P> {
             identities: subscriptions.identities(&self.secrets),
             names: subscriptions.names(),
         };
-        if progress.trust == TrustState::At(self.secrets.trust_version()) {
+        let newest = self.secrets.trust_version();
+        if progress.trust == TrustState::At(newest) {
             self.accepted = Some(self.secrets.trust());
         }
         if self.reported.as_ref() != Some(&progress) {
+            if self.fallback.is_none() && progress.trust == TrustState::At(newest) {
+                self.shared.proxies.recover(&self.member);
+            }
             self.member.report(progress.clone());
             self.reported = Some(progress);
         }
