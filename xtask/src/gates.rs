@@ -10,11 +10,10 @@ mod public_api;
 mod sources;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::process::Result;
+use crate::process::{self, Result};
 
 /// A promise that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,7 +78,7 @@ pub(crate) fn run(names: &[Gate]) -> Result<ExitCode> {
     let mut failed = false;
     for gate in gates {
         println!("gate {}: checking", gate.name());
-        let (result, took) = timed(|| gate.holds());
+        let (result, took) = process::timed(|| gate.holds());
         let line = match result {
             Ok(left_out) => {
                 let mut line = format!("gate {}: holds ({:.1} s)", gate.name(), took.as_secs_f64());
@@ -108,14 +107,4 @@ pub(crate) fn run(names: &[Gate]) -> Result<ExitCode> {
         }
     }
     Ok(u8::from(failed).into())
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "how long a gate took is shown, nothing depends on it"
-)]
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let start = std::time::Instant::now();
-    let result = work();
-    (result, start.elapsed())
 }

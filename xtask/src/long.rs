@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
@@ -89,9 +89,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let mut baseline = cargo::cargo("test");
         prepare(&mut baseline);
         baseline.args(["--package", PACKAGE, "--features", FEATURES]);
-        let begun = Instant::now();
-        process::run(baseline.args(TEST).args(arguments))?;
-        took = begun.elapsed();
+        let ran;
+        (ran, took) = process::timed(|| process::run(baseline.args(TEST).args(arguments)));
+        ran?;
     }
     let seconds = took.as_secs().saturating_add(1) * u64::from(PATIENCE);
     prepare(&mut command);

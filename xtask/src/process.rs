@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// What a task says when it cannot go on: what is wrong and what to do next.
 pub(crate) type Result<T, E = String> = std::result::Result<T, E>;
@@ -69,4 +70,15 @@ pub(crate) fn not_started(command: &Command, error: &std::io::Error) -> String {
         "cannot run `{}`: {error}",
         command.get_program().to_string_lossy()
     )
+}
+
+/// Says how long some work takes.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long something takes is shown, and bounds what is like it"
+)]
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = work();
+    (result, start.elapsed())
 }

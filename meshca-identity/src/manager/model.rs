@@ -47,10 +47,6 @@ mod primitives {
             Arc::clone(&self.0.lock().unwrap())
         }
 
-        pub(crate) fn load_full(&self) -> Arc<T> {
-            self.load()
-        }
-
         pub(crate) fn store(&self, new: Arc<T>) {
             *self.0.lock().unwrap() = new;
         }
