@@ -99,11 +99,14 @@
 //! | requests at the same time, for each CA | 16 | `manager::ten_thousand_at_once_are_issued_once_each` |
 //! | wait after a failure | 5 s, doubled up to 5 min, with jitter of a half | `schedule::backoff_doubles_up_to_five_minutes_and_is_spread` |
 //! | a CA is left alone | after 10 workloads have failed in a row; a probe after 5 s to 1 min | `schedule::the_breaker_opens_at_ten_different_workloads_and_lets_one_try` |
+//! | a CA whose answers are refused | is asked by one workload after 1 min to 1 h, 24 times a day at most | `schedule::what_an_issuer_refuses_to_all_is_asked_for_24_times_a_day` |
+//! | a CA is checked, without a signature | every 5 min, or as seldom as it wishes to be asked for its roots; every 3 s while it does not answer | `faults::a_ca_that_is_back_is_found_within_seconds` |
 //! | a MeshIdentity that wins and is not ready | is waited for | `select::a_winner_that_is_not_ready_is_said_and_the_choice_is_the_operators`, in `meshca-policy` |
 //! | the identity of a workload without a connection | kept for 60 s | `manager::who_disconnects_is_remembered_for_a_minute` |
 //! | roots of a CA are read again | every 30 s | `manager::the_defaults_of_the_manager` |
 //! | time for one certificate | 60 s, or `dpCert.requestTimeout` | `manager::the_defaults_of_the_manager` |
 //! | proxies acknowledge trust | not expected | `manager::the_defaults_of_the_manager` |
+//! | a proxy that does not acknowledge | is named after a minute; left behind at 80 % of the lifetime of what cannot be renewed | `laggards::one_that_stops_to_acknowledge_is_named_and_costs_nobody_else` |
 //! | chains may end in an intermediate | no | `manager::the_defaults_of_the_manager` |
 //! | a root that ends is warned of | 30 days before | `manager::the_defaults_of_the_manager` |
 //! | a root that has ended | leaves the trust a day after | `trust::a_root_that_has_ended_is_not_published` |

@@ -54,6 +54,8 @@
 //! | shortest lifetime of a generated CA | 1 hour | `a_ca_that_would_live_too_short_is_not_made` |
 //! | longest leaf | 30 days | `defaults_are_what_the_docs_say` |
 //! | `NotBefore` of what it signs | 10 s before now, not before the CA's own | `defaults_are_what_the_docs_say` |
+//! | a replaced CA is kept | until the last leaf below it has ended, and for a day at least | `a_ca_that_has_ended_can_be_replaced` |
+//! | a CA that begins later than a minute from now | signs nothing while one before it lives | `a_generation_that_has_not_begun_replaces_none_that_works` |
 //! | serial numbers | 128 random bits | `defaults_are_what_the_docs_say` |
 //! | a CA where none existed | is made, and told of | `a_ca_is_made_where_none_existed_and_its_root_is_told` |
 //! | a CA that existed | is not made again | `a_ca_that_existed_is_not_made_again` |

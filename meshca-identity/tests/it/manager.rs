@@ -666,6 +666,7 @@ fn the_defaults_of_the_manager() {
     assert!(!options.acknowledgements);
     assert!(!options.allow_partial_chains);
     assert_eq!(options.root_warning, 30 * DAY);
+    assert_eq!(options.release_laggards_at, Some(0.8));
     assert_eq!(options.schedule.concurrency, 16);
     assert_eq!(options.schedule.breaker_threshold, 10);
 }
