@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep};
 use tonic::codegen::{Service as _, http};
 use tonic::transport::server::Connected;
 
@@ -89,7 +89,7 @@ impl SdsServer {
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 while running.try_join_next().is_some() {}
                 running.spawn(async move {
-                    let handshake = timeout(limit, acceptor.accept(io));
+                    let handshake = tokio::time::timeout(limit, acceptor.accept(io));
                     let shaken = tokio::select! {
                         shaken = handshake => shaken,
                         why = seat.closes() => {
