@@ -24,5 +24,6 @@ mod restarts;
 mod rustls_peers;
 #[cfg(feature = "rustls023")]
 mod rustls_rotation;
+mod simulation;
 mod third_party;
 mod world;
