@@ -220,7 +220,8 @@ impl BuiltinIssuer {
 
     /// What the CA needs next, if anything: the next one is due when 30 days or half its life are
     /// left, and signs when 7 days or a sixth of it are left, whichever is less. One that would begin
-    /// too late for that is none: the control plane that made it had its clock ahead.
+    /// too late for that is none: the control plane that made it had its clock ahead. Where the CA that signs has
+    /// not begun itself, both are due at once; one that has ended before it was used is prepared again.
     pub fn rotation_due(&self) -> Option<RotationStep> {
         self.stored.as_ref()?;
         let now = self.clock.now();
@@ -230,17 +231,21 @@ impl BuiltinIssuer {
         let retiring = &stage.rotation.retiring;
         // One that signs goes when it has ended.
         let is_over = |it: &Retiring| it.generation != stage.signs && it.is_over(now);
+        // One that has not begun, by the clock that made it, signs nothing: its end is no measure.
+        let begun = has_begun(validity.not_before(), now);
         let next = stage
             .next_begins
             .filter(|begins| is_in_time(*begins, validity, now));
         if retiring.iter().any(is_over) {
             Some(RotationStep::Retire)
         } else if let Some(begins) = next {
-            let is_time = now >= last_call(validity) && has_begun(begins, now);
-            (is_time && stage.rotation.next.is_some()).then_some(RotationStep::Activate)
+            let is_time = now >= last_call(validity) || !begun;
+            let may = has_begun(begins, now) && stage.rotation.next.is_some();
+            (is_time && may).then_some(RotationStep::Activate)
         } else {
             let life = validity.remaining(validity.not_before());
-            (left <= PREPARE_BEFORE.min(life / 2)).then_some(RotationStep::Prepare)
+            let is_late = left <= PREPARE_BEFORE.min(life / 2);
+            (is_late || !begun).then_some(RotationStep::Prepare)
         }
     }
 
@@ -260,7 +265,7 @@ impl BuiltinIssuer {
             now < next.not_after && is_in_time(next.validity.not_before(), signs, now)
         };
         if !store.next(&rotation).await?.is_some_and(is_of_use) {
-            let generation = rotation.unused();
+            let generation = store.unused(&rotation).await?;
             // Stored before it is announced: whoever reads the announcement finds the CA.
             let _ = store.create(generation, now).await?;
             let announced = Rotation {

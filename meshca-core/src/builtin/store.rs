@@ -172,41 +172,32 @@ impl CaStore {
         Ok((self.snapshot(rotation, signs, active, now).await?, trouble))
     }
 
-    /// The generation that signs by this clock. One that has not begun replaces none that works: the clock of whoever
-    /// activated it was ahead, or ours is behind. In both cases what the former one signs ends before
-    /// its root is taken out.
+    /// The generation that signs by this clock. One that has not begun, or has ended, replaces none that works: the clock
+    /// of whoever made it was wrong, or ours is. In all cases what the former one signs ends before its root is taken out.
     async fn signer(&self, rotation: &Rotation, now: SystemTime) -> Result<Signer> {
-        let generation = rotation.active;
-        let authority = self.authority(generation).await?;
-        let begins = authority.validity.not_before();
-        if has_begun(begins, now) {
-            let trouble = Ok(());
-            return Ok(Signer {
-                generation,
-                authority,
-                trouble,
-            });
-        }
-        let alive = rotation.retiring.iter().rev().filter(|it| !it.is_over(now));
-        for former in alive {
+        let active = self.authority(rotation.active).await?;
+        let lives = |it: &Authority| has_begun(it.validity.not_before(), now) && now < it.not_after;
+        let mut formers = rotation.retiring.iter().rev();
+        while !lives(&active)
+            && let Some(former) = formers.next()
+        {
             let generation = former.generation;
-            let Some(former) = usable(self.authority(generation).await)? else {
+            if former.is_over(now) {
                 continue;
-            };
-            if has_begun(former.validity.not_before(), now) && now < former.not_after {
-                let trouble = Err(not_begun(&authority, &former, begins));
+            }
+            let found = usable(self.authority(generation).await)?;
+            if let Some(former) = found.filter(lives) {
                 return Ok(Signer {
                     generation,
+                    trouble: Err(not_alive(&active, &former, now)),
                     authority: former,
-                    trouble,
                 });
             }
         }
-        let trouble = Ok(());
         Ok(Signer {
-            generation,
-            authority,
-            trouble,
+            generation: rotation.active,
+            authority: active,
+            trouble: Ok(()),
         })
     }
 
@@ -227,13 +218,13 @@ impl CaStore {
         let mut next_begins = None;
         if signs != rotation.active {
             let waits = self.authority(rotation.active).await?;
-            next_begins = Some(waits.validity.not_before());
+            next_begins = begins(&waits, now);
             roots.push(waits.root.as_ref().clone());
         }
         // A next one that is unusable signs nothing yet; the CA that does must not stop because of
         // it. Activation refuses it, and preparation replaces it.
         if let Some(next) = self.next(&rotation).await? {
-            next_begins = Some(next.validity.not_before());
+            next_begins = begins(&next, now);
             roots.push(next.root.as_ref().clone());
         }
         let retiring = rotation.retiring.iter();
@@ -363,7 +354,7 @@ impl CaStore {
         let prepared = self.next(&rotation).await?.is_some();
         let generation = match &rotation.next {
             Some(next) if prepared => next.generation,
-            _ => rotation.unused(),
+            _ => self.unused(&rotation).await?,
         };
         let new_root = self.create(generation, now).await?;
         let last_leaf = later(now, RELOAD_INTERVAL.saturating_add(rotation.longest_leaf()));
@@ -389,6 +380,27 @@ impl CaStore {
         Ok(Loaded { rotation, new_root })
     }
 
+    async fn has_lost_its_key(&self, names: &Generation) -> Result<bool> {
+        let store = &self.secrets.store;
+        Ok(
+            store.get(&names.certificate).await?.is_some()
+                && store.get(&names.key).await?.is_none(),
+        )
+    }
+
+    /// A number for the next generation. The store may have lost a state that named later ones, and the key of one of
+    /// these: that number is of no use any more.
+    pub(super) async fn unused(&self, rotation: &Rotation) -> Result<u32> {
+        let mut generation = rotation.unused();
+        while self
+            .has_lost_its_key(&self.settings.secrets.generation(generation)?)
+            .await?
+        {
+            generation = generation.saturating_add(1);
+        }
+        Ok(generation)
+    }
+
     /// Makes one generation if there is none. Gives back the root of one that was made here.
     ///
     /// The key comes first, and the certificate is derived from whichever key is in the store: of
@@ -401,8 +413,7 @@ impl CaStore {
         let names = self.settings.secrets.generation(generation)?;
         let store = &self.secrets.store;
         // A certificate without its key is a lost key: a new one would not fit it.
-        if store.get(&names.certificate).await?.is_some() && store.get(&names.key).await?.is_none()
-        {
+        if self.has_lost_its_key(&names).await? {
             return Err(names.locate(Error::new(
                 ErrorKind::NotFound,
                 "the CA has a certificate but no key; restore the key",
@@ -482,11 +493,21 @@ fn usable(found: Result<Authority>) -> Result<Option<Authority>> {
     }
 }
 
-/// The error of a CA that was activated before it begins.
-fn not_begun(active: &Authority, signs: &Authority, begins: SystemTime) -> Error {
-    let (active, signs, begins) = (&active.subject, &signs.subject, rfc3339(begins));
+/// When a CA begins, if it has not ended.
+fn begins(authority: &Authority, now: SystemTime) -> Option<SystemTime> {
+    let lives = now < authority.not_after;
+    lives.then(|| authority.validity.not_before())
+}
+
+/// The error of an active CA that does not live by this clock, where a former one does.
+fn not_alive(active: &Authority, signs: &Authority, now: SystemTime) -> Error {
+    let lives = match begins(active, now) {
+        Some(begins) => format!("begins only at {}", rfc3339(begins)),
+        None => format!("ended at {}", rfc3339(active.not_after)),
+    };
+    let (active, signs) = (&active.subject, &signs.subject);
     let why = format!(
-        "the CA `{active}` is to sign and begins only at {begins}, so `{signs}` signs until then: the clock of one of the control planes that share it is wrong; compare them"
+        "the CA `{active}` is to sign and {lives}, so `{signs}` signs until another one does: the clock of one of the control planes that share it is wrong; compare them"
     );
     Error::new(ErrorKind::InvalidConfig, why)
 }

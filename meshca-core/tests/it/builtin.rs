@@ -1398,3 +1398,101 @@ async fn a_step_that_another_replica_has_taken_is_no_failure() {
     let error = replicas[0].activate_next().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
 }
+
+/// Nothing has used it in time: the CA was not needed, or a proxy did not acknowledge its root.
+#[tokio::test]
+async fn a_next_ca_that_ended_before_it_was_used_is_prepared_again() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let short = || settings().with_lifetime(10 * DAY);
+    let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+    let issuer = load(short(), shared(), &clock).await.unwrap();
+    clock.advance(6 * DAY);
+    issuer.rotate(RotationStep::Prepare).await.unwrap();
+    clock.advance(20 * DAY);
+    let started = load(short(), shared(), &clock).await.unwrap();
+    for issuer in [issuer, started] {
+        issuer.reload().await.unwrap();
+        while let Some(step) = issuer.rotation_due() {
+            issuer.rotate(step).await.unwrap();
+            clock.advance(RELOAD_INTERVAL);
+        }
+        issuer.issue(&spec(), &clock).await.unwrap();
+    }
+}
+
+/// The clock that made the only CA there is was wrong, and is right again.
+#[tokio::test]
+async fn a_first_ca_that_has_not_begun_is_replaced_at_once() {
+    let store = Arc::new(MemorySecretStore::new());
+    let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+    let settings = || settings().with_lifetime(90 * DAY);
+    let (good, bad) = (FakeClock::new(), FakeClock::new());
+    bad.advance(85 * DAY);
+    load(settings(), shared(), &bad).await.unwrap();
+    let replica = load(settings(), shared(), &good).await.unwrap();
+    replica.issue(&spec(), &good).await.unwrap_err();
+    for step in [RotationStep::Prepare, RotationStep::Activate] {
+        assert_eq!(replica.rotation_due(), Some(step));
+        replica.rotate(step).await.unwrap();
+        good.advance(RELOAD_INTERVAL);
+    }
+    replica.issue(&spec(), &good).await.unwrap();
+    assert_eq!(replica.rotation_due(), None);
+}
+
+/// A clock that was ahead has activated a generation of the future, and nobody has used the one of now before the
+/// former one ended.
+#[tokio::test]
+async fn a_next_ca_signs_at_once_where_the_active_one_has_not_begun() {
+    let store = Arc::new(MemorySecretStore::new());
+    let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+    let settings = || settings().with_lifetime(2 * DAY);
+    let (good, bad) = (FakeClock::new(), FakeClock::new());
+    let replica = load(settings(), shared(), &good).await.unwrap();
+    let other = load(settings(), shared(), &bad).await.unwrap();
+    bad.advance(10 * DAY);
+    for step in [RotationStep::Prepare, RotationStep::Activate] {
+        other.rotate(step).await.unwrap();
+        bad.advance(RELOAD_INTERVAL);
+    }
+    good.advance(36 * HOUR);
+    replica.reload().await.unwrap_err();
+    replica.rotate(RotationStep::Prepare).await.unwrap();
+    good.advance(14 * HOUR);
+    let _ = replica.reload().await;
+    assert_eq!(replica.rotation_due(), Some(RotationStep::Activate));
+    replica.rotate(RotationStep::Activate).await.unwrap();
+    replica.issue(&spec(), &good).await.unwrap();
+}
+
+/// The clock of whoever activated it is behind.
+#[tokio::test]
+async fn a_generation_that_has_ended_replaces_none_that_works() {
+    let store = Arc::new(MemorySecretStore::new());
+    let shared = || Arc::clone(&store) as Arc<dyn SecretStore>;
+    let settings = || settings().with_lifetime(2 * DAY);
+    let (good, bad) = (FakeClock::new(), FakeClock::new());
+    good.advance(10 * DAY);
+    let replica = load(settings(), shared(), &good).await.unwrap();
+    let first = replica.issue(&spec(), &good).await.unwrap();
+    let other = load(settings(), shared(), &bad).await.unwrap();
+    for step in [RotationStep::Prepare, RotationStep::Activate] {
+        other.rotate(step).await.unwrap();
+        bad.advance(RELOAD_INTERVAL);
+    }
+    let told = replica.reload().await.unwrap_err().to_string();
+    assert!(
+        told.contains("clock") && told.contains("ended at"),
+        "{told}"
+    );
+    for hour in 0..48 {
+        let identity = replica.issue(&spec(), &good).await.unwrap();
+        let root = identity.certificate().root();
+        assert!(hour > 24 || root == first.certificate().root());
+        good.advance(HOUR);
+        if let Some(step) = replica.rotation_due() {
+            let _ = replica.rotate(step).await;
+        }
+    }
+    replica.reload().await.unwrap();
+}

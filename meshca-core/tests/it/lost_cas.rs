@@ -602,3 +602,20 @@ async fn a_ca_above_that_is_ours_is_rotated_as_well() {
     let trusted = issuer.trust_bundle().await.unwrap();
     assert!(!trusted.contains(first.der()), "{steps:?}");
 }
+
+/// The state that named it is lost as well: it has signed nothing, and what comes next has another number.
+#[tokio::test]
+async fn half_of_a_pair_that_no_state_names_is_passed_over() {
+    let clock = FakeClock::new();
+    let store = Arc::new(MemorySecretStore::new());
+    let issuer = load(&store, &clock, NewCa::default()).await.unwrap();
+    issuer.prepare_next().await.unwrap();
+    delete(&store, KEY_2).await;
+    delete(&store, ROTATION).await;
+    let issuer = load(&store, &clock, NewCa::default()).await.unwrap();
+    let old = root_of(&issuer, &clock).await;
+    issuer.prepare_next().await.unwrap();
+    clock.advance(RELOAD_INTERVAL);
+    issuer.activate_next().await.unwrap();
+    assert_ne!(root_of(&issuer, &clock).await, old);
+}

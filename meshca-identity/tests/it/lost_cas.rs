@@ -425,3 +425,37 @@ async fn an_identity_that_has_ended_keeps_no_root() {
     assert_eq!(stuck.health(), Health::Expired);
     assert!(!trusted(&world.manager).contains(&old));
 }
+
+/// A clock that is ahead takes a CA a step further, is set further ahead, and right again within hours.
+#[tokio::test(start_paused = true)]
+async fn a_doubted_clock_forgets_no_former_ca() {
+    let built_in = classic("builtin").replace(
+        "type: builtin, conf: {}",
+        "type: builtin, dpCert: {rotation: {expiration: 6h}}, conf: {caCert: {expiration: 48h}}",
+    );
+    let slowly = |options: &mut meshca_identity::ManagerOptions| options.trust_refresh = 600 * S;
+    let right = World::with(slowly);
+    right.apply(&built_in).await;
+    let mut handle = right.connect("w").await;
+    handle.ready().await.unwrap();
+    let clock = TokioClock::new();
+    let wrong = World::on(clock, right.secrets.clone(), right.cas.clone(), slowly);
+    wrong.apply(&built_in).await;
+    pass(HOUR).await;
+    for ahead in [10 * DAY, 75 * DAY] {
+        wrong.clock.advance(ahead);
+        pass(2 * HOUR).await;
+    }
+    assert!(wrong.log.count("signs with its next CA") > 0);
+    assert!(wrong.log.count("no root is removed") > 0);
+    wrong.clock.set_back(85 * DAY);
+    for hour in 0..96 {
+        pass(HOUR).await;
+        assert_eq!(
+            handle.health(),
+            Health::Fresh,
+            "hour {hour}: {:?}",
+            handle.error()
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshca_core::registry::{BuildContext, NewCa};
-use meshca_core::{Error, ErrorKind, Result};
+use meshca_core::{Error, ErrorKind, Result, RotationStep};
 
 use super::Engine;
 use crate::BackendKey;
@@ -126,8 +126,12 @@ impl Engine {
 
     /// Has the CAs of a mesh do what is due.
     pub(super) fn look_after(&mut self, id: MeshId) {
-        let up = self.clockwork.now().up;
-        let lanes = self.meshes.get(id).map(Mesh::lanes).unwrap_or_default();
+        let now = self.clockwork.now();
+        let up = now.up;
+        let Some(mesh) = self.meshes.get_mut(id) else {
+            return;
+        };
+        let (clock_agrees, lanes) = (mesh.clock(now).is_some(), mesh.lanes());
         for lane in lanes {
             let Some((ca, backend)) = self.meshes.of_lane(&self.lanes, lane) else {
                 continue;
@@ -136,6 +140,8 @@ impl Engine {
                 && let Some(mesh) = self.meshes.get(id)
             {
                 let (due, trusted) = mesh.next_step(&ca.key, backend);
+                // A former CA that is gone is gone for all, and a clock that is ahead says so too early.
+                let due = due.filter(|it| clock_agrees || *it != RotationStep::Retire);
                 if let Some(backend) = self.meshes.backend_mut(&ca)
                     && let Some(task) = backend.life.tick(due, trusted, up)
                 {

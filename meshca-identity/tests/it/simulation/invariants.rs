@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use meshca_core::{Clock as _, Identity, TrustDomain};
-use meshca_identity::Handle;
 use meshca_identity::manager::{Assignment, Health};
+use meshca_identity::{BackendKey, Handle};
 use tokio::time::Instant;
 
 use super::cas::Conduct;
@@ -58,6 +58,8 @@ pub(super) struct Watch {
     refusals: BTreeMap<(usize, String, String), VecDeque<Instant>>,
     events: BTreeMap<usize, VecDeque<Instant>>,
     doubted: BTreeMap<Place, Instant>,
+    /// CAs of which operators were told that they are lost.
+    pub(super) lost: BTreeSet<(Place, BackendKey)>,
     /// When something was handed out last, by replica, mesh and workload.
     handed_out: BTreeMap<(usize, String, String), Instant>,
     pub(super) most_events: usize,
@@ -141,6 +143,14 @@ impl World {
         {
             self.watch.doubted.insert((n, mesh), entry.at);
         }
+        if entry.kind == "backend_failing"
+            && entry.text.contains("confirm_new_ca")
+            && let (Some(mesh), Some(backend)) = (mesh, &entry.backend)
+        {
+            let place = (n, mesh);
+            self.watch.calm.remove(&place);
+            self.watch.lost.insert((place, backend.clone()));
+        }
         if entry.kind == "proxy_released" {
             let released = self.proxies.iter_mut().filter(|it| {
                 Some(it.mesh) == mesh
@@ -150,7 +160,7 @@ impl World {
             released.for_each(|it| it.released = true);
         }
         if entry.refused
-            && let Some(name) = entry.backend
+            && let Some(BackendKey::Classic(name) | BackendKey::Modern(name)) = entry.backend
         {
             return self.count_refusal(n, entry.mesh, name, entry.at);
         }
@@ -168,14 +178,16 @@ impl World {
         let key = (n, mesh.clone(), name.clone());
         let refusals = self.watch.refusals.entry(key).or_default();
         refusals.push_back(at);
-        let counts = |it: &Instant| {
-            at.duration_since(*it) < DAY && anew.is_none_or(|anew| anew < *it)
-        };
+        let counts =
+            |it: &Instant| at.duration_since(*it) < DAY && anew.is_none_or(|anew| anew < *it);
         refusals.retain(counts);
         match refusals.len() > 24 {
             true => Err(Violation::new(
                 "a CA that refuses is asked 24 times a day",
-                format!("replica {n} has asked `{name}` of {mesh} {} times", refusals.len()),
+                format!(
+                    "replica {n} has asked `{name}` of {mesh} {} times",
+                    refusals.len()
+                ),
             )),
             false => Ok(()),
         }
@@ -185,7 +197,9 @@ impl World {
     fn identities_are_sound(&mut self) -> Result<(), Violation> {
         for n in 0..self.proxies.len() {
             let proxy = &self.proxies[n];
-            let Some(handle) = &proxy.handle else { continue };
+            let Some(handle) = &proxy.handle else {
+                continue;
+            };
             let Some(identity) = handle.identity() else {
                 let spec = self.replicas[proxy.replica].applied[proxy.mesh];
                 let may_be = spec.is_none_or(|it| !it.is_on()) || self.is_pending(proxy.mesh);
@@ -205,7 +219,9 @@ impl World {
             let domain = certificate.spiffe_id().trust_domain();
             let root = certificate.root();
             let is_trusted = { bundle.get(domain) }.is_some_and(|it| it.contains(root.der()));
-            if !is_trusted {
+            let now = self.replicas[proxy.replica].clock.now();
+            let has_ended = certificate.validity().not_after() < now;
+            if !is_trusted && !has_ended {
                 let what = format!("{}: {}", proxy.name, root.fingerprint());
                 return Err(Violation::new("an identity is in its own trust", what));
             }
@@ -269,7 +285,11 @@ impl World {
                 };
                 let what = format!(
                     "{} of replica {} does not trust the root {} of {} of replica {}",
-                    peer.name, peer.replica, fingerprint(identity), proxy.name, proxy.replica,
+                    peer.name,
+                    peer.replica,
+                    fingerprint(identity),
+                    proxy.name,
+                    proxy.replica,
                 );
                 return Err(Violation::new(rule, what));
             }
@@ -340,13 +360,19 @@ impl World {
             _ => spec.vendor().into_iter().collect(),
         };
         let mut conducts = vendors.iter().map(|it| self.parts.cas.get(it).conduct());
+        let mut lost = self.watch.lost.iter();
         let is_well = replica.applied[mesh] == Some(spec)
+            && !lost.any(|(place, _)| *place == (n, mesh))
             && spec.is_on()
             && replica.clock.ahead() == 0
             && !self.parts.store.is_injured()
             && self.parts.store.trouble(n).is_none()
             && conducts.all(|it| it == Conduct::Honest);
-        let here = || self.proxies.iter().filter(|it| (it.replica, it.mesh) == (n, mesh));
+        let here = || {
+            self.proxies
+                .iter()
+                .filter(|it| (it.replica, it.mesh) == (n, mesh))
+        };
         let lagging = || here().filter(|it| it.lags());
         let waits = self.parts.acknowledgements && lagging().next().is_some();
         let refused = waits && here().any(|it| it.has_refused);
@@ -363,9 +389,14 @@ impl World {
             return Ok(());
         }
         let now = self.replicas[place.0].clock.now();
-        let here = self.proxies.iter().filter(|it| (it.replica, it.mesh) == place);
+        let here = self
+            .proxies
+            .iter()
+            .filter(|it| (it.replica, it.mesh) == place);
         for proxy in here {
-            let Some(handle) = &proxy.handle else { continue };
+            let Some(handle) = &proxy.handle else {
+                continue;
+            };
             let identity = handle.identity();
             let is_valid = identity.as_ref().is_some_and(|it| {
                 let validity = it.certificate().validity();
@@ -376,7 +407,11 @@ impl World {
                 let validity = identity.map(|it| it.certificate().validity());
                 let what = format!(
                     "{} in {} of replica {} is {}, {validity:?}, {:?}, at {now:?}",
-                    proxy.name, MESHES[place.1], place.0, handle.health(), handle.error(),
+                    proxy.name,
+                    MESHES[place.1],
+                    place.0,
+                    handle.health(),
+                    handle.error(),
                 );
                 return Err(Violation::new("nobody is without what can be had", what));
             }
@@ -412,7 +447,10 @@ impl World {
                 let statuses = handle.mesh().identity_statuses();
                 let what = format!(
                     "{} of replica {}: {what}, {}, {:?}, {:?}, {statuses:?}",
-                    proxy.name, proxy.replica, handle.health(), handle.error(),
+                    proxy.name,
+                    proxy.replica,
+                    handle.health(),
+                    handle.error(),
                     handle.identity().map(|it| it.certificate().validity()),
                 );
                 Err(Violation::new(rule, what))
@@ -454,7 +492,10 @@ impl World {
             if !peer.trusts(domain, identity.certificate().root()) {
                 let what = format!(
                     "{} of replica {} does not trust {}, of {}",
-                    peer.name, peer.replica, fingerprint(identity), identity.spiffe_id(),
+                    peer.name,
+                    peer.replica,
+                    fingerprint(identity),
+                    identity.spiffe_id(),
                 );
                 return Err(Violation::new("all trust each other in the end", what));
             }
@@ -497,4 +538,3 @@ impl World {
         })
     }
 }
-

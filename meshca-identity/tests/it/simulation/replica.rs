@@ -11,11 +11,11 @@ use meshca_identity::select::SelectOptions;
 use meshca_identity::{BackendKey, Manager, ManagerOptions};
 use tokio::time::Instant;
 
+use super::S;
 use super::cas::{Cas, Told};
 use super::clock::SkewedClock;
 use super::spec::{MESHES, Spec};
 use super::store::{Store, View};
-use super::S;
 
 /// Something that a control plane told.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Entry {
     pub(super) kind: &'static str,
     pub(super) mesh: String,
     pub(super) workload: Option<String>,
-    pub(super) backend: Option<String>,
+    pub(super) backend: Option<BackendKey>,
     /// A CA has answered with nothing of use.
     pub(super) refused: bool,
     pub(super) text: String,
@@ -54,15 +54,12 @@ impl Observer for Log {
             ),
             _ => false,
         };
-        let backend = event.backend().map(|it| match it {
-            BackendKey::Classic(name) | BackendKey::Modern(name) => name.clone(),
-        });
         self.0.lock().unwrap().push(Entry {
             at: Instant::now(),
             kind: event.as_str(),
             mesh: event.mesh().to_owned(),
             workload: event.workload().map(str::to_owned),
-            backend,
+            backend: event.backend().cloned(),
             refused,
             text: event.to_string(),
         });

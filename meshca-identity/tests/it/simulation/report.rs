@@ -103,7 +103,9 @@ impl Matrix {
 
     /// What never met.
     pub(super) fn gaps(&self) -> Vec<(Fault, Phase)> {
-        let all = FAULTS.iter().flat_map(|fault| PHASES.map(|it| (*fault, it)));
+        let all = FAULTS
+            .iter()
+            .flat_map(|fault| PHASES.map(|it| (*fault, it)));
         all.filter(|cell| !self.0.contains_key(cell)).collect()
     }
 }

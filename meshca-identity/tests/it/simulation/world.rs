@@ -110,7 +110,13 @@ impl World {
             watch: Watch::default(),
             matrix: Matrix::default(),
             now: Vec::new(),
-            trace: vec![begins.split(", Parts").next().unwrap_or_default().to_owned()],
+            trace: vec![
+                begins
+                    .split(", Parts")
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+            ],
             parts,
             dice,
         }
@@ -168,6 +174,9 @@ impl World {
                 self.trace
                     .push(format!("  replica {n} cannot apply: {error}"));
             }
+        }
+        if self.dice.one_in(4) {
+            self.confirm_lost_cas().await;
         }
         self.reconnect().await;
         self.heed();
@@ -510,10 +519,8 @@ impl World {
                 }
             }
         }
-        self.trace.push(format!(
-            "the end, at {} s",
-            self.truth_passed().as_secs()
-        ));
+        self.trace
+            .push(format!("the end, at {} s", self.truth_passed().as_secs()));
         for n in 0..self.replicas.len() {
             if let Err(error) = self.replicas[n].catch_up().await {
                 return Err(Violation::new("resources are taken", error));
@@ -542,25 +549,20 @@ impl World {
         self.check().await
     }
 
-    /// Operators have given up the CAs whose secrets are lost.
+    /// Operators give up the CAs whose secrets are lost, when they are told of it.
     async fn confirm_lost_cas(&mut self) {
-        for replica in &self.replicas {
-            for (mesh, applied) in replica.applied.iter().enumerate() {
-                let Some(spec) = applied else { continue };
-                for name in spec.backends() {
-                    let backend = match spec.kind {
-                        Kind::Classic => meshca_identity::BackendKey::Classic((*name).to_owned()),
-                        _ => meshca_identity::BackendKey::Modern((*name).to_owned()),
-                    };
-                    let manager = &replica.manager;
-                    if self.parts.store.is_injured() {
-                        let why = "the backup is lost";
-                        let confirmed = manager.confirm_new_ca(MESHES[mesh], &backend, why);
-                        let _ = confirmed.await;
-                    }
-                }
-            }
-            self.watch.begun_anew(replica.number);
+        for ((n, mesh), backend) in std::mem::take(&mut self.watch.lost) {
+            let manager = &self.replicas[n].manager;
+            let confirmed = manager.confirm_new_ca(MESHES[mesh], &backend, "the backup is lost");
+            let outcome = match confirmed.await {
+                Ok(()) => "confirmed".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            self.trace.push(format!(
+                "  {n}: a new CA for {backend} of {}: {outcome}",
+                MESHES[mesh]
+            ));
+            self.watch.begun_anew(n);
         }
     }
 }
