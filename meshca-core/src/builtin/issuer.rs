@@ -266,6 +266,7 @@ impl BuiltinIssuer {
         };
         if !store.next(&rotation).await?.is_some_and(is_of_use) {
             let generation = store.unused(&rotation).await?;
+            let replaced = rotation.next.as_ref().map(|next| next.generation);
             // Stored before it is announced: whoever reads the announcement finds the CA.
             let _ = store.create(generation, now).await?;
             let announced = Rotation {
@@ -276,6 +277,10 @@ impl BuiltinIssuer {
                 ..rotation
             };
             store.secrets.write(&announced, expect).await?;
+            if let Some(replaced) = replaced {
+                // It has signed nothing, and nothing names it any more. If it stays, that costs only room.
+                let _ = store.delete(replaced).await;
+            }
         }
         let _ = self.follow().await?;
         self.trust_bundle().await

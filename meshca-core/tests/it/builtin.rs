@@ -1418,6 +1418,9 @@ async fn a_next_ca_that_ended_before_it_was_used_is_prepared_again() {
         }
         issuer.issue(&spec(), &clock).await.unwrap();
     }
+    // Nothing is left of it.
+    let ended = SecretKey::new("default", "default.ca-builtin-cert-ca-1.g2").unwrap();
+    assert_eq!(store.get(&ended).await.unwrap(), None);
 }
 
 /// The clock that made the only CA there is was wrong, and is right again.

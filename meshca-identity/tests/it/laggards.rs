@@ -218,3 +218,33 @@ async fn one_that_was_left_behind_comes_back() {
         assert!(gate.is_open(), "{gate:?}");
     }
 }
+
+/// The certificates of a CA that is about to end get shorter and shorter: there is no time between late and too late.
+#[tokio::test(start_paused = true)]
+async fn one_that_stops_to_acknowledge_costs_nobody_else_the_builtin_ca() {
+    let world = World::with(|o| {
+        o.acknowledgements = true;
+        o.trust_refresh = 600 * S;
+    });
+    let built_in = classic("builtin").replace(
+        "type: builtin, conf: {}",
+        "type: builtin, dpCert: {rotation: {expiration: 6h}}, conf: {caCert: {expiration: 48h}}",
+    );
+    world.apply(&built_in).await;
+    let (mut quick, mut slow) = (world.connect("quick").await, world.connect("slow").await);
+    for proxy in [&mut quick, &mut slow] {
+        proxy.ready().await.unwrap();
+        proxy.sent(proxy.trust_version());
+        proxy.acknowledge(proxy.trust_version());
+    }
+    for step in 0..(6 * 60) {
+        pass(600 * S).await;
+        for proxy in [&quick, &slow] {
+            proxy.sent(proxy.trust_version());
+            assert_eq!(proxy.health(), Health::Fresh, "{step}: {:?}", proxy.error());
+        }
+        quick.acknowledge(quick.trust_version());
+    }
+    assert!(world.log.count("is left behind") > 0);
+    assert!(world.log.count("signs with its next CA") > 0);
+}

@@ -33,6 +33,8 @@ struct Waiting {
     lane: LaneId,
     /// Everything from here on has the roots that are waited for.
     since: Acknowledged,
+    /// The CA that signs is about to end, and its certificates get shorter and shorter: how long they live says nothing.
+    ends: bool,
 }
 
 impl Engine {
@@ -54,7 +56,7 @@ impl Engine {
             return;
         };
         for waiting in self.waiting(id) {
-            if self.cannot_be_renewed(id, waiting.lane, part, now.wall) {
+            if self.cannot_be_renewed(id, &waiting, part, now.wall) {
                 self.release_laggards(id, &waiting);
             }
         }
@@ -87,28 +89,27 @@ impl Engine {
         let Some(mesh) = self.meshes.get(id) else {
             return Vec::new();
         };
-        let of = |(key, backend): (&BackendKey, &_)| {
-            let (since, lane) = mesh.waits_for(key, backend)?;
-            Some(Waiting {
-                backend: key.clone(),
-                lane,
-                since,
-            })
-        };
+        let of = |(key, backend): (&BackendKey, &_)| mesh.waits_for(key, backend);
         mesh.backends.iter().filter_map(of).collect()
     }
 
     /// Whether a certificate of this CA has passed the part of its life by which it should have had a successor
-    /// for long.
-    fn cannot_be_renewed(&self, id: MeshId, lane: LaneId, part: f64, now: SystemTime) -> bool {
+    /// for long. One that has ended without a successor has passed it too.
+    fn cannot_be_renewed(&self, id: MeshId, waiting: &Waiting, part: f64, now: SystemTime) -> bool {
         let is_late = |tracked: &Tracked| {
-            let identity = tracked.cell.identity().filter(|_| tracked.lane == lane);
+            let identity = tracked.cell.identity();
+            let identity = identity.filter(|_| tracked.lane == waiting.lane);
             identity.is_some_and(|identity| {
                 let certificate = identity.certificate();
                 let (from, end) = (certificate.issued_at(), certificate.validity().not_after());
-                let life = end.duration_since(from).unwrap_or_default();
-                let late = from.checked_add(life.mul_f64(part.clamp(0.0, 1.0)));
-                late.is_none_or(|late| late <= now) && now < end
+                let mut life = end.duration_since(from).unwrap_or_default();
+                if waiting.ends
+                    && let Some(want) = &tracked.want
+                {
+                    life = life.max(want.spec.lifetime());
+                }
+                let rest = life.mul_f64(1.0 - part.clamp(0.0, 1.0));
+                end.checked_sub(rest).is_none_or(|late| late <= now)
             })
         };
         self.workloads.in_mesh(id).any(is_late)
@@ -216,8 +217,8 @@ impl Tracked {
 }
 
 impl Mesh {
-    /// What proxies must have acknowledged before this CA signs, and its lane; `None` if it waits for none.
-    fn waits_for(&self, key: &BackendKey, backend: &Backend) -> Option<(Acknowledged, LaneId)> {
+    /// What this CA waits for before it signs; `None` if it waits for no proxy.
+    fn waits_for(&self, key: &BackendKey, backend: &Backend) -> Option<Waiting> {
         backend.life.signer()?;
         let (due, trusted) = self.next_step(key, backend);
         let activates = due == Some(RotationStep::Activate) && !trusted;
@@ -227,6 +228,11 @@ impl Mesh {
                 .signs_under(backend)
                 .filter(|under| !self.gate.is_open_for(under, &self.ledger))?,
         };
-        Some((self.ledger.since(&bundle)?, backend.lane))
+        Some(Waiting {
+            backend: key.clone(),
+            lane: backend.lane,
+            since: self.ledger.since(&bundle)?,
+            ends: activates,
+        })
     }
 }

@@ -43,7 +43,7 @@ use report::Matrix;
 use world::World;
 
 /// The seeds that are run, within a minute of one core.
-const SEEDS: RangeInclusive<u64> = 1..=20;
+const SEEDS: RangeInclusive<u64> = 1..=40;
 
 /// The seeds within which a rule that is not kept must be found broken.
 const SOON: RangeInclusive<u64> = 1..=20;

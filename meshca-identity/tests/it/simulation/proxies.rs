@@ -85,10 +85,11 @@ impl Proxy {
         }
         if self.ground != Some((replica.number, replica.life)) {
             self.ground = None;
-            self.acknowledged = None;
             self.has_refused = false;
             self.released = false;
         }
+        // It is sent all anew over a new connection.
+        self.acknowledged = None;
         self.replica = replica.number;
         self.connected = Instant::now();
         self.seen = None;
