@@ -236,9 +236,7 @@ impl BuiltinIssuer {
         let next = stage
             .next_begins
             .filter(|begins| is_in_time(*begins, validity, now));
-        if retiring.iter().any(is_over) {
-            Some(RotationStep::Retire)
-        } else if let Some(begins) = next {
+        let step = if let Some(begins) = next {
             let is_time = now >= last_call(validity) || !begun;
             let may = has_begun(begins, now) && stage.rotation.next.is_some();
             (is_time && may).then_some(RotationStep::Activate)
@@ -246,7 +244,10 @@ impl BuiltinIssuer {
             let life = validity.remaining(validity.not_before());
             let is_late = left <= PREPARE_BEFORE.min(life / 2);
             (is_late || !begun).then_some(RotationStep::Prepare)
-        }
+        };
+        // What can wait comes last: a caller may have it wait.
+        let is_over = retiring.iter().any(is_over);
+        step.or(is_over.then_some(RotationStep::Retire))
     }
 
     /// Makes the next CA. Its root is trusted from now on; it signs nothing yet. Doing it again

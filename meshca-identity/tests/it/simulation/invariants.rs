@@ -61,6 +61,8 @@ pub(super) struct Watch {
     refusals: BTreeMap<(usize, String, String), VecDeque<Instant>>,
     events: BTreeMap<usize, VecDeque<Instant>>,
     doubted: BTreeMap<Place, Instant>,
+    /// Where a proxy has refused trust: nobody is left behind there for roots of before.
+    refused: BTreeSet<Place>,
     /// CAs of which operators were told that they are lost.
     pub(super) lost: BTreeSet<(Place, BackendKey)>,
     /// When something was handed out that was not looked at yet, by replica, mesh and workload.
@@ -86,6 +88,7 @@ impl Watch {
         self.events.remove(&replica);
         self.doubted.retain(|(it, _), _| *it != replica);
         self.unreasoned.retain(|((it, _), _), _| *it != replica);
+        self.refused.retain(|(it, _)| *it != replica);
     }
 }
 
@@ -99,6 +102,9 @@ impl World {
         for n in 0..self.replicas.len() {
             self.hear(n)?;
         }
+        let refusing = self.proxies.iter().filter(|it| it.has_refused);
+        let refusing = refusing.map(|it| (it.replica, it.mesh));
+        self.watch.refused.extend(refusing);
         self.identities_are_sound()?;
         self.nothing_new_for_the_removed()?;
         for replica in 0..self.replicas.len() {
@@ -222,7 +228,9 @@ impl World {
             let domain = certificate.spiffe_id().trust_domain();
             let root = certificate.root();
             let is_trusted = { bundle.get(domain) }.is_some_and(|it| it.contains(root.der()));
+            // A clock that is set back makes it valid again, and brings no root back.
             let now = self.replicas[proxy.replica].clock.now();
+            let now = now.max(self.truth.now());
             let has_ended = certificate.validity().not_after() < now;
             if !is_trusted && !has_ended {
                 let what = format!("{}: {}", proxy.name, root.fingerprint());
@@ -378,7 +386,7 @@ impl World {
         };
         let lagging = || here().filter(|it| it.lags());
         let waits = self.parts.acknowledgements && lagging().next().is_some();
-        let refused = waits && here().any(|it| it.has_refused);
+        let refused = waits && self.watch.refused.contains(&(n, mesh));
         (is_well && !refused && (!waits || lagging().count() == 1)).then_some(waits)
     }
 

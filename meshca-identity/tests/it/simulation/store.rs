@@ -85,6 +85,17 @@ impl Store {
         state.injured = true;
     }
 
+    /// The states of built-in CAs, which are no secrets.
+    pub(super) fn rotations(&self) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let states = state.secrets.iter();
+        let states = states.filter(|(key, _)| key.name().ends_with(".rotation"));
+        let text = |value: &SecretValue| value.expose_str().unwrap_or_default().to_owned();
+        states
+            .map(|(key, (value, _))| format!("{key}: {}", text(value)))
+            .collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap().secrets.len()
     }

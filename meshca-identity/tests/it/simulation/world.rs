@@ -162,6 +162,19 @@ impl World {
             .unwrap()
     }
 
+    /// What is of use to find out why a rule was broken.
+    pub(super) async fn explain(&mut self) {
+        self.trace.extend(self.parts.store.rotations());
+        for replica in &self.replicas {
+            for mesh in MESHES {
+                if let Ok(gate) = replica.manager.gate(mesh).await {
+                    let line = format!("{}: {mesh}: {gate:?}", replica.number);
+                    self.trace.push(line);
+                }
+            }
+        }
+    }
+
     /// Replicas take what operators wrote, and proxies connect.
     async fn follow(&mut self) {
         for n in 0..self.replicas.len() {
