@@ -389,16 +389,17 @@ impl CaStore {
     }
 
     /// A number for the next generation. The store may have lost a state that named later ones, and the key of one of
-    /// these: that number is of no use any more.
+    /// these: nothing signs with that any more. Its certificate is deleted, so that a store that goes on losing keys is not filled.
     pub(super) async fn unused(&self, rotation: &Rotation) -> Result<u32> {
         let mut generation = rotation.unused();
-        while self
-            .has_lost_its_key(&self.settings.secrets.generation(generation)?)
-            .await?
-        {
+        loop {
+            let names = self.settings.secrets.generation(generation)?;
+            if !self.has_lost_its_key(&names).await? {
+                return Ok(generation);
+            }
+            self.secrets.delete(&names.certificate).await?;
             generation = generation.saturating_add(1);
         }
-        Ok(generation)
     }
 
     /// Makes one generation if there is none. Gives back the root of one that was made here.

@@ -618,4 +618,5 @@ async fn half_of_a_pair_that_no_state_names_is_passed_over() {
     clock.advance(RELOAD_INTERVAL);
     issuer.activate_next().await.unwrap();
     assert_ne!(root_of(&issuer, &clock).await, old);
+    assert!(get(&store, CERTIFICATE_2).await.is_none());
 }

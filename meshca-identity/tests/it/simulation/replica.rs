@@ -99,7 +99,7 @@ impl Replica {
         options.seed = Some(parts.seed + number as u64);
         options.acknowledgements = parts.acknowledgements;
         // Days pass, and what is looked at each half minute is looked at for nothing nearly always.
-        options.trust_refresh = 1200 * S;
+        options.trust_refresh = 2400 * S;
         let store = Arc::clone(&parts.store);
         let secrets = Arc::new(View {
             store,

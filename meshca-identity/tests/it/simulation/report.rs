@@ -12,7 +12,7 @@ pub(super) enum Phase {
     Prepared,
     /// The same, and not all trust it.
     Waits,
-    /// It has begun to sign, within the hour, or something is held under another root.
+    /// It has begun to sign, within four hours, or something is held under another root.
     Activated,
     /// All hold something under it, and another root is trusted still.
     Retiring,

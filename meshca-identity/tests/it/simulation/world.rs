@@ -1,5 +1,6 @@
 //! The world of one seed: replicas over one store, CAs, proxies, operators, and what befalls them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::replica::{Parts, Replica};
 use super::report::{Fault, Matrix};
 use super::spec::{Kind, MESHES, Spec};
 use super::store::{Store, Trouble};
-use super::{DAY, EVENTS, HOUR, S};
+use super::{EVENTS, HOUR, S};
 use crate::world::pass;
 
 /// Who misbehaves in a seed. Where everybody does, each hides what the others do.
@@ -37,6 +38,9 @@ pub(super) struct Ghost {
     pub(super) version: TrustVersion,
 }
 
+/// How many events are not settled yet.
+const RECENT: usize = 6;
+
 /// How many handles of removed meshes are kept.
 const GHOSTS: usize = 8;
 
@@ -51,8 +55,8 @@ pub(super) struct World {
     pub(super) ghosts: Vec<Ghost>,
     pub(super) watch: Watch,
     pub(super) matrix: Matrix,
-    /// What happened in this step, with the mesh and the replica that it happened to.
-    now: Vec<(Fault, Option<usize>, Option<usize>)>,
+    /// What happened in the last steps, with the mesh and the replica that it happened to: it takes time to settle.
+    now: VecDeque<(Fault, Option<usize>, Option<usize>)>,
     /// By when a clock that was set wrong is right again: a clock that is ahead for a day costs CAs.
     right_by: Vec<Option<Instant>>,
     numbered: usize,
@@ -109,7 +113,7 @@ impl World {
             ghosts: Vec::new(),
             watch: Watch::default(),
             matrix: Matrix::default(),
-            now: Vec::new(),
+            now: VecDeque::new(),
             trace: vec![
                 begins
                     .split(", Parts")
@@ -125,7 +129,9 @@ impl World {
     /// Runs it to its end.
     pub(super) async fn run(&mut self) -> Result<(), Violation> {
         for step in 0..EVENTS {
-            self.now.clear();
+            if self.now.len() > RECENT || self.dice.one_in(4) {
+                self.now.pop_front();
+            }
             self.follow().await;
             let event = self.event().await;
             let wait = self.dice.pick(&[
@@ -278,7 +284,7 @@ impl World {
         match self.dice.below(8) {
             0 => {
                 ca.announce();
-                self.now.push((Fault::AnnouncesARoot, None, None));
+                self.now.push_back((Fault::AnnouncesARoot, None, None));
                 format!("{name} announces a root")
             }
             1 if ca.has_announced() => {
@@ -287,7 +293,7 @@ impl World {
             }
             1 => {
                 ca.switch();
-                self.now.push((Fault::ChangesItsRoot, None, None));
+                self.now.push_back((Fault::ChangesItsRoot, None, None));
                 format!("{name} signs under another root")
             }
             2 => {
@@ -299,10 +305,10 @@ impl World {
                 format!("{name} is honest")
             }
             _ => {
-                let conduct = match self.dice.below(4) {
+                let conduct = match self.dice.below(5) {
                     0 => Conduct::Lies(self.dice.pick(&lies())),
                     1 => Conduct::Hangs,
-                    2 => Conduct::Down,
+                    2 | 3 => Conduct::Down,
                     _ => Conduct::Refuses(
                         self.dice
                             .pick(&[ErrorKind::Denied, ErrorKind::Unauthenticated]),
@@ -320,7 +326,7 @@ impl World {
         match self.dice.below(9) {
             0 => {
                 store.roll_back();
-                self.now.push((Fault::RollsBack, None, None));
+                self.now.push_back((Fault::RollsBack, None, None));
                 "the store is rolled back".to_owned()
             }
             1..5 => {
@@ -361,13 +367,15 @@ impl World {
     }
 
     async fn operator_event(&mut self) -> String {
-        let mesh = self.dice.below(MESHES.len());
+        // What was removed comes back soon.
+        let gone = self.specs.iter().position(|it| it.kind == Kind::Gone);
+        let mesh = gone.unwrap_or(self.dice.below(MESHES.len()));
         let before = self.specs[mesh];
         let mut spec = before;
         let fault = match self.dice.below(8) {
             _ if before.kind == Kind::Gone => {
                 spec.kind = Spec::some_kind(&mut self.dice);
-                spec.tenant += usize::from(self.dice.one_in(2));
+                spec.tenant += usize::from(!self.dice.one_in(3));
                 match spec.tenant == before.tenant {
                     true => Fault::AppliesAgain,
                     false => Fault::ReusesTheName,
@@ -398,13 +406,13 @@ impl World {
         for replica in &mut self.replicas {
             replica.pending.push_back((mesh, spec));
         }
-        self.now.push((fault, Some(mesh), None));
+        self.now.push_back((fault, Some(mesh), None));
         format!("{}: {fault:?}: {spec:?}", MESHES[mesh])
     }
 
     async fn restart_event(&mut self) -> String {
         let n = self.dice.below(self.replicas.len());
-        self.now.push((Fault::Restarts, None, Some(n)));
+        self.now.push_back((Fault::Restarts, None, Some(n)));
         for proxy in self.proxies.iter_mut().filter(|it| it.replica == n) {
             proxy.handle = None;
         }
@@ -551,15 +559,14 @@ impl World {
         }
         self.parts.store.is_healed();
         self.everybody_has_what_is_due().await?;
-        for _ in 0..28 {
-            pass(HOUR).await;
+        for _ in 0..14 {
+            pass(HOUR / 2).await;
+            self.heed();
+            pass(HOUR / 2).await;
             self.heed();
             self.check().await?;
         }
-        self.everybody_has_what_is_due().await?;
-        pass(DAY).await;
-        self.heed();
-        self.check().await
+        self.everybody_has_what_is_due().await
     }
 
     /// Operators give up the CAs whose secrets are lost, when they are told of it.
