@@ -15,7 +15,6 @@ use crate::manager::checkup;
 use crate::manager::event::Event;
 use crate::manager::ids::{CaRef, MeshId};
 use crate::manager::job::{self, Before, Done, LiveCa, Roots};
-use crate::manager::mesh::Mesh;
 use crate::manager::options::ManagerOptions;
 use crate::schedule::Fault;
 use crate::trust::Origin;
