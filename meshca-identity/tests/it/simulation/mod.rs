@@ -50,8 +50,11 @@ use world::World;
 const SEEDS: RangeInclusive<u64> = 1..=24;
 
 /// Seeds that break a rule, for reasons that are not found yet: in 8 a proxy that has just connected waits, in 23 a replica asks
-/// a CA that refuses 25 times in a day.
-const OPEN: [u64; 2] = [8, 23];
+/// a CA that refuses 25 times in a day. They break no other.
+const OPEN: [(u64, &str); 2] = [
+    (8, "nobody is without what can be had"),
+    (23, "a CA that refuses is asked 24 times a day"),
+];
 
 /// The seeds within which a rule that is not kept must be found broken.
 const SOON: RangeInclusive<u64> = 1..=20;
@@ -87,12 +90,14 @@ fn run(seed: u64, across: bool) -> (World, Result<(), Violation>) {
 fn the_world_is_survived() {
     let (mut matrix, mut broken) = (Matrix::default(), Vec::new());
     let (mut events, mut secrets) = (0, 0);
-    for seed in SEEDS.filter(|seed| !OPEN.contains(seed)) {
+    for seed in SEEDS {
         let (world, result) = run(seed, false);
         matrix.add(&world.matrix);
         events = events.max(world.watch.most_events);
         secrets = secrets.max(world.watch.most_secrets);
-        if let Err(violation) = result {
+        if let Err(violation) = result
+            && !OPEN.contains(&(seed, violation.rule))
+        {
             println!("seed {seed}: {violation}\n{}\n", world.trace.join("\n"));
             broken.push(format!("seed {seed}: {violation}"));
         }
