@@ -415,7 +415,7 @@ impl World {
             let is_valid = { identity.as_ref() }
                 .is_some_and(|it| now < it.certificate().validity().not_after());
             // One that has nothing yet may have to wait for a laggard, as long as nobody loses by that.
-            if !is_valid && !(waits && identity.is_none()) {
+            if !(is_valid || waits && identity.is_none()) {
                 let validity = identity.map(|it| it.certificate().validity());
                 let what = format!(
                     "{} in {} of replica {} is {}, {validity:?}, {:?}, at {now:?}",

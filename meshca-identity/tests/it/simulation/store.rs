@@ -127,7 +127,7 @@ impl View {
             Some(trouble) if writes => {
                 let mut state = self.store.0.lock().unwrap();
                 state.puts += 1;
-                let lost = trouble == Trouble::Loses || state.puts % 2 == 0;
+                let lost = trouble == Trouble::Loses || state.puts.is_multiple_of(2);
                 state.injured |= lost;
                 Ok(lost)
             }
