@@ -40,7 +40,9 @@ fn last_call(validity: Validity) -> SystemTime {
 
 /// Whether a CA that begins then can take over from one of this life in time.
 fn is_in_time(begins: SystemTime, from: Validity, now: SystemTime) -> bool {
-    begins <= last_call(from) || has_begun(begins, now)
+    // One that has not begun itself leaves no time to wait for another.
+    let waits = has_begun(from.not_before(), now) && begins <= last_call(from);
+    waits || has_begun(begins, now)
 }
 
 /// Signs with a CA of this process. See the [module](crate::builtin).

@@ -1499,3 +1499,31 @@ async fn a_generation_that_has_ended_replaces_none_that_works() {
     }
     replica.reload().await.unwrap();
 }
+
+/// A clock was ahead for so long that the CA of before is gone, and the one that is to come next begins in the future as well.
+#[tokio::test]
+async fn generations_that_have_not_begun_do_not_wait_for_each_other() {
+    let (store, clock) = (Arc::new(MemorySecretStore::new()), FakeClock::new());
+    let shared = Arc::clone(&store) as Arc<dyn SecretStore>;
+    let settings = settings().with_lifetime(90 * DAY);
+    let issuer = load(settings, shared, &clock).await.unwrap();
+    for (days, step) in [
+        (85, RotationStep::Prepare),
+        (0, RotationStep::Activate),
+        (60, RotationStep::Prepare),
+        (0, RotationStep::Retire),
+    ] {
+        clock.advance(days * DAY + RELOAD_INTERVAL);
+        assert_eq!(issuer.rotation_due(), Some(step));
+        issuer.rotate(step).await.unwrap();
+    }
+    clock.set(start() + HOUR);
+    issuer.reload().await.unwrap();
+    issuer.issue(&spec(), &clock).await.unwrap_err();
+    for step in [RotationStep::Prepare, RotationStep::Activate] {
+        assert_eq!(issuer.rotation_due(), Some(step));
+        issuer.rotate(step).await.unwrap();
+        clock.advance(RELOAD_INTERVAL);
+    }
+    issuer.issue(&spec(), &clock).await.unwrap();
+}
