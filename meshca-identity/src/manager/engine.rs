@@ -314,7 +314,7 @@ impl Engine {
     fn remove_mesh(&mut self, name: &str) -> Result<()> {
         let (id, _) = self.meshes.find(name)?;
         let now = self.clockwork.now();
-        self.leave_behind(id);
+        self.detach(id);
         let Some(mesh) = self.meshes.get_mut(id) else {
             return Ok(());
         };

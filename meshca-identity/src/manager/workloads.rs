@@ -148,8 +148,11 @@ impl Workloads {
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Tracked> {
         self.get(ticket)?;
         let tracked = self.slots.get_mut(ticket.index())?.take()?;
-        self.names
-            .remove(&(tracked.mesh, Arc::clone(&tracked.name)));
+        // Another one may have the name by now.
+        let name = (tracked.mesh, Arc::clone(&tracked.name));
+        if self.names.get(&name) == Some(&ticket) {
+            self.names.remove(&name);
+        }
         if let Some(members) = self.members.get_mut(&tracked.mesh) {
             members.remove(&ticket);
             if members.is_empty() {

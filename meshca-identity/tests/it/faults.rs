@@ -1159,3 +1159,22 @@ async fn a_check_that_passes_again_ends_the_wait_after_refusals() {
     }
     assert_eq!(world.log.count("would sign again"), 1);
 }
+
+/// Its stream has ended with the mesh, and it is back before the mesh is.
+#[tokio::test(start_paused = true)]
+async fn who_connects_again_before_its_mesh_is_applied_again_gets_an_identity() {
+    let world = World::with_ca(|_| {}).await;
+    let mut old = world.connect("w").await;
+    old.ready().await.unwrap();
+    pass(HOUR).await;
+    world.manager.remove_mesh("default").await.unwrap();
+    let mut again = world.connect("w").await;
+    pass(10 * S).await;
+    world
+        .apply(&(OFF.to_owned() + &identity("id", "ca-a")))
+        .await;
+    pass(10 * S).await;
+    assert_eq!(again.health(), Health::Fresh, "{:?}", again.error());
+    again.ready().await.unwrap();
+    assert!(old.is_removed() && !again.is_removed());
+}

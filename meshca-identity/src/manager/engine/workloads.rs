@@ -39,17 +39,9 @@ impl Engine {
         handle: bool,
     ) -> (Ticket, Arc<WorkloadCell>) {
         let up = self.clockwork.now().up;
+        let is_removed = |ticket: &Ticket| self.workloads.get(*ticket).is_some_and(|it| it.removed);
         let named = self.workloads.named(mesh, &name);
-        let is_of_before =
-            |ticket: &Ticket| self.workloads.get(*ticket).is_some_and(|it| it.removed);
-        let (before, known) = match named.filter(is_of_before) {
-            Some(before) => (Some(before), None),
-            None => (None, named),
-        };
-        if let Some(before) = before {
-            // Whoever had this name in a mesh that was removed has what it holds.
-            self.forget(before);
-        }
+        let (before, known) = (named.filter(is_removed), named.filter(|it| !is_removed(it)));
         let ticket = match known {
             Some(ticket) => {
                 // Who is only expected says nothing about who is there.
@@ -87,6 +79,11 @@ impl Engine {
                 ticket
             }
         };
+        if let Some(before) = before {
+            // Whoever had this name in a mesh that was removed has what it holds. Not before the new one is
+            // there: with its last workload the mesh would go.
+            self.forget(before);
+        }
         if handle {
             self.workloads.linger(ticket, None);
             self.scheduler.raise(ticket, Priority::First);
@@ -387,7 +384,7 @@ impl Engine {
 
     /// The workloads of a mesh that is removed keep what they hold. They are forgotten as if they had lost their
     /// connection, which is to be ended.
-    pub(super) fn leave_behind(&mut self, id: MeshId) {
+    pub(super) fn detach(&mut self, id: MeshId) {
         let Some(cell) = self.meshes.cell(id) else {
             return;
         };
