@@ -4,6 +4,7 @@ mod vault {
     use meshca_core::resource::{DataSource, VaultAuth, VaultConf, VaultTls};
     use meshca_core::{Error, ErrorKind, Issuer};
     use meshca_testenv::servers::{Vault, VaultOptions};
+    use meshca_testkit::pki::{TestCa, TestCaOptions};
     use meshca_vault::VaultSettings;
     use serde_json::json;
 
@@ -298,6 +299,16 @@ mod vault {
         );
     }
 
+    /// A CA with its key and its root, as an operator imports it.
+    async fn give_ca(vault: &Vault, issuing: &TestCa, root: &TestCa) {
+        let key = issuing.key_pem().unwrap();
+        let bundle = format!("{}{}{key}", issuing.pem(), root.pem());
+        vault
+            .write("pki/config/ca", json!({"pem_bundle": bundle}))
+            .await
+            .unwrap();
+    }
+
     /// Several enterprise CAs mark the policies of their certificates as critical.
     #[tokio::test]
     async fn of_a_ca_with_critical_policies() {
@@ -306,21 +317,12 @@ mod vault {
         mount(&vault, "pki").await;
         roles(&vault).await;
         let now = meshca_core::Clock::now(&*clock());
-        let root = meshca_testkit::pki::TestCa::root("Root", now).unwrap();
-        let options = meshca_testkit::pki::TestCaOptions::new("Issuing CA", now);
+        let root = TestCa::root("Root", now).unwrap();
+        let options = TestCaOptions::new("Issuing CA", now);
         let issuing = root
             .intermediate_with(options.with_critical_policies())
             .unwrap();
-        let bundle = format!(
-            "{}{}{}",
-            issuing.pem(),
-            root.pem(),
-            issuing.key_pem().unwrap()
-        );
-        vault
-            .write("pki/config/ca", json!({"pem_bundle": bundle}))
-            .await
-            .unwrap();
+        give_ca(&vault, &issuing, &root).await;
         let issuer = with_token(&vault).await;
         issuer.check().await.unwrap();
         let identity = issuer.issue(&spec(), &*clock()).await.unwrap();
@@ -359,22 +361,13 @@ mod vault {
         mount(&vault, "pki").await;
         roles(&vault).await;
         let now = meshca_core::Clock::now(&*clock());
-        let root = meshca_testkit::pki::TestCa::root("Root", now).unwrap();
+        let root = TestCa::root("Root", now).unwrap();
         let day = std::time::Duration::from_secs(24 * 3600);
-        let ending = meshca_testkit::pki::TestCaOptions::new("Issuing CA", now)
+        let ending = TestCaOptions::new("Issuing CA", now)
             .with_validity(now - day, now + day * 20)
             .with_path_len(0);
         let ending = root.intermediate_with(ending).unwrap();
-        let bundle = format!(
-            "{}{}{}",
-            ending.pem(),
-            root.pem(),
-            ending.key_pem().unwrap()
-        );
-        vault
-            .write("pki/config/ca", json!({"pem_bundle": bundle}))
-            .await
-            .unwrap();
+        give_ca(&vault, &ending, &root).await;
         let store =
             secrets(&[("vault-token", &token(&vault, json!({"period": "1h"})).await)]).await;
         let settings = |lifetime| settings(vault.address(), token_auth()).with_lifetime(lifetime);
@@ -510,8 +503,7 @@ mod vault {
             .await
             .unwrap();
         set_up(&vault, "ec").await;
-        let other =
-            meshca_testkit::pki::TestCa::root("Other", std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let other = TestCa::root("Other", std::time::SystemTime::UNIX_EPOCH).unwrap();
         let token = token(&vault, json!({})).await;
         let store = secrets(&[
             ("vault-token", &token),

@@ -76,6 +76,20 @@ struct Question<'a> {
     judge: Judge,
 }
 
+impl<'a> Question<'a> {
+    fn of(case: &'a Case, profile: Profile, who: Who, judge: Judge) -> Self {
+        let (part, oddity) = case.oddity();
+        Self {
+            part,
+            oddity,
+            shape: case.shape,
+            profile,
+            who,
+            judge,
+        }
+    }
+}
+
 /// As a line of the table.
 impl fmt::Display for Question<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,14 +273,7 @@ fn expected(all: &[Case]) -> BTreeMap<Question<'_>, (Refuses, bool)> {
                 if tagged && shapes != [Shape::Tagged] {
                     continue;
                 }
-                let question = Question {
-                    part,
-                    oddity,
-                    shape,
-                    profile,
-                    who,
-                    judge,
-                };
+                let question = Question::of(case, profile, who, judge);
                 let (_, required) = expected.entry(question).or_insert((refuses, false));
                 *required |= listed || part.is_none();
             }
@@ -300,16 +307,7 @@ impl<'a> Book<'a> {
         ours: &Verdict,
         theirs: &Verdict,
     ) {
-        let (part, oddity) = self.cases[number].oddity();
-        let shape = self.cases[number].shape;
-        let question = Question {
-            part,
-            oddity,
-            shape,
-            profile,
-            who,
-            judge,
-        };
+        let question = Question::of(&self.cases[number], profile, who, judge);
         self.asked.insert(question);
         let difference = match (ours, theirs) {
             (Verdict::Refused(why), Verdict::Accepted) => (Refuses::We, why.clone()),
